@@ -1,0 +1,155 @@
+// Package breaker puts circuit breakers in front of destinations: as a Watermill middleware that waits while the breaker is
+// open, and around a publisher.
+package breaker
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/sony/gobreaker"
+)
+
+// Options of a breaker. What is zero is replaced by the default.
+type Options struct {
+	// Failed tells which errors are failures of the destination. A refusal is none. Required.
+	Failed func(error) bool
+
+	// MinRequests is from how many requests within Window the breaker judges. Default 10.
+	MinRequests uint32
+
+	// Ratio is the part of failures, from 0 to 1, that opens it. Default 0.5.
+	Ratio float64
+
+	// Window is the time over which it counts. Default 10 s.
+	Window time.Duration
+
+	// OpenFor is how long it stays open before it lets a few requests try. Default 5 s.
+	OpenFor time.Duration
+
+	// OnChange is told of every transition: "closed", "half-open", "open". It must not ask the breaker anything. Optional.
+	OnChange func(name, from, to string)
+
+	// Stopping ends the waiting of Middleware when the service stops. Optional.
+	Stopping <-chan struct{}
+}
+
+// Breaker guards one destination.
+type Breaker struct {
+	name    string
+	options Options
+	circuit *gobreaker.CircuitBreaker
+
+	mu       sync.Mutex
+	openedAt time.Time
+}
+
+// Snapshot is what can be told of a breaker. Requests and failures count since its last change or the beginning of its window.
+type Snapshot struct {
+	Name               string
+	State              string // closed, half-open, open
+	Requests, Failures int
+	OpenedAt           time.Time // zero if it never was
+}
+
+// ErrStopping says that the service stopped while a message waited for the breaker. It is a context.Canceled.
+var ErrStopping = errStopping{}
+
+type errStopping struct{}
+
+func (errStopping) Error() string { return "stopped while waiting for an open breaker" }
+func (errStopping) Unwrap() error { return context.Canceled }
+
+// New makes a breaker for a destination.
+func New(name string, o Options) *Breaker {
+	if o.MinRequests == 0 {
+		o.MinRequests = 10
+	}
+	if o.Ratio == 0 {
+		o.Ratio = 0.5
+	}
+	if o.Window == 0 {
+		o.Window = 10 * time.Second
+	}
+	if o.OpenFor == 0 {
+		o.OpenFor = 5 * time.Second
+	}
+	if o.OnChange == nil {
+		o.OnChange = func(string, string, string) {}
+	}
+	b := &Breaker{name: name, options: o}
+	b.circuit = gobreaker.NewCircuitBreaker(gobreaker.Settings{
+		Name: name, MaxRequests: 3, Interval: o.Window, Timeout: o.OpenFor,
+		ReadyToTrip: func(c gobreaker.Counts) bool {
+			return c.Requests >= o.MinRequests && float64(c.TotalFailures) >= o.Ratio*float64(c.Requests)
+		},
+		IsSuccessful: func(err error) bool { return err == nil || !o.Failed(err) },
+		OnStateChange: func(name string, from, to gobreaker.State) {
+			if to == gobreaker.StateOpen {
+				b.mu.Lock()
+				b.openedAt = time.Now().UTC()
+				b.mu.Unlock()
+			}
+			o.OnChange(name, from.String(), to.String())
+		},
+	})
+	return b
+}
+
+// Snapshot reads the breaker.
+func (b *Breaker) Snapshot() Snapshot {
+	state, counts := b.circuit.State(), b.circuit.Counts()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return Snapshot{b.name, state.String(), int(counts.Requests), int(counts.TotalFailures), b.openedAt}
+}
+
+// Do runs f unless the breaker is open; then the error is gobreaker's ErrOpenState or ErrTooManyRequests.
+func (b *Breaker) Do(f func() error) error {
+	_, err := b.circuit.Execute(func() (any, error) { return nil, f() })
+	return err
+}
+
+// Turned tells whether err says that the breaker let nothing through.
+func Turned(err error) bool {
+	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests)
+}
+
+// Middleware holds messages back while the breaker is open. Failing them would have them retried in a loop, or declared dead
+// though nothing is wrong with them; waiting pauses the destination's partitions, and no others.
+func (b *Breaker) Middleware(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) (produced []*message.Message, err error) {
+		for {
+			err = b.Do(func() (err error) {
+				produced, err = next(msg)
+				return err
+			})
+			if !Turned(err) {
+				return produced, err
+			}
+			select {
+			case <-b.options.Stopping:
+				return nil, ErrStopping
+			case <-msg.Context().Done():
+				return nil, ErrStopping
+			case <-time.After(b.options.OpenFor / 50):
+			}
+		}
+	}
+}
+
+// Publisher is a publisher behind a breaker: while it is open, publishing fails at once.
+type Publisher struct {
+	message.Publisher
+	breaker *Breaker
+}
+
+// Around puts the breaker before a publisher.
+func (b *Breaker) Around(p message.Publisher) Publisher { return Publisher{p, b} }
+
+// Publish implements message.Publisher.
+func (p Publisher) Publish(topic string, messages ...*message.Message) error {
+	return p.breaker.Do(func() error { return p.Publisher.Publish(topic, messages...) })
+}

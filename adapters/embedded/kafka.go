@@ -1,0 +1,31 @@
+package embedded
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+)
+
+// Kafka is a broker in this process that speaks Kafka's protocol on loopback and keeps its log on disk.
+type Kafka struct {
+	Brokers []string
+	cluster *kfake.Cluster
+}
+
+// StartKafka starts it on the data below dir.
+func StartKafka(dir string) (*Kafka, error) {
+	data := filepath.Join(dir, "kafka")
+	if err := os.MkdirAll(data, 0o750); err != nil {
+		return nil, fmt.Errorf("embedded Kafka: %w", err)
+	}
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.DataDir(data), kfake.DefaultNumPartitions(12))
+	if err != nil {
+		return nil, fmt.Errorf("embedded Kafka in %s: %w", data, err)
+	}
+	return &Kafka{Brokers: cluster.ListenAddrs(), cluster: cluster}, nil
+}
+
+// Stop closes the broker.
+func (k *Kafka) Stop() { k.cluster.Close() }

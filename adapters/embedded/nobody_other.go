@@ -1,0 +1,9 @@
+//go:build !linux
+
+package embedded
+
+import "errors"
+
+func asNobody(func() error) error {
+	return errors.New("PostgreSQL does not run as root: start as another user, or set POSTGRES_DSN")
+}

@@ -1,0 +1,172 @@
+// Package kafka speaks to Apache Kafka through Watermill's publisher and subscriber: publishing that connects when it is
+// needed, subscribing that outlasts a broker's absence and stops without dropping what is in hand, and topics.
+package kafka
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/app"
+)
+
+// Config is how to reach the brokers.
+type Config struct {
+	Brokers []string
+
+	// ClientID is the name under which brokers see us.
+	ClientID string
+
+	// InstanceID makes this a static member of its groups: restarted within the session's time, it gets its partitions back
+	// at once. It must differ between instances. Empty: a dynamic member, which hands its partitions over when it stops.
+	InstanceID string
+}
+
+func (c Config) sarama() *sarama.Config {
+	s := sarama.NewConfig()
+	s.ClientID = c.ClientID
+	s.Version = sarama.V2_8_0_0
+	s.Net.DialTimeout = 3 * time.Second
+	s.Net.ReadTimeout = 15 * time.Second
+	s.Net.WriteTimeout = 10 * time.Second
+	s.Metadata.Retry.Max = 2
+	s.Metadata.Retry.Backoff = 250 * time.Millisecond
+	return s
+}
+
+// partitioned puts a message's key and headers into a record, and back. It adds no header of its own: the message's id is
+// in ce_id.
+type partitioned struct{}
+
+// Marshal implements wkafka.Marshaler.
+func (partitioned) Marshal(topic string, msg *message.Message) (*sarama.ProducerMessage, error) {
+	record := &sarama.ProducerMessage{Topic: topic, Value: sarama.ByteEncoder(msg.Payload)}
+	for name, value := range msg.Metadata {
+		record.Headers = append(record.Headers, sarama.RecordHeader{Key: []byte(name), Value: []byte(value)})
+	}
+	if key := msg.Metadata.Get(app.HeaderKey); key != "" {
+		record.Key = sarama.StringEncoder(key)
+	}
+	return record, nil
+}
+
+// Unmarshal implements wkafka.Unmarshaler. It never fails, because that would end the partition's consumption: what cannot be
+// understood is for the handler to park. A record without an id gets one from its place in the log.
+func (partitioned) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, error) {
+	metadata := make(message.Metadata, len(record.Headers)+1)
+	for _, h := range record.Headers {
+		metadata[string(h.Key)] = string(h.Value)
+	}
+	id := metadata[app.HeaderID]
+	if id == "" {
+		id = fmt.Sprintf("%s/%d/%d", record.Topic, record.Partition, record.Offset)
+	}
+	if metadata[app.HeaderKey] == "" && len(record.Key) > 0 {
+		metadata[app.HeaderKey] = string(record.Key)
+	}
+	msg := message.NewMessage(id, record.Value)
+	msg.Metadata = metadata
+	return msg, nil
+}
+
+// Publisher is Watermill's Kafka publisher, connected when it is first needed and again after a failure to connect.
+type Publisher struct {
+	config Config
+	limit  func() int
+	logger watermill.LoggerAdapter
+
+	mu       sync.Mutex
+	inner    *wkafka.Publisher
+	failed   error
+	failedAt time.Time
+}
+
+// NewPublisher makes a publisher; limit gives the largest record, in bytes, that the topics take.
+func NewPublisher(c Config, limit func() int, logger watermill.LoggerAdapter) *Publisher {
+	return &Publisher{config: c, limit: limit, logger: logger}
+}
+
+// Publish implements message.Publisher. A record is acknowledged by all in-sync replicas; a retry inside the client neither
+// doubles nor reorders it. It gives up after some seconds.
+func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
+	inner, err := p.connected()
+	if err != nil {
+		return err
+	}
+	return inner.Publish(topic, messages...)
+}
+
+func (p *Publisher) connected() (*wkafka.Publisher, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inner != nil {
+		return p.inner, nil
+	}
+	if p.failed != nil && time.Since(p.failedAt) < 500*time.Millisecond {
+		return nil, p.failed // the many that waited for one attempt share its outcome
+	}
+	s := p.config.sarama()
+	s.Producer.RequiredAcks = sarama.WaitForAll
+	s.Producer.Idempotent = true
+	s.Net.MaxOpenRequests = 1
+	s.Producer.Return.Successes = true
+	s.Producer.Retry.Max = 3
+	s.Producer.Retry.Backoff = 100 * time.Millisecond
+	s.Producer.Timeout = 10 * time.Second
+	s.Producer.MaxMessageBytes = p.limit()
+	inner, err := wkafka.NewPublisher(wkafka.PublisherConfig{Brokers: p.config.Brokers, Marshaler: partitioned{}, OverwriteSaramaConfig: s}, p.logger)
+	if err != nil {
+		p.failed, p.failedAt = err, time.Now()
+		return nil, err
+	}
+	p.inner, p.failed = inner, nil
+	return inner, nil
+}
+
+// Close implements message.Publisher.
+func (p *Publisher) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inner == nil {
+		return nil
+	}
+	return p.inner.Close()
+}
+
+// Refused tells whether an error of Publish says that the broker will never take the record, as opposed to one that passes.
+func Refused(err error) bool {
+	if _, ok := errors.AsType[sarama.ConfigurationError](err); ok {
+		return true // the client's own limit, which follows the topics'
+	}
+	return errors.Is(err, sarama.ErrMessageSizeTooLarge) || errors.Is(err, sarama.ErrMessageSetSizeTooLarge) ||
+		errors.Is(err, sarama.ErrInvalidMessage) || errors.Is(err, sarama.ErrInvalidRecord)
+}
+
+// NewSubscriber makes a subscriber for a group: one subscription, one topic.
+func NewSubscriber(c Config, group string, logger watermill.LoggerAdapter) (message.Subscriber, error) {
+	s := c.sarama()
+	s.Consumer.Return.Errors = true
+	s.Consumer.Offsets.Initial = sarama.OffsetOldest // a new group begins at the beginning: nothing is skipped
+	s.Consumer.Group.InstanceId = c.InstanceID
+	s.Consumer.Group.Session.Timeout = 6 * time.Second // the least that brokers allow by default
+	s.Consumer.Group.Heartbeat.Interval = time.Second
+	s.Consumer.Group.Rebalance.Timeout = 10 * time.Second
+	s.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategySticky()}
+	inner, err := wkafka.NewSubscriber(wkafka.SubscriberConfig{
+		Brokers: c.Brokers, ConsumerGroup: group, Unmarshaler: partitioned{}, OverwriteSaramaConfig: s,
+	}, logger)
+	if err != nil {
+		return nil, fmt.Errorf("subscriber of group %s: %w", group, err)
+	}
+	return &drain{inner: inner, logger: logger, closing: make(chan struct{})}, nil
+}
+
+// Group is the name of a consumer group of a service.
+func Group(prefix, consumer string) string { return strings.Join([]string{prefix, consumer}, ".") }

@@ -1,0 +1,98 @@
+// Package deadletter keeps messages that could not be handled, with everything that a person needs to judge them.
+package deadletter
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/adapters/postgres/txn"
+	"github.com/millrace/millrace/app"
+)
+
+// Store is the table.
+type Store struct{ db *sqlx.DB }
+
+// New makes a Store.
+func New(db *sqlx.DB) *Store { return &Store{db} }
+
+// Put keeps a letter. The same message of the same consumer, dead again, counts up its attempts.
+func (s *Store) Put(ctx context.Context, l app.DeadLetter) error {
+	headers, err := json.Marshal(l.Headers)
+	if err != nil {
+		return err
+	}
+	_, err = s.db.ExecContext(ctx, `
+		INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, stack, attempts, first_at, last_at)
+		VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10, $11, $11)
+		ON CONFLICT (consumer, message_id) DO UPDATE SET reason = excluded.reason, stack = excluded.stack,
+			attempts = dead_letters.attempts + excluded.attempts, last_at = excluded.last_at`,
+		l.ID, l.Consumer, l.MessageID, l.Topic, l.Key, string(headers), l.Payload, l.Reason, l.Stack, l.Attempts, l.Last)
+	return txn.Classify(err, "keep a dead letter")
+}
+
+type row struct {
+	ID        string    `db:"id"`
+	Consumer  string    `db:"consumer"`
+	MessageID string    `db:"message_id"`
+	Topic     string    `db:"topic"`
+	Key       string    `db:"key"`
+	Headers   []byte    `db:"headers"`
+	Payload   []byte    `db:"payload"`
+	Reason    string    `db:"reason"`
+	Stack     string    `db:"stack"`
+	Attempts  int       `db:"attempts"`
+	First     time.Time `db:"first_at"`
+	Last      time.Time `db:"last_at"`
+}
+
+const columns = `id, consumer, message_id, topic, key, headers, payload, reason, stack, attempts, first_at, last_at`
+
+func (r row) letter() (app.DeadLetter, error) {
+	l := app.DeadLetter{
+		ID: r.ID, Consumer: r.Consumer, MessageID: r.MessageID, Topic: r.Topic, Key: r.Key, Payload: r.Payload, Reason: r.Reason,
+		Stack: r.Stack, Attempts: r.Attempts, First: r.First.UTC(), Last: r.Last.UTC(),
+	}
+	if err := json.Unmarshal(r.Headers, &l.Headers); err != nil {
+		return l, fmt.Errorf("headers of dead letter %s: %w", r.ID, err)
+	}
+	return l, nil
+}
+
+// List returns letters, newest first.
+func (s *Store) List(ctx context.Context, before app.Cursor, limit int) ([]app.DeadLetter, error) {
+	var rows []row
+	err := s.db.SelectContext(ctx, &rows, `SELECT `+columns+` FROM dead_letters
+		WHERE (first_at, id) < ($1, $2) ORDER BY first_at DESC, id DESC LIMIT $3`, before.At, before.ID, limit)
+	if err != nil {
+		return nil, txn.Classify(err, "list dead letters")
+	}
+	letters := make([]app.DeadLetter, len(rows))
+	for i, r := range rows {
+		if letters[i], err = r.letter(); err != nil {
+			return nil, err
+		}
+	}
+	return letters, nil
+}
+
+// ByID returns one. The error wraps app.ErrNotFound if there is none.
+func (s *Store) ByID(ctx context.Context, id string) (app.DeadLetter, error) {
+	var rows []row
+	if err := s.db.SelectContext(ctx, &rows, `SELECT `+columns+` FROM dead_letters WHERE id = $1`, id); err != nil {
+		return app.DeadLetter{}, txn.Classify(err, "read a dead letter")
+	}
+	if len(rows) == 0 {
+		return app.DeadLetter{}, fmt.Errorf("dead letter %s: %w", id, app.ErrNotFound)
+	}
+	return rows[0].letter()
+}
+
+// Count returns how many there are.
+func (s *Store) Count(ctx context.Context) (n int, err error) {
+	err = s.db.GetContext(ctx, &n, `SELECT count(*) FROM dead_letters`)
+	return n, txn.Classify(err, "count dead letters")
+}

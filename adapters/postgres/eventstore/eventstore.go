@@ -1,0 +1,138 @@
+// Package eventstore keeps events in PostgreSQL: appended under an expected version, read by stream or by global position.
+package eventstore
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/adapters/postgres/txn"
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/aggregate"
+)
+
+// fenceClass and fenceID name the advisory lock that every append holds until its transaction ends. See Reader.
+const fenceClass, fenceID = 0x6d72, 1
+
+// Store is the table of events.
+type Store struct {
+	db    *sqlx.DB
+	types aggregate.Types
+}
+
+// New makes a store of events of these types.
+func New(db *sqlx.DB, types aggregate.Types) *Store { return &Store{db, types} }
+
+// Stream is the name of an aggregate's stream.
+func Stream(category, id string) string { return category + "/" + id }
+
+// meta is how app.Meta is stored; what has a column of its own is not in it.
+type meta struct {
+	ID          string            `json:"id"`
+	Correlation string            `json:"correlation,omitempty"`
+	Causation   string            `json:"causation,omitempty"`
+	SagaID      string            `json:"saga_id,omitempty"`
+	SagaStep    string            `json:"saga_step,omitempty"`
+	Branch      app.Branch        `json:"branch,omitempty"`
+	Trace       map[string]string `json:"trace,omitempty"`
+}
+
+// Append stores events after the versions that they carry in Meta.Version, in one statement. The error wraps
+// app.ErrConflict if one of these versions is taken; the transaction is then lost. Events get their position.
+func (s *Store) Append(ctx context.Context, tx sqlx.ExtContext, events []app.Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	n := len(events)
+	streams, versions, types, schemas := make([]string, n), make([]int32, n), make([]string, n), make([]int32, n)
+	payloads, metas, times := make([]string, n), make([]string, n), make([]time.Time, n)
+	for i, e := range events {
+		t, payload, err := s.types.Encode(e.Body)
+		if err != nil {
+			return err
+		}
+		m, err := json.Marshal(meta{e.Meta.ID, e.Meta.Correlation, e.Meta.Causation, e.Meta.SagaID, e.Meta.SagaStep, e.Meta.Branch, e.Meta.Trace})
+		if err != nil {
+			return err
+		}
+		streams[i], versions[i], types[i], schemas[i] = e.Meta.Subject, int32(e.Meta.Version), t.Name, int32(t.Schema) //nolint:gosec // both count from 1 and stay small
+		payloads[i], metas[i], times[i] = string(payload), string(m), e.Meta.Time
+	}
+	// The fence is taken before the first position is: the select list is computed on rows that the join has made.
+	const insert = `
+		WITH fence AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared($1, $2))
+		INSERT INTO events (position, stream, version, type, schema, payload, meta, at)
+		SELECT nextval('events_position'), e.stream, e.version, e.type, e.schema, e.payload::json, e.meta::json, e.at
+		FROM fence, unnest($3::text[], $4::int[], $5::text[], $6::int[], $7::text[], $8::text[], $9::timestamptz[])
+			AS e(stream, version, type, schema, payload, meta, at)`
+	_, err := tx.ExecContext(ctx, insert, fenceClass, fenceID, streams, versions, types, schemas, payloads, metas, times)
+	return txn.Classify(err, fmt.Sprintf("append %d events to %s after version %d", n, streams[0], versions[0]-1))
+}
+
+type row struct {
+	Stream   string    `db:"stream"`
+	Version  int       `db:"version"`
+	Position int64     `db:"position"`
+	Type     string    `db:"type"`
+	Schema   int       `db:"schema"`
+	Payload  []byte    `db:"payload"`
+	Meta     []byte    `db:"meta"`
+	At       time.Time `db:"at"`
+}
+
+const columns = `stream, version, position, type, schema, payload, meta, at`
+
+func (s *Store) decode(r row) (app.Event, error) {
+	body, err := s.types.Decode(r.Type, r.Schema, r.Payload)
+	if err != nil {
+		return app.Event{}, fmt.Errorf("event %d of %s: %w", r.Version, r.Stream, err)
+	}
+	var m meta
+	if err := json.Unmarshal(r.Meta, &m); err != nil {
+		return app.Event{}, fmt.Errorf("metadata of event %d of %s: %w", r.Version, r.Stream, err)
+	}
+	category, id, _ := strings.Cut(r.Stream, "/")
+	return app.Event{
+		Body: body, Category: category, Key: id, Position: r.Position,
+		Meta: app.Meta{
+			ID: m.ID, Type: r.Type, Schema: r.Schema, Subject: r.Stream, Version: r.Version, Time: r.At.UTC(), Correlation: m.Correlation,
+			Causation: m.Causation, SagaID: m.SagaID, SagaStep: m.SagaStep, Branch: m.Branch, Trace: m.Trace,
+		},
+	}, nil
+}
+
+func (s *Store) query(ctx context.Context, q sqlx.QueryerContext, query string, args ...any) ([]app.Event, error) {
+	var rows []row
+	if err := sqlx.SelectContext(ctx, q, &rows, query, args...); err != nil {
+		return nil, txn.Classify(err, "read events")
+	}
+	events := make([]app.Event, len(rows))
+	for i, r := range rows {
+		var err error
+		if events[i], err = s.decode(r); err != nil {
+			return nil, err
+		}
+	}
+	return events, nil
+}
+
+// History returns the events of an aggregate, oldest first; inside a unit of work with those that it will append. The
+// error wraps app.ErrNotFound if there are none.
+func (s *Store) History(ctx context.Context, category, id string) ([]app.Event, error) {
+	stream := Stream(category, id)
+	events, err := s.query(ctx, txn.Or(ctx, s.db), `SELECT `+columns+` FROM events WHERE stream = $1 ORDER BY version`, stream)
+	if err != nil {
+		return nil, err
+	}
+	if session := sessionOf(ctx); session != nil {
+		events = append(events, session.appended[stream]...)
+	}
+	if len(events) == 0 {
+		return nil, fmt.Errorf("%s: %w", stream, app.ErrNotFound)
+	}
+	return events, nil
+}

@@ -1,0 +1,81 @@
+package eventstore
+
+import (
+	"context"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/adapters/postgres/txn"
+	"github.com/millrace/millrace/app"
+)
+
+// Reader pages through all events in the order of their positions, and misses none.
+//
+// A position is taken before its transaction commits, so a lower one can become visible after a higher one. Reading only
+// up to where nobody can still come late needs no order among the writers: every append holds a shared advisory lock, the
+// fence, from before it takes a position until its transaction ends. The reader notes the last position that was taken,
+// then who holds the fence, and waits for those to end. Whatever has a position up to the noted one is then visible, or
+// never will be. Transactions that append nothing are not waited for, and writers never wait.
+type Reader struct {
+	store *Store
+	after int64
+	bound int64
+}
+
+// Read starts after a position; 0 is the beginning.
+func (s *Store) Read(after int64) *Reader { return &Reader{store: s, after: after, bound: after} }
+
+// Next returns up to limit events. None means that the reader has come to the end for now; it may be asked again.
+func (r *Reader) Next(ctx context.Context, limit int) ([]app.Event, error) {
+	if r.after >= r.bound {
+		bound, err := r.store.settled(ctx)
+		if err != nil {
+			return nil, err
+		}
+		r.bound = bound
+	}
+	events, err := r.store.query(ctx, r.store.db,
+		`SELECT `+columns+` FROM events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3`, r.after, r.bound, limit)
+	if err != nil {
+		return nil, err
+	}
+	if len(events) == 0 {
+		r.after = r.bound // rolled-back transactions leave gaps
+		return nil, nil
+	}
+	r.after = events[len(events)-1].Position
+	return events, nil
+}
+
+// settled returns a position up to which everything is visible.
+func (s *Store) settled(ctx context.Context) (int64, error) {
+	var bound int64
+	if err := s.db.GetContext(ctx, &bound, `SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_position`); err != nil {
+		return 0, txn.Classify(err, "read the last position")
+	}
+	var writers []string
+	err := s.db.SelectContext(ctx, &writers, holders, fenceClass, fenceID)
+	for pause := time.Millisecond; err == nil && len(writers) > 0; pause = min(2*pause, 100*time.Millisecond) {
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(pause):
+		}
+		var still []string
+		query, args, inErr := sqlx.In(`SELECT * FROM (`+holdersIn+`) h WHERE writer IN (?)`, fenceClass, fenceID, writers)
+		if inErr != nil {
+			return 0, inErr
+		}
+		err = s.db.SelectContext(ctx, &still, s.db.Rebind(query), args...)
+		writers = still
+	}
+	return bound, txn.Classify(err, "wait for writers")
+}
+
+const (
+	holdersFrom = ` FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND classid = `
+	holders   = `SELECT virtualtransaction` + holdersFrom + `$1 AND objid = $2`
+	holdersIn = `SELECT virtualtransaction AS writer` + holdersFrom + `? AND objid = ?`
+)

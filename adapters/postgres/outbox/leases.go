@@ -1,0 +1,123 @@
+package outbox
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// leaseClass is the first number of the advisory locks: 0 says that a relay is there (shared), 1 to Shards are the shards.
+const leaseClass = 0x6d73
+
+// leases are the shards that this instance relays. A shard is an advisory lock of a session, so it is free again at the
+// moment when its holder's connection ends, and no clock is asked. How many relays there are says how many shards are each
+// one's share.
+type leases struct {
+	dsn     string
+	log     *slog.Logger
+	changed func()
+
+	mu   sync.RWMutex // held for reading while shards are in use
+	held map[int]bool
+}
+
+// use returns the held shards that pick chooses; none of them is let go before done is called.
+func (l *leases) use(pick func(int) bool) (shards []int16, done func()) {
+	l.mu.RLock()
+	for shard := range l.held {
+		if pick(shard) {
+			shards = append(shards, int16(shard)) //nolint:gosec // less than Shards
+		}
+	}
+	return shards, l.mu.RUnlock
+}
+
+func (l *leases) count() int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return len(l.held)
+}
+
+func (l *leases) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := l.hold(ctx); err != nil && ctx.Err() == nil {
+			l.log.Warn("relay: cannot hold shards", "error", err)
+			pause(ctx, time.Second)
+		}
+	}
+}
+
+// hold keeps one connection and balances the shards on it until the connection or ctx ends.
+func (l *leases) hold(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, l.dsn)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		l.mu.Lock()
+		l.held = nil
+		l.mu.Unlock()
+		conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck,gosec // the locks go with the connection in any case
+	}()
+	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock_shared($1, 0)`, leaseClass); err != nil {
+		return err
+	}
+	for {
+		if err := l.balance(ctx, conn); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (l *leases) balance(ctx context.Context, conn *pgx.Conn) error {
+	var relays int
+	err := conn.QueryRow(ctx, `SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = $1 AND objid = 0
+		AND objsubid = 2 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`, leaseClass).Scan(&relays)
+	if err != nil {
+		return err
+	}
+	share := (Shards + relays - 1) / max(relays, 1)
+	if l.count() == share {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held == nil {
+		l.held = map[int]bool{}
+	}
+	before := len(l.held)
+	for shard := range l.held {
+		if len(l.held) <= share {
+			break
+		}
+		if _, err := conn.Exec(ctx, `SELECT pg_advisory_unlock($1, $2)`, leaseClass, shard+1); err != nil {
+			return err
+		}
+		delete(l.held, shard)
+	}
+	for shard := 0; shard < Shards && len(l.held) < share; shard++ {
+		if l.held[shard] {
+			continue
+		}
+		var got bool
+		if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, $2)`, leaseClass, shard+1).Scan(&got); err != nil {
+			return err
+		}
+		if got {
+			l.held[shard] = true
+		}
+	}
+	if len(l.held) != before {
+		l.log.Info("relay: shards", "held", len(l.held), "of", Shards, "relays", relays)
+		l.changed()
+	}
+	return nil
+}

@@ -1,0 +1,327 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/adapters/postgres/txn"
+)
+
+// Relay takes messages from the outbox to the broker: keys in parallel, each key in order, every message at least once.
+type Relay struct {
+	db        *sqlx.DB
+	publisher message.Publisher
+	options   Options
+	leases    *leases
+	wake      []chan struct{} // one a worker
+	log       *slog.Logger
+}
+
+// Options of a Relay. What is zero is replaced by the default.
+type Options struct {
+	// DSN is for the relay's own two connections: one holds its shards, one listens for other instances' commits.
+	DSN string
+
+	// Refused tells errors that say that the broker will never take a message from errors that will pass. Required.
+	Refused func(error) bool
+
+	// Workers read, publish and delete independently of each other, each its part of the shards. Default 4.
+	Workers int
+
+	// Batch is how many rows of a shard a worker takes at a time. Default 250.
+	Batch int
+
+	// Poll is how often a worker looks without being woken, as the net under the notifications. Default 1 s.
+	Poll time.Duration
+
+	// OnRelayed is told how many messages the broker has acknowledged. Optional.
+	OnRelayed func(n int)
+
+	// Parked is told of each message that the broker refused. Optional.
+	OnParked func(topic, key string, err error)
+}
+
+// NewRelay makes a relay that is started with Run.
+func NewRelay(db *sqlx.DB, publisher message.Publisher, log *slog.Logger, o Options) *Relay {
+	if o.Workers == 0 {
+		o.Workers = 4
+	}
+	if o.Batch == 0 {
+		o.Batch = 250
+	}
+	if o.Poll == 0 {
+		o.Poll = time.Second
+	}
+	if o.OnRelayed == nil {
+		o.OnRelayed = func(int) {}
+	}
+	if o.OnParked == nil {
+		o.OnParked = func(string, string, error) {}
+	}
+	r := &Relay{db: db, publisher: publisher, options: o, log: log, leases: &leases{dsn: o.DSN, log: log}}
+	for range o.Workers {
+		r.wake = append(r.wake, make(chan struct{}, 1))
+	}
+	r.leases.changed = r.Wake
+	return r
+}
+
+// Wake has the relay look into the outbox now. It does not block.
+func (r *Relay) Wake() {
+	for _, w := range r.wake {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// HoldsAll tells whether nobody else needs to be woken.
+func (r *Relay) HoldsAll() bool { return r.leases.count() == Shards }
+
+// Run relays until ctx is done, then finishes the batches at hand and lets its shards go.
+func (r *Relay) Run(ctx context.Context) {
+	var background, workers sync.WaitGroup
+	leaseCtx, release := context.WithCancel(context.WithoutCancel(ctx))
+	background.Go(func() { r.leases.run(leaseCtx) })
+	background.Go(func() { listen(leaseCtx, r.options.DSN, r.log, r.Wake) })
+	background.Go(func() { r.promote(ctx) })
+	for w := range r.options.Workers {
+		workers.Go(func() { r.work(ctx, w) })
+	}
+	workers.Wait()
+	release()
+	background.Wait()
+}
+
+func (r *Relay) work(ctx context.Context, w int) {
+	failures := 0
+	for ctx.Err() == nil {
+		more, err := r.forward(ctx, w)
+		if err != nil {
+			failures++
+			if ctx.Err() == nil {
+				r.log.Warn("relay: the outbox waits", "error", err, "worker", w)
+			}
+		} else {
+			failures = 0
+		}
+		if more && err == nil {
+			continue
+		}
+		wait := r.options.Poll
+		if err != nil {
+			wait = min(50*time.Millisecond<<min(failures, 6), 2*time.Second)
+			pause(ctx, wait) // a commit does not mend the broker
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-r.wake[w]:
+		case <-time.After(wait):
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+type outboxRow struct {
+	ID        int64     `db:"id"`
+	MessageID string    `db:"message_id"`
+	Topic     string    `db:"topic"`
+	Key       string    `db:"key"`
+	Payload   []byte    `db:"payload"`
+	Headers   []byte    `db:"headers"`
+	CreatedAt time.Time `db:"created_at"`
+	Parked    bool      `db:"parked"`
+}
+
+// forward relays one batch of the worker's shards and tells whether there may be more.
+func (r *Relay) forward(ctx context.Context, w int) (more bool, err error) {
+	shards, done := r.leases.use(func(shard int) bool { return shard%r.options.Workers == w })
+	defer done()
+	if len(shards) == 0 {
+		return false, nil
+	}
+	// A shard at a time by its own index, so that one with a long backlog is not in the way of another.
+	var rows []outboxRow
+	err = r.db.SelectContext(ctx, &rows, `
+		SELECT o.*, EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) AS parked
+		FROM unnest($1::smallint[]) s CROSS JOIN LATERAL (
+			SELECT id, message_id, topic, key, payload, headers, created_at
+			FROM outbox WHERE shard = s AND due_at IS NULL ORDER BY id LIMIT $2) o`, shards, r.options.Batch)
+	if err != nil {
+		return false, txn.Classify(err, "read the outbox")
+	}
+	if len(rows) == 0 {
+		return false, nil
+	}
+	// What is in hand is finished even if we are told to stop.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	b := batch{relay: r}
+	b.publish(rows)
+	if err := b.settle(ctx); err != nil {
+		return false, err
+	}
+	return len(rows) >= r.options.Batch, b.transient
+}
+
+// batch is what becomes of some rows. Each key is a line of its own: its first failure stops it.
+type batch struct {
+	relay *Relay
+
+	mu        sync.Mutex
+	relayed   []int64
+	behind    []int64     // rows of keys that were parked earlier
+	refused   []outboxRow // the head of each key that was refused
+	transient error
+}
+
+type keyed struct{ topic, key string }
+
+func (b *batch) publish(rows []outboxRow) {
+	lines := map[keyed][]outboxRow{}
+	for _, row := range rows {
+		if row.Parked {
+			b.behind = append(b.behind, row.ID)
+			continue
+		}
+		k := keyed{row.Topic, row.Key}
+		lines[k] = append(lines[k], row)
+	}
+	var wg sync.WaitGroup
+	for _, line := range lines {
+		wg.Go(func() {
+			for i, row := range line {
+				err := b.send(row)
+				if err == nil {
+					continue
+				}
+				b.failed(row, err)
+				line = line[:i]
+				break
+			}
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			for _, row := range line {
+				b.relayed = append(b.relayed, row.ID)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (b *batch) send(row outboxRow) error {
+	msg := message.NewMessage(row.MessageID, row.Payload)
+	if err := json.Unmarshal(row.Headers, &msg.Metadata); err != nil {
+		return fmt.Errorf("headers of outbox row %d: %w", row.ID, err)
+	}
+	return b.relay.publisher.Publish(row.Topic, msg)
+}
+
+func (b *batch) failed(row outboxRow, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.relay.options.Refused(err) {
+		b.refused = append(b.refused, row)
+	} else {
+		b.transient = fmt.Errorf("publish to %s: %w", row.Topic, err)
+	}
+}
+
+// settle deletes what was relayed. A refused message may only have shared a request with the guilty one, so each is sent
+// once more, alone; if it is refused again, it becomes a dead letter and its key is parked behind it.
+func (b *batch) settle(ctx context.Context) error {
+	guilty := map[int64]error{}
+	for _, row := range b.refused {
+		switch err := b.send(row); {
+		case err == nil:
+			b.relayed = append(b.relayed, row.ID)
+		case b.relay.options.Refused(err):
+			guilty[row.ID] = err
+		default:
+			b.transient = err
+		}
+	}
+	if len(b.relayed) > 0 {
+		if _, err := b.relay.db.ExecContext(ctx, `DELETE FROM outbox WHERE id = ANY($1)`, b.relayed); err != nil {
+			return txn.Classify(err, "delete relayed messages")
+		}
+		b.relay.options.OnRelayed(len(b.relayed))
+	}
+	if len(b.behind) > 0 {
+		if _, err := b.relay.db.ExecContext(ctx, `UPDATE outbox SET due_at = 'infinity' WHERE id = ANY($1)`, b.behind); err != nil {
+			return txn.Classify(err, "park messages")
+		}
+	}
+	for _, row := range b.refused {
+		if err := guilty[row.ID]; err != nil {
+			if err := b.relay.park(ctx, row, err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// park makes a row a dead letter and holds back what is behind it in its key.
+func (r *Relay) park(ctx context.Context, row outboxRow, reason error) error {
+	r.log.Error("relay: the broker refuses a message; its key is parked", "topic", row.Topic, "key", row.Key, "message", row.MessageID, "error", reason)
+	_, err := r.db.ExecContext(ctx, `
+		WITH dead AS (DELETE FROM outbox WHERE id = $1 RETURNING *), held AS (
+			UPDATE outbox SET due_at = 'infinity' WHERE topic = $2 AND key = $3 AND shard = $4 AND due_at IS NULL AND id <> $1)
+		INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, attempts, outbox_id, first_at, last_at)
+		SELECT message_id || '@relay', 'relay', message_id, topic, key, headers, payload, $5, 2, id, created_at, now() FROM dead
+		ON CONFLICT (consumer, message_id) DO UPDATE SET last_at = now(), attempts = dead_letters.attempts + 2`,
+		row.ID, row.Topic, row.Key, shardOf(row.Topic, row.Key), reason.Error())
+	if err == nil {
+		r.options.OnParked(row.Topic, row.Key, reason)
+	}
+	return txn.Classify(err, "park "+row.Topic+" "+row.Key)
+}
+
+// promote makes delayed messages ready when they are due. Every relay does so; rows that one has locked are skipped by the
+// others.
+func (r *Relay) promote(ctx context.Context) {
+	for ctx.Err() == nil {
+		var next struct {
+			Promoted int      `db:"promoted"`
+			Wait     *float64 `db:"wait"` // seconds until the next one is due
+		}
+		err := r.db.GetContext(ctx, &next, `
+			WITH due AS (
+				SELECT id FROM outbox WHERE due_at <= now() ORDER BY due_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+			), promoted AS (UPDATE outbox SET due_at = NULL FROM due WHERE outbox.id = due.id RETURNING 1)
+			SELECT (SELECT count(*) FROM promoted) AS promoted,
+				(SELECT EXTRACT(epoch FROM min(due_at) - now())::float8 FROM outbox WHERE due_at > now() AND due_at < 'infinity') AS wait`)
+		wait := r.options.Poll
+		switch {
+		case err != nil:
+			if ctx.Err() == nil {
+				r.log.Warn("relay: timers wait", "error", err)
+			}
+		case next.Promoted > 0:
+			r.Wake()
+			if !r.HoldsAll() {
+				_ = notify(ctx, r.db) // at worst the others look by themselves
+			}
+			continue
+		case next.Wait != nil:
+			wait = max(min(wait, time.Duration(*next.Wait*float64(time.Second))), 5*time.Millisecond)
+		}
+		pause(ctx, wait)
+	}
+}

@@ -1,0 +1,69 @@
+package outbox
+
+import (
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	wsql "github.com/ThreeDotsLabs/watermill-sql/v3/pkg/sql"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/app"
+)
+
+const table = "outbox"
+
+// schema is the SchemaAdapter of Watermill's SQL publisher: one table for all topics, a row a message. Only inserting goes
+// by way of Watermill; reading is the Relay's, because Watermill's subscriber hands out one message at a time and stalls
+// behind any long transaction of the whole server (watermill issue 576).
+type schema struct{}
+
+// InsertQuery implements wsql.SchemaAdapter.
+func (schema) InsertQuery(_ string, messages message.Messages) (wsql.Query, error) {
+	n := len(messages)
+	ids, topics, keys, shards := make([]string, n), make([]string, n), make([]string, n), make([]int16, n)
+	payloads, headers, dues := make([][]byte, n), make([]string, n), make([]*time.Time, n)
+	for i, msg := range messages {
+		metadata := maps.Clone(msg.Metadata)
+		topics[i], keys[i] = metadata[metaTopic], metadata[app.HeaderKey]
+		if topics[i] == "" {
+			return wsql.Query{}, errors.New("a message for the outbox needs a topic")
+		}
+		if due := metadata[metaDue]; due != "" {
+			at, err := time.Parse(time.RFC3339Nano, due)
+			if err != nil {
+				return wsql.Query{}, fmt.Errorf("%s of message %s: %w", metaDue, msg.UUID, err)
+			}
+			dues[i] = &at
+		}
+		delete(metadata, metaTopic)
+		delete(metadata, metaDue)
+		h, err := json.Marshal(metadata)
+		if err != nil {
+			return wsql.Query{}, err
+		}
+		ids[i], shards[i], payloads[i], headers[i] = msg.UUID, shardOf(topics[i], keys[i]), msg.Payload, string(h)
+	}
+	return wsql.Query{
+		Query: `INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at)
+			SELECT message_id, topic, key, shard, payload, headers::jsonb, due_at
+			FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::bytea[], $6::text[], $7::timestamptz[])
+			WITH ORDINALITY AS m(message_id, topic, key, shard, payload, headers, due_at, n) ORDER BY n`,
+		Args: []any{ids, topics, keys, shards, payloads, headers, dues},
+	}, nil
+}
+
+// The rest of wsql.SchemaAdapter is for subscribing, which nobody does here.
+
+func (schema) SelectQuery(string, string, wsql.OffsetsAdapter) wsql.Query { return wsql.Query{} }
+
+func (schema) UnmarshalMessage(wsql.Scanner) (wsql.Row, error) {
+	return wsql.Row{}, errors.New("the outbox is read by its relay only")
+}
+
+func (schema) SchemaInitializingQueries(string) []wsql.Query { return nil }
+
+func (schema) SubscribeIsolationLevel() sql.IsolationLevel { return sql.LevelReadCommitted }

@@ -1,0 +1,52 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/money"
+	"github.com/millrace/millrace/domain/payment"
+)
+
+// Provider is the payment provider. Every call carries the payment's id, so that it takes effect once however often it
+// is made. Errors wrap app.ErrDown; a refusal is an answer.
+type Provider interface {
+	Authorise(ctx context.Context, paymentID string, amount money.Money, method string) (Answer, error)
+	Capture(ctx context.Context, paymentID string, amount money.Money) (Answer, error)
+	Void(ctx context.Context, paymentID string) error
+}
+
+// Answer is what a service outside says.
+type Answer struct {
+	Reference string // its own id for what it did
+	Refused   string // why not; empty if it did
+}
+
+// AuthorisePayment has the provider hold an order's total.
+type AuthorisePayment struct {
+	PaymentID string      `json:"payment_id"`
+	OrderID   string      `json:"order_id"`
+	Amount    money.Money `json:"amount"`
+	Method    string      `json:"method"`
+}
+
+// Key keeps the commands of a payment in order.
+func (c AuthorisePayment) Key() string { return c.PaymentID }
+
+type authorisePayment struct {
+	payments app.Store[*payment.Payment]
+	provider Provider
+}
+
+func (h authorisePayment) ask(ctx context.Context, c AuthorisePayment) (Answer, error) {
+	return h.provider.Authorise(ctx, c.PaymentID, c.Amount, c.Method)
+}
+
+func (h authorisePayment) record(ctx context.Context, c AuthorisePayment, a Answer) error {
+	return h.payments.Update(ctx, c.PaymentID, func(p *payment.Payment) error {
+		if a.Refused != "" {
+			return p.Decline(c.PaymentID, c.OrderID, a.Refused)
+		}
+		return p.Authorise(c.PaymentID, c.OrderID, c.Amount, a.Reference)
+	})
+}

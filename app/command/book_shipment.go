@@ -1,0 +1,45 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/domain/shipment"
+)
+
+// Carrier brings goods to customers. Every call carries the shipment's id, so that it takes effect once however often it
+// is made. Errors wrap app.ErrDown; a refusal is an answer.
+type Carrier interface {
+	Name() string
+	Book(ctx context.Context, shipmentID string, lines []order.Line) (Answer, error)
+	Cancel(ctx context.Context, shipmentID string) error
+}
+
+// BookShipment has the carrier come.
+type BookShipment struct {
+	ShipmentID string       `json:"shipment_id"`
+	OrderID    string       `json:"order_id"`
+	Lines      []order.Line `json:"lines"`
+}
+
+// Key keeps the commands of a shipment in order.
+func (c BookShipment) Key() string { return c.ShipmentID }
+
+type bookShipment struct {
+	shipments app.Store[*shipment.Shipment]
+	carrier   Carrier
+}
+
+func (h bookShipment) ask(ctx context.Context, c BookShipment) (Answer, error) {
+	return h.carrier.Book(ctx, c.ShipmentID, c.Lines)
+}
+
+func (h bookShipment) record(ctx context.Context, c BookShipment, a Answer) error {
+	return h.shipments.Update(ctx, c.ShipmentID, func(s *shipment.Shipment) error {
+		if a.Refused != "" {
+			return s.Refuse(c.ShipmentID, c.OrderID, a.Refused)
+		}
+		return s.Book(c.ShipmentID, c.OrderID, h.carrier.Name(), a.Reference)
+	})
+}

@@ -1,0 +1,23 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/order"
+)
+
+// CancelOrder ends a pending order whose saga has undone what was done for it.
+type CancelOrder struct {
+	OrderID string `json:"order_id"`
+	Reason  string `json:"reason"`
+}
+
+// Key keeps the commands of an order in order.
+func (c CancelOrder) Key() string { return c.OrderID }
+
+type cancelOrder struct{ orders app.Store[*order.Order] }
+
+func (h cancelOrder) handle(ctx context.Context, c CancelOrder) error {
+	return h.orders.Update(ctx, c.OrderID, func(o *order.Order) error { return o.Cancel(c.Reason) })
+}

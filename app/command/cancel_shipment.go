@@ -1,0 +1,32 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/shipment"
+)
+
+// CancelShipment undoes BookShipment.
+type CancelShipment struct {
+	ShipmentID string `json:"shipment_id"`
+	OrderID    string `json:"order_id"`
+}
+
+// Key keeps the commands of a shipment in order.
+func (c CancelShipment) Key() string { return c.ShipmentID }
+
+type cancelShipment struct {
+	shipments app.Store[*shipment.Shipment]
+	carrier   Carrier
+}
+
+func (h cancelShipment) ask(ctx context.Context, c CancelShipment) (struct{}, error) {
+	return struct{}{}, h.carrier.Cancel(ctx, c.ShipmentID)
+}
+
+func (h cancelShipment) record(ctx context.Context, c CancelShipment, _ struct{}) error {
+	return h.shipments.Update(ctx, c.ShipmentID, func(s *shipment.Shipment) error {
+		return s.Cancel(c.ShipmentID, c.OrderID)
+	})
+}

@@ -1,0 +1,37 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/money"
+	"github.com/millrace/millrace/domain/payment"
+)
+
+// CapturePayment makes the held money ours.
+type CapturePayment struct {
+	PaymentID string      `json:"payment_id"`
+	OrderID   string      `json:"order_id"`
+	Amount    money.Money `json:"amount"`
+}
+
+// Key keeps the commands of a payment in order.
+func (c CapturePayment) Key() string { return c.PaymentID }
+
+type capturePayment struct {
+	payments app.Store[*payment.Payment]
+	provider Provider
+}
+
+func (h capturePayment) ask(ctx context.Context, c CapturePayment) (Answer, error) {
+	return h.provider.Capture(ctx, c.PaymentID, c.Amount)
+}
+
+func (h capturePayment) record(ctx context.Context, c CapturePayment, a Answer) error {
+	return h.payments.Update(ctx, c.PaymentID, func(p *payment.Payment) error {
+		if a.Refused != "" {
+			return p.RefuseCapture(c.PaymentID, c.OrderID, a.Refused)
+		}
+		return p.Capture(c.PaymentID, c.OrderID, c.Amount)
+	})
+}

@@ -1,0 +1,31 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/inventory"
+	"github.com/millrace/millrace/domain/order"
+)
+
+// CommitStock takes reserved goods out of the house.
+type CommitStock struct {
+	OrderID string       `json:"order_id"`
+	Lines   []order.Line `json:"lines"`
+}
+
+// Key keeps what happens to an order's reservations in order.
+func (c CommitStock) Key() string { return c.OrderID }
+
+type commitStock struct{ stock app.Store[*inventory.Stock] }
+
+func (h commitStock) handle(ctx context.Context, c CommitStock) error {
+	return h.stock.UpdateAll(ctx, skus(c.Lines), func(stocks []*inventory.Stock) error {
+		for i, line := range c.Lines {
+			if err := stocks[i].Commit(line.SKU, c.OrderID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,22 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/order"
+)
+
+// ConfirmOrder ends a pending order well.
+type ConfirmOrder struct {
+	OrderID string `json:"order_id"`
+}
+
+// Key keeps the commands of an order in order.
+func (c ConfirmOrder) Key() string { return c.OrderID }
+
+type confirmOrder struct{ orders app.Store[*order.Order] }
+
+func (h confirmOrder) handle(ctx context.Context, c ConfirmOrder) error {
+	return h.orders.Update(ctx, c.OrderID, (*order.Order).Confirm)
+}

@@ -1,0 +1,28 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/order"
+)
+
+// PlaceOrder begins an order. The caller chooses its id, so that repeating the command cannot place two.
+type PlaceOrder struct {
+	OrderID       string       `json:"order_id"`
+	CustomerID    string       `json:"customer_id"`
+	Lines         []order.Line `json:"lines"`
+	Currency      string       `json:"currency"`
+	PaymentMethod string       `json:"payment_method"`
+}
+
+// Key keeps the commands of an order in order.
+func (c PlaceOrder) Key() string { return c.OrderID }
+
+type placeOrder struct{ orders app.Store[*order.Order] }
+
+func (h placeOrder) handle(ctx context.Context, c PlaceOrder) error {
+	return h.orders.Update(ctx, c.OrderID, func(o *order.Order) error {
+		return o.Place(c.OrderID, c.CustomerID, c.Currency, c.PaymentMethod, c.Lines)
+	})
+}

@@ -1,0 +1,23 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/inventory"
+)
+
+// ReceiveStock takes goods in.
+type ReceiveStock struct {
+	SKU      string `json:"sku"`
+	Quantity int64  `json:"quantity"`
+}
+
+// Key keeps the receipts of a SKU in order.
+func (c ReceiveStock) Key() string { return c.SKU }
+
+type receiveStock struct{ stock app.Store[*inventory.Stock] }
+
+func (h receiveStock) handle(ctx context.Context, c ReceiveStock) error {
+	return h.stock.Update(ctx, c.SKU, func(s *inventory.Stock) error { return s.Receive(c.SKU, c.Quantity) })
+}

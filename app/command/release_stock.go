@@ -1,0 +1,31 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/inventory"
+	"github.com/millrace/millrace/domain/order"
+)
+
+// ReleaseStock undoes ReserveStock.
+type ReleaseStock struct {
+	OrderID string       `json:"order_id"`
+	Lines   []order.Line `json:"lines"`
+}
+
+// Key keeps what happens to an order's reservations in order.
+func (c ReleaseStock) Key() string { return c.OrderID }
+
+type releaseStock struct{ stock app.Store[*inventory.Stock] }
+
+func (h releaseStock) handle(ctx context.Context, c ReleaseStock) error {
+	return h.stock.UpdateAll(ctx, skus(c.Lines), func(stocks []*inventory.Stock) error {
+		for i, line := range c.Lines {
+			if err := stocks[i].Release(line.SKU, c.OrderID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

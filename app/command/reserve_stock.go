@@ -1,0 +1,46 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/inventory"
+	"github.com/millrace/millrace/domain/order"
+)
+
+// ReserveStock keeps every line of an order, or none.
+type ReserveStock struct {
+	OrderID string       `json:"order_id"`
+	Lines   []order.Line `json:"lines"`
+}
+
+// Key keeps what happens to an order's reservations in order. Orders that want the same SKU queue at its lock instead.
+func (c ReserveStock) Key() string { return c.OrderID }
+
+type reserveStock struct{ stock app.Store[*inventory.Stock] }
+
+func (h reserveStock) handle(ctx context.Context, c ReserveStock) error {
+	return h.stock.UpdateAll(ctx, skus(c.Lines), func(stocks []*inventory.Stock) error {
+		enough := true
+		for i, line := range c.Lines {
+			enough = enough && stocks[i].Lack(line.SKU, line.Quantity) == ""
+		}
+		for i, line := range c.Lines {
+			// Where one line lacks, only the lacking ones say so, and no other is touched.
+			if enough || stocks[i].Lack(line.SKU, line.Quantity) != "" {
+				if err := stocks[i].Reserve(line.SKU, c.OrderID, line.Quantity); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func skus(lines []order.Line) []string {
+	ids := make([]string, len(lines))
+	for i, line := range lines {
+		ids[i] = line.SKU
+	}
+	return ids
+}

@@ -1,0 +1,32 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/payment"
+)
+
+// VoidPayment undoes AuthorisePayment.
+type VoidPayment struct {
+	PaymentID string `json:"payment_id"`
+	OrderID   string `json:"order_id"`
+}
+
+// Key keeps the commands of a payment in order.
+func (c VoidPayment) Key() string { return c.PaymentID }
+
+type voidPayment struct {
+	payments app.Store[*payment.Payment]
+	provider Provider
+}
+
+func (h voidPayment) ask(ctx context.Context, c VoidPayment) (struct{}, error) {
+	return struct{}{}, h.provider.Void(ctx, c.PaymentID)
+}
+
+func (h voidPayment) record(ctx context.Context, c VoidPayment, _ struct{}) error {
+	return h.payments.Update(ctx, c.PaymentID, func(p *payment.Payment) error {
+		return p.Void(c.PaymentID, c.OrderID)
+	})
+}

@@ -1,0 +1,24 @@
+package app
+
+// Names of message headers: those of the CloudEvents binding for Kafka (binary mode, attributes prefixed with ce_), its
+// extensions partitionkey and sequence, and our own.
+// https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+const (
+	HeaderSpec        = "ce_specversion"
+	HeaderID          = "ce_id"
+	HeaderType        = "ce_type"
+	HeaderSource      = "ce_source"
+	HeaderSubject     = "ce_subject"
+	HeaderTime        = "ce_time"
+	HeaderKey         = "ce_partitionkey"
+	HeaderSequence    = "ce_sequence"
+	HeaderContent     = "content-type"
+	HeaderSchema      = "schema_version"
+	HeaderCorrelation = "correlation_id"
+	HeaderCausation   = "causation_id"
+	HeaderSagaID      = "saga_id"
+	HeaderSagaStep    = "saga_step"
+	HeaderBranch      = "saga_branch"
+	HeaderExpires     = "expires_at"
+	HeaderAttempt     = "attempt"
+)

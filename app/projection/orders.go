@@ -1,0 +1,43 @@
+package projection
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/app/query"
+	"github.com/millrace/millrace/domain/order"
+)
+
+// OrderRows keeps the list of orders.
+type OrderRows interface {
+	// Put adds an order, unless it is there already.
+	Put(ctx context.Context, o query.Order) error
+
+	// Decide says how it ended, unless version is known already.
+	Decide(ctx context.Context, o query.Order) error
+}
+
+type orders struct{ rows OrderRows }
+
+func (p orders) projection() app.Projection {
+	return app.Projection{Name: "orders", Category: order.Category, On: []app.EventHandler{
+		app.On(p.placed), app.On(p.confirmed), app.On(p.cancelled),
+	}}
+}
+
+func (p orders) placed(ctx context.Context, e order.Placed, m app.Meta) error {
+	return p.rows.Put(ctx, query.Order{
+		ID: e.OrderID, CustomerID: e.CustomerID, Status: order.Pending, Lines: e.Lines, Total: e.Total,
+		PlacedAt: m.Time, UpdatedAt: m.Time, Version: m.Version,
+	})
+}
+
+func (p orders) confirmed(ctx context.Context, e order.Confirmed, m app.Meta) error {
+	return p.rows.Decide(ctx, query.Order{ID: e.OrderID, Status: order.IsConfirmed, UpdatedAt: m.Time, Version: m.Version})
+}
+
+func (p orders) cancelled(ctx context.Context, e order.Cancelled, m app.Meta) error {
+	return p.rows.Decide(ctx, query.Order{
+		ID: e.OrderID, Status: order.IsCancelled, Reason: e.Reason, UpdatedAt: m.Time, Version: m.Version,
+	})
+}

@@ -1,0 +1,25 @@
+package app
+
+import (
+	"context"
+	"reflect"
+)
+
+// Projection builds a read model from the events of one kind of aggregate. Its handlers must bear repetition: they get
+// each aggregate's events in order, and any of them more than once.
+type Projection struct {
+	Name     string
+	Category string
+	On       []EventHandler
+}
+
+// EventHandler handles one type of event.
+type EventHandler struct {
+	Type   reflect.Type
+	Handle func(ctx context.Context, e Event) error
+}
+
+// On registers a handler of E.
+func On[E any](handle func(ctx context.Context, e E, m Meta) error) EventHandler {
+	return EventHandler{reflect.TypeFor[E](), func(ctx context.Context, e Event) error { return handle(ctx, e.Body.(E), e.Meta) }}
+}

@@ -1,0 +1,33 @@
+package query
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/order"
+)
+
+// Page is a part of a list, newest first.
+type Page struct {
+	Before app.Cursor // where the page before ended; app.Newest for the first
+	Limit  int        // 1 to 100
+}
+
+// ListOrders asks for orders, newest first. The answer may lag behind by as long as a projection takes.
+type ListOrders struct {
+	app.Answers[[]Order]
+	Status     order.Status // empty: all
+	CustomerID string       // empty: everybody's
+	Page
+}
+
+// OrderRows is the read model of orders.
+type OrderRows interface {
+	List(ctx context.Context, q ListOrders) ([]Order, error)
+}
+
+type listOrders struct{ rows OrderRows }
+
+func (h listOrders) handle(ctx context.Context, q ListOrders) ([]Order, error) {
+	return h.rows.List(ctx, q)
+}

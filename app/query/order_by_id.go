@@ -1,0 +1,48 @@
+package query
+
+import (
+	"context"
+	"time"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/money"
+	"github.com/millrace/millrace/domain/order"
+)
+
+// Order is what is told of an order.
+type Order struct {
+	ID         string
+	CustomerID string
+	Status     order.Status
+	Reason     string
+	Lines      []order.Line
+	Total      money.Money
+	PlacedAt   time.Time
+	UpdatedAt  time.Time
+	Version    int
+}
+
+// OrderByID asks for one order. It is answered from the events themselves, so that nobody sees less than what an earlier
+// answer told them.
+type OrderByID struct {
+	app.Answers[Order]
+	ID string
+}
+
+type orderByID struct{ history History }
+
+func (h orderByID) handle(ctx context.Context, q OrderByID) (Order, error) {
+	events, err := h.history.History(ctx, order.Category, q.ID)
+	if err != nil {
+		return Order{}, err
+	}
+	facts := make([]order.Event, len(events))
+	for i, e := range events {
+		facts[i] = e.Body.(order.Event)
+	}
+	o := order.Rebuild(facts)
+	return Order{
+		ID: o.ID(), CustomerID: o.Customer(), Status: o.Status(), Reason: o.Reason(), Lines: o.Lines(), Total: o.Total(),
+		PlacedAt: events[0].Meta.Time, UpdatedAt: events[len(events)-1].Meta.Time, Version: o.Version(),
+	}, nil
+}

@@ -1,0 +1,56 @@
+// Package aggregate is what event-sourced aggregates share: recording what was decided, rebuilding from what was
+// recorded, and the names under which facts are stored.
+package aggregate
+
+import "errors"
+
+// Root remembers what an aggregate has decided. Embed it; E is the sealed interface of the aggregate's events.
+type Root[E any] struct {
+	version int
+	changes []E
+}
+
+// Record applies events and keeps them for the event store. Apply must not fail: deciding came before.
+func (r *Root[E]) Record(apply func(E), events ...E) {
+	for _, e := range events {
+		apply(e)
+		r.changes = append(r.changes, e)
+	}
+}
+
+// Replay applies events that are stored already.
+func (r *Root[E]) Replay(apply func(E), history []E) {
+	for _, e := range history {
+		apply(e)
+	}
+	r.version += len(history)
+}
+
+// Version is how many events of this aggregate are stored; 0 means that it does not exist yet.
+func (r *Root[E]) Version() int { return r.version }
+
+// SetVersion says how many events a snapshot stands for. Replay counts on from there.
+func (r *Root[E]) SetVersion(v int) { r.version = v }
+
+// Changes returns what was recorded since the aggregate was rebuilt, oldest first.
+func (r *Root[E]) Changes() []any {
+	out := make([]any, len(r.changes))
+	for i, e := range r.changes {
+		out[i] = e
+	}
+	return out
+}
+
+// Refusal is a decision against a command: the rules of the domain say no, and asking again does not help.
+type Refusal struct{ reason string }
+
+func (r *Refusal) Error() string { return r.reason }
+
+// Refuse makes a Refusal, to be kept in a variable that callers compare with errors.Is.
+func Refuse(reason string) error { return &Refusal{reason} }
+
+// IsRefusal tells whether err is, or wraps, a decision of the domain.
+func IsRefusal(err error) bool {
+	_, ok := errors.AsType[*Refusal](err)
+	return ok
+}

@@ -1,0 +1,80 @@
+// Package aggregatetest tests aggregates in sentences: given these events, when this is asked, then those events.
+//
+//	anOrder := aggregatetest.For(order.Rebuild)
+//	t.Run("pending: cancelled", anOrder.Given(placed).When(cancel).Then(order.Cancelled{Reason: "changed my mind"}))
+//	t.Run("decided: refused", anOrder.Given(placed, order.Confirmed{}).When(cancel).Refused(order.ErrDecided))
+package aggregatetest
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+)
+
+// Aggregate is what the kit needs to see of one.
+type Aggregate interface{ Changes() []any }
+
+// Kit makes scenarios for one type of aggregate.
+type Kit[A Aggregate, E any] struct{ rebuild func([]E) A }
+
+// For starts with the aggregate's Rebuild, from which the types are inferred.
+func For[A Aggregate, E any](rebuild func([]E) A) Kit[A, E] { return Kit[A, E]{rebuild} }
+
+// Given is the history.
+func (k Kit[A, E]) Given(history ...E) Scenario[A, E] { return Scenario[A, E]{k, history} }
+
+// Scenario has its history and waits for the command.
+type Scenario[A Aggregate, E any] struct {
+	kit     Kit[A, E]
+	history []E
+}
+
+// When is what is asked of the aggregate.
+func (s Scenario[A, E]) When(ask func(A) error) Asked[A, E] { return Asked[A, E]{s, ask} }
+
+// Asked waits for the outcome: Then, Nothing or Refused.
+type Asked[A Aggregate, E any] struct {
+	scenario Scenario[A, E]
+	ask      func(A) error
+}
+
+// Then passes if just these events were recorded.
+func (a Asked[A, E]) Then(want ...E) func(*testing.T) {
+	return func(t *testing.T) {
+		t.Helper()
+		got, err := a.run()
+		if err != nil {
+			t.Fatalf("refused: %v", err)
+		}
+		expected := make([]any, len(want))
+		for i, e := range want {
+			expected[i] = e
+		}
+		if len(got)+len(expected) > 0 && !reflect.DeepEqual(got, expected) {
+			t.Fatalf("recorded %+v, want %+v", got, expected)
+		}
+	}
+}
+
+// Nothing passes if it was accepted and nothing was recorded, as when a command is repeated.
+func (a Asked[A, E]) Nothing() func(*testing.T) { return a.Then() }
+
+// Refused passes if the aggregate said no with this error, and recorded nothing.
+func (a Asked[A, E]) Refused(want error) func(*testing.T) {
+	return func(t *testing.T) {
+		t.Helper()
+		got, err := a.run()
+		if !errors.Is(err, want) {
+			t.Fatalf("got error %v, want %v", err, want)
+		}
+		if len(got) > 0 {
+			t.Fatalf("refused, but recorded %+v", got)
+		}
+	}
+}
+
+func (a Asked[A, E]) run() ([]any, error) {
+	it := a.scenario.kit.rebuild(a.scenario.history)
+	err := a.ask(it)
+	return it.Changes(), err
+}

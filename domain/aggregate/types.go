@@ -1,0 +1,157 @@
+package aggregate
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+)
+
+// ErrUnknownType says that no registration bears that name, or that schema version.
+var ErrUnknownType = errors.New("unknown type")
+
+// Lift turns the JSON object of one schema version into that of the next.
+type Lift func(fields map[string]any) error
+
+// Type is the registration of one message: its Go type, its stored name, its schema version, and how older versions
+// are lifted to it.
+type Type struct {
+	// Name stands in tables and on topics. It never changes, whatever becomes of the Go type.
+	Name string
+	// Schema is the version of the payload's shape, from 1.
+	Schema int
+
+	goType reflect.Type
+	lifts  []Lift
+	decode func([]byte) (any, error)
+}
+
+// NewType registers T under name. Each lift is the step from one schema version to the next, oldest first, so their
+// number gives the current version.
+func NewType[T any](name string, lifts ...Lift) Type {
+	return Type{
+		Name: name, Schema: len(lifts) + 1, goType: reflect.TypeFor[T](), lifts: lifts,
+		decode: func(payload []byte) (any, error) {
+			var v T
+			err := json.Unmarshal(payload, &v)
+			return v, err
+		},
+	}
+}
+
+// New returns a pointer to a zero value of the registered Go type.
+func (t Type) New() any { return reflect.New(t.goType).Interface() }
+
+// Types are registrations that can be found by name and by Go type.
+type Types struct {
+	byName map[string]Type
+	byGo   map[reflect.Type]Type
+}
+
+// TypesOf collects registrations. It panics on a name or a Go type that is there twice, which is a mistake in a
+// package's variable and shows at the first start.
+func TypesOf(types ...Type) Types {
+	ts := Types{byName: map[string]Type{}, byGo: map[reflect.Type]Type{}}
+	for _, t := range types {
+		if _, twice := ts.byName[t.Name]; twice {
+			panic("aggregate: the name " + t.Name + " is registered twice")
+		}
+		if _, twice := ts.byGo[t.goType]; twice {
+			panic("aggregate: the Go type " + t.goType.String() + " is registered twice")
+		}
+		ts.byName[t.Name], ts.byGo[t.goType] = t, t
+	}
+	return ts
+}
+
+// Merge returns one collection of all.
+func Merge(all ...Types) Types {
+	var types []Type
+	for _, ts := range all {
+		for _, name := range ts.Names() {
+			types = append(types, ts.byName[name])
+		}
+	}
+	return TypesOf(types...)
+}
+
+// Names returns the registered names in alphabetical order.
+func (ts Types) Names() []string {
+	names := make([]string, 0, len(ts.byName))
+	for name := range ts.byName {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Of finds the registration of v, which may be a value or a pointer.
+func (ts Types) Of(v any) (Type, bool) {
+	goType := reflect.TypeOf(v)
+	if goType != nil && goType.Kind() == reflect.Pointer {
+		goType = goType.Elem()
+	}
+	t, ok := ts.byGo[goType]
+	return t, ok
+}
+
+// Named finds the registration that bears a stored name.
+func (ts Types) Named(name string) (Type, bool) {
+	t, ok := ts.byName[name]
+	return t, ok
+}
+
+// Encode returns v's registration and its JSON. The error wraps ErrUnknownType if v is not registered.
+func (ts Types) Encode(v any) (Type, []byte, error) {
+	t, ok := ts.Of(v)
+	if !ok {
+		return Type{}, nil, fmt.Errorf("encode %T: %w", v, ErrUnknownType)
+	}
+	payload, err := json.Marshal(v)
+	if err != nil {
+		return Type{}, nil, fmt.Errorf("encode %s: %w", t.Name, err)
+	}
+	return t, payload, nil
+}
+
+// Decode lifts a stored payload to the current schema version and returns the value (not a pointer). The error wraps
+// ErrUnknownType if the name, or a schema version newer than this program's, is not registered.
+func (ts Types) Decode(name string, schema int, payload []byte) (any, error) {
+	t, ok := ts.byName[name]
+	if !ok {
+		return nil, fmt.Errorf("decode %q: %w", name, ErrUnknownType)
+	}
+	payload, err := t.lift(schema, payload)
+	if err != nil {
+		return nil, fmt.Errorf("decode %s: %w", name, err)
+	}
+	v, err := t.decode(payload)
+	if err != nil {
+		return nil, fmt.Errorf("decode %s: %w", name, err)
+	}
+	return v, nil
+}
+
+func (t Type) lift(schema int, payload []byte) ([]byte, error) {
+	if schema < 1 || schema > t.Schema {
+		return nil, fmt.Errorf("schema version %d, this program knows 1 to %d: %w", schema, t.Schema, ErrUnknownType)
+	}
+	if schema == t.Schema {
+		return payload, nil
+	}
+	// UseNumber: amounts are int64, and float64 would bend those above 2^53.
+	decoder := json.NewDecoder(bytes.NewReader(payload))
+	decoder.UseNumber()
+	var fields map[string]any
+	if err := decoder.Decode(&fields); err != nil {
+		return nil, err
+	}
+	for v := schema; v < t.Schema; v++ {
+		if err := t.lifts[v-1](fields); err != nil {
+			return nil, fmt.Errorf("lift from schema version %d: %w", v, err)
+		}
+	}
+	return json.Marshal(fields)
+}

@@ -1,0 +1,64 @@
+// Package money counts in integers of a currency's minor unit, and says no instead of overflowing or mixing.
+package money
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/millrace/millrace/domain/aggregate"
+)
+
+// Refusals of this package.
+var (
+	ErrCurrency = aggregate.Refuse("a currency is three capital letters of ISO 4217")
+	ErrMixed    = aggregate.Refuse("amounts of two currencies cannot be added")
+	ErrTooMuch  = aggregate.Refuse("the amount is larger than can be counted")
+	ErrNegative = aggregate.Refuse("an amount cannot be negative")
+)
+
+// Money is an amount: 1250 EUR is 12.50 euros, 1250 JPY is 1250 yen.
+type Money struct {
+	Amount   int64  `json:"amount"` // in minor units, never negative
+	Currency string `json:"currency"`
+}
+
+// New checks amount (minor units) and currency (three capital letters; whether it is in use is not checked).
+func New(amount int64, currency string) (Money, error) {
+	if amount < 0 {
+		return Money{}, fmt.Errorf("%d: %w", amount, ErrNegative)
+	}
+	if len(currency) != 3 {
+		return Money{}, fmt.Errorf("%q: %w", currency, ErrCurrency)
+	}
+	for _, r := range currency {
+		if r < 'A' || r > 'Z' {
+			return Money{}, fmt.Errorf("%q: %w", currency, ErrCurrency)
+		}
+	}
+	return Money{amount, currency}, nil
+}
+
+// Times multiplies by a count.
+func (m Money) Times(n int64) (Money, error) {
+	if n < 0 {
+		return Money{}, fmt.Errorf("%d times: %w", n, ErrNegative)
+	}
+	if n > 0 && m.Amount > math.MaxInt64/n {
+		return Money{}, fmt.Errorf("%d times %d: %w", n, m.Amount, ErrTooMuch)
+	}
+	return Money{m.Amount * n, m.Currency}, nil
+}
+
+// Plus adds an amount of the same currency.
+func (m Money) Plus(other Money) (Money, error) {
+	if m.Currency != other.Currency {
+		return Money{}, fmt.Errorf("%s and %s: %w", m.Currency, other.Currency, ErrMixed)
+	}
+	if m.Amount > math.MaxInt64-other.Amount {
+		return Money{}, fmt.Errorf("%d plus %d: %w", m.Amount, other.Amount, ErrTooMuch)
+	}
+	return Money{m.Amount + other.Amount, m.Currency}, nil
+}
+
+// String is for people who read logs: "1250 EUR", in minor units.
+func (m Money) String() string { return fmt.Sprintf("%d %s", m.Amount, m.Currency) }

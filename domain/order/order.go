@@ -1,0 +1,184 @@
+// Package order is a customer's wish for goods: placed once, then either confirmed or cancelled, for good.
+package order
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/millrace/millrace/domain/aggregate"
+	"github.com/millrace/millrace/domain/money"
+)
+
+// Category is the name of this kind of aggregate in streams and topics.
+const Category = "orders"
+
+// Limits of one order.
+const (
+	MaxLines    = 100
+	MaxQuantity = 1_000_000
+)
+
+// Refusals of an order.
+var (
+	ErrDecided  = aggregate.Refuse("the order is already decided")
+	ErrPlaced   = aggregate.Refuse("an order with this id was already placed")
+	ErrUnknown  = aggregate.Refuse("there is no such order")
+	ErrNoLines  = aggregate.Refuse("an order needs at least one line")
+	ErrLines    = aggregate.Refuse(fmt.Sprintf("an order has at most %d lines", MaxLines))
+	ErrQuantity = aggregate.Refuse(fmt.Sprintf("a quantity is from 1 to %d", MaxQuantity))
+	ErrSKU      = aggregate.Refuse("a SKU is 1 to 64 letters, digits, dots, dashes or underscores")
+	ErrTwice    = aggregate.Refuse("a SKU may stand in one line only")
+	ErrReason   = aggregate.Refuse("a cancellation needs a reason")
+)
+
+var skuForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// Status is where an order stands.
+type Status string
+
+// An order is pending until its saga has ended.
+const (
+	Pending     Status = "pending"
+	IsConfirmed Status = "confirmed"
+	IsCancelled Status = "cancelled"
+)
+
+// Line is a quantity of one SKU.
+type Line struct {
+	SKU       string `json:"sku"`
+	Quantity  int64  `json:"quantity"`
+	UnitPrice int64  `json:"unit_price"` // minor units
+}
+
+// Order is the aggregate. Rules: placed once; decided once; never empty; its total is the sum of its lines.
+type Order struct {
+	aggregate.Root[Event]
+	id, customer, method string
+	lines                []Line
+	total                money.Money
+	status               Status
+	reason               string
+}
+
+// Rebuild folds a history.
+func Rebuild(history []Event) *Order {
+	o := &Order{}
+	o.Replay(o.apply, history)
+	return o
+}
+
+// FieldError names the part of a request that an order refuses, as a path: "lines[2].quantity".
+type FieldError struct {
+	Field string
+	Err   error
+}
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
+func (e *FieldError) Unwrap() error { return e.Err }
+
+// Place accepts a customer's wish. What it refuses is a *FieldError that wraps one of this package's or money's refusals.
+func (o *Order) Place(id, customer, currency, method string, lines []Line) error {
+	if o.status != "" {
+		return ErrPlaced
+	}
+	total, err := Total(currency, lines)
+	if err != nil {
+		return err
+	}
+	o.Record(o.apply, Placed{OrderID: id, CustomerID: customer, Lines: lines, Total: total, PaymentMethod: method})
+	return nil
+}
+
+// Total checks lines and adds them up.
+func Total(currency string, lines []Line) (money.Money, error) {
+	total, err := money.New(0, currency)
+	if err != nil {
+		return total, &FieldError{"currency", err}
+	}
+	switch {
+	case len(lines) == 0:
+		return total, &FieldError{"lines", ErrNoLines}
+	case len(lines) > MaxLines:
+		return total, &FieldError{"lines", ErrLines}
+	}
+	seen := map[string]bool{}
+	for i, line := range lines {
+		if field, err := line.check(seen); err != nil {
+			return total, &FieldError{fmt.Sprintf("lines[%d].%s", i, field), err}
+		}
+		seen[line.SKU] = true
+		price, err := money.New(line.UnitPrice, currency)
+		if err == nil {
+			price, err = price.Times(line.Quantity)
+		}
+		if err == nil {
+			total, err = total.Plus(price)
+		}
+		if err != nil {
+			return total, &FieldError{fmt.Sprintf("lines[%d].unit_price", i), err}
+		}
+	}
+	return total, nil
+}
+
+func (l Line) check(seen map[string]bool) (field string, err error) {
+	switch {
+	case !skuForm.MatchString(l.SKU):
+		return "sku", ErrSKU
+	case seen[l.SKU]:
+		return "sku", ErrTwice
+	case l.Quantity < 1 || l.Quantity > MaxQuantity:
+		return "quantity", ErrQuantity
+	}
+	return "", nil
+}
+
+// Confirm ends a pending order well. Confirming twice changes nothing.
+func (o *Order) Confirm() error {
+	switch o.status {
+	case Pending:
+		o.Record(o.apply, Confirmed{OrderID: o.id})
+		return nil
+	case IsConfirmed:
+		return nil
+	case IsCancelled:
+		return ErrDecided
+	}
+	return ErrUnknown
+}
+
+// Cancel ends a pending order with a reason. Cancelling twice changes nothing.
+func (o *Order) Cancel(reason string) error {
+	if strings.TrimSpace(reason) == "" {
+		return ErrReason
+	}
+	switch o.status {
+	case Pending:
+		o.Record(o.apply, Cancelled{OrderID: o.id, Reason: reason})
+		return nil
+	case IsCancelled:
+		return nil
+	case IsConfirmed:
+		return ErrDecided
+	}
+	return ErrUnknown
+}
+
+// ID is the order's id, empty until it is placed.
+func (o *Order) ID() string { return o.id }
+
+// Customer is who placed it.
+func (o *Order) Customer() string { return o.customer }
+
+// Lines are what was ordered.
+func (o *Order) Lines() []Line { return o.lines }
+
+// Total is what it costs.
+func (o *Order) Total() money.Money { return o.total }
+
+// Status is where it stands.
+func (o *Order) Status() Status { return o.status }
+
+// Reason is why it was cancelled.
+func (o *Order) Reason() string { return o.reason }

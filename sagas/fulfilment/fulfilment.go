@@ -1,0 +1,101 @@
+// Package fulfilment is the saga that takes a placed order to its end: goods kept, money held, carrier booked, money taken,
+// goods out, order confirmed; or all of that undone, in reverse.
+package fulfilment
+
+import (
+	"time"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/domain/inventory"
+	"github.com/millrace/millrace/domain/money"
+	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/domain/payment"
+	"github.com/millrace/millrace/domain/shipment"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+// Name is the definition's name in histories, on the command line and on pages.
+const Name = "order-fulfilment"
+
+// Data is what an instance remembers. There is one payment and one shipment an order, and they bear its id.
+type Data struct {
+	OrderID string       `json:"order_id"`
+	Lines   []order.Line `json:"lines"`
+	Total   money.Money  `json:"total"`
+	Method  string       `json:"method"`
+}
+
+// Definition is the process.
+var Definition = saga.Definition[Data]{
+	Name:    Name,
+	Version: 1,
+	Start: saga.When(func(d *Data, e order.Placed) {
+		*d = Data{OrderID: e.OrderID, Lines: e.Lines, Total: e.Total, Method: e.PaymentMethod}
+	}),
+	Steps: []saga.Step[Data]{
+		{
+			Name:      "reserve stock",
+			Do:        func(d Data) app.Keyed { return command.ReserveStock{OrderID: d.OrderID, Lines: d.Lines} },
+			Completed: saga.Event[inventory.Reserved, Data](),
+			Refused:   []saga.Refusal{saga.Because(func(e inventory.Rejected) string { return e.Reason })},
+			Undo:      func(d Data) app.Keyed { return command.ReleaseStock{OrderID: d.OrderID, Lines: d.Lines} },
+			Undone:    saga.Event[inventory.Released, Data](),
+			Within:    20 * time.Second,
+		},
+		{
+			Name: "authorise payment",
+			Do: func(d Data) app.Keyed {
+				return command.AuthorisePayment{PaymentID: d.OrderID, OrderID: d.OrderID, Amount: d.Total, Method: d.Method}
+			},
+			Completed: saga.Event[payment.Authorised, Data](),
+			Refused:   []saga.Refusal{saga.Because(func(e payment.Declined) string { return e.Reason })},
+			Undo:      func(d Data) app.Keyed { return command.VoidPayment{PaymentID: d.OrderID, OrderID: d.OrderID} },
+			Undone:    saga.Event[payment.Voided, Data](),
+			Within:    20 * time.Second,
+		},
+		{
+			Name: "book shipment",
+			Do: func(d Data) app.Keyed {
+				return command.BookShipment{ShipmentID: d.OrderID, OrderID: d.OrderID, Lines: d.Lines}
+			},
+			Completed: saga.Event[shipment.Booked, Data](),
+			Refused:   []saga.Refusal{saga.Because(func(e shipment.Refused) string { return e.Reason })},
+			Undo:      func(d Data) app.Keyed { return command.CancelShipment{ShipmentID: d.OrderID, OrderID: d.OrderID} },
+			Undone:    saga.Event[shipment.Cancelled, Data](),
+			Within:    20 * time.Second,
+		},
+		{
+			Name: "capture payment",
+			Do: func(d Data) app.Keyed {
+				return command.CapturePayment{PaymentID: d.OrderID, OrderID: d.OrderID, Amount: d.Total}
+			},
+			Completed: saga.Event[payment.Captured, Data](),
+			Refused:   []saga.Refusal{saga.Because(func(e payment.CaptureRefused) string { return e.Reason })},
+			Within:    10 * time.Second,
+			Pivot:     true,
+		},
+		{
+			Name:      "take stock out",
+			Do:        func(d Data) app.Keyed { return command.CommitStock{OrderID: d.OrderID, Lines: d.Lines} },
+			Completed: saga.Event[inventory.Committed, Data](),
+			Within:    10 * time.Second,
+			Retriable: true,
+		},
+		{
+			Name:      "confirm order",
+			Do:        func(d Data) app.Keyed { return command.ConfirmOrder{OrderID: d.OrderID} },
+			Completed: saga.Event[order.Confirmed, Data](),
+			Within:    10 * time.Second,
+			Retriable: true,
+		},
+	},
+	Abort: saga.Abort[Data]{
+		Name: "cancel order",
+		Do: func(d Data, reason string) app.Keyed {
+			return command.CancelOrder{OrderID: d.OrderID, Reason: reason}
+		},
+		Completed: saga.Event[order.Cancelled, Data](),
+		Within:    10 * time.Second,
+	},
+}

@@ -1,0 +1,129 @@
+package sagas
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+// Streams is the event store as the manager uses it, inside a unit of work.
+type Streams interface {
+	// History returns a stream's events, oldest first. The error wraps app.ErrNotFound if there are none.
+	History(ctx context.Context, category, id string) ([]app.Event, error)
+
+	// Record adds facts after the first expected ones; somebody else's having done so is app.ErrConflict, then or
+	// at the commit.
+	Record(ctx context.Context, category, id string, expected int, facts []any) error
+}
+
+// Timers holds commands back that are due later.
+type Timers interface {
+	// Stop withdraws delayed messages. One that is on its way already arrives all the same.
+	Stop(ctx context.Context, messageIDs []string) error
+}
+
+// Manager carries messages to saga instances and does what the engine decides. Every method works inside the unit of work
+// of its context.
+type Manager struct {
+	sagas    []*saga.Saga
+	streams  Streams
+	commands app.Commands
+	timers   Timers
+	clock    app.Clock
+}
+
+// NewManager makes a manager of these sagas.
+func NewManager(all []*saga.Saga, streams Streams, commands app.Commands, timers Timers, clock app.Clock) *Manager {
+	return &Manager{all, streams, commands, timers, clock}
+}
+
+// Event tells the saga s of an event. It begins an instance, answers one, or is none of the saga's business.
+func (m *Manager) Event(ctx context.Context, s *saga.Saga, e app.Event) error {
+	if s.Starts(e.Body) {
+		return m.react(ctx, s, saga.ID(s.Name(), e.Key), saga.Start{Event: e.Body, Subject: e.Key})
+	}
+	if e.Meta.SagaID == "" || e.Meta.SagaStep == "" {
+		return nil
+	}
+	return m.react(ctx, s, e.Meta.SagaID, saga.Answer{
+		Event: e.Body, Step: e.Meta.SagaStep, Branch: e.Meta.Branch, CommandID: e.Meta.Causation,
+	})
+}
+
+// Timeout tells an instance that an answer is overdue.
+func (m *Manager) Timeout(ctx context.Context, t saga.Timeout) error {
+	return m.react(ctx, nil, t.SagaID, t)
+}
+
+// Cancel has the instance for a subject undone. The error wraps saga.ErrTooLate from its pivot on. As the event that
+// starts an instance may still be on its way, it is started here with the subject's first event if need be.
+func (m *Manager) Cancel(ctx context.Context, s *saga.Saga, subject app.Event, reason string) error {
+	id := saga.ID(s.Name(), subject.Key)
+	if err := m.react(ctx, s, id, saga.Start{Event: subject.Body, Subject: subject.Key}); err != nil {
+		return err
+	}
+	return m.react(ctx, s, id, saga.Cancel{Reason: reason})
+}
+
+// react loads an instance, asks the engine, and records and sends what it says. Only is the definition that the input is
+// meant for; nil means whichever the instance has.
+func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga.Input) error {
+	history, err := m.streams.History(ctx, saga.Category, id)
+	if err != nil && !isNotFound(err) {
+		return err
+	}
+	state := saga.Rebuild(id, history)
+	definition := only
+	if state.Version > 0 {
+		if only != nil && state.Definition != only.Name() {
+			return nil // a command of another saga caused this event
+		}
+		if definition, err = m.find(state.Definition, state.DefVersion); err != nil {
+			return err
+		}
+	} else if _, starts := in.(saga.Start); !starts {
+		return nil
+	}
+	reaction, err := definition.React(state, in, m.clock())
+	if err != nil || len(reaction.Facts) == 0 {
+		return err
+	}
+	return m.carryOut(ctx, state, reaction)
+}
+
+func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reaction) error {
+	facts := make([]any, len(r.Facts))
+	for i, f := range r.Facts {
+		facts[i] = f
+	}
+	if err := m.streams.Record(ctx, saga.Category, before.ID, before.Version, facts); err != nil {
+		return err
+	}
+	for _, c := range r.Commands {
+		meta := app.Meta{ID: c.ID, SagaID: before.ID, SagaStep: c.Step, Branch: c.Branch, ExpiresAt: c.ExpiresAt}
+		if err := m.commands.Send(ctx, app.Command{Body: c.Body, Meta: meta}); err != nil {
+			return fmt.Errorf("send %s: %w", c.Step, err)
+		}
+	}
+	for _, t := range r.Timers {
+		meta := app.Meta{ID: t.ID, SagaID: before.ID}
+		if err := m.commands.Send(ctx, app.Command{Body: t.Timeout, Meta: meta, DueAt: t.DueAt}); err != nil {
+			return fmt.Errorf("set the timer of %s: %w", t.Timeout.Step, err)
+		}
+	}
+	return m.timers.Stop(ctx, r.Stopped)
+}
+
+func (m *Manager) find(name string, version int) (*saga.Saga, error) {
+	var known []string
+	for _, s := range m.sagas {
+		if s.Name() == name && s.Version() == version {
+			return s, nil
+		}
+		known = append(known, fmt.Sprintf("%s v%d", s.Name(), s.Version()))
+	}
+	return nil, fmt.Errorf("%s v%d (listed: %s): %w", name, version, strings.Join(known, ", "), saga.ErrNotDefined)
+}

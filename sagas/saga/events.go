@@ -1,0 +1,138 @@
+package saga
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/aggregate"
+)
+
+// Category is the name of sagas in streams and topics.
+const Category = "sagas"
+
+// Fact is an event in a saga's own stream; the stream is its history and its timeline.
+//
+//sumtype:decl
+type Fact interface{ fact() }
+
+// Started begins an instance.
+type Started struct {
+	Definition string          `json:"definition"`
+	Version    int             `json:"version"`
+	Subject    string          `json:"subject"`
+	Steps      []string        `json:"steps"`
+	Data       json.RawMessage `json:"data"`
+}
+
+// StepAsked says that a step's command was sent, or was sent again.
+type StepAsked struct {
+	Step      string     `json:"step"`
+	Branch    app.Branch `json:"branch"`
+	Attempt   int        `json:"attempt"`
+	CommandID string     `json:"command_id"`
+	Deadline  time.Time  `json:"deadline"`
+}
+
+// StepCompleted ends a step well.
+type StepCompleted struct {
+	Step      string          `json:"step"`
+	CommandID string          `json:"command_id"`
+	Data      json.RawMessage `json:"data"`
+}
+
+// StepRefused says that nothing was done, and why.
+type StepRefused struct {
+	Step      string `json:"step"`
+	CommandID string `json:"command_id"`
+	Reason    string `json:"reason"`
+}
+
+// StepTimedOut says that nobody knows whether it was done.
+type StepTimedOut struct {
+	Step string `json:"step"`
+}
+
+// StepCompensated ends a compensation.
+type StepCompensated struct {
+	Step      string `json:"step"`
+	CommandID string `json:"command_id"`
+}
+
+// CancelRequested says that somebody wants the saga undone.
+type CancelRequested struct {
+	Reason string `json:"reason"`
+}
+
+// AnswerIgnored records an answer that came too late to change anything.
+type AnswerIgnored struct {
+	Step   string     `json:"step"`
+	Branch app.Branch `json:"branch"`
+	Event  string     `json:"event"`
+}
+
+// GotStuck asks for a person. What was being asked goes on being asked.
+type GotStuck struct {
+	Step   string `json:"step"`
+	Reason string `json:"reason"`
+}
+
+// Completed ends the saga well.
+type Completed struct{}
+
+// Compensated ends the saga with everything undone.
+type Compensated struct {
+	Reason string `json:"reason"`
+}
+
+func (Started) fact()         {}
+func (StepAsked) fact()       {}
+func (StepCompleted) fact()   {}
+func (StepRefused) fact()     {}
+func (StepTimedOut) fact()    {}
+func (StepCompensated) fact() {}
+func (CancelRequested) fact() {}
+func (AnswerIgnored) fact()   {}
+func (GotStuck) fact()        {}
+func (Completed) fact()       {}
+func (Compensated) fact()     {}
+
+// Facts names the facts as they are stored.
+var Facts = aggregate.TypesOf(
+	aggregate.NewType[Started]("saga.started"),
+	aggregate.NewType[StepAsked]("saga.step-asked"),
+	aggregate.NewType[StepCompleted]("saga.step-completed"),
+	aggregate.NewType[StepRefused]("saga.step-refused"),
+	aggregate.NewType[StepTimedOut]("saga.step-timed-out"),
+	aggregate.NewType[StepCompensated]("saga.step-compensated"),
+	aggregate.NewType[CancelRequested]("saga.cancel-requested"),
+	aggregate.NewType[AnswerIgnored]("saga.answer-ignored"),
+	aggregate.NewType[GotStuck]("saga.got-stuck"),
+	aggregate.NewType[Completed]("saga.completed"),
+	aggregate.NewType[Compensated]("saga.compensated"),
+)
+
+// Refused is the answer of any participant whose handler said no without an event of its own.
+type Refused struct {
+	Reason string `json:"reason"`
+}
+
+// NothingToUndo is the answer of any participant that is to undo what it never did, and now never will.
+type NothingToUndo struct{}
+
+// Answers names the answers that every participant can give. They stand on the participant's event topic.
+var Answers = aggregate.TypesOf(
+	aggregate.NewType[Refused]("saga.refused"),
+	aggregate.NewType[NothingToUndo]("saga.nothing-to-undo"),
+)
+
+// Timeout is the command that a timer sends to its saga.
+type Timeout struct {
+	SagaID  string     `json:"saga_id"`
+	Step    string     `json:"step"`
+	Branch  app.Branch `json:"branch"`
+	Attempt int        `json:"attempt"`
+}
+
+// Key keeps what happens to a saga in order.
+func (t Timeout) Key() string { return t.SagaID }

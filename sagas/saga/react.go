@@ -1,0 +1,312 @@
+package saga
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/aggregate"
+)
+
+// ErrTooLate refuses the cancellation of a saga that has reached its pivot, or its end.
+var ErrTooLate = aggregate.Refuse("it is too late to cancel")
+
+// ErrNotDefined says that an instance runs by a version of a definition that is not listed any more.
+var ErrNotDefined = errors.New("no such definition or version of it")
+
+// maxPause bounds the growing pauses between two attempts.
+const maxPause = 5 * time.Minute
+
+// Input is something that happens to a saga.
+//
+//sumtype:decl
+type Input interface{ input() }
+
+// Start is the event that begins an instance.
+type Start struct {
+	Event   any
+	Subject string
+}
+
+// Answer is an event that a participant recorded while it handled one of the saga's commands.
+type Answer struct {
+	Event     any
+	Step      string
+	Branch    app.Branch
+	CommandID string
+}
+
+// Cancel asks for everything to be undone.
+type Cancel struct{ Reason string }
+
+func (Start) input()   {}
+func (Answer) input()  {}
+func (Timeout) input() {}
+func (Cancel) input()  {}
+
+// Command is to be sent to a participant.
+type Command struct {
+	ID        string
+	Step      string
+	Branch    app.Branch
+	Body      app.Keyed
+	ExpiresAt time.Time
+}
+
+// Timer is to come back as a Timeout.
+type Timer struct {
+	ID      string
+	DueAt   time.Time
+	Timeout Timeout
+}
+
+// Reaction is what comes of an input. It is recorded and sent in one transaction.
+type Reaction struct {
+	Facts    []Fact
+	Commands []Command
+	Timers   []Timer
+	Stopped  []string // ids of timers that are of no use any more
+	State    State    // after the facts
+}
+
+// React computes what comes of an input at a time. The state is not changed. An error is ErrTooLate or a fault of the
+// definition's functions.
+func (s *Saga) React(state State, in Input, now time.Time) (Reaction, error) {
+	m := &machine{saga: s, now: now, state: state}
+	m.state.Steps = slices.Clone(state.Steps)
+	var err error
+	switch in := in.(type) {
+	case Start:
+		err = m.begin(in)
+	case Answer:
+		err = m.answer(in)
+	case Timeout:
+		err = m.timeout(in)
+	case Cancel:
+		err = m.cancel(in)
+	}
+	if err != nil {
+		return Reaction{}, fmt.Errorf("saga %s %s: %w", s.name, state.ID, err)
+	}
+	m.out.State = m.state
+	return m.out, nil
+}
+
+type machine struct {
+	saga  *Saga
+	now   time.Time
+	state State
+	out   Reaction
+}
+
+func (m *machine) record(f Fact) {
+	m.state.Fold(f, m.now)
+	m.out.Facts = append(m.out.Facts, f)
+}
+
+func (m *machine) begin(in Start) error {
+	if m.state.Version > 0 {
+		return nil
+	}
+	data, err := m.saga.start.remember(nil, in.Event)
+	if err != nil {
+		return err
+	}
+	names := make([]string, 0, len(m.saga.steps))
+	for _, st := range m.saga.steps[:m.abort()] {
+		names = append(names, st.name)
+	}
+	m.record(Started{m.saga.name, m.saga.version, in.Subject, names, data})
+	return m.ask(0, app.Do, 1)
+}
+
+func (m *machine) abort() int { return len(m.saga.steps) - 1 }
+
+func (m *machine) find(name string) int {
+	return slices.IndexFunc(m.saga.steps, func(s step) bool { return s.name == name })
+}
+
+// ask sends a step's command. Its answer is due after the step's time, later ones after growing pauses.
+func (m *machine) ask(i int, branch app.Branch, attempt int) error {
+	st := m.saga.steps[i]
+	make := st.do
+	if branch == app.Undo {
+		make = st.undo
+	}
+	body, err := make(m.state.Data, m.state.Reason)
+	if err != nil {
+		return fmt.Errorf("step %s: %w", st.name, err)
+	}
+	id := commandID(m.state.ID, st.name, branch, attempt)
+	deadline := m.now.Add(pause(st.within, attempt, id))
+	m.record(StepAsked{st.name, branch, attempt, id, deadline})
+	m.out.Commands = append(m.out.Commands, Command{id, st.name, branch, body, deadline})
+	m.out.Timers = append(m.out.Timers, Timer{TimerID(id), deadline, Timeout{m.state.ID, st.name, branch, attempt}})
+	return nil
+}
+
+// pause doubles with each attempt up to maxPause, and from the second attempt on lies up to a fifth above or below that,
+// by a hash of the command's id: many sagas that wait for the same service do not come back all at once.
+func pause(within time.Duration, attempt int, id string) time.Duration {
+	if attempt == 1 {
+		return within
+	}
+	p := within
+	for range min(attempt-1, 16) {
+		p = min(2*p, max(maxPause, within))
+	}
+	h := fnv.New32a()
+	h.Write([]byte(id))
+	return p + time.Duration((float64(h.Sum32()%1000)/1000-0.5)*0.4*float64(p))
+}
+
+func (m *machine) answer(in Answer) error {
+	i, st := m.find(in.Step), m.state.Step(in.Step)
+	if i < 0 || st == nil {
+		return nil // a step of another saga, or of a version that did not have it
+	}
+	if slices.Contains(st.Answered, in.CommandID) {
+		return nil // one of several events of the same command: the first has said it all
+	}
+	waiting := (in.Branch == app.Do && st.Status == InProgress) || (in.Branch == app.Undo && st.Status == Undoing)
+	if !waiting || m.state.Status.Ended() {
+		m.record(AnswerIgnored{in.Step, in.Branch, reflect.TypeOf(in.Event).String()})
+		return nil
+	}
+	if in.Branch == app.Undo {
+		return m.undoAnswer(i, st, in)
+	}
+	return m.doAnswer(i, st, in)
+}
+
+func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
+	def := m.saga.steps[i]
+	if reflect.TypeOf(in.Event) == def.completed.event {
+		data, err := def.completed.remember(m.state.Data, in.Event)
+		if err != nil {
+			return err
+		}
+		m.stopTimer(st, in.Branch)
+		m.record(StepCompleted{in.Step, in.CommandID, data})
+		return m.forward(i)
+	}
+	reason, refused := def.refusal(in.Event)
+	if !refused {
+		return nil // an event of the participant that this step does not wait for
+	}
+	if def.retriable {
+		m.stuck(st, reason)
+		return nil
+	}
+	m.stopTimer(st, in.Branch)
+	m.record(StepRefused{in.Step, in.CommandID, reason})
+	return m.backward(i)
+}
+
+func (d step) refusal(event any) (string, bool) {
+	if r, ok := event.(Refused); ok {
+		return r.Reason, true
+	}
+	for _, r := range d.refused {
+		if reflect.TypeOf(event) == r.event {
+			return r.reason(event), true
+		}
+	}
+	return "", false
+}
+
+func (m *machine) undoAnswer(i int, st *StepState, in Answer) error {
+	switch event := in.Event.(type) {
+	case Refused:
+		m.stuck(st, event.Reason)
+		return nil
+	case NothingToUndo:
+	default:
+		if reflect.TypeOf(in.Event) != m.saga.steps[i].undone.event {
+			return nil
+		}
+	}
+	m.stopTimer(st, in.Branch)
+	m.record(StepCompensated{in.Step, in.CommandID})
+	return m.backward(i)
+}
+
+// forward goes on after step i is done.
+func (m *machine) forward(i int) error {
+	switch {
+	case i == m.abort():
+		m.record(Compensated{m.state.Reason})
+		return nil
+	case i+1 == m.abort():
+		m.record(Completed{})
+		return nil
+	}
+	return m.ask(i+1, app.Do, 1)
+}
+
+// backward undoes the last step that is done or in doubt and not undone yet; when there is none, it tells the subject.
+func (m *machine) backward(from int) error {
+	for i := from; i >= 0; i-- {
+		switch m.state.Step(m.saga.steps[i].name).Status {
+		case StepDone, TimedOut, InProgress:
+			return m.ask(i, app.Undo, 1)
+		case Waiting, StepIsRefused, Undoing, IsUndone:
+		}
+	}
+	return m.ask(m.abort(), app.Do, 1)
+}
+
+func (m *machine) timeout(in Timeout) error {
+	i, st := m.find(in.Step), m.state.Step(in.Step)
+	if i < 0 || st == nil || st.Attempts != in.Attempt || m.state.Status.Ended() {
+		return nil
+	}
+	def := m.saga.steps[i]
+	switch {
+	case in.Branch == app.Undo && st.Status == Undoing,
+		in.Branch == app.Do && st.Status == InProgress && (def.pivot || def.retriable):
+		if in.Attempt == m.saga.stuckAfter {
+			m.stuck(st, fmt.Sprintf("no answer after %d attempts", in.Attempt))
+		}
+		return m.ask(i, in.Branch, in.Attempt+1)
+	case in.Branch == app.Do && st.Status == InProgress:
+		m.record(StepTimedOut{in.Step})
+		return m.backward(i)
+	}
+	return nil
+}
+
+func (m *machine) cancel(in Cancel) error {
+	if m.state.Status != Running {
+		return ErrTooLate
+	}
+	last := -1
+	for i, def := range m.saga.steps[:m.abort()] {
+		status := m.state.Steps[i].Status
+		if status != Waiting && def.pivot {
+			return ErrTooLate
+		}
+		if status != Waiting {
+			last = i
+		}
+	}
+	if last >= 0 && m.state.Steps[last].Status == InProgress {
+		m.stopTimer(&m.state.Steps[last], app.Do)
+	}
+	m.record(CancelRequested(in))
+	return m.backward(last)
+}
+
+func (m *machine) stuck(st *StepState, reason string) {
+	if m.state.Status != Stuck {
+		m.record(GotStuck{st.Name, reason})
+	}
+}
+
+func (m *machine) stopTimer(st *StepState, branch app.Branch) {
+	m.out.Stopped = append(m.out.Stopped, TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts)))
+}

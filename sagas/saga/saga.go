@@ -1,0 +1,139 @@
+package saga
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/millrace/millrace/app"
+)
+
+// Saga is a definition made ready for the engine, its type parameter gone.
+type Saga struct {
+	name       string
+	version    int
+	stuckAfter int
+	start      on
+	steps      []step // the last one is the abort step
+	check      error
+}
+
+type step struct {
+	name             string
+	do, undo         func(data json.RawMessage, reason string) (app.Keyed, error)
+	completed        on
+	undone           on
+	refused          []Refusal
+	within           time.Duration
+	pivot, retriable bool
+}
+
+// on remembers something of an event in data that it gets and returns as JSON.
+type on struct {
+	event    reflect.Type
+	remember func(data json.RawMessage, event any) (json.RawMessage, error)
+}
+
+// New makes a definition ready. Its faults are kept for Check.
+func New[D any](d Definition[D]) *Saga {
+	s := &Saga{name: d.Name, version: d.Version, stuckAfter: d.StuckAfter, start: erase(d.Start), check: d.Check()}
+	if s.stuckAfter == 0 {
+		s.stuckAfter = 8
+	}
+	for _, st := range d.Steps {
+		s.steps = append(s.steps, step{
+			name: st.Name, completed: erase(st.Completed), undone: erase(st.Undone), refused: st.Refused,
+			do: command(st.Do), undo: command(st.Undo), within: st.Within, pivot: st.Pivot, retriable: st.Retriable,
+		})
+	}
+	abort := step{name: d.Abort.Name, completed: erase(d.Abort.Completed), within: d.Abort.Within, retriable: true}
+	abort.do = func(data json.RawMessage, reason string) (app.Keyed, error) {
+		var v D
+		if err := json.Unmarshal(data, &v); err != nil {
+			return nil, err
+		}
+		return d.Abort.Do(v, reason), nil
+	}
+	s.steps = append(s.steps, abort)
+	return s
+}
+
+func erase[D any](o On[D]) on {
+	return on{o.event, func(data json.RawMessage, event any) (json.RawMessage, error) {
+		var d D
+		if len(data) > 0 {
+			if err := json.Unmarshal(data, &d); err != nil {
+				return nil, err
+			}
+		}
+		o.apply(&d, event)
+		return json.Marshal(d)
+	}}
+}
+
+func command[D any](f func(D) app.Keyed) func(json.RawMessage, string) (app.Keyed, error) {
+	if f == nil {
+		return nil
+	}
+	return func(data json.RawMessage, _ string) (app.Keyed, error) {
+		var d D
+		if err := json.Unmarshal(data, &d); err != nil {
+			return nil, err
+		}
+		return f(d), nil
+	}
+}
+
+// Name is the definition's.
+func (s *Saga) Name() string { return s.name }
+
+// Version is the definition's.
+func (s *Saga) Version() int { return s.version }
+
+// Check returns the definition's faults.
+func (s *Saga) Check() error { return s.check }
+
+// Starts tells whether an event begins an instance.
+func (s *Saga) Starts(event any) bool { return reflect.TypeOf(event) == s.start.event }
+
+// Listens returns the Go types of all the events that the saga reacts to, the starting one first.
+func (s *Saga) Listens() []reflect.Type {
+	types, seen := []reflect.Type{}, map[reflect.Type]bool{}
+	add := func(t reflect.Type) {
+		if t != nil && !seen[t] {
+			seen[t] = true
+			types = append(types, t)
+		}
+	}
+	add(s.start.event)
+	for _, st := range s.steps {
+		add(st.completed.event)
+		for _, r := range st.refused {
+			add(r.event)
+		}
+		add(st.undone.event)
+	}
+	return types
+}
+
+// namespace makes ids of sagas and their commands differ from other ids that are derived in the same way.
+var namespace = uuid.MustParse("6c7b1b5e-7d0f-5b38-9a53-6d696c6c7261")
+
+// ID is the id of the instance of a definition for a subject. It is derived, so that an event that starts one twice finds
+// the first.
+func ID(definition, subject string) string {
+	return uuid.NewSHA1(namespace, []byte(definition+"/"+subject)).String()
+}
+
+// commandID is derived too: a reaction that is computed again sends the same message again.
+func commandID(sagaID, step string, branch app.Branch, attempt int) string {
+	return uuid.NewSHA1(namespace, fmt.Appendf(nil, "%s/%s/%s/%d", sagaID, step, branch, attempt)).String()
+}
+
+// TimerID is the id of the message that a timer sends.
+func TimerID(commandID string) string {
+	return uuid.NewSHA1(namespace, []byte("timer/"+commandID)).String()
+}

@@ -1,0 +1,159 @@
+package saga
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/millrace/millrace/app"
+)
+
+// Status is where an instance stands.
+type Status string
+
+// An instance runs until it is completed, compensated, or needs a person.
+const (
+	Running       Status = "running"
+	Compensating  Status = "compensating"
+	IsCompleted   Status = "completed"
+	IsCompensated Status = "compensated"
+	Stuck         Status = "stuck"
+)
+
+// Ended tells whether nothing will happen any more.
+func (s Status) Ended() bool { return s == IsCompleted || s == IsCompensated }
+
+// StepStatus is where a step stands.
+type StepStatus string
+
+// The steps' statuses.
+const (
+	Waiting       StepStatus = "waiting"
+	InProgress    StepStatus = "in_progress"
+	StepDone      StepStatus = "completed"
+	StepIsRefused StepStatus = "refused"
+	TimedOut      StepStatus = "timed_out"
+	Undoing       StepStatus = "compensating"
+	IsUndone      StepStatus = "compensated"
+)
+
+// StepState is what an instance knows of a step.
+type StepState struct {
+	Name      string     `json:"name"`
+	Status    StepStatus `json:"status"`
+	Attempts  int        `json:"attempts"` // of the command that is, or was last, being asked
+	StartedAt *time.Time `json:"started_at,omitempty"`
+	EndedAt   *time.Time `json:"ended_at,omitempty"`
+	Deadline  *time.Time `json:"deadline,omitempty"` // of the answer that is being waited for
+	Reason    string     `json:"reason,omitempty"`   // of a refusal, or why it is stuck
+
+	// Answered are the commands that got their answer: what else they say is no news.
+	Answered []string `json:"answered,omitempty"`
+}
+
+// State is an instance: the fold of its facts. The zero State has not started.
+type State struct {
+	ID         string          `json:"saga_id"`
+	Definition string          `json:"definition"`
+	DefVersion int             `json:"definition_version"`
+	Subject    string          `json:"subject"`
+	Status     Status          `json:"status"`
+	Steps      []StepState     `json:"steps"`
+	StartedAt  time.Time       `json:"started_at"`
+	EndedAt    *time.Time      `json:"ended_at,omitempty"`
+	Reason     string          `json:"reason,omitempty"` // why it is being undone
+	Data       json.RawMessage `json:"data,omitempty"`
+	Version    int             `json:"version"` // number of facts
+
+	// Backwards says that a stuck instance was on its way back.
+	Backwards bool `json:"backwards,omitempty"`
+}
+
+// Step returns the state of the step with this name, or nil. The abort step is there once it was asked.
+func (s *State) Step(name string) *StepState {
+	for i := range s.Steps {
+		if s.Steps[i].Name == name {
+			return &s.Steps[i]
+		}
+	}
+	return nil
+}
+
+// Fold applies a fact that was recorded at a time.
+func (s *State) Fold(f Fact, at time.Time) {
+	s.Version++
+	switch f := f.(type) {
+	case Started:
+		s.Definition, s.DefVersion, s.Subject, s.Data = f.Definition, f.Version, f.Subject, f.Data
+		s.Status, s.StartedAt = Running, at
+		for _, name := range f.Steps {
+			s.Steps = append(s.Steps, StepState{Name: name, Status: Waiting})
+		}
+	case StepAsked:
+		s.asked(f, at)
+	case StepCompleted:
+		s.Data = f.Data
+		s.end(f.Step, StepDone, f.CommandID, at)
+	case StepRefused:
+		s.end(f.Step, StepIsRefused, f.CommandID, at)
+		s.Step(f.Step).Reason = f.Reason
+		s.turnBack(f.Reason)
+	case StepTimedOut:
+		s.end(f.Step, TimedOut, "", at)
+		s.turnBack(f.Step + ": no answer in time")
+	case StepCompensated:
+		s.end(f.Step, IsUndone, f.CommandID, at)
+	case CancelRequested:
+		s.turnBack(f.Reason)
+	case AnswerIgnored:
+	case GotStuck:
+		s.Status = Stuck
+		s.Step(f.Step).Reason = f.Reason
+	case Completed:
+		s.Status, s.EndedAt = IsCompleted, &at
+	case Compensated:
+		s.Status, s.EndedAt = IsCompensated, &at
+	}
+}
+
+func (s *State) asked(f StepAsked, at time.Time) {
+	step := s.Step(f.Step)
+	if step == nil {
+		s.Steps = append(s.Steps, StepState{Name: f.Step})
+		step = &s.Steps[len(s.Steps)-1]
+	}
+	step.Status, step.Attempts, step.Deadline, step.EndedAt = InProgress, f.Attempt, &f.Deadline, nil
+	if f.Branch == app.Undo {
+		step.Status = Undoing
+	}
+	if step.StartedAt == nil {
+		step.StartedAt = &at
+	}
+}
+
+func (s *State) end(name string, status StepStatus, commandID string, at time.Time) {
+	step := s.Step(name)
+	step.Status, step.EndedAt, step.Deadline = status, &at, nil
+	if commandID != "" {
+		step.Answered = append(step.Answered, commandID)
+	}
+	if s.Status == Stuck {
+		step.Reason = ""
+		s.Status = Running
+		if s.Backwards {
+			s.Status = Compensating
+		}
+	}
+}
+
+func (s *State) turnBack(reason string) {
+	s.Status, s.Reason, s.Backwards = Compensating, reason, true
+}
+
+// Rebuild folds a history of facts, each with its time.
+func Rebuild(id string, history []app.Event) State {
+	s := State{ID: id}
+	for _, e := range history {
+		s.Fold(e.Body.(Fact), e.Meta.Time)
+	}
+	return s
+}

@@ -1,0 +1,14 @@
+// Package sagas lists every process manager of the service, and runs them.
+package sagas
+
+import (
+	"github.com/millrace/millrace/sagas/fulfilment"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+// All lists the sagas, old versions that still have running instances included.
+func All() []*saga.Saga {
+	return []*saga.Saga{
+		saga.New(fulfilment.Definition),
+	}
+}
