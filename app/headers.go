@@ -21,4 +21,8 @@ const (
 	HeaderBranch      = "saga_branch"
 	HeaderExpires     = "expires_at"
 	HeaderAttempt     = "attempt"
+	HeaderTrace       = "traceparent"
+
+	// HeaderDue holds a message back in the outbox until a time; it is never sent.
+	HeaderDue = "due_at"
 )

@@ -30,6 +30,7 @@ var (
 	ErrDown      = errors.New("the service outside does not answer")
 	ErrPoison    = errors.New("can never be handled")
 	ErrNotFound  = errors.New("not found")
+	ErrKeyReused = errors.New("the idempotency key was used for another request")
 )
 
 // KindOf classifies an error by what it wraps.

@@ -40,6 +40,11 @@ func NewManager(all []*saga.Saga, streams Streams, commands app.Commands, timers
 	return &Manager{all, streams, commands, timers, clock}
 }
 
+// Handlers are the commands that sagas themselves handle: their timers.
+func (m *Manager) Handlers() []app.Handler {
+	return app.For(saga.Category, app.Handle("TimeOutStep", m.Timeout))
+}
+
 // Event tells the saga s of an event. It begins an instance, answers one, or is none of the saga's business.
 func (m *Manager) Event(ctx context.Context, s *saga.Saga, e app.Event) error {
 	if s.Starts(e.Body) {
@@ -62,6 +67,9 @@ func (m *Manager) Timeout(ctx context.Context, t saga.Timeout) error {
 // starts an instance may still be on its way, it is started here with the subject's first event if need be.
 func (m *Manager) Cancel(ctx context.Context, s *saga.Saga, subject app.Event, reason string) error {
 	id := saga.ID(s.Name(), subject.Key)
+	at := app.MetaOf(ctx)
+	at.Correlation = subject.Meta.Correlation // what comes of it belongs to what the subject began
+	ctx = app.WithMeta(ctx, at)
 	if err := m.react(ctx, s, id, saga.Start{Event: subject.Body, Subject: subject.Key}); err != nil {
 		return err
 	}
@@ -87,6 +95,10 @@ func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga
 	} else if _, starts := in.(saga.Start); !starts {
 		return nil
 	}
+	// Facts and commands bear the saga's id, whatever message brought the input.
+	at := app.MetaOf(ctx)
+	at.SagaID, at.SagaStep, at.Branch = id, "", ""
+	ctx = app.WithMeta(ctx, at)
 	reaction, err := definition.React(state, in, m.clock())
 	if err != nil || len(reaction.Facts) == 0 {
 		return err

@@ -4,19 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 
 	"github.com/millrace/millrace/adapters/postgres/txn"
+	"github.com/millrace/millrace/app"
 )
-
-// ErrKeyReused says that an idempotency key was used before, for another request.
-var ErrKeyReused = errors.New("the idempotency key was used for another request")
 
 // Idempotency keeps the answers to requests that bore a key, in the transaction that carries the request out.
 type Idempotency struct{}
 
 // Claim takes a key for a request (its hash) and notes the answer that it will get. If the key was taken before, the answer
-// of that time is returned; a request that is being carried out at this moment is waited for. The error is ErrKeyReused if
+// of that time is returned; a request that is being carried out at this moment is waited for. The error is app.ErrKeyReused if
 // that request was another one.
 func (Idempotency) Claim(ctx context.Context, owner, key string, request []byte, answer any) (earlier json.RawMessage, err error) {
 	tx, err := txn.From(ctx)
@@ -44,7 +41,7 @@ func (Idempotency) Claim(ctx context.Context, owner, key string, request []byte,
 		return nil, txn.Classify(err, "look up an idempotency key")
 	}
 	if !bytes.Equal(row.Request, request) {
-		return nil, ErrKeyReused
+		return nil, app.ErrKeyReused
 	}
 	return row.Answer, nil
 }

@@ -99,23 +99,8 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 	return nil
 }
 
-// Delivery is a message at the door of a consumer.
-type Delivery struct {
-	Consumer string
-	Meta     app.Meta
-
-	// Command says that the barrier applies: it is a command, not an event that was caused by one.
-	Command bool
-
-	// Category is the destination of a command, on whose event topic a saga is answered; Key its partition.
-	Category, Key string
-
-	// Asked says that a service outside was asked before. Its undoing is then recorded even if the doing never was.
-	Asked bool
-}
-
 // claimed is the metadata that the inbox goes by.
-func (d Delivery) claimed() app.Meta {
+func claimed(d app.Delivery) app.Meta {
 	m := d.Meta
 	if !d.Command {
 		m.SagaID, m.SagaStep, m.Branch = "", "", ""
@@ -123,29 +108,28 @@ func (d Delivery) claimed() app.Meta {
 	return m
 }
 
-// Peek tells whether there is a point in asking a service outside: the message may be done, or barred, or out of time.
-func (u *UnitOfWork) Peek(ctx context.Context, d Delivery) (bool, error) {
+// Peek implements app.Inbox.
+func (u *UnitOfWork) Peek(ctx context.Context, d app.Delivery) (bool, error) {
 	if u.expired(d) {
 		return false, nil
 	}
-	claim, err := inbox.Peek(ctx, u.db, d.Consumer, d.claimed())
+	claim, err := inbox.Peek(ctx, u.db, d.Consumer, claimed(d))
 	return claim == inbox.Fresh, err
 }
 
-func (u *UnitOfWork) expired(d Delivery) bool {
+func (u *UnitOfWork) expired(d app.Delivery) bool {
 	return !d.Meta.ExpiresAt.IsZero() && u.clock().After(d.Meta.ExpiresAt)
 }
 
-// Handle claims a message and lets work handle it, all in one unit of work. A repeated message changes nothing, nor does
-// one that is barred or out of time. A refusal of work is recorded, and the saga that asked is told; it is no error.
-func (u *UnitOfWork) Handle(ctx context.Context, d Delivery, work func(ctx context.Context) error) (outcome string, err error) {
+// Handle implements app.Inbox.
+func (u *UnitOfWork) Handle(ctx context.Context, d app.Delivery, work func(ctx context.Context) error) (outcome string, err error) {
 	ctx = app.WithMeta(ctx, d.Meta)
 	err = u.Within(ctx, func(ctx context.Context) error {
 		if u.expired(d) {
 			outcome = string(inbox.Expired)
-			return inbox.Record(ctx, d.Consumer, d.claimed(), inbox.Expired)
+			return inbox.Record(ctx, d.Consumer, claimed(d), inbox.Expired)
 		}
-		claim, err := inbox.Take(ctx, d.Consumer, d.claimed())
+		claim, err := inbox.Take(ctx, d.Consumer, claimed(d))
 		outcome = string(claim)
 		switch {
 		case err != nil:
@@ -172,7 +156,7 @@ func (u *UnitOfWork) Handle(ctx context.Context, d Delivery, work func(ctx conte
 }
 
 // answer tells the saga that sent the command, if one did, on the event topic of the command's destination.
-func (u *UnitOfWork) answer(ctx context.Context, d Delivery, body any) error {
+func (u *UnitOfWork) answer(ctx context.Context, d app.Delivery, body any) error {
 	if !d.Command || d.Meta.Branch == "" {
 		return nil
 	}

@@ -2,6 +2,7 @@ package saga
 
 import (
 	"encoding/json"
+	"reflect"
 	"time"
 
 	"github.com/millrace/millrace/app"
@@ -136,3 +137,8 @@ type Timeout struct {
 
 // Key keeps what happens to a saga in order.
 func (t Timeout) Key() string { return t.SagaID }
+
+// AnswerTypes are the Go types of Answers.
+func AnswerTypes() []reflect.Type {
+	return []reflect.Type{reflect.TypeFor[Refused](), reflect.TypeFor[NothingToUndo]()}
+}

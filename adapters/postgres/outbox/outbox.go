@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	wsql "github.com/ThreeDotsLabs/watermill-sql/v3/pkg/sql"
@@ -23,18 +22,8 @@ const Shards = 16
 // ErrTooLarge refuses a message that the broker would refuse; the transaction that wants to send it fails.
 var ErrTooLarge = errors.New("message too large")
 
-// Metadata that only the outbox reads: they become columns and are not sent.
-const (
-	metaTopic = "outbox_topic"
-	metaDue   = "outbox_due_at"
-)
-
-// DueAt has a message held back until a time.
-func DueAt(msg *message.Message, at time.Time) {
-	if !at.IsZero() {
-		msg.Metadata.Set(metaDue, at.UTC().Format(time.RFC3339Nano))
-	}
-}
+// metaTopic is metadata that only the outbox reads: it becomes a column and is not sent.
+const metaTopic = "outbox_topic"
 
 // Buffer collects the messages of one unit of work.
 type Buffer struct{ messages []*message.Message }

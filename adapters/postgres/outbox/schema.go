@@ -32,15 +32,15 @@ func (schema) InsertQuery(_ string, messages message.Messages) (wsql.Query, erro
 		if topics[i] == "" {
 			return wsql.Query{}, errors.New("a message for the outbox needs a topic")
 		}
-		if due := metadata[metaDue]; due != "" {
+		if due := metadata[app.HeaderDue]; due != "" {
 			at, err := time.Parse(time.RFC3339Nano, due)
 			if err != nil {
-				return wsql.Query{}, fmt.Errorf("%s of message %s: %w", metaDue, msg.UUID, err)
+				return wsql.Query{}, fmt.Errorf("%s of message %s: %w", app.HeaderDue, msg.UUID, err)
 			}
 			dues[i] = &at
 		}
 		delete(metadata, metaTopic)
-		delete(metadata, metaDue)
+		delete(metadata, app.HeaderDue)
 		h, err := json.Marshal(metadata)
 		if err != nil {
 			return wsql.Query{}, err

@@ -1,0 +1,53 @@
+package postgres
+
+import (
+	"sync"
+
+	"github.com/millrace/millrace/app"
+)
+
+// Watch tells those who wait for a stream on this instance of its commits.
+type Watch struct {
+	mu      sync.Mutex
+	waiting map[string]map[chan struct{}]struct{}
+}
+
+// NewWatch makes a Watch that nobody waits at.
+func NewWatch() *Watch { return &Watch{waiting: map[string]map[chan struct{}]struct{}{}} }
+
+// Streams begins to watch. The channel holds one notice at most; stop ends the watch.
+func (w *Watch) Streams(streams ...string) (changes <-chan struct{}, stop func()) {
+	c := make(chan struct{}, 1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range streams {
+		if w.waiting[s] == nil {
+			w.waiting[s] = map[chan struct{}]struct{}{}
+		}
+		w.waiting[s][c] = struct{}{}
+	}
+	return c, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, s := range streams {
+			delete(w.waiting[s], c)
+			if len(w.waiting[s]) == 0 {
+				delete(w.waiting, s)
+			}
+		}
+	}
+}
+
+// Committed tells of events.
+func (w *Watch) Committed(events []app.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range events {
+		for c := range w.waiting[e.Meta.Subject] {
+			select {
+			case c <- struct{}{}:
+			default:
+			}
+		}
+	}
+}

@@ -1,0 +1,333 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"text/tabwriter"
+	"time"
+
+	"github.com/millrace/millrace/tests/books"
+)
+
+// Demo's bounds.
+const (
+	demoInFlight = 48
+	demoPatience = 3 * time.Minute
+)
+
+// demoResult is what demo --json prints.
+type demoResult struct {
+	Orders          int            `json:"orders"`
+	Confirmed       int            `json:"confirmed"`
+	Cancelled       int            `json:"cancelled"`
+	ByReason        map[string]int `json:"by_reason"`
+	Seconds         float64        `json:"seconds"`
+	OrdersPerSecond float64        `json:"orders_per_second"`
+	LatencyMS       struct {
+		P50 float64 `json:"p50"`
+		P99 float64 `json:"p99"`
+	} `json:"latency_ms"`
+	Books string `json:"books"`
+}
+
+func (a App) demo(ctx context.Context, args []string) error {
+	orders, url, asJSON := 100, "", false
+	rest, err := a.flags("demo", args, func(f *flag.FlagSet) {
+		f.IntVar(&orders, "orders", orders, "how many orders to place")
+		f.StringVar(&url, "url", url, "a running service; without it the one that these settings name, or one of our own")
+		f.BoolVar(&asJSON, "json", asJSON, "print one JSON object")
+	})
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 || orders < 1 || orders > 1_000_000 {
+		return fmt.Errorf("%w: demo [--orders N] [--url U] [--json], N from 1 to 1000000", ErrUsage)
+	}
+	checkLog := func(context.Context) ([]string, error) { return nil, nil }
+	if url == "" {
+		if url = a.URL; a.alive(ctx) != nil {
+			var stop func() error
+			if url, checkLog, stop, err = a.ServeOwn(ctx); err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, stop()) }()
+		}
+	}
+	d := &demo{app: a, url: url, http: &http.Client{Timeout: 40 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: demoInFlight}}, total: orders}
+	result, faults, err := d.run(ctx, checkLog)
+	if err != nil {
+		return err
+	}
+	if err := a.show(result, faults, asJSON); err != nil {
+		return err
+	}
+	if len(faults) > 0 {
+		return errors.New("the books are not balanced")
+	}
+	return err
+}
+
+// demo places orders of every outcome.
+type demo struct {
+	app   App
+	url   string
+	http  *http.Client
+	total int
+
+	placed, decided atomic.Int64
+	mu              sync.Mutex
+	byStatus        map[string]int
+	byReason        map[string]int
+	latencies       []time.Duration
+}
+
+func (d *demo) run(ctx context.Context, checkLog func(context.Context) ([]string, error)) (r demoResult, faults []string, err error) {
+	d.byStatus, d.byReason = map[string]int{}, map[string]int{}
+	if err := d.stockUp(ctx); err != nil {
+		return r, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	began := time.Now()
+	progress := d.showProgress(ctx, began)
+	numbers, faulty := make(chan int), make(chan error, demoInFlight)
+	var workers sync.WaitGroup
+	for range min(demoInFlight, d.total) {
+		workers.Go(func() {
+			for n := range numbers {
+				if err := d.order(ctx, n); err != nil {
+					faulty <- err
+					cancel()
+					return
+				}
+			}
+		})
+	}
+feeding:
+	for n := range d.total {
+		select {
+		case numbers <- n:
+		case <-ctx.Done():
+			break feeding
+		}
+	}
+	close(numbers)
+	workers.Wait()
+	progress()
+	select {
+	case err := <-faulty:
+		return r, nil, err
+	default:
+		if err := ctx.Err(); err != nil {
+			return r, nil, err
+		}
+	}
+	took := time.Since(began)
+	report, err := books.Client{URL: d.url, HTTP: d.http}.Wait(ctx, 30*time.Second, func(books.Report) {})
+	if err != nil {
+		return r, nil, fmt.Errorf("read the books: %w", err)
+	}
+	logFaults, err := checkLog(ctx)
+	if err != nil {
+		return r, nil, fmt.Errorf("read the log: %w", err)
+	}
+	report.Faults = append(report.Faults, logFaults...)
+	return d.result(took, report), report.Faults, nil
+}
+
+func (d *demo) result(took time.Duration, report books.Report) demoResult {
+	slices.Sort(d.latencies)
+	r := demoResult{
+		Orders: d.total, Confirmed: d.byStatus["confirmed"], Cancelled: d.byStatus["cancelled"], ByReason: d.byReason,
+		Seconds: round(took.Seconds()), OrdersPerSecond: round(float64(d.total) / took.Seconds()), Books: report.Sentence(),
+	}
+	r.LatencyMS.P50 = round(d.quantile(0.5).Seconds() * 1000)
+	r.LatencyMS.P99 = round(d.quantile(0.99).Seconds() * 1000)
+	return r
+}
+
+func round(v float64) float64 { return float64(int64(v*100+0.5)) / 100 }
+
+func (d *demo) quantile(q float64) time.Duration {
+	return d.latencies[int(q*float64(len(d.latencies)-1))]
+}
+
+// stockUp sees to it that there is enough to order, on a database that the embedded default has not stocked.
+func (d *demo) stockUp(ctx context.Context) error {
+	for _, sku := range []string{"MUG-01", "TEE-02", "CAP-03", "HEAVY-99"} {
+		wanted := int64(d.total)*10 + 1000
+		available := func() int64 {
+			var stock struct{ Available int64 }
+			if d.do(ctx, http.MethodGet, "/v1/stock/"+sku, nil, nil, &stock) != nil {
+				return 0
+			}
+			return stock.Available
+		}
+		if available() >= wanted {
+			continue
+		}
+		if err := d.do(ctx, http.MethodPost, "/v1/stock/"+sku+"/receipts", nil, map[string]int64{"quantity": wanted}, &struct{}{}); err != nil {
+			return err
+		}
+		for deadline := time.Now().Add(30 * time.Second); available() < wanted; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(deadline) || ctx.Err() != nil {
+				return fmt.Errorf("the stock of %s does not show the receipt: are the worker and the relay running?", sku)
+			}
+		}
+	}
+	return nil
+}
+
+type demoLine struct {
+	SKU       string `json:"sku"`
+	Quantity  int    `json:"quantity"`
+	UnitPrice int    `json:"unit_price"`
+}
+
+// kind is what is to become of the nth order.
+func kind(n int) (lines []demoLine, method string, cancel bool) {
+	lines = []demoLine{{"MUG-01", 1 + n%3, 1250}, {"TEE-02", 1, 1999}}
+	if n%2 == 1 {
+		lines = []demoLine{{"CAP-03", 1 + n%2, 1500}}
+	}
+	switch {
+	case n%100 == 0:
+		return lines, "pm_slow", false
+	case n%20 == 3 || n%20 == 13:
+		return lines, "pm_declined", false
+	case n%20 == 5 || n%20 == 15:
+		return append(lines, demoLine{"VOID-00", 1, 100}), "pm_ok", false
+	case n%20 == 7 || n%20 == 17:
+		return []demoLine{{"HEAVY-99", 1, 9900}}, "pm_ok", false
+	case n%20 == 9:
+		return lines, "pm_capture_refused", false
+	case n%20 == 11:
+		return lines, "pm_ok", true
+	}
+	return lines, "pm_ok", false
+}
+
+// order places one order and waits until it is decided.
+func (d *demo) order(ctx context.Context, n int) error {
+	lines, method, cancel := kind(n)
+	var order struct {
+		ID     string `json:"order_id"`
+		Status string `json:"status"`
+		Reason string `json:"reason"`
+	}
+	headers := map[string]string{"Prefer": "wait=30"}
+	if cancel {
+		headers = nil
+	}
+	began := time.Now()
+	d.placed.Add(1)
+	body := map[string]any{"lines": lines, "currency": "EUR", "payment_method": method}
+	if err := d.do(ctx, http.MethodPost, "/v1/orders", headers, body, &order); err != nil {
+		return err
+	}
+	if cancel {
+		// It may be too late already, and that is an outcome too.
+		_ = d.do(ctx, http.MethodPost, "/v1/orders/"+order.ID+"/cancel", nil, nil, &struct{}{})
+	}
+	for deadline := began.Add(demoPatience); order.Status == "pending"; {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("order %s is still pending after %s", order.ID, demoPatience)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+		if err := d.do(ctx, http.MethodGet, "/v1/orders/"+order.ID, nil, nil, &order); err != nil {
+			return err
+		}
+	}
+	d.decided.Add(1)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.latencies = append(d.latencies, time.Since(began))
+	d.byStatus[order.Status]++
+	if order.Reason != "" {
+		d.byReason[order.Reason]++
+	}
+	return nil
+}
+
+func (d *demo) do(ctx context.Context, method, path string, headers map[string]string, body, answer any) error {
+	var payload bytes.Buffer
+	if body != nil {
+		if err := json.NewEncoder(&payload).Encode(body); err != nil {
+			return err
+		}
+	}
+	request, err := http.NewRequestWithContext(ctx, method, d.url+path, &payload)
+	if err != nil {
+		return err
+	}
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	for name, value := range headers {
+		request.Header.Set(name, value)
+	}
+	return call(d.http, request, answer)
+}
+
+// showProgress draws a line on a terminal until the returned function is called.
+func (d *demo) showProgress(ctx context.Context, began time.Time) (stop func()) {
+	if !d.app.Interactive {
+		return func() {}
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			d.mu.Lock()
+			confirmed, cancelled := d.byStatus["confirmed"], d.byStatus["cancelled"]
+			d.mu.Unlock()
+			decided := int(d.decided.Load())
+			const width = 30
+			_, _ = fmt.Fprintf(d.app.Stderr, "\r[%-*s] %d of %d decided, %d in flight: %d confirmed, %d cancelled  %.0fs ", width,
+				bar(width*decided/d.total), decided, d.total, int(d.placed.Load())-decided, confirmed, cancelled, time.Since(began).Seconds())
+			select {
+			case <-done:
+				_, _ = fmt.Fprintln(d.app.Stderr)
+				return
+			case <-ctx.Done():
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+func bar(n int) string { return string(bytes.Repeat([]byte("#"), n)) }
+
+func (a App) show(r demoResult, faults []string, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(a.Stdout).Encode(r)
+	}
+	table := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintf(table, "orders\t%d\nconfirmed\t%d\ncancelled\t%d\n", r.Orders, r.Confirmed, r.Cancelled)
+	for _, reason := range slices.Sorted(maps.Keys(r.ByReason)) {
+		_, _ = fmt.Fprintf(table, "  %s\t%d\n", reason, r.ByReason[reason])
+	}
+	_, _ = fmt.Fprintf(table, "time\t%.1f s, %.0f orders/s\nuntil decided\tp50 %.0f ms, p99 %.0f ms\n", r.Seconds, r.OrdersPerSecond, r.LatencyMS.P50, r.LatencyMS.P99)
+	if len(faults) == 0 {
+		_, _ = fmt.Fprintln(table, "books\tbalanced")
+	}
+	for _, f := range faults {
+		_, _ = fmt.Fprintf(table, "books\tNOT balanced: %s\n", f)
+	}
+	return table.Flush()
+}

@@ -1,0 +1,166 @@
+// Package httpapi is the service over HTTP, as openapi.yaml describes it: a file a resource.
+package httpapi
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+	"github.com/google/uuid"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/millrace/millrace/app"
+)
+
+//go:generate go tool -modfile=../../tools/lint/go.mod oapi-codegen -config oapi-codegen.yaml openapi.yaml
+
+//go:embed openapi.yaml
+var openapi []byte
+
+// Server is what the handlers need.
+type Server struct {
+	Commands    app.Commands
+	UnitOfWork  app.UnitOfWork
+	Queries     *app.Queries
+	Idempotency Idempotency
+	Letters     Letters
+	Log         *slog.Logger
+
+	// Cancel has the saga of an order undo it, or says that it is too late.
+	Cancel func(ctx context.Context, orderID string) error
+
+	// SagaOf is the id of an order's saga.
+	SagaOf func(orderID string) string
+
+	// Watch returns a channel that is told of every commit to one of these streams on this instance.
+	Watch func(streams ...string) (changes <-chan struct{}, stop func())
+
+	Breakers func() []Breaker
+	Outbox   func(ctx context.Context) (Outbox, error)
+	Ready    func(ctx context.Context) []Check
+	Metrics  http.Handler
+	Sandbox  http.Handler // nil where none runs
+
+	// Stopping is closed when the service stops: streams and waits end then.
+	Stopping <-chan struct{}
+}
+
+// Idempotency keeps the answers to requests that bear a key.
+type Idempotency interface {
+	// Claim takes a key, in the unit of work of ctx, or returns the answer that it was taken with. The error is
+	// app.ErrKeyReused if that was for another request.
+	Claim(ctx context.Context, owner, key string, request []byte, answer any) (earlier json.RawMessage, err error)
+}
+
+// Letters reads dead letters.
+type Letters interface {
+	List(ctx context.Context, before app.Cursor, limit int) ([]app.DeadLetter, error)
+	ByID(ctx context.Context, id string) (app.DeadLetter, error)
+}
+
+// Check is the state of one part of the service.
+type Check struct {
+	Part  string
+	Err   error
+	Fatal bool // the service is not ready without it
+}
+
+// Handler routes requests. Pages and other things that are not part of the API are added to the router by more.
+func (s *Server) Handler(more ...func(chi.Router)) http.Handler {
+	r := chi.NewRouter()
+	// A page of another site must not act through its visitor's browser.
+	foreign := http.NewCrossOriginProtection()
+	foreign.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.problem(w, r, &fault{status: http.StatusForbidden, detail: "requests from pages of other sites are refused"})
+	}))
+	r.Use(middleware.RequestID, s.recover, s.begin, foreign.Handler)
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		s.problem(w, r, &fault{status: http.StatusNotFound, detail: "there is nothing at " + r.URL.Path})
+	})
+	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		s.problem(w, r, &fault{status: http.StatusMethodNotAllowed, detail: r.Method + " is not possible at " + r.URL.Path})
+	})
+	HandlerWithOptions(s, ChiServerOptions{BaseRouter: r, ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {
+		s.problem(w, r, &fault{status: http.StatusBadRequest, detail: err.Error()})
+	}})
+	for _, add := range more {
+		add(r)
+	}
+	return r
+}
+
+// begin makes the request the first message of what comes of it, and continues the caller's trace.
+func (s *Server) begin(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id, err := uuid.NewV7()
+		if err != nil {
+			s.problem(w, r, err)
+			return
+		}
+		ctx := otel.GetTextMapPropagator().Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r.WithContext(app.WithMeta(ctx, app.Meta{ID: id.String(), Correlation: id.String()})))
+	})
+}
+
+func (s *Server) recover(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if value := recover(); value != nil {
+				if value == http.ErrAbortHandler { //nolint:errorlint // compared as net/http does
+					panic(value)
+				}
+				s.problem(w, r, fmt.Errorf("panic: %v", value))
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// customer is who asks.
+func customer(*http.Request) string { return "guest" }
+
+// GetHealth implements ServerInterface.
+func (s *Server) GetHealth(w http.ResponseWriter, _ *http.Request) {
+	_, _ = fmt.Fprintln(w, "ok")
+}
+
+// GetReadiness implements ServerInterface.
+func (s *Server) GetReadiness(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 3*time.Second)
+	defer cancel()
+	checks := s.Ready(ctx)
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	for _, c := range checks {
+		if c.Err != nil && c.Fatal {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			break
+		}
+	}
+	for _, c := range checks {
+		switch {
+		case c.Err == nil:
+			_, _ = fmt.Fprintf(w, "%s: ok\n", c.Part)
+		case c.Fatal:
+			_, _ = fmt.Fprintf(w, "%s: down: %v\n", c.Part, c.Err)
+		default:
+			_, _ = fmt.Fprintf(w, "%s: degraded: %v\n", c.Part, c.Err)
+		}
+	}
+}
+
+// GetMetrics implements ServerInterface.
+func (s *Server) GetMetrics(w http.ResponseWriter, r *http.Request) { s.Metrics.ServeHTTP(w, r) }
+
+// GetOpenapi implements ServerInterface.
+func (s *Server) GetOpenapi(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/yaml")
+	_, _ = w.Write(openapi)
+}

@@ -1,0 +1,83 @@
+package httpapi
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/millrace/millrace/app"
+)
+
+// ListDeadLetters implements ServerInterface.
+func (s *Server) ListDeadLetters(w http.ResponseWriter, r *http.Request, params ListDeadLettersParams) {
+	p, err := page(params.Limit, params.Cursor)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	rows, err := s.Letters.List(r.Context(), p.Before, p.Limit+1)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	rows, next := more(rows, p, func(l app.DeadLetter) app.Cursor { return app.Cursor{At: l.First, ID: l.ID} })
+	list := DeadLetterList{DeadLetters: make([]DeadLetter, len(rows)), NextCursor: next}
+	for i, l := range rows {
+		list.DeadLetters[i] = toDeadLetter(l)
+	}
+	respond(w, http.StatusOK, list)
+}
+
+// GetDeadLetter implements ServerInterface.
+func (s *Server) GetDeadLetter(w http.ResponseWriter, r *http.Request, id Id) {
+	l, err := s.Letters.ByID(r.Context(), id)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	respond(w, http.StatusOK, toDeadLetter(l))
+}
+
+func toDeadLetter(l app.DeadLetter) DeadLetter {
+	out := DeadLetter{
+		Id: l.ID, Consumer: l.Consumer, MessageId: l.MessageID, Topic: l.Topic, Key: l.Key, Headers: l.Headers,
+		Payload: strings.ToValidUTF8(string(l.Payload), "\uFFFD"), Reason: l.Reason, Attempts: l.Attempts, FirstAt: l.First, LastAt: l.Last,
+	}
+	if l.Stack != "" {
+		out.Stack = &l.Stack
+	}
+	return out
+}
+
+// ListBreakers implements ServerInterface.
+func (s *Server) ListBreakers(w http.ResponseWriter, _ *http.Request) {
+	respond(w, http.StatusOK, BreakerList{Breakers: s.Breakers()})
+}
+
+// GetOutbox implements ServerInterface.
+func (s *Server) GetOutbox(w http.ResponseWriter, r *http.Request) {
+	backlog, err := s.Outbox(r.Context())
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	respond(w, http.StatusOK, backlog)
+}
+
+// GetSandbox implements ServerInterface.
+func (s *Server) GetSandbox(w http.ResponseWriter, r *http.Request, service string) {
+	s.sandbox(w, r, service)
+}
+
+// PutSandbox implements ServerInterface.
+func (s *Server) PutSandbox(w http.ResponseWriter, r *http.Request, service string) {
+	s.sandbox(w, r, service)
+}
+
+func (s *Server) sandbox(w http.ResponseWriter, r *http.Request, service string) {
+	if s.Sandbox == nil {
+		s.problem(w, r, &fault{status: http.StatusNotFound, detail: fmt.Sprintf("no sandbox runs here, so there is none of %q", service)})
+		return
+	}
+	s.Sandbox.ServeHTTP(w, r)
+}

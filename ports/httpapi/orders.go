@@ -1,0 +1,303 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/google/uuid"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/app/query"
+	"github.com/millrace/millrace/domain/order"
+)
+
+// maxWait bounds Prefer: wait.
+const maxWait = 30 * time.Second
+
+// orderRequest is NewOrder with what must not be missing told apart from what is zero.
+type orderRequest struct {
+	Lines *[]struct {
+		SKU       *string `json:"sku"`
+		Quantity  *int64  `json:"quantity"`
+		UnitPrice *int64  `json:"unit_price"`
+	} `json:"lines"`
+	Currency      *string `json:"currency"`
+	PaymentMethod *string `json:"payment_method"`
+}
+
+// command checks the form of the request; its rules are the order's own.
+func (q orderRequest) command(id, customer string) (command.PlaceOrder, error) {
+	c := command.PlaceOrder{OrderID: id, CustomerID: customer}
+	var missing []FieldError
+	require := func(field string, present bool) {
+		if !present {
+			missing = append(missing, FieldError{Field: field, Message: "is missing"})
+		}
+	}
+	require("lines", q.Lines != nil)
+	require("currency", q.Currency != nil)
+	require("payment_method", q.PaymentMethod != nil)
+	if q.Lines != nil {
+		for i, line := range *q.Lines {
+			at := fmt.Sprintf("lines[%d].", i)
+			require(at+"sku", line.SKU != nil)
+			require(at+"quantity", line.Quantity != nil)
+			require(at+"unit_price", line.UnitPrice != nil)
+			if len(missing) > 0 {
+				break
+			}
+			c.Lines = append(c.Lines, order.Line{SKU: *line.SKU, Quantity: *line.Quantity, UnitPrice: *line.UnitPrice})
+		}
+	}
+	if len(missing) > 0 {
+		return c, &fault{http.StatusBadRequest, missing[0].Field + ": is missing", missing}
+	}
+	c.Currency, c.PaymentMethod = *q.Currency, *q.PaymentMethod
+	if err := checkMethod(c.PaymentMethod); err != nil {
+		return c, err
+	}
+	return c, nil
+}
+
+func checkMethod(method string) error {
+	if method == "" || len(method) > 64 || strings.ContainsFunc(method, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return invalid(http.StatusUnprocessableEntity, "payment_method", "must be 1 to 64 printable characters")
+	}
+	return nil
+}
+
+// PlaceOrder implements ServerInterface. The order exists when the answer is on its way: it is placed in the request's own
+// transaction, together with the event that starts its saga.
+func (s *Server) PlaceOrder(w http.ResponseWriter, r *http.Request, params PlaceOrderParams) {
+	var request orderRequest
+	if err := decode(w, r, &request); err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	place, err := request.command(id.String(), customer(r))
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	wait, err := preferredWait(params.Prefer)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	accepted, replayed, err := s.place(r.Context(), place, params.IdempotencyKey)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	if replayed {
+		w.Header().Set("Idempotency-Replayed", "true")
+	}
+	w.Header().Set("Location", "/v1/orders/"+accepted.OrderId)
+	if wait > 0 {
+		o, err := s.decided(r.Context(), accepted.OrderId, wait)
+		if err != nil {
+			s.problem(w, r, err)
+			return
+		}
+		w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(wait.Seconds())))
+		if o.Status != order.Pending {
+			respond(w, http.StatusOK, toOrder(o))
+			return
+		}
+	}
+	respond(w, http.StatusAccepted, accepted)
+}
+
+func (s *Server) place(ctx context.Context, c command.PlaceOrder, key *string) (accepted AcceptedOrder, replayed bool, err error) {
+	if key != nil && (*key == "" || len(*key) > 255 || strings.ContainsFunc(*key, func(r rune) bool { return !unicode.IsPrint(r) })) {
+		return accepted, false, invalid(http.StatusBadRequest, "Idempotency-Key", "must be 1 to 255 printable characters")
+	}
+	request, err := fingerprint(c)
+	if err != nil {
+		return accepted, false, err
+	}
+	err = s.UnitOfWork.Within(ctx, func(ctx context.Context) error {
+		accepted, replayed = AcceptedOrder{OrderId: c.OrderID, Status: string(order.Pending)}, false
+		if key != nil {
+			earlier, err := s.Idempotency.Claim(ctx, c.CustomerID, *key, request, accepted)
+			if errors.Is(err, app.ErrKeyReused) {
+				return invalid(http.StatusUnprocessableEntity, "Idempotency-Key", "was used for another request")
+			}
+			if err != nil {
+				return err
+			}
+			if earlier != nil {
+				replayed = true
+				return json.Unmarshal(earlier, &accepted)
+			}
+		}
+		return s.Commands.Execute(ctx, app.Command{Body: c})
+	})
+	return accepted, replayed, err
+}
+
+// fingerprint tells requests apart by what they ask for, not by how it is written.
+func fingerprint(c command.PlaceOrder) ([]byte, error) {
+	c.OrderID = ""
+	text, err := json.Marshal(c)
+	sum := sha256.Sum256(text)
+	return sum[:], err
+}
+
+// preferredWait reads "wait=N" from a Prefer header (RFC 7240); other preferences are ignored, as it asks.
+func preferredWait(prefer *string) (time.Duration, error) {
+	if prefer == nil {
+		return 0, nil
+	}
+	for _, preference := range strings.FieldsFunc(*prefer, func(r rune) bool { return r == ',' || r == ';' }) {
+		name, value, found := strings.Cut(strings.TrimSpace(preference), "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "wait") || !found {
+			continue
+		}
+		n, err := strconv.Atoi(strings.Trim(strings.TrimSpace(value), `"`))
+		if err != nil || n < 0 {
+			return 0, invalid(http.StatusBadRequest, "Prefer", "wait must be a number of seconds")
+		}
+		return min(time.Duration(min(n, 3600))*time.Second, maxWait), nil
+	}
+	return 0, nil
+}
+
+// decided waits until an order is decided, or for as long as asked, and returns it as it is then.
+func (s *Server) decided(ctx context.Context, id string, wait time.Duration) (o query.Order, err error) {
+	changes, stop := s.Watch(order.Category + "/" + id)
+	defer stop()
+	deadline := time.After(wait)
+	for {
+		o, err = app.AskFor(ctx, s.Queries, query.OrderByID{ID: id})
+		if err != nil || o.Status != order.Pending {
+			return o, err
+		}
+		select {
+		case <-changes:
+		case <-time.After(pollEvery): // another instance may have decided it
+		case <-deadline:
+			return o, nil
+		case <-s.Stopping:
+			return o, nil
+		case <-ctx.Done():
+			return o, ctx.Err()
+		}
+	}
+}
+
+// pollEvery is how often somebody who waits looks for what another instance has done.
+const pollEvery = 250 * time.Millisecond
+
+// orderID checks the form of an id. What is no id is not found, like an unknown one.
+func orderID(id string) error {
+	if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
+		message := "is not an order's id"
+		return &fault{http.StatusNotFound, fmt.Sprintf("%.80q %s", id, message), []FieldError{{Field: "id", Message: message}}}
+	}
+	return nil
+}
+
+// GetOrder implements ServerInterface.
+func (s *Server) GetOrder(w http.ResponseWriter, r *http.Request, id Id) {
+	o, err := s.order(r.Context(), id)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	respond(w, http.StatusOK, toOrder(o))
+}
+
+func (s *Server) order(ctx context.Context, id string) (query.Order, error) {
+	if err := orderID(id); err != nil {
+		return query.Order{}, err
+	}
+	return app.AskFor(ctx, s.Queries, query.OrderByID{ID: id})
+}
+
+// ListOrders implements ServerInterface.
+func (s *Server) ListOrders(w http.ResponseWriter, r *http.Request, params ListOrdersParams) {
+	p, err := page(params.Limit, params.Cursor)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	status, err := oneOf("status", params.Status, order.Pending, order.IsConfirmed, order.IsCancelled)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	rows, err := app.AskFor(r.Context(), s.Queries, query.ListOrders{Status: status, Page: query.Page{Before: p.Before, Limit: p.Limit + 1}})
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	rows, next := more(rows, p, func(o query.Order) app.Cursor { return app.Cursor{At: o.PlacedAt, ID: o.ID} })
+	list := OrderList{Orders: make([]Order, len(rows)), NextCursor: next}
+	for i, o := range rows {
+		list.Orders[i] = toOrder(o)
+	}
+	respond(w, http.StatusOK, list)
+}
+
+// CancelOrder implements ServerInterface.
+func (s *Server) CancelOrder(w http.ResponseWriter, r *http.Request, id Id) {
+	err := orderID(id)
+	if err == nil {
+		err = s.Cancel(r.Context(), id)
+	}
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	respond(w, http.StatusAccepted, AcceptedOrder{OrderId: id, Status: string(order.Pending)})
+}
+
+// GetOrderHistory implements ServerInterface.
+func (s *Server) GetOrderHistory(w http.ResponseWriter, r *http.Request, id Id) {
+	err := orderID(id)
+	var events []app.Event
+	if err == nil {
+		events, err = app.AskFor(r.Context(), s.Queries, query.OrderHistory{ID: id})
+	}
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	type event struct {
+		Version int       `json:"version"`
+		Type    string    `json:"type"`
+		At      time.Time `json:"at"`
+		Data    any       `json:"data"`
+	}
+	history := make([]event, len(events))
+	for i, e := range events {
+		history[i] = event{e.Meta.Version, e.Meta.Type, e.Meta.Time, e.Body}
+	}
+	respond(w, http.StatusOK, map[string]any{"events": history})
+}
+
+func toOrder(o query.Order) Order {
+	out := Order{
+		OrderId: o.ID, CustomerId: o.CustomerID, Status: OrderStatus(o.Status), Reason: o.Reason, Total: o.Total.Amount,
+		Currency: o.Total.Currency, PlacedAt: o.PlacedAt, UpdatedAt: o.UpdatedAt, Version: o.Version, Lines: []Line{},
+	}
+	for _, line := range o.Lines {
+		out.Lines = append(out.Lines, Line{Sku: line.SKU, Quantity: line.Quantity, UnitPrice: line.UnitPrice})
+	}
+	return out
+}

@@ -1,0 +1,180 @@
+// Package messages is how messages come in and go out: CloudEvents headers, the buses, the routers with their middleware in
+// an order that has reasons, and the dead letters.
+package messages
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"strconv"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/aggregate"
+)
+
+// Marshaler is Watermill's CommandEventMarshaler for app.Command and app.Event: JSON payloads under CloudEvents headers.
+// Incoming payloads of older schema versions are lifted.
+type Marshaler struct {
+	types  aggregate.Types
+	source string
+}
+
+// NewMarshaler makes a marshaler of messages of these types; source is this service, as a URI reference.
+func NewMarshaler(types aggregate.Types, source string) Marshaler { return Marshaler{types, source} }
+
+// Marshal implements cqrs.CommandEventMarshaler.
+func (m Marshaler) Marshal(v any) (*message.Message, error) {
+	var body any
+	var meta app.Meta
+	key := ""
+	due := time.Time{}
+	switch v := v.(type) {
+	case app.Command:
+		body, meta, due = v.Body, v.Meta, v.DueAt
+		keyed, ok := v.Body.(app.Keyed)
+		if !ok {
+			return nil, fmt.Errorf("command %T has no method Key", v.Body)
+		}
+		key = keyed.Key()
+	case app.Event:
+		body, meta, key = v.Body, v.Meta, v.Key
+	default:
+		return nil, fmt.Errorf("%T is neither an app.Command nor an app.Event", v)
+	}
+	t, payload, err := m.types.Encode(body)
+	if err != nil {
+		return nil, err
+	}
+	msg := message.NewMessage(meta.ID, payload)
+	msg.Metadata = message.Metadata{
+		app.HeaderSpec: "1.0", app.HeaderContent: "application/json", app.HeaderSource: m.source, app.HeaderID: meta.ID,
+		app.HeaderType: t.Name, app.HeaderSchema: strconv.Itoa(t.Schema), app.HeaderTime: meta.Time.UTC().Format(time.RFC3339Nano),
+		app.HeaderKey: key,
+	}
+	optional := map[string]string{
+		app.HeaderSubject: meta.Subject, app.HeaderCorrelation: meta.Correlation, app.HeaderCausation: meta.Causation,
+		app.HeaderSagaID: meta.SagaID, app.HeaderSagaStep: meta.SagaStep, app.HeaderBranch: string(meta.Branch),
+		app.HeaderTrace: meta.Trace[app.HeaderTrace], app.HeaderExpires: stamp(meta.ExpiresAt), app.HeaderDue: stamp(due),
+	}
+	if meta.Version > 0 {
+		optional[app.HeaderSequence] = strconv.Itoa(meta.Version)
+	}
+	maps.DeleteFunc(optional, func(_, value string) bool { return value == "" })
+	maps.Copy(msg.Metadata, optional)
+	return msg, nil
+}
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+// Unmarshal implements cqrs.CommandEventMarshaler; v is a pointer to a registered type. The error is app.ErrPoison.
+func (m Marshaler) Unmarshal(msg *message.Message, v any) error {
+	body, err := m.decode(msg)
+	if err != nil {
+		return err
+	}
+	target := reflect.ValueOf(v).Elem()
+	if value := reflect.ValueOf(body); value.Type() == target.Type() {
+		target.Set(value)
+		return nil
+	}
+	return fmt.Errorf("a %T is not a %s: %w", body, target.Type(), app.ErrPoison)
+}
+
+func (m Marshaler) decode(msg *message.Message) (any, error) {
+	schema := 1
+	if text := msg.Metadata.Get(app.HeaderSchema); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return nil, fmt.Errorf("header %s: %q is not a number: %w", app.HeaderSchema, text, app.ErrPoison)
+		}
+		schema = n
+	}
+	body, err := m.types.Decode(msg.Metadata.Get(app.HeaderType), schema, msg.Payload)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", app.ErrPoison, err)
+	}
+	return body, nil
+}
+
+// Name implements cqrs.CommandEventMarshaler.
+func (m Marshaler) Name(v any) string {
+	switch envelope := v.(type) {
+	case app.Command:
+		v = envelope.Body
+	case app.Event:
+		v = envelope.Body
+	}
+	t, _ := m.types.Of(v)
+	return t.Name
+}
+
+// NameFromMessage implements cqrs.CommandEventMarshaler.
+func (m Marshaler) NameFromMessage(msg *message.Message) string {
+	return msg.Metadata.Get(app.HeaderType)
+}
+
+// known returns an error, app.ErrPoison, for a message whose type nobody here knows.
+func (m Marshaler) known(msg *message.Message) error {
+	name := m.NameFromMessage(msg)
+	if name == "" {
+		return fmt.Errorf("no header %s: %w", app.HeaderType, app.ErrPoison)
+	}
+	if _, ok := m.types.Named(name); !ok {
+		return fmt.Errorf("header %s: %q: %w: %w", app.HeaderType, name, aggregate.ErrUnknownType, app.ErrPoison)
+	}
+	return nil
+}
+
+// metaOf reads the headers of an incoming message. The error names the header that is wrong, and is app.ErrPoison.
+func metaOf(msg *message.Message) (app.Meta, error) {
+	h := msg.Metadata
+	m := app.Meta{
+		ID: h[app.HeaderID], Type: h[app.HeaderType], Subject: h[app.HeaderSubject], Correlation: h[app.HeaderCorrelation],
+		Causation: h[app.HeaderCausation], SagaID: h[app.HeaderSagaID], SagaStep: h[app.HeaderSagaStep], Branch: app.Branch(h[app.HeaderBranch]),
+	}
+	if trace := h[app.HeaderTrace]; trace != "" {
+		m.Trace = map[string]string{app.HeaderTrace: trace}
+	}
+	for _, name := range []string{app.HeaderID, app.HeaderType} {
+		if h[name] == "" {
+			return m, fmt.Errorf("no header %s: %w", name, app.ErrPoison)
+		}
+	}
+	switch m.Branch {
+	case "", app.Do, app.Undo:
+	default:
+		return m, fmt.Errorf("header %s: %q is neither do nor undo: %w", app.HeaderBranch, m.Branch, app.ErrPoison)
+	}
+	if m.Branch != "" && (m.SagaID == "" || m.SagaStep == "") {
+		return m, fmt.Errorf("header %s needs %s and %s beside it: %w", app.HeaderBranch, app.HeaderSagaID, app.HeaderSagaStep, app.ErrPoison)
+	}
+	for name, target := range map[string]*time.Time{app.HeaderTime: &m.Time, app.HeaderExpires: &m.ExpiresAt} {
+		if h[name] == "" {
+			continue
+		}
+		at, err := time.Parse(time.RFC3339Nano, h[name])
+		if err != nil {
+			return m, fmt.Errorf("header %s: %q is not a time of RFC 3339: %w", name, h[name], app.ErrPoison)
+		}
+		*target = at.UTC()
+	}
+	for name, target := range map[string]*int{app.HeaderSequence: &m.Version, app.HeaderSchema: &m.Schema, app.HeaderAttempt: &m.Attempt} {
+		if h[name] == "" {
+			continue
+		}
+		n, err := strconv.Atoi(h[name])
+		if err != nil || n < 0 {
+			return m, fmt.Errorf("header %s: %q is not a number: %w", name, h[name], app.ErrPoison)
+		}
+		*target = n
+	}
+	return m, nil
+}

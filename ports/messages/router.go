@@ -1,0 +1,133 @@
+package messages
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/components/cqrs"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/sagas"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+// Config is what the routers need from the outside.
+type Config struct {
+	Prefix     string
+	Marshaler  Marshaler
+	Subscriber func(group string) (message.Subscriber, error)
+	Publisher  message.Publisher // into the outbox
+	Inbox      app.Inbox
+	UnitOfWork app.UnitOfWork
+	Letters    Letters
+	Decorate   app.Decorator
+	Clock      app.Clock
+	Log        *slog.Logger
+	Watermill  watermill.LoggerAdapter
+
+	// Stopping is closed when the service begins to stop; who waits for better times gives up then.
+	Stopping <-chan struct{}
+
+	// Breakers guard those destinations whose handlers ask services outside.
+	Breakers map[string]message.HandlerMiddleware
+
+	// OnFailure is told of every attempt that failed, and of what became of the message: retried, delayed, dead. Optional.
+	OnFailure func(consumer, what string)
+}
+
+// Router has every handler, saga and projection that was added to it served.
+type Router struct {
+	*message.Router
+	config   Config
+	commands map[string]*cqrs.CommandProcessor
+	groups   *cqrs.EventGroupProcessor
+}
+
+// NewRouter makes a router. Its middleware, outermost first:
+//
+//  1. dead letters: whatever comes out as an error, and panics too, ends here; only what fails because we are stopping
+//     goes back to Kafka
+//  2. recognise: headers become metadata in the context; a message that nobody knows goes no further
+//  3. retry: by the kind of the error, here and now or later
+//  4. the destination's breaker: inside retry, which would otherwise count its waiting as an attempt
+//  5. observe: log, metric and trace of one attempt
+func NewRouter(c Config) (*Router, error) {
+	inner, err := message.NewRouter(message.RouterConfig{CloseTimeout: 9 * time.Second}, c.Watermill)
+	if err != nil {
+		return nil, err
+	}
+	if c.OnFailure == nil {
+		c.OnFailure = func(string, string) {}
+	}
+	r := &Router{Router: inner, config: c}
+	inner.AddMiddleware(r.deadLetters, r.recognise, r.retry)
+	r.groups, err = cqrs.NewEventGroupProcessorWithConfig(inner, cqrs.EventGroupProcessorConfig{
+		GenerateSubscribeTopic: func(p cqrs.EventGroupProcessorGenerateSubscribeTopicParams) (string, error) {
+			return EventTopic(c.Prefix, p.EventGroupHandlers[0].(*eventHandler).category), nil
+		},
+		SubscriberConstructor: func(p cqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
+			return c.Subscriber(p.EventGroupName)
+		},
+		AckOnUnknownEvent: true, // known, but not to this group; what nobody knows was caught before
+		Marshaler:         c.Marshaler, Logger: c.Watermill,
+	})
+	return r, err
+}
+
+// Topics lists every topic that the service reads or writes.
+func Topics(prefix string, handlers []app.Handler, categories ...string) []string {
+	var topics []string
+	seen := map[string]bool{}
+	for _, h := range handlers {
+		if !seen[h.Destination] {
+			seen[h.Destination] = true
+			topics = append(topics, CommandTopic(prefix, h.Destination))
+		}
+	}
+	for _, category := range categories {
+		topics = append(topics, EventTopic(prefix, category))
+	}
+	return topics
+}
+
+// AddSaga has a saga react to the events of these categories.
+func (r *Router) AddSaga(s *saga.Saga, manager *sagas.Manager, categories map[string]app.EventTypes) error {
+	for category, types := range categories {
+		group := r.config.Prefix + ".saga." + s.Name() + "." + category
+		react := func(ctx context.Context, e app.Event) error {
+			_, err := r.config.Inbox.Handle(ctx, app.Delivery{Consumer: group, Meta: e.Meta}, func(ctx context.Context) error {
+				return manager.Event(ctx, s, e)
+			})
+			return err
+		}
+		var handlers []cqrs.GroupEventHandler
+		for _, t := range types {
+			handlers = append(handlers, &eventHandler{category: category, goType: t, handle: r.observed(group, react)})
+		}
+		if err := r.groups.AddHandlersGroup(group, handlers...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AddProjection has a projection built.
+func (r *Router) AddProjection(p app.Projection) error {
+	group := r.config.Prefix + ".projection." + p.Name
+	var handlers []cqrs.GroupEventHandler
+	for _, on := range p.On {
+		handlers = append(handlers, &eventHandler{category: p.Category, goType: on.Type, handle: r.observed(group, on.Handle)})
+	}
+	return r.groups.AddHandlersGroup(group, handlers...)
+}
+
+func (r *Router) observed(group string, handle func(context.Context, app.Event) error) func(context.Context, app.Event) error {
+	endpoint := r.config.Decorate(group, func(ctx context.Context, e any) (any, error) { return nil, handle(ctx, e.(app.Event)) })
+	return func(ctx context.Context, e app.Event) error {
+		_, err := endpoint(ctx, e)
+		return err
+	}
+}

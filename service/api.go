@@ -1,0 +1,135 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/adapters/postgres/deadletter"
+	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/ports/httpapi"
+	"github.com/millrace/millrace/sagas/fulfilment"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+// handler serves the API on instances with that role; health and metrics on all.
+func (s *Service) handler() http.Handler {
+	s.gauges()
+	server := &httpapi.Server{
+		Commands: s.core.commands, UnitOfWork: s.core.uow, Queries: s.core.queries, Idempotency: postgres.Idempotency{},
+		Letters: deadletter.New(s.db), Log: s.log, Cancel: s.cancelOrder, Watch: s.watch.Streams, Breakers: s.breakerList,
+		SagaOf: func(orderID string) string { return saga.ID(fulfilment.Name, orderID) }, Outbox: s.backlog, Ready: s.ready,
+		Metrics: promhttp.HandlerFor(s.telemetry.Registry, promhttp.HandlerOpts{}), Stopping: s.stopping,
+	}
+	if s.sandbox != nil {
+		server.Sandbox = s.sandbox.Control()
+	}
+	if s.config.Roles[API] {
+		return server.Handler()
+	}
+	r := chi.NewRouter()
+	r.Get("/healthz", server.GetHealth)
+	r.Get("/readyz", server.GetReadiness)
+	r.Get("/metrics", server.GetMetrics)
+	return r
+}
+
+// cancelOrder asks the order's saga, and with it decides in one transaction whether it is too late.
+func (s *Service) cancelOrder(ctx context.Context, orderID string) error {
+	definition := s.saga(fulfilment.Name)
+	return s.core.uow.Within(ctx, func(ctx context.Context) error {
+		history, err := s.core.store.History(ctx, order.Category, orderID)
+		if err != nil {
+			return err
+		}
+		return s.core.manager.Cancel(ctx, definition, history[0], "cancelled by the customer")
+	})
+}
+
+// saga finds the newest version of a definition.
+func (s *Service) saga(name string) *saga.Saga {
+	var newest *saga.Saga
+	for _, sg := range s.core.sagas {
+		if sg.Name() == name && (newest == nil || sg.Version() > newest.Version()) {
+			newest = sg
+		}
+	}
+	return newest
+}
+
+func (s *Service) breakerList() []httpapi.Breaker {
+	list := make([]httpapi.Breaker, 0, len(s.breakers))
+	for _, b := range s.breakers {
+		snapshot := b.Snapshot()
+		out := httpapi.Breaker{Name: snapshot.Name, State: httpapi.BreakerState(snapshot.State), Requests: snapshot.Requests, Failures: snapshot.Failures}
+		if !snapshot.OpenedAt.IsZero() {
+			out.OpenedAt = &snapshot.OpenedAt
+		}
+		list = append(list, out)
+	}
+	slices.SortFunc(list, func(a, b httpapi.Breaker) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+func (s *Service) backlog(ctx context.Context) (httpapi.Outbox, error) {
+	b, err := outbox.Read(ctx, s.db)
+	return httpapi.Outbox{Pending: b.Pending, OldestAgeSeconds: float32(b.Oldest), Delayed: b.Delayed, Parked: b.Parked}, err
+}
+
+// ready checks the parts that this instance's roles need. Without Kafka the API still accepts, and a worker does nothing.
+func (s *Service) ready(ctx context.Context) []httpapi.Check {
+	checks := []httpapi.Check{{Part: "postgres", Err: s.db.PingContext(ctx), Fatal: true}}
+	reached := make(chan error, 1)
+	go func() { reached <- kafka.Ping(s.kafka) }()
+	kafkaCheck := httpapi.Check{Part: "kafka", Fatal: !s.config.Roles[API]}
+	select {
+	case kafkaCheck.Err = <-reached:
+	case <-ctx.Done():
+		kafkaCheck.Err = ctx.Err()
+	}
+	checks = append(checks, kafkaCheck)
+	if s.config.Roles[Worker] {
+		worker := httpapi.Check{Part: "worker", Fatal: !s.config.Roles[API]}
+		if waiting := s.workerOK.Load(); waiting != nil {
+			worker.Err = errors.New("waiting " + *waiting)
+		}
+		checks = append(checks, worker)
+	}
+	return checks
+}
+
+func (s *Service) gauges() {
+	read := func(pick func(outbox.Backlog) float64) func() float64 {
+		return func() float64 {
+			b, err := outbox.Read(context.Background(), s.db)
+			if err != nil {
+				return -1
+			}
+			return pick(b)
+		}
+	}
+	s.telemetry.Gauge("millrace_outbox_pending", "Messages in the outbox that are due; -1 if it cannot be read.",
+		read(func(b outbox.Backlog) float64 { return float64(b.Pending) }))
+	s.telemetry.Gauge("millrace_outbox_oldest_seconds", "Age of the oldest message in the outbox that is due; -1 if it cannot be read.",
+		read(func(b outbox.Backlog) float64 { return b.Oldest }))
+	s.telemetry.Gauge("millrace_dead_letters", "Dead letters; -1 if they cannot be counted.", func() float64 {
+		n, err := deadletter.New(s.db).Count(context.Background())
+		if err != nil {
+			return -1
+		}
+		return float64(n)
+	})
+	for name, b := range s.breakers {
+		s.telemetry.Gauge("millrace_breaker_open_"+name, "1 while the breaker is open, 0.5 while it is half-open.", func() float64 {
+			return map[string]float64{"closed": 0, "half-open": 0.5, "open": 1}[b.Snapshot().State]
+		})
+	}
+}

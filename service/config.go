@@ -1,0 +1,210 @@
+// Package service puts the parts together: settings, the order of starting and stopping, and a file for each role. It is
+// the only place that knows all the others.
+package service
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/adapters/postgres"
+)
+
+// Config is every setting. .env.example says what each is for.
+type Config struct {
+	HTTPAddr     string
+	PostgresDSN  string // empty: the embedded one
+	PostgresPool int
+	PostgresWait time.Duration
+	Migrate      bool
+	KafkaBrokers []string // empty: the embedded one
+	Partitions   int32
+	InstanceID   string
+	TopicPrefix  string
+	MaxMessage   int
+	DataDir      string
+	Roles        map[Role]bool
+	PaymentsURL  string
+	CarrierURL   string
+	Sandbox      bool // meant, even beyond loopback
+	LogLevel     slog.Level
+	LogFormat    string
+}
+
+// Role is a part of the service that an instance can run.
+type Role string
+
+// The roles.
+const (
+	API    Role = "api"
+	Worker Role = "worker"
+	Relay  Role = "relay"
+)
+
+// SettingError is a setting that is wrong, by name.
+type SettingError struct{ Name, Fault string }
+
+func (e *SettingError) Error() string { return e.Name + ": " + e.Fault }
+
+// ReadConfig reads the settings from a function like os.Getenv. The error joins a *SettingError for each that is wrong.
+func ReadConfig(getenv func(string) string) (Config, error) {
+	s := settings{getenv: getenv}
+	c := Config{
+		HTTPAddr:     s.text("HTTP_ADDR", "127.0.0.1:8080"),
+		PostgresDSN:  s.text("POSTGRES_DSN", ""),
+		PostgresPool: s.number("POSTGRES_MAX_CONNS", 40, 4, 1000),
+		PostgresWait: s.duration("POSTGRES_WAIT", 30*time.Second),
+		Migrate:      s.onOff("MIGRATE", true),
+		KafkaBrokers: s.list("KAFKA_BROKERS"),
+		Partitions:   int32(s.number("KAFKA_PARTITIONS", 12, 1, 1000)), //nolint:gosec // at most 1000
+		InstanceID:   s.text("INSTANCE_ID", ""),
+		TopicPrefix:  s.text("TOPIC_PREFIX", "millrace"),
+		MaxMessage:   s.number("MAX_MESSAGE_BYTES", 1_000_000, 10_000, 100_000_000),
+		DataDir:      s.text("DATA_DIR", "data"),
+		Roles:        s.roles(),
+		PaymentsURL:  s.url("PAYMENTS_URL"),
+		CarrierURL:   s.url("CARRIER_URL"),
+		Sandbox:      s.onOff("SANDBOX", false),
+		LogFormat:    s.text("LOG_FORMAT", "text"),
+	}
+	s.check("LOG_LEVEL", c.LogLevel.UnmarshalText([]byte(s.text("LOG_LEVEL", "info"))), "must be debug, info, warn or error")
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		s.fault("LOG_FORMAT", "must be text or json")
+	}
+	if _, _, err := net.SplitHostPort(c.HTTPAddr); err != nil {
+		s.fault("HTTP_ADDR", fmt.Sprintf("%q is not host:port", c.HTTPAddr))
+	}
+	if c.PostgresDSN != "" {
+		if db, err := postgres.Open(c.PostgresDSN, 1); err != nil {
+			s.fault("POSTGRES_DSN", "is not a connection string of PostgreSQL") // which may hold a password, so it is not shown
+		} else {
+			_ = db.Close() // it was never connected
+		}
+	}
+	for _, broker := range c.KafkaBrokers {
+		if _, port, err := net.SplitHostPort(broker); err != nil || port == "" {
+			s.fault("KAFKA_BROKERS", fmt.Sprintf("%q is not host:port", broker))
+		}
+	}
+	if !regexp.MustCompile(`^[a-zA-Z0-9._-]{1,100}$`).MatchString(c.TopicPrefix) {
+		s.fault("TOPIC_PREFIX", "must be letters, digits, dots, dashes and underscores")
+	}
+	s.checkSandbox(c)
+	if dir, err := filepath.Abs(c.DataDir); err == nil {
+		c.DataDir = dir
+	}
+	return c, errors.Join(s.faults...)
+}
+
+// checkSandbox refuses stand-ins for real services where strangers could take them for real.
+func (s *settings) checkSandbox(c Config) {
+	if (c.PaymentsURL == "") != (c.CarrierURL == "") {
+		s.fault("PAYMENTS_URL", "and CARRIER_URL are set together, or neither")
+	}
+	if c.PaymentsURL == "" && !c.Sandbox && !loopback(c.HTTPAddr) {
+		s.fault("SANDBOX", fmt.Sprintf("without PAYMENTS_URL and CARRIER_URL the sandbox would stand in for them, and HTTP_ADDR %s is beyond loopback: set SANDBOX=on if that is meant", c.HTTPAddr))
+	}
+}
+
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return true // said already
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback())
+}
+
+type settings struct {
+	getenv func(string) string
+	faults []error
+}
+
+func (s *settings) fault(name, what string) { s.faults = append(s.faults, &SettingError{name, what}) }
+
+func (s *settings) check(name string, err error, what string) {
+	if err != nil {
+		s.fault(name, what)
+	}
+}
+
+func (s *settings) text(name, otherwise string) string {
+	if v := strings.TrimSpace(s.getenv(name)); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+func (s *settings) list(name string) (out []string) {
+	for _, part := range strings.Split(s.getenv(name), ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			out = append(out, part)
+		}
+	}
+	return out
+}
+
+func (s *settings) number(name string, otherwise, least, most int) int {
+	text := s.text(name, strconv.Itoa(otherwise))
+	n, err := strconv.Atoi(text)
+	if err != nil || n < least || n > most {
+		s.fault(name, fmt.Sprintf("%q is not a whole number from %d to %d", text, least, most))
+	}
+	return n
+}
+
+func (s *settings) duration(name string, otherwise time.Duration) time.Duration {
+	text := s.text(name, otherwise.String())
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		s.fault(name, fmt.Sprintf("%q is not a duration like 30s", text))
+	}
+	return d
+}
+
+func (s *settings) onOff(name string, otherwise bool) bool {
+	switch v := strings.ToLower(s.text(name, "")); v {
+	case "":
+		return otherwise
+	case "on", "true", "1", "yes":
+		return true
+	case "off", "false", "0", "no":
+		return false
+	default:
+		s.fault(name, fmt.Sprintf("%q is neither on nor off", v))
+		return otherwise
+	}
+}
+
+func (s *settings) url(name string) string {
+	text := s.text(name, "")
+	u, err := url.Parse(text)
+	if text != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
+		s.fault(name, fmt.Sprintf("%q is not a URL of http or https", text))
+	}
+	return text
+}
+
+func (s *settings) roles() map[Role]bool {
+	all := []Role{API, Worker, Relay}
+	names := s.list("ROLES")
+	if len(names) == 0 {
+		names = []string{string(API), string(Worker), string(Relay)}
+	}
+	roles := map[Role]bool{}
+	for _, name := range names {
+		if !slices.Contains(all, Role(name)) {
+			s.fault("ROLES", fmt.Sprintf("%q is none of api, worker, relay", name))
+		}
+		roles[Role(name)] = true
+	}
+	return roles
+}

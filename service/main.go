@@ -1,0 +1,246 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/adapters/embedded"
+	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/adapters/sandbox"
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/migrations"
+	"github.com/millrace/millrace/ports/cli"
+	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/sagas"
+	"github.com/millrace/millrace/tests/books"
+)
+
+// stopWithin bounds a clean stop.
+const stopWithin = 10 * time.Second
+
+// Main carries out a command line and returns the exit code. It ends early when ctx is done.
+func Main(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	config, err := ReadConfig(getenv)
+	if err != nil && !isHelp(args) {
+		_, _ = fmt.Fprintln(stderr, "millrace:", strings.ReplaceAll(err.Error(), "\n", "\nmillrace: "))
+		return 2
+	}
+	log := newLog(config, stderr)
+	a := program{config, log, stdout, stderr}
+	return cli.App{
+		Stdout: stdout, Stderr: stderr, URL: "http://" + reachableAddr(config.HTTPAddr), Interactive: isTerminal(stderr),
+		Serve: a.serve, ServeOwn: a.serveOwn, Sandbox: a.sandbox, Migrate: a.migrate, Diagram: diagram,
+	}.Run(ctx, args)
+}
+
+func isHelp(args []string) bool {
+	return len(args) > 0 && (args[0] == "help" || args[0] == "-h" || args[0] == "--help")
+}
+
+func newLog(c Config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// reachableAddr is how to call an instance that listens on all addresses.
+func reachableAddr(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err == nil && (host == "" || net.ParseIP(host).IsUnspecified()) {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return addr
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+type program struct {
+	config         Config
+	log            *slog.Logger
+	stdout, stderr io.Writer
+}
+
+func (p program) say(line string) { _, _ = fmt.Fprintln(p.stderr, line) }
+
+func (p program) serve(ctx context.Context) error {
+	s, err := Start(ctx, p.config, p.log, p.say)
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprint(p.stdout, s.banner())
+	var failure error
+	select {
+	case <-ctx.Done():
+		p.say("stopping")
+	case failure = <-s.Failed():
+	}
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+	defer cancel()
+	return errors.Join(failure, s.Stop(stopCtx))
+}
+
+func (s *Service) banner() string {
+	var b strings.Builder
+	line := func(name, value string) { fmt.Fprintf(&b, "  %-10s %s\n", name, value) }
+	b.WriteString("millrace is ready\n")
+	line("api", s.URL+"/v1/orders   (described at "+s.URL+"/openapi.yaml)")
+	where := "set by POSTGRES_DSN"
+	if s.postgres != nil {
+		where = "embedded, data in " + s.config.DataDir + ": " + s.DSN
+	}
+	line("postgres", where)
+	where = strings.Join(s.Brokers, ",")
+	if s.broker != nil {
+		where += " (embedded)"
+	}
+	line("kafka", where)
+	if s.sandbox != nil {
+		line("sandbox", s.URL+"/v1/sandbox/payments and …/carrier")
+	}
+	fmt.Fprintf(&b, "try, in another terminal:\n  go run . demo\n  curl -s -H 'Prefer: wait=5' %s/v1/orders -d '{\"lines\":[{\"sku\":\"MUG-01\",\"quantity\":2,\"unit_price\":1250}],\"currency\":\"EUR\",\"payment_method\":\"pm_ok\"}' -H 'Content-Type: application/json'\n  go run . sagas list\n", s.URL)
+	return b.String()
+}
+
+// serveOwn starts an instance for the demo, on a free port if its own is taken.
+func (p program) serveOwn(ctx context.Context) (url string, checkLog func(context.Context) ([]string, error), stop func() error, err error) {
+	p.say("no service answers at " + p.config.HTTPAddr + "; starting one")
+	s, err := Start(ctx, p.config, p.log, p.say)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	stop = func() error {
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+		defer cancel()
+		return s.Stop(stopCtx)
+	}
+	return s.URL, s.checkLog, stop, nil
+}
+
+// checkLog compares the event store with what stands in Kafka.
+func (s *Service) checkLog(ctx context.Context) (faults []string, err error) {
+	var topics []string
+	for category := range kinds() {
+		topics = append(topics, messages.EventTopic(s.config.TopicPrefix, category))
+	}
+	var logged books.Logged
+	err = kafka.ReadAll(ctx, s.kafka, topics, func(_ string, msg *message.Message) error {
+		var version int
+		if _, err := fmt.Sscan(msg.Metadata.Get(app.HeaderSequence), &version); err != nil {
+			return nil //nolint:nilerr // an answer that no stream holds
+		}
+		if fault := logged.Saw(msg.Metadata.Get(app.HeaderSubject), version); fault != nil {
+			faults = append(faults, fault.Error())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	stored := map[string]int{}
+	reader := s.core.store.Read(0)
+	for {
+		events, err := reader.Next(ctx, 1000)
+		if err != nil || len(events) == 0 {
+			return append(faults, logged.Missing(stored)...), err
+		}
+		for _, e := range events {
+			stored[e.Meta.Subject] = max(stored[e.Meta.Subject], e.Meta.Version)
+		}
+	}
+}
+
+func (p program) sandbox(ctx context.Context, addr string) error {
+	box, err := sandbox.Open(filepath.Join(p.config.DataDir, "sandbox"))
+	if err != nil {
+		return err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return errors.Join(fmt.Errorf("--addr: %w", err), box.Close())
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/v1/sandbox/", box.Control())
+	mux.Handle("/", box.Handler())
+	base := "http://" + reachableAddr(listener.Addr().String())
+	_, _ = fmt.Fprintf(p.stdout, "PAYMENTS_URL=%s/payments\nCARRIER_URL=%s/carrier\n", base, base)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		<-ctx.Done()
+		_ = server.Close() // slow answers are not waited for
+	}()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return errors.Join(err, box.Close())
+	}
+	return box.Close()
+}
+
+func (p program) migrate(ctx context.Context, action string) (err error) {
+	dsn := p.config.PostgresDSN
+	if dsn == "" {
+		pg, err := embedded.StartPostgres(ctx, p.config.DataDir, p.say)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, pg.Stop()) }()
+		dsn = pg.DSN
+	}
+	db, err := postgres.Open(dsn, 4)
+	if err != nil {
+		return fmt.Errorf("POSTGRES_DSN: %w", err)
+	}
+	defer db.Close() //nolint:errcheck // nothing is pending
+	if err := postgres.Wait(ctx, db, p.config.PostgresWait, p.log); err != nil {
+		return err
+	}
+	switch action {
+	case "up":
+		err = migrations.Up(ctx, db.DB)
+	case "down":
+		err = migrations.Down(ctx, db.DB)
+	}
+	if err != nil {
+		return err
+	}
+	versions, err := migrations.List(ctx, db.DB)
+	for _, v := range versions {
+		state := "pending"
+		if v.Applied {
+			state = "applied"
+		}
+		_, _ = fmt.Fprintf(p.stdout, "%5d  %-8s %s\n", v.Version, state, v.Name)
+	}
+	return err
+}
+
+// diagram draws a saga by its name.
+func diagram(name string) (string, error) {
+	var known []string
+	for _, s := range sagas.All() {
+		if s.Name() == name {
+			return s.Diagram(), nil
+		}
+		known = append(known, s.Name())
+	}
+	return "", fmt.Errorf("%w: there is no saga %q; there is: %s", cli.ErrUsage, name, strings.Join(known, ", "))
+}

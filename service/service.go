@@ -1,0 +1,132 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/jmoiron/sqlx"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/millrace/millrace/adapters/breaker"
+	"github.com/millrace/millrace/adapters/embedded"
+	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/adapters/sandbox"
+	"github.com/millrace/millrace/adapters/telemetry"
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/ports/messages"
+)
+
+// Service is a running instance.
+type Service struct {
+	// URL is where HTTP is served; DSN and Brokers are what the instance uses, its own embedded ones included.
+	URL     string
+	DSN     string
+	Brokers []string
+
+	config    Config
+	log       *slog.Logger
+	watermill watermill.LoggerAdapter
+	telemetry *telemetry.Telemetry
+	clock     app.Clock
+
+	postgres *embedded.Postgres // nil if it is not ours
+	broker   *embedded.Kafka    // nil if it is not ours
+	sandbox  *sandbox.Sandbox   // nil if there is none here
+	sandURL  string
+
+	db       *sqlx.DB
+	watch    *postgres.Watch
+	core     core
+	kafka    kafka.Config
+	limit    atomic.Int64 // max.message.bytes of the topics
+	breakers map[string]*breaker.Breaker
+	relay    *outbox.Relay
+	router   *messages.Router
+	workerOK atomic.Pointer[string] // what the worker waits for; nil if it works
+
+	stopping chan struct{}
+	stops    []func(context.Context) error // last started, first stopped
+	stopOnce sync.Once
+	stopErr  error
+	failed   chan error
+}
+
+// Start builds and starts an instance. Say is told what a person at a terminal wants to know meanwhile. What was started
+// is stopped again if something fails.
+func Start(ctx context.Context, c Config, log *slog.Logger, say func(string)) (*Service, error) {
+	s := &Service{
+		config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
+		stopping: make(chan struct{}), failed: make(chan error, 8),
+		watermill: watermill.NewSlogLoggerWithLevelMapping(log, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug, slog.LevelDebug: slog.LevelDebug - 4}),
+	}
+	s.limit.Store(kafka.DefaultLimit)
+	otel.SetTextMapPropagator(propagation.TraceContext{})
+	listener, err := s.listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, step := range []func(context.Context, func(string)) error{s.startStorage, s.startBroker, s.startSandbox, s.build, s.startRelay, s.startWorker} {
+		if err := step(ctx, say); err != nil {
+			_ = listener.Close() // nobody was served
+			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			return nil, errors.Join(err, s.Stop(stopCtx))
+		}
+	}
+	s.serve(listener)
+	return s, nil
+}
+
+// listen takes the port first, so that its being taken is said before anything else is started.
+func (s *Service) listen(ctx context.Context) (net.Listener, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.config.HTTPAddr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("HTTP_ADDR: %s is in use: stop what listens there, or set HTTP_ADDR to another address", s.config.HTTPAddr)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("HTTP_ADDR: cannot listen on %s: %w", s.config.HTTPAddr, err)
+	}
+	s.URL = "http://" + listener.Addr().String()
+	return listener, nil
+}
+
+func (s *Service) onStop(f func(context.Context) error) { s.stops = append(s.stops, f) }
+
+// Failed tells of a part that ended although nobody stopped it.
+func (s *Service) Failed() <-chan error { return s.failed }
+
+// Stop takes nothing new, finishes what is in hand, leaves the consumer groups and closes, in the reverse order of the start.
+func (s *Service) Stop(ctx context.Context) error {
+	s.stopOnce.Do(func() {
+		close(s.stopping)
+		for i := len(s.stops) - 1; i >= 0; i-- {
+			s.stopErr = errors.Join(s.stopErr, s.stops[i](ctx))
+		}
+	})
+	return s.stopErr
+}
+
+func (s *Service) serve(listener net.Listener) {
+	server := &http.Server{
+		Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 60 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	s.onStop(server.Shutdown)
+	go func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			s.failed <- fmt.Errorf("HTTP: %w", err)
+		}
+	}()
+}

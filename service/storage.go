@@ -1,0 +1,33 @@
+package service
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/millrace/millrace/adapters/embedded"
+	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/migrations"
+)
+
+// startStorage connects to PostgreSQL, starting the embedded one if no other is set, and brings the schema up to date.
+func (s *Service) startStorage(ctx context.Context, say func(string)) (err error) {
+	s.DSN = s.config.PostgresDSN
+	if s.DSN == "" {
+		if s.postgres, err = embedded.StartPostgres(ctx, s.config.DataDir, say); err != nil {
+			return err
+		}
+		s.onStop(func(context.Context) error { return s.postgres.Stop() })
+		s.DSN = s.postgres.DSN
+	}
+	if s.db, err = postgres.Open(s.DSN, s.config.PostgresPool); err != nil {
+		return fmt.Errorf("POSTGRES_DSN: %w", err)
+	}
+	s.onStop(func(context.Context) error { return s.db.Close() })
+	if err := postgres.Wait(ctx, s.db, s.config.PostgresWait, s.log); err != nil {
+		return err
+	}
+	if !s.config.Migrate {
+		return migrations.Check(ctx, s.db.DB)
+	}
+	return migrations.Up(ctx, s.db.DB)
+}

@@ -1,0 +1,86 @@
+package service
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/adapters/postgres/deadletter"
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/payment"
+	"github.com/millrace/millrace/domain/shipment"
+	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+// startWorker has commands handled, sagas run and projections built, on instances with that role.
+func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
+	if !s.config.Roles[Worker] {
+		return nil
+	}
+	down := func(err error) bool { return app.KindOf(err) == app.Down }
+	router, err := messages.NewRouter(messages.Config{
+		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Subscriber: s.subscriber, Publisher: s.core.publisher, Inbox: s.core.uow,
+		UnitOfWork: s.core.uow, Letters: deadletter.New(s.db), Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
+		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed,
+		Breakers: map[string]message.HandlerMiddleware{
+			payment.Category:  s.newBreaker("payments", down).Middleware,
+			shipment.Category: s.newBreaker("carrier", down).Middleware,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	s.router = router
+	if err := router.AddCommands(s.core.handlers); err != nil {
+		return err
+	}
+	for _, sg := range s.core.sagas {
+		categories := map[string]app.EventTypes{}
+		for _, t := range sg.Listens() {
+			category := categoryOf(t)
+			if categories[category] == nil {
+				categories[category] = saga.AnswerTypes()
+			}
+			categories[category] = append(categories[category], t)
+		}
+		if err := router.AddSaga(sg, s.core.manager, categories); err != nil {
+			return err
+		}
+	}
+	for _, p := range s.core.projections {
+		if err := router.AddProjection(p); err != nil {
+			return err
+		}
+	}
+	return s.runRouter(ctx)
+}
+
+func (s *Service) runRouter(ctx context.Context) error {
+	waiting := "for Kafka's topics"
+	s.workerOK.Store(&waiting)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if !s.ensureTopics(ctx) {
+			return
+		}
+		s.workerOK.Store(nil)
+		// Its context is not ours: Close, not a cancelled context, is what ends it.
+		if err := s.router.Run(context.WithoutCancel(ctx)); err != nil {
+			s.failed <- fmt.Errorf("worker: %w", err)
+		}
+	}()
+	s.onStop(func(context.Context) error {
+		cancel()
+		var err error
+		if s.router.IsRunning() {
+			err = s.router.Close()
+		}
+		<-done
+		return err
+	})
+	return nil
+}
