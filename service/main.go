@@ -198,6 +198,11 @@ func (p program) sandbox(ctx context.Context, addr string) error {
 func (p program) migrate(ctx context.Context, action string) (err error) {
 	dsn := p.config.PostgresDSN
 	if dsn == "" {
+		release, err := embedded.Lock(p.config.DataDir)
+		if err != nil {
+			return err
+		}
+		defer release() //nolint:errcheck // it goes with the process
 		pg, err := embedded.StartPostgres(ctx, p.config.DataDir, p.say)
 		if err != nil {
 			return err

@@ -77,7 +77,7 @@ func Start(ctx context.Context, c Config, log *slog.Logger, say func(string)) (*
 	if err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, func(string)) error{s.startStorage, s.startBroker, s.startSandbox, s.build, s.startRelay, s.startWorker} {
+	for _, step := range []func(context.Context, func(string)) error{s.lockData, s.startStorage, s.startBroker, s.startSandbox, s.build, s.startRelay, s.startWorker} {
 		if err := step(ctx, say); err != nil {
 			_ = listener.Close() // nobody was served
 			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -100,6 +100,18 @@ func (s *Service) listen(ctx context.Context) (net.Listener, error) {
 	}
 	s.URL = "http://" + listener.Addr().String()
 	return listener, nil
+}
+
+// lockData makes the data directory ours, if anything of this instance lives there.
+func (s *Service) lockData(context.Context, func(string)) error {
+	if s.config.PostgresDSN != "" && len(s.config.KafkaBrokers) > 0 && s.config.PaymentsURL != "" {
+		return nil
+	}
+	release, err := embedded.Lock(s.config.DataDir)
+	if err == nil {
+		s.onStop(func(context.Context) error { return release() })
+	}
+	return err
 }
 
 func (s *Service) onStop(f func(context.Context) error) { s.stops = append(s.stops, f) }

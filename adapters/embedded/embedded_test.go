@@ -12,18 +12,8 @@ import (
 	"github.com/millrace/millrace/adapters/embedded"
 )
 
-// dataDir is a directory that the user who runs PostgreSQL can reach, as t.TempDir of root is not.
-func dataDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "millrace-embedded-")
-	require.NoError(t, err)
-	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // as said above
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
-}
-
 func TestPostgresKeepsItsDataAndTakesALeftoverOver(t *testing.T) {
-	dir, ctx := dataDir(t), context.Background()
+	dir, ctx := t.TempDir(), context.Background() // closed to others: root's server must get through all the same
 	say := func(line string) { t.Log(line) }
 
 	first, err := embedded.StartPostgres(ctx, dir, say)
@@ -44,8 +34,8 @@ func TestPostgresKeepsItsDataAndTakesALeftoverOver(t *testing.T) {
 }
 
 func TestPostgresOfAnotherMajorVersionIsLeftAlone(t *testing.T) {
-	dir := dataDir(t)
-	require.NoError(t, os.MkdirAll(dir+"/postgres/cluster", 0o755)) //nolint:gosec // a test's directory
+	dir := t.TempDir()
+	require.NoError(t, os.MkdirAll(dir+"/postgres/cluster", 0o750))
 	require.NoError(t, os.WriteFile(dir+"/postgres/cluster/PG_VERSION", []byte("9\n"), 0o600))
 	_, err := embedded.StartPostgres(context.Background(), dir, func(string) {})
 	require.ErrorContains(t, err, "of PostgreSQL 9")
@@ -64,4 +54,16 @@ func exec(t *testing.T, dsn, query string) {
 	t.Helper()
 	_, err := open(t, dsn).ExecContext(context.Background(), query)
 	require.NoError(t, err)
+}
+
+func TestADataDirectoryHasOneInstance(t *testing.T) {
+	dir := t.TempDir()
+	release, err := embedded.Lock(dir)
+	require.NoError(t, err)
+	_, err = embedded.Lock(dir)
+	require.ErrorContains(t, err, "an instance is running on "+dir)
+	require.NoError(t, release())
+	release, err = embedded.Lock(dir)
+	require.NoError(t, err)
+	require.NoError(t, release())
 }

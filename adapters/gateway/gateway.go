@@ -19,7 +19,7 @@ import (
 )
 
 // Timeout is how long a call may take, all in all.
-const Timeout = 3 * time.Second
+const Timeout = 2 * time.Second
 
 // maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 64 << 10

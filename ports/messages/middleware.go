@@ -135,7 +135,7 @@ func (r *Router) retry(next message.HandlerFunc) message.HandlerFunc {
 // later puts the message into the outbox again, due after a pause that grows with its attempts.
 func (r *Router) later(msg *message.Message, log *slog.Logger, reason error) error {
 	attempts := app.MetaOf(msg.Context()).Attempt + 1
-	pause := backoff(attempts + 2)
+	pause := backoff(attempts + 3)
 	again := msg.Copy()
 	again.Metadata[app.HeaderAttempt] = strconv.Itoa(attempts)
 	again.Metadata[app.HeaderDue] = stamp(r.config.Clock().Add(pause))
