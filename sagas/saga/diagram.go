@@ -43,7 +43,7 @@ func (s *Saga) Diagram() string {
 			line("%s --> %s: %s", id(st.name), back(i-1), r.event)
 		}
 		if st.undo != nil {
-			line("%s --> %s: no answer in %s", id(st.name), back(i), st.within)
+			line("%s --> %s: no answer in %s, or cancelled", id(st.name), back(i), st.within)
 			line("%s --> %s: %s", undo(st.name), back(i-1), st.undone.event)
 			line("%s --> %s: asked again", undo(st.name), undo(st.name))
 		} else {
@@ -51,6 +51,7 @@ func (s *Saga) Diagram() string {
 		}
 	}
 	line("%s --> [*]: %s", id(abort.name), abort.completed.event)
+	line("%s --> %s: asked again after %s", id(abort.name), id(abort.name), abort.within)
 	return b.String()
 }
 

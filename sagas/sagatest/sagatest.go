@@ -1,0 +1,142 @@
+// Package sagatest tests sagas in sentences: given what has happened, when this happens, then those commands are sent.
+//
+//	fulfilment := sagatest.For(fulfilment.Definition)
+//	t.Run("reserved: authorise", fulfilment.Given(placed).When(reserved).Then(command.AuthorisePayment{…}))
+//	t.Run("declined: release", fulfilment.Given(placed, reserved).When(declined).Then(command.ReleaseStock{…}))
+package sagatest
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+// TimeOut is the input that lets the newest timer fire.
+type TimeOut struct{}
+
+// Late is an answer to an earlier command: the one of this step and branch.
+type Late struct {
+	Event  any
+	Step   string
+	Branch app.Branch
+}
+
+// Kit makes scenarios for one definition.
+type Kit struct{ saga *saga.Saga }
+
+// For makes the kit of a definition.
+func For[D any](d saga.Definition[D]) Kit { return Kit{saga.New(d)} }
+
+// Given is what has happened: the event that starts the saga, then events, each the answer to the command that was sent
+// last, saga.Cancel, TimeOut or Late.
+func (k Kit) Given(inputs ...any) Scenario { return Scenario{k, inputs} }
+
+// Scenario has its history and waits for what happens.
+type Scenario struct {
+	kit   Kit
+	given []any
+}
+
+// When is what happens now.
+func (s Scenario) When(input any) Outcome { return Outcome{s, input} }
+
+// Outcome waits to be judged.
+type Outcome struct {
+	scenario Scenario
+	when     any
+}
+
+// Then passes if just these commands are sent.
+func (o Outcome) Then(want ...app.Keyed) func(*testing.T) { return o.judge("", nil, want) }
+
+// Ends passes if no command is sent and the saga stands at status.
+func (o Outcome) Ends(status saga.Status) func(*testing.T) { return o.judge(status, nil, nil) }
+
+// Leaves passes if the saga stands at status after just these commands.
+func (o Outcome) Leaves(status saga.Status, want ...app.Keyed) func(*testing.T) {
+	return o.judge(status, nil, want)
+}
+
+// Refused passes if the input is refused with this error.
+func (o Outcome) Refused(want error) func(*testing.T) { return o.judge("", want, nil) }
+
+func (o Outcome) judge(status saga.Status, wantErr error, want []app.Keyed) func(*testing.T) {
+	return func(t *testing.T) {
+		t.Helper()
+		run := Run{Saga: o.scenario.kit.saga, State: saga.State{ID: "saga-1"}, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+		for i, input := range o.scenario.given {
+			if _, err := run.Feed(input); err != nil {
+				t.Fatalf("given %d, %+v: %v", i+1, input, err)
+			}
+		}
+		reaction, err := run.Feed(o.when)
+		if !errors.Is(err, wantErr) || (wantErr == nil && err != nil) {
+			t.Fatalf("got error %v, want %v", err, wantErr)
+		}
+		var got []app.Keyed
+		for _, c := range reaction.Commands {
+			got = append(got, c.Body)
+		}
+		if len(got)+len(want) > 0 && !reflect.DeepEqual(got, want) {
+			t.Fatalf("sent %+v, want %+v", got, want)
+		}
+		if status != "" && run.State.Status != status {
+			t.Fatalf("the saga is %s, want %s", run.State.Status, status)
+		}
+	}
+}
+
+// Run feeds inputs to an instance, one after the other.
+type Run struct {
+	Saga  *saga.Saga
+	State saga.State
+	Now   time.Time
+	Sent  []saga.Command // all so far
+	Timer saga.Timer     // the newest
+}
+
+// Feed reacts to an input and remembers what came of it.
+func (r *Run) Feed(input any) (saga.Reaction, error) {
+	in, err := r.input(input)
+	if err != nil {
+		return saga.Reaction{}, err
+	}
+	r.Now = r.Now.Add(time.Millisecond)
+	reaction, err := r.Saga.React(r.State, in, r.Now)
+	if err != nil {
+		return reaction, err
+	}
+	r.State = reaction.State
+	r.Sent = append(r.Sent, reaction.Commands...)
+	if n := len(reaction.Timers); n > 0 {
+		r.Timer = reaction.Timers[n-1]
+	}
+	return reaction, nil
+}
+
+func (r *Run) input(input any) (saga.Input, error) {
+	switch input := input.(type) {
+	case saga.Input:
+		return input, nil
+	case TimeOut:
+		r.Now = r.Timer.DueAt
+		return r.Timer.Timeout, nil
+	case Late:
+		for i := len(r.Sent) - 1; i >= 0; i-- {
+			if c := r.Sent[i]; c.Step == input.Step && c.Branch == input.Branch {
+				return saga.Answer{Event: input.Event, Step: c.Step, Branch: c.Branch, CommandID: c.ID}, nil
+			}
+		}
+		return nil, fmt.Errorf("no command of step %q and branch %q was sent", input.Step, input.Branch)
+	}
+	if len(r.Sent) == 0 {
+		return saga.Start{Event: input, Subject: "subject-1"}, nil
+	}
+	last := r.Sent[len(r.Sent)-1]
+	return saga.Answer{Event: input, Step: last.Step, Branch: last.Branch, CommandID: last.ID}, nil
+}
