@@ -17,7 +17,7 @@ import (
 func (s *Service) startBroker(_ context.Context, _ func(string)) (err error) {
 	s.Brokers = s.config.KafkaBrokers
 	if len(s.Brokers) == 0 {
-		if s.broker, err = embedded.StartKafka(s.config.DataDir); err != nil {
+		if s.broker, err = embedded.StartKafka(s.config.DataDir, 0); err != nil {
 			return err
 		}
 		s.onStop(func(context.Context) error { s.broker.Stop(); return nil })

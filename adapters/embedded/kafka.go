@@ -14,13 +14,13 @@ type Kafka struct {
 	cluster *kfake.Cluster
 }
 
-// StartKafka starts it on the data below dir.
-func StartKafka(dir string) (*Kafka, error) {
+// StartKafka starts it on the data below dir, on a port, or on any free one if that is 0.
+func StartKafka(dir string, port int) (*Kafka, error) {
 	data := filepath.Join(dir, "kafka")
 	if err := os.MkdirAll(data, 0o750); err != nil {
 		return nil, fmt.Errorf("embedded Kafka: %w", err)
 	}
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.DataDir(data), kfake.DefaultNumPartitions(12))
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.DataDir(data), kfake.DefaultNumPartitions(12), kfake.Ports(port))
 	if err != nil {
 		return nil, fmt.Errorf("embedded Kafka in %s: %w", data, err)
 	}
