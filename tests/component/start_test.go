@@ -1,0 +1,159 @@
+package component
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/tests/harness"
+)
+
+// run carries out a command line with settings and nothing else of our environment.
+func run(t *testing.T, settings []string, args ...string) (output string, code int) {
+	t.Helper()
+	command := exec.Command(harness.Binary(t), args...) //nolint:gosec,noctx // ends by itself
+	command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, settings...)
+	out, err := command.CombinedOutput()
+	if err != nil {
+		_, exited := err.(*exec.ExitError) //nolint:errorlint // exec returns it unwrapped
+		require.True(t, exited, err)
+	}
+	return string(out), command.ProcessState.ExitCode()
+}
+
+func TestWrongSettings(t *testing.T) {
+	t.Parallel()
+	for setting, want := range map[string]string{
+		"HTTP_ADDR=8080":                            `HTTP_ADDR: "8080" is not host:port`,
+		"HTTP_ADDR=0.0.0.0:8080":                    "SANDBOX: without PAYMENTS_URL and CARRIER_URL",
+		"POSTGRES_DSN=nonsense at all":              "POSTGRES_DSN: is not a connection string",
+		"POSTGRES_MAX_CONNS=many":                   `POSTGRES_MAX_CONNS: "many" is not a whole number`,
+		"POSTGRES_WAIT=soon":                        "POSTGRES_WAIT:",
+		"KAFKA_BROKERS=broker":                      `KAFKA_BROKERS: "broker" is not host:port`,
+		"KAFKA_PARTITIONS=0":                        `KAFKA_PARTITIONS: "0" is not`,
+		"ROLES=api,cook":                            `ROLES: "cook" is none of`,
+		"CARRIER_URL=http://x|PAYMENTS_URL=ftp://x": `PAYMENTS_URL: "ftp://x" is not a URL`,
+		"PAYMENTS_URL=http://127.0.0.1:1/x":         "PAYMENTS_URL: and CARRIER_URL are set together",
+		"TOPIC_PREFIX=a b":                          "TOPIC_PREFIX:",
+		"LOG_LEVEL=loud":                            "LOG_LEVEL:",
+		"LOG_FORMAT=xml":                            "LOG_FORMAT:",
+		"MIGRATE=perhaps":                           "MIGRATE:",
+		"MAX_MESSAGE_BYTES=1":                       "MAX_MESSAGE_BYTES:",
+	} {
+		output, code := run(t, strings.Split(setting, "|"), "serve")
+		require.Equal(t, 2, code, "%s: %s", setting, output)
+		require.Contains(t, output, want, setting)
+		require.Equal(t, 1, strings.Count(output, "\n"), "one line: %s", output)
+	}
+	output, code := run(t, []string{"ROLES=cook", "LOG_LEVEL=loud"}, "serve")
+	require.Equal(t, 2, code)
+	require.Equal(t, 2, strings.Count(output, "\n"), "a line each: %s", output)
+}
+
+func TestWrongArguments(t *testing.T) {
+	t.Parallel()
+	for _, args := range []string{"dance", "serve now", "demo --orders 0", "demo --orders x", "demo please", "migrate", "migrate sideways", "sagas", "sagas dance", "sagas show", "sagas diagram dance", "deadletters", "sandbox here"} {
+		output, code := run(t, nil, strings.Fields(args)...)
+		require.Equal(t, 2, code, "%s: %s", args, output)
+	}
+	output, code := run(t, nil, "help")
+	require.Zero(t, code)
+	require.Contains(t, output, "demo [--orders N]")
+	output, code = run(t, []string{"HTTP_ADDR=127.0.0.1:1"}, "sagas", "list")
+	require.Equal(t, 1, code)
+	require.Contains(t, output, "is the service running?")
+	_, code = run(t, []string{"HTTP_ADDR=127.0.0.1:1"}, "healthcheck")
+	require.Equal(t, 1, code)
+}
+
+func TestDiagram(t *testing.T) {
+	t.Parallel()
+	output, code := run(t, nil, "sagas", "diagram", "order-fulfilment")
+	require.Zero(t, code)
+	for _, want := range []string{"stateDiagram-v2", "capture payment (pivot)", "undo_authorise_payment --> undo_reserve_stock: payment.Voided", "book_shipment --> undo_authorise_payment: shipment.Refused"} {
+		require.Contains(t, output, want)
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // local, at once
+	require.NoError(t, err)
+	defer l.Close() //nolint:errcheck // nothing was sent
+	output, code := run(t, []string{"HTTP_ADDR=" + l.Addr().String(), "DATA_DIR=" + t.TempDir()}, "serve")
+	require.Equal(t, 1, code)
+	require.Contains(t, output, "HTTP_ADDR: "+l.Addr().String()+" is in use")
+}
+
+func TestDatabaseNotReachable(t *testing.T) {
+	t.Parallel()
+	output, code := run(t, []string{"POSTGRES_DSN=postgres://x:secret@127.0.0.1:1/x", "POSTGRES_WAIT=2s", "HTTP_ADDR=127.0.0.1:0", "DATA_DIR=" + t.TempDir()}, "serve")
+	require.Equal(t, 1, code)
+	require.Contains(t, output, "waiting for PostgreSQL")
+	require.Contains(t, output, "PostgreSQL did not answer within 2s")
+	require.NotContains(t, output, "secret")
+}
+
+func TestOneInstanceADataDirectory(t *testing.T) {
+	t.Parallel()
+	w := harness.NewWorld(t)
+	w.Start()
+	if harness.Real() {
+		t.Skip("the data directory holds no database here")
+	}
+	output, code := run(t, []string{"HTTP_ADDR=127.0.0.1:0", "DATA_DIR=" + w.DataDir}, "serve")
+	require.Equal(t, 1, code)
+	require.Contains(t, output, "an instance is running on "+w.DataDir)
+}
+
+func TestSchema(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	settings := []string{"POSTGRES_DSN=" + i.DSN(), "HTTP_ADDR=127.0.0.1:0", "DATA_DIR=" + t.TempDir(), "KAFKA_BROKERS=" + i.Brokers()[0]}
+	output, code := run(t, settings, "migrate", "status")
+	require.Zero(t, code, output)
+	require.Contains(t, output, "1  applied")
+
+	db := harness.OpenDB(t, i.DSN())
+	_, err := db.ExecContext(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)`)
+	require.NoError(t, err)
+	output, code = run(t, settings, "serve")
+	require.Equal(t, 1, code)
+	require.Contains(t, output, "the database's schema is newer than this program: it is at version 99")
+	_, err = db.ExecContext(t.Context(), `DELETE FROM goose_db_version WHERE version_id = 99`)
+	require.NoError(t, err)
+
+	if harness.Real() { // on the embedded default the running instance would miss its tables
+		i.Terminate()
+		output, code = run(t, settings, "migrate", "down")
+		require.Zero(t, code, output)
+		output, code = run(t, append(settings, "MIGRATE=off"), "serve")
+		require.Equal(t, 1, code)
+		require.Contains(t, output, "run `migrate up`")
+		output, code = run(t, settings, "migrate", "up")
+		require.Zero(t, code, output)
+	}
+}
+
+func TestDemoProvesTheBooks(t *testing.T) {
+	t.Parallel()
+	i := harness.Shared(t)
+	output, code := run(t, nil, "demo", "--orders", "40", "--json", "--url", i.URL)
+	require.Zero(t, code, output)
+	require.Regexp(t, `^\{"orders":40,"confirmed":\d+,"cancelled":\d+,"by_reason":\{.*"payment declined":\d+.*\},"seconds":[\d.]+,"orders_per_second":[\d.]+,"latency_ms":\{"p50":[\d.]+,"p99":[\d.]+\},"books":"balanced"\}\n$`, output)
+	output, code = run(t, []string{"HTTP_ADDR=" + strings.TrimPrefix(i.URL, "http://")}, "sagas", "list", "--status", "completed")
+	require.Zero(t, code, output)
+	require.Contains(t, output, "order-fulfilment v1")
+	id := strings.Fields(strings.Split(output, "\n")[1])[0]
+	output, code = run(t, nil, "sagas", "show", "--url", i.URL, id)
+	require.Zero(t, code, output)
+	require.Contains(t, output, "capture payment")
+	output, code = run(t, nil, "deadletters", "list", "--url", i.URL)
+	require.Zero(t, code, output)
+	require.Equal(t, http.StatusOK, i.Do(http.MethodGet, "/healthz", "").Status)
+}

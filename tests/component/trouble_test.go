@@ -1,0 +1,312 @@
+package component
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/adapters/embedded"
+	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/tests/harness"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+func producer(t *testing.T, i *harness.Instance) sarama.SyncProducer {
+	t.Helper()
+	config := sarama.NewConfig()
+	config.Producer.Return.Successes = true
+	p, err := sarama.NewSyncProducer(i.Brokers(), config)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+// topics are those that carry something with an effect.
+var topics = []string{
+	"commands.orders", "commands.inventory", "commands.payments", "commands.shipments", "commands.sagas",
+	"events.orders", "events.inventory", "events.payments", "events.shipments", "events.sagas",
+}
+
+// Everything that was ever on a topic comes a second time, and a third: nothing happens twice.
+func TestDuplicatesChangeNothing(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01", "TEE-02", "HEAVY-99")
+	for _, method := range []string{"pm_ok", "pm_declined", "pm_capture_refused"} {
+		i.Place(method, "MUG-01", "TEE-02")
+	}
+	i.Place("pm_ok", "HEAVY-99")
+	i.Place("pm_ok", "MUG-01", "VOID-00")
+	before := i.Balanced()
+	var full []string
+	for _, topic := range topics {
+		full = append(full, i.Topic(topic))
+	}
+	var again []*sarama.ProducerMessage
+	err := kafka.ReadAll(context.Background(), kafka.Config{Brokers: i.Brokers()}, full, func(topic string, msg *message.Message) error {
+		record := &sarama.ProducerMessage{Topic: topic, Key: sarama.StringEncoder(msg.Metadata["ce_partitionkey"]), Value: sarama.ByteEncoder(msg.Payload)}
+		for name, value := range msg.Metadata {
+			record.Headers = append(record.Headers, sarama.RecordHeader{Key: []byte(name), Value: []byte(value)})
+		}
+		again = append(again, record)
+		return nil
+	})
+	require.NoError(t, err)
+	require.Greater(t, len(again), 100)
+	p := producer(t, i)
+	calls := ledgerCalls(t, i)
+	for range 2 {
+		require.NoError(t, p.SendMessages(again))
+		for _, record := range again {
+			record.Metadata = nil
+		}
+	}
+	// An order that is placed after them in every partition's log ends after them.
+	for range 40 {
+		i.Place("pm_ok", "MUG-01")
+	}
+	after := i.Balanced()
+	require.Equal(t, before.Orders+40, after.Orders)
+	require.Equal(t, before.Cancelled, after.Cancelled)
+	require.Equal(t, calls+40*3, ledgerCalls(t, i), "what was handled is not asked outside again")
+	require.Empty(t, deadLetters(t, i), "and is nobody's dead letter")
+}
+
+func ledgerCalls(t *testing.T, i *harness.Instance) (calls int) {
+	t.Helper()
+	for _, service := range []string{"payments", "carrier"} {
+		var ledger struct{ Calls int }
+		i.Do(http.MethodGet, "/v1/sandbox/"+service, "").JSON(t, &ledger)
+		calls += ledger.Calls
+	}
+	return calls
+}
+
+type deadLetter struct {
+	ID, Consumer, Topic, Key, Payload, Reason string
+	Headers                                   map[string]string
+	Attempts                                  int
+}
+
+func deadLetters(t *testing.T, i *harness.Instance) []deadLetter {
+	t.Helper()
+	var page struct {
+		Letters []deadLetter `json:"dead_letters"`
+	}
+	i.Do(http.MethodGet, "/v1/dead-letters?limit=100", "").JSON(t, &page)
+	return page.Letters
+}
+
+// What cannot be understood is kept, with a reason that says what is wrong, and stands in nobody's way.
+func TestPoisonIsKeptAndStandsInNobodysWay(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01")
+	p := producer(t, i)
+	headers := func(pairs ...string) (out []sarama.RecordHeader) {
+		for n := 0; n+1 < len(pairs); n += 2 {
+			out = append(out, sarama.RecordHeader{Key: []byte(pairs[n]), Value: []byte(pairs[n+1])})
+		}
+		return out
+	}
+	known := func(name string, more ...string) []sarama.RecordHeader {
+		return headers(append([]string{"ce_id", "x", "ce_type", name, "schema_version", "1"}, more...)...)
+	}
+	cases := map[string]struct {
+		topic   string
+		payload string
+		headers []sarama.RecordHeader
+		reason  string
+	}{
+		"no headers":        {"commands.orders", `{}`, nil, "no header ce_type"},
+		"no id":             {"commands.orders", `{}`, headers("ce_type", "ConfirmOrder"), "no header ce_id"},
+		"unknown command":   {"commands.orders", `{}`, known("EatOrder"), `header ce_type: "EatOrder"`},
+		"wrong destination": {"commands.orders", `{}`, known("ReserveStock"), "is no command for orders"},
+		"no JSON":           {"commands.orders", `{"order_id":`, known("ConfirmOrder"), "decode ConfirmOrder"},
+		"wrong type":        {"commands.orders", `{"order_id":7}`, known("ConfirmOrder"), "decode ConfirmOrder"},
+		"newer schema":      {"commands.orders", `{}`, headers("ce_id", "x", "ce_type", "ConfirmOrder", "schema_version", "9"), "schema version 9"},
+		"odd time":          {"commands.orders", `{}`, known("ConfirmOrder", "expires_at", "soon"), "header expires_at"},
+		"odd branch":        {"commands.orders", `{}`, known("ConfirmOrder", "saga_branch", "sideways"), "header saga_branch"},
+		"branch alone":      {"commands.orders", `{}`, known("ConfirmOrder", "saga_branch", "do"), "needs saga_id"},
+		"unknown event":     {"events.inventory", `{}`, known("inventory.eaten"), `header ce_type: "inventory.eaten"`},
+		"event: no JSON":    {"events.inventory", `no`, known("inventory.reserved"), "decode inventory.reserved"},
+		"event: no headers": {"events.payments", "\xff\xfe", nil, "no header ce_type"},
+	}
+	for name, c := range cases {
+		_, _, err := p.SendMessage(&sarama.ProducerMessage{
+			Topic: i.Topic(c.topic), Key: sarama.StringEncoder(name), Value: sarama.StringEncoder(c.payload),
+			Headers: append(c.headers, headers("ce_id", name)...), // the last one counts
+		})
+		require.NoError(t, err)
+	}
+	// The one without an id must stay without.
+	_, _, err := p.SendMessage(&sarama.ProducerMessage{Topic: i.Topic("commands.payments"), Value: sarama.StringEncoder("no id"), Headers: headers("ce_type", "VoidPayment")})
+	require.NoError(t, err)
+	for name, c := range cases {
+		if name == "no id" {
+			continue
+		}
+		harness.Eventually(t, func() error {
+			for _, l := range deadLetters(t, i) {
+				if l.Key == name && strings.HasSuffix(l.Topic, c.topic) {
+					require.Contains(t, l.Reason, c.reason, name)
+					require.Equal(t, 1, l.Attempts, name)
+					return nil
+				}
+			}
+			return fmt.Errorf("%s: no dead letter among %d", name, len(deadLetters(t, i)))
+		})
+	}
+	harness.Eventually(t, func() error {
+		for _, l := range deadLetters(t, i) {
+			if l.Payload == "no id" && strings.Contains(l.Reason, "no header ce_id") {
+				return nil
+			}
+		}
+		return fmt.Errorf("no dead letter for the message without an id")
+	})
+	one := deadLetters(t, i)[0]
+	var single deadLetter
+	i.Do(http.MethodGet, "/v1/dead-letters/"+one.ID, "").JSON(t, &single)
+	require.Equal(t, one, single)
+	for range 24 { // every partition goes on
+		i.Place("pm_ok", "MUG-01")
+	}
+	require.Equal(t, 24, i.Balanced().Confirmed)
+}
+
+// While the broker is away orders are accepted; afterwards everything arrives.
+func TestBrokerDown(t *testing.T) {
+	var i *harness.Instance
+	var stop, start func()
+	if stopCommand := os.Getenv("KAFKA_STOP"); harness.Real() && stopCommand != "" {
+		i = harness.NewWorld(t).Start()
+		run := func(name string) func() {
+			return func() {
+				out, err := exec.Command("bash", "-c", os.Getenv(name)).CombinedOutput() //nolint:gosec,noctx // the tester's own
+				require.NoError(t, err, "%s: %s", name, out)
+			}
+		}
+		stop, start = run("KAFKA_STOP"), run("KAFKA_START")
+	} else if harness.Real() {
+		t.Skip("KAFKA_STOP and KAFKA_START are not set to commands that stop and start the broker")
+	} else {
+		dir := t.TempDir()
+		broker, err := embedded.StartKafka(dir, 0)
+		require.NoError(t, err)
+		var port int
+		_, err = fmt.Sscanf(broker.Brokers[0], "127.0.0.1:%d", &port)
+		require.NoError(t, err)
+		t.Cleanup(func() { broker.Stop() })
+		i = harness.NewWorld(t, "KAFKA_BROKERS="+broker.Brokers[0]).Start()
+		stop = broker.Stop
+		start = func() {
+			broker, err = embedded.StartKafka(dir, port)
+			require.NoError(t, err)
+		}
+	}
+	i.Stock(1000, "MUG-01")
+	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
+	stop()
+	for range 20 {
+		i.Place("pm_ok", "MUG-01")
+	}
+	harness.Eventually(t, func() error {
+		var list struct {
+			Breakers []struct{ Name, State string }
+		}
+		i.Place("pm_ok", "MUG-01")
+		i.Do(http.MethodGet, "/v1/breakers", "").JSON(t, &list)
+		for _, b := range list.Breakers {
+			if b.Name == "kafka" && b.State == "open" {
+				return nil
+			}
+		}
+		return fmt.Errorf("the breaker is not open: %+v", list)
+	})
+	ready := i.Do(http.MethodGet, "/readyz", "")
+	require.Equal(t, http.StatusOK, ready.Status, "it still accepts")
+	require.Contains(t, ready.Body, "kafka: degraded")
+	var backlog struct{ Pending int }
+	i.Do(http.MethodGet, "/v1/outbox", "").JSON(t, &backlog)
+	require.Positive(t, backlog.Pending)
+	start()
+	report := i.Balanced()
+	require.Equal(t, report.Orders, report.Confirmed, "%+v", report)
+	require.GreaterOrEqual(t, report.Orders, 22)
+}
+
+// Killed between any two steps, again and again; each time every saga goes on to its end, and the books balance.
+func TestKilledBetweenAnyTwoSteps(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	i.Stock(10_000, "MUG-01", "TEE-02")
+	ways := []struct {
+		method string
+		sku    string
+		until  []string // the steps at which it is killed
+	}{
+		{"pm_ok", "TEE-02", []string{"", "reserve stock", "authorise payment", "book shipment", "capture payment", "take stock out", "confirm order"}},
+		{"pm_capture_refused", "TEE-02", []string{"book shipment", "authorise payment", "reserve stock", "cancel order"}},
+	}
+	orders := 0
+	for _, way := range ways {
+		for n, step := range way.until {
+			id := i.Place(way.method, "MUG-01", way.sku)
+			for range 5 {
+				i.Place(way.method, "MUG-01", way.sku)
+			}
+			orders += 6
+			killWhen(t, i, id, step, way.method != "pm_ok")
+			i.Restart()
+			i.Decided(id)
+			report := i.Balanced()
+			require.Equal(t, orders, report.Orders, "%s %d", way.method, n)
+		}
+	}
+}
+
+// killWhen kills the instance as soon as a saga has reached a step, forwards or backwards.
+func killWhen(t *testing.T, i *harness.Instance, orderID, step string, backwards bool) {
+	t.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for step != "" && time.Now().Before(deadline) {
+		var page struct{ Sagas []harness.Saga }
+		_, body, err := i.Get("/v1/sagas?limit=100")
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal([]byte(body), &page))
+		for _, s := range page.Sagas {
+			status := s.Statuses()[step]
+			if s.Subject == orderID && (!backwards && status != "waiting" || backwards && (status == "compensating" || status == "compensated" || step == "cancel order" && status != "")) {
+				i.Kill()
+				return
+			}
+		}
+	}
+	i.Kill()
+}
+
+func TestCleanStop(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01")
+	for range 30 {
+		i.Place("pm_ok", "MUG-01")
+	}
+	code, took := i.Terminate() // in the middle of it
+	require.Zero(t, code, i.Output())
+	require.Less(t, took, 10*time.Second)
+	require.NotContains(t, i.Output(), "level=ERROR", "nothing is torn off")
+	i.Restart()
+	require.Equal(t, 30, i.Balanced().Confirmed)
+}
