@@ -33,13 +33,20 @@ func (s *Service) handler() http.Handler {
 		server.Sandbox = s.sandbox.Control()
 	}
 	if s.config.Roles[API] {
-		return server.Handler()
+		return server.Handler(s.mountSandbox)
 	}
 	r := chi.NewRouter()
 	r.Get("/healthz", server.GetHealth)
 	r.Get("/readyz", server.GetReadiness)
 	r.Get("/metrics", server.GetMetrics)
 	return r
+}
+
+// mountSandbox lets other instances share the sandbox of this one.
+func (s *Service) mountSandbox(r chi.Router) {
+	if s.sandbox != nil {
+		r.Mount("/sandbox", http.StripPrefix("/sandbox", s.sandbox.Handler()))
+	}
 }
 
 // cancelOrder asks the order's saga, and with it decides in one transaction whether it is too late.

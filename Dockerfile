@@ -1,0 +1,17 @@
+FROM golang:1.26 AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /millrace .
+
+FROM gcr.io/distroless/static-debian12:nonroot
+COPY --from=build /millrace /millrace
+# The sandbox's ledgers live here; without the sandbox nothing does.
+COPY --from=build --chown=65532:65532 /tmp /data
+ENV DATA_DIR=/data
+VOLUME /data
+EXPOSE 8080
+HEALTHCHECK --interval=5s --timeout=4s --start-period=30s CMD ["/millrace", "healthcheck"]
+ENTRYPOINT ["/millrace"]
+CMD ["serve"]
