@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	wsql "github.com/ThreeDotsLabs/watermill-sql/v3/pkg/sql"
+	"github.com/ThreeDotsLabs/watermill/components/forwarder"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+
+	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/adapters/postgres/txn"
+	"github.com/millrace/millrace/app"
+)
+
+// stock is what Watermill's documentation wires: the SQL publisher behind the forwarder's, and the forwarder, all with their
+// default settings.
+type stock struct{}
+
+const stockTopic = "stock_outbox"
+
+func (*stock) name() string { return "stock forwarder" }
+
+func (*stock) prepare(ctx context.Context, g *ground) error {
+	for _, q := range (wsql.DefaultPostgreSQLSchema{}).SchemaInitializingQueries(stockTopic) {
+		if _, err := g.db.ExecContext(ctx, q.Query, q.Args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (*stock) write(ctx context.Context, g *ground, topic string, messages []benchMessage) error {
+	tx, err := g.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // nothing after a commit
+	inner, err := wsql.NewPublisher(tx, wsql.PublisherConfig{SchemaAdapter: wsql.DefaultPostgreSQLSchema{}}, watermill.NopLogger{})
+	if err != nil {
+		return err
+	}
+	publisher := forwarder.NewPublisher(inner, forwarder.PublisherConfig{ForwarderTopic: stockTopic})
+	var batch []*message.Message
+	for _, m := range messages {
+		msg := message.NewMessage(uuid.NewString(), []byte(m.payload))
+		msg.Metadata.Set("key", m.key)
+		batch = append(batch, msg)
+	}
+	if err := publisher.Publish(topic, batch...); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func (*stock) start(ctx context.Context, g *ground) (func() error, error) {
+	logger := watermill.NopLogger{}
+	subscriber, err := wsql.NewSubscriber(g.db, wsql.SubscriberConfig{
+		SchemaAdapter: wsql.DefaultPostgreSQLSchema{}, OffsetsAdapter: wsql.DefaultPostgreSQLOffsetsAdapter{}, InitializeSchema: true,
+	}, logger)
+	if err != nil {
+		return nil, err
+	}
+	publisher, err := wkafka.NewPublisher(wkafka.PublisherConfig{
+		Brokers: g.brokers,
+		Marshaler: wkafka.NewWithPartitioningMarshaler(func(_ string, msg *message.Message) (string, error) {
+			return msg.Metadata.Get("key"), nil
+		}),
+	}, logger)
+	if err != nil {
+		return nil, err
+	}
+	f, err := forwarder.NewForwarder(subscriber, publisher, logger, forwarder.Config{ForwarderTopic: stockTopic})
+	if err != nil {
+		return nil, err
+	}
+	done := make(chan error, 1)
+	go func() { done <- f.Run(context.WithoutCancel(ctx)) }()
+	return func() error { return errors.Join(f.Close(), <-done) }, nil
+}
+
+// ours is the outbox and its relay, with the settings that the service uses.
+type ours struct{ relay *outbox.Relay }
+
+func (*ours) name() string { return "millrace relay" }
+
+func (*ours) prepare(context.Context, *ground) error { return nil }
+
+func (o *ours) write(ctx context.Context, g *ground, topic string, messages []benchMessage) error {
+	tx, err := g.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // nothing after a commit
+	inner, buffer := outbox.WithBuffer(txn.With(ctx, tx))
+	publisher := outbox.NewPublisher(1_000_000)
+	for _, m := range messages {
+		msg := message.NewMessage(uuid.NewString(), []byte(m.payload))
+		msg.Metadata.Set(app.HeaderKey, m.key)
+		msg.SetContext(inner)
+		if err := publisher.Publish(topic, msg); err != nil {
+			return err
+		}
+	}
+	if _, err := buffer.Flush(tx, watermill.NopLogger{}); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	if o.relay != nil {
+		o.relay.Wake()
+	}
+	return nil
+}
+
+func (o *ours) start(ctx context.Context, g *ground) (func() error, error) {
+	publisher := kafka.NewPublisher(kafka.Config{Brokers: g.brokers, ClientID: "bench"}, func() int { return kafka.DefaultLimit }, watermill.NopLogger{})
+	o.relay = outbox.NewRelay(g.db, publisher, g.log, outbox.Options{DSN: g.dsn, Refused: kafka.Refused})
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		o.relay.Run(ctx)
+	}()
+	return func() error {
+		cancel()
+		<-done
+		return publisher.Close()
+	}, nil
+}
+
+// read tells when each record of a topic arrives at a consumer.
+func read(brokers []string, topic string) (arrivals <-chan time.Time, stop func(), err error) {
+	consumer, err := sarama.NewConsumer(brokers, sarama.NewConfig())
+	if err != nil {
+		return nil, nil, err
+	}
+	out := make(chan time.Time, 1<<16)
+	numbers, err := consumer.Partitions(topic)
+	if err != nil {
+		return nil, nil, err
+	}
+	var all []sarama.PartitionConsumer
+	for _, n := range numbers {
+		var p sarama.PartitionConsumer
+		for range 50 { // a topic that was just created has no leaders for a moment
+			if p, err = consumer.ConsumePartition(topic, n, sarama.OffsetOldest); err == nil {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		all = append(all, p)
+		go func() {
+			for range p.Messages() {
+				out <- time.Now()
+			}
+		}()
+	}
+	return out, func() {
+		for _, p := range all {
+			p.AsyncClose()
+		}
+	}, nil
+}
+
+// ownDatabase makes a database for this run.
+func ownDatabase(ctx context.Context, dsn, name string) (own string, drop func() error, err error) {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return "", nil, fmt.Errorf("POSTGRES_DSN must be a URL: %w", err)
+	}
+	admin, err := postgres.Open(dsn, 1)
+	if err != nil {
+		return "", nil, err
+	}
+	if _, err := admin.ExecContext(ctx, "CREATE DATABASE "+name); err != nil {
+		return "", nil, errors.Join(err, admin.Close())
+	}
+	u.Path = "/" + name
+	return u.String(), func() error {
+		_, err := admin.ExecContext(context.WithoutCancel(ctx), "DROP DATABASE "+name+" WITH (FORCE)")
+		return errors.Join(err, admin.Close())
+	}, nil
+}

@@ -1,0 +1,207 @@
+// Bench measures our outbox relay beside Watermill's stock forwarder, in one run, on the same PostgreSQL and the same Kafka:
+// those of POSTGRES_DSN and KAFKA_BROKERS, or embedded ones. It prints a table. Rates of one run can be compared with each
+// other, those of two runs hardly.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/adapters/embedded"
+	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/migrations"
+)
+
+// partitions of each topic, for both.
+const partitions = 12
+
+func main() {
+	messages := flag.Int("messages", 20_000, "how many messages to relay")
+	keys := flag.Int("keys", 5_000, "over how many keys")
+	probes := flag.Int("probes", 40, "how many messages to time at low load")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Stdout, *messages, *keys, *probes); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1) //nolint:gocritic // stop has nothing left to do
+	}
+}
+
+// ground is what both stand on.
+type ground struct {
+	dsn     string
+	db      *sqlx.DB
+	brokers []string
+	log     *slog.Logger
+	stamp   string // makes topics and tables of this run its own
+}
+
+func run(ctx context.Context, out io.Writer, messages, keys, probes int) (err error) {
+	g, clean, err := newGround(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, clean()) }()
+	fmt.Fprintf(out, "relaying %d messages of %d keys, then %d messages one at a time\n\n", messages, keys, probes)
+	var results []result
+	for _, contender := range []contender{&stock{}, &ours{}} {
+		r, err := measure(ctx, g, contender, messages, keys, probes)
+		if err != nil {
+			return fmt.Errorf("%s: %w", contender.name(), err)
+		}
+		results = append(results, r)
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "\tmessages/s\tcommit to consumer p50\tp99\t")
+	for _, r := range results {
+		fmt.Fprintf(table, "%s\t%.0f\t%.1f ms\t%.1f ms\t\n", r.name, r.rate, ms(r.p50), ms(r.p99))
+	}
+	fmt.Fprintf(table, "ratio\t%.1f x the rate\t1/%.0f\t1/%.0f\t\n", results[1].rate/results[0].rate,
+		float64(results[0].p50)/float64(results[1].p50), float64(results[0].p99)/float64(results[1].p99))
+	return table.Flush()
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+type result struct {
+	name     string
+	rate     float64
+	p50, p99 time.Duration
+}
+
+// contender takes messages from a table to Kafka.
+type contender interface {
+	name() string
+	// prepare makes what is needed before anything is written.
+	prepare(ctx context.Context, g *ground) error
+	// write puts messages into the table, in one transaction.
+	write(ctx context.Context, g *ground, topic string, messages []benchMessage) error
+	// start begins to relay; what it returns ends that.
+	start(ctx context.Context, g *ground) (stop func() error, err error)
+}
+
+type benchMessage struct{ key, payload string }
+
+func measure(ctx context.Context, g *ground, c contender, messages, keys, probes int) (result, error) {
+	topic := "bench." + g.stamp + "." + strings.Fields(c.name())[0]
+	if _, err := kafka.EnsureTopics(ctx, kafka.Config{Brokers: g.brokers, ClientID: "bench"}, []string{topic}, partitions); err != nil {
+		return result{}, err
+	}
+	if err := c.prepare(ctx, g); err != nil {
+		return result{}, err
+	}
+	arrivals, stopReading, err := read(g.brokers, topic)
+	if err != nil {
+		return result{}, err
+	}
+	defer stopReading()
+	for from := 0; from < messages; from += 1000 {
+		var chunk []benchMessage
+		for n := from; n < min(from+1000, messages); n++ {
+			chunk = append(chunk, benchMessage{fmt.Sprint("key-", n%keys), strings.Repeat("x", 200)})
+		}
+		if err := c.write(ctx, g, topic, chunk); err != nil {
+			return result{}, err
+		}
+	}
+	began := time.Now()
+	stop, err := c.start(ctx, g)
+	if err != nil {
+		return result{}, err
+	}
+	for range messages {
+		if _, err := next(ctx, arrivals); err != nil {
+			return result{}, errors.Join(err, stop())
+		}
+	}
+	r := result{name: c.name(), rate: float64(messages) / time.Since(began).Seconds()}
+	var latencies []time.Duration
+	for range probes {
+		time.Sleep(50 * time.Millisecond)
+		committed := time.Now()
+		if err := c.write(ctx, g, topic, []benchMessage{{"probe", "probe"}}); err != nil {
+			return r, errors.Join(err, stop())
+		}
+		arrived, err := next(ctx, arrivals)
+		if err != nil {
+			return r, errors.Join(err, stop())
+		}
+		latencies = append(latencies, arrived.Sub(committed))
+	}
+	slices.Sort(latencies)
+	r.p50, r.p99 = latencies[len(latencies)/2], latencies[len(latencies)*99/100]
+	return r, stop()
+}
+
+func next(ctx context.Context, arrivals <-chan time.Time) (time.Time, error) {
+	select {
+	case at := <-arrivals:
+		return at, nil
+	case <-ctx.Done():
+		return time.Time{}, ctx.Err()
+	case <-time.After(time.Minute):
+		return time.Time{}, errors.New("nothing arrived within a minute")
+	}
+}
+
+func newGround(ctx context.Context) (*ground, func() error, error) {
+	g := &ground{
+		dsn: os.Getenv("POSTGRES_DSN"), log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
+		stamp: fmt.Sprint(time.Now().UnixMilli()),
+	}
+	var cleaners []func() error
+	clean := func() (err error) {
+		for i := len(cleaners) - 1; i >= 0; i-- {
+			err = errors.Join(err, cleaners[i]())
+		}
+		return err
+	}
+	dir, err := os.MkdirTemp("", "millrace-bench-")
+	if err != nil {
+		return nil, nil, err
+	}
+	cleaners = append(cleaners, func() error { return os.RemoveAll(dir) })
+	if g.dsn == "" {
+		pg, err := embedded.StartPostgres(ctx, dir, func(line string) { fmt.Fprintln(os.Stderr, line) })
+		if err != nil {
+			return nil, nil, errors.Join(err, clean())
+		}
+		g.dsn, cleaners = pg.DSN, append(cleaners, pg.Stop)
+	}
+	if brokers := os.Getenv("KAFKA_BROKERS"); brokers != "" {
+		g.brokers = strings.Split(brokers, ",")
+	} else {
+		broker, err := embedded.StartKafka(dir, 0)
+		if err != nil {
+			return nil, nil, errors.Join(err, clean())
+		}
+		g.brokers, cleaners = broker.Brokers, append(cleaners, func() error { broker.Stop(); return nil })
+	}
+	dsn, drop, err := ownDatabase(ctx, g.dsn, "bench_"+g.stamp)
+	if err != nil {
+		return nil, nil, errors.Join(err, clean())
+	}
+	g.dsn, cleaners = dsn, append(cleaners, drop)
+	if g.db, err = postgres.Open(g.dsn, 20); err != nil {
+		return nil, nil, errors.Join(err, clean())
+	}
+	cleaners = append(cleaners, g.db.Close)
+	if err := migrations.Up(ctx, g.db.DB); err != nil {
+		return nil, nil, errors.Join(err, clean())
+	}
+	return g, clean, nil
+}
