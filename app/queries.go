@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 )
 
 // Endpoint answers a request; commands, events and queries all pass through ones of this shape.
@@ -40,8 +41,8 @@ func NewQueries(handlers []QueryHandler, decorators ...Decorator) *Queries {
 	b := &Queries{map[reflect.Type]Endpoint{}}
 	for _, h := range handlers {
 		endpoint := h.endpoint
-		for i := len(decorators) - 1; i >= 0; i-- {
-			endpoint = decorators[i](h.Name, endpoint)
+		for _, decorate := range slices.Backward(decorators) {
+			endpoint = decorate(h.Name, endpoint)
 		}
 		b.endpoints[h.question] = endpoint
 	}

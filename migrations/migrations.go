@@ -37,11 +37,13 @@ func Up(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // it goes back to the pool
 	if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock(hashtextextended('millrace migrations', 0))`); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	defer conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(hashtextextended('millrace migrations', 0))`)
+	defer func() {
+		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(hashtextextended('millrace migrations', 0))`)
+	}()
 	p, err := provider(db)
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)

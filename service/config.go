@@ -144,7 +144,7 @@ func (s *settings) text(name, otherwise string) string {
 }
 
 func (s *settings) list(name string) (out []string) {
-	for _, part := range strings.Split(s.getenv(name), ",") {
+	for part := range strings.SplitSeq(s.getenv(name), ",") {
 		if part = strings.TrimSpace(part); part != "" {
 			out = append(out, part)
 		}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -123,8 +124,8 @@ func (s *Service) Failed() <-chan error { return s.failed }
 func (s *Service) Stop(ctx context.Context) error {
 	s.stopOnce.Do(func() {
 		close(s.stopping)
-		for i := len(s.stops) - 1; i >= 0; i-- {
-			s.stopErr = errors.Join(s.stopErr, s.stops[i](ctx))
+		for _, stop := range slices.Backward(s.stops) {
+			s.stopErr = errors.Join(s.stopErr, stop(ctx))
 		}
 	})
 	return s.stopErr

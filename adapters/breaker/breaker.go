@@ -55,12 +55,12 @@ type Snapshot struct {
 }
 
 // ErrStopping says that the service stopped while a message waited for the breaker. It is a context.Canceled.
-var ErrStopping = errStopping{}
+var ErrStopping = stoppingError{}
 
-type errStopping struct{}
+type stoppingError struct{}
 
-func (errStopping) Error() string { return "stopped while waiting for an open breaker" }
-func (errStopping) Unwrap() error { return context.Canceled }
+func (stoppingError) Error() string { return "stopped while waiting for an open breaker" }
+func (stoppingError) Unwrap() error { return context.Canceled }
 
 // New makes a breaker for a destination.
 func New(name string, o Options) *Breaker {

@@ -167,7 +167,7 @@ func unprivileged(start func() error, dirs ...string) error {
 			if err != nil {
 				return err
 			}
-			return os.Lchown(path, nobody, nobody)
+			return os.Lchown(path, nobody, nobody) //nolint:gosec // only root and nobody can write there, and links are not followed
 		})
 		if err != nil {
 			return fmt.Errorf("hand %s to the user that runs PostgreSQL: %w", dir, err)
@@ -213,7 +213,7 @@ func stopLeftover(cluster string) error {
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT} { // fast, then immediate shutdown
 		_ = syscall.Kill(pid, signal) // gone already is what we want
 		for range 100 {
-			if syscall.Kill(pid, 0) != nil {
+			if gone(pid) {
 				return nil
 			}
 			time.Sleep(50 * time.Millisecond)
@@ -221,6 +221,8 @@ func stopLeftover(cluster string) error {
 	}
 	return fmt.Errorf("the PostgreSQL server %d still holds %s and does not stop", pid, cluster)
 }
+
+func gone(pid int) bool { return syscall.Kill(pid, 0) != nil }
 
 // isServer tells whether a process is the server of this cluster, and not a stranger that got its number.
 func isServer(pid int, cluster string) bool {

@@ -67,7 +67,8 @@ func (d *drain) pump(ctx context.Context, in <-chan *message.Message, out chan<-
 				d.logger.Error("Cannot close the subscriber", err, nil)
 			}
 		}()
-		for range in { //nolint:revive // they come again
+		for range in { // they come again
+			continue
 		}
 		<-closed
 	}

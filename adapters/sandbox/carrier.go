@@ -57,7 +57,7 @@ type shipmentCall struct {
 func (c *Carrier) book(r *http.Request, refuse bool) (answer, int, time.Duration, error) {
 	call, err := read[shipmentCall](r)
 	if err != nil {
-		return answer{Reason: err.Error()}, http.StatusBadRequest, 0, nil
+		return bad(err)
 	}
 	e := entry{Op: "book", ID: call.ShipmentID}
 	if refuse {
@@ -80,7 +80,7 @@ func (c *Carrier) book(r *http.Request, refuse bool) (answer, int, time.Duration
 func (c *Carrier) cancel(r *http.Request, _ bool) (answer, int, time.Duration, error) {
 	call, err := read[shipmentCall](r)
 	if err != nil {
-		return answer{Reason: err.Error()}, http.StatusBadRequest, 0, nil
+		return bad(err)
 	}
 	if err := c.record(entry{Op: "cancel", ID: call.ShipmentID}); err != nil {
 		return answer{}, 0, 0, err

@@ -67,12 +67,17 @@ func read[T any](r *http.Request) (v T, err error) {
 	return v, err
 }
 
+// bad answers a request that cannot be read.
+func bad(err error) (answer, int, time.Duration, error) {
+	return answer{Reason: err.Error()}, http.StatusBadRequest, 0, nil
+}
+
 const neverCapture = "authorise, never capture"
 
 func (p *Payments) authorise(r *http.Request, refuse bool) (answer, int, time.Duration, error) {
 	call, err := read[paymentCall](r)
 	if err != nil {
-		return answer{Reason: err.Error()}, http.StatusBadRequest, 0, nil
+		return bad(err)
 	}
 	e := entry{Op: "authorise", ID: call.PaymentID, Amount: call.Amount, Currency: call.Currency}
 	var delay time.Duration
@@ -102,7 +107,7 @@ func (p *Payments) authorise(r *http.Request, refuse bool) (answer, int, time.Du
 func (p *Payments) capture(r *http.Request, refuse bool) (answer, int, time.Duration, error) {
 	call, err := read[paymentCall](r)
 	if err != nil {
-		return answer{Reason: err.Error()}, http.StatusBadRequest, 0, nil
+		return bad(err)
 	}
 	e := entry{Op: "capture", ID: call.PaymentID, Amount: call.Amount}
 	known := p.payments[e.ID]
@@ -124,7 +129,7 @@ func (p *Payments) capture(r *http.Request, refuse bool) (answer, int, time.Dura
 func (p *Payments) void(r *http.Request, _ bool) (answer, int, time.Duration, error) {
 	call, err := read[paymentCall](r)
 	if err != nil {
-		return answer{Reason: err.Error()}, http.StatusBadRequest, 0, nil
+		return bad(err)
 	}
 	if known := p.payments[call.PaymentID]; known != nil && known.captured {
 		return answer{Reason: "already captured"}, http.StatusConflict, 0, nil

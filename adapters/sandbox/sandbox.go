@@ -118,17 +118,23 @@ func (s *service) open(path string) error {
 	if err != nil {
 		return err
 	}
-	decoder := json.NewDecoder(file)
-	for decoder.More() {
+	end := int64(0)
+	for decoder := json.NewDecoder(file); decoder.More(); end = decoder.InputOffset() {
 		var e entry
-		if err := decoder.Decode(&e); err != nil {
-			break // the last line of a process that was killed
+		if decoder.Decode(&e) != nil {
+			break // the torn last line of a process that was killed; nobody was answered on it
 		}
 		s.calls++
 		s.apply(e)
 	}
 	s.journal = file
-	return nil
+	if err := file.Truncate(end); err != nil {
+		return err
+	}
+	if end > 0 {
+		_, err = file.WriteString("\n") // the decoder's offset is before it
+	}
+	return err
 }
 
 // record writes an entry and applies it.

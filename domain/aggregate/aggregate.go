@@ -42,7 +42,7 @@ func (r *Root[E]) Changes() []any {
 }
 
 // Refusal is a decision against a command: the rules of the domain say no, and asking again does not help.
-type Refusal struct{ reason string }
+type Refusal struct{ reason string } //nolint:errname // a refusal is the domain's word for it
 
 func (r *Refusal) Error() string { return r.reason }
 

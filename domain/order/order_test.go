@@ -44,7 +44,9 @@ func TestOrder(t *testing.T) {
 }
 
 func TestWhatAnOrderRefusesNamesTheField(t *testing.T) {
-	line := func(sku string, quantity, price int64) order.Line { return order.Line{SKU: sku, Quantity: quantity, UnitPrice: price} }
+	line := func(sku string, quantity, price int64) order.Line {
+		return order.Line{SKU: sku, Quantity: quantity, UnitPrice: price}
+	}
 	for name, c := range map[string]struct {
 		currency string
 		lines    []order.Line

@@ -41,9 +41,8 @@ type Config struct {
 // Router has every handler, saga and projection that was added to it served.
 type Router struct {
 	*message.Router
-	config   Config
-	commands map[string]*cqrs.CommandProcessor
-	groups   *cqrs.EventGroupProcessor
+	config Config
+	groups *cqrs.EventGroupProcessor
 }
 
 // NewRouter makes a router. Its middleware, outermost first:

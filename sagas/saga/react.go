@@ -160,7 +160,7 @@ func pause(within time.Duration, attempt int, id string) time.Duration {
 		p = min(2*p, max(maxPause, within))
 	}
 	h := fnv.New32a()
-	h.Write([]byte(id))
+	_, _ = h.Write([]byte(id)) // a hash takes everything
 	return p + time.Duration((float64(h.Sum32()%1000)/1000-0.5)*0.4*float64(p))
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -127,8 +128,8 @@ func (r *Run) input(input any) (saga.Input, error) {
 		r.Now = r.Timer.DueAt
 		return r.Timer.Timeout, nil
 	case Late:
-		for i := len(r.Sent) - 1; i >= 0; i-- {
-			if c := r.Sent[i]; c.Step == input.Step && c.Branch == input.Branch {
+		for _, c := range slices.Backward(r.Sent) {
+			if c.Step == input.Step && c.Branch == input.Branch {
 				return saga.Answer{Event: input.Event, Step: c.Step, Branch: c.Branch, CommandID: c.ID}, nil
 			}
 		}

@@ -44,7 +44,7 @@ func (*stock) write(ctx context.Context, g *ground, topic string, messages []ben
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() //nolint:errcheck // nothing after a commit
+	defer tx.Rollback() // nothing after a commit
 	inner, err := wsql.NewPublisher(tx, wsql.PublisherConfig{SchemaAdapter: wsql.DefaultPostgreSQLSchema{}}, watermill.NopLogger{})
 	if err != nil {
 		return err
@@ -100,7 +100,7 @@ func (o *ours) write(ctx context.Context, g *ground, topic string, messages []be
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() //nolint:errcheck // nothing after a commit
+	defer tx.Rollback() // nothing after a commit
 	inner, buffer := outbox.WithBuffer(txn.With(ctx, tx))
 	publisher := outbox.NewPublisher(1_000_000)
 	for _, m := range messages {

@@ -165,8 +165,8 @@ func newGround(ctx context.Context) (*ground, func() error, error) {
 	}
 	var cleaners []func() error
 	clean := func() (err error) {
-		for i := len(cleaners) - 1; i >= 0; i-- {
-			err = errors.Join(err, cleaners[i]())
+		for _, clean := range slices.Backward(cleaners) {
+			err = errors.Join(err, clean())
 		}
 		return err
 	}

@@ -24,7 +24,7 @@ type Report struct {
 }
 
 // Balanced tells whether there are no faults.
-func (r Report) Balanced() bool { return len(r.Faults) == 0 }
+func (r *Report) Balanced() bool { return len(r.Faults) == 0 }
 
 func (r *Report) fault(format string, args ...any) {
 	r.Faults = append(r.Faults, fmt.Sprintf(format, args...))
@@ -62,7 +62,7 @@ func (c Client) get(ctx context.Context, base, path string, v any) error {
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close() //nolint:errcheck // read to its end, or given up
+	defer response.Body.Close() // read to its end, or given up
 	switch response.StatusCode {
 	case http.StatusOK:
 		return json.NewDecoder(response.Body).Decode(v)
@@ -241,7 +241,7 @@ func (c Client) ledgers(ctx context.Context, r *Report, total int64) error {
 }
 
 // Sentence is the report in a line.
-func (r Report) Sentence() string {
+func (r *Report) Sentence() string {
 	if r.Balanced() {
 		return "balanced"
 	}

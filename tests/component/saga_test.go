@@ -283,9 +283,9 @@ func TestStreamTellsEveryChange(t *testing.T) {
 	var lastOrder harness.Order
 	var lastSaga harness.Saga
 	events := 0
-	for _, block := range strings.Split(strings.TrimSpace(response.Body), "\n\n") {
+	for block := range strings.SplitSeq(strings.TrimSpace(response.Body), "\n\n") {
 		name, data := "", ""
-		for _, line := range strings.Split(block, "\n") {
+		for line := range strings.SplitSeq(block, "\n") {
 			if rest, ok := strings.CutPrefix(line, "event: "); ok {
 				name = rest
 			}

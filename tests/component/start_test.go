@@ -16,7 +16,7 @@ import (
 // run carries out a command line with settings and nothing else of our environment.
 func run(t *testing.T, settings []string, args ...string) (output string, code int) {
 	t.Helper()
-	command := exec.Command(harness.Binary(t), args...) //nolint:gosec,noctx // ends by itself
+	command := exec.Command(harness.Binary(t), args...) // ends by itself
 	command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, settings...)
 	out, err := command.CombinedOutput()
 	if err != nil {
@@ -82,9 +82,9 @@ func TestDiagram(t *testing.T) {
 
 func TestPortInUse(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // local, at once
+	l, err := net.Listen("tcp", "127.0.0.1:0") // local, at once
 	require.NoError(t, err)
-	defer l.Close() //nolint:errcheck // nothing was sent
+	defer l.Close() // nothing was sent
 	output, code := run(t, []string{"HTTP_ADDR=" + l.Addr().String(), "DATA_DIR=" + t.TempDir()}, "serve")
 	require.Equal(t, 1, code)
 	require.Contains(t, output, "HTTP_ADDR: "+l.Addr().String()+" is in use")

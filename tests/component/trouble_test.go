@@ -193,7 +193,7 @@ func TestBrokerDown(t *testing.T) {
 		i = harness.NewWorld(t).Start()
 		run := func(name string) func() {
 			return func() {
-				out, err := exec.Command("bash", "-c", os.Getenv(name)).CombinedOutput() //nolint:gosec,noctx // the tester's own
+				out, err := exec.Command("bash", "-c", os.Getenv(name)).CombinedOutput() // the tester's own
 				require.NoError(t, err, "%s: %s", name, out)
 			}
 		}

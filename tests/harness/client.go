@@ -46,7 +46,7 @@ type Problem struct {
 
 // Try sends a request. Headers are "Name: value" pairs, flat.
 func (c Client) Try(method, path, body string, headers ...string) (Response, error) {
-	request, err := http.NewRequest(method, c.URL+path, bytes.NewBufferString(body)) //nolint:noctx // the client has a time-out
+	request, err := http.NewRequest(method, c.URL+path, bytes.NewBufferString(body)) // the client has a time-out
 	if err != nil {
 		return Response{}, err
 	}
@@ -60,7 +60,7 @@ func (c Client) Try(method, path, body string, headers ...string) (Response, err
 	if err != nil {
 		return Response{}, err
 	}
-	defer response.Body.Close() //nolint:errcheck // read to its end
+	defer response.Body.Close() // read to its end
 	content, err := io.ReadAll(response.Body)
 	return Response{response.StatusCode, response.Header, string(content)}, err
 }

@@ -41,7 +41,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	if os.Getenv("HARNESS_RACE") != "" {
 		args = append(args, "-race")
 	}
-	command := exec.Command("go", append(args, "github.com/millrace/millrace")...) //nolint:gosec,noctx // go build, at most once
+	command := exec.Command("go", append(args, "github.com/millrace/millrace")...) // go build, at most once
 	if out, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
@@ -184,7 +184,7 @@ func (w *World) Launch(settings ...string) *Instance {
 func (i *Instance) launch(settings ...string) {
 	i.t.Helper()
 	i.Client = NewClient(i.t, "http://"+i.addr)
-	i.command = exec.Command(Binary(i.t), "serve") //nolint:gosec,noctx // ended by cleanup
+	i.command = exec.Command(Binary(i.t), "serve") // ended by cleanup
 	i.command.Env = append(os.Environ(), "HTTP_ADDR="+i.addr, "LOG_LEVEL="+level())
 	for _, unwanted := range []string{"POSTGRES_DSN", "KAFKA_BROKERS"} {
 		i.command.Env = append(i.command.Env, unwanted+"=")
@@ -220,9 +220,9 @@ func level() string {
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // local, at once
+	l, err := net.Listen("tcp", "127.0.0.1:0") // local, at once
 	require.NoError(t, err)
-	defer l.Close() //nolint:errcheck // nothing was sent
+	defer l.Close() // nothing was sent
 	return l.Addr().String()
 }
 

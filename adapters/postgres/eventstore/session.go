@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
@@ -65,12 +66,9 @@ func (s *Session) track(stream string, t tracked) {
 }
 
 func (s *Session) touch(stream string) {
-	for _, known := range s.order {
-		if known == stream {
-			return
-		}
+	if !slices.Contains(s.order, stream) {
+		s.order = append(s.order, stream)
 	}
-	s.order = append(s.order, stream)
 }
 
 // Record adds facts to a stream that no Repository manages, after the first expected ones.
