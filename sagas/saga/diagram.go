@@ -10,7 +10,6 @@ func (s *Saga) Diagram() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, "    "+format+"\n", args...) }
 	b.WriteString("stateDiagram-v2\n")
-	line("[*] --> %s: %s", id(s.steps[0].name), s.start.event)
 	steps, abort := s.steps[:len(s.steps)-1], s.steps[len(s.steps)-1]
 	for _, st := range s.steps {
 		label := st.name
@@ -25,6 +24,7 @@ func (s *Saga) Diagram() string {
 			line("state %q as %s", "undo: "+st.name, undo(st.name))
 		}
 	}
+	line("[*] --> %s: %s", id(s.steps[0].name), s.start.event)
 	back := func(i int) string { // where the way back goes on below step i
 		for ; i >= 0; i-- {
 			if steps[i].undo != nil {

@@ -1,0 +1,49 @@
+TOOL := go tool -modfile=tools/lint/go.mod
+COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test race component-test bench lint fmt generate vuln up down
+
+help: ## What there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
+
+run: ## Start everything on the embedded default
+	go run .
+
+demo: ## A hundred orders of every outcome, and the books
+	go run . demo
+
+test: ## All tests, on the embedded default; on real services if POSTGRES_DSN and KAFKA_BROKERS are set
+	go test ./...
+
+race: ## The same with the race detector, in the service too
+	HARNESS_RACE=1 go test -race ./...
+
+component-test: ## The component tests on docker-compose
+	$(COMPOSE) up -d --build
+	COMPONENT_URL=http://127.0.0.1:18080 go test -count=1 ./tests/component
+	$(COMPOSE) down -v
+
+bench: ## The outbox relay beside Watermill's stock forwarder
+	go run ./tests/bench
+
+lint: ## gofmt, go vet and golangci-lint
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run make fmt"; exit 1; }
+	go vet ./...
+	$(TOOL) golangci-lint run ./...
+
+fmt: ## Format the code
+	gofmt -w .
+
+generate: ## What is generated: the HTTP types from openapi.yaml, the sagas' diagrams
+	go generate ./...
+	go run . sagas diagram order-fulfilment > docs/order-fulfilment.mmd
+
+vuln: ## Known vulnerabilities in what we use
+	$(TOOL) govulncheck ./...
+
+up: ## PostgreSQL, Kafka and one instance in docker-compose
+	$(COMPOSE) up -d --build
+
+down: ## Stop them and remove their data
+	$(COMPOSE) down -v

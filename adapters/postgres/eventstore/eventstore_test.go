@@ -1,0 +1,286 @@
+package eventstore_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/adapters/postgres/eventstore"
+	"github.com/millrace/millrace/adapters/postgres/txn"
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/aggregate"
+	"github.com/millrace/millrace/domain/money"
+	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/tests/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
+
+// counter is an aggregate of the tests' own: it counts, and has snapshots.
+type counter struct {
+	aggregate.Root[counted]
+	n int
+}
+
+type counted struct {
+	By int `json:"by"`
+}
+
+func rebuild(history []counted) *counter {
+	c := &counter{}
+	c.Replay(c.apply, history)
+	return c
+}
+
+func (c *counter) apply(e counted)            { c.n += e.By }
+func (c *counter) add(by int)                 { c.Record(c.apply, counted{by}) }
+func (c *counter) Snapshot() ([]byte, error)  { return fmt.Appendf(nil, "%d", c.n), nil }
+func (c *counter) Continue(history []counted) { c.Replay(c.apply, history) }
+func (c *counter) Restore(version int, s []byte) error {
+	c.SetVersion(version)
+	_, err := fmt.Sscan(string(s), &c.n)
+	return err
+}
+
+var types = aggregate.Merge(aggregate.TypesOf(aggregate.NewType[counted]("counted")), order.Types)
+
+func event(stream string, version, by int) app.Event {
+	return app.Event{Body: counted{by}, Meta: app.Meta{ID: uuid.NewString(), Subject: stream, Version: version, Time: time.Now()}}
+}
+
+// unit does work in a transaction, as the unit of work does.
+func unit(ctx context.Context, db *sqlx.DB, store *eventstore.Store, work func(context.Context) error) error {
+	tx, err := db.BeginTxx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // nothing after a commit
+	inner, session := eventstore.WithSession(txn.With(ctx, tx), time.Now)
+	if err := work(inner); err != nil {
+		return err
+	}
+	if _, err := session.Flush(inner, store, tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func TestAppendTellsAConflictApart(t *testing.T) {
+	db, _ := harness.Database(t)
+	store, ctx := eventstore.New(db, types), t.Context()
+	require.NoError(t, store.Append(ctx, db, []app.Event{event("counters/a", 1, 1), event("counters/a", 2, 2), event("counters/b", 1, 3)}))
+	err := store.Append(ctx, db, []app.Event{event("counters/a", 3, 1), event("counters/b", 1, 1)})
+	require.ErrorIs(t, err, app.ErrConflict)
+	require.Equal(t, app.Conflict, app.KindOf(err))
+	history, err := store.History(ctx, "counters", "a")
+	require.NoError(t, err)
+	require.Len(t, history, 2, "all or nothing")
+	_, err = store.History(ctx, "counters", "c")
+	require.ErrorIs(t, err, app.ErrNotFound)
+	require.ErrorIs(t, store.Append(ctx, db, []app.Event{{Body: struct{}{}}}), aggregate.ErrUnknownType)
+}
+
+func TestMetadataIsKept(t *testing.T) {
+	db, _ := harness.Database(t)
+	store, ctx := eventstore.New(db, types), t.Context()
+	e := event("counters/a", 1, 7)
+	e.Meta.Time = time.Date(2026, 1, 2, 3, 4, 5, 678000, time.UTC)
+	e.Meta.Correlation, e.Meta.Causation, e.Meta.SagaID, e.Meta.SagaStep, e.Meta.Branch = "corr", "cause", "saga", "a step", app.Undo
+	e.Meta.Trace = map[string]string{"traceparent": "00-x-y-01"}
+	require.NoError(t, store.Append(ctx, db, []app.Event{e}))
+	history, err := store.History(ctx, "counters", "a")
+	require.NoError(t, err)
+	want := e
+	want.Category, want.Key, want.Position, want.Meta.Type, want.Meta.Schema = "counters", "a", 1, "counted", 1
+	require.Equal(t, []app.Event{want}, history)
+}
+
+func TestOldSchemaIsLiftedWhenRead(t *testing.T) {
+	db, _ := harness.Database(t)
+	store := eventstore.New(db, types)
+	const v1 = `{"order_id":"o","customer_id":"guest","lines":[{"sku":"A","quantity":1,"unit_price":5}],"total":5,"payment_method":"pm_ok"}`
+	_, err := db.Exec(`INSERT INTO events (position, stream, version, type, schema, payload, meta, at) VALUES (1, 'orders/o', 1, 'order.placed', 1, $1, '{}', now())`, v1)
+	require.NoError(t, err)
+	o, err := eventstore.NewRepository(store, order.Category, order.Rebuild, eventstore.Options{}).Load(t.Context(), "o")
+	require.NoError(t, err)
+	require.Equal(t, money.Money{Amount: 5, Currency: "EUR"}, o.Total())
+	var stored string
+	require.NoError(t, db.Get(&stored, `SELECT payload FROM events`))
+	require.Equal(t, v1, stored, "stored events are never changed")
+}
+
+// Whatever the snapshots, an aggregate is the fold of its events.
+func TestSnapshots(t *testing.T) {
+	db, _ := harness.Database(t)
+	store, ctx := eventstore.New(db, types), t.Context()
+	counters := eventstore.NewRepository(store, "counters", rebuild, eventstore.Options{SnapshotEvery: 10})
+	total := 0
+	for range 40 {
+		require.NoError(t, unit(ctx, db, store, func(ctx context.Context) error {
+			return counters.Update(ctx, "a", func(c *counter) error {
+				for range 1 + rand.IntN(4) {
+					c.add(1)
+					total++
+				}
+				return nil
+			})
+		}))
+		c, err := counters.Load(ctx, "a")
+		require.NoError(t, err)
+		require.Equal(t, total, c.n)
+		require.Equal(t, total, c.Version())
+	}
+	var version int
+	require.NoError(t, db.Get(&version, `SELECT version FROM snapshots WHERE stream = 'counters/a'`))
+	require.GreaterOrEqual(t, version, total-13)
+	_, err := db.Exec(`DELETE FROM snapshots`)
+	require.NoError(t, err)
+	c, err := counters.Load(ctx, "a")
+	require.NoError(t, err)
+	require.Equal(t, total, c.n, "snapshots may be deleted at any time")
+}
+
+// Units that want the same aggregates, in any order, queue up: none of them conflicts, none deadlocks.
+func TestContendedAggregatesQueueUp(t *testing.T) {
+	db, _ := harness.Database(t)
+	store, ctx := eventstore.New(db, types), t.Context()
+	counters := eventstore.NewRepository(store, "counters", rebuild, eventstore.Options{Contended: true})
+	ids := []string{"a", "b", "c", "d"}
+	var writers sync.WaitGroup
+	failures := make(chan error, 40)
+	for range 40 {
+		writers.Go(func() {
+			wanted := append([]string{}, ids...)
+			rand.Shuffle(len(wanted), func(i, j int) { wanted[i], wanted[j] = wanted[j], wanted[i] })
+			failures <- unit(ctx, db, store, func(ctx context.Context) error {
+				return counters.UpdateAll(ctx, wanted[:3], func(all []*counter) error {
+					for _, c := range all {
+						c.add(1)
+					}
+					return nil
+				})
+			})
+		})
+	}
+	writers.Wait()
+	for range 40 {
+		require.NoError(t, <-failures)
+	}
+	sum := 0
+	for _, id := range ids {
+		c, err := counters.Load(ctx, id)
+		require.NoError(t, err)
+		sum += c.n
+	}
+	require.Equal(t, 120, sum)
+}
+
+func TestOneUnitSeesItsOwnChanges(t *testing.T) {
+	db, _ := harness.Database(t)
+	store, ctx := eventstore.New(db, types), t.Context()
+	counters := eventstore.NewRepository(store, "counters", rebuild, eventstore.Options{})
+	add := func(ctx context.Context) error {
+		return counters.Update(ctx, "a", func(c *counter) error { c.add(1); return nil })
+	}
+	require.NoError(t, unit(ctx, db, store, func(ctx context.Context) error {
+		require.NoError(t, add(ctx))
+		require.NoError(t, add(ctx))
+		require.NoError(t, store.Record(ctx, "counters", "b", 0, []any{counted{1}, counted{2}}))
+		history, err := store.History(ctx, "counters", "b")
+		require.NoError(t, err)
+		require.Len(t, history, 2)
+		return nil
+	}))
+	c, err := counters.Load(ctx, "a")
+	require.NoError(t, err)
+	require.Equal(t, 2, c.Version())
+	require.ErrorContains(t, add(ctx), "outside a unit of work")
+}
+
+// A lower position that commits late is not missed: who reads waits for who holds one, and for nobody else.
+func TestReaderWaitsForALateCommit(t *testing.T) {
+	db, _ := harness.Database(t)
+	store, ctx := eventstore.New(db, types), t.Context()
+	idle, err := db.BeginTxx(ctx, nil) // a long transaction that appends nothing
+	require.NoError(t, err)
+	defer idle.Rollback() //nolint:errcheck // it only has to be there
+	_, err = idle.Exec(`INSERT INTO snapshots VALUES ('x', 1, '{}')`)
+	require.NoError(t, err)
+
+	late, err := db.BeginTxx(ctx, nil)
+	require.NoError(t, err)
+	require.NoError(t, store.Append(ctx, late, []app.Event{event("counters/late", 1, 1)}))
+	require.NoError(t, store.Append(ctx, db, []app.Event{event("counters/early", 1, 1)}))
+
+	reader := store.Read(0)
+	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer cancel()
+	_, err = reader.Next(short, 10)
+	require.ErrorIs(t, err, context.DeadlineExceeded, "it waits")
+	require.NoError(t, late.Commit())
+	events, err := reader.Next(ctx, 10)
+	require.NoError(t, err)
+	require.Len(t, events, 2)
+	require.Equal(t, "counters/late", events[0].Meta.Subject)
+	require.Equal(t, "counters/early", events[1].Meta.Subject)
+	events, err = reader.Next(ctx, 10)
+	require.NoError(t, err)
+	require.Empty(t, events)
+}
+
+// Many writers, some of which roll back or dawdle, and a reader that pages all the while: it sees every committed event
+// once, in the order of positions, and each stream in order.
+func TestReaderMissesNothing(t *testing.T) {
+	db, _ := harness.Database(t)
+	store, ctx := eventstore.New(db, types), t.Context()
+	const writers, rounds = 8, 40
+	var wg sync.WaitGroup
+	committed := make([]int, writers)
+	for w := range writers {
+		wg.Go(func() {
+			for range rounds {
+				tx, err := db.BeginTxx(ctx, nil)
+				if err != nil || store.Append(ctx, tx, []app.Event{event(fmt.Sprint("counters/", w), committed[w]+1, 1)}) != nil {
+					return
+				}
+				time.Sleep(rand.N(5 * time.Millisecond))
+				if rand.IntN(4) == 0 {
+					_ = tx.Rollback()
+				} else if tx.Commit() == nil {
+					committed[w]++
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	reader, seen, last := store.Read(0), map[string]int{}, int64(0)
+	for finished := false; ; {
+		events, err := reader.Next(ctx, 7)
+		require.NoError(t, err)
+		for _, e := range events {
+			require.Greater(t, e.Position, last)
+			last = e.Position
+			seen[e.Meta.Subject]++
+			require.Equal(t, seen[e.Meta.Subject], e.Meta.Version)
+		}
+		if len(events) == 0 && finished {
+			break
+		}
+		select {
+		case <-done:
+			finished = true
+		default:
+		}
+	}
+	for w, n := range committed {
+		require.Equal(t, n, seen[fmt.Sprint("counters/", w)])
+	}
+}

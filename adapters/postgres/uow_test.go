@@ -1,0 +1,286 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/adapters/postgres/eventstore"
+	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/inventory"
+	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/tests/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
+
+// bus puts events into the outbox and remembers them.
+type bus struct {
+	publisher outbox.Publisher
+	mu        sync.Mutex
+	published []app.Event
+}
+
+func (b *bus) Publish(ctx context.Context, e any) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.published = append(b.published, e.(app.Event))
+	msg := message.NewMessage(uuid.NewString(), []byte("{}"))
+	msg.SetContext(ctx)
+	return b.publisher.Publish("events", msg)
+}
+
+type world struct {
+	db    *sqlx.DB
+	uow   *postgres.UnitOfWork
+	stock *eventstore.Repository[*inventory.Stock, inventory.Event]
+	bus   *bus
+	now   time.Time
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	db, _ := harness.Database(t)
+	w := &world{db: db, bus: &bus{publisher: outbox.NewPublisher(1_000_000)}, now: time.Now()}
+	store := eventstore.New(db, inventory.Types)
+	w.stock = eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{})
+	w.uow = postgres.NewUnitOfWork(db, store, w.bus, func() time.Time { return w.now }, watermill.NopLogger{})
+	return w
+}
+
+func (w *world) receive(ctx context.Context) error {
+	return w.stock.Update(ctx, "A", func(s *inventory.Stock) error { return s.Receive("A", 1) })
+}
+
+func (w *world) onHand(t *testing.T) int64 {
+	t.Helper()
+	s, err := w.stock.Load(t.Context(), "A")
+	if errors.Is(err, app.ErrNotFound) {
+		return 0
+	}
+	require.NoError(t, err)
+	return s.OnHand()
+}
+
+func (w *world) count(t *testing.T, query string) (n int) {
+	t.Helper()
+	require.NoError(t, w.db.Get(&n, query))
+	return n
+}
+
+func command(id, step string, branch app.Branch) app.Delivery {
+	m := app.Meta{ID: id}
+	if branch != "" {
+		m.SagaID, m.SagaStep, m.Branch = "saga-1", step, branch
+	}
+	return app.Delivery{Consumer: "c", Meta: m, Command: true, Category: inventory.Category, Key: "A"}
+}
+
+func TestARepeatedMessageChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	var handling sync.WaitGroup
+	var done, repeated atomic.Int32
+	for range 10 {
+		handling.Go(func() { // at the same time, as after a rebalance
+			outcome, err := w.uow.Handle(t.Context(), command("m-1", "", ""), w.receive)
+			switch {
+			case err == nil && outcome == "done":
+				done.Add(1)
+			case err == nil && outcome == "repeated":
+				repeated.Add(1)
+			}
+		})
+	}
+	handling.Wait()
+	require.Equal(t, int32(1), done.Load())
+	require.Equal(t, int32(9), repeated.Load())
+	require.Equal(t, int64(1), w.onHand(t))
+	require.Equal(t, 1, w.count(t, `SELECT count(*) FROM outbox`))
+	other := command("m-1", "", "")
+	other.Consumer = "another"
+	outcome, err := w.uow.Handle(t.Context(), other, w.receive)
+	require.NoError(t, err)
+	require.Equal(t, "done", outcome, "each consumer handles it")
+}
+
+func TestAConflictBeginsAgainFromTheLoad(t *testing.T) {
+	w := newWorld(t)
+	attempts := 0
+	_, err := w.uow.Handle(t.Context(), command("m-1", "", ""), func(ctx context.Context) error {
+		if attempts++; attempts == 1 {
+			require.NoError(t, w.uow.Within(t.Context(), w.receive), "somebody else is first")
+			err := w.receive(ctx) // loads what the other has left …
+			require.NoError(t, w.uow.Within(t.Context(), w.receive), "… and somebody is faster again")
+			return err
+		}
+		return w.receive(ctx)
+	})
+	require.NoError(t, err)
+	require.Equal(t, 2, attempts)
+	require.Equal(t, int64(3), w.onHand(t))
+}
+
+func TestAFailureLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	failure := errors.New("no")
+	_, err := w.uow.Handle(t.Context(), command("m-1", "", ""), func(ctx context.Context) error {
+		return errors.Join(w.receive(ctx), failure)
+	})
+	require.ErrorIs(t, err, failure)
+	require.Zero(t, w.count(t, `SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM inbox) + (SELECT count(*) FROM outbox)`))
+}
+
+func TestARefusalIsTheAnswer(t *testing.T) {
+	w := newWorld(t)
+	outcome, err := w.uow.Handle(t.Context(), command("m-1", "reserve", app.Do), func(ctx context.Context) error {
+		return errors.Join(w.receive(ctx), fmt.Errorf("commit: %w", inventory.ErrNotReserved))
+	})
+	require.NoError(t, err)
+	require.Equal(t, "refused", outcome)
+	require.Zero(t, w.onHand(t), "what was recorded before is dropped")
+	require.Len(t, w.bus.published, 1)
+	answer := w.bus.published[0]
+	require.Contains(t, answer.Body.(saga.Refused).Reason, inventory.ErrNotReserved.Error())
+	require.Equal(t, "m-1", answer.Meta.Causation)
+	require.Equal(t, "reserve", answer.Meta.SagaStep)
+	require.Equal(t, inventory.Category, answer.Category)
+}
+
+func TestExpiredCommandsHaveNoEffect(t *testing.T) {
+	w := newWorld(t)
+	late := command("m-1", "reserve", app.Do)
+	late.Meta.ExpiresAt = w.now.Add(-time.Millisecond)
+	worthwhile, err := w.uow.Peek(t.Context(), late)
+	require.NoError(t, err)
+	require.False(t, worthwhile)
+	outcome, err := w.uow.Handle(t.Context(), late, w.receive)
+	require.NoError(t, err)
+	require.Equal(t, "expired", outcome)
+	require.Zero(t, w.onHand(t))
+	outcome, err = w.uow.Handle(t.Context(), command("m-2", "reserve", app.Do), w.receive)
+	require.NoError(t, err)
+	require.Equal(t, "done", outcome, "it bars no later attempt")
+}
+
+func TestBarrier(t *testing.T) {
+	handle := func(w *world, id string, branch app.Branch) string {
+		outcome, err := w.uow.Handle(t.Context(), command(id, "reserve", branch), w.receive)
+		require.NoError(t, err)
+		return outcome
+	}
+	t.Run("action, then compensation", func(t *testing.T) {
+		w := newWorld(t)
+		require.Equal(t, "done", handle(w, "do-1", app.Do))
+		require.Equal(t, "repeated", handle(w, "do-2", app.Do), "asked again: it is done and answered")
+		require.Equal(t, "done", handle(w, "undo-1", app.Undo))
+		require.Equal(t, "repeated", handle(w, "undo-2", app.Undo))
+		require.Equal(t, int64(2), w.onHand(t))
+	})
+	t.Run("compensation without its action, then the action", func(t *testing.T) {
+		w := newWorld(t)
+		require.Equal(t, "nothing to undo", handle(w, "undo-1", app.Undo))
+		require.Equal(t, saga.NothingToUndo{}, w.bus.published[0].Body)
+		require.Equal(t, "barred", handle(w, "do-1", app.Do))
+		require.Equal(t, "repeated", handle(w, "do-1", app.Do))
+		require.Equal(t, "barred", handle(w, "do-2", app.Do))
+		require.Zero(t, w.onHand(t))
+		require.Equal(t, 2, w.count(t, `SELECT count(*) FROM inbox WHERE message_id LIKE 'do-%' AND outcome = 'barred'`), "both are recorded")
+		worthwhile, err := w.uow.Peek(t.Context(), command("do-3", "reserve", app.Do))
+		require.NoError(t, err)
+		require.False(t, worthwhile, "nobody outside is asked for it")
+	})
+	t.Run("who asks outside is undone even if nothing was recorded", func(t *testing.T) {
+		w := newWorld(t)
+		undo := command("undo-1", "reserve", app.Undo)
+		undo.Asked = true
+		handled := false
+		outcome, err := w.uow.Handle(t.Context(), undo, func(context.Context) error { handled = true; return nil })
+		require.NoError(t, err)
+		require.Equal(t, "nothing to undo", outcome)
+		require.True(t, handled)
+		require.Equal(t, "barred", handle(w, "do-1", app.Do))
+	})
+	t.Run("events are not commands", func(t *testing.T) {
+		w := newWorld(t)
+		for _, id := range []string{"e-1", "e-2"} { // two lines of one reservation
+			event := command(id, "reserve", app.Do)
+			event.Command = false
+			outcome, err := w.uow.Handle(t.Context(), event, w.receive)
+			require.NoError(t, err)
+			require.Equal(t, "done", outcome)
+		}
+	})
+}
+
+// Actions and compensations of a step in any order, repeated and at the same time: the action takes effect at most once and
+// never after its compensation, and the compensation takes effect only if the action did.
+func TestBarrierProperties(t *testing.T) {
+	w := newWorld(t)
+	n := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		n++
+		step := fmt.Sprint("step-", n)
+		var mu sync.Mutex
+		var effects []app.Branch
+		deliver := func(id string, branch app.Branch) {
+			_, err := w.uow.Handle(context.Background(), command(step+id, step, branch), func(context.Context) error {
+				mu.Lock()
+				defer mu.Unlock()
+				effects = append(effects, branch)
+				return nil
+			})
+			if err != nil {
+				rt.Errorf("%s: %v", id, err)
+			}
+		}
+		for range rapid.IntRange(1, 5).Draw(rt, "rounds") {
+			var together sync.WaitGroup
+			for range rapid.IntRange(1, 3).Draw(rt, "at once") {
+				branch := rapid.SampledFrom([]app.Branch{app.Do, app.Undo}).Draw(rt, "branch")
+				id := fmt.Sprint(branch, rapid.IntRange(1, 2).Draw(rt, "attempt"))
+				together.Go(func() { deliver(id, branch) })
+			}
+			together.Wait()
+		}
+		switch got := fmt.Sprint(effects); got {
+		case "[]", "[do]", "[do undo]":
+		default:
+			rt.Fatalf("effects %s", got)
+		}
+	})
+}
+
+func TestIdempotencyKeyIsTakenOnce(t *testing.T) {
+	w := newWorld(t)
+	claim := func(request string) (earlier []byte, err error) {
+		err = w.uow.Within(t.Context(), func(ctx context.Context) error {
+			raw, err := postgres.Idempotency{}.Claim(ctx, "guest", "k", []byte(request), map[string]int{"n": 1})
+			earlier = raw
+			return err
+		})
+		return earlier, err
+	}
+	earlier, err := claim("a")
+	require.NoError(t, err)
+	require.Nil(t, earlier)
+	earlier, err = claim("a")
+	require.NoError(t, err)
+	require.JSONEq(t, `{"n":1}`, string(earlier))
+	_, err = claim("b")
+	require.ErrorIs(t, err, app.ErrKeyReused)
+	_, err = postgres.Idempotency{}.Claim(t.Context(), "guest", "k", nil, nil)
+	require.ErrorContains(t, err, "outside a unit of work")
+}

@@ -1,0 +1,70 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/adapters/embedded"
+	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/migrations"
+)
+
+// server is the PostgreSQL of this test process.
+var server string
+
+// Main runs a package's tests on POSTGRES_DSN, or on an embedded PostgreSQL of their own. Call it from TestMain.
+func Main(m *testing.M) { os.Exit(mainCode(m)) }
+
+func mainCode(m *testing.M) int {
+	if server = os.Getenv("POSTGRES_DSN"); server != "" {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "millrace-postgres-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	pg, err := embedded.StartPostgres(context.Background(), dir, func(line string) { fmt.Fprintln(os.Stderr, line) })
+	if err != nil {
+		panic(err)
+	}
+	defer pg.Stop()
+	server = pg.DSN
+	return m.Run()
+}
+
+// Database makes a database with our schema, and removes it at the test's end.
+func Database(t *testing.T) (db *sqlx.DB, dsn string) {
+	t.Helper()
+	name := "t" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	exec1(t, server, "CREATE DATABASE "+name)
+	t.Cleanup(func() { exec1(t, server, "DROP DATABASE "+name+" WITH (FORCE)") })
+	u, err := url.Parse(server)
+	require.NoError(t, err, "the tests need POSTGRES_DSN as a URL")
+	u.Path = "/" + name
+	db, err = postgres.Open(u.String(), 30)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = db.Close() })
+	require.NoError(t, migrations.Up(t.Context(), db.DB))
+	return db, u.String()
+}
+
+// Kafka is KAFKA_BROKERS, or an embedded broker of the test's own.
+func Kafka(t *testing.T) []string {
+	t.Helper()
+	if brokers := os.Getenv("KAFKA_BROKERS"); brokers != "" {
+		return strings.Split(brokers, ",")
+	}
+	broker, err := embedded.StartKafka(t.TempDir(), 0)
+	require.NoError(t, err)
+	t.Cleanup(broker.Stop)
+	return broker.Brokers
+}
