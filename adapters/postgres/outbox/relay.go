@@ -20,7 +20,7 @@ type Relay struct {
 	publisher message.Publisher
 	options   Options
 	leases    *leases
-	wake      []chan struct{} // one a worker
+	wake      []chan struct{} // one a worker, and one for the timers
 	log       *slog.Logger
 }
 
@@ -66,7 +66,7 @@ func NewRelay(db *sqlx.DB, publisher message.Publisher, log *slog.Logger, o Opti
 		o.OnParked = func(string, string, error) {}
 	}
 	r := &Relay{db: db, publisher: publisher, options: o, log: log, leases: &leases{dsn: o.DSN, log: log}}
-	for range o.Workers {
+	for range o.Workers + 1 {
 		r.wake = append(r.wake, make(chan struct{}, 1))
 	}
 	r.leases.changed = r.Wake
@@ -82,6 +82,9 @@ func (r *Relay) Wake() {
 		}
 	}
 }
+
+// Held is the number of shards that this relay forwards at the moment.
+func (r *Relay) Held() int { return r.leases.count() }
 
 // HoldsAll tells whether nobody else needs to be woken.
 func (r *Relay) HoldsAll() bool { return r.leases.count() == Shards }
@@ -104,29 +107,28 @@ func (r *Relay) Run(ctx context.Context) {
 func (r *Relay) work(ctx context.Context, w int) {
 	failures := 0
 	for ctx.Err() == nil {
-		more, err := r.forward(ctx, w)
-		if err != nil {
-			failures++
-			if ctx.Err() == nil {
-				r.log.Warn("relay: the outbox waits", "error", err, "worker", w)
-			}
-		} else {
+		relayed, more, err := r.forward(ctx, w)
+		if err == nil || relayed > 0 {
 			failures = 0
 		}
-		if more && err == nil {
-			continue
+		switch {
+		case err != nil:
+			if ctx.Err() == nil {
+				r.log.Warn("relay: the outbox waits", "error", err, "worker", w, "relayed meanwhile", relayed)
+			}
+			failures++
+			pause(ctx, min(50*time.Millisecond<<min(failures-1, 6), 2*time.Second)) // a commit does not mend the broker
+		case !more:
+			sleep(ctx, r.wake[w], r.options.Poll)
 		}
-		wait := r.options.Poll
-		if err != nil {
-			wait = min(50*time.Millisecond<<min(failures, 6), 2*time.Second)
-			pause(ctx, wait) // a commit does not mend the broker
-			continue
-		}
-		select {
-		case <-ctx.Done():
-		case <-r.wake[w]:
-		case <-time.After(wait):
-		}
+	}
+}
+
+func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-wake:
+	case <-time.After(d):
 	}
 }
 
@@ -148,12 +150,12 @@ type outboxRow struct {
 	Parked    bool      `db:"parked"`
 }
 
-// forward relays one batch of the worker's shards and tells whether there may be more.
-func (r *Relay) forward(ctx context.Context, w int) (more bool, err error) {
+// forward relays one batch of the worker's shards, and tells how many messages the broker took and whether there may be more.
+func (r *Relay) forward(ctx context.Context, w int) (relayed int, more bool, err error) {
 	shards, done := r.leases.use(func(shard int) bool { return shard%r.options.Workers == w })
 	defer done()
 	if len(shards) == 0 {
-		return false, nil
+		return 0, false, nil
 	}
 	// A shard at a time by its own index, so that one with a long backlog is not in the way of another.
 	var rows []outboxRow
@@ -163,10 +165,10 @@ func (r *Relay) forward(ctx context.Context, w int) (more bool, err error) {
 			SELECT id, message_id, topic, key, payload, headers, created_at
 			FROM outbox WHERE shard = s AND due_at IS NULL ORDER BY id LIMIT $2) o`, shards, r.options.Batch)
 	if err != nil {
-		return false, txn.Classify(err, "read the outbox")
+		return 0, false, txn.Classify(err, "read the outbox")
 	}
 	if len(rows) == 0 {
-		return false, nil
+		return 0, false, nil
 	}
 	// What is in hand is finished even if we are told to stop.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
@@ -174,9 +176,9 @@ func (r *Relay) forward(ctx context.Context, w int) (more bool, err error) {
 	b := batch{relay: r}
 	b.publish(rows)
 	if err := b.settle(ctx); err != nil {
-		return false, err
+		return 0, false, err
 	}
-	return len(rows) >= r.options.Batch, b.transient
+	return len(b.relayed), len(rows) >= r.options.Batch, b.transient
 }
 
 // batch is what becomes of some rows. Each key is a line of its own: its first failure stops it.
@@ -293,6 +295,9 @@ func (r *Relay) park(ctx context.Context, row outboxRow, reason error) error {
 	return txn.Classify(err, "park "+row.Topic+" "+row.Key)
 }
 
+// promoteEvery is how often, at most, timers are looked at.
+const promoteEvery = 20 * time.Millisecond
+
 // promote makes delayed messages ready when they are due. Every relay does so; rows that one has locked are skipped by the
 // others.
 func (r *Relay) promote(ctx context.Context) {
@@ -322,6 +327,7 @@ func (r *Relay) promote(ctx context.Context) {
 		case next.Wait != nil:
 			wait = max(min(wait, time.Duration(*next.Wait*float64(time.Second))), 5*time.Millisecond)
 		}
-		pause(ctx, wait)
+		sleep(ctx, r.wake[r.options.Workers], wait)
+		pause(ctx, promoteEvery) // every commit wakes; timers are not so exact
 	}
 }
