@@ -39,7 +39,7 @@ func write(t *testing.T, db *sqlx.DB, topic string, items ...item) {
 	t.Helper()
 	tx, err := db.BeginTxx(t.Context(), nil)
 	require.NoError(t, err)
-	defer tx.Rollback() //nolint:errcheck // nothing after a commit
+	defer tx.Rollback() // nothing after a commit
 	ctx, buffer := outbox.WithBuffer(txn.With(t.Context(), tx))
 	for _, i := range items {
 		msg := message.NewMessage(uuid.NewString(), []byte(i.text))
@@ -229,6 +229,7 @@ func TestARefusedRecordParksItsKeyOnly(t *testing.T) {
 // Whatever fails and whatever is refused: what a key's log holds is a prefix of what was written, at least once each and in
 // order; keys without a refused record arrive whole.
 func TestOrderSurvivesFailures(t *testing.T) {
+	t.Parallel()
 	refused := errors.New("refused")
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
