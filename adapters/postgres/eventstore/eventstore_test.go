@@ -113,7 +113,7 @@ func TestOldSchemaIsLiftedWhenRead(t *testing.T) {
 	require.Equal(t, money.Money{Amount: 5, Currency: "EUR"}, o.Total())
 	var stored string
 	require.NoError(t, db.Get(&stored, `SELECT payload FROM events`))
-	require.True(t, v1 == stored, "stored events are never changed, not by a byte")
+	require.Equal(t, v1, stored, "stored events are never changed") //nolint:testifylint // not by a byte
 }
 
 // Whatever the snapshots, an aggregate is the fold of its events.
