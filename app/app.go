@@ -20,9 +20,6 @@ type Store[A any] interface {
 	// UpdateAll does so for several at once, all or none; decide gets them in the order of ids. They are locked in one
 	// global order first, so that units which want the same aggregates queue up instead of clashing.
 	UpdateAll(ctx context.Context, ids []string, decide func([]A) error) error
-
-	// Load rebuilds the aggregate for reading. The error wraps ErrNotFound if nothing is stored under id.
-	Load(ctx context.Context, id string) (A, error)
 }
 
 // Commands takes commands to their handlers.

@@ -213,7 +213,7 @@ func stopLeftover(cluster string) error {
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT} { // fast, then immediate shutdown
 		_ = syscall.Kill(pid, signal) // gone already is what we want
 		for range 100 {
-			if gone(pid) {
+			if !isServer(pid, cluster) { // one that only waits for its parent to notice does not count
 				return nil
 			}
 			time.Sleep(50 * time.Millisecond)
@@ -221,8 +221,6 @@ func stopLeftover(cluster string) error {
 	}
 	return fmt.Errorf("the PostgreSQL server %d still holds %s and does not stop", pid, cluster)
 }
-
-func gone(pid int) bool { return syscall.Kill(pid, 0) != nil }
 
 // isServer tells whether a process is the server of this cluster, and not a stranger that got its number.
 func isServer(pid int, cluster string) bool {

@@ -5,7 +5,6 @@ package kafka
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -167,6 +166,3 @@ func NewSubscriber(c Config, group string, logger watermill.LoggerAdapter) (mess
 	}
 	return &drain{inner: inner, logger: logger, closing: make(chan struct{})}, nil
 }
-
-// Group is the name of a consumer group of a service.
-func Group(prefix, consumer string) string { return strings.Join([]string{prefix, consumer}, ".") }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/millrace/millrace/app"
@@ -70,14 +69,13 @@ func jsonName(kind string) string {
 }
 
 // page reads limit and cursor.
-func page(limit, cursor *string) (query.Page, error) {
+func page(limit *int, cursor *string) (query.Page, error) {
 	p := query.Page{Before: app.Newest, Limit: 20}
 	if limit != nil {
-		n, err := strconv.Atoi(*limit)
-		if err != nil || n < 1 || n > 100 {
+		if *limit < 1 || *limit > 100 {
 			return p, invalid(http.StatusBadRequest, "limit", "must be a whole number from 1 to 100")
 		}
-		p.Limit = n
+		p.Limit = *limit
 	}
 	if cursor != nil {
 		before, err := app.ParseCursor(*cursor)

@@ -5,9 +5,12 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -88,7 +91,12 @@ func (s *Server) Handler(more ...func(chi.Router)) http.Handler {
 		s.problem(w, r, &fault{status: http.StatusMethodNotAllowed, detail: r.Method + " is not possible at " + r.URL.Path})
 	})
 	HandlerWithOptions(s, ChiServerOptions{BaseRouter: r, ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {
-		s.problem(w, r, &fault{status: http.StatusBadRequest, detail: err.Error()})
+		if odd, ok := errors.AsType[*InvalidParamFormatError](err); ok {
+			err = invalid(http.StatusBadRequest, odd.ParamName, "is not of the form that openapi.yaml gives")
+		} else {
+			err = &fault{status: http.StatusBadRequest, detail: err.Error()}
+		}
+		s.problem(w, r, err)
 	}})
 	for _, add := range more {
 		add(r)
@@ -106,8 +114,15 @@ func (s *Server) begin(next http.Handler) http.Handler {
 		}
 		ctx := otel.GetTextMapPropagator().Extract(r.Context(), propagation.HeaderCarrier(r.Header))
 		w.Header().Set("X-Content-Type-Options", "nosniff")
+		r.URL.RawQuery = withoutEmpty(r.URL.Query())
 		next.ServeHTTP(w, r.WithContext(app.WithMeta(ctx, app.Meta{ID: id.String(), Correlation: id.String()})))
 	})
+}
+
+// withoutEmpty has a parameter without a value be as if it were not there.
+func withoutEmpty(query url.Values) string {
+	maps.DeleteFunc(query, func(_ string, values []string) bool { return len(values) == 1 && values[0] == "" })
+	return query.Encode()
 }
 
 func (s *Server) recover(next http.Handler) http.Handler {

@@ -65,7 +65,7 @@ func (r *Repository[A, E]) UpdateAll(ctx context.Context, ids []string, decide f
 	return decide(aggregates)
 }
 
-// Load implements app.Store.
+// Load rebuilds an aggregate for reading. The error wraps app.ErrNotFound if nothing is stored under id.
 func (r *Repository[A, E]) Load(ctx context.Context, id string) (A, error) {
 	loaded, err := r.load(ctx, txn.Or(ctx, r.store.db), []string{id}, false)
 	if err != nil {
