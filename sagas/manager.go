@@ -76,6 +76,15 @@ func (m *Manager) Cancel(ctx context.Context, s *saga.Saga, subject app.Event, r
 	return m.react(ctx, s, id, saga.Cancel{Reason: reason})
 }
 
+// Operate carries out what a person decides about an instance: saga.Retry, saga.Skip or saga.Resolve. The error wraps
+// saga.ErrNotStuck, or app.ErrNotFound.
+func (m *Manager) Operate(ctx context.Context, id string, in saga.Input) error {
+	if _, err := m.streams.History(ctx, saga.Category, id); err != nil {
+		return err
+	}
+	return m.react(ctx, nil, id, in)
+}
+
 // react loads an instance, asks the engine, and records and sends what it says. Only is the definition that the input is
 // meant for; nil means whichever the instance has.
 func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga.Input) error {

@@ -14,6 +14,7 @@ func Projection(rows Rows) app.Projection {
 		project[saga.Started](rows), project[saga.StepAsked](rows), project[saga.StepCompleted](rows),
 		project[saga.StepRefused](rows), project[saga.StepTimedOut](rows), project[saga.StepCompensated](rows),
 		project[saga.CancelRequested](rows), project[saga.AnswerIgnored](rows), project[saga.GotStuck](rows),
+		project[saga.StepRetried](rows), project[saga.StepSkipped](rows), project[saga.Resolved](rows),
 		project[saga.Completed](rows), project[saga.Compensated](rows),
 	}}
 }

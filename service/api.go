@@ -25,7 +25,7 @@ func (s *Service) handler() http.Handler {
 	s.gauges()
 	server := &httpapi.Server{
 		Commands: s.core.commands, UnitOfWork: s.core.uow, Queries: s.core.queries, Idempotency: postgres.Idempotency{},
-		Letters: deadletter.New(s.db), Log: s.log, Cancel: s.cancelOrder, Watch: s.watch.Streams, Breakers: s.breakerList,
+		Letters: deadletter.New(s.db), Log: s.log, Cancel: s.cancelOrder, Operate: s.operate, Watch: s.watch.Streams, Breakers: s.breakerList,
 		SagaOf: func(orderID string) string { return saga.ID(fulfilment.Name, orderID) }, Outbox: s.backlog, Ready: s.ready,
 		Metrics: promhttp.HandlerFor(s.telemetry.Registry, promhttp.HandlerOpts{}), Stopping: s.stopping,
 	}
@@ -59,6 +59,10 @@ func (s *Service) cancelOrder(ctx context.Context, orderID string) error {
 		}
 		return s.core.manager.Cancel(ctx, definition, history[0], "cancelled by the customer")
 	})
+}
+
+func (s *Service) operate(ctx context.Context, sagaID string, in saga.Input) error {
+	return s.core.uow.Within(ctx, func(ctx context.Context) error { return s.core.manager.Operate(ctx, sagaID, in) })
 }
 
 // saga finds the newest version of a definition.

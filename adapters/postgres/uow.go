@@ -147,7 +147,7 @@ func (u *UnitOfWork) Handle(ctx context.Context, d app.Delivery, work func(ctx c
 		unit := ctx.Value(unitKey{}).(unit)
 		unit.session.Discard()
 		unit.buffer.Discard()
-		if err := inbox.Mark(ctx, d.Consumer, d.Meta.ID, inbox.Refused); err != nil {
+		if err := inbox.Refuse(ctx, d.Consumer, d.Meta.ID); err != nil {
 			return err
 		}
 		return u.answer(ctx, d, saga.Refused{Reason: err.Error()})

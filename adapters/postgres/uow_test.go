@@ -157,6 +157,12 @@ func TestARefusalIsTheAnswer(t *testing.T) {
 	require.Equal(t, "m-1", answer.Meta.Causation)
 	require.Equal(t, "reserve", answer.Meta.SagaStep)
 	require.Equal(t, inventory.Category, answer.Category)
+	outcome, err = w.uow.Handle(t.Context(), command("m-1", "reserve", app.Do), w.receive)
+	require.NoError(t, err)
+	require.Equal(t, "repeated", outcome)
+	outcome, err = w.uow.Handle(t.Context(), command("m-2", "reserve", app.Do), w.receive)
+	require.NoError(t, err)
+	require.Equal(t, "done", outcome, "a person may have it asked again")
 }
 
 func TestExpiredCommandsHaveNoEffect(t *testing.T) {

@@ -43,6 +43,8 @@ const help = `millrace: orders that are fulfilled by a saga
   sandbox [--addr A]                         the stand-ins of payment provider and carrier alone
   migrate up|down|status                     the database's schema
   sagas list [--status S] | show ID          look at sagas
+  sagas retry ID | skip ID --reason R | resolve ID --reason R
+                                             have a stuck saga go on
   sagas diagram NAME                         a definition as a Mermaid diagram
   deadletters list | show ID                 look at dead letters
   healthcheck                                exit 0 if the instance with these settings is alive
@@ -92,13 +94,19 @@ func (a App) flags(name string, args []string, define func(*flag.FlagSet)) ([]st
 	set := flag.NewFlagSet(name, flag.ContinueOnError)
 	set.SetOutput(a.Stderr)
 	define(set)
-	if err := set.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, err
+	var positional []string
+	for { // flags may stand behind arguments too
+		if err := set.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, fmt.Errorf("%w: %s: %w", ErrUsage, name, err)
 		}
-		return nil, fmt.Errorf("%w: %s: %w", ErrUsage, name, err)
+		if args = set.Args(); len(args) == 0 {
+			return positional, nil
+		}
+		positional, args = append(positional, args[0]), args[1:]
 	}
-	return set.Args(), nil
 }
 
 func (a App) sandbox(ctx context.Context, args []string) error {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -63,14 +64,15 @@ type sagaView struct {
 }
 
 func (a App) sagas(ctx context.Context, args []string) error {
-	base, status := a.URL, ""
-	usage := fmt.Errorf("%w: sagas list [--status S] [--url U] | show [--url U] ID | diagram NAME", ErrUsage)
+	base, status, reason := a.URL, "", ""
+	usage := fmt.Errorf("%w: sagas list [--status S] | show ID | retry ID | skip ID --reason R | resolve ID --reason R | diagram NAME, each with [--url U]", ErrUsage)
 	if len(args) == 0 {
 		return usage
 	}
 	rest, err := a.flags("sagas "+args[0], args[1:], func(f *flag.FlagSet) {
 		f.StringVar(&base, "url", base, "the service")
 		f.StringVar(&status, "status", "", "running, compensating, completed, compensated or stuck")
+		f.StringVar(&reason, "reason", "", "why, for the saga's history")
 	})
 	switch {
 	case err != nil:
@@ -79,6 +81,8 @@ func (a App) sagas(ctx context.Context, args []string) error {
 		return a.listSagas(ctx, base, status)
 	case args[0] == "show" && len(rest) == 1:
 		return a.showSaga(ctx, base, rest[0])
+	case (args[0] == "retry" || args[0] == "skip" || args[0] == "resolve") && len(rest) == 1:
+		return a.operateSaga(ctx, base, args[0], rest[0], reason)
 	case args[0] == "diagram" && len(rest) == 1:
 		diagram, err := a.Diagram(rest[0])
 		if err == nil {
@@ -87,6 +91,24 @@ func (a App) sagas(ctx context.Context, args []string) error {
 		return err
 	}
 	return usage
+}
+
+func (a App) operateSaga(ctx context.Context, base, action, id, reason string) error {
+	body, err := json.Marshal(map[string]string{"reason": reason})
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/sagas/"+url.PathEscape(id)+"/"+action, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	var s sagaView
+	if err := call(http.DefaultClient, request, &s); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.Stdout, "saga %s is %s\n", s.ID, s.Status)
+	return err
 }
 
 func (a App) listSagas(ctx context.Context, base, status string) error {

@@ -273,6 +273,11 @@ type Problem struct {
 	Type   string        `json:"type"`
 }
 
+// Reason defines model for Reason.
+type Reason struct {
+	Reason string `json:"reason"`
+}
+
 // Receipt defines model for Receipt.
 type Receipt struct {
 	Quantity int64 `json:"quantity"`
@@ -383,6 +388,12 @@ type ListSagasParams struct {
 
 // PlaceOrderJSONRequestBody defines body for PlaceOrder for application/json ContentType.
 type PlaceOrderJSONRequestBody = NewOrder
+
+// ResolveSagaJSONRequestBody defines body for ResolveSaga for application/json ContentType.
+type ResolveSagaJSONRequestBody = Reason
+
+// SkipSagaStepJSONRequestBody defines body for SkipSagaStep for application/json ContentType.
+type SkipSagaStepJSONRequestBody = Reason
 
 // PutSandboxJSONRequestBody defines body for PutSandbox for application/json ContentType.
 type PutSandboxJSONRequestBody = Knobs
@@ -521,6 +532,15 @@ type ServerInterface interface {
 	// GetSaga One saga
 	// (GET /v1/sagas/{id})
 	GetSaga(w http.ResponseWriter, r *http.Request, id Id)
+	// ResolveSaga Vouch for all that is left of a stuck saga; only its subject is told
+	// (POST /v1/sagas/{id}/resolve)
+	ResolveSaga(w http.ResponseWriter, r *http.Request, id Id)
+	// RetrySaga Have the step at which a saga is stuck asked again
+	// (POST /v1/sagas/{id}/retry)
+	RetrySaga(w http.ResponseWriter, r *http.Request, id Id)
+	// SkipSagaStep Vouch for the step at which a saga is stuck, and have it go on
+	// (POST /v1/sagas/{id}/skip)
+	SkipSagaStep(w http.ResponseWriter, r *http.Request, id Id)
 	// GetSandbox The knobs and the ledger of a stand-in, while the sandbox runs here
 	// (GET /v1/sandbox/{service})
 	GetSandbox(w http.ResponseWriter, r *http.Request, service string)
@@ -632,6 +652,24 @@ func (_ Unimplemented) ListSagas(w http.ResponseWriter, r *http.Request, params 
 // GetSaga One saga
 // (GET /v1/sagas/{id})
 func (_ Unimplemented) GetSaga(w http.ResponseWriter, r *http.Request, id Id) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ResolveSaga Vouch for all that is left of a stuck saga; only its subject is told
+// (POST /v1/sagas/{id}/resolve)
+func (_ Unimplemented) ResolveSaga(w http.ResponseWriter, r *http.Request, id Id) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RetrySaga Have the step at which a saga is stuck asked again
+// (POST /v1/sagas/{id}/retry)
+func (_ Unimplemented) RetrySaga(w http.ResponseWriter, r *http.Request, id Id) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// SkipSagaStep Vouch for the step at which a saga is stuck, and have it go on
+// (POST /v1/sagas/{id}/skip)
+func (_ Unimplemented) SkipSagaStep(w http.ResponseWriter, r *http.Request, id Id) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1132,6 +1170,84 @@ func (siw *ServerInterfaceWrapper) GetSaga(w http.ResponseWriter, r *http.Reques
 	handler.ServeHTTP(w, r)
 }
 
+// ResolveSaga operation middleware
+func (siw *ServerInterfaceWrapper) ResolveSaga(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ResolveSaga(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RetrySaga operation middleware
+func (siw *ServerInterfaceWrapper) RetrySaga(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RetrySaga(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SkipSagaStep operation middleware
+func (siw *ServerInterfaceWrapper) SkipSagaStep(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SkipSagaStep(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetSandbox operation middleware
 func (siw *ServerInterfaceWrapper) GetSandbox(w http.ResponseWriter, r *http.Request) {
 
@@ -1378,6 +1494,15 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/sagas/{id}", wrapper.GetSaga)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/sagas/{id}/retry", wrapper.RetrySaga)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/sagas/{id}/skip", wrapper.SkipSagaStep)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/sagas/{id}/resolve", wrapper.ResolveSaga)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/dead-letters", wrapper.ListDeadLetters)

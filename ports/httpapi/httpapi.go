@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/sagas/saga"
 )
 
 //go:generate go tool -modfile=../../tools/lint/go.mod oapi-codegen -config oapi-codegen.yaml openapi.yaml
@@ -38,6 +39,9 @@ type Server struct {
 
 	// Cancel has the saga of an order undo it, or says that it is too late.
 	Cancel func(ctx context.Context, orderID string) error
+
+	// Operate carries out what a person decides about a stuck saga: saga.Retry, saga.Skip or saga.Resolve.
+	Operate func(ctx context.Context, sagaID string, in saga.Input) error
 
 	// SagaOf is the id of an order's saga.
 	SagaOf func(orderID string) string

@@ -203,10 +203,13 @@ func (s *Server) decided(ctx context.Context, id string, wait time.Duration) (o 
 // pollEvery is how often somebody who waits looks for what another instance has done.
 const pollEvery = 250 * time.Millisecond
 
-// orderID checks the form of an id. What is no id is not found, like an unknown one.
-func orderID(id string) error {
+// checkID checks the form of an id. What is no id is not found, like an unknown one.
+func checkID(whose, id string) error {
 	if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
-		message := "is not an order's id"
+		message := "is not the id of an " + whose
+		if whose == "saga" {
+			message = "is not the id of a saga"
+		}
 		return &fault{http.StatusNotFound, fmt.Sprintf("%.80q %s", id, message), []FieldError{{Field: "id", Message: message}}}
 	}
 	return nil
@@ -223,7 +226,7 @@ func (s *Server) GetOrder(w http.ResponseWriter, r *http.Request, id Id) {
 }
 
 func (s *Server) order(ctx context.Context, id string) (query.Order, error) {
-	if err := orderID(id); err != nil {
+	if err := checkID("order", id); err != nil {
 		return query.Order{}, err
 	}
 	return app.AskFor(ctx, s.Queries, query.OrderByID{ID: id})
@@ -256,7 +259,7 @@ func (s *Server) ListOrders(w http.ResponseWriter, r *http.Request, params ListO
 
 // CancelOrder implements ServerInterface.
 func (s *Server) CancelOrder(w http.ResponseWriter, r *http.Request, id Id) {
-	err := orderID(id)
+	err := checkID("order", id)
 	if err == nil {
 		err = s.Cancel(r.Context(), id)
 	}
@@ -269,7 +272,7 @@ func (s *Server) CancelOrder(w http.ResponseWriter, r *http.Request, id Id) {
 
 // GetOrderHistory implements ServerInterface.
 func (s *Server) GetOrderHistory(w http.ResponseWriter, r *http.Request, id Id) {
-	err := orderID(id)
+	err := checkID("order", id)
 	var events []app.Event
 	if err == nil {
 		events, err = app.AskFor(r.Context(), s.Queries, query.OrderHistory{ID: id})

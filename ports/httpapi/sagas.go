@@ -1,10 +1,8 @@
 package httpapi
 
 import (
-	"fmt"
 	"net/http"
-
-	"github.com/google/uuid"
+	"strings"
 
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/query"
@@ -39,17 +37,55 @@ func (s *Server) ListSagas(w http.ResponseWriter, r *http.Request, params ListSa
 
 // GetSaga implements ServerInterface.
 func (s *Server) GetSaga(w http.ResponseWriter, r *http.Request, id Id) {
-	if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
-		message := "is not a saga's id"
-		s.problem(w, r, &fault{http.StatusNotFound, fmt.Sprintf("%.80q %s", id, message), []FieldError{{Field: "id", Message: message}}})
-		return
+	s.showSaga(w, r, http.StatusOK, id)
+}
+
+func (s *Server) showSaga(w http.ResponseWriter, r *http.Request, status int, id string) {
+	err := checkID("saga", id)
+	var state saga.State
+	if err == nil {
+		state, err = app.AskFor(r.Context(), s.Queries, sagas.ByID{ID: id})
 	}
-	state, err := app.AskFor(r.Context(), s.Queries, sagas.ByID{ID: id})
 	if err != nil {
 		s.problem(w, r, err)
 		return
 	}
-	respond(w, http.StatusOK, toSaga(state))
+	respond(w, status, toSaga(state))
+}
+
+// RetrySaga implements ServerInterface.
+func (s *Server) RetrySaga(w http.ResponseWriter, r *http.Request, id Id) {
+	s.operate(w, r, id, func(by, _ string) saga.Input { return saga.Retry{By: by} }, false)
+}
+
+// SkipSagaStep implements ServerInterface.
+func (s *Server) SkipSagaStep(w http.ResponseWriter, r *http.Request, id Id) {
+	s.operate(w, r, id, func(by, reason string) saga.Input { return saga.Skip{By: by, Reason: reason} }, true)
+}
+
+// ResolveSaga implements ServerInterface.
+func (s *Server) ResolveSaga(w http.ResponseWriter, r *http.Request, id Id) {
+	s.operate(w, r, id, func(by, reason string) saga.Input { return saga.Resolve{By: by, Reason: reason} }, true)
+}
+
+func (s *Server) operate(w http.ResponseWriter, r *http.Request, id string, input func(by, reason string) saga.Input, needsReason bool) {
+	var request struct {
+		Reason string `json:"reason"`
+	}
+	err := checkID("saga", id)
+	if err == nil && needsReason {
+		if err = decode(w, r, &request); err == nil && (strings.TrimSpace(request.Reason) == "" || len(request.Reason) > 500) {
+			err = invalid(http.StatusUnprocessableEntity, "reason", "must be 1 to 500 characters")
+		}
+	}
+	if err == nil {
+		err = s.Operate(r.Context(), id, input(customer(r), request.Reason))
+	}
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	s.showSaga(w, r, http.StatusAccepted, id)
 }
 
 func toSaga(s saga.State) Saga {

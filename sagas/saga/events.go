@@ -78,6 +78,26 @@ type GotStuck struct {
 	Reason string `json:"reason"`
 }
 
+// StepRetried says that a person had a stuck step asked again.
+type StepRetried struct {
+	Step string `json:"step"`
+	By   string `json:"by"`
+}
+
+// StepSkipped says that a person vouches for a stuck step: it counts as done, or as undone on the way back.
+type StepSkipped struct {
+	Step   string `json:"step"`
+	By     string `json:"by"`
+	Reason string `json:"reason"`
+}
+
+// Resolved says that a person has done by hand what was left of a stuck saga; only its subject is still told.
+type Resolved struct {
+	Step   string `json:"step"`
+	By     string `json:"by"`
+	Reason string `json:"reason"`
+}
+
 // Completed ends the saga well.
 type Completed struct{}
 
@@ -95,6 +115,9 @@ func (StepCompensated) fact() {}
 func (CancelRequested) fact() {}
 func (AnswerIgnored) fact()   {}
 func (GotStuck) fact()        {}
+func (StepRetried) fact()     {}
+func (StepSkipped) fact()     {}
+func (Resolved) fact()        {}
 func (Completed) fact()       {}
 func (Compensated) fact()     {}
 
@@ -109,6 +132,9 @@ var Facts = aggregate.TypesOf(
 	aggregate.NewType[CancelRequested]("saga.cancel-requested"),
 	aggregate.NewType[AnswerIgnored]("saga.answer-ignored"),
 	aggregate.NewType[GotStuck]("saga.got-stuck"),
+	aggregate.NewType[StepRetried]("saga.step-retried"),
+	aggregate.NewType[StepSkipped]("saga.step-skipped"),
+	aggregate.NewType[Resolved]("saga.resolved"),
 	aggregate.NewType[Completed]("saga.completed"),
 	aggregate.NewType[Compensated]("saga.compensated"),
 )

@@ -110,6 +110,29 @@ func TestPausesGrowAndTheSagaIsReported(t *testing.T) {
 	require.Empty(t, run.State.Step("do b").Reason)
 }
 
+func TestAPersonHelpsAStuckSaga(t *testing.T) {
+	theSaga, no, timeOut := sagatest.For(definition()), saga.Refused{Reason: "no"}, sagatest.TimeOut{}
+	back := []any{begun{"1"}, timeOut, no}                       // "do a" cannot be undone
+	pivot := []any{begun{"1"}, did{}, timeOut, timeOut, timeOut} // "do b" does not answer
+	last := []any{begun{"1"}, did{}, didB{}, no}                 // "do c" is refused
+	abort := []any{begun{"1"}, refused{"why"}, no}               // "give up" is refused
+	skip, resolve := saga.Skip{By: "ada", Reason: "r"}, saga.Resolve{By: "ada", Reason: "r"}
+
+	t.Run("backwards: retried", theSaga.Given(back...).When(saga.Retry{By: "ada"}).Then(ask{"undo a 1"}))
+	t.Run("backwards: retried, then answered", theSaga.Given(append(back, saga.Retry{By: "ada"})...).When(undone{}).Leaves(saga.Compensating, ask{"give up: do a: no answer in time"}))
+	t.Run("backwards: skipped", theSaga.Given(back...).When(skip).Leaves(saga.Compensating, ask{"give up: do a: no answer in time"}))
+	t.Run("backwards: resolved", theSaga.Given(back...).When(resolve).Leaves(saga.Compensating, ask{"give up: do a: no answer in time"}))
+	t.Run("pivot: retried", theSaga.Given(pivot...).When(saga.Retry{By: "ada"}).Then(ask{"b 1!"}))
+	t.Run("pivot: skipped", theSaga.Given(pivot...).When(skip).Leaves(saga.Running, ask{"c 1!"}))
+	t.Run("pivot: resolved, the subject is told", theSaga.Given(pivot...).When(resolve).Leaves(saga.Running, ask{"c 1!"}))
+	t.Run("last: retried", theSaga.Given(last...).When(saga.Retry{By: "ada"}).Then(ask{"c 1!"}))
+	t.Run("last: resolved", theSaga.Given(last...).When(resolve).Ends(saga.IsCompleted))
+	t.Run("abort: skipped", theSaga.Given(abort...).When(skip).Ends(saga.IsCompensated))
+	t.Run("abort: resolved", theSaga.Given(abort...).When(resolve).Ends(saga.IsCompensated))
+	t.Run("running: none of it", theSaga.Given(begun{"1"}).When(saga.Retry{By: "ada"}).Refused(saga.ErrNotStuck))
+	t.Run("ended: none of it", theSaga.Given(append(last, resolve)...).When(skip).Refused(saga.ErrNotStuck))
+}
+
 func TestTimersOfTheAnsweredAreStopped(t *testing.T) {
 	run := sagatest.Run{Saga: saga.New(definition()), State: saga.State{ID: "s"}}
 	started, err := run.Feed(begun{"1"})
@@ -172,7 +195,7 @@ func TestEveryWayEnds(t *testing.T) {
 		answers := []any{did{}, didB{}, didC{}, refused{"no"}, undone{}, ended{}, saga.Refused{Reason: "no"}, saga.NothingToUndo{}}
 		for range rapid.IntRange(0, 30).Draw(t, "inputs") {
 			answer := rapid.SampledFrom(answers).Draw(t, "answer")
-			switch rapid.SampledFrom([]string{"answer", "late", "timer", "cancel"}).Draw(t, "kind") {
+			switch rapid.SampledFrom([]string{"answer", "late", "timer", "cancel", "person"}).Draw(t, "kind") {
 			case "answer":
 				feed(answer)
 			case "late":
@@ -182,6 +205,8 @@ func TestEveryWayEnds(t *testing.T) {
 				feed(rapid.SampledFrom(fired).Draw(t, "timer"))
 			case "cancel":
 				feed(saga.Cancel{Reason: "by hand"})
+			case "person":
+				feed(rapid.SampledFrom([]any{saga.Retry{}, saga.Skip{}, saga.Resolve{}}).Draw(t, "decision"))
 			}
 		}
 		for i := 0; !run.State.Status.Ended(); i++ {

@@ -104,7 +104,11 @@ func (s *State) Fold(f Fact, at time.Time) {
 		s.end(f.Step, IsUndone, f.CommandID, at)
 	case CancelRequested:
 		s.turnBack(f.Reason)
-	case AnswerIgnored:
+	case AnswerIgnored, StepRetried:
+	case StepSkipped:
+		s.vouched(f.Step, at)
+	case Resolved:
+		s.vouched(f.Step, at)
 	case GotStuck:
 		s.Status = Stuck
 		s.Step(f.Step).Reason = f.Reason
@@ -142,6 +146,15 @@ func (s *State) end(name string, status StepStatus, commandID string, at time.Ti
 		if s.Backwards {
 			s.Status = Compensating
 		}
+	}
+}
+
+// vouched ends a stuck step by a person's word.
+func (s *State) vouched(step string, at time.Time) {
+	if s.Backwards && s.Step(step).Status == Undoing {
+		s.end(step, IsUndone, "", at)
+	} else {
+		s.end(step, StepDone, "", at)
 	}
 }
 

@@ -125,13 +125,14 @@ func Record(ctx context.Context, consumer string, m app.Meta, outcome Claim) err
 	return txn.Classify(err, "note message "+m.ID)
 }
 
-// Mark changes the outcome of a message that is claimed in this transaction.
-func Mark(ctx context.Context, consumer, messageID string, outcome Claim) error {
+// Refuse changes the claim of this transaction to a refusal. It had no effect, so it is no barrier: the same may be asked again,
+// by another message.
+func Refuse(ctx context.Context, consumer, messageID string) error {
 	tx, err := txn.From(ctx)
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `UPDATE inbox SET outcome = $3 WHERE consumer = $1 AND message_id = $2`, consumer, messageID, outcome)
+	_, err = tx.ExecContext(ctx, `UPDATE inbox SET outcome = $3, branch = NULL WHERE consumer = $1 AND message_id = $2`, consumer, messageID, Refused)
 	return txn.Classify(err, "note message "+messageID)
 }
 
