@@ -67,6 +67,9 @@ CREATE TABLE dead_letters (
     outbox_id    bigint, -- of the row that was parked
     first_at     timestamptz NOT NULL,
     last_at      timestamptz NOT NULL,
+    dropped_at   timestamptz, -- by whom and why, for the record
+    dropped_by   text,
+    drop_reason  text,
     UNIQUE (consumer, message_id)
 );
 CREATE INDEX dead_letters_parked ON dead_letters (topic, key) WHERE outbox_id IS NOT NULL;

@@ -47,6 +47,8 @@ const help = `millrace: orders that are fulfilled by a saga
                                              have a stuck saga go on
   sagas diagram NAME                         a definition as a Mermaid diagram
   deadletters list | show ID                 look at dead letters
+  deadletters redrive ID… | --all            put their messages on their way again
+  deadletters drop ID --reason R             give a message up
   healthcheck                                exit 0 if the instance with these settings is alive
 
 Settings come from the environment; .env.example lists them.

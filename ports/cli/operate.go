@@ -169,25 +169,27 @@ type letterView struct {
 }
 
 func (a App) deadLetters(ctx context.Context, args []string) error {
-	base := a.URL
-	usage := fmt.Errorf("%w: deadletters list [--url U] | show [--url U] ID", ErrUsage)
+	base, reason, all := a.URL, "", false
+	usage := fmt.Errorf("%w: deadletters list | show ID | redrive ID… | redrive --all | drop ID --reason R, each with [--url U]", ErrUsage)
 	if len(args) == 0 {
 		return usage
 	}
-	rest, err := a.flags("deadletters "+args[0], args[1:], func(f *flag.FlagSet) { f.StringVar(&base, "url", base, "the service") })
+	rest, err := a.flags("deadletters "+args[0], args[1:], func(f *flag.FlagSet) {
+		f.StringVar(&base, "url", base, "the service")
+		f.StringVar(&reason, "reason", "", "why a message is given up")
+		f.BoolVar(&all, "all", false, "redrive all there are now")
+	})
 	switch {
 	case err != nil:
 		return err
 	case args[0] == "list" && len(rest) == 0:
-		var page struct {
-			Letters []letterView `json:"dead_letters"`
-		}
-		if err := a.get(ctx, base, "/v1/dead-letters?limit=100", &page); err != nil {
+		letters, err := a.letters(ctx, base)
+		if err != nil {
 			return err
 		}
 		table := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
 		_, _ = fmt.Fprintln(table, "LETTER\tCONSUMER\tTYPE\tATTEMPTS\tSINCE\tREASON")
-		for _, l := range page.Letters {
+		for _, l := range letters {
 			_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", l.ID, l.Consumer, l.Headers["ce_type"], l.Attempts, l.FirstAt.Format(time.RFC3339), firstLine(l.Reason))
 		}
 		return table.Flush()
@@ -201,8 +203,55 @@ func (a App) deadLetters(ctx context.Context, args []string) error {
 			_, err = fmt.Fprintf(a.Stdout, "%s\n", text)
 		}
 		return err
+	case args[0] == "redrive" && all == (len(rest) == 0):
+		if all {
+			letters, err := a.letters(ctx, base)
+			if err != nil {
+				return err
+			}
+			for _, l := range letters {
+				rest = append(rest, l.ID)
+			}
+		}
+		for _, id := range rest {
+			if err := a.takeLetter(ctx, http.MethodPost, base+"/v1/dead-letters/"+url.PathEscape(id)+"/redrive"); err != nil {
+				return fmt.Errorf("%s: %w", id, err)
+			}
+		}
+		_, err := fmt.Fprintf(a.Stdout, "%d on their way again\n", len(rest))
+		return err
+	case args[0] == "drop" && len(rest) == 1:
+		if strings.TrimSpace(reason) == "" {
+			return fmt.Errorf("%w: deadletters drop ID --reason R: say why, it is kept with the letter", ErrUsage)
+		}
+		return a.takeLetter(ctx, http.MethodDelete, base+"/v1/dead-letters/"+url.PathEscape(rest[0])+"?reason="+url.QueryEscape(reason))
 	}
 	return usage
+}
+
+// letters lists all dead letters.
+func (a App) letters(ctx context.Context, base string) (all []letterView, err error) {
+	for cursor := ""; ; {
+		var page struct {
+			Letters []letterView `json:"dead_letters"`
+			Next    string       `json:"next_cursor"`
+		}
+		if err := a.get(ctx, base, "/v1/dead-letters?limit=100&cursor="+url.QueryEscape(cursor), &page); err != nil {
+			return nil, err
+		}
+		all = append(all, page.Letters...)
+		if cursor = page.Next; cursor == "" {
+			return all, nil
+		}
+	}
+}
+
+func (a App) takeLetter(ctx context.Context, method, target string) error {
+	request, err := http.NewRequestWithContext(ctx, method, target, nil)
+	if err != nil {
+		return err
+	}
+	return call(http.DefaultClient, request, &struct{}{})
 }
 
 func firstLine(s string) string {

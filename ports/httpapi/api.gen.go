@@ -116,6 +116,12 @@ func (e StepStatus) Valid() bool {
 	}
 }
 
+// AcceptedLetter defines model for AcceptedLetter.
+type AcceptedLetter struct {
+	Id        string `json:"id"`
+	MessageId string `json:"message_id"`
+}
+
 // AcceptedOrder defines model for AcceptedOrder.
 type AcceptedOrder struct {
 	OrderId string `json:"order_id"`
@@ -357,6 +363,12 @@ type ListDeadLettersParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// DropDeadLetterParams defines parameters for DropDeadLetter.
+type DropDeadLetterParams struct {
+	// Reason Why; it is kept with the letter
+	Reason *string `form:"reason,omitempty" json:"reason,omitempty"`
+}
+
 // ListOrdersParams defines parameters for ListOrders.
 type ListOrdersParams struct {
 	// Status pending, confirmed or cancelled
@@ -502,9 +514,15 @@ type ServerInterface interface {
 	// ListDeadLetters List dead letters, newest first
 	// (GET /v1/dead-letters)
 	ListDeadLetters(w http.ResponseWriter, r *http.Request, params ListDeadLettersParams)
+	// DropDeadLetter Give a message up
+	// (DELETE /v1/dead-letters/{id})
+	DropDeadLetter(w http.ResponseWriter, r *http.Request, id Id, params DropDeadLetterParams)
 	// GetDeadLetter One dead letter
 	// (GET /v1/dead-letters/{id})
 	GetDeadLetter(w http.ResponseWriter, r *http.Request, id Id)
+	// RedriveDeadLetter Put a message on its way again
+	// (POST /v1/dead-letters/{id}/redrive)
+	RedriveDeadLetter(w http.ResponseWriter, r *http.Request, id Id)
 	// ListOrders List orders, newest first
 	// (GET /v1/orders)
 	ListOrders(w http.ResponseWriter, r *http.Request, params ListOrdersParams)
@@ -595,9 +613,21 @@ func (_ Unimplemented) ListDeadLetters(w http.ResponseWriter, r *http.Request, p
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// DropDeadLetter Give a message up
+// (DELETE /v1/dead-letters/{id})
+func (_ Unimplemented) DropDeadLetter(w http.ResponseWriter, r *http.Request, id Id, params DropDeadLetterParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // GetDeadLetter One dead letter
 // (GET /v1/dead-letters/{id})
 func (_ Unimplemented) GetDeadLetter(w http.ResponseWriter, r *http.Request, id Id) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RedriveDeadLetter Put a message on its way again
+// (POST /v1/dead-letters/{id}/redrive)
+func (_ Unimplemented) RedriveDeadLetter(w http.ResponseWriter, r *http.Request, id Id) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -822,6 +852,48 @@ func (siw *ServerInterfaceWrapper) ListDeadLetters(w http.ResponseWriter, r *htt
 	handler.ServeHTTP(w, r)
 }
 
+// DropDeadLetter operation middleware
+func (siw *ServerInterfaceWrapper) DropDeadLetter(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DropDeadLetterParams
+
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", r.URL.Query(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "reason"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "reason", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DropDeadLetter(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetDeadLetter operation middleware
 func (siw *ServerInterfaceWrapper) GetDeadLetter(w http.ResponseWriter, r *http.Request) {
 
@@ -839,6 +911,32 @@ func (siw *ServerInterfaceWrapper) GetDeadLetter(w http.ResponseWriter, r *http.
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetDeadLetter(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RedriveDeadLetter operation middleware
+func (siw *ServerInterfaceWrapper) RedriveDeadLetter(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RedriveDeadLetter(w, r, id)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1508,7 +1606,13 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/dead-letters", wrapper.ListDeadLetters)
 	})
 	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/dead-letters/{id}", wrapper.DropDeadLetter)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/dead-letters/{id}", wrapper.GetDeadLetter)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/dead-letters/{id}/redrive", wrapper.RedriveDeadLetter)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/breakers", wrapper.ListBreakers)

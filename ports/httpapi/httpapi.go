@@ -49,6 +49,9 @@ type Server struct {
 	// Watch returns a channel that is told of every commit to one of these streams on this instance.
 	Watch func(streams ...string) (changes <-chan struct{}, stop func())
 
+	// Wake has the relay look into the outbox.
+	Wake func()
+
 	Breakers func() []Breaker
 	Outbox   func(ctx context.Context) (Outbox, error)
 	Ready    func(ctx context.Context) []Check
@@ -66,10 +69,12 @@ type Idempotency interface {
 	Claim(ctx context.Context, owner, key string, request []byte, answer any) (earlier json.RawMessage, err error)
 }
 
-// Letters reads dead letters.
+// Letters keeps dead letters.
 type Letters interface {
 	List(ctx context.Context, before app.Cursor, limit int) ([]app.DeadLetter, error)
 	ByID(ctx context.Context, id string) (app.DeadLetter, error)
+	Redrive(ctx context.Context, id string) error
+	Drop(ctx context.Context, id, by, reason string) error
 }
 
 // Check is the state of one part of the service.

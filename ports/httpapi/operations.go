@@ -38,6 +38,41 @@ func (s *Server) GetDeadLetter(w http.ResponseWriter, r *http.Request, id Id) {
 	respond(w, http.StatusOK, toDeadLetter(l))
 }
 
+// RedriveDeadLetter implements ServerInterface.
+func (s *Server) RedriveDeadLetter(w http.ResponseWriter, r *http.Request, id Id) {
+	s.takeLetter(w, r, id, func() error {
+		defer s.Wake()
+		return s.Letters.Redrive(r.Context(), id)
+	})
+}
+
+// DropDeadLetter implements ServerInterface.
+func (s *Server) DropDeadLetter(w http.ResponseWriter, r *http.Request, id Id, params DropDeadLetterParams) {
+	reason := "no reason given"
+	if params.Reason != nil {
+		reason = *params.Reason
+	}
+	s.takeLetter(w, r, id, func() error {
+		if len(reason) > 500 {
+			return invalid(http.StatusUnprocessableEntity, "reason", "must be at most 500 characters")
+		}
+		defer s.Wake()
+		return s.Letters.Drop(r.Context(), id, customer(r), reason)
+	})
+}
+
+func (s *Server) takeLetter(w http.ResponseWriter, r *http.Request, id string, take func() error) {
+	l, err := s.Letters.ByID(r.Context(), id)
+	if err == nil {
+		err = take()
+	}
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	respond(w, http.StatusAccepted, AcceptedLetter{Id: l.ID, MessageId: l.MessageID})
+}
+
 func toDeadLetter(l app.DeadLetter) DeadLetter {
 	out := DeadLetter{
 		Id: l.ID, Consumer: l.Consumer, MessageId: l.MessageID, Topic: l.Topic, Key: l.Key, Headers: l.Headers,

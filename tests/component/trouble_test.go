@@ -179,6 +179,16 @@ func TestPoisonIsKeptAndStandsInNobodysWay(t *testing.T) {
 	var single deadLetter
 	i.Do(http.MethodGet, "/v1/dead-letters/"+one.ID, "").JSON(t, &single)
 	require.Equal(t, one, single)
+	output, code := run(t, nil, "deadletters", "drop", one.ID, "--url", i.URL)
+	require.Equal(t, 2, code, output)
+	require.Contains(t, output, "say why")
+	output, code = run(t, nil, "deadletters", "drop", one.ID, "--reason", "nonsense", "--url", i.URL)
+	require.Zero(t, code, output)
+	require.Equal(t, http.StatusNotFound, i.Do(http.MethodGet, "/v1/dead-letters/"+one.ID, "").Status)
+	left := len(deadLetters(t, i))
+	output, code = run(t, nil, "deadletters", "redrive", "--all", "--url", i.URL)
+	require.Zero(t, code, output)
+	require.Equal(t, fmt.Sprintf("%d on their way again\n", left), output)
 	for range 24 { // every partition goes on
 		i.Place("pm_ok", "MUG-01")
 	}

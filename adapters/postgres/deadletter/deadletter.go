@@ -4,11 +4,13 @@ package deadletter
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 
+	"github.com/millrace/millrace/adapters/postgres/outbox"
 	"github.com/millrace/millrace/adapters/postgres/txn"
 	"github.com/millrace/millrace/app"
 )
@@ -29,7 +31,7 @@ func (s *Store) Put(ctx context.Context, l app.DeadLetter) error {
 		INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, stack, attempts, first_at, last_at)
 		VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10, $11, $11)
 		ON CONFLICT (consumer, message_id) DO UPDATE SET reason = excluded.reason, stack = excluded.stack,
-			attempts = dead_letters.attempts + excluded.attempts, last_at = excluded.last_at`,
+			attempts = dead_letters.attempts + excluded.attempts, last_at = excluded.last_at, dropped_at = NULL`,
 		l.ID, l.Consumer, l.MessageID, l.Topic, l.Key, string(headers), l.Payload, l.Reason, l.Stack, l.Attempts, l.Last)
 	return txn.Classify(err, "keep a dead letter")
 }
@@ -66,7 +68,7 @@ func (r row) letter() (app.DeadLetter, error) {
 func (s *Store) List(ctx context.Context, before app.Cursor, limit int) ([]app.DeadLetter, error) {
 	var rows []row
 	err := s.db.SelectContext(ctx, &rows, `SELECT `+columns+` FROM dead_letters
-		WHERE (first_at, id) < ($1, $2) ORDER BY first_at DESC, id DESC LIMIT $3`, before.At, before.ID, limit)
+		WHERE dropped_at IS NULL AND (first_at, id) < ($1, $2) ORDER BY first_at DESC, id DESC LIMIT $3`, before.At, before.ID, limit)
 	if err != nil {
 		return nil, txn.Classify(err, "list dead letters")
 	}
@@ -82,7 +84,7 @@ func (s *Store) List(ctx context.Context, before app.Cursor, limit int) ([]app.D
 // ByID returns one. The error wraps app.ErrNotFound if there is none.
 func (s *Store) ByID(ctx context.Context, id string) (app.DeadLetter, error) {
 	var rows []row
-	if err := s.db.SelectContext(ctx, &rows, `SELECT `+columns+` FROM dead_letters WHERE id = $1`, id); err != nil {
+	if err := s.db.SelectContext(ctx, &rows, `SELECT `+columns+` FROM dead_letters WHERE id = $1 AND dropped_at IS NULL`, id); err != nil {
 		return app.DeadLetter{}, txn.Classify(err, "read a dead letter")
 	}
 	if len(rows) == 0 {
@@ -91,8 +93,61 @@ func (s *Store) ByID(ctx context.Context, id string) (app.DeadLetter, error) {
 	return rows[0].letter()
 }
 
+// Redrive puts a letter's message back into the outbox and removes the letter. One that the broker refused takes its old place
+// before the messages of its key that wait for it. The error wraps app.ErrNotFound if there is no such letter.
+func (s *Store) Redrive(ctx context.Context, id string) error {
+	l, err := s.ByID(ctx, id)
+	if err != nil {
+		return err
+	}
+	delete(l.Headers, app.HeaderAttempt) // it starts anew
+	headers, err := json.Marshal(l.Headers)
+	if err != nil {
+		return err
+	}
+	return s.remove(ctx, l, `
+		WITH letter AS (DELETE FROM dead_letters WHERE id = $1 AND dropped_at IS NULL RETURNING *)
+		INSERT INTO outbox (id, message_id, topic, key, shard, payload, headers) OVERRIDING SYSTEM VALUE
+		SELECT COALESCE(outbox_id, nextval(pg_get_serial_sequence('outbox', 'id'))), message_id, topic, key, $2, payload, $3::jsonb FROM letter`,
+		id, outbox.ShardOf(l.Topic, l.Key), string(headers))
+}
+
+// Drop gives a letter's message up. It stays in the table, with who dropped it and why; what waited behind it goes on. The error
+// wraps app.ErrNotFound if there is no such letter.
+func (s *Store) Drop(ctx context.Context, id, by, reason string) error {
+	l, err := s.ByID(ctx, id)
+	if err != nil {
+		return err
+	}
+	return s.remove(ctx, l, `
+		UPDATE dead_letters SET dropped_at = now(), dropped_by = $2, drop_reason = $3, outbox_id = NULL WHERE id = $1 AND dropped_at IS NULL`,
+		id, by, reason)
+}
+
+// remove takes a letter away by a statement, and frees the key that was parked behind it.
+func (s *Store) remove(ctx context.Context, l app.DeadLetter, statement string, args ...any) error {
+	tx, err := s.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return txn.Classify(err, "take a dead letter away")
+	}
+	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	result, err := tx.ExecContext(ctx, statement, args...)
+	if err != nil {
+		return txn.Classify(err, "take dead letter "+l.ID+" away")
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(err, fmt.Errorf("dead letter %s: %w", l.ID, app.ErrNotFound)) // somebody else was first
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE outbox SET due_at = NULL WHERE topic = $1 AND key = $2 AND due_at = 'infinity'
+		AND NOT EXISTS (SELECT FROM dead_letters WHERE topic = $1 AND key = $2 AND outbox_id IS NOT NULL)`, l.Topic, l.Key)
+	if err != nil {
+		return txn.Classify(err, "free what waited behind dead letter "+l.ID)
+	}
+	return txn.Classify(tx.Commit(), "commit")
+}
+
 // Count returns how many there are.
 func (s *Store) Count(ctx context.Context) (n int, err error) {
-	err = s.db.GetContext(ctx, &n, `SELECT count(*) FROM dead_letters`)
+	err = s.db.GetContext(ctx, &n, `SELECT count(*) FROM dead_letters WHERE dropped_at IS NULL`)
 	return n, txn.Classify(err, "count dead letters")
 }

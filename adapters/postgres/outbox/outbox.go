@@ -88,7 +88,8 @@ func (b *Buffer) Flush(tx *sqlx.Tx, logger watermill.LoggerAdapter) (int, error)
 	return len(b.messages), nil
 }
 
-func shardOf(topic, key string) int16 {
+// ShardOf is the shard of a topic's key.
+func ShardOf(topic, key string) int16 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(topic + "\x00" + key)) // a hash takes everything
 	return int16(h.Sum32() % Shards)

@@ -288,7 +288,7 @@ func (r *Relay) park(ctx context.Context, row outboxRow, reason error) error {
 		INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, attempts, outbox_id, first_at, last_at)
 		SELECT message_id || '@relay', 'relay', message_id, topic, key, headers, payload, $5, 2, id, created_at, now() FROM dead
 		ON CONFLICT (consumer, message_id) DO UPDATE SET last_at = now(), attempts = dead_letters.attempts + 2`,
-		row.ID, row.Topic, row.Key, shardOf(row.Topic, row.Key), reason.Error())
+		row.ID, row.Topic, row.Key, ShardOf(row.Topic, row.Key), reason.Error())
 	if err == nil {
 		r.options.OnParked(row.Topic, row.Key, reason)
 	}

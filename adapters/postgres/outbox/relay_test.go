@@ -21,6 +21,7 @@ import (
 
 	"github.com/millrace/millrace/adapters/breaker"
 	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/adapters/postgres/deadletter"
 	"github.com/millrace/millrace/adapters/postgres/outbox"
 	"github.com/millrace/millrace/adapters/postgres/txn"
 	"github.com/millrace/millrace/app"
@@ -281,6 +282,61 @@ func TestOrderSurvivesFailures(t *testing.T) {
 				behind += 15 - n - 1
 			}
 			require.Equal(t, behind, b.Parked)
+		})
+	}
+}
+
+// Redriven, a refused message takes its place before those that waited for it; dropped, it lets them go.
+func TestAParkedKeyGoesOn(t *testing.T) {
+	refused := errors.New("refused")
+	for name, decide := range map[string]func(letters *deadletter.Store, id string) error{
+		"redriven": func(letters *deadletter.Store, id string) error { return letters.Redrive(t.Context(), id) },
+		"dropped": func(letters *deadletter.Store, id string) error {
+			return letters.Drop(t.Context(), id, "ada", "not needed")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db, dsn := harness.Database(t)
+			var mended sync.Map
+			l := &log{fail: func(_, text string) error {
+				if _, ok := mended.Load("all"); text == "2" && !ok {
+					return refused
+				}
+				return nil
+			}}
+			for _, text := range []string{"1", "2", "3"} {
+				write(t, db, "t", item{key: "k", text: text})
+			}
+			relay, _ := run(t, db, dsn, l, outbox.Options{Refused: func(err error) bool { return errors.Is(err, refused) }})
+			drained(t, db)
+			write(t, db, "t", item{key: "k", text: "4"})
+			drained(t, db)
+			require.Equal(t, []string{"1"}, l.of("k"))
+			letters := deadletter.New(db)
+			list, err := letters.List(t.Context(), app.Newest, 10)
+			require.NoError(t, err)
+			require.Len(t, list, 1)
+			mended.Store("all", true)
+			require.NoError(t, decide(letters, list[0].ID))
+			relay.Wake()
+			want := []string{"1", "2", "3", "4"}
+			if name == "dropped" {
+				want = []string{"1", "3", "4"}
+			}
+			harness.Eventually(t, func() error {
+				if got := l.of("k"); len(got) < len(want) {
+					return fmt.Errorf("%v", got)
+				}
+				return nil
+			})
+			require.Equal(t, want, l.of("k"))
+			b, err := outbox.Read(t.Context(), db)
+			require.NoError(t, err)
+			require.Zero(t, b)
+			n, err := letters.Count(t.Context())
+			require.NoError(t, err)
+			require.Zero(t, n)
+			require.ErrorIs(t, decide(letters, list[0].ID), app.ErrNotFound)
 		})
 	}
 }

@@ -45,7 +45,7 @@ func (schema) InsertQuery(_ string, messages message.Messages) (wsql.Query, erro
 		if err != nil {
 			return wsql.Query{}, err
 		}
-		ids[i], shards[i], payloads[i], headers[i] = msg.UUID, shardOf(topics[i], keys[i]), msg.Payload, string(h)
+		ids[i], shards[i], payloads[i], headers[i] = msg.UUID, ShardOf(topics[i], keys[i]), msg.Payload, string(h)
 	}
 	return wsql.Query{
 		Query: `INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at)
