@@ -33,6 +33,7 @@ CREATE TABLE inbox (
     received_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (consumer, message_id)
 );
+CREATE INDEX inbox_by_age ON inbox (received_at);
 CREATE UNIQUE INDEX inbox_barrier ON inbox (consumer, saga_id, saga_step, branch) WHERE branch IS NOT NULL;
 
 -- Messages on their way to the broker. A row is deleted once the broker has it.
@@ -83,6 +84,7 @@ CREATE TABLE idempotency_keys (
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (owner, key)
 );
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 
 -- Read models.
 CREATE TABLE order_rows (

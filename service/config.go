@@ -29,6 +29,7 @@ type Config struct {
 	Partitions   int32
 	InstanceID   string
 	TopicPrefix  string
+	Retention    postgres.Retention
 	MaxMessage   int
 	DataDir      string
 	Roles        map[Role]bool
@@ -67,13 +68,16 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		Partitions:   int32(s.number("KAFKA_PARTITIONS", 12, 1, 1000)), //nolint:gosec // at most 1000
 		InstanceID:   s.text("INSTANCE_ID", ""),
 		TopicPrefix:  s.text("TOPIC_PREFIX", "millrace"),
-		MaxMessage:   s.number("MAX_MESSAGE_BYTES", 1_000_000, 10_000, 100_000_000),
-		DataDir:      s.text("DATA_DIR", "data"),
-		Roles:        s.roles(),
-		PaymentsURL:  s.url("PAYMENTS_URL"),
-		CarrierURL:   s.url("CARRIER_URL"),
-		Sandbox:      s.onOff("SANDBOX", false),
-		LogFormat:    s.text("LOG_FORMAT", "text"),
+		Retention: postgres.Retention{
+			Inbox: s.duration("INBOX_RETENTION", 14*24*time.Hour), Idempotency: s.duration("IDEMPOTENCY_RETENTION", 7*24*time.Hour),
+		},
+		MaxMessage:  s.number("MAX_MESSAGE_BYTES", 1_000_000, 10_000, 100_000_000),
+		DataDir:     s.text("DATA_DIR", "data"),
+		Roles:       s.roles(),
+		PaymentsURL: s.url("PAYMENTS_URL"),
+		CarrierURL:  s.url("CARRIER_URL"),
+		Sandbox:     s.onOff("SANDBOX", false),
+		LogFormat:   s.text("LOG_FORMAT", "text"),
 	}
 	s.check("LOG_LEVEL", c.LogLevel.UnmarshalText([]byte(s.text("LOG_LEVEL", "info"))), "must be debug, info, warn or error")
 	if c.LogFormat != "text" && c.LogFormat != "json" {
@@ -98,6 +102,9 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		s.fault("TOPIC_PREFIX", "must be letters, digits, dots, dashes and underscores")
 	}
 	s.checkSandbox(c)
+	if c.Retention.Inbox < time.Minute || c.Retention.Idempotency < time.Minute {
+		s.fault("INBOX_RETENTION", "and IDEMPOTENCY_RETENTION must be at least 1m")
+	}
 	if dir, err := filepath.Abs(c.DataDir); err == nil {
 		c.DataDir = dir
 	}

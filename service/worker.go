@@ -3,9 +3,11 @@ package service
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/postgres/deadletter"
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/payment"
@@ -54,7 +56,21 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 			return err
 		}
 	}
+	s.runJanitor(ctx)
 	return s.runRouter(ctx)
+}
+
+// sweepEvery is how often what is past its retention is removed.
+const sweepEvery = 10 * time.Minute
+
+func (s *Service) runJanitor(ctx context.Context) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		postgres.NewJanitor(s.db, s.config.Retention, sweepEvery, s.log).Run(ctx)
+	}()
+	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
 }
 
 func (s *Service) runRouter(ctx context.Context) error {

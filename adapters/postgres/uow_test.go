@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -267,6 +268,30 @@ func TestBarrierProperties(t *testing.T) {
 			rt.Fatalf("effects %s", got)
 		}
 	})
+}
+
+func TestTheJanitorKeepsWhatIsStillNeeded(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.db.Exec(`
+		INSERT INTO inbox (consumer, message_id, outcome, received_at)
+		SELECT 'c', n::text, 'done', now() - CASE WHEN n <= 2500 THEN interval '25 hours' ELSE interval '23 hours' END FROM generate_series(1, 2600) n;
+		INSERT INTO idempotency_keys (owner, key, request, answer, created_at)
+		SELECT 'guest', n::text, '', '{}', now() - CASE WHEN n <= 1000 THEN interval '2 hours' ELSE interval '30 minutes' END FROM generate_series(1, 1010) n`)
+	require.NoError(t, err)
+	busy, err := w.db.BeginTxx(t.Context(), nil)
+	require.NoError(t, err)
+	_, err = busy.Exec(`SELECT FROM inbox WHERE message_id = '7' FOR UPDATE`)
+	require.NoError(t, err)
+	janitor := postgres.NewJanitor(w.db, postgres.Retention{Inbox: 24 * time.Hour, Idempotency: time.Hour}, time.Hour, slog.New(slog.DiscardHandler))
+	n, err := janitor.Sweep(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, int64(2499+1000), n, "who uses a row is not waited for")
+	require.NoError(t, busy.Rollback())
+	n, err = janitor.Sweep(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, int64(1), n)
+	require.Equal(t, 100, w.count(t, `SELECT count(*) FROM inbox`))
+	require.Equal(t, 10, w.count(t, `SELECT count(*) FROM idempotency_keys`))
 }
 
 func TestIdempotencyKeyIsTakenOnce(t *testing.T) {

@@ -1,0 +1,51 @@
+package service
+
+import (
+	"bufio"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// .env.example lists every setting that is read, and no other, each with the default that it has.
+func TestTheExampleListsEverySetting(t *testing.T) {
+	file, err := os.Open("../.env.example")
+	require.NoError(t, err)
+	defer file.Close()
+	example := map[string]string{}
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		if name, value, found := strings.Cut(lines.Text(), "="); found && !strings.HasPrefix(name, "#") {
+			example[name] = value
+		}
+	}
+	read := map[string]bool{}
+	defaults, err := ReadConfig(func(name string) string { read[name] = true; return "" })
+	require.NoError(t, err)
+	for name := range read {
+		require.Contains(t, example, name)
+	}
+	for name := range example {
+		require.Contains(t, read, name)
+	}
+	fromExample, err := ReadConfig(func(name string) string { return example[name] })
+	require.NoError(t, err)
+	require.Equal(t, defaults, fromExample)
+}
+
+func TestEverySettingIsWrongByName(t *testing.T) {
+	for _, name := range []string{
+		"HTTP_ADDR", "POSTGRES_DSN", "POSTGRES_MAX_CONNS", "POSTGRES_WAIT", "MIGRATE", "KAFKA_BROKERS",
+		"KAFKA_PARTITIONS", "TOPIC_PREFIX", "MAX_MESSAGE_BYTES", "ROLES", "PAYMENTS_URL", "CARRIER_URL",
+		"SANDBOX", "LOG_LEVEL", "LOG_FORMAT", "INBOX_RETENTION", "IDEMPOTENCY_RETENTION",
+	} {
+		_, err := ReadConfig(func(asked string) string {
+			if asked == name {
+				return "not at all right"
+			}
+			return ""
+		})
+		require.ErrorContains(t, err, name+":")
+	}
+}
