@@ -334,6 +334,8 @@ func (m *machine) operate(in Input) error {
 	}
 	m.stopTimer(st, branch)
 	switch in := in.(type) {
+	case Start, Answer, Timeout, Cancel: // no person's
+		return nil
 	case Retry:
 		m.record(StepRetried{st.Name, in.By})
 		return m.ask(i, branch, st.Attempts+1)
