@@ -132,7 +132,7 @@ feeding:
 		}
 	}
 	took := time.Since(began)
-	report, err := books.Client{URL: d.url, HTTP: d.http}.Wait(ctx, 30*time.Second, func(books.Report) {})
+	report, err := books.Client{URL: d.url, HTTP: d.http, AtLeast: d.total}.Wait(ctx, 30*time.Second, func(books.Report) {})
 	if err != nil {
 		return r, nil, fmt.Errorf("read the books: %w", err)
 	}

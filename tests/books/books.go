@@ -47,6 +47,9 @@ type order struct {
 type Client struct {
 	URL  string
 	HTTP *http.Client
+	// AtLeast is how many orders there must be: the list is a read model, and one that has not caught up balances with itself.
+	AtLeast int
+
 	// SandboxURL is where the sandbox's ledgers are, if not at the service itself.
 	SandboxURL string
 }
@@ -78,6 +81,9 @@ func (c Client) Read(ctx context.Context) (Report, error) {
 	orders, err := c.orders(ctx)
 	if err != nil {
 		return report, err
+	}
+	if len(orders) < c.AtLeast {
+		report.fault("only %d orders are listed, of at least %d", len(orders), c.AtLeast)
 	}
 	sold, skus, total := map[string]int64{}, map[string]bool{}, int64(0)
 	for _, o := range orders {

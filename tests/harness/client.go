@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,14 +15,15 @@ import (
 
 // Client speaks HTTP with an instance.
 type Client struct {
-	URL  string
-	t    *testing.T
-	http *http.Client
+	URL    string
+	t      *testing.T
+	http   *http.Client
+	placed *atomic.Int64 // orders, of this client and its copies
 }
 
 // NewClient makes a client of a base URL.
 func NewClient(t *testing.T, url string) Client {
-	return Client{url, t, &http.Client{Timeout: 45 * time.Second}}
+	return Client{url, t, &http.Client{Timeout: 45 * time.Second}, &atomic.Int64{}}
 }
 
 // Response is an answer, read to its end.
@@ -147,6 +149,7 @@ func (c Client) Place(method string, skus ...string) string {
 	var order Order
 	response.JSON(c.t, &order)
 	require.Equal(c.t, "/v1/orders/"+order.ID, response.Header.Get("Location"))
+	c.placed.Add(1)
 	return order.ID
 }
 

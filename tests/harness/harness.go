@@ -183,7 +183,9 @@ func (w *World) Launch(settings ...string) *Instance {
 
 func (i *Instance) launch(settings ...string) {
 	i.t.Helper()
-	i.Client = NewClient(i.t, "http://"+i.addr)
+	if i.Client.t == nil {
+		i.Client = NewClient(i.t, "http://"+i.addr)
+	}
 	i.command = exec.Command(Binary(i.t), "serve") // ended by cleanup
 	i.command.Env = append(os.Environ(), "HTTP_ADDR="+i.addr, "LOG_LEVEL="+level())
 	for _, unwanted := range []string{"POSTGRES_DSN", "KAFKA_BROKERS"} {
@@ -340,7 +342,7 @@ func (i *Instance) Topic(name string) string { return i.world.Prefix + "." + nam
 // Balanced waits until the books balance.
 func (i *Instance) Balanced() books.Report {
 	i.t.Helper()
-	report, err := books.Client{URL: i.URL, HTTP: i.http}.Wait(context.Background(), patience, func(books.Report) {})
+	report, err := books.Client{URL: i.URL, HTTP: i.http, AtLeast: int(i.placed.Load())}.Wait(context.Background(), patience, func(books.Report) {})
 	require.NoError(i.t, err)
 	require.Empty(i.t, report.Faults, "the books")
 	return report
