@@ -15,9 +15,6 @@ import (
 // ErrTooLate refuses the cancellation of a saga that has reached its pivot, or its end.
 var ErrTooLate = aggregate.Refuse("it is too late to cancel")
 
-// ErrNotStuck refuses a person's hand in a saga that needs none.
-var ErrNotStuck = aggregate.Refuse("the saga is not stuck")
-
 // ErrNotDefined says that an instance runs by a version of a definition that is not listed any more.
 var ErrNotDefined = errors.New("no such definition or version of it")
 
@@ -46,22 +43,10 @@ type Answer struct {
 // Cancel asks for everything to be undone.
 type Cancel struct{ Reason string }
 
-// Retry asks a stuck step again.
-type Retry struct{ By string }
-
-// Skip has a stuck step count as done, or as undone on the way back.
-type Skip struct{ By, Reason string }
-
-// Resolve has all that is left of a stuck saga count as done, except that its subject is told.
-type Resolve struct{ By, Reason string }
-
 func (Start) input()   {}
 func (Answer) input()  {}
 func (Timeout) input() {}
 func (Cancel) input()  {}
-func (Retry) input()   {}
-func (Skip) input()    {}
-func (Resolve) input() {}
 
 // Command is to be sent to a participant.
 type Command struct {
@@ -316,45 +301,6 @@ func (m *machine) cancel(in Cancel) error {
 	}
 	m.record(CancelRequested(in))
 	return m.backward(last)
-}
-
-// operate carries out what a person decides about a stuck saga.
-func (m *machine) operate(in Input) error {
-	i := slices.IndexFunc(m.saga.steps, func(def step) bool {
-		st := m.state.Step(def.name)
-		return st != nil && (st.Status == InProgress || st.Status == Undoing)
-	})
-	if m.state.Status != Stuck || i < 0 {
-		return ErrNotStuck
-	}
-	st := m.state.Step(m.saga.steps[i].name)
-	branch := app.Do
-	if st.Status == Undoing {
-		branch = app.Undo
-	}
-	m.stopTimer(st, branch)
-	switch in := in.(type) {
-	case Start, Answer, Timeout, Cancel: // no person's
-		return nil
-	case Retry:
-		m.record(StepRetried{st.Name, in.By})
-		return m.ask(i, branch, st.Attempts+1)
-	case Skip:
-		m.record(StepSkipped{st.Name, in.By, in.Reason})
-	case Resolve:
-		m.record(Resolved{st.Name, in.By, in.Reason})
-		switch {
-		case i >= m.abort()-1 && branch == app.Do: // the subject is what was being told
-		case branch == app.Undo:
-			i = 0
-		default:
-			i = m.abort() - 2
-		}
-	}
-	if branch == app.Undo {
-		return m.backward(i - 1)
-	}
-	return m.forward(i)
 }
 
 func (m *machine) stuck(st *StepState, reason string) {
