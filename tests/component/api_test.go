@@ -63,7 +63,9 @@ func TestIdempotencyKeys(t *testing.T) {
 		require.Equal(t, 19, replays)
 	})
 	if harness.Real() {
-		t.Run("between instances", func(t *testing.T) { same(w.Start().Client, body) })
+		t.Run("between instances", func(t *testing.T) {
+			same(w.Start("PAYMENTS_URL="+i.URL+"/sandbox/payments", "CARRIER_URL="+i.URL+"/sandbox/carrier").Client, body)
+		})
 	}
 	t.Run("across a crash", func(t *testing.T) {
 		i.Kill()

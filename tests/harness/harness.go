@@ -236,7 +236,7 @@ func (i *Instance) waitReady() {
 	Eventually(i.t, func() error {
 		select {
 		case <-i.exited:
-			return fmt.Errorf("it exited: %w", i.exit)
+			i.t.Fatalf("it exited: %v\n%s", i.exit, i.Output())
 		default:
 		}
 		status, body, err := i.Get("/readyz")
