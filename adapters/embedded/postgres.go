@@ -85,7 +85,7 @@ func StartPostgres(ctx context.Context, dir string, say func(string)) (*Postgres
 		if binaries, wanted = installed(ctx); binaries == "" {
 			return nil, fmt.Errorf("embedded PostgreSQL: %w; no PostgreSQL is installed either: allow the download, install PostgreSQL, or set POSTGRES_DSN", err)
 		}
-		say("no download possible; using the installed PostgreSQL " + string(wanted) + " in " + binaries)
+		say(fmt.Sprintf("cannot download PostgreSQL (%v); using the installed %s in %s", err, wanted, binaries))
 		pg, err = start()
 	}
 	if err != nil {
@@ -175,6 +175,18 @@ func unprivileged(start func() error, dirs ...string) error {
 		if err := reachable(dir); err != nil && !mayPass() {
 			return err
 		}
+	}
+	// The library writes a temporary file; root's directory for those may be closed to nobody.
+	if len(dirs) > 0 {
+		before, had := os.LookupEnv("TMPDIR")
+		_ = os.Setenv("TMPDIR", dirs[0]) // fails on odd names only
+		defer func() {
+			if had {
+				_ = os.Setenv("TMPDIR", before)
+			} else {
+				_ = os.Unsetenv("TMPDIR")
+			}
+		}()
 	}
 	done := make(chan error)
 	go func() {
