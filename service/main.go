@@ -125,6 +125,8 @@ func (s *Service) banner() string {
 // serveOwn starts an instance for the demo, on a free port if its own is taken.
 func (p program) serveOwn(ctx context.Context) (url string, checkLog func(context.Context) ([]string, error), stop func() error, err error) {
 	p.say("no service answers at " + p.config.HTTPAddr + "; starting one")
+	p.config.LogLevel = max(p.config.LogLevel, slog.LevelError) // what the demo breaks on purpose is no news
+	p.log = newLog(p.config, p.stderr)
 	s, err := Start(ctx, p.config, p.log, p.say)
 	if err != nil {
 		return "", nil, nil, err

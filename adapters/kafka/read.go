@@ -2,13 +2,17 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"golang.org/x/sync/errgroup"
 )
 
-// ReadAll reads topics from their beginning to the end that they have now, a partition after the other.
+// ReadAll reads topics from their beginning to the end that they have now, all partitions at once, each in order. Each is not
+// called by two at the same time.
 func ReadAll(ctx context.Context, c Config, topics []string, each func(topic string, msg *message.Message) error) error {
 	client, err := sarama.NewClient(c.Brokers, c.sarama())
 	if err != nil {
@@ -19,18 +23,28 @@ func ReadAll(ctx context.Context, c Config, topics []string, each func(topic str
 	if err != nil {
 		return err
 	}
+	var one sync.Mutex
+	serial := func(topic string, msg *message.Message) error {
+		one.Lock()
+		defer one.Unlock()
+		return each(topic, msg)
+	}
+	readers, ctx := errgroup.WithContext(ctx)
 	for _, topic := range topics {
 		partitions, err := client.Partitions(topic)
 		if err != nil {
-			return fmt.Errorf("partitions of %s: %w", topic, err)
+			return errors.Join(fmt.Errorf("partitions of %s: %w", topic, err), readers.Wait())
 		}
 		for _, partition := range partitions {
-			if err := readPartition(ctx, client, consumer, topic, partition, each); err != nil {
-				return fmt.Errorf("read %s/%d: %w", topic, partition, err)
-			}
+			readers.Go(func() error {
+				if err := readPartition(ctx, client, consumer, topic, partition, serial); err != nil {
+					return fmt.Errorf("read %s/%d: %w", topic, partition, err)
+				}
+				return nil
+			})
 		}
 	}
-	return nil
+	return readers.Wait()
 }
 
 func readPartition(ctx context.Context, client sarama.Client, consumer sarama.Consumer, topic string, partition int32, each func(string, *message.Message) error) error {
