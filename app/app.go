@@ -62,7 +62,6 @@ type Meta struct {
 	SagaStep    string
 	Branch      Branch
 	ExpiresAt   time.Time // a participant refuses the command afterwards; zero: never
-	Attempt     int       // how often its handling has failed so far
 	Trace       map[string]string
 }
 
@@ -101,7 +100,8 @@ type Keyed interface{ Key() string }
 // Handler is a use case that a command starts.
 type Handler struct {
 	Type        aggregate.Type
-	Destination string // the kind of aggregate that it changes; names the topic
+	Category    string // the kind of aggregate that it changes; on its event topic a saga is answered
+	Destination string // names the topic; the category, unless Through says otherwise
 
 	// Ask talks to the outside before the unit of work begins; nil if there is nothing to ask. It may be repeated.
 	Ask func(ctx context.Context, command any) (answer any, err error)
@@ -131,8 +131,16 @@ func Ask[C Keyed, R any](name string, ask func(context.Context, C) (R, error), r
 	}
 }
 
-// For says which destination handlers belong to.
-func For(destination string, handlers ...Handler) []Handler {
+// For says which kind of aggregate handlers change.
+func For(category string, handlers ...Handler) []Handler {
+	for i := range handlers {
+		handlers[i].Category, handlers[i].Destination = category, category
+	}
+	return handlers
+}
+
+// Through gives handlers a destination of their own, with its own topic and its own breaker.
+func Through(destination string, handlers []Handler) []Handler {
 	for i := range handlers {
 		handlers[i].Destination = destination
 	}

@@ -9,6 +9,7 @@ type DeadLetter struct {
 	MessageID string
 	Topic     string
 	Key       string
+	Line      string // that it is the head of; empty: nothing waits for it
 	Headers   map[string]string
 	Payload   []byte
 	Reason    string

@@ -20,8 +20,10 @@ const (
 	HeaderSagaStep    = "saga_step"
 	HeaderBranch      = "saga_branch"
 	HeaderExpires     = "expires_at"
-	HeaderAttempt     = "attempt"
 	HeaderTrace       = "traceparent"
+
+	// HeaderFor names the one consumer that a message comes to again; the others of its topic have had it.
+	HeaderFor = "consumer"
 
 	// HeaderDue holds a message back in the outbox until a time; it is never sent.
 	HeaderDue = "due_at"

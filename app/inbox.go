@@ -10,7 +10,7 @@ type Delivery struct {
 	// Command says that the barrier applies: it is a command, not an event that was caused by one.
 	Command bool
 
-	// Category is the destination of a command, on whose event topic a saga is answered; Key its partition key.
+	// Category is the kind of aggregate that a command is for, on whose event topic a saga is answered; Key its partition key.
 	Category, Key string
 
 	// Asked says that a service outside was asked before. Its undoing is then recorded even if the doing never was.
@@ -24,6 +24,6 @@ type Inbox interface {
 
 	// Handle claims a message and lets work handle it, all in one unit of work. A repeated message changes nothing, nor
 	// does one that is barred or out of time. A refusal of work is recorded, and the saga that asked is told; it is no
-	// error. Outcome is a word for logs and metrics: done, repeated, barred, nothing to undo, expired, refused.
-	Handle(ctx context.Context, d Delivery, work func(ctx context.Context) error) (outcome string, err error)
+	// error.
+	Handle(ctx context.Context, d Delivery, work func(ctx context.Context) error) (Outcome, error)
 }

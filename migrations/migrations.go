@@ -37,12 +37,16 @@ func Up(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	defer conn.Close() //nolint:errcheck // it goes back to the pool
+	defer conn.Close()                                                       //nolint:errcheck // it goes back to the pool
+	if _, err := conn.ExecContext(ctx, `SET lock_timeout = 0`); err != nil { // another instance may take its time
+		return fmt.Errorf("migrate: %w", err)
+	}
 	if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock(hashtextextended('millrace migrations', 0))`); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	defer func() {
 		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(hashtextextended('millrace migrations', 0))`)
+		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `RESET lock_timeout`)
 	}()
 	p, err := provider(db)
 	if err != nil {

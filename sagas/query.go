@@ -2,7 +2,6 @@ package sagas
 
 import (
 	"context"
-	"errors"
 
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/query"
@@ -46,5 +45,3 @@ func Queries(history query.History, rows Rows) []app.QueryHandler {
 		app.Query("ListSagas", rows.List),
 	}
 }
-
-func isNotFound(err error) bool { return errors.Is(err, app.ErrNotFound) }

@@ -1,4 +1,4 @@
-// Package sagas lists every process manager of the service, and runs them.
+// Package sagas lists every process manager of the service, and answers questions about them.
 package sagas
 
 import (
@@ -10,5 +10,6 @@ import (
 func All() []*saga.Saga {
 	return []*saga.Saga{
 		saga.New(fulfilment.Definition),
+		saga.New(fulfilment.V1),
 	}
 }

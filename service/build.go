@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"reflect"
 
+	"github.com/ThreeDotsLabs/watermill/components/cqrs"
+
 	"github.com/millrace/millrace/adapters/gateway"
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/postgres/eventstore"
@@ -22,6 +24,7 @@ import (
 	"github.com/millrace/millrace/domain/shipment"
 	"github.com/millrace/millrace/ports/messages"
 	"github.com/millrace/millrace/sagas"
+	"github.com/millrace/millrace/sagas/process"
 	"github.com/millrace/millrace/sagas/saga"
 )
 
@@ -33,7 +36,8 @@ type core struct {
 	publisher   outbox.Publisher
 	handlers    []app.Handler
 	commands    *messages.Commands
-	manager     *sagas.Manager
+	manager     *process.Manager
+	events      *cqrs.EventBus
 	sagas       []*saga.Saga
 	projections []app.Projection
 	queries     *app.Queries
@@ -71,8 +75,9 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 		Shipments: eventstore.NewRepository(c.store, shipment.Category, shipment.Rebuild, eventstore.Options{}),
 		Provider:  gateway.NewPayments(s.outside(s.config.PaymentsURL, "/payments")),
 		Carrier:   gateway.NewCarrier("carrier", s.outside(s.config.CarrierURL, "/carrier")),
+		Courier:   gateway.NewCarrier("courier", s.outside(s.config.CourierURL, "/courier")),
 	}
-	c.manager = sagas.NewManager(c.sagas, c.store, lateCommands{c}, timers{}, s.clock)
+	c.manager = &process.Manager{Sagas: c.sagas, Streams: c.store, Commands: lateCommands{c}, Timers: timers{}, Clock: s.clock, Open: s.open}
 	c.handlers = append(command.All(deps), c.manager.Handlers()...)
 	all = append(all, facts...)
 	all = append(all, saga.Answers)
@@ -85,6 +90,7 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 	if err != nil {
 		return err
 	}
+	c.events = bus
 	c.uow = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock, s.watermill)
 	c.uow.OnCommit = func(events []app.Event, messages int) {
 		if messages > 0 {
@@ -113,6 +119,12 @@ func (l lateCommands) Send(ctx context.Context, c app.Command) error {
 
 func (l lateCommands) Execute(ctx context.Context, c app.Command) error {
 	return l.core.commands.Execute(ctx, c)
+}
+
+// open tells a saga whether the breaker of a command's destination is open here.
+func (s *Service) open(c app.Keyed) bool {
+	b := s.guards[s.core.commands.Destination(c)]
+	return b != nil && b.Snapshot().State == "open"
 }
 
 type timers struct{}

@@ -35,6 +35,7 @@ type Config struct {
 	Roles        map[Role]bool
 	PaymentsURL  string
 	CarrierURL   string
+	CourierURL   string
 	Sandbox      bool // meant, even beyond loopback
 	LogLevel     slog.Level
 	LogFormat    string
@@ -76,6 +77,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		Roles:       s.roles(),
 		PaymentsURL: s.url("PAYMENTS_URL"),
 		CarrierURL:  s.url("CARRIER_URL"),
+		CourierURL:  s.url("COURIER_URL"),
 		Sandbox:     s.onOff("SANDBOX", false),
 		LogFormat:   s.text("LOG_FORMAT", "text"),
 	}

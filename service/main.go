@@ -185,7 +185,7 @@ func (p program) sandbox(ctx context.Context, addr string) error {
 	mux.Handle("/v1/sandbox/", box.Control())
 	mux.Handle("/", box.Handler())
 	base := "http://" + reachableAddr(listener.Addr().String())
-	_, _ = fmt.Fprintf(p.stdout, "PAYMENTS_URL=%s/payments\nCARRIER_URL=%s/carrier\n", base, base)
+	_, _ = fmt.Fprintf(p.stdout, "PAYMENTS_URL=%s/payments\nCARRIER_URL=%s/carrier\nCOURIER_URL=%s/courier\n", base, base, base)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		<-ctx.Done()
@@ -245,7 +245,7 @@ func diagram(name string) (string, error) {
 	var known []string
 	for _, s := range sagas.All() {
 		if s.Name() == name {
-			return s.Diagram(), nil
+			return s.Diagram(), nil // the newest version stands first
 		}
 		known = append(known, s.Name())
 	}

@@ -38,9 +38,9 @@ func (s *Service) startSandbox(ctx context.Context, _ func(string)) error {
 	return nil
 }
 
-// outside is a service's URL, or the sandbox's.
+// outside is a service's URL, or the sandbox's; empty if the others are set and this one is not.
 func (s *Service) outside(url, path string) string {
-	if url != "" {
+	if url != "" || s.sandbox == nil {
 		return url
 	}
 	return s.sandURL + path

@@ -51,8 +51,9 @@ type Service struct {
 	watch    *postgres.Watch
 	core     core
 	kafka    kafka.Config
-	limit    atomic.Int64 // max.message.bytes of the topics
-	breakers map[string]*breaker.Breaker
+	limit    atomic.Int64                // max.message.bytes of the topics
+	breakers map[string]*breaker.Breaker // by name
+	guards   map[string]*breaker.Breaker // by the destination of commands
 	relay    *outbox.Relay
 	router   *messages.Router
 	workerOK atomic.Pointer[string] // what the worker waits for; nil if it works
@@ -69,6 +70,7 @@ type Service struct {
 func Start(ctx context.Context, c Config, log *slog.Logger, say func(string)) (*Service, error) {
 	s := &Service{
 		config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
+		guards:   map[string]*breaker.Breaker{},
 		stopping: make(chan struct{}), failed: make(chan error, 8),
 		watermill: watermill.NewSlogLoggerWithLevelMapping(log, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug, slog.LevelDebug: slog.LevelDebug - 4}),
 	}

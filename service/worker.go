@@ -3,13 +3,15 @@ package service
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/postgres/deadletter"
+	"github.com/millrace/millrace/adapters/postgres/lines"
 	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/domain/payment"
 	"github.com/millrace/millrace/domain/shipment"
 	"github.com/millrace/millrace/ports/messages"
@@ -22,14 +24,15 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 		return nil
 	}
 	down := func(err error) bool { return app.KindOf(err) == app.Down }
+	breakers := map[string]message.HandlerMiddleware{}
+	for destination, name := range map[string]string{payment.Category: "payments", shipment.Category: "carrier", command.Couriers: "courier"} {
+		s.guards[destination] = s.newBreaker(name, down)
+		breakers[destination] = s.guards[destination].Middleware
+	}
 	router, err := messages.NewRouter(messages.Config{
-		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Subscriber: s.subscriber, Publisher: s.core.publisher, Inbox: s.core.uow,
-		UnitOfWork: s.core.uow, Letters: deadletter.New(s.db), Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
-		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed,
-		Breakers: map[string]message.HandlerMiddleware{
-			payment.Category:  s.newBreaker("payments", down).Middleware,
-			shipment.Category: s.newBreaker("carrier", down).Middleware,
-		},
+		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Subscriber: s.subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow,
+		Events: s.core.events, Lines: lines.New(s.db), Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
+		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, Breakers: breakers,
 	})
 	if err != nil {
 		return err
@@ -38,16 +41,20 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 	if err := router.AddCommands(s.core.handlers); err != nil {
 		return err
 	}
-	for _, sg := range s.core.sagas {
+	for _, versions := range byName(s.core.sagas) {
 		categories := map[string]app.EventTypes{}
-		for _, t := range sg.Listens() {
-			category := categoryOf(t)
-			if categories[category] == nil {
-				categories[category] = saga.AnswerTypes()
+		for _, sg := range versions {
+			for _, t := range sg.Listens() {
+				category := categoryOf(t)
+				if categories[category] == nil {
+					categories[category] = saga.AnswerTypes()
+				}
+				if !slices.Contains(categories[category], t) {
+					categories[category] = append(categories[category], t)
+				}
 			}
-			categories[category] = append(categories[category], t)
 		}
-		if err := router.AddSaga(sg, s.core.manager, categories); err != nil {
+		if err := router.AddSaga(s.saga(versions[0].Name()), s.core.manager, categories); err != nil {
 			return err
 		}
 	}
@@ -58,6 +65,15 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 	}
 	s.runJanitor(ctx)
 	return s.runRouter(ctx)
+}
+
+// byName puts the versions of each definition together.
+func byName(all []*saga.Saga) map[string][]*saga.Saga {
+	out := map[string][]*saga.Saga{}
+	for _, s := range all {
+		out[s.Name()] = append(out[s.Name()], s)
+	}
+	return out
 }
 
 // sweepEvery is how often what is past its retention is removed.

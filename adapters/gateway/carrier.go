@@ -13,7 +13,7 @@ type Carrier struct {
 	client client
 }
 
-// NewCarrier calls the carrier of this name at a base URL.
+// NewCarrier calls the carrier of this name at a base URL. Without one it refuses every booking.
 func NewCarrier(name, base string) Carrier { return Carrier{name, newClient(base)} }
 
 // Name implements command.Carrier.
@@ -31,6 +31,9 @@ func (c Carrier) Book(ctx context.Context, id string, lines []order.Line) (comma
 
 // Cancel implements command.Carrier.
 func (c Carrier) Cancel(ctx context.Context, id string) error {
+	if c.client.base == "" {
+		return nil
+	}
 	answer, err := c.client.post(ctx, "/cancellations", id, shipmentRequest{ShipmentID: id})
 	return must(answer, err, "cancel shipment "+id)
 }

@@ -39,6 +39,9 @@ func newClient(base string) client {
 // post calls with an idempotency key: what and for which id, the same for every attempt. Status 402, 409 and 422 are
 // refusals; whatever is neither these nor 2xx may pass, and wraps app.ErrDown.
 func (c client) post(ctx context.Context, path, id string, body any) (command.Answer, error) {
+	if c.base == "" {
+		return command.Answer{Refused: "there is no such service"}, nil
+	}
 	payload, err := json.Marshal(body)
 	if err != nil {
 		return command.Answer{}, err

@@ -27,6 +27,10 @@ func Open(dsn string, maxConns int) (*sqlx.DB, error) {
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "millrace"
 	}
+	if config.RuntimeParams["lock_timeout"] == "" {
+		// Who waits for a lock holds up a partition; after a while its message is better tried again later.
+		config.RuntimeParams["lock_timeout"] = "5s"
+	}
 	db := sqlx.NewDb(stdlib.OpenDB(*config), "pgx")
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)

@@ -15,11 +15,13 @@ import (
 	"github.com/millrace/millrace/adapters/postgres/outbox"
 	"github.com/millrace/millrace/adapters/postgres/txn"
 	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/sagas/saga"
 )
 
 // maxConflicts is how often a unit of work is begun again before the conflict is given to the caller.
 const maxConflicts = 20
+
+// unitTimeout bounds one attempt at a unit of work: a connection that hangs must not hang its message for ever.
+const unitTimeout = 15 * time.Second
 
 // EventBus publishes what was appended; its messages end in the outbox of the same transaction.
 type EventBus interface {
@@ -68,6 +70,8 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 }
 
 func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
+	defer cancel()
 	tx, err := u.db.BeginTxx(ctx, nil)
 	if err != nil {
 		return txn.Classify(err, "begin a unit of work")
@@ -99,70 +103,43 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 	return nil
 }
 
-// claimed is the metadata that the inbox goes by.
-func claimed(d app.Delivery) app.Meta {
-	m := d.Meta
-	if !d.Command {
-		m.SagaID, m.SagaStep, m.Branch = "", "", ""
-	}
-	return m
-}
-
 // Peek implements app.Inbox.
 func (u *UnitOfWork) Peek(ctx context.Context, d app.Delivery) (bool, error) {
-	if u.expired(d) {
+	if d.Expired(u.clock()) {
 		return false, nil
 	}
-	claim, err := inbox.Peek(ctx, u.db, d.Consumer, claimed(d))
-	return claim == inbox.Fresh, err
-}
-
-func (u *UnitOfWork) expired(d app.Delivery) bool {
-	return !d.Meta.ExpiresAt.IsZero() && u.clock().After(d.Meta.ExpiresAt)
+	outcome, err := inbox.Peek(ctx, u.db, d.Consumer, d.Claimed())
+	return outcome == app.Handled, err
 }
 
 // Handle implements app.Inbox.
-func (u *UnitOfWork) Handle(ctx context.Context, d app.Delivery, work func(ctx context.Context) error) (outcome string, err error) {
-	ctx = app.WithMeta(ctx, d.Meta)
-	err = u.Within(ctx, func(ctx context.Context) error {
-		if u.expired(d) {
-			outcome = string(inbox.Expired)
-			return inbox.Record(ctx, d.Consumer, claimed(d), inbox.Expired)
-		}
-		claim, err := inbox.Take(ctx, d.Consumer, claimed(d))
-		outcome = string(claim)
-		switch {
-		case err != nil:
-			return err
-		case claim == inbox.Nothing && !d.Asked:
-			return u.answer(ctx, d, saga.NothingToUndo{})
-		case claim != inbox.Fresh && claim != inbox.Nothing:
-			return nil
-		}
-		err = work(ctx)
-		if app.KindOf(err) != app.Refused {
-			return err
-		}
-		outcome = string(inbox.Refused)
-		unit := ctx.Value(unitKey{}).(unit)
-		unit.session.Discard()
-		unit.buffer.Discard()
-		if err := inbox.Refuse(ctx, d.Consumer, d.Meta.ID); err != nil {
-			return err
-		}
-		return u.answer(ctx, d, saga.Refused{Reason: err.Error()})
+func (u *UnitOfWork) Handle(ctx context.Context, d app.Delivery, work func(ctx context.Context) error) (outcome app.Outcome, err error) {
+	err = u.Within(app.WithMeta(ctx, d.Meta), func(ctx context.Context) error {
+		outcome, err = app.Receive(ctx, inboxUnit{u.bus}, d, u.clock(), work)
+		return err
 	})
 	return outcome, err
 }
 
-// answer tells the saga that sent the command, if one did, on the event topic of the command's destination.
-func (u *UnitOfWork) answer(ctx context.Context, d app.Delivery, body any) error {
-	if !d.Command || d.Meta.Branch == "" {
-		return nil
-	}
-	m := app.Meta{
-		Subject: d.Category + "/" + d.Key, Time: u.clock().UTC(), Correlation: d.Meta.Correlation, Causation: d.Meta.ID,
-		SagaID: d.Meta.SagaID, SagaStep: d.Meta.SagaStep, Branch: d.Meta.Branch, Trace: d.Meta.Trace,
-	}
-	return u.bus.Publish(ctx, app.Event{Body: body, Meta: m, Category: d.Category, Key: d.Key})
+// inboxUnit implements app.InboxUnit on the unit of work of the context.
+type inboxUnit struct{ bus EventBus }
+
+func (inboxUnit) Take(ctx context.Context, consumer string, m app.Meta) (app.Outcome, error) {
+	return inbox.Take(ctx, consumer, m)
 }
+
+func (inboxUnit) Record(ctx context.Context, consumer string, m app.Meta, o app.Outcome) error {
+	return inbox.Record(ctx, consumer, m, o)
+}
+
+func (inboxUnit) Refuse(ctx context.Context, consumer, messageID string) error {
+	return inbox.Refuse(ctx, consumer, messageID)
+}
+
+func (inboxUnit) Discard(ctx context.Context) {
+	unit := ctx.Value(unitKey{}).(unit)
+	unit.session.Discard()
+	unit.buffer.Discard()
+}
+
+func (u inboxUnit) Publish(ctx context.Context, e app.Event) error { return u.bus.Publish(ctx, e) }

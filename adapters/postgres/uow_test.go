@@ -114,7 +114,7 @@ func TestARepeatedMessageChangesNothing(t *testing.T) {
 	other.Consumer = "another"
 	outcome, err := w.uow.Handle(t.Context(), other, w.receive)
 	require.NoError(t, err)
-	require.Equal(t, "done", outcome, "each consumer handles it")
+	require.EqualValues(t, "done", outcome, "each consumer handles it")
 }
 
 func TestAConflictBeginsAgainFromTheLoad(t *testing.T) {
@@ -150,7 +150,7 @@ func TestARefusalIsTheAnswer(t *testing.T) {
 		return errors.Join(w.receive(ctx), fmt.Errorf("commit: %w", inventory.ErrNotReserved))
 	})
 	require.NoError(t, err)
-	require.Equal(t, "refused", outcome)
+	require.EqualValues(t, "refused", outcome)
 	require.Zero(t, w.onHand(t), "what was recorded before is dropped")
 	require.Len(t, w.bus.published, 1)
 	answer := w.bus.published[0]
@@ -160,10 +160,10 @@ func TestARefusalIsTheAnswer(t *testing.T) {
 	require.Equal(t, inventory.Category, answer.Category)
 	outcome, err = w.uow.Handle(t.Context(), command("m-1", "reserve", app.Do), w.receive)
 	require.NoError(t, err)
-	require.Equal(t, "repeated", outcome)
+	require.EqualValues(t, "repeated", outcome)
 	outcome, err = w.uow.Handle(t.Context(), command("m-2", "reserve", app.Do), w.receive)
 	require.NoError(t, err)
-	require.Equal(t, "done", outcome, "a person may have it asked again")
+	require.EqualValues(t, "done", outcome, "a person may have it asked again")
 }
 
 func TestExpiredCommandsHaveNoEffect(t *testing.T) {
@@ -175,18 +175,18 @@ func TestExpiredCommandsHaveNoEffect(t *testing.T) {
 	require.False(t, worthwhile)
 	outcome, err := w.uow.Handle(t.Context(), late, w.receive)
 	require.NoError(t, err)
-	require.Equal(t, "expired", outcome)
+	require.EqualValues(t, "expired", outcome)
 	require.Zero(t, w.onHand(t))
 	outcome, err = w.uow.Handle(t.Context(), command("m-2", "reserve", app.Do), w.receive)
 	require.NoError(t, err)
-	require.Equal(t, "done", outcome, "it bars no later attempt")
+	require.EqualValues(t, "done", outcome, "it bars no later attempt")
 }
 
 func TestBarrier(t *testing.T) {
 	handle := func(w *world, id string, branch app.Branch) string {
 		outcome, err := w.uow.Handle(t.Context(), command(id, "reserve", branch), w.receive)
 		require.NoError(t, err)
-		return outcome
+		return string(outcome)
 	}
 	t.Run("action, then compensation", func(t *testing.T) {
 		w := newWorld(t)
@@ -216,7 +216,7 @@ func TestBarrier(t *testing.T) {
 		handled := false
 		outcome, err := w.uow.Handle(t.Context(), undo, func(context.Context) error { handled = true; return nil })
 		require.NoError(t, err)
-		require.Equal(t, "nothing to undo", outcome)
+		require.EqualValues(t, "nothing to undo", outcome)
 		require.True(t, handled)
 		require.Equal(t, "barred", handle(w, "do-1", app.Do))
 	})
@@ -227,7 +227,7 @@ func TestBarrier(t *testing.T) {
 			event.Command = false
 			outcome, err := w.uow.Handle(t.Context(), event, w.receive)
 			require.NoError(t, err)
-			require.Equal(t, "done", outcome)
+			require.EqualValues(t, "done", outcome)
 		}
 	})
 }

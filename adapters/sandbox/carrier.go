@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// Carrier plays the carrier. It refuses the SKU HEAVY-99.
+// Carrier plays a carrier. It refuses the SKU HEAVY-99.
 type Carrier struct {
 	service
+	name      string
 	ledger    CarrierLedger
 	shipments map[string]*sandboxShipment
 }
@@ -25,8 +26,8 @@ type sandboxShipment struct {
 	refused           string
 }
 
-func newCarrier() *Carrier {
-	c := &Carrier{shipments: map[string]*sandboxShipment{}}
+func newCarrier(name string) *Carrier {
+	c := &Carrier{name: name, shipments: map[string]*sandboxShipment{}}
 	c.apply = c.effect
 	return c
 }
@@ -61,11 +62,11 @@ func (c *Carrier) book(r *http.Request, refuse bool) (answer, int, time.Duration
 	}
 	e := entry{Op: "book", ID: call.ShipmentID}
 	if refuse {
-		e.Refused = "the carrier has no room"
+		e.Refused = "the " + c.name + " has no room"
 	}
 	for _, line := range call.Lines {
 		if line.SKU == "HEAVY-99" {
-			e.Refused = "too heavy for the carrier"
+			e.Refused = "too heavy for the " + c.name
 		}
 	}
 	if err := c.record(e); err != nil {

@@ -6,13 +6,14 @@ import (
 	"net/http"
 )
 
-// Control serves GET and PUT /v1/sandbox/{payments,carrier}: knobs and ledger.
+// Control serves GET and PUT /v1/sandbox/{payments,carrier,courier}: knobs and ledger.
 func (s *Sandbox) Control() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/v1/sandbox/payments", control(&s.Payments.service, s.Payments.Ledger))
 	mux.HandleFunc("/v1/sandbox/carrier", control(&s.Carrier.service, s.Carrier.Ledger))
+	mux.HandleFunc("/v1/sandbox/courier", control(&s.Courier.service, s.Courier.Ledger))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		problem(w, http.StatusNotFound, "the sandbox has payments and carrier, not "+r.URL.Path, "service")
+		problem(w, http.StatusNotFound, "the sandbox has payments, carrier and courier, not "+r.URL.Path, "service")
 	})
 	return mux
 }

@@ -1,10 +1,13 @@
-// Package sandbox plays the services outside, a payment provider and a carrier, with knobs to break them and ledgers to
+// Package sandbox plays the services outside, a payment provider and two carriers, with knobs to break them and ledgers to
 // check them. Each takes effect once a key, however often it is called, and remembers what it did on disk.
 package sandbox
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -19,6 +22,7 @@ type Knobs struct {
 	FailureRate float64  `json:"failure_rate"` // part of the calls that answer 500, half of them after doing the work
 	RefusalRate float64  `json:"refusal_rate"` // part of the requests that are refused
 	Latency     Duration `json:"latency"`      // before each answer, after the work is done
+	Twice       bool     `json:"twice"`        // every call is carried out twice
 }
 
 // Duration is a time.Duration that JSON shows as "1.5s".
@@ -51,10 +55,11 @@ func (k Knobs) Validate() error {
 	return nil
 }
 
-// Sandbox is both services.
+// Sandbox is all of them.
 type Sandbox struct {
 	Payments *Payments
 	Carrier  *Carrier
+	Courier  *Carrier // stands in for the carrier
 }
 
 // Open reads the ledgers below dir, and keeps them there.
@@ -62,28 +67,26 @@ func Open(dir string) (*Sandbox, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
-	payments, carrier := newPayments(), newCarrier()
-	for name, s := range map[string]*service{"payments": &payments.service, "carrier": &carrier.service} {
+	payments, carrier, courier := newPayments(), newCarrier("carrier"), newCarrier("courier")
+	for name, s := range map[string]*service{"payments": &payments.service, "carrier": &carrier.service, "courier": &courier.service} {
 		if err := s.open(filepath.Join(dir, name+".jsonl")); err != nil {
 			return nil, fmt.Errorf("sandbox %s: %w", name, err)
 		}
 	}
-	return &Sandbox{payments, carrier}, nil
+	return &Sandbox{payments, carrier, courier}, nil
 }
 
 // Close closes the ledgers.
 func (s *Sandbox) Close() error {
-	if err := s.Payments.journal.Close(); err != nil {
-		return err
-	}
-	return s.Carrier.journal.Close()
+	return errors.Join(s.Payments.journal.Close(), s.Carrier.journal.Close(), s.Courier.journal.Close())
 }
 
-// Handler serves /payments/… and /carrier/… as the services do.
+// Handler serves /payments/…, /carrier/… and /courier/… as the services do.
 func (s *Sandbox) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/payments/", http.StripPrefix("/payments", s.Payments.handler()))
 	mux.Handle("/carrier/", http.StripPrefix("/carrier", s.Carrier.handler()))
+	mux.Handle("/courier/", http.StripPrefix("/courier", s.Courier.handler()))
 	return mux
 }
 
@@ -180,8 +183,21 @@ func (s *service) serve(decide func(request *http.Request, refuse bool) (answer,
 			respond(w, http.StatusInternalServerError, answer{Reason: "failed before doing anything"})
 			return
 		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			respond(w, http.StatusBadRequest, answer{Reason: err.Error()})
+			return
+		}
+		refuse := rand.Float64() < knobs.RefusalRate //nolint:gosec // chance, not secrecy
+		carryOut := func() (answer, int, time.Duration, error) {
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			return decide(r, refuse)
+		}
 		s.mu.Lock()
-		reply, status, delay, err := decide(r, rand.Float64() < knobs.RefusalRate) //nolint:gosec // chance, not secrecy
+		reply, status, delay, err := carryOut()
+		if knobs.Twice && err == nil {
+			reply, status, delay, err = carryOut()
+		}
 		s.mu.Unlock()
 		if err != nil {
 			respond(w, http.StatusInternalServerError, answer{Reason: err.Error()})

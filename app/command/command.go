@@ -19,7 +19,11 @@ type Deps struct {
 	Shipments app.Store[*shipment.Shipment]
 	Provider  Provider
 	Carrier   Carrier
+	Courier   Carrier // stands in for the first
 }
+
+// Couriers is a destination of its own: what asks the courier does not wait for the carrier, nor behind its breaker.
+const Couriers = "couriers"
 
 // All lists every command by its destination. Names stand on topics and never change.
 func All(d Deps) []app.Handler {
@@ -44,5 +48,9 @@ func All(d Deps) []app.Handler {
 			app.Ask("BookShipment", bookShipment{d.Shipments, d.Carrier}.ask, bookShipment{d.Shipments, d.Carrier}.record),
 			app.Ask("CancelShipment", cancelShipment{d.Shipments, d.Carrier}.ask, cancelShipment{d.Shipments, d.Carrier}.record),
 		),
+		app.Through(Couriers, app.For(shipment.Category,
+			app.Ask("BookCourier", courier{d.Shipments, d.Courier}.ask, courier{d.Shipments, d.Courier}.record),
+			app.Ask("CancelCourier", courier{d.Shipments, d.Courier}.askCancel, courier{d.Shipments, d.Courier}.recordCancel),
+		)),
 	)
 }

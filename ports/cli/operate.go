@@ -60,6 +60,7 @@ type sagaView struct {
 		StartedAt *time.Time `json:"started_at"`
 		EndedAt   *time.Time `json:"ended_at"`
 		Reason    string     `json:"reason"`
+		InsteadOf string     `json:"instead_of"`
 	} `json:"steps"`
 }
 
@@ -143,6 +144,9 @@ func (a App) showSaga(ctx context.Context, base, id string) error {
 	_, _ = fmt.Fprintln(table, "\nSTEP\tSTATUS\tATTEMPTS\tSTARTED\tTOOK\tREASON")
 	for _, step := range s.Steps {
 		started, took := "", ""
+		if step.InsteadOf != "" {
+			step.Name += " (instead of " + step.InsteadOf + ")"
+		}
 		if step.StartedAt != nil {
 			started = step.StartedAt.Format(time.RFC3339Nano)
 			if step.EndedAt != nil {

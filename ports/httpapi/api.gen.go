@@ -322,9 +322,12 @@ type Sandbox struct {
 
 // Step defines model for Step.
 type Step struct {
-	Attempts  int        `json:"attempts"`
-	Deadline  *time.Time `json:"deadline,omitempty"`
-	EndedAt   *time.Time `json:"ended_at,omitempty"`
+	Attempts int        `json:"attempts"`
+	Deadline *time.Time `json:"deadline,omitempty"`
+	EndedAt  *time.Time `json:"ended_at,omitempty"`
+
+	// InsteadOf The step that this one stands in for
+	InsteadOf *string    `json:"instead_of,omitempty"`
 	Name      string     `json:"name"`
 	Reason    *string    `json:"reason,omitempty"`
 	StartedAt *time.Time `json:"started_at,omitempty"`

@@ -104,6 +104,9 @@ func toSaga(s saga.State) Saga {
 		if step.Reason != "" {
 			st.Reason = &step.Reason
 		}
+		if step.InsteadOf != "" {
+			st.InsteadOf = &step.InsteadOf
+		}
 		out.Steps = append(out.Steps, st)
 	}
 	return out

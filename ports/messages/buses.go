@@ -89,6 +89,9 @@ func (c *Commands) handler(body any) (app.Handler, error) {
 	return h, nil
 }
 
+// Destination is where a command goes; empty if nobody handles it.
+func (c *Commands) Destination(body any) string { return c.handlers[reflect.TypeOf(body)].Destination }
+
 // Send implements app.Commands.
 func (c *Commands) Send(ctx context.Context, command app.Command) error {
 	at := app.MetaOf(ctx)

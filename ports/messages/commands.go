@@ -54,9 +54,10 @@ func (r *Router) AddCommands(handlers []app.Handler) error {
 		if err != nil {
 			return err
 		}
-		d := &dispatcher{router: r, group: group, destination: name, endpoints: map[reflect.Type]app.Endpoint{}}
+		d := &dispatcher{group: group, destination: name, endpoints: map[reflect.Type]app.Endpoint{}}
 		for goType, h := range byType {
-			d.endpoints[goType] = r.config.Decorate(h.Type.Name, d.endpoint(h))
+			r.categories[group] = h.Category
+			d.endpoints[goType] = r.config.Decorate(h.Type.Name, app.Serve(r.config.Inbox, h, group))
 		}
 		added, err := processor.AddHandler(d)
 		if err != nil {
@@ -71,7 +72,6 @@ func (r *Router) AddCommands(handlers []app.Handler) error {
 
 // dispatcher is the cqrs.CommandHandler of a destination.
 type dispatcher struct {
-	router      *Router
 	group       string
 	destination string
 	endpoints   map[reflect.Type]app.Endpoint
@@ -93,33 +93,3 @@ func (d *dispatcher) Handle(ctx context.Context, command any) error {
 	_, err := endpoint(ctx, body)
 	return err
 }
-
-// endpoint handles one type of command: ask outside first, if it must and there is a point to it, then record.
-func (d *dispatcher) endpoint(h app.Handler) app.Endpoint {
-	inbox := d.router.config.Inbox
-	return func(ctx context.Context, body any) (outcome any, err error) {
-		delivery := app.Delivery{
-			Consumer: d.group, Meta: app.MetaOf(ctx), Command: true, Category: d.destination, Key: body.(app.Keyed).Key(), Asked: h.Ask != nil,
-		}
-		handle, answer := h.Handle, any(nil)
-		if h.Ask != nil {
-			worthwhile, err := inbox.Peek(ctx, delivery)
-			if err != nil {
-				return nil, err
-			}
-			if worthwhile {
-				if answer, err = h.Ask(ctx, body); err != nil {
-					return nil, err
-				}
-			} else {
-				// Somebody has handled it meanwhile, or nobody must: the inbox notes which.
-				handle = func(context.Context, any, any) error { return errUnasked }
-			}
-		}
-		return inbox.Handle(ctx, delivery, func(ctx context.Context) error { return handle(ctx, body, answer) })
-	}
-}
-
-// errUnasked makes a command come again whose answer is missing although the inbox lets it through after all: the message
-// that stood in its way was rolled back.
-var errUnasked = fmt.Errorf("not asked yet: %w", app.ErrConflict)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"reflect"
 
+	"github.com/ThreeDotsLabs/watermill/components/cqrs"
+
 	"github.com/millrace/millrace/app"
 )
 
@@ -20,6 +22,7 @@ func (h *eventHandler) NewEvent() any { return reflect.New(h.goType).Interface()
 // Handle implements cqrs.GroupEventHandler.
 func (h *eventHandler) Handle(ctx context.Context, event any) error {
 	return h.handle(ctx, app.Event{
-		Body: reflect.ValueOf(event).Elem().Interface(), Meta: app.MetaOf(ctx), Category: h.category, Key: keyOf(ctx),
+		Body: reflect.ValueOf(event).Elem().Interface(), Meta: app.MetaOf(ctx), Category: h.category,
+		Key: cqrs.OriginalMessageFromCtx(ctx).Metadata.Get(app.HeaderKey),
 	})
 }

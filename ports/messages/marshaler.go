@@ -166,7 +166,7 @@ func metaOf(msg *message.Message) (app.Meta, error) {
 		}
 		*target = at.UTC()
 	}
-	for name, target := range map[string]*int{app.HeaderSequence: &m.Version, app.HeaderSchema: &m.Schema, app.HeaderAttempt: &m.Attempt} {
+	for name, target := range map[string]*int{app.HeaderSequence: &m.Version, app.HeaderSchema: &m.Schema} {
 		if h[name] == "" {
 			continue
 		}

@@ -2,11 +2,11 @@ package messages
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
-	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -17,13 +17,31 @@ import (
 	"github.com/millrace/millrace/app"
 )
 
-// Letters keeps dead letters.
-type Letters interface {
-	Put(ctx context.Context, l app.DeadLetter) error
+// Lines keep the order of keys whose messages fail, and the dead letters.
+type Lines interface {
+	// Join tells whether a message may be handled now, and how often it has failed. If not, it waits in line and comes again.
+	Join(ctx context.Context, p app.Place, topic string, msg *message.Message) (turn app.Turn, failures int, err error)
+
+	// Later has a message come again at a time, as the head of its line.
+	Later(ctx context.Context, p app.Place, topic string, msg *message.Message, due time.Time) error
+
+	// Bury keeps a dead letter, in the unit of work of ctx. Hold says that the line waits until it is redriven or dropped.
+	// More is done in the same unit.
+	Bury(ctx context.Context, p app.Place, l app.DeadLetter, hold bool, more func(ctx context.Context) error) error
+
+	// Done lets the next in line come.
+	Done(ctx context.Context, p app.Place, messageID string) error
 }
 
-// maxUnknown is how often an error that nobody foresaw is retried before the message is dead.
-const maxUnknown = 5
+// Before an error that nobody foresaw makes a message dead, it is tried maxUnknown times; the first few at once, the others
+// later.
+const (
+	maxAtOnce  = 3
+	maxUnknown = 8
+)
+
+// maxHere is how long a message that waits for a lock or for an answer of the database may hold up its partition.
+const maxHere = 3 * time.Second
 
 type panicked struct {
 	value any
@@ -31,6 +49,18 @@ type panicked struct {
 }
 
 func (p panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
+
+// place is the line of a message. What has no key waits for nobody.
+func (r *Router) place(msg *message.Message) app.Place {
+	p := app.Place{Consumer: message.HandlerNameFromCtx(msg.Context()), Line: msg.Metadata.Get(app.HeaderKey)}
+	if id := msg.Metadata.Get(app.HeaderSagaID); id != "" && r.sagaGroups[p.Consumer] {
+		p.Line = id // its events have the keys of many aggregates
+	}
+	if p.Line == "" {
+		p.Line = "message " + msg.UUID
+	}
+	return p
+}
 
 // deadLetters keeps what cannot be handled. If even that fails, the message goes back to Kafka: it is never lost.
 func (r *Router) deadLetters(next message.HandlerFunc) message.HandlerFunc {
@@ -42,47 +72,108 @@ func (r *Router) deadLetters(next message.HandlerFunc) message.HandlerFunc {
 			if err == nil || app.KindOf(err) == app.Stopping {
 				return
 			}
-			consumer := message.HandlerNameFromCtx(msg.Context())
-			r.config.OnFailure(consumer, "dead")
-			err = r.bury(msg, consumer, err)
+			r.config.OnFailure(message.HandlerNameFromCtx(msg.Context()), "dead")
+			err = r.bury(msg, err)
 		}()
 		return next(msg)
 	}
 }
 
-func (r *Router) bury(msg *message.Message, consumer string, reason error) error {
+// bury makes a message a dead letter. The saga that sent it is told, and decides; nothing waits then, for the barrier keeps what
+// comes of a redrive from doing harm. Whatever else has the same key waits until somebody has redriven or dropped the letter.
+func (r *Router) bury(msg *message.Message, reason error) error {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return err
 	}
-	now := r.config.Clock().UTC()
-	attempts, _ := strconv.Atoi(msg.Metadata.Get(app.HeaderAttempt)) // what is wrong with the header may be the reason
+	place, now := r.place(msg), r.config.Clock().UTC()
 	letter := app.DeadLetter{
-		ID: id.String(), Consumer: consumer, MessageID: msg.UUID, Topic: message.SubscribeTopicFromCtx(msg.Context()),
-		Key: msg.Metadata.Get(app.HeaderKey), Headers: msg.Metadata, Payload: msg.Payload, Reason: reason.Error(), Attempts: attempts + 1,
-		First: now, Last: now,
+		ID: id.String(), Consumer: place.Consumer, MessageID: msg.UUID, Topic: message.SubscribeTopicFromCtx(msg.Context()),
+		Key: msg.Metadata.Get(app.HeaderKey), Headers: msg.Metadata, Payload: msg.Payload, Reason: reason.Error(), Attempts: 1, First: now, Last: now,
 	}
 	if p, ok := reason.(panicked); ok { //nolint:errorlint // made two functions above, never wrapped
 		letter.Stack = p.stack
 	}
-	r.config.Log.Error("message is dead", "consumer", consumer, "message", msg.UUID, "type", msg.Metadata.Get(app.HeaderType),
+	answer, answered := r.failed(place.Consumer, msg, reason)
+	r.config.Log.Error("message is dead", "consumer", place.Consumer, "message", msg.UUID, "type", msg.Metadata.Get(app.HeaderType),
 		"topic", letter.Topic, "reason", reason, "letter", letter.ID)
-	ctx := context.WithoutCancel(msg.Context())
+	return r.keepTrying(func() error {
+		return r.config.UnitOfWork.Within(context.WithoutCancel(msg.Context()), func(ctx context.Context) error {
+			return r.config.Lines.Bury(ctx, place, letter, !answered, func(ctx context.Context) error {
+				if !answered {
+					return nil
+				}
+				return r.config.Events.Publish(ctx, answer)
+			})
+		})
+	}, "keep the dead letter of message "+msg.UUID)
+}
+
+// failed is what the saga of a command is told when the command is dead.
+func (r *Router) failed(consumer string, msg *message.Message, reason error) (app.Event, bool) {
+	category, ok := r.categories[consumer]
+	if !ok {
+		return app.Event{}, false // no command
+	}
+	meta, err := metaOf(msg)
+	if err != nil {
+		return app.Event{}, false // nobody knows whose it was
+	}
+	delivery := app.Delivery{Consumer: consumer, Meta: meta, Command: true, Category: category, Key: msg.Metadata.Get(app.HeaderKey)}
+	text, _, _ := strings.Cut(reason.Error(), "\n")
+	return delivery.Answer(app.FailedAnswer{Reason: fmt.Sprintf("%.200s", text)}, r.config.Clock())
+}
+
+// keepTrying does what only an absent database keeps from succeeding, until the service stops.
+func (r *Router) keepTrying(do func() error, what string) error {
 	for attempt := 1; ; attempt++ {
-		if err := r.config.Letters.Put(ctx, letter); err == nil {
+		err := do()
+		if err == nil {
 			return nil
-		} else if !r.wait(backoff(attempt)) {
-			return fmt.Errorf("keep the dead letter of message %s: %w", msg.UUID, err)
+		}
+		r.config.Log.Warn("will try again", "what", what, "error", err)
+		if !r.wait(backoff(attempt)) {
+			return fmt.Errorf("%s: stopping: %w: %w", what, context.Canceled, err)
 		}
 	}
 }
 
-type keyKey struct{}
+// errLater and what wraps it say that the message comes again, so that it is not done, but acknowledged.
+var errLater = errors.New("comes again later")
 
-func keyOf(ctx context.Context) string {
-	key, _ := ctx.Value(keyKey{}).(string)
-	return key
+// inLine has a message wait for those of its key that came before it and could not be handled yet.
+func (r *Router) inLine(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		place := r.place(msg)
+		if only := msg.Metadata.Get(app.HeaderFor); only != "" && only != place.Consumer {
+			return nil, nil
+		}
+		var turn app.Turn
+		var failures int
+		err := r.keepTrying(func() (err error) {
+			turn, failures, err = r.config.Lines.Join(msg.Context(), place, message.SubscribeTopicFromCtx(msg.Context()), msg)
+			return err
+		}, "find the line of message "+msg.UUID)
+		if err != nil {
+			return nil, err
+		}
+		if turn == app.Behind {
+			r.config.OnFailure(place.Consumer, "waiting")
+			return nil, nil
+		}
+		msg.SetContext(context.WithValue(msg.Context(), failuresKey{}, failures))
+		produced, err := next(msg)
+		switch {
+		case errors.Is(err, errLater):
+			return nil, nil
+		case err != nil || turn == app.Alone:
+			return produced, err
+		}
+		return produced, r.keepTrying(func() error { return r.config.Lines.Done(msg.Context(), place, msg.UUID) }, "let the next in line come")
+	}
 }
+
+type failuresKey struct{}
 
 // recognise reads the headers into the context.
 func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
@@ -95,36 +186,45 @@ func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
 			return nil, err
 		}
 		ctx := otel.GetTextMapPropagator().Extract(msg.Context(), propagation.MapCarrier(msg.Metadata))
-		ctx = context.WithValue(app.WithMeta(ctx, meta), keyKey{}, msg.Metadata.Get(app.HeaderKey))
-		msg.SetContext(ctx)
+		msg.SetContext(app.WithMeta(ctx, meta))
 		return next(msg)
 	}
 }
 
-// retry decides by the kind of an error what becomes of the message. While the store is away there is nothing better to do
-// than to wait, for nothing else can be handled either. When a service outside is away, only its own commands suffer: such
-// a message goes back to the outbox, to come again later, and its partition goes on.
+// retry decides by the kind of an error what becomes of the message. A conflict is tried again at once. Everything else that may
+// pass is tried a few times, and then goes back to the outbox to come again later: its key waits for it, and its partition goes
+// on. While the database is away, which would have to keep it, there is nothing better to do than to wait.
 func (r *Router) retry(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
-		consumer := message.HandlerNameFromCtx(msg.Context())
-		for attempt, unknown := 1, 0; ; attempt++ {
+		place := r.place(msg)
+		failures, _ := msg.Context().Value(failuresKey{}).(int)
+		log := r.config.Log.With("consumer", place.Consumer, "message", msg.UUID)
+		began := time.Now()
+		for attempt := 1; ; attempt++ {
 			produced, err := next(msg)
 			kind := app.KindOf(err)
-			log := r.config.Log.With("consumer", consumer, "message", msg.UUID, "attempt", attempt, "kind", kind.String())
 			switch kind {
 			case app.None, app.Stopping, app.Poison, app.Refused:
 				return produced, err
-			case app.Down:
-				r.config.OnFailure(consumer, "delayed")
-				return nil, r.later(msg, log, err)
-			case app.Unknown:
-				if unknown++; unknown == maxUnknown {
-					return nil, err
-				}
-			case app.Conflict, app.Transient:
+			case app.Down, app.Unknown, app.Transient, app.Conflict:
 			}
-			r.config.OnFailure(consumer, "retried")
-			log.Warn("retrying", "error", err)
+			if kind == app.Unknown && failures >= maxUnknown-maxAtOnce {
+				return nil, err
+			}
+			if kind == app.Down || attempt >= maxAtOnce && kind != app.Conflict || attempt >= maxConflicts || failures > 0 ||
+				kind == app.Transient && time.Since(began) > maxHere {
+				pause := backoff(failures + 4)
+				log.Warn("comes again later", "error", err, "kind", kind.String(), "failures", failures+1, "in", pause)
+				due := r.config.Clock().Add(pause)
+				later := r.config.Lines.Later(msg.Context(), place, message.SubscribeTopicFromCtx(msg.Context()), msg, due)
+				if later == nil {
+					r.config.OnFailure(place.Consumer, "delayed")
+					return nil, errLater
+				}
+				err = later
+			}
+			r.config.OnFailure(place.Consumer, "retried")
+			log.Warn("retrying", "error", err, "kind", kind.String(), "attempt", attempt)
 			if !r.wait(backoff(attempt)) {
 				return nil, fmt.Errorf("stopping: %w: %w", context.Canceled, err)
 			}
@@ -132,28 +232,8 @@ func (r *Router) retry(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// later puts the message into the outbox again, due after a pause that grows with its attempts.
-func (r *Router) later(msg *message.Message, log *slog.Logger, reason error) error {
-	attempts := app.MetaOf(msg.Context()).Attempt + 1
-	pause := backoff(attempts + 3)
-	again := msg.Copy()
-	again.Metadata[app.HeaderAttempt] = strconv.Itoa(attempts)
-	again.Metadata[app.HeaderDue] = stamp(r.config.Clock().Add(pause))
-	topic := message.SubscribeTopicFromCtx(msg.Context())
-	log.Warn("comes again later", "in", pause, "failures", attempts, "error", reason)
-	for attempt := 1; ; attempt++ {
-		err := r.config.UnitOfWork.Within(msg.Context(), func(ctx context.Context) error {
-			again.SetContext(ctx)
-			return r.config.Publisher.Publish(topic, again)
-		})
-		if err == nil {
-			return nil
-		}
-		if !r.wait(backoff(attempt)) {
-			return fmt.Errorf("stopping: %w: %w", context.Canceled, err)
-		}
-	}
-}
+// maxConflicts is how often a conflict is tried again at once. The unit of work has tried it many times before each of them.
+const maxConflicts = 5
 
 // backoff grows from 50 ms to 10 s; half of it is chance, so that many do not come back at once.
 func backoff(attempt int) time.Duration {

@@ -10,7 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/sagas"
+	"github.com/millrace/millrace/sagas/process"
 	"github.com/millrace/millrace/sagas/saga"
 )
 
@@ -19,10 +19,10 @@ type Config struct {
 	Prefix     string
 	Marshaler  Marshaler
 	Subscriber func(group string) (message.Subscriber, error)
-	Publisher  message.Publisher // into the outbox
 	Inbox      app.Inbox
 	UnitOfWork app.UnitOfWork
-	Letters    Letters
+	Events     Events
+	Lines      Lines
 	Decorate   app.Decorator
 	Clock      app.Clock
 	Log        *slog.Logger
@@ -34,8 +34,14 @@ type Config struct {
 	// Breakers guard those destinations whose handlers ask services outside.
 	Breakers map[string]message.HandlerMiddleware
 
-	// OnFailure is told of every attempt that failed, and of what became of the message: retried, delayed, dead. Optional.
+	// OnFailure is told of every attempt that failed, and of what became of the message: retried, delayed, dead; and of those
+	// that are waiting behind such a one. Optional.
 	OnFailure func(consumer, what string)
+}
+
+// Events is the event bus.
+type Events interface {
+	Publish(ctx context.Context, event any) error
 }
 
 // Router has every handler, saga and projection that was added to it served.
@@ -43,16 +49,20 @@ type Router struct {
 	*message.Router
 	config Config
 	groups *cqrs.EventGroupProcessor
+
+	sagaGroups map[string]bool   // consumers that are sagas
+	categories map[string]string // of the aggregates that consumers of commands change
 }
 
 // NewRouter makes a router. Its middleware, outermost first:
 //
 //  1. dead letters: whatever comes out as an error, and panics too, ends here; only what fails because we are stopping
 //     goes back to Kafka
-//  2. recognise: headers become metadata in the context; a message that nobody knows goes no further
-//  3. retry: by the kind of the error, here and now or later
-//  4. the destination's breaker: inside retry, which would otherwise count its waiting as an attempt
-//  5. observe: log, metric and trace of one attempt
+//  2. in line: a message waits for those of its key that came before it and could not be handled yet
+//  3. recognise: headers become metadata in the context; a message that nobody knows goes no further
+//  4. retry: by the kind of the error, here and now or later
+//  5. the destination's breaker: inside retry, which would otherwise count its waiting as an attempt
+//  6. observe: log, metric and trace of one attempt
 func NewRouter(c Config) (*Router, error) {
 	inner, err := message.NewRouter(message.RouterConfig{CloseTimeout: 9 * time.Second}, c.Watermill)
 	if err != nil {
@@ -61,8 +71,8 @@ func NewRouter(c Config) (*Router, error) {
 	if c.OnFailure == nil {
 		c.OnFailure = func(string, string) {}
 	}
-	r := &Router{Router: inner, config: c}
-	inner.AddMiddleware(r.deadLetters, r.recognise, r.retry)
+	r := &Router{Router: inner, config: c, sagaGroups: map[string]bool{}, categories: map[string]string{}}
+	inner.AddMiddleware(r.deadLetters, r.inLine, r.recognise, r.retry)
 	r.groups, err = cqrs.NewEventGroupProcessorWithConfig(inner, cqrs.EventGroupProcessorConfig{
 		GenerateSubscribeTopic: func(p cqrs.EventGroupProcessorGenerateSubscribeTopicParams) (string, error) {
 			return EventTopic(c.Prefix, p.EventGroupHandlers[0].(*eventHandler).category), nil
@@ -93,9 +103,10 @@ func Topics(prefix string, handlers []app.Handler, categories ...string) []strin
 }
 
 // AddSaga has a saga react to the events of these categories.
-func (r *Router) AddSaga(s *saga.Saga, manager *sagas.Manager, categories map[string]app.EventTypes) error {
+func (r *Router) AddSaga(s *saga.Saga, manager *process.Manager, categories map[string]app.EventTypes) error {
 	for category, types := range categories {
 		group := r.config.Prefix + ".saga." + s.Name() + "." + category
+		r.sagaGroups[group] = true
 		react := func(ctx context.Context, e app.Event) error {
 			_, err := r.config.Inbox.Handle(ctx, app.Delivery{Consumer: group, Meta: e.Meta}, func(ctx context.Context) error {
 				return manager.Event(ctx, s, e)

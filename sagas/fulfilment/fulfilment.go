@@ -3,6 +3,7 @@
 package fulfilment
 
 import (
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/app"
@@ -18,7 +19,8 @@ import (
 // Name is the definition's name in histories, on the command line and on pages.
 const Name = "order-fulfilment"
 
-// Data is what an instance remembers. There is one payment and one shipment an order, and they bear its id.
+// Data is what an instance remembers. There is one payment and one shipment an order, and they bear its id; a courier's
+// shipment is another one.
 type Data struct {
 	OrderID string       `json:"order_id"`
 	Lines   []order.Line `json:"lines"`
@@ -29,7 +31,7 @@ type Data struct {
 // Definition is the process.
 var Definition = saga.Definition[Data]{
 	Name:    Name,
-	Version: 1,
+	Version: 2,
 	Start: saga.When(func(d *Data, e order.Placed) {
 		*d = Data{OrderID: e.OrderID, Lines: e.Lines, Total: e.Total, Method: e.PaymentMethod}
 	}),
@@ -64,6 +66,22 @@ var Definition = saga.Definition[Data]{
 			Undo:      func(d Data) app.Keyed { return command.CancelShipment{ShipmentID: d.OrderID, OrderID: d.OrderID} },
 			Undone:    saga.Event[shipment.Cancelled, Data](),
 			Within:    20 * time.Second,
+			Fallback: &saga.Fallback[Data]{
+				Name: "book courier",
+				Do: func(d Data) app.Keyed {
+					return command.BookCourier{ShipmentID: courier(d.OrderID), OrderID: d.OrderID, Lines: d.Lines}
+				},
+				Completed: saga.Event[shipment.Booked, Data](),
+				Refused:   []saga.Refusal{saga.Because(func(e shipment.Refused) string { return e.Reason })},
+				Undo: func(d Data) app.Keyed {
+					return command.CancelCourier{ShipmentID: courier(d.OrderID), OrderID: d.OrderID}
+				},
+				Undone:       saga.Event[shipment.Cancelled, Data](),
+				Within:       20 * time.Second,
+				WhenOpen:     true,
+				WhenTimedOut: true,
+				WhenRefused:  []string{"the carrier has no room"},
+			},
 		},
 		{
 			Name: "capture payment",
@@ -99,3 +117,15 @@ var Definition = saga.Definition[Data]{
 		Within:    10 * time.Second,
 	},
 }
+
+func courier(orderID string) string { return "courier-" + orderID }
+
+// V1 is the process as it was before there was a courier. Instances that began with it end with it.
+var V1 = func() saga.Definition[Data] {
+	d := Definition
+	d.Version, d.Steps = 1, slices.Clone(d.Steps)
+	for i := range d.Steps {
+		d.Steps[i].Fallback = nil
+	}
+	return d
+}()

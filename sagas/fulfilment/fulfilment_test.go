@@ -79,6 +79,21 @@ func TestBackwards(t *testing.T) {
 	t.Run("refused: stuck", theSaga.Given(append(refused, unbooked)...).When(saga.Refused{Reason: "captured"}).Ends(saga.Stuck))
 }
 
+// A second carrier stands in for the first.
+func TestCourier(t *testing.T) {
+	bookCourier := command.BookCourier{ShipmentID: "courier-o", OrderID: "o", Lines: lines}
+	unbookCourier := command.CancelCourier{ShipmentID: "courier-o", OrderID: "o"}
+	full := shipment.Refused{Reason: "the carrier has no room"}
+	open := theSaga.While(func(c app.Keyed) bool { _, is := c.(command.BookShipment); return is })
+	t.Run("the carrier has no room", theSaga.Given(placed, reserved, authorised).When(full).Then(bookCourier))
+	t.Run("the carrier's breaker is open", open.Given(placed, reserved).When(authorised).Then(bookCourier))
+	t.Run("the carrier does not answer", theSaga.Given(placed, reserved, authorised, timeOut).When(unbooked).Then(bookCourier))
+	t.Run("booked: captured", theSaga.Given(placed, reserved, authorised, full).When(booked).Then(capture))
+	t.Run("not captured: undone", theSaga.Given(placed, reserved, authorised, full, booked).When(payment.CaptureRefused{Reason: "no"}).Then(unbookCourier))
+	t.Run("undone: void", theSaga.Given(placed, reserved, authorised, full, booked, payment.CaptureRefused{Reason: "no"}).When(unbooked).Then(void))
+	t.Run("before there was one", sagatest.For(fulfilment.V1).Given(placed, reserved, authorised).When(full).Then(void))
+}
+
 // A step that timed out may have happened: it is undone too.
 func TestTimedOut(t *testing.T) {
 	t.Run("reserve stock", theSaga.Given(placed).When(timeOut).Then(release))

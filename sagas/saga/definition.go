@@ -57,11 +57,40 @@ type Step[D any] struct {
 	// retriable; those are asked again, with growing pauses.
 	Within time.Duration
 
+	// Fallback is another way to the same end, of a step before the pivot. Nil: there is none.
+	Fallback *Fallback[D]
+
 	// Pivot marks the step after which there is no way back.
 	Pivot bool
 
 	// Retriable marks a step after the pivot: it is asked until it is done.
 	Retriable bool
+}
+
+// Fallback stands in for a step. What the step may have done all the same is undone first; what the fallback does is undone
+// like any step. Its first fields are those of a Step.
+type Fallback[D any] struct {
+	Name      string
+	Do        func(D) app.Keyed
+	Completed On[D]
+	Refused   []Refusal
+	Undo      func(D) app.Keyed
+	Undone    On[D]
+	Within    time.Duration
+
+	// WhenOpen has it stand in while the breaker of the step's destination is open; the step is then not even asked.
+	WhenOpen bool
+
+	// WhenTimedOut has it stand in when the step did not answer in time, or its participant gave up on the command.
+	WhenTimedOut bool
+
+	// WhenRefused has it stand in when the step is refused for one of these reasons.
+	WhenRefused []string
+}
+
+// step is the fallback as a step of its own.
+func (f Fallback[D]) step() Step[D] {
+	return Step[D]{Name: f.Name, Do: f.Do, Completed: f.Completed, Refused: f.Refused, Undo: f.Undo, Undone: f.Undone, Within: f.Within}
 }
 
 // Abort is the last command of a saga that was undone.
@@ -116,7 +145,7 @@ func (d Definition[D]) Check() error {
 		fault("needs an Abort with name, command, completing event and time")
 	}
 	names, pivot := map[string]bool{d.Abort.Name: true}, -1
-	for i, s := range d.Steps {
+	form := func(i int, s Step[D]) {
 		if s.Name == "" || names[s.Name] {
 			fault("step %d needs a name of its own, has %q", i+1, s.Name)
 		}
@@ -124,6 +153,9 @@ func (d Definition[D]) Check() error {
 		if s.Do == nil || s.Completed.event == nil || s.Within <= 0 {
 			fault("step %q needs a command, a completing event and a time", s.Name)
 		}
+	}
+	for i, s := range d.Steps {
+		form(i, s)
 		if s.Pivot {
 			if pivot >= 0 {
 				fault("steps %q and %q are both the pivot", d.Steps[pivot].Name, s.Name)
@@ -137,6 +169,17 @@ func (d Definition[D]) Check() error {
 			fault("step %q is retriable, but stands before the pivot", s.Name)
 		case !after && !s.Pivot && (s.Undo == nil || s.Undone.event == nil):
 			fault("step %q comes before the pivot: it needs a compensation and the event that ends it", s.Name)
+		}
+		if f := s.Fallback; f != nil {
+			form(i, f.step())
+			switch {
+			case pivot >= 0:
+				fault("step %q is the pivot or comes after it: it is asked until it answers and has no fallback", s.Name)
+			case f.Undo == nil || f.Undone.event == nil:
+				fault("fallback %q needs a compensation and the event that ends it", f.Name)
+			case !f.WhenOpen && !f.WhenTimedOut && len(f.WhenRefused) == 0:
+				fault("fallback %q would never be taken: say when", f.Name)
+			}
 		}
 	}
 	return errors.Join(faults...)

@@ -18,6 +18,8 @@ func (s *Saga) Diagram() string {
 			label += " (pivot)"
 		case st.retriable:
 			label += " (retriable)"
+		case st.standsIn:
+			label += " (fallback)"
 		}
 		line("state %q as %s", label, id(st.name))
 		if st.undo != nil {
@@ -35,8 +37,10 @@ func (s *Saga) Diagram() string {
 	}
 	for i, st := range steps {
 		next := "[*]"
-		if i+1 < len(steps) {
-			next = id(steps[i+1].name)
+		for n := i + 1; n < len(steps) && next == "[*]"; n++ {
+			if !steps[n].standsIn {
+				next = id(steps[n].name)
+			}
 		}
 		line("%s --> %s: %s", id(st.name), next, st.completed.event)
 		for _, r := range st.refused {
@@ -46,6 +50,7 @@ func (s *Saga) Diagram() string {
 			line("%s --> %s: no answer in %s, or cancelled", id(st.name), back(i), st.within)
 			line("%s --> %s: %s", undo(st.name), back(i-1), st.undone.event)
 			line("%s --> %s: asked again", undo(st.name), undo(st.name))
+			st.detours(func(from, why string) { line("%s --> %s: %s", from, id(steps[st.fallback].name), why) })
 		} else {
 			line("%s --> %s: asked again after %s", id(st.name), id(st.name), st.within)
 		}
@@ -53,6 +58,19 @@ func (s *Saga) Diagram() string {
 	line("%s --> [*]: %s", id(abort.name), abort.completed.event)
 	line("%s --> %s: asked again after %s", id(abort.name), id(abort.name), abort.within)
 	return b.String()
+}
+
+// detours tells each way from a step to its fallback.
+func (d step) detours(way func(from, why string)) {
+	if d.whenOpen {
+		way(id(d.name), "not asked, its breaker is open")
+	}
+	for _, reason := range d.whenRefused {
+		way(id(d.name), "refused, "+reason)
+	}
+	if d.whenTimedOut {
+		way(undo(d.name), "undone, as it was in doubt")
+	}
 }
 
 func id(name string) string   { return strings.ReplaceAll(strings.ReplaceAll(name, " ", "_"), "-", "_") }

@@ -33,6 +33,9 @@ type StepAsked struct {
 	Attempt   int        `json:"attempt"`
 	CommandID string     `json:"command_id"`
 	Deadline  time.Time  `json:"deadline"`
+
+	// InsteadOf names the step that a fallback stands in for.
+	InsteadOf string `json:"instead_of,omitempty"`
 }
 
 // StepCompleted ends a step well.
@@ -42,16 +45,19 @@ type StepCompleted struct {
 	Data      json.RawMessage `json:"data"`
 }
 
-// StepRefused says that nothing was done, and why.
+// StepRefused says why a step comes to nothing.
 type StepRefused struct {
 	Step      string `json:"step"`
-	CommandID string `json:"command_id"`
+	CommandID string `json:"command_id,omitempty"` // empty if it was not even asked
 	Reason    string `json:"reason"`
+	InDoubt   bool   `json:"in_doubt,omitempty"` // the participant gave up in the middle of it: it is undone too
+	Fallback  string `json:"fallback,omitempty"` // what is done instead; empty: all is undone
 }
 
 // StepTimedOut says that nobody knows whether it was done.
 type StepTimedOut struct {
-	Step string `json:"step"`
+	Step     string `json:"step"`
+	Fallback string `json:"fallback,omitempty"` // what is done instead, once it is undone; empty: all is undone
 }
 
 // StepCompensated ends a compensation.
@@ -139,17 +145,19 @@ var Facts = aggregate.TypesOf(
 	aggregate.NewType[Compensated]("saga.compensated"),
 )
 
-// Refused is the answer of any participant whose handler said no without an event of its own.
-type Refused struct {
-	Reason string `json:"reason"`
-}
+// Refused is an answer that every participant can give: no.
+type Refused = app.RefusedAnswer
 
-// NothingToUndo is the answer of any participant that is to undo what it never did, and now never will.
-type NothingToUndo struct{}
+// Failed is the answer in the name of a participant that gave up.
+type Failed = app.FailedAnswer
+
+// NothingToUndo is the answer of a participant that is to undo what it never did.
+type NothingToUndo = app.NothingToUndo
 
 // Answers names the answers that every participant can give. They stand on the participant's event topic.
 var Answers = aggregate.TypesOf(
 	aggregate.NewType[Refused]("saga.refused"),
+	aggregate.NewType[Failed]("saga.failed"),
 	aggregate.NewType[NothingToUndo]("saga.nothing-to-undo"),
 )
 
@@ -166,5 +174,5 @@ func (t Timeout) Key() string { return t.SagaID }
 
 // AnswerTypes are the Go types of Answers.
 func AnswerTypes() []reflect.Type {
-	return []reflect.Type{reflect.TypeFor[Refused](), reflect.TypeFor[NothingToUndo]()}
+	return []reflect.Type{reflect.TypeFor[Refused](), reflect.TypeFor[Failed](), reflect.TypeFor[NothingToUndo]()}
 }

@@ -50,14 +50,15 @@ func (m *machine) operate(in Input) error {
 		m.record(Resolved{st.Name, in.By, in.Reason})
 		switch {
 		case i >= m.abort()-1 && branch == app.Do: // the subject is what was being told
+		case branch == app.Undo && !m.state.Backwards: // on the way to a fallback, which goes on
 		case branch == app.Undo:
-			i = 0
+			return m.backward(-1)
 		default:
 			i = m.abort() - 2
 		}
 	}
 	if branch == app.Undo {
-		return m.backward(i - 1)
+		return m.away(i)
 	}
 	return m.forward(i)
 }

@@ -73,10 +73,18 @@ type Reaction struct {
 	State    State    // after the facts
 }
 
-// React computes what comes of an input at a time. The state is not changed. An error is ErrTooLate or a fault of the
-// definition's functions.
-func (s *Saga) React(state State, in Input, now time.Time) (Reaction, error) {
-	m := &machine{saga: s, now: now, state: state}
+// Env is what a reaction sees of the world.
+type Env struct {
+	Now time.Time
+
+	// Open tells whether the breaker of the destination of a command is open. Nil: none is.
+	Open func(command app.Keyed) bool
+}
+
+// React computes what comes of an input. The state is not changed. An error is ErrTooLate or a fault of the definition's
+// functions.
+func (s *Saga) React(state State, in Input, env Env) (Reaction, error) {
+	m := &machine{saga: s, now: env.Now, open: env.Open, state: state}
 	m.state.Steps = slices.Clone(state.Steps)
 	var err error
 	switch in := in.(type) {
@@ -101,6 +109,7 @@ func (s *Saga) React(state State, in Input, now time.Time) (Reaction, error) {
 type machine struct {
 	saga  *Saga
 	now   time.Time
+	open  func(app.Keyed) bool
 	state State
 	out   Reaction
 }
@@ -120,7 +129,9 @@ func (m *machine) begin(in Start) error {
 	}
 	names := make([]string, 0, len(m.saga.steps))
 	for _, st := range m.saga.steps[:m.abort()] {
-		names = append(names, st.name)
+		if !st.standsIn {
+			names = append(names, st.name)
+		}
 	}
 	m.record(Started{m.saga.name, m.saga.version, in.Subject, names, data})
 	return m.ask(0, app.Do, 1)
@@ -143,9 +154,18 @@ func (m *machine) ask(i int, branch app.Branch, attempt int) error {
 	if err != nil {
 		return fmt.Errorf("step %s: %w", st.name, err)
 	}
+	if branch == app.Do && attempt == 1 && st.whenOpen && m.open != nil && m.open(body) {
+		instead := m.saga.steps[st.fallback].name
+		m.record(StepRefused{Step: st.name, Reason: "the breaker of its destination is open", Fallback: instead})
+		return m.ask(st.fallback, app.Do, 1)
+	}
 	id := commandID(m.state.ID, st.name, branch, attempt)
 	deadline := m.now.Add(pause(st.within, attempt, id))
-	m.record(StepAsked{st.name, branch, attempt, id, deadline})
+	asked := StepAsked{Step: st.name, Branch: branch, Attempt: attempt, CommandID: id, Deadline: deadline}
+	if st.standsIn {
+		asked.InsteadOf = m.saga.steps[i-1].name
+	}
+	m.record(asked)
 	m.out.Commands = append(m.out.Commands, Command{id, st.name, branch, body, deadline})
 	m.out.Timers = append(m.out.Timers, Timer{TimerID(id), deadline, Timeout{m.state.ID, st.name, branch, attempt}})
 	return nil
@@ -197,20 +217,33 @@ func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
 		return m.forward(i)
 	}
 	reason, refused := def.refusal(in.Event)
-	if !refused {
+	_, failed := in.Event.(Failed)
+	switch {
+	case !refused:
 		return nil // an event of the participant that this step does not wait for
-	}
-	if def.retriable {
+	case def.retriable, failed && def.pivot:
 		m.stuck(st, reason)
 		return nil
 	}
+	fallback := m.fallback(i, failed && def.whenTimedOut || !failed && slices.Contains(def.whenRefused, reason))
 	m.stopTimer(st, in.Branch)
-	m.record(StepRefused{in.Step, in.CommandID, reason})
-	return m.backward(i)
+	m.record(StepRefused{Step: in.Step, CommandID: in.CommandID, Reason: reason, InDoubt: failed, Fallback: fallback})
+	return m.away(i)
+}
+
+// fallback is the name of what is done instead of step i, if it is to be.
+func (m *machine) fallback(i int, wanted bool) string {
+	if f := m.saga.steps[i].fallback; f > 0 && wanted {
+		return m.saga.steps[f].name
+	}
+	return ""
 }
 
 func (d step) refusal(event any) (string, bool) {
-	if r, ok := event.(Refused); ok {
+	switch r := event.(type) {
+	case Refused:
+		return r.Reason, true
+	case Failed:
 		return r.Reason, true
 	}
 	for _, r := range d.refused {
@@ -226,6 +259,9 @@ func (m *machine) undoAnswer(i int, st *StepState, in Answer) error {
 	case Refused:
 		m.stuck(st, event.Reason)
 		return nil
+	case Failed:
+		m.stuck(st, event.Reason)
+		return nil
 	case NothingToUndo:
 	default:
 		if reflect.TypeOf(in.Event) != m.saga.steps[i].undone.event {
@@ -234,29 +270,52 @@ func (m *machine) undoAnswer(i int, st *StepState, in Answer) error {
 	}
 	m.stopTimer(st, in.Branch)
 	m.record(StepCompensated{in.Step, in.CommandID})
-	return m.backward(i)
+	return m.away(i)
 }
 
 // forward goes on after step i is done.
 func (m *machine) forward(i int) error {
-	switch {
-	case i == m.abort():
+	if i == m.abort() {
 		m.record(Compensated{m.state.Reason})
 		return nil
-	case i+1 == m.abort():
+	}
+	for i++; m.saga.steps[i].standsIn; i++ {
+		continue
+	}
+	if i == m.abort() {
 		m.record(Completed{})
 		return nil
 	}
-	return m.ask(i+1, app.Do, 1)
+	return m.ask(i, app.Do, 1)
+}
+
+// away goes on from step i, which came to nothing: it is undone if it is in doubt; then comes its fallback, if that is to
+// stand in for it, or else the way back.
+func (m *machine) away(i int) error {
+	st := m.state.Step(m.saga.steps[i].name)
+	if !m.state.Backwards && !st.undoable() {
+		return m.ask(m.saga.steps[i].fallback, app.Do, 1)
+	}
+	return m.backward(i)
+}
+
+// undoable tells whether something of the step is, or may be, there to undo.
+func (st *StepState) undoable() bool {
+	switch st.Status {
+	case StepDone, TimedOut, InProgress:
+		return true
+	case StepIsRefused:
+		return st.InDoubt
+	case Waiting, Undoing, IsUndone:
+	}
+	return false
 }
 
 // backward undoes the last step that is done or in doubt and not undone yet; when there is none, it tells the subject.
 func (m *machine) backward(from int) error {
 	for i := from; i >= 0; i-- {
-		switch m.state.Step(m.saga.steps[i].name).Status {
-		case StepDone, TimedOut, InProgress:
+		if st := m.state.Step(m.saga.steps[i].name); st != nil && st.undoable() {
 			return m.ask(i, app.Undo, 1)
-		case Waiting, StepIsRefused, Undoing, IsUndone:
 		}
 	}
 	return m.ask(m.abort(), app.Do, 1)
@@ -276,8 +335,8 @@ func (m *machine) timeout(in Timeout) error {
 		}
 		return m.ask(i, in.Branch, in.Attempt+1)
 	case in.Branch == app.Do && st.Status == InProgress:
-		m.record(StepTimedOut{in.Step})
-		return m.backward(i)
+		m.record(StepTimedOut{in.Step, m.fallback(i, def.whenTimedOut)})
+		return m.away(i)
 	}
 	return nil
 }
@@ -288,18 +347,26 @@ func (m *machine) cancel(in Cancel) error {
 	}
 	last := -1
 	for i, def := range m.saga.steps[:m.abort()] {
-		status := m.state.Steps[i].Status
-		if status != Waiting && def.pivot {
+		st := m.state.Step(def.name)
+		if st == nil || st.Status == Waiting {
+			continue
+		}
+		if def.pivot {
 			return ErrTooLate
 		}
-		if status != Waiting {
-			last = i
+		last = i
+	}
+	status := Waiting
+	if last >= 0 {
+		st := m.state.Step(m.saga.steps[last].name)
+		if status = st.Status; status == InProgress {
+			m.stopTimer(st, app.Do)
 		}
 	}
-	if last >= 0 && m.state.Steps[last].Status == InProgress {
-		m.stopTimer(&m.state.Steps[last], app.Do)
-	}
 	m.record(CancelRequested(in))
+	if status == Undoing {
+		return nil // on the way to a fallback, which is not taken now
+	}
 	return m.backward(last)
 }
 

@@ -29,6 +29,11 @@ type step struct {
 	refused          []Refusal
 	within           time.Duration
 	pivot, retriable bool
+
+	fallback               int // its index, or 0: no fallback stands first
+	standsIn               bool
+	whenOpen, whenTimedOut bool
+	whenRefused            []string
 }
 
 // on remembers something of an event in data that it gets and returns as JSON.
@@ -44,10 +49,14 @@ func New[D any](d Definition[D]) *Saga {
 		s.stuckAfter = 8
 	}
 	for _, st := range d.Steps {
-		s.steps = append(s.steps, step{
-			name: st.Name, completed: erase(st.Completed), undone: erase(st.Undone), refused: st.Refused,
-			do: command(st.Do), undo: command(st.Undo), within: st.Within, pivot: st.Pivot, retriable: st.Retriable,
-		})
+		s.steps = append(s.steps, eraseStep(st))
+		if f := st.Fallback; f != nil {
+			first := &s.steps[len(s.steps)-1]
+			first.fallback, first.whenOpen, first.whenTimedOut, first.whenRefused = len(s.steps), f.WhenOpen, f.WhenTimedOut, f.WhenRefused
+			instead := eraseStep(f.step())
+			instead.standsIn = true
+			s.steps = append(s.steps, instead)
+		}
 	}
 	abort := step{name: d.Abort.Name, completed: erase(d.Abort.Completed), within: d.Abort.Within, retriable: true}
 	abort.do = func(data json.RawMessage, reason string) (app.Keyed, error) {
@@ -59,6 +68,13 @@ func New[D any](d Definition[D]) *Saga {
 	}
 	s.steps = append(s.steps, abort)
 	return s
+}
+
+func eraseStep[D any](st Step[D]) step {
+	return step{
+		name: st.Name, completed: erase(st.Completed), undone: erase(st.Undone), refused: st.Refused,
+		do: command(st.Do), undo: command(st.Undo), within: st.Within, pivot: st.Pivot, retriable: st.Retriable,
+	}
 }
 
 func erase[D any](o On[D]) on {

@@ -1,6 +1,7 @@
 package saga_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,66 @@ func definition() saga.Definition[data] {
 	}
 }
 
+// withFallback is the definition whose first step can be done another way.
+func withFallback() saga.Definition[data] {
+	d := definition()
+	d.Steps[0].Fallback = &saga.Fallback[data]{
+		Name: "do a2", Do: asks("a2"), Completed: saga.Event[did, data](), Undo: asks("undo a2"), Undone: saga.Event[undone, data](), Within: time.Second,
+		Refused: []saga.Refusal{saga.Because(func(e refused) string { return e.Why })}, WhenOpen: true, WhenTimedOut: true, WhenRefused: []string{"full"},
+	}
+	return d
+}
+
+func TestFallback(t *testing.T) {
+	theSaga := sagatest.For(withFallback())
+	open := theSaga.While(func(c app.Keyed) bool { return strings.HasPrefix(c.Key(), "a ") })
+	timeOut, cancel := sagatest.TimeOut{}, saga.Cancel{Reason: "by hand"}
+
+	t.Run("not needed", theSaga.Given(begun{"1"}).When(did{}).Then(ask{"b 1!"}))
+	t.Run("breaker open: not even asked", open.Given().When(begun{"1"}).Leaves(saga.Running, ask{"a2 1"}))
+	t.Run("refused for a listed reason", theSaga.Given(begun{"1"}).When(refused{"full"}).Leaves(saga.Running, ask{"a2 1"}))
+	t.Run("refused for another reason", theSaga.Given(begun{"1"}).When(refused{"no"}).Leaves(saga.Compensating, ask{"give up: no"}))
+	t.Run("timed out: undone first", theSaga.Given(begun{"1"}).When(timeOut).Leaves(saga.Running, ask{"undo a 1"}))
+	t.Run("timed out, undone", theSaga.Given(begun{"1"}, timeOut).When(undone{}).Leaves(saga.Running, ask{"a2 1"}))
+	t.Run("timed out, nothing to undo", theSaga.Given(begun{"1"}, timeOut).When(saga.NothingToUndo{}).Leaves(saga.Running, ask{"a2 1"}))
+	t.Run("given up: undone first", theSaga.Given(begun{"1"}).When(saga.Failed{Reason: "panic"}).Leaves(saga.Running, ask{"undo a 1"}))
+	t.Run("the late answer to the first way changes nothing", theSaga.Given(begun{"1"}, timeOut).
+		When(sagatest.Late{Event: did{}, Step: "do a", Branch: app.Do}).Leaves(saga.Running))
+	t.Run("done by the fallback: on", theSaga.Given(begun{"1"}, refused{"full"}).When(did{}).Then(ask{"b 1"}))
+	t.Run("undone with the rest", theSaga.Given(begun{"1"}, refused{"full"}, did{}).When(refused{"no"}).Then())
+	t.Run("the fallback refuses too", theSaga.Given(begun{"1"}, refused{"full"}).When(refused{"full"}).Leaves(saga.Compensating, ask{"give up: full"}))
+	t.Run("the fallback times out too", theSaga.Given(begun{"1"}, refused{"full"}).When(timeOut).Leaves(saga.Compensating, ask{"undo a2 1"}))
+	t.Run("cancelled while the first way is undone", theSaga.Given(begun{"1"}, timeOut).When(cancel).Leaves(saga.Compensating))
+	t.Run("cancelled then: no fallback", theSaga.Given(begun{"1"}, timeOut, cancel).When(undone{}).Leaves(saga.Compensating, ask{"give up: by hand"}))
+	t.Run("cancelled at the fallback", theSaga.Given(begun{"1"}, refused{"full"}).When(cancel).Leaves(saga.Compensating, ask{"undo a2 1"}))
+	t.Run("undoing is stuck: skipped", theSaga.Given(begun{"1"}, timeOut, saga.Refused{Reason: "no"}).When(saga.Skip{By: "ada", Reason: "r"}).Leaves(saga.Running, ask{"a2 1"}))
+	t.Run("undoing is stuck: resolved", theSaga.Given(begun{"1"}, timeOut, saga.Refused{Reason: "no"}).When(saga.Resolve{By: "ada", Reason: "r"}).Leaves(saga.Running, ask{"a2 1"}))
+
+	run := sagatest.Run{Saga: saga.New(withFallback()), State: saga.State{ID: "s"}}
+	for _, input := range []any{begun{"1"}, timeOut, undone{}, did{}} {
+		_, err := run.Feed(input)
+		require.NoError(t, err)
+	}
+	var timeline []string
+	for _, st := range run.State.Steps {
+		timeline = append(timeline, fmt.Sprint(st.Name, ": ", st.Status, " ", st.Fallback, st.InsteadOf))
+	}
+	require.Equal(t, []string{"do a: compensated do a2", "do a2: completed do a", "do b: in_progress ", "do c: waiting "}, timeline)
+	require.Contains(t, saga.New(withFallback()).Diagram(), "undo_do_a --> do_a2: undone, as it was in doubt")
+	require.Contains(t, saga.New(withFallback()).Diagram(), "do_a2 --> do_b")
+}
+
+// A participant that gave up on a command may have done half of it.
+func TestGivenUp(t *testing.T) {
+	theSaga, failed := sagatest.For(definition()), saga.Failed{Reason: "panic"}
+	t.Run("before the pivot: undone", theSaga.Given(begun{"1"}).When(failed).Leaves(saga.Compensating, ask{"undo a 1"}))
+	t.Run("then the subject is told why", theSaga.Given(begun{"1"}, failed).When(undone{}).Then(ask{"give up: panic"}))
+	t.Run("the pivot: stuck", theSaga.Given(begun{"1"}, did{}).When(failed).Ends(saga.Stuck))
+	t.Run("after the pivot: stuck", theSaga.Given(begun{"1"}, did{}, didB{}).When(failed).Ends(saga.Stuck))
+	t.Run("in a compensation: stuck", theSaga.Given(begun{"1"}, sagatest.TimeOut{}).When(failed).Ends(saga.Stuck))
+	t.Run("the answer after a redrive frees it", theSaga.Given(begun{"1"}, did{}, failed).When(didB{}).Leaves(saga.Running, ask{"c 1!"}))
+}
+
 func TestDataIsRemembered(t *testing.T) {
 	theSaga := sagatest.For(definition())
 	t.Run("from the start", theSaga.Given().When(begun{"1"}).Then(ask{"a 1"}))
@@ -78,6 +139,19 @@ func TestACheckFindsEveryFault(t *testing.T) {
 		spoil(&d)
 		require.ErrorContains(t, saga.New(d).Check(), want)
 	}
+	for want, spoil := range map[string]func(*saga.Definition[data]){
+		`fallback "do a2" needs a compensation`: func(d *saga.Definition[data]) { d.Steps[0].Fallback.Undo = nil },
+		`"do a2" would never be taken`: func(d *saga.Definition[data]) {
+			d.Steps[0].Fallback.WhenOpen, d.Steps[0].Fallback.WhenTimedOut, d.Steps[0].Fallback.WhenRefused = false, false, nil
+		},
+		`"do b" is the pivot or comes after it`: func(d *saga.Definition[data]) { d.Steps[1].Fallback = d.Steps[0].Fallback },
+		`a name of its own, has "do a"`:         func(d *saga.Definition[data]) { d.Steps[0].Fallback.Name = "do a" },
+	} {
+		d := withFallback()
+		spoil(&d)
+		require.ErrorContains(t, d.Check(), want)
+	}
+	require.NoError(t, withFallback().Check())
 	d := definition()
 	d.Version, d.Abort.Do = 0, nil
 	require.ErrorContains(t, d.Check(), "needs an Abort", "all faults at once")
@@ -150,9 +224,9 @@ func TestTimersOfTheAnsweredAreStopped(t *testing.T) {
 func TestReactionsAreRepeatable(t *testing.T) {
 	for range 3 {
 		s := saga.New(definition())
-		first, err := s.React(saga.State{ID: "s"}, saga.Start{Event: begun{"1"}, Subject: "x"}, time.Unix(1, 0))
+		first, err := s.React(saga.State{ID: "s"}, saga.Start{Event: begun{"1"}, Subject: "x"}, saga.Env{Now: time.Unix(1, 0)})
 		require.NoError(t, err)
-		again, err := s.React(saga.State{ID: "s"}, saga.Start{Event: begun{"1"}, Subject: "x"}, time.Unix(1, 0))
+		again, err := s.React(saga.State{ID: "s"}, saga.Start{Event: begun{"1"}, Subject: "x"}, saga.Env{Now: time.Unix(1, 0)})
 		require.NoError(t, err)
 		require.Equal(t, first, again)
 	}
@@ -161,9 +235,11 @@ func TestReactionsAreRepeatable(t *testing.T) {
 // Any sequence of answers, repeated, late or reordered, timers and cancellations: the fold of the facts is the state; what has
 // ended stays ended; after the pivot nothing is undone; and whatever happened, answers alone lead to an end.
 func TestEveryWayEnds(t *testing.T) {
-	s := saga.New(definition())
+	s := saga.New(withFallback())
 	rapid.Check(t, func(t *rapid.T) {
 		run := sagatest.Run{Saga: s, State: saga.State{ID: "s"}, Now: time.Unix(0, 0)}
+		open := rapid.Bool().Draw(t, "breaker open")
+		run.Open = func(c app.Keyed) bool { return open && strings.HasPrefix(c.Key(), "a ") }
 		var history []app.Event
 		var fired []saga.Timeout
 		pivoted := false
@@ -192,7 +268,7 @@ func TestEveryWayEnds(t *testing.T) {
 			}
 		}
 		feed(begun{"1"})
-		answers := []any{did{}, didB{}, didC{}, refused{"no"}, undone{}, ended{}, saga.Refused{Reason: "no"}, saga.NothingToUndo{}}
+		answers := []any{did{}, didB{}, didC{}, refused{"no"}, refused{"full"}, undone{}, ended{}, saga.Refused{Reason: "no"}, saga.Failed{Reason: "no"}, saga.NothingToUndo{}}
 		for range rapid.IntRange(0, 30).Draw(t, "inputs") {
 			answer := rapid.SampledFrom(answers).Draw(t, "answer")
 			switch rapid.SampledFrom([]string{"answer", "late", "timer", "cancel", "person"}).Draw(t, "kind") {
@@ -213,7 +289,7 @@ func TestEveryWayEnds(t *testing.T) {
 			if i > 20 {
 				t.Fatalf("no end: %+v", run.State)
 			}
-			feed(map[string]any{"do a/do": did{}, "do a/undo": undone{}, "do b/do": didB{}, "do c/do": didC{}, "give up/do": ended{}}[run.Sent[len(run.Sent)-1].Step+"/"+string(run.Sent[len(run.Sent)-1].Branch)])
+			feed(map[string]any{"do a/do": did{}, "do a/undo": undone{}, "do a2/do": did{}, "do a2/undo": undone{}, "do b/do": didB{}, "do c/do": didC{}, "give up/do": ended{}}[run.Sent[len(run.Sent)-1].Step+"/"+string(run.Sent[len(run.Sent)-1].Branch)])
 		}
 		folded := saga.Rebuild("s", history)
 		require.Equal(t, run.State, folded)

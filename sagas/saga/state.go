@@ -2,6 +2,7 @@ package saga
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/app"
@@ -45,6 +46,9 @@ type StepState struct {
 	EndedAt   *time.Time `json:"ended_at,omitempty"`
 	Deadline  *time.Time `json:"deadline,omitempty"` // of the answer that is being waited for
 	Reason    string     `json:"reason,omitempty"`   // of a refusal, or why it is stuck
+	InDoubt   bool       `json:"in_doubt,omitempty"` // it was refused by one who may have done it
+	Fallback  string     `json:"fallback,omitempty"` // the step that is taken instead
+	InsteadOf string     `json:"instead_of,omitempty"`
 
 	// Answered are the commands that got their answer: what else they say is no news.
 	Answered []string `json:"answered,omitempty"`
@@ -68,7 +72,7 @@ type State struct {
 	Backwards bool `json:"backwards,omitempty"`
 }
 
-// Step returns the state of the step with this name, or nil. The abort step is there once it was asked.
+// Step returns the state of the step with this name, or nil. Fallbacks and the abort step are there once they were asked.
 func (s *State) Step(name string) *StepState {
 	for i := range s.Steps {
 		if s.Steps[i].Name == name {
@@ -95,11 +99,12 @@ func (s *State) Fold(f Fact, at time.Time) {
 		s.end(f.Step, StepDone, f.CommandID, at)
 	case StepRefused:
 		s.end(f.Step, StepIsRefused, f.CommandID, at)
-		s.Step(f.Step).Reason = f.Reason
-		s.turnBack(f.Reason)
+		step := s.Step(f.Step)
+		step.Reason, step.InDoubt = f.Reason, f.InDoubt
+		s.detour(step, f.Fallback, f.Reason)
 	case StepTimedOut:
 		s.end(f.Step, TimedOut, "", at)
-		s.turnBack(f.Step + ": no answer in time")
+		s.detour(s.Step(f.Step), f.Fallback, f.Step+": no answer in time")
 	case StepCompensated:
 		s.end(f.Step, IsUndone, f.CommandID, at)
 	case CancelRequested:
@@ -122,8 +127,12 @@ func (s *State) Fold(f Fact, at time.Time) {
 func (s *State) asked(f StepAsked, at time.Time) {
 	step := s.Step(f.Step)
 	if step == nil {
-		s.Steps = append(s.Steps, StepState{Name: f.Step})
-		step = &s.Steps[len(s.Steps)-1]
+		place := len(s.Steps)
+		if i := slices.IndexFunc(s.Steps, func(st StepState) bool { return st.Name == f.InsteadOf }); i >= 0 {
+			place = i + 1
+		}
+		s.Steps = slices.Insert(s.Steps, place, StepState{Name: f.Step, InsteadOf: f.InsteadOf})
+		step = &s.Steps[place]
 	}
 	step.Status, step.Attempts, step.Deadline, step.EndedAt = InProgress, f.Attempt, &f.Deadline, nil
 	if f.Branch == app.Undo {
@@ -151,10 +160,18 @@ func (s *State) end(name string, status StepStatus, commandID string, at time.Ti
 
 // vouched ends a stuck step by a person's word.
 func (s *State) vouched(step string, at time.Time) {
-	if s.Backwards && s.Step(step).Status == Undoing {
+	if s.Step(step).Status == Undoing {
 		s.end(step, IsUndone, "", at)
 	} else {
 		s.end(step, StepDone, "", at)
+	}
+}
+
+// detour goes on by a fallback, or turns back.
+func (s *State) detour(step *StepState, fallback, reason string) {
+	step.Fallback = fallback
+	if fallback == "" {
+		s.turnBack(reason)
 	}
 }
 

@@ -28,10 +28,16 @@ type Late struct {
 }
 
 // Kit makes scenarios for one definition.
-type Kit struct{ saga *saga.Saga }
+type Kit struct {
+	saga *saga.Saga
+	open func(app.Keyed) bool
+}
 
 // For makes the kit of a definition.
-func For[D any](d saga.Definition[D]) Kit { return Kit{saga.New(d)} }
+func For[D any](d saga.Definition[D]) Kit { return Kit{saga: saga.New(d)} }
+
+// While is the kit where the breakers of some commands' destinations are open.
+func (k Kit) While(open func(command app.Keyed) bool) Kit { return Kit{k.saga, open} }
 
 // Given is what has happened: the event that starts the saga, then events, each the answer to the command that was sent
 // last, saga.Cancel, TimeOut or Late.
@@ -69,7 +75,7 @@ func (o Outcome) Refused(want error) func(*testing.T) { return o.judge("", want,
 func (o Outcome) judge(status saga.Status, wantErr error, want []app.Keyed) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
-		run := Run{Saga: o.scenario.kit.saga, State: saga.State{ID: "saga-1"}, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+		run := Run{Saga: o.scenario.kit.saga, Open: o.scenario.kit.open, State: saga.State{ID: "saga-1"}, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 		for i, input := range o.scenario.given {
 			if _, err := run.Feed(input); err != nil {
 				t.Fatalf("given %d, %+v: %v", i+1, input, err)
@@ -97,6 +103,7 @@ type Run struct {
 	Saga  *saga.Saga
 	State saga.State
 	Now   time.Time
+	Open  func(app.Keyed) bool
 	Sent  []saga.Command // all so far
 	Timer saga.Timer     // the newest
 }
@@ -108,7 +115,7 @@ func (r *Run) Feed(input any) (saga.Reaction, error) {
 		return saga.Reaction{}, err
 	}
 	r.Now = r.Now.Add(time.Millisecond)
-	reaction, err := r.Saga.React(r.State, in, r.Now)
+	reaction, err := r.Saga.React(r.State, in, saga.Env{Now: r.Now, Open: r.Open})
 	if err != nil {
 		return reaction, err
 	}

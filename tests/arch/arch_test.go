@@ -25,9 +25,9 @@ var layers = []string{"domain", "app", "sagas", "adapters", "ports", "service", 
 
 // pieces know nothing of the example; remove-example keeps them. Folders below them are meant too.
 var pieces = []string{
-	"domain/aggregate", "sagas/saga", "sagas/sagatest", "adapters/kafka", "adapters/breaker", "adapters/embedded", "adapters/telemetry",
+	"domain/aggregate", "sagas/saga", "sagas/process", "sagas/sagatest", "adapters/kafka", "adapters/breaker", "adapters/embedded", "adapters/telemetry",
 	"adapters/postgres/txn", "adapters/postgres/eventstore", "adapters/postgres/inbox", "adapters/postgres/outbox", "adapters/postgres/deadletter",
-	"migrations", "ports/messages",
+	"adapters/postgres/lines", "migrations", "ports/messages",
 }
 
 // example is what belongs to order fulfilment.

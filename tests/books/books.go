@@ -230,9 +230,13 @@ func (c Client) ledgers(ctx context.Context, r *Report, total int64) error {
 	if err != nil {
 		return err
 	}
-	var carrier struct{ Booked, Cancelled int64 }
-	if err := c.get(ctx, base, "/v1/sandbox/carrier", &carrier); err != nil {
-		return err
+	var booked, cancelled int64
+	for _, name := range []string{"carrier", "courier"} {
+		var carrier struct{ Booked, Cancelled int64 }
+		if err := c.get(ctx, base, "/v1/sandbox/"+name, &carrier); err != nil {
+			return err
+		}
+		booked, cancelled = booked+carrier.Booked, cancelled+carrier.Cancelled
 	}
 	if payments.Captured-payments.Refunded != total {
 		r.fault("payments: captured %d less refunded %d, but confirmed orders are worth %d", payments.Captured, payments.Refunded, total)
@@ -240,8 +244,8 @@ func (c Client) ledgers(ctx context.Context, r *Report, total int64) error {
 	if payments.Held != 0 {
 		r.fault("payments: %d still held", payments.Held)
 	}
-	if carrier.Booked-carrier.Cancelled != int64(r.Confirmed) {
-		r.fault("carrier: booked %d less cancelled %d, but %d orders confirmed", carrier.Booked, carrier.Cancelled, r.Confirmed)
+	if booked-cancelled != int64(r.Confirmed) {
+		r.fault("carriers: booked %d less cancelled %d, but %d orders confirmed", booked, cancelled, r.Confirmed)
 	}
 	return nil
 }

@@ -148,7 +148,7 @@ func TestDemoProvesTheBooks(t *testing.T) {
 	require.Regexp(t, `^\{"orders":40,"confirmed":\d+,"cancelled":\d+,"by_reason":\{.*"payment declined":\d+.*\},"seconds":[\d.]+,"orders_per_second":[\d.]+,"latency_ms":\{"p50":[\d.]+,"p99":[\d.]+\},"books":"balanced"\}\n$`, output)
 	output, code = run(t, []string{"HTTP_ADDR=" + strings.TrimPrefix(i.URL, "http://")}, "sagas", "list", "--status", "completed")
 	require.Zero(t, code, output)
-	require.Contains(t, output, "order-fulfilment v1")
+	require.Contains(t, output, "order-fulfilment v2")
 	id := strings.Fields(strings.Split(output, "\n")[1])[0]
 	output, code = run(t, nil, "sagas", "show", "--url", i.URL, id)
 	require.Zero(t, code, output)

@@ -141,12 +141,17 @@ func TestPoisonIsKeptAndStandsInNobodysWay(t *testing.T) {
 		"unknown event":     {"events.inventory", `{}`, known("inventory.eaten"), `header ce_type: "inventory.eaten"`},
 		"event: no JSON":    {"events.inventory", `no`, known("inventory.reserved"), "decode inventory.reserved"},
 		"event: no headers": {"events.payments", "\xff\xfe", nil, "no header ce_type"},
+		"tombstone":         {"events.shipments", "", nil, "no header ce_type"},
 	}
 	for name, c := range cases {
-		_, _, err := p.SendMessage(&sarama.ProducerMessage{
+		record := &sarama.ProducerMessage{
 			Topic: i.Topic(c.topic), Key: sarama.StringEncoder(name), Value: sarama.StringEncoder(c.payload),
 			Headers: append(c.headers, headers("ce_id", name)...), // the last one counts
-		})
+		}
+		if c.payload == "" {
+			record.Value = nil
+		}
+		_, _, err := p.SendMessage(record)
 		require.NoError(t, err)
 	}
 	// The one without an id must stay without.

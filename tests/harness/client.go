@@ -115,6 +115,7 @@ type Step struct {
 	Name     string `json:"name"`
 	Status   string `json:"status"`
 	Attempts int    `json:"attempts"`
+	Reason   string `json:"reason"`
 }
 
 // Steps are the statuses by name.

@@ -21,19 +21,35 @@ type Store struct{ db *sqlx.DB }
 // New makes a Store.
 func New(db *sqlx.DB) *Store { return &Store{db} }
 
-// Put keeps a letter. The same message of the same consumer, dead again, counts up its attempts.
-func (s *Store) Put(ctx context.Context, l app.DeadLetter) error {
+// Put keeps a letter, in a transaction. The same message of the same consumer, dead again, counts on.
+func Put(ctx context.Context, tx sqlx.ExtContext, l app.DeadLetter) error {
 	headers, err := json.Marshal(l.Headers)
 	if err != nil {
 		return err
 	}
-	_, err = s.db.ExecContext(ctx, `
-		INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, stack, attempts, first_at, last_at)
-		VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10, $11, $11)
-		ON CONFLICT (consumer, message_id) DO UPDATE SET reason = excluded.reason, stack = excluded.stack,
-			attempts = dead_letters.attempts + excluded.attempts, last_at = excluded.last_at, dropped_at = NULL`,
-		l.ID, l.Consumer, l.MessageID, l.Topic, l.Key, string(headers), l.Payload, l.Reason, l.Stack, l.Attempts, l.Last)
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO dead_letters (id, consumer, message_id, topic, key, line, headers, payload, reason, stack, attempts, first_at, last_at)
+		VALUES ($1, $2, $3, $4, $5, NULLIF($6, ''), $7::jsonb, COALESCE($8::bytea, ''), $9, $10, $11, $12, $13)
+		ON CONFLICT (consumer, message_id) DO UPDATE SET reason = excluded.reason, stack = excluded.stack, line = excluded.line,
+			attempts = GREATEST(excluded.attempts, dead_letters.attempts + 1), last_at = excluded.last_at, dropped_at = NULL`,
+		l.ID, l.Consumer, l.MessageID, l.Topic, l.Key, l.Line, string(headers), l.Payload, l.Reason, l.Stack, l.Attempts, l.First, l.Last)
 	return txn.Classify(err, "keep a dead letter")
+}
+
+// Advance lets the next message of a line come, if a message is its head; a line in which nobody waits ends.
+func Advance(ctx context.Context, tx sqlx.ExtContext, p app.Place, messageID string) error {
+	_, err := tx.ExecContext(ctx, `
+		WITH line AS (SELECT consumer, line FROM lines WHERE consumer = $1 AND line = $2 AND head = $3 FOR UPDATE),
+		next AS (
+			SELECT o.id, o.message_id FROM outbox o JOIN line l ON o.consumer = l.consumer AND o.line = l.line
+			WHERE o.due_at = 'infinity' ORDER BY o.id LIMIT 1),
+		freed AS (UPDATE outbox SET due_at = now() FROM next WHERE outbox.id = next.id),
+		moved AS (
+			UPDATE lines SET head = next.message_id, attempts = 0, first_at = NULL FROM line, next
+			WHERE lines.consumer = line.consumer AND lines.line = line.line)
+		DELETE FROM lines USING line WHERE lines.consumer = line.consumer AND lines.line = line.line AND NOT EXISTS (SELECT FROM next)`,
+		p.Consumer, p.Line, messageID)
+	return txn.Classify(err, "let the next in line come")
 }
 
 type row struct {
@@ -42,6 +58,7 @@ type row struct {
 	MessageID string    `db:"message_id"`
 	Topic     string    `db:"topic"`
 	Key       string    `db:"key"`
+	Line      string    `db:"line"`
 	Headers   []byte    `db:"headers"`
 	Payload   []byte    `db:"payload"`
 	Reason    string    `db:"reason"`
@@ -51,11 +68,11 @@ type row struct {
 	Last      time.Time `db:"last_at"`
 }
 
-const columns = `id, consumer, message_id, topic, key, headers, payload, reason, stack, attempts, first_at, last_at`
+const columns = `id, consumer, message_id, topic, key, COALESCE(line, '') AS line, headers, payload, reason, stack, attempts, first_at, last_at`
 
 func (r row) letter() (app.DeadLetter, error) {
 	l := app.DeadLetter{
-		ID: r.ID, Consumer: r.Consumer, MessageID: r.MessageID, Topic: r.Topic, Key: r.Key, Payload: r.Payload, Reason: r.Reason,
+		ID: r.ID, Consumer: r.Consumer, MessageID: r.MessageID, Topic: r.Topic, Key: r.Key, Line: r.Line, Payload: r.Payload, Reason: r.Reason,
 		Stack: r.Stack, Attempts: r.Attempts, First: r.First.UTC(), Last: r.Last.UTC(),
 	}
 	if err := json.Unmarshal(r.Headers, &l.Headers); err != nil {
@@ -93,19 +110,27 @@ func (s *Store) ByID(ctx context.Context, id string) (app.DeadLetter, error) {
 	return rows[0].letter()
 }
 
-// Redrive puts a letter's message back into the outbox and removes the letter. One that the broker refused takes its old place
-// before the messages of its key that wait for it. The error wraps app.ErrNotFound if there is no such letter.
+// Redrive puts a letter's message back into the outbox and removes the letter. It takes its old place before the messages of
+// its key that wait for it. The error wraps app.ErrNotFound if there is no such letter.
 func (s *Store) Redrive(ctx context.Context, id string) error {
 	l, err := s.ByID(ctx, id)
 	if err != nil {
 		return err
 	}
-	delete(l.Headers, app.HeaderAttempt) // it starts anew
+	if l.Consumer != relay {
+		l.Headers[app.HeaderFor] = l.Consumer
+	}
 	headers, err := json.Marshal(l.Headers)
 	if err != nil {
 		return err
 	}
-	return s.remove(ctx, l, `
+	return s.remove(ctx, l, func(tx sqlx.ExtContext) error {
+		if l.Line == "" {
+			return nil
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE lines SET attempts = 0, first_at = NULL WHERE consumer = $1 AND line = $2 AND head = $3`, l.Consumer, l.Line, l.MessageID)
+		return err
+	}, `
 		WITH letter AS (DELETE FROM dead_letters WHERE id = $1 AND dropped_at IS NULL RETURNING *)
 		INSERT INTO outbox (id, message_id, topic, key, shard, payload, headers) OVERRIDING SYSTEM VALUE
 		SELECT COALESCE(outbox_id, nextval(pg_get_serial_sequence('outbox', 'id'))), message_id, topic, key, $2, payload, $3::jsonb FROM letter`,
@@ -119,13 +144,18 @@ func (s *Store) Drop(ctx context.Context, id, by, reason string) error {
 	if err != nil {
 		return err
 	}
-	return s.remove(ctx, l, `
+	return s.remove(ctx, l, func(tx sqlx.ExtContext) error {
+		return Advance(ctx, tx, app.Place{Consumer: l.Consumer, Line: l.Line}, l.MessageID)
+	}, `
 		UPDATE dead_letters SET dropped_at = now(), dropped_by = $2, drop_reason = $3, outbox_id = NULL WHERE id = $1 AND dropped_at IS NULL`,
 		id, by, reason)
 }
 
-// remove takes a letter away by a statement, and frees the key that was parked behind it.
-func (s *Store) remove(ctx context.Context, l app.DeadLetter, statement string, args ...any) error {
+// relay is the consumer in whose name the outbox's relay writes letters.
+const relay = "relay"
+
+// remove takes a letter away by a statement, and sees to what waits behind it: in its line at a consumer, or in the outbox.
+func (s *Store) remove(ctx context.Context, l app.DeadLetter, line func(sqlx.ExtContext) error, statement string, args ...any) error {
 	tx, err := s.db.BeginTxx(ctx, nil)
 	if err != nil {
 		return txn.Classify(err, "take a dead letter away")
@@ -138,10 +168,14 @@ func (s *Store) remove(ctx context.Context, l app.DeadLetter, statement string, 
 	if n, err := result.RowsAffected(); err != nil || n == 0 {
 		return errors.Join(err, fmt.Errorf("dead letter %s: %w", l.ID, app.ErrNotFound)) // somebody else was first
 	}
-	_, err = tx.ExecContext(ctx, `UPDATE outbox SET due_at = NULL WHERE topic = $1 AND key = $2 AND due_at = 'infinity'
-		AND NOT EXISTS (SELECT FROM dead_letters WHERE topic = $1 AND key = $2 AND outbox_id IS NOT NULL)`, l.Topic, l.Key)
+	if err := line(tx); err != nil {
+		return txn.Classify(err, "free the line behind dead letter "+l.ID)
+	}
+	if l.Consumer == relay {
+		err = outbox.Free(ctx, tx, l.Topic, l.Key)
+	}
 	if err != nil {
-		return txn.Classify(err, "free what waited behind dead letter "+l.ID)
+		return err
 	}
 	return txn.Classify(tx.Commit(), "commit")
 }

@@ -12,29 +12,10 @@ import (
 	"github.com/millrace/millrace/app"
 )
 
-// Claim says what is to be done with a message.
-type Claim string
-
-// What a claim can say. The words stand in the table's column outcome.
-const (
-	// Fresh: it is to be handled.
-	Fresh Claim = "done"
-	// Repeated: this message, or another one that asked the same step for the same, was handled.
-	Repeated Claim = "repeated"
-	// Barred: it came after its compensation, and must have no effect.
-	Barred Claim = "barred"
-	// Nothing: it is a compensation of what was never done here, and from now on never will be.
-	Nothing Claim = "nothing to undo"
-	// Expired: it came after its time.
-	Expired Claim = "expired"
-	// Refused: the handler said no.
-	Refused Claim = "refused"
-)
-
 const insert = `INSERT INTO inbox (consumer, message_id, saga_id, saga_step, branch, outcome) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`
 
 // Take claims a message for a consumer in the transaction of ctx. A concurrent claim of the same is waited for.
-func Take(ctx context.Context, consumer string, m app.Meta) (Claim, error) {
+func Take(ctx context.Context, consumer string, m app.Meta) (app.Outcome, error) {
 	tx, err := txn.From(ctx)
 	if err != nil {
 		return "", err
@@ -46,29 +27,29 @@ func Take(ctx context.Context, consumer string, m app.Meta) (Claim, error) {
 	if m.Branch == app.Do {
 		branch = &m.Branch
 	}
-	result, err := tx.ExecContext(ctx, insert, consumer, m.ID, null(m.SagaID), null(m.SagaStep), branch, Fresh)
+	result, err := tx.ExecContext(ctx, insert, consumer, m.ID, null(m.SagaID), null(m.SagaStep), branch, app.Handled)
 	if err != nil {
 		return "", txn.Classify(err, "claim message "+m.ID)
 	}
 	if n, err := result.RowsAffected(); err != nil || n == 1 {
-		return Fresh, err
+		return app.Handled, err
 	}
 	return found(ctx, tx, consumer, m)
 }
 
 // found says why a claim was not fresh, and records a barred message under its own id.
-func found(ctx context.Context, tx *sqlx.Tx, consumer string, m app.Meta) (Claim, error) {
+func found(ctx context.Context, tx *sqlx.Tx, consumer string, m app.Meta) (app.Outcome, error) {
 	claim, err := peek(ctx, tx, consumer, m)
-	if err != nil || claim == Fresh {
-		return Repeated, err
+	if err != nil || claim == app.Handled {
+		return app.Repeated, err
 	}
-	if claim == Barred {
-		err = Record(ctx, consumer, m, Barred)
+	if claim == app.Barred {
+		err = Record(ctx, consumer, m, app.Barred)
 	}
 	return claim, err
 }
 
-func takeUndo(ctx context.Context, tx *sqlx.Tx, consumer string, m app.Meta) (Claim, error) {
+func takeUndo(ctx context.Context, tx *sqlx.Tx, consumer string, m app.Meta) (app.Outcome, error) {
 	// Taking the place of the action as well bars it; that the place was free tells that it never happened.
 	var claimed struct {
 		Undo int `db:"undo"`
@@ -87,20 +68,20 @@ func takeUndo(ctx context.Context, tx *sqlx.Tx, consumer string, m app.Meta) (Cl
 	case err != nil:
 		return "", txn.Classify(err, "claim compensation "+m.ID)
 	case claimed.Undo == 0:
-		return Repeated, nil
+		return app.Repeated, nil
 	case claimed.Bar == 1:
-		return Nothing, nil
+		return app.Nothing, nil
 	}
-	return Fresh, nil
+	return app.Handled, nil
 }
 
 // Peek tells what Take would say, without claiming. It is for asking a service outside only if there is a point to it.
-func Peek(ctx context.Context, db *sqlx.DB, consumer string, m app.Meta) (Claim, error) {
+func Peek(ctx context.Context, db *sqlx.DB, consumer string, m app.Meta) (app.Outcome, error) {
 	return peek(ctx, db, consumer, m)
 }
 
-func peek(ctx context.Context, q sqlx.QueryerContext, consumer string, m app.Meta) (Claim, error) {
-	var outcomes []Claim
+func peek(ctx context.Context, q sqlx.QueryerContext, consumer string, m app.Meta) (app.Outcome, error) {
+	var outcomes []app.Outcome
 	err := sqlx.SelectContext(ctx, q, &outcomes, `
 		SELECT CASE WHEN message_id <> $2 AND outcome = 'barred' THEN 'barred' ELSE 'repeated' END FROM inbox
 		WHERE consumer = $1 AND (message_id = $2 OR ($3 <> '' AND saga_id = $3 AND saga_step = $4 AND branch = $5))
@@ -110,13 +91,13 @@ func peek(ctx context.Context, q sqlx.QueryerContext, consumer string, m app.Met
 		return "", txn.Classify(err, "look up message "+m.ID)
 	}
 	if len(outcomes) == 0 {
-		return Fresh, nil
+		return app.Handled, nil
 	}
 	return outcomes[0], nil
 }
 
 // Record notes an outcome of a message that has no effect: it does not stand in the way of the step's other messages.
-func Record(ctx context.Context, consumer string, m app.Meta, outcome Claim) error {
+func Record(ctx context.Context, consumer string, m app.Meta, outcome app.Outcome) error {
 	tx, err := txn.From(ctx)
 	if err != nil {
 		return err
@@ -132,7 +113,7 @@ func Refuse(ctx context.Context, consumer, messageID string) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `UPDATE inbox SET outcome = $3, branch = NULL WHERE consumer = $1 AND message_id = $2`, consumer, messageID, Refused)
+	_, err = tx.ExecContext(ctx, `UPDATE inbox SET outcome = $3, branch = NULL WHERE consumer = $1 AND message_id = $2`, consumer, messageID, app.Declined)
 	return txn.Classify(err, "note message "+messageID)
 }
 

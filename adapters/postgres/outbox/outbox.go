@@ -104,15 +104,24 @@ func Stop(ctx context.Context, ids []string) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `DELETE FROM outbox WHERE message_id = ANY($1) AND due_at IS NOT NULL`, ids)
+	_, err = tx.ExecContext(ctx, `DELETE FROM outbox WHERE message_id = ANY($1) AND due_at IS NOT NULL AND consumer IS NULL`, ids)
 	return txn.Classify(err, "stop timers")
+}
+
+// Free lets the messages of a key go on that were parked behind what the broker refused, unless another such message is left.
+func Free(ctx context.Context, tx sqlx.ExtContext, topic, key string) error {
+	_, err := tx.ExecContext(ctx, `
+		WITH moved AS (UPDATE outbox_epoch SET epoch = epoch + 1)
+		UPDATE outbox SET due_at = NULL WHERE topic = $1 AND key = $2 AND due_at = 'infinity' AND consumer IS NULL
+			AND NOT EXISTS (SELECT FROM dead_letters WHERE topic = $1 AND key = $2 AND outbox_id IS NOT NULL)`, topic, key)
+	return txn.Classify(err, "free what is parked behind "+topic+" "+key)
 }
 
 // Backlog is what waits to be relayed.
 type Backlog struct {
 	Pending int     `db:"pending"` // messages that are due
 	Delayed int     `db:"delayed"` // messages that are not
-	Parked  int     `db:"parked"`  // messages behind a dead letter of their key
+	Parked  int     `db:"parked"`  // messages behind one of their key that could not be sent or handled
 	Oldest  float64 `db:"oldest"`  // age of the oldest due one, in seconds
 }
 

@@ -20,6 +20,7 @@ type Relay struct {
 	publisher message.Publisher
 	options   Options
 	leases    *leases
+	floors    *floors
 	wake      []chan struct{} // one a worker, and one for the timers
 	log       *slog.Logger
 }
@@ -65,11 +66,14 @@ func NewRelay(db *sqlx.DB, publisher message.Publisher, log *slog.Logger, o Opti
 	if o.OnParked == nil {
 		o.OnParked = func(string, string, error) {}
 	}
-	r := &Relay{db: db, publisher: publisher, options: o, log: log, leases: &leases{dsn: o.DSN, log: log}}
+	r := &Relay{db: db, publisher: publisher, options: o, log: log, leases: &leases{dsn: o.DSN, log: log}, floors: newFloors()}
 	for range o.Workers + 1 {
 		r.wake = append(r.wake, make(chan struct{}, 1))
 	}
-	r.leases.changed = r.Wake
+	r.leases.changed = func() {
+		r.floors.reset()
+		r.Wake()
+	}
 	return r
 }
 
@@ -148,6 +152,36 @@ type outboxRow struct {
 	Headers   []byte    `db:"headers"`
 	CreatedAt time.Time `db:"created_at"`
 	Parked    bool      `db:"parked"`
+	Shard     int16     `db:"shard"`
+	Epoch     int64     `db:"epoch"`
+}
+
+// read takes the next rows of some shards. A shard at a time by its own index, so that one with a long backlog is not in the way
+// of another.
+func (r *Relay) read(ctx context.Context, shards []int16) (rows []outboxRow, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		floors, epoch, whole := r.floors.of(shards)
+		began := time.Now()
+		rows = rows[:0]
+		err = r.db.SelectContext(ctx, &rows, `
+			SELECT o.*, (SELECT epoch FROM outbox_epoch) AS epoch,
+				EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) AS parked
+			FROM unnest($1::smallint[], $2::bigint[]) s(shard, floor) CROSS JOIN LATERAL (
+				SELECT id, message_id, topic, key, payload, headers, created_at, shard
+				FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT $3) o`, shards, floors, r.options.Batch)
+		if err != nil {
+			return nil, txn.Classify(err, "read the outbox")
+		}
+		if whole {
+			r.floors.looked(shards, time.Since(began))
+		}
+		if len(rows) == 0 || rows[0].Epoch == epoch {
+			return rows, nil
+		}
+		r.floors.begin(rows[0].Epoch)
+	}
 }
 
 // forward relays one batch of the worker's shards, and tells how many messages the broker took and whether there may be more.
@@ -157,23 +191,14 @@ func (r *Relay) forward(ctx context.Context, w int) (relayed int, more bool, err
 	if len(shards) == 0 {
 		return 0, false, nil
 	}
-	// A shard at a time by its own index, so that one with a long backlog is not in the way of another.
-	var rows []outboxRow
-	err = r.db.SelectContext(ctx, &rows, `
-		SELECT o.*, EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) AS parked
-		FROM unnest($1::smallint[]) s CROSS JOIN LATERAL (
-			SELECT id, message_id, topic, key, payload, headers, created_at
-			FROM outbox WHERE shard = s AND due_at IS NULL ORDER BY id LIMIT $2) o`, shards, r.options.Batch)
-	if err != nil {
-		return 0, false, txn.Classify(err, "read the outbox")
-	}
-	if len(rows) == 0 {
-		return 0, false, nil
+	rows, err := r.read(ctx, shards)
+	if err != nil || len(rows) == 0 {
+		return 0, false, err
 	}
 	// What is in hand is finished even if we are told to stop.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	b := batch{relay: r}
+	b := batch{relay: r, rows: rows}
 	b.publish(rows)
 	if err := b.settle(ctx); err != nil {
 		return 0, false, err
@@ -184,6 +209,7 @@ func (r *Relay) forward(ctx context.Context, w int) (relayed int, more bool, err
 // batch is what becomes of some rows. Each key is a line of its own: its first failure stops it.
 type batch struct {
 	relay *Relay
+	rows  []outboxRow
 
 	mu        sync.Mutex
 	relayed   []int64
@@ -262,10 +288,11 @@ func (b *batch) settle(ctx context.Context) error {
 		if _, err := b.relay.db.ExecContext(ctx, `DELETE FROM outbox WHERE id = ANY($1)`, b.relayed); err != nil {
 			return txn.Classify(err, "delete relayed messages")
 		}
+		b.relay.floors.relayed(b.rows, b.relayed)
 		b.relay.options.OnRelayed(len(b.relayed))
 	}
 	if len(b.behind) > 0 {
-		if _, err := b.relay.db.ExecContext(ctx, `UPDATE outbox SET due_at = 'infinity' WHERE id = ANY($1)`, b.behind); err != nil {
+		if _, err := b.relay.db.ExecContext(ctx, `UPDATE outbox SET due_at = 'infinity', consumer = NULL, line = NULL WHERE id = ANY($1)`, b.behind); err != nil {
 			return txn.Classify(err, "park messages")
 		}
 	}
@@ -284,7 +311,7 @@ func (r *Relay) park(ctx context.Context, row outboxRow, reason error) error {
 	r.log.Error("relay: the broker refuses a message; its key is parked", "topic", row.Topic, "key", row.Key, "message", row.MessageID, "error", reason)
 	_, err := r.db.ExecContext(ctx, `
 		WITH dead AS (DELETE FROM outbox WHERE id = $1 RETURNING *), held AS (
-			UPDATE outbox SET due_at = 'infinity' WHERE topic = $2 AND key = $3 AND shard = $4 AND due_at IS NULL AND id <> $1)
+			UPDATE outbox SET due_at = 'infinity', consumer = NULL, line = NULL WHERE topic = $2 AND key = $3 AND shard = $4 AND due_at IS NULL AND id <> $1)
 		INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, attempts, outbox_id, first_at, last_at)
 		SELECT message_id || '@relay', 'relay', message_id, topic, key, headers, payload, $5, 2, id, created_at, now() FROM dead
 		ON CONFLICT (consumer, message_id) DO UPDATE SET last_at = now(), attempts = dead_letters.attempts + 2`,
@@ -309,7 +336,7 @@ func (r *Relay) promote(ctx context.Context) {
 		err := r.db.GetContext(ctx, &next, `
 			WITH due AS (
 				SELECT id FROM outbox WHERE due_at <= now() ORDER BY due_at LIMIT 1000 FOR UPDATE SKIP LOCKED
-			), promoted AS (UPDATE outbox SET due_at = NULL FROM due WHERE outbox.id = due.id RETURNING 1)
+			), promoted AS (UPDATE outbox SET due_at = NULL, id = DEFAULT FROM due WHERE outbox.id = due.id RETURNING 1)
 			SELECT (SELECT count(*) FROM promoted) AS promoted,
 				(SELECT EXTRACT(epoch FROM min(due_at) - now())::float8 FROM outbox WHERE due_at > now() AND due_at < 'infinity') AS wait`)
 		wait := r.options.Poll

@@ -1,7 +1,10 @@
-package sagas
+// Package process carries messages to saga instances and does what the engine decides. It is what a process manager is,
+// without the processes.
+package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -25,19 +28,16 @@ type Timers interface {
 	Stop(ctx context.Context, messageIDs []string) error
 }
 
-// Manager carries messages to saga instances and does what the engine decides. Every method works inside the unit of work
-// of its context.
+// Manager runs sagas. Every method works inside the unit of work of its context.
 type Manager struct {
-	sagas    []*saga.Saga
-	streams  Streams
-	commands app.Commands
-	timers   Timers
-	clock    app.Clock
-}
+	Sagas    []*saga.Saga // old versions that still have running instances included
+	Streams  Streams
+	Commands app.Commands
+	Timers   Timers
+	Clock    app.Clock
 
-// NewManager makes a manager of these sagas.
-func NewManager(all []*saga.Saga, streams Streams, commands app.Commands, timers Timers, clock app.Clock) *Manager {
-	return &Manager{all, streams, commands, timers, clock}
+	// Open tells whether the breaker of a command's destination is open, as far as this instance knows. Nil: none is.
+	Open func(command app.Keyed) bool
 }
 
 // Handlers are the commands that sagas themselves handle: their timers.
@@ -79,7 +79,7 @@ func (m *Manager) Cancel(ctx context.Context, s *saga.Saga, subject app.Event, r
 // Operate carries out what a person decides about an instance: saga.Retry, saga.Skip or saga.Resolve. The error wraps
 // saga.ErrNotStuck, or app.ErrNotFound.
 func (m *Manager) Operate(ctx context.Context, id string, in saga.Input) error {
-	if _, err := m.streams.History(ctx, saga.Category, id); err != nil {
+	if _, err := m.Streams.History(ctx, saga.Category, id); err != nil {
 		return err
 	}
 	return m.react(ctx, nil, id, in)
@@ -88,8 +88,8 @@ func (m *Manager) Operate(ctx context.Context, id string, in saga.Input) error {
 // react loads an instance, asks the engine, and records and sends what it says. Only is the definition that the input is
 // meant for; nil means whichever the instance has.
 func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga.Input) error {
-	history, err := m.streams.History(ctx, saga.Category, id)
-	if err != nil && !isNotFound(err) {
+	history, err := m.Streams.History(ctx, saga.Category, id)
+	if err != nil && !errors.Is(err, app.ErrNotFound) {
 		return err
 	}
 	state := saga.Rebuild(id, history)
@@ -108,7 +108,7 @@ func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga
 	at := app.MetaOf(ctx)
 	at.SagaID, at.SagaStep, at.Branch = id, "", ""
 	ctx = app.WithMeta(ctx, at)
-	reaction, err := definition.React(state, in, m.clock())
+	reaction, err := definition.React(state, in, saga.Env{Now: m.Clock(), Open: m.Open})
 	if err != nil || len(reaction.Facts) == 0 {
 		return err
 	}
@@ -120,27 +120,27 @@ func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reacti
 	for i, f := range r.Facts {
 		facts[i] = f
 	}
-	if err := m.streams.Record(ctx, saga.Category, before.ID, before.Version, facts); err != nil {
+	if err := m.Streams.Record(ctx, saga.Category, before.ID, before.Version, facts); err != nil {
 		return err
 	}
 	for _, c := range r.Commands {
 		meta := app.Meta{ID: c.ID, SagaID: before.ID, SagaStep: c.Step, Branch: c.Branch, ExpiresAt: c.ExpiresAt}
-		if err := m.commands.Send(ctx, app.Command{Body: c.Body, Meta: meta}); err != nil {
+		if err := m.Commands.Send(ctx, app.Command{Body: c.Body, Meta: meta}); err != nil {
 			return fmt.Errorf("send %s: %w", c.Step, err)
 		}
 	}
 	for _, t := range r.Timers {
 		meta := app.Meta{ID: t.ID, SagaID: before.ID}
-		if err := m.commands.Send(ctx, app.Command{Body: t.Timeout, Meta: meta, DueAt: t.DueAt}); err != nil {
+		if err := m.Commands.Send(ctx, app.Command{Body: t.Timeout, Meta: meta, DueAt: t.DueAt}); err != nil {
 			return fmt.Errorf("set the timer of %s: %w", t.Timeout.Step, err)
 		}
 	}
-	return m.timers.Stop(ctx, r.Stopped)
+	return m.Timers.Stop(ctx, r.Stopped)
 }
 
 func (m *Manager) find(name string, version int) (*saga.Saga, error) {
 	var known []string
-	for _, s := range m.sagas {
+	for _, s := range m.Sagas {
 		if s.Name() == name && s.Version() == version {
 			return s, nil
 		}

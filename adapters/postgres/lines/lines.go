@@ -1,0 +1,153 @@
+// Package lines keeps the order of keys whose messages fail. A message that could not be handled becomes the head of a line;
+// what comes after it under the same key waits behind it in the outbox, and is handled one by one once the head is done. A line
+// belongs to one consumer: others of the same topic go on.
+package lines
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"maps"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/adapters/postgres/deadletter"
+	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/adapters/postgres/txn"
+	"github.com/millrace/millrace/app"
+)
+
+// Lines is the table.
+type Lines struct{ db *sqlx.DB }
+
+// New makes Lines.
+func New(db *sqlx.DB) *Lines { return &Lines{db} }
+
+// Join tells whether a message may be handled now: alone, or as the head of its line, which has failed so many times before.
+// If it may not, it was put at the end of the line, and comes again.
+func (l *Lines) Join(ctx context.Context, p app.Place, topic string, msg *message.Message) (turn app.Turn, failures int, err error) {
+	head, failures, err := head(ctx, l.db, p, "")
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return app.Alone, 0, nil
+	case err != nil:
+		return "", 0, txn.Classify(err, "look for a line")
+	case head == msg.UUID:
+		return app.Head, failures, nil
+	}
+	err = l.within(ctx, func(tx *sqlx.Tx) error {
+		// Locked, so that the head cannot leave meanwhile without taking this one along.
+		head, failures, err = l.lock(ctx, tx, p)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			turn = app.Alone
+			return nil
+		case err != nil:
+			return err
+		case head == msg.UUID:
+			turn = app.Head
+			return nil
+		}
+		turn = app.Behind
+		return put(ctx, tx, p, topic, msg, "infinity")
+	})
+	return turn, failures, err
+}
+
+func (l *Lines) lock(ctx context.Context, tx *sqlx.Tx, p app.Place) (string, int, error) {
+	return head(ctx, tx, p, " FOR UPDATE")
+}
+
+func head(ctx context.Context, q sqlx.QueryerContext, p app.Place, lock string) (head string, failures int, err error) {
+	err = q.QueryRowxContext(ctx, `SELECT head, attempts FROM lines WHERE consumer = $1 AND line = $2`+lock, p.Consumer, p.Line).Scan(&head, &failures)
+	return head, failures, err
+}
+
+// Later has a message come again at a time, as the head of its line.
+func (l *Lines) Later(ctx context.Context, p app.Place, topic string, msg *message.Message, due time.Time) error {
+	return l.within(ctx, func(tx *sqlx.Tx) error {
+		if err := fail(ctx, tx, p, msg.UUID); err != nil {
+			return err
+		}
+		return put(ctx, tx, p, topic, msg, due.UTC().Format(time.RFC3339Nano))
+	})
+}
+
+// Bury makes a message a dead letter. Hold says that it stays the head of its line, until it is redriven or dropped; else the
+// next one comes. More is done in the same transaction.
+func (l *Lines) Bury(ctx context.Context, p app.Place, letter app.DeadLetter, hold bool, more func(ctx context.Context) error) error {
+	tx, err := txn.From(ctx)
+	if err != nil {
+		return err
+	}
+	if hold {
+		letter.Line = p.Line
+		if err := fail(ctx, tx, p, letter.MessageID); err != nil {
+			return err
+		}
+	}
+	err = tx.QueryRowxContext(ctx, `SELECT attempts, first_at FROM lines WHERE consumer = $1 AND line = $2 AND head = $3 AND first_at IS NOT NULL`,
+		p.Consumer, p.Line, letter.MessageID).Scan(&letter.Attempts, &letter.First)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return txn.Classify(err, "look for a line")
+	}
+	if !hold && err == nil {
+		letter.Attempts++
+	}
+	if err := deadletter.Put(ctx, tx, letter); err != nil {
+		return err
+	}
+	if !hold {
+		if err := deadletter.Advance(ctx, tx, p, letter.MessageID); err != nil {
+			return err
+		}
+	}
+	return more(ctx)
+}
+
+// Done lets the next one of a line come, after its head was handled.
+func (l *Lines) Done(ctx context.Context, p app.Place, messageID string) error {
+	return l.within(ctx, func(tx *sqlx.Tx) error { return deadletter.Advance(ctx, tx, p, messageID) })
+}
+
+func (l *Lines) within(ctx context.Context, work func(tx *sqlx.Tx) error) error {
+	tx, err := l.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return txn.Classify(err, "begin")
+	}
+	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	if err := work(tx); err != nil {
+		return txn.Classify(err, "keep a line")
+	}
+	return txn.Classify(tx.Commit(), "commit")
+}
+
+// fail counts a failure of the head. A message becomes head if there is none.
+func fail(ctx context.Context, tx *sqlx.Tx, p app.Place, messageID string) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO lines (consumer, line, head, attempts, first_at) VALUES ($1, $2, $3, 1, now())
+		ON CONFLICT (consumer, line) DO UPDATE SET attempts = lines.attempts + 1, first_at = COALESCE(lines.first_at, now())
+		WHERE lines.head = $3`, p.Consumer, p.Line, messageID)
+	return txn.Classify(err, "begin a line")
+}
+
+// put makes a message a row of the outbox that waits in line. One that is there already, because Kafka delivered it twice, only
+// changes its time.
+func put(ctx context.Context, tx *sqlx.Tx, p app.Place, topic string, msg *message.Message, due string) error {
+	metadata := maps.Clone(msg.Metadata)
+	metadata[app.HeaderFor] = p.Consumer
+	headers, err := json.Marshal(metadata)
+	if err != nil {
+		return err
+	}
+	key := metadata[app.HeaderKey]
+	_, err = tx.ExecContext(ctx, `
+		WITH there AS (
+			UPDATE outbox SET due_at = LEAST(due_at, $7::timestamptz) WHERE consumer = $8 AND line = $9 AND message_id = $1 AND due_at IS NOT NULL RETURNING 1
+		) INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at, consumer, line)
+		SELECT $1, $2, $3, $4, COALESCE($5::bytea, ''), $6::jsonb, $7::timestamptz, $8, $9 WHERE NOT EXISTS (SELECT FROM there)`,
+		msg.UUID, topic, key, outbox.ShardOf(topic, key), []byte(msg.Payload), string(headers), due, p.Consumer, p.Line)
+	return txn.Classify(err, "wait in line")
+}

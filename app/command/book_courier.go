@@ -1,0 +1,49 @@
+package command
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/domain/shipment"
+)
+
+// BookCourier is BookShipment by the second carrier.
+type BookCourier struct {
+	ShipmentID string       `json:"shipment_id"`
+	OrderID    string       `json:"order_id"`
+	Lines      []order.Line `json:"lines"`
+}
+
+// Key keeps the commands of a shipment in order.
+func (c BookCourier) Key() string { return c.ShipmentID }
+
+// CancelCourier undoes BookCourier.
+type CancelCourier struct {
+	ShipmentID string `json:"shipment_id"`
+	OrderID    string `json:"order_id"`
+}
+
+// Key keeps the commands of a shipment in order.
+func (c CancelCourier) Key() string { return c.ShipmentID }
+
+type courier struct {
+	shipments app.Store[*shipment.Shipment]
+	carrier   Carrier
+}
+
+func (h courier) ask(ctx context.Context, c BookCourier) (Answer, error) {
+	return bookShipment(h).ask(ctx, BookShipment(c))
+}
+
+func (h courier) record(ctx context.Context, c BookCourier, a Answer) error {
+	return bookShipment(h).record(ctx, BookShipment(c), a)
+}
+
+func (h courier) askCancel(ctx context.Context, c CancelCourier) (struct{}, error) {
+	return cancelShipment(h).ask(ctx, CancelShipment(c))
+}
+
+func (h courier) recordCancel(ctx context.Context, c CancelCourier, none struct{}) error {
+	return cancelShipment(h).record(ctx, CancelShipment(c), none)
+}

@@ -1,0 +1,247 @@
+package component
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/tests/harness"
+)
+
+// failOn makes every insertion of an event of some type into some streams fail, with an error that nobody foresaw, until it is
+// told to stop.
+func failOn(t *testing.T, i *harness.Instance, name, streams, types string) (mend func()) {
+	t.Helper()
+	db := harness.OpenDB(t, i.DSN())
+	_, err := db.Exec(fmt.Sprintf(`
+		CREATE FUNCTION fail_%[1]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken on purpose'; END $$;
+		CREATE TRIGGER fail_%[1]s BEFORE INSERT ON events FOR EACH ROW WHEN (NEW.stream LIKE '%[2]s' AND NEW.type LIKE '%[3]s') EXECUTE FUNCTION fail_%[1]s()`,
+		name, streams, types))
+	require.NoError(t, err)
+	return func() {
+		_, err := db.Exec(fmt.Sprintf(`DROP TRIGGER fail_%[1]s ON events`, name))
+		require.NoError(t, err)
+	}
+}
+
+func letter(t *testing.T, i *harness.Instance, commandType string) deadLetter {
+	t.Helper()
+	var found deadLetter
+	harness.Eventually(t, func() error {
+		for _, l := range deadLetters(t, i) {
+			if l.Headers["ce_type"] == commandType {
+				found = l
+				return nil
+			}
+		}
+		return fmt.Errorf("no dead letter of a %s", commandType)
+	})
+	return found
+}
+
+// What cannot be handled is tried again later, then kept; meanwhile its key waits, and no other. Redriven, it comes first.
+func TestAFailingMessageHoldsItsKeyAndNoOther(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	receive := func(sku string, quantity int) {
+		response := i.Do(http.MethodPost, "/v1/stock/"+sku+"/receipts", fmt.Sprintf(`{"quantity":%d}`, quantity))
+		require.Equal(t, http.StatusAccepted, response.Status, response.Body)
+	}
+	received := func(sku string) (n int64) {
+		var stock struct{ Received int64 }
+		_ = i.Do(http.MethodGet, "/v1/stock/"+sku, "") // may not be there yet
+		i.Do(http.MethodGet, "/v1/stock/"+sku, "").JSON(t, &stock)
+		return stock.Received
+	}
+	eventually := func(sku string, n int64) {
+		t.Helper()
+		harness.Eventually(t, func() error {
+			if got := received(sku); got != n {
+				return fmt.Errorf("%s: received %d, not %d", sku, got, n)
+			}
+			return nil
+		})
+	}
+	mend := failOn(t, i, "receipts", "inventory/BAD", "%")
+	for n := range 5 {
+		receive("BAD", 1<<n)
+	}
+	for n := range 40 { // in every partition
+		receive(fmt.Sprint("GOOD-", n), 7)
+	}
+	for n := range 40 {
+		eventually(fmt.Sprint("GOOD-", n), 7)
+	}
+	dead := letter(t, i, "ReceiveStock")
+	require.Equal(t, "BAD", dead.Key)
+	require.Contains(t, dead.Reason, "broken on purpose")
+	require.Greater(t, dead.Attempts, 3)
+	require.JSONEq(t, `{"sku":"BAD","quantity":1}`, dead.Payload)
+	require.Len(t, deadLetters(t, i), 1, "what is behind it has not failed")
+	var backlog struct{ Pending, Delayed, Parked int }
+	i.Do(http.MethodGet, "/v1/outbox", "").JSON(t, &backlog)
+	require.Equal(t, 4, backlog.Parked, "%+v", backlog)
+
+	output, code := run(t, nil, "deadletters", "redrive", dead.ID, "--url", i.URL)
+	require.Zero(t, code, output)
+	harness.Eventually(t, func() error { // it fails again, and is still the first
+		if again := letter(t, i, "ReceiveStock"); again.ID == dead.ID {
+			return fmt.Errorf("not dead again")
+		}
+		return nil
+	})
+	mend()
+	again := letter(t, i, "ReceiveStock")
+	require.JSONEq(t, `{"sku":"BAD","quantity":1}`, again.Payload)
+	output, code = run(t, nil, "deadletters", "redrive", again.ID, "--url", i.URL)
+	require.Zero(t, code, output)
+	eventually("BAD", 31)
+	rows, err := harness.OpenDB(t, i.DSN()).Query(`SELECT payload->>'quantity' FROM events WHERE stream = 'inventory/BAD' ORDER BY version`)
+	require.NoError(t, err)
+	defer rows.Close()
+	var order []string
+	for rows.Next() {
+		var quantity string
+		require.NoError(t, rows.Scan(&quantity))
+		order = append(order, quantity)
+	}
+	require.NoError(t, rows.Err())
+	require.Equal(t, []string{"1", "2", "4", "8", "16"}, order)
+	i.Balanced()
+}
+
+// Dropped, a dead letter lets the next one of its key go on.
+func TestWhatIsBehindADroppedLetterGoesOn(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	db := harness.OpenDB(t, i.DSN())
+	mend := failOn(t, i, "receipts", "inventory/BAD", "%")
+	for _, quantity := range []int{1, 2, 4} {
+		i.Do(http.MethodPost, "/v1/stock/BAD/receipts", fmt.Sprintf(`{"quantity":%d}`, quantity))
+	}
+	dead := letter(t, i, "ReceiveStock")
+	mend()
+	output, code := run(t, nil, "deadletters", "drop", dead.ID, "--reason", "counted twice", "--url", i.URL)
+	require.Zero(t, code, output)
+	harness.Eventually(t, func() error {
+		var stock struct{ Received int64 }
+		i.Do(http.MethodGet, "/v1/stock/BAD", "").JSON(t, &stock)
+		if stock.Received != 6 {
+			return fmt.Errorf("received %d", stock.Received)
+		}
+		return nil
+	})
+	var by, reason string
+	require.NoError(t, db.QueryRow(`SELECT dropped_by, drop_reason FROM dead_letters WHERE id = $1`, dead.ID).Scan(&by, &reason))
+	require.Equal(t, []string{"guest", "counted twice"}, []string{by, reason})
+	harness.Eventually(t, func() error {
+		var lines int
+		require.NoError(t, db.QueryRow(`SELECT count(*) FROM lines`).Scan(&lines))
+		if lines > 0 {
+			return fmt.Errorf("%d lines are left", lines)
+		}
+		return nil
+	})
+	i.Balanced()
+}
+
+// No saga hangs for a dead letter: before the pivot the step is refused, in doubt and undone; after it the saga is stuck and says so.
+func TestADeadCommandIsAnswered(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01")
+
+	mend := failOn(t, i, "payments", "payments/%", "payment.authorised")
+	order := i.Decided(i.Place("pm_ok", "MUG-01"))
+	require.Equal(t, "cancelled", order.Status)
+	require.Contains(t, order.Reason, "broken on purpose")
+	require.Equal(t, "compensated", eventually(t, i, order.ID, "compensated").Statuses()["authorise payment"], "the provider had it: it is voided")
+	dead := letter(t, i, "AuthorisePayment")
+	mend()
+	response := i.Do(http.MethodPost, "/v1/dead-letters/"+dead.ID+"/redrive", "")
+	require.Equal(t, http.StatusAccepted, response.Status, response.Body)
+	db := harness.OpenDB(t, i.DSN())
+	harness.Eventually(t, func() error { // too late: it is refused by the barrier, or out of time
+		var outcome string
+		err := db.QueryRow(`SELECT outcome FROM inbox WHERE message_id = $1`, dead.Headers["ce_id"]).Scan(&outcome)
+		if err == nil {
+			require.Contains(t, []string{"barred", "expired"}, outcome)
+		}
+		return err
+	})
+
+	t.Run("a fallback stands in", func(t *testing.T) {
+		mend := failOn(t, i, "shipments", "shipments/0%", "shipment.booked") // the courier's begin with c
+		defer mend()
+		order := i.Decided(i.Place("pm_ok", "MUG-01"))
+		require.Equal(t, "confirmed", order.Status, order.Reason)
+		statuses := i.SagaOf(order.ID).Statuses()
+		require.Equal(t, "compensated", statuses["book shipment"])
+		require.Equal(t, "completed", statuses["book courier"])
+	})
+	t.Run("after the pivot it is stuck", func(t *testing.T) {
+		mend := failOn(t, i, "inventory", "inventory/%", "inventory.committed")
+		id := i.Place("pm_ok", "MUG-01")
+		saga := eventually(t, i, id, "stuck")
+		require.Contains(t, saga.Steps[4].Reason, "broken on purpose")
+		mend()
+		output, code := run(t, nil, "sagas", "retry", saga.ID, "--url", i.URL)
+		require.Zero(t, code, output)
+		require.Equal(t, "confirmed", i.Decided(id).Status)
+	})
+	i.Balanced()
+}
+
+// The second carrier stands in for the first: when that has no room, does not answer, or its breaker is open.
+func TestTheCourierStandsIn(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01")
+	booked := func(id string) map[string]string {
+		t.Helper()
+		order := i.Decided(id)
+		require.Equal(t, "confirmed", order.Status, order.Reason)
+		return i.SagaOf(id).Statuses()
+	}
+	i.Knobs("carrier", `{"refusal_rate":1}`)
+	statuses := booked(i.Place("pm_ok", "MUG-01"))
+	require.Equal(t, "refused", statuses["book shipment"])
+	require.Equal(t, "completed", statuses["book courier"])
+	refused := i.Decided(i.Place("pm_capture_refused", "MUG-01"))
+	require.Equal(t, "compensated", eventually(t, i, refused.ID, "compensated").Statuses()["book courier"], "it is undone like any step")
+	i.Knobs("carrier", `{"refusal_rate":0}`)
+	require.NotContains(t, booked(i.Place("pm_ok", "MUG-01")), "book courier")
+
+	i.Knobs("carrier", `{"down":true}`)
+	var ids []string
+	for range 12 { // enough for the breaker
+		ids = append(ids, i.Place("pm_ok", "MUG-01"))
+	}
+	harness.Eventually(t, func() error {
+		id := i.Place("pm_ok", "MUG-01")
+		ids = append(ids, id)
+		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			if order := i.Order(id); order.Status == "confirmed" {
+				steps := i.SagaOf(id).Statuses()
+				require.Equal(t, "refused", steps["book shipment"])
+				require.Equal(t, "completed", steps["book courier"])
+				return nil
+			}
+		}
+		return fmt.Errorf("the breaker is not open yet")
+	})
+	output, code := run(t, nil, "sagas", "show", i.SagaOf(ids[len(ids)-1]).ID, "--url", i.URL)
+	require.Zero(t, code)
+	require.Contains(t, output, "book courier (instead of book shipment)")
+	i.Knobs("carrier", `{"down":false}`)
+	for _, id := range ids {
+		if order := i.Decided(id); order.Status != "confirmed" {
+			require.Contains(t, order.Reason, "no answer in time", strings.Join(ids, " "))
+		}
+	}
+	i.Balanced()
+}
