@@ -2,7 +2,7 @@ TOOL := go tool -modfile=tools/lint/go.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test race component-test bench lint fmt generate vuln up down
+.PHONY: help run demo test race simulate component-test bench lint fmt generate vuln up down
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
@@ -18,6 +18,9 @@ test: ## All tests, on the embedded default; on real services if POSTGRES_DSN an
 
 race: ## The same with the race detector, in the service too
 	HARNESS_RACE=1 go test -race ./...
+
+simulate: ## Two hundred thousand sagas with faults, as a deterministic simulation
+	SAGATEST_RUNS=66700 go test -count=1 -v -run TestFaults ./sagas/fulfilment
 
 component-test: ## The component tests on docker-compose
 	$(COMPOSE) up -d --build

@@ -23,6 +23,7 @@ import (
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/sagas/sagatest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -266,6 +267,43 @@ func TestBarrierProperties(t *testing.T) {
 		case "[]", "[do]", "[do undo]":
 		default:
 			rt.Fatalf("effects %s", got)
+		}
+	})
+}
+
+// The simulation's inbox, which is a model of the table, decides as the table does.
+func TestTheSimulationsInboxIsThisOne(t *testing.T) {
+	w := newWorld(t)
+	n := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		n++
+		model := sagatest.Calm()
+		for i := range rapid.IntRange(1, 12).Draw(rt, "deliveries") {
+			branch := rapid.SampledFrom([]app.Branch{app.Do, app.Do, app.Undo, ""}).Draw(rt, "branch")
+			d := command(fmt.Sprint(n, branch, rapid.IntRange(1, 3).Draw(rt, "attempt")), fmt.Sprint("step-", n), branch)
+			d.Asked, d.Command = rapid.Bool().Draw(rt, "asked"), rapid.IntRange(0, 5).Draw(rt, "command") > 0
+			if rapid.IntRange(0, 5).Draw(rt, "expired") == 0 {
+				d.Meta.ExpiresAt = model.Now().Add(-time.Hour)
+			}
+			var refuse error
+			if rapid.IntRange(0, 3).Draw(rt, "refuses") == 0 {
+				refuse = inventory.ErrNotReserved
+			}
+			handle := func(inbox app.Inbox) (worthwhile bool, outcome app.Outcome, worked bool) {
+				worthwhile, err := inbox.Peek(context.Background(), d)
+				if err == nil {
+					outcome, err = inbox.Handle(context.Background(), d, func(context.Context) error { worked = true; return refuse })
+				}
+				if err != nil {
+					rt.Fatal(err)
+				}
+				return worthwhile, outcome, worked
+			}
+			peekedTable, table, workedTable := handle(w.uow)
+			peekedModel, modelled, workedModel := handle(model)
+			if peekedTable != peekedModel || table != modelled || workedTable != workedModel {
+				rt.Fatalf("delivery %d, %+v: the table says %v %s %v, the model %v %s %v", i, d, peekedTable, table, workedTable, peekedModel, modelled, workedModel)
+			}
 		}
 	})
 }

@@ -108,9 +108,7 @@ func (r *Router) AddSaga(s *saga.Saga, manager *process.Manager, categories map[
 		group := r.config.Prefix + ".saga." + s.Name() + "." + category
 		r.sagaGroups[group] = true
 		react := func(ctx context.Context, e app.Event) error {
-			_, err := r.config.Inbox.Handle(ctx, app.Delivery{Consumer: group, Meta: e.Meta}, func(ctx context.Context) error {
-				return manager.Event(ctx, s, e)
-			})
+			_, err := manager.Receive(ctx, r.config.Inbox, group, s, e)
 			return err
 		}
 		var handlers []cqrs.GroupEventHandler

@@ -45,6 +45,11 @@ func (m *Manager) Handlers() []app.Handler {
 	return app.For(saga.Category, app.Handle("TimeOutStep", m.Timeout))
 }
 
+// Receive has a consumer's saga handle an event once.
+func (m *Manager) Receive(ctx context.Context, inbox app.Inbox, consumer string, s *saga.Saga, e app.Event) (app.Outcome, error) {
+	return inbox.Handle(ctx, app.Delivery{Consumer: consumer, Meta: e.Meta}, func(ctx context.Context) error { return m.Event(ctx, s, e) })
+}
+
 // Event tells the saga s of an event. It begins an instance, answers one, or is none of the saga's business.
 func (m *Manager) Event(ctx context.Context, s *saga.Saga, e app.Event) error {
 	if s.Starts(e.Body) {
