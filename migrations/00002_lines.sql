@@ -26,7 +26,10 @@ CREATE INDEX dead_letters_newest ON dead_letters (first_at DESC, id DESC) WHERE 
 CREATE TABLE outbox_epoch (epoch bigint NOT NULL);
 INSERT INTO outbox_epoch VALUES (1);
 
+CREATE INDEX order_rows_by_customer ON order_rows (customer_id, placed_at DESC, order_id DESC);
+
 -- +goose Down
+DROP INDEX order_rows_by_customer;
 DROP TABLE outbox_epoch;
 DROP INDEX dead_letters_newest;
 ALTER TABLE dead_letters DROP COLUMN line;

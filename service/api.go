@@ -27,7 +27,10 @@ func (s *Service) handler() http.Handler {
 		Commands: s.core.commands, UnitOfWork: s.core.uow, Queries: s.core.queries, Idempotency: postgres.Idempotency{},
 		Letters: deadletter.New(s.db), Log: s.log, Cancel: s.cancelOrder, Operate: s.operate, Watch: s.watch.Streams, Breakers: s.breakerList, Wake: func() { s.core.wake() },
 		SagaOf: func(orderID string) string { return saga.ID(fulfilment.Name, orderID) }, Outbox: s.backlog, Ready: s.ready,
-		Metrics: promhttp.HandlerFor(s.telemetry.Registry, promhttp.HandlerOpts{}), Stopping: s.stopping,
+		Metrics: promhttp.HandlerFor(s.telemetry.Registry, promhttp.HandlerOpts{}), Stopping: s.stopping, RateLimit: s.config.RateLimit,
+	}
+	if s.verifier != nil {
+		server.Verify = s.verifier.Verify
 	}
 	if s.sandbox != nil {
 		server.Sandbox = s.sandbox.Control()

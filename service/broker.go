@@ -23,7 +23,7 @@ func (s *Service) startBroker(_ context.Context, _ func(string)) (err error) {
 		s.onStop(func(context.Context) error { s.broker.Stop(); return nil })
 		s.Brokers = s.broker.Brokers
 	}
-	s.kafka = kafka.Config{Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID}
+	s.kafka = kafka.Config{Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Security: s.config.KafkaAuth}
 	return nil
 }
 

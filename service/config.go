@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/adapters/identity"
+	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/adapters/postgres"
 )
 
@@ -37,6 +39,11 @@ type Config struct {
 	CarrierURL   string
 	CourierURL   string
 	Sandbox      bool // meant, even beyond loopback
+	Auth         identity.Config
+	NoAuth       bool   // meant, even beyond loopback
+	Token        string // for the command line
+	RateLimit    int
+	KafkaAuth    kafka.Security
 	LogLevel     slog.Level
 	LogFormat    string
 }
@@ -79,7 +86,15 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		CarrierURL:  s.url("CARRIER_URL"),
 		CourierURL:  s.url("COURIER_URL"),
 		Sandbox:     s.onOff("SANDBOX", false),
-		LogFormat:   s.text("LOG_FORMAT", "text"),
+		Auth: identity.Config{
+			JWKSURL: s.url("AUTH_JWKS_URL"), Secret: s.text("AUTH_SECRET", ""), Issuer: s.text("AUTH_ISSUER", ""), Audience: s.text("AUTH_AUDIENCE", ""),
+		},
+		Token: s.text("AUTH_TOKEN", ""),
+		KafkaAuth: kafka.Security{
+			TLS: s.onOff("KAFKA_TLS", false), CAFile: s.text("KAFKA_CA_FILE", ""), CertFile: s.text("KAFKA_CERT_FILE", ""), KeyFile: s.text("KAFKA_KEY_FILE", ""),
+			SASL: strings.ToUpper(s.text("KAFKA_SASL", "")), User: s.text("KAFKA_USER", ""), Password: s.text("KAFKA_PASSWORD", ""),
+		},
+		LogFormat: s.text("LOG_FORMAT", "text"),
 	}
 	s.check("LOG_LEVEL", c.LogLevel.UnmarshalText([]byte(s.text("LOG_LEVEL", "info"))), "must be debug, info, warn or error")
 	if c.LogFormat != "text" && c.LogFormat != "json" {
@@ -104,6 +119,10 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		s.fault("TOPIC_PREFIX", "must be letters, digits, dots, dashes and underscores")
 	}
 	s.checkSandbox(c)
+	s.checkAuth(&c)
+	if setting, err := c.KafkaAuth.Check(); err != nil {
+		s.fault("KAFKA_"+setting, err.Error())
+	}
 	if c.Retention.Inbox < time.Minute || c.Retention.Idempotency < time.Minute {
 		s.fault("INBOX_RETENTION", "and IDEMPOTENCY_RETENTION must be at least 1m")
 	}
@@ -121,6 +140,31 @@ func (s *settings) checkSandbox(c Config) {
 	if c.PaymentsURL == "" && !c.Sandbox && !loopback(c.HTTPAddr) {
 		s.fault("SANDBOX", fmt.Sprintf("without PAYMENTS_URL and CARRIER_URL the sandbox would stand in for them, and HTTP_ADDR %s is beyond loopback: set SANDBOX=on if that is meant", c.HTTPAddr))
 	}
+}
+
+// checkAuth refuses to serve strangers without asking who they are.
+func (s *settings) checkAuth(c *Config) {
+	switch mode := s.text("AUTH_MODE", ""); mode {
+	case "", "none":
+		c.NoAuth = mode == "none"
+	default:
+		s.fault("AUTH_MODE", fmt.Sprintf("%q is not none, the only value beside nothing", mode))
+	}
+	switch secret := c.Auth.Secret; {
+	case secret != "" && c.Auth.JWKSURL != "":
+		s.fault("AUTH_SECRET", "and AUTH_JWKS_URL exclude each other")
+	case secret != "" && len(secret) < 32:
+		s.fault("AUTH_SECRET", "must have at least 32 characters; openssl rand -hex 32 makes one") // it is not shown
+	case c.Auth.On() && c.NoAuth:
+		s.fault("AUTH_MODE", "none contradicts AUTH_SECRET and AUTH_JWKS_URL")
+	case !c.Auth.On() && !c.NoAuth && !loopback(c.HTTPAddr):
+		s.fault("HTTP_ADDR", fmt.Sprintf("%s is beyond loopback, and without AUTH_SECRET or AUTH_JWKS_URL everybody there could operate: set one of them, or AUTH_MODE=none if that is meant", c.HTTPAddr))
+	}
+	limit := 0
+	if c.Auth.On() {
+		limit = 50
+	}
+	c.RateLimit = s.number("RATE_LIMIT", limit, 0, 1_000_000)
 }
 
 func loopback(addr string) bool {

@@ -16,6 +16,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/millrace/millrace/adapters/embedded"
+	"github.com/millrace/millrace/adapters/identity"
 	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/sandbox"
@@ -42,6 +43,7 @@ func Main(ctx context.Context, args []string, getenv func(string) string, stdout
 	return cli.App{
 		Stdout: stdout, Stderr: stderr, URL: "http://" + reachableAddr(config.HTTPAddr), Interactive: isTerminal(stderr),
 		Serve: a.serve, ServeOwn: a.serveOwn, Sandbox: a.sandbox, Migrate: a.migrate, Diagram: diagram,
+		Token: a.token, Sign: a.sign,
 	}.Run(ctx, args)
 }
 
@@ -79,6 +81,25 @@ type program struct {
 	config         Config
 	log            *slog.Logger
 	stdout, stderr io.Writer
+}
+
+// token is what the command line asks a service with.
+func (p program) token() string {
+	if p.config.Token != "" || p.config.Auth.Secret == "" {
+		return p.config.Token
+	}
+	token, err := p.sign("command line", identity.Operator, time.Hour)
+	if err != nil {
+		p.log.Warn("cannot make a token", "error", err)
+	}
+	return token
+}
+
+func (p program) sign(subject, role string, valid time.Duration) (string, error) {
+	if p.config.Auth.Secret == "" {
+		return "", fmt.Errorf("%w: AUTH_SECRET: is not set, so there is nothing to sign a token with", cli.ErrUsage)
+	}
+	return p.config.Auth.Sign(subject, role, time.Now().Add(valid))
 }
 
 func (p program) say(line string) { _, _ = fmt.Fprintln(p.stderr, line) }

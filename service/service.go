@@ -20,6 +20,7 @@ import (
 
 	"github.com/millrace/millrace/adapters/breaker"
 	"github.com/millrace/millrace/adapters/embedded"
+	"github.com/millrace/millrace/adapters/identity"
 	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/postgres/outbox"
@@ -46,6 +47,7 @@ type Service struct {
 	broker   *embedded.Kafka    // nil if it is not ours
 	sandbox  *sandbox.Sandbox   // nil if there is none here
 	sandURL  string
+	verifier *identity.Verifier // nil: no tokens
 
 	db       *sqlx.DB
 	watch    *postgres.Watch
@@ -80,7 +82,7 @@ func Start(ctx context.Context, c Config, log *slog.Logger, say func(string)) (*
 	if err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, func(string)) error{s.lockData, s.startStorage, s.startBroker, s.startSandbox, s.build, s.startRelay, s.startWorker} {
+	for _, step := range []func(context.Context, func(string)) error{s.startAuth, s.lockData, s.startStorage, s.startBroker, s.startSandbox, s.build, s.startRelay, s.startWorker} {
 		if err := step(ctx, say); err != nil {
 			_ = listener.Close() // nobody was served
 			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -103,6 +105,16 @@ func (s *Service) listen(ctx context.Context) (net.Listener, error) {
 	}
 	s.URL = "http://" + listener.Addr().String()
 	return listener, nil
+}
+
+func (s *Service) startAuth(ctx context.Context, _ func(string)) (err error) {
+	if !s.config.Auth.On() {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.onStop(func(context.Context) error { cancel(); return nil })
+	s.verifier, err = identity.NewVerifier(ctx, s.config.Auth, func(err error) { s.log.Warn("cannot fetch the keys of tokens", "error", err) })
+	return err
 }
 
 // lockData makes the data directory ours, if anything of this instance lives there.

@@ -26,6 +26,9 @@ type Config struct {
 	// InstanceID makes this a static member of its groups: restarted within the session's time, it gets its partitions back
 	// at once. It must differ between instances. Empty: a dynamic member, which hands its partitions over when it stops.
 	InstanceID string
+
+	// Security is checked before.
+	Security Security
 }
 
 func (c Config) sarama() *sarama.Config {
@@ -37,6 +40,7 @@ func (c Config) sarama() *sarama.Config {
 	s.Net.WriteTimeout = 10 * time.Second
 	s.Metadata.Retry.Max = 2
 	s.Metadata.Retry.Backoff = 250 * time.Millisecond
+	c.Security.apply(s)
 	return s
 }
 

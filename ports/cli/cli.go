@@ -34,6 +34,33 @@ type App struct {
 	Migrate     func(ctx context.Context, action string) error
 	Diagram     func(name string) (string, error)
 	Interactive bool // stderr is a terminal
+
+	// Token is what the service is asked with; empty where it asks for none.
+	Token func() string
+
+	// Sign makes a token.
+	Sign func(subject, role string, valid time.Duration) (string, error)
+}
+
+// client asks the service, with the token.
+func (a App) client(timeout time.Duration, transport http.RoundTripper) *http.Client {
+	if transport == nil {
+		transport = http.DefaultTransport
+	}
+	return &http.Client{Timeout: timeout, Transport: bearer{a.Token(), transport}}
+}
+
+type bearer struct {
+	token string
+	next  http.RoundTripper
+}
+
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	if b.token != "" {
+		r = r.Clone(r.Context())
+		r.Header.Set("Authorization", "Bearer "+b.token)
+	}
+	return b.next.RoundTrip(r)
 }
 
 const help = `millrace: orders that are fulfilled by a saga
@@ -49,6 +76,7 @@ const help = `millrace: orders that are fulfilled by a saga
   deadletters list | show ID                 look at dead letters
   deadletters redrive ID… | --all            put their messages on their way again
   deadletters drop ID --reason R             give a message up
+  token --subject S --role R [--valid 1h]    a token for local use, signed with AUTH_SECRET; R is customer or operator
   healthcheck                                exit 0 if the instance with these settings is alive
 
 Settings come from the environment; .env.example lists them.
@@ -66,7 +94,7 @@ func (a App) Run(ctx context.Context, args []string) int {
 			}
 			return a.Serve(ctx)
 		},
-		"demo": a.demo, "sandbox": a.sandbox, "migrate": a.migrate, "sagas": a.sagas, "deadletters": a.deadLetters, "healthcheck": a.healthcheck,
+		"demo": a.demo, "sandbox": a.sandbox, "migrate": a.migrate, "sagas": a.sagas, "deadletters": a.deadLetters, "healthcheck": a.healthcheck, "token": a.token,
 	}
 	command, found := commands[args[0]]
 	switch {
@@ -128,6 +156,26 @@ func (a App) migrate(ctx context.Context, args []string) error {
 		return fmt.Errorf("%w: migrate up|down|status", ErrUsage)
 	}
 	return a.Migrate(ctx, args[0])
+}
+
+func (a App) token(_ context.Context, args []string) error {
+	subject, role, valid := "", "", time.Hour
+	rest, err := a.flags("token", args, func(f *flag.FlagSet) {
+		f.StringVar(&subject, "subject", "", "who it is for")
+		f.StringVar(&role, "role", "", "customer or operator")
+		f.DurationVar(&valid, "valid", valid, "how long it is good")
+	})
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 || subject == "" || (role != "customer" && role != "operator") || valid <= 0 {
+		return fmt.Errorf("%w: token --subject S --role customer|operator [--valid 1h]", ErrUsage)
+	}
+	token, err := a.Sign(subject, role, valid)
+	if err == nil {
+		_, err = fmt.Fprintln(a.Stdout, token)
+	}
+	return err
 }
 
 func (a App) healthcheck(ctx context.Context, _ []string) error {

@@ -62,7 +62,7 @@ func (a App) demo(ctx context.Context, args []string) error {
 			defer func() { err = errors.Join(err, stop()) }()
 		}
 	}
-	d := &demo{app: a, url: url, http: &http.Client{Timeout: 40 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: demoInFlight}}, total: orders}
+	d := &demo{app: a, url: url, http: a.client(40*time.Second, &http.Transport{MaxIdleConnsPerHost: demoInFlight}), total: orders}
 	result, faults, err := d.run(ctx, checkLog)
 	if err != nil {
 		return err

@@ -14,13 +14,16 @@ import (
 	"time"
 )
 
+// callTimeout bounds a call to the service.
+const callTimeout = 30 * time.Second
+
 // get asks a running instance.
 func (a App) get(ctx context.Context, base, path string, v any) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, nil)
 	if err != nil {
 		return err
 	}
-	return call(http.DefaultClient, request, v)
+	return call(a.client(callTimeout, nil), request, v)
 }
 
 // call sends a request, and turns problem details into an error.
@@ -105,7 +108,7 @@ func (a App) operateSaga(ctx context.Context, base, action, id, reason string) e
 	}
 	request.Header.Set("Content-Type", "application/json")
 	var s sagaView
-	if err := call(http.DefaultClient, request, &s); err != nil {
+	if err := call(a.client(callTimeout, nil), request, &s); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(a.Stdout, "saga %s is %s\n", s.ID, s.Status)
@@ -255,7 +258,7 @@ func (a App) takeLetter(ctx context.Context, method, target string) error {
 	if err != nil {
 		return err
 	}
-	return call(http.DefaultClient, request, &struct{}{})
+	return call(a.client(callTimeout, nil), request, &struct{}{})
 }
 
 func firstLine(s string) string {

@@ -58,6 +58,12 @@ type Server struct {
 	Metrics  http.Handler
 	Sandbox  http.Handler // nil where none runs
 
+	// Verify reads bearer tokens; nil: nobody has to say who they are, and everybody is app.Guest.
+	Verify Verify
+
+	// RateLimit is how many requests a second a client may make; 0: any number.
+	RateLimit int
+
 	// Stopping is closed when the service stops: streams and waits end then.
 	Stopping <-chan struct{}
 }
@@ -92,7 +98,7 @@ func (s *Server) Handler(more ...func(chi.Router)) http.Handler {
 	foreign.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, &fault{status: http.StatusForbidden, detail: "requests from pages of other sites are refused"})
 	}))
-	r.Use(middleware.RequestID, s.recover, s.begin, foreign.Handler)
+	r.Use(middleware.RequestID, s.recover, secure, s.begin, foreign.Handler, s.authenticate, s.limit())
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, &fault{status: http.StatusNotFound, detail: "there is nothing at " + r.URL.Path})
 	})
@@ -122,7 +128,6 @@ func (s *Server) begin(next http.Handler) http.Handler {
 			return
 		}
 		ctx := otel.GetTextMapPropagator().Extract(r.Context(), propagation.HeaderCarrier(r.Header))
-		w.Header().Set("X-Content-Type-Options", "nosniff")
 		r.URL.RawQuery = withoutEmpty(r.URL.Query())
 		next.ServeHTTP(w, r.WithContext(app.WithMeta(ctx, app.Meta{ID: id.String(), Correlation: id.String()})))
 	})
@@ -147,9 +152,6 @@ func (s *Server) recover(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
-
-// customer is who asks.
-func customer(*http.Request) string { return "guest" }
 
 // GetHealth implements ServerInterface.
 func (s *Server) GetHealth(w http.ResponseWriter, _ *http.Request) {

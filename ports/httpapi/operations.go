@@ -57,7 +57,7 @@ func (s *Server) DropDeadLetter(w http.ResponseWriter, r *http.Request, id Id, p
 			return invalid(http.StatusUnprocessableEntity, "reason", "must be at most 500 characters")
 		}
 		defer s.Wake()
-		return s.Letters.Drop(r.Context(), id, customer(r), reason)
+		return s.Letters.Drop(r.Context(), id, app.PrincipalOf(r.Context()).Subject, reason)
 	})
 }
 

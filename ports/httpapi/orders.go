@@ -88,7 +88,7 @@ func (s *Server) PlaceOrder(w http.ResponseWriter, r *http.Request, params Place
 		s.problem(w, r, err)
 		return
 	}
-	place, err := request.command(id.String(), customer(r))
+	place, err := request.command(id.String(), app.PrincipalOf(r.Context()).Subject)
 	if err != nil {
 		s.problem(w, r, err)
 		return
@@ -229,7 +229,12 @@ func (s *Server) order(ctx context.Context, id string) (query.Order, error) {
 	if err := checkID("order", id); err != nil {
 		return query.Order{}, err
 	}
-	return app.AskFor(ctx, s.Queries, query.OrderByID{ID: id})
+	o, err := app.AskFor(ctx, s.Queries, query.OrderByID{ID: id})
+	if err == nil && !app.PrincipalOf(ctx).Owns(o.CustomerID) {
+		// As if it were not there: whether a foreign id exists is nobody's business.
+		return query.Order{}, fmt.Errorf("%s/%s: %w", order.Category, id, app.ErrNotFound)
+	}
+	return o, err
 }
 
 // ListOrders implements ServerInterface.
@@ -244,7 +249,11 @@ func (s *Server) ListOrders(w http.ResponseWriter, r *http.Request, params ListO
 		s.problem(w, r, err)
 		return
 	}
-	rows, err := app.AskFor(r.Context(), s.Queries, query.ListOrders{Status: status, Page: query.Page{Before: p.Before, Limit: p.Limit + 1}})
+	customer := ""
+	if who := app.PrincipalOf(r.Context()); !who.Operator {
+		customer = who.Subject
+	}
+	rows, err := app.AskFor(r.Context(), s.Queries, query.ListOrders{Status: status, CustomerID: customer, Page: query.Page{Before: p.Before, Limit: p.Limit + 1}})
 	if err != nil {
 		s.problem(w, r, err)
 		return
@@ -259,7 +268,7 @@ func (s *Server) ListOrders(w http.ResponseWriter, r *http.Request, params ListO
 
 // CancelOrder implements ServerInterface.
 func (s *Server) CancelOrder(w http.ResponseWriter, r *http.Request, id Id) {
-	err := checkID("order", id)
+	_, err := s.order(r.Context(), id)
 	if err == nil {
 		err = s.Cancel(r.Context(), id)
 	}
@@ -272,7 +281,7 @@ func (s *Server) CancelOrder(w http.ResponseWriter, r *http.Request, id Id) {
 
 // GetOrderHistory implements ServerInterface.
 func (s *Server) GetOrderHistory(w http.ResponseWriter, r *http.Request, id Id) {
-	err := checkID("order", id)
+	_, err := s.order(r.Context(), id)
 	var events []app.Event
 	if err == nil {
 		events, err = app.AskFor(r.Context(), s.Queries, query.OrderHistory{ID: id})

@@ -79,7 +79,7 @@ func (s *Server) operate(w http.ResponseWriter, r *http.Request, id string, inpu
 		}
 	}
 	if err == nil {
-		err = s.Operate(r.Context(), id, input(customer(r), request.Reason))
+		err = s.Operate(r.Context(), id, input(app.PrincipalOf(r.Context()).Subject, request.Reason))
 	}
 	if err != nil {
 		s.problem(w, r, err)

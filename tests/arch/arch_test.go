@@ -25,7 +25,7 @@ var layers = []string{"domain", "app", "sagas", "adapters", "ports", "service", 
 
 // pieces know nothing of the example; remove-example keeps them. Folders below them are meant too.
 var pieces = []string{
-	"domain/aggregate", "sagas/saga", "sagas/process", "sagas/sagatest", "adapters/kafka", "adapters/breaker", "adapters/embedded", "adapters/telemetry",
+	"domain/aggregate", "sagas/saga", "sagas/process", "sagas/sagatest", "adapters/kafka", "adapters/breaker", "adapters/embedded", "adapters/identity", "adapters/telemetry",
 	"adapters/postgres/txn", "adapters/postgres/eventstore", "adapters/postgres/inbox", "adapters/postgres/outbox", "adapters/postgres/deadletter",
 	"adapters/postgres/lines", "migrations", "ports/messages",
 }
@@ -42,6 +42,10 @@ var homes = map[string][]string{
 	"github.com/ThreeDotsLabs/watermill-kafka/v3": {"adapters/kafka"},
 	"github.com/ThreeDotsLabs/watermill-sql/v3":   {"adapters/postgres/outbox"},
 	"github.com/sony/gobreaker":                   {"adapters/breaker"},
+	"github.com/go-chi/httprate":                  {"ports/httpapi"},
+	"github.com/golang-jwt/jwt/v5":                {"adapters/identity"},
+	"github.com/MicahParks/keyfunc/v3":            {"adapters/identity"},
+	"github.com/xdg-go/scram":                     {"adapters/kafka"},
 	"github.com/go-chi/chi/v5":                    {"ports/httpapi", "service"},
 	"github.com/jmoiron/sqlx":                     {"adapters", "service"},
 	"github.com/jackc/pgx/v5":                     {"adapters/postgres"},
@@ -51,7 +55,7 @@ var homes = map[string][]string{
 	"github.com/prometheus/client_golang":         {"adapters/telemetry", "service"},
 	"github.com/ThreeDotsLabs/watermill":          {"adapters", "ports/messages", "service"},
 	"database/sql":                                {"adapters", "migrations"},
-	"net/http":                                    {"adapters/gateway", "adapters/sandbox", "ports/httpapi", "ports/cli", "service", "tests/books"},
+	"net/http":                                    {"adapters/gateway", "adapters/identity", "adapters/sandbox", "ports/httpapi", "ports/cli", "service", "tests/books"},
 	"testing":                                     {"domain/aggregate/aggregatetest", "sagas/sagatest", "tests"},
 	"github.com/stretchr/testify":                 {"tests"},
 }
