@@ -28,6 +28,7 @@ func (s *Service) handler() http.Handler {
 		Letters: deadletter.New(s.db), Log: s.log, Cancel: s.cancelOrder, Operate: s.operate, Watch: s.watch.Streams, Breakers: s.breakerList, Wake: func() { s.core.wake() },
 		SagaOf: func(orderID string) string { return saga.ID(fulfilment.Name, orderID) }, Outbox: s.backlog, Ready: s.ready,
 		Metrics: promhttp.HandlerFor(s.telemetry.Registry, promhttp.HandlerOpts{}), Stopping: s.stopping, RateLimit: s.config.RateLimit,
+		OnRequest: s.telemetry.Request,
 	}
 	if s.verifier != nil {
 		server.Verify = s.verifier.Verify
@@ -118,32 +119,4 @@ func (s *Service) ready(ctx context.Context) []httpapi.Check {
 		checks = append(checks, worker)
 	}
 	return checks
-}
-
-func (s *Service) gauges() {
-	read := func(pick func(outbox.Backlog) float64) func() float64 {
-		return func() float64 {
-			b, err := outbox.Read(context.Background(), s.db)
-			if err != nil {
-				return -1
-			}
-			return pick(b)
-		}
-	}
-	s.telemetry.Gauge("millrace_outbox_pending", "Messages in the outbox that are due; -1 if it cannot be read.",
-		read(func(b outbox.Backlog) float64 { return float64(b.Pending) }))
-	s.telemetry.Gauge("millrace_outbox_oldest_seconds", "Age of the oldest message in the outbox that is due; -1 if it cannot be read.",
-		read(func(b outbox.Backlog) float64 { return b.Oldest }))
-	s.telemetry.Gauge("millrace_dead_letters", "Dead letters; -1 if they cannot be counted.", func() float64 {
-		n, err := deadletter.New(s.db).Count(context.Background())
-		if err != nil {
-			return -1
-		}
-		return float64(n)
-	})
-	for name, b := range s.breakers {
-		s.telemetry.Gauge("millrace_breaker_open_"+name, "1 while the breaker is open, 0.5 while it is half-open.", func() float64 {
-			return map[string]float64{"closed": 0, "half-open": 0.5, "open": 1}[b.Snapshot().State]
-		})
-	}
 }

@@ -103,7 +103,7 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 	}
 	c.commands.Register(c.handlers)
 	orders, sagaRows, stockRows := readmodel.NewOrders(s.db), readmodel.NewSagas(s.db), readmodel.NewStock(s.db)
-	c.projections = append(projection.All(projection.Deps{Orders: orders, Stock: stockRows}), sagas.Projection(sagaRows))
+	c.projections = append(projection.All(projection.Deps{Orders: orders, Stock: stockRows}), sagas.Projection(measured{sagaRows, s.telemetry.SagaEnded}))
 	questions := append(query.All(query.Deps{History: c.store, Orders: orders, Stock: stockRows}), sagas.Queries(c.store, sagaRows)...)
 	c.queries = app.NewQueries(questions, s.telemetry.Decorator("query"))
 	c.topics = messages.Topics(s.config.TopicPrefix, c.handlers, categories...)

@@ -18,6 +18,7 @@ import (
 	"github.com/millrace/millrace/adapters/identity"
 	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/adapters/telemetry"
 )
 
 // Config is every setting. .env.example says what each is for.
@@ -44,6 +45,7 @@ type Config struct {
 	Token        string // for the command line
 	RateLimit    int
 	KafkaAuth    kafka.Security
+	Traces       string // none, otlp, console
 	LogLevel     slog.Level
 	LogFormat    string
 }
@@ -118,6 +120,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 	if !regexp.MustCompile(`^[a-zA-Z0-9._-]{1,100}$`).MatchString(c.TopicPrefix) {
 		s.fault("TOPIC_PREFIX", "must be letters, digits, dots, dashes and underscores")
 	}
+	c.Traces = s.traces()
 	s.checkSandbox(c)
 	s.checkAuth(&c)
 	if setting, err := c.KafkaAuth.Check(); err != nil {
@@ -140,6 +143,25 @@ func (s *settings) checkSandbox(c Config) {
 	if c.PaymentsURL == "" && !c.Sandbox && !loopback(c.HTTPAddr) {
 		s.fault("SANDBOX", fmt.Sprintf("without PAYMENTS_URL and CARRIER_URL the sandbox would stand in for them, and HTTP_ADDR %s is beyond loopback: set SANDBOX=on if that is meant", c.HTTPAddr))
 	}
+}
+
+// traces chooses the exporter: none, unless an endpoint or an exporter is set.
+func (s *settings) traces() string {
+	otherwise := telemetry.NoTraces
+	if s.text("OTEL_EXPORTER_OTLP_ENDPOINT", "")+s.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "") != "" {
+		otherwise = telemetry.OTLP
+	}
+	exporter := s.text("OTEL_TRACES_EXPORTER", otherwise)
+	if exporter != telemetry.NoTraces && exporter != telemetry.OTLP && exporter != telemetry.Console {
+		s.fault("OTEL_TRACES_EXPORTER", fmt.Sprintf("%q is none of otlp, console, none", exporter))
+	}
+	if protocol := s.text("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"); exporter == telemetry.OTLP && protocol != "http/protobuf" {
+		s.fault("OTEL_EXPORTER_OTLP_PROTOCOL", fmt.Sprintf("%q is not http/protobuf, the only one that is built in", protocol))
+	}
+	if s.onOff("OTEL_SDK_DISABLED", false) {
+		return telemetry.NoTraces
+	}
+	return exporter
 }
 
 // checkAuth refuses to serve strangers without asking who they are.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,8 +16,6 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/jmoiron/sqlx"
-	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/millrace/millrace/adapters/breaker"
 	"github.com/millrace/millrace/adapters/embedded"
@@ -77,12 +76,11 @@ func Start(ctx context.Context, c Config, log *slog.Logger, say func(string)) (*
 		watermill: watermill.NewSlogLoggerWithLevelMapping(log, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug, slog.LevelDebug: slog.LevelDebug - 4}),
 	}
 	s.limit.Store(kafka.DefaultLimit)
-	otel.SetTextMapPropagator(propagation.TraceContext{})
 	listener, err := s.listen(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, func(string)) error{s.startAuth, s.lockData, s.startStorage, s.startBroker, s.startSandbox, s.build, s.startRelay, s.startWorker} {
+	for _, step := range []func(context.Context, func(string)) error{s.startTraces, s.startAuth, s.lockData, s.startStorage, s.startBroker, s.startSandbox, s.build, s.startRelay, s.startWorker} {
 		if err := step(ctx, say); err != nil {
 			_ = listener.Close() // nobody was served
 			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -105,6 +103,18 @@ func (s *Service) listen(ctx context.Context) (net.Listener, error) {
 	}
 	s.URL = "http://" + listener.Addr().String()
 	return listener, nil
+}
+
+func (s *Service) startTraces(ctx context.Context, _ func(string)) error {
+	instance := s.config.InstanceID
+	if instance == "" {
+		instance = s.URL
+	}
+	stop, err := telemetry.StartTracing(ctx, s.config.Traces, s.config.TopicPrefix, instance, os.Stderr, s.log)
+	if err == nil {
+		s.onStop(stop)
+	}
+	return err
 }
 
 func (s *Service) startAuth(ctx context.Context, _ func(string)) (err error) {

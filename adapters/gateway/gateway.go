@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
@@ -38,10 +40,21 @@ func newClient(base string) client {
 
 // post calls with an idempotency key: what and for which id, the same for every attempt. Status 402, 409 and 422 are
 // refusals; whatever is neither these nor 2xx may pass, and wraps app.ErrDown.
-func (c client) post(ctx context.Context, path, id string, body any) (command.Answer, error) {
+func (c client) post(ctx context.Context, path, id string, body any) (answer command.Answer, err error) {
 	if c.base == "" {
 		return command.Answer{Refused: "there is no such service"}, nil
 	}
+	ctx, span := otel.Tracer("millrace").Start(ctx, "POST "+path, trace.WithSpanKind(trace.SpanKindClient))
+	defer func() {
+		if err != nil {
+			span.SetStatus(codes.Error, err.Error())
+		}
+		span.End()
+	}()
+	return c.call(ctx, path, id, body)
+}
+
+func (c client) call(ctx context.Context, path, id string, body any) (command.Answer, error) {
 	payload, err := json.Marshal(body)
 	if err != nil {
 		return command.Answer{}, err

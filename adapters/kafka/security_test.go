@@ -44,7 +44,9 @@ func TestSecuredBroker(t *testing.T) {
 		kfake.EnableSASL(), kfake.Superuser("SCRAM-SHA-512", "ada", "s3cret"), kfake.Superuser("PLAIN", "bob", "s3cret"))
 	require.NoError(t, err)
 	defer cluster.Close()
-	with := func(s kafka.Security) kafka.Config { return kafka.Config{Brokers: cluster.ListenAddrs(), ClientID: "test", Security: s} }
+	with := func(s kafka.Security) kafka.Config {
+		return kafka.Config{Brokers: cluster.ListenAddrs(), ClientID: "test", Security: s}
+	}
 	for _, good := range []kafka.Security{
 		{TLS: true, CAFile: ca, SASL: "SCRAM-SHA-512", User: "ada", Password: "s3cret"}, {TLS: true, CAFile: ca, SASL: "PLAIN", User: "bob", Password: "s3cret"},
 	} {

@@ -71,18 +71,17 @@ func (s *Server) limit() func(http.Handler) http.Handler {
 	if s.RateLimit == 0 {
 		return func(next http.Handler) http.Handler { return next }
 	}
-	return httprate.Limit(s.RateLimit, time.Second,
-		httprate.WithKeyFuncs(func(r *http.Request) (string, error) {
-			if p := app.PrincipalOf(r.Context()); p.Subject != "" && p != app.Guest {
-				return "subject " + p.Subject, nil
-			}
-			host, _, err := net.SplitHostPort(r.RemoteAddr) // not what a header claims
-			return "address " + host, err
-		}),
-		httprate.WithLimitHandler(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Retry-After", "1")
-			s.problem(w, r, &fault{status: http.StatusTooManyRequests, detail: "too many requests in this second"})
-		}))
+	key := func(r *http.Request) (string, error) {
+		if p := app.PrincipalOf(r.Context()); p.Subject != "" && p != app.Guest {
+			return "subject " + p.Subject, nil
+		}
+		host, _, err := net.SplitHostPort(r.RemoteAddr) // not what a header claims
+		return "address " + host, err
+	}
+	return httprate.LimitBy(s.RateLimit, time.Second, key, httprate.WithLimitHandler(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Retry-After", "1")
+		s.problem(w, r, &fault{status: http.StatusTooManyRequests, detail: "too many requests in this second"})
+	}))
 }
 
 // secure sets the headers that keep browsers from doing more with an answer than they should. Pages that need more say so

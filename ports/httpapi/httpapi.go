@@ -17,7 +17,10 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 	"github.com/google/uuid"
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/sagas/saga"
@@ -63,6 +66,9 @@ type Server struct {
 
 	// RateLimit is how many requests a second a client may make; 0: any number.
 	RateLimit int
+
+	// OnRequest is told of every request when it is answered. Optional.
+	OnRequest func(method, route string, status int, took time.Duration)
 
 	// Stopping is closed when the service stops: streams and waits end then.
 	Stopping <-chan struct{}
@@ -127,9 +133,26 @@ func (s *Server) begin(next http.Handler) http.Handler {
 			s.problem(w, r, err)
 			return
 		}
+		began := time.Now()
 		ctx := otel.GetTextMapPropagator().Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+		ctx, span := otel.Tracer("millrace").Start(ctx, r.Method, trace.WithSpanKind(trace.SpanKindServer))
+		defer span.End()
 		r.URL.RawQuery = withoutEmpty(r.URL.Query())
-		next.ServeHTTP(w, r.WithContext(app.WithMeta(ctx, app.Meta{ID: id.String(), Correlation: id.String()})))
+		r = r.WithContext(app.WithMeta(ctx, app.Meta{ID: id.String(), Correlation: id.String()}))
+		answer := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		next.ServeHTTP(answer, r)
+		route, status := chi.RouteContext(ctx).RoutePattern(), answer.Status()
+		if status == 0 {
+			status = http.StatusOK
+		}
+		span.SetName(r.Method + " " + route)
+		span.SetAttributes(attribute.String("http.route", route), attribute.Int("http.response.status_code", status))
+		if status >= http.StatusInternalServerError {
+			span.SetStatus(codes.Error, "")
+		}
+		if s.OnRequest != nil {
+			s.OnRequest(r.Method, route, status, time.Since(began))
+		}
 	})
 }
 

@@ -62,6 +62,16 @@ func (r *Router) place(msg *message.Message) app.Place {
 	return p
 }
 
+// inHand tells what is being handled. Nothing is told of a message without a time.
+func (r *Router) inHand(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		if at, err := time.Parse(time.RFC3339Nano, msg.Metadata.Get(app.HeaderTime)); err == nil {
+			defer r.config.InHand(message.HandlerNameFromCtx(msg.Context()), at)()
+		}
+		return next(msg)
+	}
+}
+
 // deadLetters keeps what cannot be handled. If even that fails, the message goes back to Kafka: it is never lost.
 func (r *Router) deadLetters(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) (produced []*message.Message, err error) {

@@ -37,6 +37,9 @@ type Config struct {
 	// OnFailure is told of every attempt that failed, and of what became of the message: retried, delayed, dead; and of those
 	// that are waiting behind such a one. Optional.
 	OnFailure func(consumer, what string)
+
+	// InHand is told that a consumer has a message of a time in hand, until done is called. Optional.
+	InHand func(consumer string, at time.Time) (done func())
 }
 
 // Events is the event bus.
@@ -56,6 +59,7 @@ type Router struct {
 
 // NewRouter makes a router. Its middleware, outermost first:
 //
+//  0. in hand: how old what is being handled is
 //  1. dead letters: whatever comes out as an error, and panics too, ends here; only what fails because we are stopping
 //     goes back to Kafka
 //  2. in line: a message waits for those of its key that came before it and could not be handled yet
@@ -71,8 +75,11 @@ func NewRouter(c Config) (*Router, error) {
 	if c.OnFailure == nil {
 		c.OnFailure = func(string, string) {}
 	}
+	if c.InHand == nil {
+		c.InHand = func(string, time.Time) func() { return func() {} }
+	}
 	r := &Router{Router: inner, config: c, sagaGroups: map[string]bool{}, categories: map[string]string{}}
-	inner.AddMiddleware(r.deadLetters, r.inLine, r.recognise, r.retry)
+	inner.AddMiddleware(r.inHand, r.deadLetters, r.inLine, r.recognise, r.retry)
 	r.groups, err = cqrs.NewEventGroupProcessorWithConfig(inner, cqrs.EventGroupProcessorConfig{
 		GenerateSubscribeTopic: func(p cqrs.EventGroupProcessorGenerateSubscribeTopicParams) (string, error) {
 			return EventTopic(c.Prefix, p.EventGroupHandlers[0].(*eventHandler).category), nil

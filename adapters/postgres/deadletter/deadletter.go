@@ -180,8 +180,21 @@ func (s *Store) remove(ctx context.Context, l app.DeadLetter, line func(sqlx.Ext
 	return txn.Classify(tx.Commit(), "commit")
 }
 
-// Count returns how many there are.
-func (s *Store) Count(ctx context.Context) (n int, err error) {
-	err = s.db.GetContext(ctx, &n, `SELECT count(*) FROM dead_letters WHERE dropped_at IS NULL`)
-	return n, txn.Classify(err, "count dead letters")
+// Count returns how many there are, and how many lines there are at each consumer.
+func (s *Store) Count(ctx context.Context) (letters int, lines map[string]int, err error) {
+	if err := s.db.GetContext(ctx, &letters, `SELECT count(*) FROM dead_letters WHERE dropped_at IS NULL`); err != nil {
+		return 0, nil, txn.Classify(err, "count dead letters")
+	}
+	var rows []struct {
+		Consumer string `db:"consumer"`
+		N        int    `db:"n"`
+	}
+	if err := s.db.SelectContext(ctx, &rows, `SELECT consumer, count(*) AS n FROM lines GROUP BY consumer`); err != nil {
+		return 0, nil, txn.Classify(err, "count lines")
+	}
+	lines = map[string]int{}
+	for _, r := range rows {
+		lines[r.Consumer] = r.N
+	}
+	return letters, lines, nil
 }

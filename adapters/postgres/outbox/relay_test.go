@@ -333,7 +333,7 @@ func TestAParkedKeyGoesOn(t *testing.T) {
 			b, err := outbox.Read(t.Context(), db)
 			require.NoError(t, err)
 			require.Zero(t, b)
-			n, err := letters.Count(t.Context())
+			n, _, err := letters.Count(t.Context())
 			require.NoError(t, err)
 			require.Zero(t, n)
 			require.ErrorIs(t, decide(letters, list[0].ID), app.ErrNotFound)

@@ -60,3 +60,27 @@ func (r Sagas) query(ctx context.Context, query string, args ...any) ([]saga.Sta
 	}
 	return states, nil
 }
+
+// OpenSagas are sagas of a definition that stand at a status.
+type OpenSagas struct {
+	Definition string      `db:"definition"`
+	Status     saga.Status `db:"status"`
+}
+
+// Open counts the sagas that have not ended.
+func (r Sagas) Open(ctx context.Context) (map[OpenSagas]int, error) {
+	var rows []struct {
+		OpenSagas
+		N int `db:"n"`
+	}
+	err := r.db.SelectContext(ctx, &rows, `SELECT definition, status, count(*) AS n FROM saga_rows
+		WHERE status IN ('running', 'compensating', 'stuck') GROUP BY definition, status`)
+	if err != nil {
+		return nil, txn.Classify(err, "count sagas")
+	}
+	open := map[OpenSagas]int{}
+	for _, row := range rows {
+		open[row.OpenSagas] = row.N
+	}
+	return open, nil
+}

@@ -1,0 +1,56 @@
+package telemetry
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.41.0"
+)
+
+// Exporters of traces, as OTEL_TRACES_EXPORTER names them.
+const (
+	NoTraces = "none"
+	OTLP     = "otlp"
+	Console  = "console"
+)
+
+// StartTracing has spans exported until stop is called. Everything else is read from the OTEL_* variables by the SDK: where to,
+// which part of the traces, the resource.
+// https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+func StartTracing(ctx context.Context, exporter, service, instance string, console io.Writer, log *slog.Logger) (stop func(context.Context) error, err error) {
+	otel.SetTextMapPropagator(propagation.TraceContext{})
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces", "error", err) }))
+	var spans sdktrace.SpanExporter
+	switch exporter {
+	case NoTraces:
+		return func(context.Context) error { return nil }, nil
+	case OTLP:
+		spans, err = otlptracehttp.New(ctx)
+	case Console:
+		spans, err = stdouttrace.New(stdouttrace.WithWriter(console))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("OTEL_TRACES_EXPORTER %s: %w", exporter, err)
+	}
+	// What the environment says of the resource goes before what we say.
+	ours := resource.NewSchemaless(semconv.ServiceName(service), semconv.ServiceInstanceID(instance))
+	env, err := resource.New(ctx, resource.WithFromEnv(), resource.WithTelemetrySDK())
+	if err != nil {
+		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
+	}
+	merged, err := resource.Merge(ours, env)
+	if err != nil {
+		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
+	}
+	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(spans), sdktrace.WithResource(merged))
+	otel.SetTracerProvider(provider)
+	return provider.Shutdown, nil
+}

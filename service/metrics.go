@@ -1,0 +1,94 @@
+package service
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/millrace/millrace/adapters/postgres/deadletter"
+	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/adapters/postgres/readmodel"
+	"github.com/millrace/millrace/adapters/telemetry"
+	"github.com/millrace/millrace/sagas"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+// gauges registers what is read when metrics are asked for. The queries do not grow with the history.
+func (s *Service) gauges() {
+	s.telemetry.Registry.MustRegister(collectors.NewDBStatsCollector(s.db.DB, "millrace"))
+	s.telemetry.Gauges([]telemetry.Gauge{
+		{Name: "millrace_outbox_pending", Help: "Messages in the outbox that are due."},
+		{Name: "millrace_outbox_delayed", Help: "Messages in the outbox that are not due yet: timers, and messages that come again later."},
+		{Name: "millrace_outbox_parked", Help: "Messages that wait behind one of their key that could not be sent or handled."},
+		{Name: "millrace_outbox_oldest_seconds", Help: "Age of the oldest message in the outbox that is due."},
+		{Name: "millrace_lines", Help: "Keys whose messages wait for one that could not be handled, by consumer.", Labels: []string{"consumer"}},
+		{Name: "millrace_dead_letters", Help: "Dead letters."},
+		{Name: "millrace_sagas", Help: "Sagas that have not ended, by definition and status.", Labels: []string{"definition", "status"}},
+	}, s.readDatabase)
+	s.telemetry.Gauges([]telemetry.Gauge{
+		{Name: "millrace_breaker_state", Help: "0 while the breaker is closed, 0.5 while it is half-open, 1 while it is open.", Labels: []string{"destination"}},
+		{Name: "millrace_relay_shards", Help: "Shards of the outbox that this instance relays."},
+	}, func() (samples []telemetry.Sample, err error) {
+		for name, b := range s.breakers {
+			samples = append(samples, telemetry.Sample{Name: "millrace_breaker_state", Labels: []string{name},
+				Value: map[string]float64{"closed": 0, "half-open": 0.5, "open": 1}[b.Snapshot().State]})
+		}
+		if s.relay != nil {
+			samples = append(samples, telemetry.Sample{Name: "millrace_relay_shards", Value: float64(s.relay.Held())})
+		}
+		return samples, nil
+	})
+}
+
+// scrapeTimeout bounds the queries of one look at the metrics.
+const scrapeTimeout = 5 * time.Second
+
+func (s *Service) readDatabase() ([]telemetry.Sample, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	b, err := outbox.Read(ctx, s.db)
+	if err != nil {
+		return nil, err
+	}
+	dead, lines, err := deadletter.New(s.db).Count(ctx)
+	if err != nil {
+		return nil, err
+	}
+	open, err := readmodel.NewSagas(s.db).Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	samples := []telemetry.Sample{
+		{Name: "millrace_outbox_pending", Value: float64(b.Pending)}, {Name: "millrace_outbox_delayed", Value: float64(b.Delayed)},
+		{Name: "millrace_outbox_parked", Value: float64(b.Parked)}, {Name: "millrace_outbox_oldest_seconds", Value: b.Oldest},
+		{Name: "millrace_dead_letters", Value: float64(dead)},
+	}
+	for consumer, n := range lines {
+		samples = append(samples, telemetry.Sample{Name: "millrace_lines", Labels: []string{consumer}, Value: float64(n)})
+	}
+	for _, sg := range s.core.sagas { // 0 is a value too
+		for _, status := range []saga.Status{saga.Running, saga.Compensating, saga.Stuck} {
+			if sg == s.saga(sg.Name()) {
+				key := readmodel.OpenSagas{Definition: sg.Name(), Status: status}
+				samples = append(samples, telemetry.Sample{Name: "millrace_sagas", Labels: []string{sg.Name(), string(status)}, Value: float64(open[key])})
+			}
+		}
+	}
+	return samples, nil
+}
+
+// measured tells how long each saga took, when it ends.
+type measured struct {
+	sagas.Rows
+	ended func(definition, status string, took time.Duration)
+}
+
+// Save implements sagas.Rows.
+func (m measured) Save(ctx context.Context, state saga.State) error {
+	err := m.Rows.Save(ctx, state)
+	if err == nil && state.Status.Ended() && state.EndedAt != nil {
+		m.ended(state.Definition, string(state.Status), state.EndedAt.Sub(state.StartedAt))
+	}
+	return err
+}
