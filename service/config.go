@@ -40,6 +40,7 @@ type Config struct {
 	CarrierURL   string
 	CourierURL   string
 	Sandbox      bool // meant, even beyond loopback
+	ClockOffset  time.Duration
 	Auth         identity.Config
 	NoAuth       bool   // meant, even beyond loopback
 	Token        string // for the command line
@@ -88,6 +89,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		CarrierURL:  s.url("CARRIER_URL"),
 		CourierURL:  s.url("COURIER_URL"),
 		Sandbox:     s.onOff("SANDBOX", false),
+		ClockOffset: s.offset("CLOCK_OFFSET"),
 		Auth: identity.Config{
 			JWKSURL: s.url("AUTH_JWKS_URL"), Secret: s.text("AUTH_SECRET", ""), Issuer: s.text("AUTH_ISSUER", ""), Audience: s.text("AUTH_AUDIENCE", ""),
 		},
@@ -241,6 +243,16 @@ func (s *settings) duration(name string, otherwise time.Duration) time.Duration 
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 {
 		s.fault(name, fmt.Sprintf("%q is not a duration like 30s", text))
+	}
+	return d
+}
+
+// offset is a duration that may be negative.
+func (s *settings) offset(name string) time.Duration {
+	text := s.text(name, "0s")
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		s.fault(name, fmt.Sprintf("%q is not a duration like -5m", text))
 	}
 	return d
 }

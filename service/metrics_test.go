@@ -89,7 +89,7 @@ func TestAlertsAndDashboardNameWhatThereIs(t *testing.T) {
 	for _, found := range exprForm.FindAllStringSubmatch(string(rules), -1) {
 		exprs = append(exprs, found[1])
 	}
-	require.Equal(t, strings.Count(string(rules), "- alert:"), len(exprs))
+	require.Len(t, exprs, strings.Count(string(rules), "- alert:"))
 	board, err := os.ReadFile("../deploy/grafana/millrace.json")
 	require.NoError(t, err)
 	var dashboard struct {

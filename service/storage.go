@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/millrace/millrace/adapters/embedded"
 	"github.com/millrace/millrace/adapters/postgres"
@@ -26,8 +27,25 @@ func (s *Service) startStorage(ctx context.Context, say func(string)) (err error
 	if err := postgres.Wait(ctx, s.db, s.config.PostgresWait, s.log); err != nil {
 		return err
 	}
+	if err := s.startClock(ctx); err != nil {
+		return err
+	}
 	if !s.config.Migrate {
 		return migrations.Check(ctx, s.db.DB)
 	}
 	return migrations.Up(ctx, s.db.DB)
+}
+
+// startClock makes the database's time ours.
+func (s *Service) startClock(ctx context.Context) error {
+	local := func() time.Time { return time.Now().Add(s.config.ClockOffset) }
+	clock := postgres.NewClock(s.db, local, s.log)
+	if err := clock.Sync(ctx); err != nil {
+		return err
+	}
+	s.clock = clock.Now
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.onStop(func(context.Context) error { cancel(); return nil })
+	go clock.Run(ctx)
+	return nil
 }

@@ -31,6 +31,10 @@ func Open(dsn string, maxConns int) (*sqlx.DB, error) {
 		// Who waits for a lock holds up a partition; after a while its message is better tried again later.
 		config.RuntimeParams["lock_timeout"] = "5s"
 	}
+	if config.RuntimeParams["idle_in_transaction_session_timeout"] == "" {
+		// An instance that is stopped in the middle of a unit of work must not keep its locks from others.
+		config.RuntimeParams["idle_in_transaction_session_timeout"] = "15s"
+	}
 	db := sqlx.NewDb(stdlib.OpenDB(*config), "pgx")
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)

@@ -332,6 +332,15 @@ func TestTheJanitorKeepsWhatIsStillNeeded(t *testing.T) {
 	require.Equal(t, 10, w.count(t, `SELECT count(*) FROM idempotency_keys`))
 }
 
+func TestTheDatabasesTimeCounts(t *testing.T) {
+	w := newWorld(t)
+	for _, wrong := range []time.Duration{0, 5 * time.Minute, -5 * time.Minute} {
+		clock := postgres.NewClock(w.db, func() time.Time { return time.Now().Add(wrong) }, slog.New(slog.DiscardHandler))
+		require.NoError(t, clock.Sync(t.Context()))
+		require.WithinDuration(t, time.Now(), clock.Now(), 2*time.Second)
+	}
+}
+
 func TestIdempotencyKeyIsTakenOnce(t *testing.T) {
 	w := newWorld(t)
 	claim := func(request string) (earlier []byte, err error) {

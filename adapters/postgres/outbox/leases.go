@@ -12,9 +12,15 @@ import (
 // leaseClass is the first number of the advisory locks: 0 says that a relay is there (shared), 1 to Shards are the shards.
 const leaseClass = 0x6d73
 
+// An instance asks its session once a second. One that does not for leaseFor, because it is stopped or cut off, loses the session,
+// and knows it by its own clock, which goes on, before it uses a shard again.
+const (
+	leaseFor  = 5 * time.Second
+	leaseBeat = time.Second
+)
+
 // leases are the shards that this instance relays. A shard is an advisory lock of a session, so it is free again at the
-// moment when its holder's connection ends, and no clock is asked. How many relays there are says how many shards are each
-// one's share.
+// moment when its holder's connection ends. How many relays there are says how many shards are each one's share.
 type leases struct {
 	dsn     string
 	log     *slog.Logger
@@ -22,13 +28,15 @@ type leases struct {
 
 	mu   sync.RWMutex // held for reading while shards are in use
 	held map[int]bool
+	beat time.Time // when the session was last asked with success
 }
 
 // use returns the held shards that pick chooses; none of them is let go before done is called.
 func (l *leases) use(pick func(int) bool) (shards []int16, done func()) {
 	l.mu.RLock()
+	fresh := time.Since(l.beat) < leaseFor-leaseBeat
 	for shard := range l.held {
-		if pick(shard) {
+		if fresh && pick(shard) {
 			shards = append(shards, int16(shard)) //nolint:gosec // less than Shards
 		}
 	}
@@ -52,7 +60,13 @@ func (l *leases) run(ctx context.Context) {
 
 // hold keeps one connection and balances the shards on it until the connection or ctx ends.
 func (l *leases) hold(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, l.dsn)
+	config, err := pgx.ParseConfig(l.dsn)
+	if err != nil {
+		return err
+	}
+	config.ConnectTimeout = leaseFor
+	config.RuntimeParams["idle_session_timeout"] = leaseFor.String()
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -60,24 +74,32 @@ func (l *leases) hold(ctx context.Context) error {
 		l.mu.Lock()
 		l.held = nil
 		l.mu.Unlock()
-		conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck,gosec // the locks go with the connection in any case
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		conn.Close(closing) //nolint:errcheck,gosec // the locks go with the connection in any case
 	}()
 	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock_shared($1, 0)`, leaseClass); err != nil {
 		return err
 	}
 	for {
+		began := time.Now()
 		if err := l.balance(ctx, conn); err != nil {
 			return err
 		}
+		l.mu.Lock()
+		l.beat = began
+		l.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(time.Second):
+		case <-time.After(leaseBeat):
 		}
 	}
 }
 
 func (l *leases) balance(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, leaseFor)
+	defer cancel()
 	var relays int
 	err := conn.QueryRow(ctx, `SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = $1 AND objid = 0
 		AND objsubid = 2 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`, leaseClass).Scan(&relays)

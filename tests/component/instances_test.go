@@ -1,0 +1,202 @@
+package component
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/tests/harness"
+)
+
+// metric adds up the samples of a metric.
+func metric(t *testing.T, i *harness.Instance, name string) (sum float64, err error) {
+	t.Helper()
+	_, body, err := i.Get("/metrics")
+	for line := range strings.SplitSeq(body, "\n") {
+		if rest, ok := strings.CutPrefix(line, name); ok && rest != "" && (rest[0] == ' ' || rest[0] == '{') {
+			v, err := strconv.ParseFloat(rest[strings.LastIndex(rest, " ")+1:], 64)
+			require.NoError(t, err, line)
+			sum += v
+		}
+	}
+	return sum, err
+}
+
+// shards waits until some instances relay all shards between them, each a fair part.
+func shards(t *testing.T, instances ...*harness.Instance) {
+	t.Helper()
+	harness.Eventually(t, func() error {
+		total := 0.0
+		for _, i := range instances {
+			n, err := metric(t, i, "millrace_relay_shards")
+			if err != nil {
+				return err
+			}
+			if most := float64((16 + len(instances) - 1) / len(instances)); n > most {
+				return fmt.Errorf("one holds %v shards, of at most %v", n, most)
+			}
+			total += n
+		}
+		if total != 16 {
+			return fmt.Errorf("%v shards are held", total)
+		}
+		return nil
+	})
+}
+
+// several starts instances that share everything.
+func several(t *testing.T, n int) (*harness.World, []*harness.Instance) {
+	t.Helper()
+	if !harness.Real() {
+		t.Skip("several instances need POSTGRES_DSN and KAFKA_BROKERS")
+	}
+	w := harness.NewWorld(t)
+	w.Sandbox()
+	var all []*harness.Instance
+	for range n {
+		all = append(all, w.Start())
+	}
+	all[0].Stock(10_000, "MUG-01", "TEE-02")
+	return w, all
+}
+
+// flow places orders through an instance, in enough number to meet every partition, and returns how long it took until all were
+// decided.
+func flow(t *testing.T, i *harness.Instance) time.Duration {
+	t.Helper()
+	began := time.Now()
+	var ids []string
+	for range 40 {
+		ids = append(ids, i.Place("pm_ok", "MUG-01"))
+	}
+	for _, id := range ids {
+		i.Decided(id)
+	}
+	return time.Since(began)
+}
+
+// Instances come and go; shards and partitions move, and every order comes to its end.
+func TestInstancesShareTheWork(t *testing.T) {
+	t.Parallel()
+	w, all := several(t, 3)
+	shards(t, all...)
+	flow(t, all[1])
+	for n := range 3 {
+		handled, err := metric(t, all[n], "millrace_handled_seconds_count")
+		require.NoError(t, err)
+		require.Positive(t, handled, "instance %d does a part", n)
+	}
+
+	all[0].Kill()
+	killed := time.Now()
+	t.Logf("40 orders, decided by the others %s after an instance was killed", flow(t, all[1]).Round(time.Millisecond))
+	shards(t, all[1:]...)
+	t.Logf("its shards were taken over within %s", time.Since(killed).Round(time.Millisecond))
+
+	code, _ := all[2].Terminate()
+	require.Zero(t, code)
+	t.Logf("40 orders, decided %s after another one left", flow(t, all[1]).Round(time.Millisecond))
+	shards(t, all[1])
+
+	back := w.Start()
+	shards(t, all[1], back)
+	flow(t, back)
+	all[1].Balanced()
+}
+
+// An instance that is stopped for longer than its lease loses its shards and its partitions; when it goes on, it knows.
+func TestAStoppedInstanceIsReplaced(t *testing.T) {
+	t.Parallel()
+	_, all := several(t, 2)
+	shards(t, all...)
+	var ids []string
+	for range 30 { // in the middle of these it is stopped
+		ids = append(ids, all[1].Place("pm_ok", "TEE-02"))
+	}
+	all[0].Signal(syscall.SIGSTOP)
+	stopped := time.Now()
+	for _, id := range ids {
+		all[1].Decided(id)
+	}
+	t.Logf("what was in its hands was decided %s later", time.Since(stopped).Round(time.Millisecond))
+	flow(t, all[1])
+	held, err := metric(t, all[1], "millrace_relay_shards")
+	require.NoError(t, err)
+	require.InDelta(t, 16, held, 0, "the other one has all shards")
+	all[0].Signal(syscall.SIGCONT)
+	shards(t, all...)
+	flow(t, all[0])
+	all[1].Balanced()
+}
+
+// Each instance does what its roles say, and says truthfully whether it can.
+func TestRoles(t *testing.T) {
+	t.Parallel()
+	if !harness.Real() {
+		t.Skip("several instances need POSTGRES_DSN and KAFKA_BROKERS")
+	}
+	w := harness.NewWorld(t)
+	w.Sandbox()
+	api := w.Start("ROLES=api")
+	response := api.Do(http.MethodPost, "/v1/stock/MUG-01/receipts", `{"quantity":1000}`)
+	require.Equal(t, http.StatusAccepted, response.Status)
+	id := api.Place("pm_ok", "MUG-01")
+	worker, relay := w.Start("ROLES=worker"), w.Start("ROLES=relay")
+	require.Equal(t, "confirmed", api.Decided(id).Status)
+	for _, i := range []*harness.Instance{worker, relay} {
+		require.Equal(t, http.StatusNotFound, i.Do(http.MethodGet, "/v1/orders", "").Status, "only the api role serves the API")
+		require.Equal(t, http.StatusOK, i.Do(http.MethodGet, "/healthz", "").Status)
+	}
+	held, err := metric(t, relay, "millrace_relay_shards")
+	require.NoError(t, err)
+	require.InDelta(t, 16, held, 0)
+	api.Balanced()
+
+	// Without Kafka the API can still accept; a worker and a relay can do nothing.
+	for roles, want := range map[string]int{"api": http.StatusOK, "worker": http.StatusServiceUnavailable, "relay": http.StatusServiceUnavailable, "api,worker,relay": http.StatusOK} {
+		lonely := w.Launch("ROLES="+roles, "KAFKA_BROKERS=127.0.0.1:1")
+		harness.Eventually(t, func() error {
+			status, body, err := lonely.Get("/readyz")
+			if err == nil && (status != want || !strings.Contains(body, "kafka: d")) {
+				err = fmt.Errorf("%s: %d: %s", roles, status, body)
+			}
+			return err
+		})
+	}
+}
+
+// A clock that is wrong by minutes makes no deadline pass and no command expire.
+func TestAWrongClockDoesNotMatter(t *testing.T) {
+	t.Parallel()
+	_, all := several(t, 1)
+	w := all[0].World()
+	late, early := w.Start("CLOCK_OFFSET=-5m"), w.Start("CLOCK_OFFSET=5m")
+	for _, i := range []*harness.Instance{late, early, all[0]} {
+		flow(t, i)
+	}
+	report := all[0].Balanced()
+	require.Equal(t, report.Orders, report.Confirmed, "%v", report.ByReason)
+	require.Contains(t, late.Output(), "the clock here is not that of the database")
+}
+
+// Two services on one database with one inbox: each has its own topics and groups, and their messages do not get in each other's way.
+func TestTwoServicesOnOneDatabase(t *testing.T) {
+	t.Parallel()
+	w, all := several(t, 1)
+	other := w.Start("TOPIC_PREFIX=" + w.Prefix + "other")
+	other.Stock(100, "CAP-03")
+	var ids []string
+	for n := range 20 {
+		ids = append(ids, []*harness.Instance{all[0], other}[n%2].Place("pm_ok", "MUG-01"))
+	}
+	for _, id := range ids {
+		all[0].Decided(id)
+	}
+	require.NotContains(t, all[0].Output()+other.Output(), "level=ERROR")
+}

@@ -1,0 +1,60 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/tests/books"
+)
+
+// Balanced waits until the books balance, and compares the event store with Kafka.
+func (i *Instance) Balanced() books.Report {
+	i.t.Helper()
+	client := books.Client{URL: i.URL, HTTP: i.http, AtLeast: int(i.placed.Load())}
+	if i.world != nil {
+		client.SandboxURL = i.world.sandbox
+	}
+	report, err := client.Wait(context.Background(), patience, func(books.Report) {})
+	require.NoError(i.t, err)
+	require.Empty(i.t, report.Faults, "the books")
+	if i.world != nil {
+		i.logged()
+	}
+	return report
+}
+
+// logged checks that every stored event is in Kafka, and each stream in order.
+func (i *Instance) logged() {
+	i.t.Helper()
+	var topics []string
+	for _, category := range []string{"orders", "inventory", "payments", "shipments", "sagas"} {
+		topics = append(topics, i.Topic("events."+category))
+	}
+	var logged books.Logged
+	err := kafka.ReadAll(context.Background(), kafka.Config{Brokers: i.Brokers()}, topics, func(_ string, msg *message.Message) error {
+		var version int
+		if _, err := fmt.Sscan(msg.Metadata.Get(app.HeaderSequence), &version); err != nil {
+			return nil //nolint:nilerr // an answer, which no stream holds; or what a test has put there
+		}
+		return logged.Saw(msg.Metadata.Get(app.HeaderSubject), version)
+	})
+	require.NoError(i.t, err)
+	rows, err := OpenDB(i.t, i.DSN()).Query(`SELECT stream, max(version) FROM events GROUP BY stream`)
+	require.NoError(i.t, err)
+	defer rows.Close()
+	stored := map[string]int{}
+	for rows.Next() {
+		var stream string
+		var version int
+		require.NoError(i.t, rows.Scan(&stream, &version))
+		stored[stream] = version
+	}
+	require.NoError(i.t, rows.Err())
+	require.NotEmpty(i.t, stored)
+	require.Empty(i.t, logged.Missing(stored))
+}

@@ -1,0 +1,37 @@
+package harness
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Sandbox starts the stand-ins in a process of their own, for all instances of the world to share. They outlive the instances.
+func (w *World) Sandbox() Client {
+	w.t.Helper()
+	addr := freeAddr(w.t)
+	command := exec.Command(Binary(w.t), "sandbox", "--addr", addr) // ended by the clean-up
+	command.Env = append(os.Environ(), "DATA_DIR="+filepath.Join(w.DataDir, "stand-ins"), "HTTP_ADDR=127.0.0.1:0")
+	require.NoError(w.t, command.Start())
+	w.t.Cleanup(func() {
+		_ = command.Process.Kill()
+		_ = command.Wait()
+	})
+	client := NewClient(w.t, "http://"+addr)
+	Eventually(w.t, func() error {
+		status, _, err := client.Get("/v1/sandbox/payments")
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("status %d", status)
+		}
+		return err
+	})
+	w.sandbox = client.URL
+	for name, path := range map[string]string{"PAYMENTS_URL": "/payments", "CARRIER_URL": "/carrier", "COURIER_URL": "/courier"} {
+		w.env[name] = client.URL + path
+	}
+	return client
+}
