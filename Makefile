@@ -2,7 +2,7 @@ TOOL := go tool -modfile=tools/lint/go.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test race simulate component-test bench lint fmt generate vuln up down
+.PHONY: help run demo test race simulate component-test bench bench-age lint fmt generate vuln up down
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
@@ -29,6 +29,9 @@ component-test: ## The component tests on docker-compose
 
 bench: ## The outbox relay beside Watermill's stock forwarder
 	go run ./tests/bench
+
+bench-age: ## Whether the outbox ages: ten million messages pass through it, then more while a transaction is open
+	go run ./tests/bench -passed 10000000
 
 lint: ## gofmt, go vet and golangci-lint
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run make fmt"; exit 1; }

@@ -32,10 +32,11 @@ func main() {
 	messages := flag.Int("messages", 20_000, "how many messages to relay")
 	keys := flag.Int("keys", 5_000, "over how many keys")
 	probes := flag.Int("probes", 40, "how many messages to time at low load")
+	passed := flag.Int("passed", 0, "instead, let so many messages pass through the outbox and see whether it ages, with a long transaction too")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, os.Stdout, *messages, *keys, *probes); err != nil {
+	if err := run(ctx, os.Stdout, *messages, *keys, *probes, *passed); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1) //nolint:gocritic // stop has nothing left to do
 	}
@@ -50,12 +51,15 @@ type ground struct {
 	stamp   string // makes topics and tables of this run its own
 }
 
-func run(ctx context.Context, out io.Writer, messages, keys, probes int) (err error) {
+func run(ctx context.Context, out io.Writer, messages, keys, probes, passed int) (err error) {
 	g, clean, err := newGround(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, clean()) }()
+	if passed > 0 {
+		return ages(ctx, out, g, passed, keys)
+	}
 	fmt.Fprintf(out, "relaying %d messages of %d keys, then %d messages one at a time\n\n", messages, keys, probes)
 	var results []result
 	for _, contender := range []contender{&stock{}, &ours{}} {

@@ -22,7 +22,7 @@ type floor struct {
 }
 
 // floorLag is how long a row's transaction may take to commit and still be found at once, at least.
-const floorLag = 5 * time.Second
+const floorLag = time.Second
 
 func newFloors() *floors { return &floors{shards: map[int16]*floor{}} }
 
