@@ -89,6 +89,9 @@ func NewWorld(t *testing.T, settings ...string) *World {
 	return w
 }
 
+// DSN is the database of the world's instances, if it is a real one.
+func (w *World) DSN() string { return w.env["POSTGRES_DSN"] }
+
 func (w *World) newDatabase(dsn string) string {
 	w.admin = dsn
 	exec1(w.t, dsn, "CREATE DATABASE "+w.Prefix)

@@ -26,6 +26,7 @@ type Instance struct {
 	command *exec.Cmd
 	exited  chan struct{}
 	exit    error
+	own     []string // settings of this one
 	mu      sync.Mutex
 	output  strings.Builder
 }
@@ -47,6 +48,25 @@ func (w *World) Start(settings ...string) *Instance {
 	i := w.Launch(settings...)
 	i.waitReady()
 	return i
+}
+
+// StartWith starts an instance whose settings it keeps when it is started again.
+func (w *World) StartWith(settings ...string) *Instance {
+	w.t.Helper()
+	i := &Instance{t: w.t, world: w, addr: freeAddr(w.t), own: settings}
+	i.launch()
+	w.t.Cleanup(i.cleanup)
+	i.waitReady()
+	return i
+}
+
+// HTTP is the client that the instance is asked with.
+func (i *Instance) HTTP() *http.Client { return i.http }
+
+// Again starts a new process after the last one ended, and does not wait.
+func (i *Instance) Again() {
+	i.t.Helper()
+	i.launch()
 }
 
 // Launch starts an instance and does not wait.
@@ -71,7 +91,7 @@ func (i *Instance) launch(settings ...string) {
 	for name, value := range i.world.env {
 		i.command.Env = append(i.command.Env, name+"="+value)
 	}
-	i.command.Env = append(i.command.Env, settings...)
+	i.command.Env = append(append(i.command.Env, i.own...), settings...)
 	output, err := i.command.StdoutPipe()
 	require.NoError(i.t, err)
 	i.command.Stderr = i.command.Stdout
@@ -142,6 +162,16 @@ func (i *Instance) World() *World { return i.world }
 func (i *Instance) Signal(s syscall.Signal) {
 	i.t.Helper()
 	require.NoError(i.t, i.command.Process.Signal(s))
+}
+
+// Exited tells whether the process has ended.
+func (i *Instance) Exited() bool {
+	select {
+	case <-i.exited:
+		return true
+	default:
+		return false
+	}
 }
 
 // Terminate asks the process to stop and returns its exit code and how long it took.

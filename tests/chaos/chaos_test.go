@@ -1,0 +1,217 @@
+// Package chaos breaks everything around three instances while orders come in at a steady rate, and proves after each round of
+// faults that nothing was lost and nothing happened twice. It needs a real PostgreSQL and Kafka, and CHAOS_CTL: a command that
+// understands "stop|kill|start postgres|kafka" (docker compose does). make chaos sets all of it.
+//
+// CHAOS_SECONDS sets how long, CHAOS_SEED which faults in which order, CHAOS_RATE how many orders a second.
+package chaos
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/tests/books"
+	"github.com/millrace/millrace/tests/harness"
+)
+
+// restWithin is how long after a round of faults everything may take to come to rest.
+const restWithin = 4 * time.Minute
+
+func setting(t *testing.T, name string, otherwise int64) int64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	require.NoError(t, err, name)
+	return n
+}
+
+// stage is what faults act on.
+type stage struct {
+	t         *testing.T
+	chance    *rand.Rand
+	world     *harness.World
+	sandbox   harness.Client
+	instances []*harness.Instance
+	busy      [3]sync.Mutex // of the instances
+	proxies   []*proxy      // to PostgreSQL, one an instance
+	db        *sql.DB
+	driver    *driver
+	prefix    string
+	brokers   []string
+}
+
+func TestChaos(t *testing.T) {
+	if !harness.Real() || os.Getenv("CHAOS_CTL") == "" {
+		t.Skip("needs POSTGRES_DSN, KAFKA_BROKERS and CHAOS_CTL, as make chaos sets them")
+	}
+	seconds, seed := setting(t, "CHAOS_SECONDS", 120), setting(t, "CHAOS_SEED", time.Now().UnixNano()%1_000_000)
+	t.Logf("CHAOS_SEED=%d CHAOS_SECONDS=%d", seed, seconds)
+	s := setUp(t, uint64(seed))
+	defer s.wholeRun()()
+	defer s.supervise()()
+
+	records := map[string]*record{}
+	deck, rounds := []fault{}, 0
+	for began := time.Now(); time.Since(began) < time.Duration(seconds)*time.Second; rounds++ {
+		var names []string
+		s.driver.run(true)
+		time.Sleep(time.Second)
+		var going sync.WaitGroup
+		for range 3 {
+			if len(deck) == 0 { // every kind before any comes again
+				deck = slices.Clone(faults)
+				s.chance.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+			}
+			f := deck[0]
+			deck = deck[1:]
+			if records[f.name] == nil {
+				records[f.name] = &record{}
+			}
+			names = append(names, f.name)
+			act, delay, r := f.prepare(s), time.Duration(s.chance.Int64N(int64(3*time.Second))), records[f.name]
+			going.Go(func() {
+				time.Sleep(delay)
+				r.begin(s.driver.inFlight())
+				act()
+			})
+			if f.alone {
+				break
+			}
+		}
+		going.Wait()
+		time.Sleep(2 * time.Second)
+		s.driver.run(false)
+		pause := s.driver.longestPause()
+		rested := time.Now()
+		report := s.rest(strings.Join(names, ", "))
+		for _, name := range names {
+			records[name].end(pause)
+		}
+		t.Logf("round %d, %3.0f s: %s: %d orders (%d confirmed), longest pause %.1f s, at rest after %.1f s", rounds+1, time.Since(began).Seconds(),
+			strings.Join(names, ", "), report.Orders, report.Confirmed, pause.Seconds(), time.Since(rested).Seconds())
+	}
+	s.instances[0].Balanced() // with what stands in Kafka
+	s.print(records, rounds)
+}
+
+// setUp starts three instances, the third with a clock that is five minutes off, each behind a proxy of its own to PostgreSQL.
+func setUp(t *testing.T, seed uint64) *stage {
+	t.Helper()
+	s := &stage{t: t, chance: rand.New(rand.NewPCG(seed, 1)), world: harness.NewWorld(t), brokers: strings.Split(os.Getenv("KAFKA_BROKERS"), ",")}
+	s.prefix = s.world.Prefix
+	s.sandbox = s.world.Sandbox()
+	dsn := s.world.DSN()
+	s.db = harness.OpenDB(t, dsn)
+	for n := range 3 {
+		p := newProxy(t, hostOf(t, dsn))
+		s.proxies = append(s.proxies, p)
+		settings := []string{"POSTGRES_DSN=" + withHost(t, dsn, p.addr()), "POSTGRES_MAX_CONNS=24"}
+		if n == 2 {
+			settings = append(settings, "CLOCK_OFFSET=5m")
+		}
+		s.instances = append(s.instances, s.world.StartWith(settings...))
+	}
+	s.instances[0].Stock(100_000_000, "MUG-01", "TEE-02", "CAP-03")
+	s.driver = newDriver(s, float64(setting(t, "CHAOS_RATE", 50)))
+	return s
+}
+
+// supervise starts an instance again that has ended by itself, as whoever runs services does.
+func (s *stage) supervise() (done func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil {
+			time.Sleep(200 * time.Millisecond)
+			for n, i := range s.instances {
+				if s.busy[n].TryLock() {
+					if i.Exited() {
+						s.t.Logf("instance %d ended by itself: %s", n, lastLine(i.Output()))
+						i.Again()
+					}
+					s.busy[n].Unlock()
+				}
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+func lastLine(text string) string {
+	text = strings.TrimSpace(text)
+	return text[strings.LastIndex(text, "\n")+1:]
+}
+
+// rest waits until every order is decided, every saga at rest and the books balance.
+func (s *stage) rest(after string) books.Report {
+	s.t.Helper()
+	client := books.Client{URL: s.instances[0].URL, HTTP: s.instances[0].HTTP(), AtLeast: s.driver.accepted(), SandboxURL: s.sandbox.URL}
+	report, err := client.Wait(context.Background(), restWithin, func(books.Report) {})
+	require.NoError(s.t, err, after)
+	if !report.Balanced() {
+		for n, i := range s.instances {
+			output := i.Output()
+			s.t.Logf("instance %d:\n%s", n, output[max(0, len(output)-6000):])
+		}
+	}
+	require.Empty(s.t, report.Faults, "after: %s", after)
+	return report
+}
+
+// record is what is told of a kind of fault.
+type record struct {
+	mu       sync.Mutex
+	times    int
+	inFlight int
+	pause    time.Duration
+}
+
+func (r *record) begin(inFlight int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.times++
+	r.inFlight = max(r.inFlight, inFlight)
+}
+
+func (r *record) end(pause time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pause = max(r.pause, pause)
+}
+
+func (s *stage) print(records map[string]*record, rounds int) {
+	var out strings.Builder
+	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "FAULT\tTIMES\tORDERS IN FLIGHT\tLONGEST PAUSE\tLOST\tDOUBLED")
+	total := 0
+	for _, f := range faults {
+		if r := records[f.name]; r != nil {
+			total += r.times
+			// The books were balanced after each of its rounds, or the test would have ended there.
+			fmt.Fprintf(table, "%s\t%d\t%d\t%.1f s\t0\t0\n", f.name, r.times, r.inFlight, r.pause.Seconds())
+		}
+	}
+	for _, name := range []string{"a clock five minutes off", "a transaction left open"} {
+		fmt.Fprintf(table, "%s\tthe whole run\t\t\t0\t0\n", name)
+	}
+	_ = table.Flush()
+	s.t.Logf("%d faults of %d kinds in %d rounds, %d orders accepted, %d requests not accepted\n%s", total, len(records)+2, rounds, s.driver.accepted(), s.driver.refused.Load(), out.String())
+}

@@ -1,0 +1,280 @@
+package chaos
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/tests/harness"
+)
+
+// fault is one kind of trouble. What is chosen by chance is chosen in prepare, in one goroutine, so that a seed replays.
+type fault struct {
+	name    string
+	prepare func(s *stage) (act func())
+	alone   bool // it takes long and breaks much: no others in its round
+}
+
+var faults = []fault{
+	{name: "kill -9 of an instance", prepare: func(s *stage) func() {
+		i, busy := s.one()
+		return func() {
+			busy.Lock()
+			defer busy.Unlock()
+			i.Kill()
+			time.Sleep(2 * time.Second)
+			i.Again()
+		}
+	}},
+	{name: "SIGTERM of an instance", prepare: func(s *stage) func() {
+		i, busy := s.one()
+		return func() {
+			busy.Lock()
+			defer busy.Unlock()
+			i.Terminate()
+			i.Again()
+		}
+	}},
+	{name: "an instance stopped for 8 s", prepare: func(s *stage) func() {
+		i, busy := s.one()
+		return func() {
+			busy.Lock()
+			defer busy.Unlock()
+			i.Signal(syscall.SIGSTOP)
+			time.Sleep(8 * time.Second)
+			i.Signal(syscall.SIGCONT)
+		}
+	}},
+	{name: "Kafka stopped for 30 s", alone: true, prepare: func(s *stage) func() {
+		return func() { s.outage("stop", "kafka", 30*time.Second) }
+	}},
+	{name: "Kafka killed", prepare: func(s *stage) func() {
+		return func() { s.outage("kill", "kafka", time.Second) }
+	}},
+	{name: "PostgreSQL restarted", prepare: func(s *stage) func() {
+		return func() { s.outage("stop", "postgres", time.Second) }
+	}},
+	{name: "PostgreSQL killed", prepare: func(s *stage) func() {
+		return func() { s.outage("kill", "postgres", time.Second) }
+	}},
+	{name: "connections cut", prepare: func(s *stage) func() {
+		times := 2 + s.chance.IntN(3)
+		return func() {
+			for range times {
+				for _, p := range s.proxies {
+					p.cut()
+				}
+				time.Sleep(time.Second)
+			}
+		}
+	}},
+	{name: "a connection hangs", prepare: func(s *stage) func() {
+		p := s.proxies[s.chance.IntN(3)]
+		return func() {
+			p.hang(true)
+			time.Sleep(8 * time.Second)
+			p.hang(false)
+		}
+	}},
+	knobs("payments down", "payments", `{"down":true}`, `{"down":false}`, 6*time.Second),
+	knobs("payments slow", "payments", `{"latency":"700ms"}`, `{"latency":"0s"}`, 6*time.Second),
+	knobs("payments answer 500", "payments", `{"failure_rate":0.5}`, `{"failure_rate":0}`, 6*time.Second),
+	knobs("payments done, but too late", "payments", `{"latency":"2500ms"}`, `{"latency":"0s"}`, 5*time.Second),
+	knobs("payments carried out twice", "payments", `{"twice":true}`, `{"twice":false}`, 8*time.Second),
+	knobs("carrier down", "carrier", `{"down":true}`, `{"down":false}`, 6*time.Second),
+	{name: "every message twice", prepare: func(s *stage) func() {
+		return func() { s.republish(sarama.OffsetNewest, 8*time.Second) }
+	}},
+	{name: "old messages replayed", prepare: func(s *stage) func() {
+		return func() { s.republish(sarama.OffsetOldest, 4*time.Second) }
+	}},
+	{name: "groups rebalanced", prepare: func(s *stage) func() {
+		return s.rebalance
+	}},
+}
+
+// one chooses an instance; who does something with its process locks it meanwhile.
+func (s *stage) one() (*harness.Instance, *sync.Mutex) {
+	n := s.chance.IntN(len(s.instances))
+	return s.instances[n], &s.busy[n]
+}
+
+func knobs(name, service, on, off string, d time.Duration) fault {
+	return fault{name: name, prepare: func(s *stage) func() {
+		return func() {
+			s.sandbox.Knobs(service, on)
+			time.Sleep(d)
+			s.sandbox.Knobs(service, off)
+		}
+	}}
+}
+
+var ctl sync.Mutex // one outage at a time: a database that is stopped twice is started twice
+
+// outage stops or kills a service and starts it again.
+func (s *stage) outage(how, service string, d time.Duration) {
+	ctl.Lock()
+	defer ctl.Unlock()
+	run := func(verb string) {
+		out, err := exec.Command("bash", "-c", os.Getenv("CHAOS_CTL")+" "+verb+" "+service).CombinedOutput() // the tester's own
+		require.NoError(s.t, err, "%s %s: %s", verb, service, out)
+	}
+	run(how)
+	time.Sleep(d)
+	run("start")
+}
+
+// topics are all of ours that carry something with an effect.
+func (s *stage) topics() (names []string) {
+	for _, name := range []string{
+		"commands.orders", "commands.inventory", "commands.payments", "commands.shipments", "commands.couriers", "commands.sagas",
+		"events.orders", "events.inventory", "events.payments", "events.shipments", "events.sagas",
+	} {
+		names = append(names, s.prefix+"."+name)
+	}
+	return names
+}
+
+func (s *stage) kafka() *sarama.Config {
+	c := sarama.NewConfig()
+	c.Version = sarama.V2_8_0_0
+	c.Producer.Return.Successes = true
+	c.Consumer.Offsets.Initial = sarama.OffsetOldest
+	c.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategySticky()} // as the service's members
+	return c
+}
+
+const copied = "chaos_copy"
+
+// republish copies every record of every topic to its end, from an offset on, for a while: those that come in meanwhile, or old
+// ones. A copy is not copied again. What fails because Kafka is away as well is left out.
+func (s *stage) republish(from int64, d time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	client, err := sarama.NewClient(s.brokers, s.kafka())
+	if err != nil {
+		return
+	}
+	defer client.Close()
+	producer, err := sarama.NewSyncProducerFromClient(client)
+	if err != nil {
+		return
+	}
+	defer producer.Close()
+	consumer, err := sarama.NewConsumerFromClient(client)
+	if err != nil {
+		return
+	}
+	defer consumer.Close()
+	var readers sync.WaitGroup
+	for _, topic := range s.topics() {
+		partitions, err := client.Partitions(topic)
+		if err != nil {
+			continue
+		}
+		for _, partition := range partitions {
+			if from == sarama.OffsetOldest && partition%4 != 0 {
+				continue // a part of the past is enough
+			}
+			records, err := consumer.ConsumePartition(topic, partition, from)
+			if err != nil {
+				continue
+			}
+			readers.Go(func() {
+				defer records.AsyncClose()
+				for {
+					select {
+					case <-ctx.Done():
+						return
+					case r := <-records.Messages():
+						if r == nil {
+							return
+						}
+						if m := copyOf(r); m != nil {
+							_, _, _ = producer.SendMessage(m)
+						}
+					}
+				}
+			})
+		}
+	}
+	readers.Wait()
+}
+
+func copyOf(r *sarama.ConsumerMessage) *sarama.ProducerMessage {
+	m := &sarama.ProducerMessage{Topic: r.Topic, Key: sarama.ByteEncoder(r.Key), Value: sarama.ByteEncoder(r.Value)}
+	for _, h := range r.Headers {
+		if string(h.Key) == copied {
+			return nil
+		}
+		m.Headers = append(m.Headers, *h)
+	}
+	m.Headers = append(m.Headers, sarama.RecordHeader{Key: []byte(copied), Value: []byte("1")})
+	return m
+}
+
+// rebalance joins the consumer groups and leaves them, every few seconds. The guest handles nothing.
+func (s *stage) rebalance() {
+	for range 3 {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		var guests sync.WaitGroup
+		for _, topic := range s.topics() {
+			if strings.Contains(topic, ".events.") {
+				continue
+			}
+			guests.Go(func() {
+				group, err := sarama.NewConsumerGroup(s.brokers, topic, s.kafka()) // groups of commands have their topic's name
+				if err != nil {
+					return
+				}
+				defer group.Close()
+				_ = group.Consume(ctx, []string{topic}, guest{})
+			})
+		}
+		guests.Wait()
+		cancel()
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
+type guest struct{}
+
+func (guest) Setup(sarama.ConsumerGroupSession) error   { return nil }
+func (guest) Cleanup(sarama.ConsumerGroupSession) error { return nil }
+func (guest) ConsumeClaim(session sarama.ConsumerGroupSession, _ sarama.ConsumerGroupClaim) error {
+	<-session.Context().Done()
+	return nil
+}
+
+// wholeRun leaves a transaction open, and begins it again when it is cut.
+func (s *stage) wholeRun() (done func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil {
+			tx, err := s.db.BeginTx(ctx, nil)
+			if err == nil {
+				_, err = tx.ExecContext(ctx, `SET TRANSACTION ISOLATION LEVEL REPEATABLE READ`)
+				for err == nil && ctx.Err() == nil {
+					var n int
+					err = tx.QueryRowContext(ctx, `SELECT 1 FROM outbox_epoch`).Scan(&n)
+					time.Sleep(500 * time.Millisecond)
+				}
+				_ = tx.Rollback()
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
