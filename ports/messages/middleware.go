@@ -29,8 +29,11 @@ type Lines interface {
 	// More is done in the same unit.
 	Bury(ctx context.Context, p app.Place, l app.DeadLetter, hold bool, more func(ctx context.Context) error) error
 
-	// Done lets the next in line come.
-	Done(ctx context.Context, p app.Place, messageID string) error
+	// Done notes that the head of a line was handled, and returns what comes next, to be handled at once.
+	Done(ctx context.Context, p app.Place, messageID string) (next *message.Message, err error)
+
+	// Release lets the head of a line come by way of the broker.
+	Release(ctx context.Context, p app.Place, messageID string) error
 }
 
 // Before an error that nobody foresaw makes a message dead, it is tried maxUnknown times; the first few at once, the others
@@ -79,11 +82,13 @@ func (r *Router) deadLetters(next message.HandlerFunc) message.HandlerFunc {
 			if value := recover(); value != nil {
 				err = panicked{value, string(debug.Stack())}
 			}
-			if err == nil || app.KindOf(err) == app.Stopping {
+			if err == nil || errors.Is(err, errKept) || app.KindOf(err) == app.Stopping {
 				return
 			}
 			r.config.OnFailure(message.HandlerNameFromCtx(msg.Context()), "dead")
-			err = r.bury(msg, err)
+			if err = r.bury(msg, err); err == nil {
+				err = errKept
+			}
 		}()
 		return next(msg)
 	}
@@ -148,8 +153,11 @@ func (r *Router) keepTrying(do func() error, what string) error {
 	}
 }
 
-// errLater and what wraps it say that the message comes again, so that it is not done, but acknowledged.
-var errLater = errors.New("comes again later")
+// errKept says that the message is kept, as a dead letter or to come again, so that it is acknowledged, but not done.
+var errKept = errors.New("kept")
+
+// maxInLine is how many of a line are handled one after the other, before others of the partition have their turn.
+const maxInLine = 200
 
 // inLine has a message wait for those of its key that came before it and could not be handled yet.
 func (r *Router) inLine(next message.HandlerFunc) message.HandlerFunc {
@@ -174,12 +182,38 @@ func (r *Router) inLine(next message.HandlerFunc) message.HandlerFunc {
 		msg.SetContext(context.WithValue(msg.Context(), failuresKey{}, failures))
 		produced, err := next(msg)
 		switch {
-		case errors.Is(err, errLater):
+		case errors.Is(err, errKept):
 			return nil, nil
 		case err != nil || turn == app.Alone:
 			return produced, err
 		}
-		return produced, r.keepTrying(func() error { return r.config.Lines.Done(msg.Context(), place, msg.UUID) }, "let the next in line come")
+		return produced, r.goOn(place, msg, next)
+	}
+}
+
+// goOn handles what waits behind a head that is done.
+func (r *Router) goOn(place app.Place, head *message.Message, handle message.HandlerFunc) error {
+	ctx := context.WithValue(head.Context(), failuresKey{}, 0)
+	for n := 1; ; n++ {
+		var following *message.Message
+		err := r.keepTrying(func() (err error) {
+			following, err = r.config.Lines.Done(ctx, place, head.UUID)
+			return err
+		}, "let the next in line come")
+		if err != nil || following == nil {
+			return err
+		}
+		following.SetContext(ctx)
+		if n == maxInLine {
+			return r.keepTrying(func() error { return r.config.Lines.Release(ctx, place, following.UUID) }, "let the next in line come")
+		}
+		switch _, err := handle(following); {
+		case errors.Is(err, errKept):
+			return nil
+		case err != nil: // stopping; it comes by way of the broker
+			return nil //nolint:nilerr // the head is done
+		}
+		head = following
 	}
 }
 
@@ -229,7 +263,7 @@ func (r *Router) retry(next message.HandlerFunc) message.HandlerFunc {
 				later := r.config.Lines.Later(msg.Context(), place, message.SubscribeTopicFromCtx(msg.Context()), msg, due)
 				if later == nil {
 					r.config.OnFailure(place.Consumer, "delayed")
-					return nil, errLater
+					return nil, errKept
 				}
 				err = later
 			}

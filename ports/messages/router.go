@@ -59,14 +59,14 @@ type Router struct {
 
 // NewRouter makes a router. Its middleware, outermost first:
 //
-//  0. in hand: how old what is being handled is
-//  1. dead letters: whatever comes out as an error, and panics too, ends here; only what fails because we are stopping
-//     goes back to Kafka
+//  1. in hand: how old what is being handled is
 //  2. in line: a message waits for those of its key that came before it and could not be handled yet
-//  3. recognise: headers become metadata in the context; a message that nobody knows goes no further
-//  4. retry: by the kind of the error, here and now or later
-//  5. the destination's breaker: inside retry, which would otherwise count its waiting as an attempt
-//  6. observe: log, metric and trace of one attempt
+//  3. dead letters: whatever comes out as an error, and panics too, ends here; only what fails because we are stopping
+//     goes back to Kafka
+//  4. recognise: headers become metadata in the context; a message that nobody knows goes no further
+//  5. retry: by the kind of the error, here and now or later
+//  6. the destination's breaker: inside retry, which would otherwise count its waiting as an attempt
+//  7. observe: log, metric and trace of one attempt
 func NewRouter(c Config) (*Router, error) {
 	inner, err := message.NewRouter(message.RouterConfig{CloseTimeout: 9 * time.Second}, c.Watermill)
 	if err != nil {
@@ -79,7 +79,7 @@ func NewRouter(c Config) (*Router, error) {
 		c.InHand = func(string, time.Time) func() { return func() {} }
 	}
 	r := &Router{Router: inner, config: c, sagaGroups: map[string]bool{}, categories: map[string]string{}}
-	inner.AddMiddleware(r.inHand, r.deadLetters, r.inLine, r.recognise, r.retry)
+	inner.AddMiddleware(r.inHand, r.inLine, r.deadLetters, r.recognise, r.retry)
 	r.groups, err = cqrs.NewEventGroupProcessorWithConfig(inner, cqrs.EventGroupProcessorConfig{
 		GenerateSubscribeTopic: func(p cqrs.EventGroupProcessorGenerateSubscribeTopicParams) (string, error) {
 			return EventTopic(c.Prefix, p.EventGroupHandlers[0].(*eventHandler).category), nil

@@ -43,7 +43,7 @@ func Advance(ctx context.Context, tx sqlx.ExtContext, p app.Place, messageID str
 		next AS (
 			SELECT o.id, o.message_id FROM outbox o JOIN line l ON o.consumer = l.consumer AND o.line = l.line
 			WHERE o.due_at = 'infinity' ORDER BY o.id LIMIT 1),
-		freed AS (UPDATE outbox SET due_at = now() FROM next WHERE outbox.id = next.id),
+		freed AS (UPDATE outbox SET due_at = NULL, id = DEFAULT FROM next WHERE outbox.id = next.id),
 		moved AS (
 			UPDATE lines SET head = next.message_id, attempts = 0, first_at = NULL FROM line, next
 			WHERE lines.consumer = line.consumer AND lines.line = line.line)

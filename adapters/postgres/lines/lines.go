@@ -1,6 +1,6 @@
 // Package lines keeps the order of keys whose messages fail. A message that could not be handled becomes the head of a line;
-// what comes after it under the same key waits behind it in the outbox, and is handled one by one once the head is done. A line
-// belongs to one consumer: others of the same topic go on.
+// what comes after it under the same key waits behind it in the outbox, and is handled one by one once the head is done, by whoever
+// has handled that, without going by way of the broker again. A line belongs to one consumer: others of the same topic go on.
 package lines
 
 import (
@@ -21,10 +21,16 @@ import (
 )
 
 // Lines is the table.
-type Lines struct{ db *sqlx.DB }
+type Lines struct {
+	db   *sqlx.DB
+	wake func()
+}
 
-// New makes Lines.
-func New(db *sqlx.DB) *Lines { return &Lines{db} }
+// New makes Lines. Wake is called when something is due in the outbox.
+func New(db *sqlx.DB, wake func()) *Lines { return &Lines{db, wake} }
+
+// inHand is how long the next of a line may be in the hands of who took it, before it comes again by way of the broker.
+const inHand = "30 seconds"
 
 // Join tells whether a message may be handled now: alone, or as the head of its line, which has failed so many times before.
 // If it may not, it was put at the end of the line, and comes again.
@@ -68,6 +74,7 @@ func head(ctx context.Context, q sqlx.QueryerContext, p app.Place, lock string) 
 
 // Later has a message come again at a time, as the head of its line.
 func (l *Lines) Later(ctx context.Context, p app.Place, topic string, msg *message.Message, due time.Time) error {
+	defer l.wake() // its time may be the next one
 	return l.within(ctx, func(tx *sqlx.Tx) error {
 		if err := fail(ctx, tx, p, msg.UUID); err != nil {
 			return err
@@ -100,6 +107,9 @@ func (l *Lines) Bury(ctx context.Context, p app.Place, letter app.DeadLetter, ho
 	if err := deadletter.Put(ctx, tx, letter); err != nil {
 		return err
 	}
+	if err := remove(ctx, tx, p, letter.MessageID); err != nil {
+		return err
+	}
 	if !hold {
 		if err := deadletter.Advance(ctx, tx, p, letter.MessageID); err != nil {
 			return err
@@ -108,9 +118,58 @@ func (l *Lines) Bury(ctx context.Context, p app.Place, letter app.DeadLetter, ho
 	return more(ctx)
 }
 
-// Done lets the next one of a line come, after its head was handled.
-func (l *Lines) Done(ctx context.Context, p app.Place, messageID string) error {
-	return l.within(ctx, func(tx *sqlx.Tx) error { return deadletter.Advance(ctx, tx, p, messageID) })
+// Done notes that the head of a line was handled, and returns what comes next, to be handled at once; nil if nobody waits. Should
+// that not happen, it comes again by itself. A message that is not the head changes nothing.
+func (l *Lines) Done(ctx context.Context, p app.Place, messageID string) (next *message.Message, err error) {
+	err = l.within(ctx, func(tx *sqlx.Tx) error {
+		next = nil
+		if err := remove(ctx, tx, p, messageID); err != nil {
+			return err
+		}
+		var row struct {
+			MessageID string `db:"message_id"`
+			Payload   []byte `db:"payload"`
+			Headers   []byte `db:"headers"`
+		}
+		err := tx.QueryRowxContext(ctx, `
+			WITH line AS (SELECT consumer, line FROM lines WHERE consumer = $1 AND line = $2 AND head = $3 FOR UPDATE),
+			next AS (
+				SELECT o.id, o.message_id FROM outbox o JOIN line l ON o.consumer = l.consumer AND o.line = l.line
+				WHERE o.due_at = 'infinity' ORDER BY o.id LIMIT 1),
+			ended AS (
+				DELETE FROM lines USING line WHERE lines.consumer = line.consumer AND lines.line = line.line AND NOT EXISTS (SELECT FROM next)),
+			moved AS (
+				UPDATE lines SET head = next.message_id, attempts = 0, first_at = NULL FROM line, next
+				WHERE lines.consumer = line.consumer AND lines.line = line.line)
+			UPDATE outbox SET due_at = now() + $4::interval FROM next WHERE outbox.id = next.id
+			RETURNING outbox.message_id, outbox.payload, outbox.headers`, p.Consumer, p.Line, messageID, inHand).StructScan(&row)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		next = message.NewMessage(row.MessageID, row.Payload)
+		return json.Unmarshal(row.Headers, &next.Metadata)
+	})
+	return next, err
+}
+
+// Release lets the head of a line come by way of the broker.
+func (l *Lines) Release(ctx context.Context, p app.Place, messageID string) error {
+	err := l.within(ctx, func(tx *sqlx.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE outbox SET due_at = NULL, id = DEFAULT WHERE consumer = $1 AND line = $2 AND message_id = $3 AND due_at IS NOT NULL`,
+			p.Consumer, p.Line, messageID)
+		return err
+	})
+	l.wake()
+	return err
+}
+
+// remove takes the rows of a message out of the outbox, once it is handled or dead.
+func remove(ctx context.Context, tx *sqlx.Tx, p app.Place, messageID string) error {
+	_, err := tx.ExecContext(ctx, `DELETE FROM outbox WHERE consumer = $1 AND line = $2 AND message_id = $3 AND due_at IS NOT NULL`, p.Consumer, p.Line, messageID)
+	return txn.Classify(err, "take a message out of its line")
 }
 
 func (l *Lines) within(ctx context.Context, work func(tx *sqlx.Tx) error) error {

@@ -44,7 +44,7 @@ func (c *consumer) message(id string) *message.Message {
 	return msg
 }
 
-// deliver takes the next message, and then does with it what outcome says: ok, later, dead, or crash, which delivers it again.
+// deliver takes the next message, and then does with it what outcome says.
 func (c *consumer) deliver(outcome string) {
 	id := c.partition[0]
 	ctx, msg := context.Background(), c.message(id)
@@ -72,17 +72,37 @@ func (c *consumer) deliver(outcome string) {
 		}, true, func(context.Context) error { return nil }))
 		c.no(tx.Commit())
 	default:
-		if !slices.Contains(c.handled, id) {
-			c.handled = append(c.handled, id)
-		}
+		c.handle(id)
 		if outcome == "crash after" {
 			return
 		}
-		if turn == app.Head {
-			c.no(c.lines.Done(ctx, c.place, id))
+		c.partition = c.partition[1:]
+		for turn == app.Head {
+			next, err := c.lines.Done(ctx, c.place, id)
+			c.no(err)
+			if next == nil {
+				return
+			}
+			switch id = next.UUID; outcome {
+			case "crash in between": // it comes again when its time is over, which it is at once here
+				_, err := c.db.Exec(`UPDATE outbox SET due_at = now() WHERE message_id = $1 AND line = $2 AND due_at IS NOT NULL`, id, c.place.Line)
+				c.no(err)
+				return
+			case "release":
+				c.no(c.lines.Release(ctx, c.place, id))
+				return
+			}
+			c.handle(id)
 		}
+		return
 	}
 	c.partition = c.partition[1:]
+}
+
+func (c *consumer) handle(id string) {
+	if !slices.Contains(c.handled, id) {
+		c.handled = append(c.handled, id)
+	}
 }
 
 // relay brings back what is due.
@@ -113,7 +133,7 @@ func TestOrderIsKept(t *testing.T) {
 	n := 0
 	rapid.Check(t, func(t *rapid.T) {
 		n++
-		c := &consumer{t: t, db: db, lines: lines.New(db), place: app.Place{Consumer: "c", Line: fmt.Sprint("line-", n)}}
+		c := &consumer{t: t, db: db, lines: lines.New(db, func() {}), place: app.Place{Consumer: "c", Line: fmt.Sprint("line-", n)}}
 		var want []string
 		for i := range rapid.IntRange(1, 6).Draw(t, "messages") {
 			want = append(want, fmt.Sprintf("%d-%d", n, i))
@@ -127,7 +147,7 @@ func TestOrderIsKept(t *testing.T) {
 				}
 			case "deliver":
 				if len(c.partition) > 0 {
-					c.deliver(rapid.SampledFrom([]string{"ok", "later", "dead", "crash before", "crash after"}).Draw(t, "outcome"))
+					c.deliver(rapid.SampledFrom([]string{"ok", "later", "dead", "crash before", "crash after", "crash in between", "release"}).Draw(t, "outcome"))
 				}
 			case "relay":
 				c.relay()
