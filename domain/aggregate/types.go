@@ -148,6 +148,9 @@ func (t Type) lift(schema int, payload []byte) ([]byte, error) {
 	if err := decoder.Decode(&fields); err != nil {
 		return nil, err
 	}
+	if fields == nil {
+		return nil, errors.New("the payload is no JSON object")
+	}
 	for v := schema; v < t.Schema; v++ {
 		if err := t.lifts[v-1](fields); err != nil {
 			return nil, fmt.Errorf("lift from schema version %d: %w", v, err)

@@ -93,9 +93,26 @@ func (c carrier) Book(_ context.Context, id string, _ []order.Line) (command.Ans
 func (c carrier) Cancel(_ context.Context, id string) error { return c.undo(id) }
 
 // The books balance, whatever went wrong.
-func TestFaults(t *testing.T) {
+func TestFaults(t *testing.T) { faults().Run(t) }
+
+// Any sequence of answers, repeated, reordered, late or never given, ends with the books balanced. Each byte is a choice.
+func FuzzFaults(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{0, 0, 0, 0, 0, 1, 2, 0, 3, 0, 0, 4})
+	f.Fuzz(func(t *testing.T, choices []byte) {
+		list := make([]int, len(choices))
+		for i, c := range choices {
+			list[i] = int(c)
+		}
+		if err := faults().Replay(list); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func faults() sagatest.Faults {
 	const received = 5 // two an order: not enough for all three
-	sagatest.Faults{
+	return sagatest.Faults{
 		Sagas: []*saga.Saga{saga.New(fulfilment.Definition), saga.New(fulfilment.V1)},
 		Runs:  20_000,
 		Play: func(w *sagatest.World) sagatest.Play {
@@ -144,5 +161,5 @@ func TestFaults(t *testing.T) {
 			}
 			return play
 		},
-	}.Run(t)
+	}
 }

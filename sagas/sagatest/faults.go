@@ -113,11 +113,22 @@ func (f Faults) run(t *tape) (r result) {
 	return r
 }
 
+// Replay runs the world in which things go as these choices say, and then nothing goes wrong any more. It is for fuzzing: any list
+// is a run.
+func (f Faults) Replay(choices []int) error {
+	if f.Subjects == 0 {
+		f.Subjects = defaultSubjects
+	}
+	return f.run(&tape{play: choices}).err
+}
+
+const defaultSubjects = 3
+
 // Run runs them all.
 func (f Faults) Run(t *testing.T) {
 	t.Helper()
 	if f.Subjects == 0 {
-		f.Subjects = 3
+		f.Subjects = defaultSubjects
 	}
 	if f.Runs == 0 {
 		f.Runs = 1000

@@ -123,7 +123,13 @@ func (s *stage) outage(how, service string, d time.Duration) {
 	ctl.Lock()
 	defer ctl.Unlock()
 	run := func(verb string) {
-		out, err := exec.Command("bash", "-c", os.Getenv("CHAOS_CTL")+" "+verb+" "+service).CombinedOutput() // the tester's own
+		var out []byte
+		var err error
+		for range 3 { // on a busy machine it may take longer than the command waits
+			if out, err = exec.Command("bash", "-c", os.Getenv("CHAOS_CTL")+" "+verb+" "+service).CombinedOutput(); err == nil { // the tester's own
+				return
+			}
+		}
 		require.NoError(s.t, err, "%s %s: %s", verb, service, out)
 	}
 	run(how)
