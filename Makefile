@@ -2,7 +2,7 @@ TOOL := go tool -modfile=tools/lint/go.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test race simulate component-test bench bench-age lint fmt generate vuln up down
+.PHONY: help run demo test race simulate component-test chaos fuzz bench bench-age lint fmt generate vuln up down
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
@@ -26,6 +26,15 @@ component-test: ## The component tests on docker-compose
 	$(COMPOSE) up -d --build
 	COMPONENT_URL=http://127.0.0.1:18080 go test -count=1 ./tests/component
 	$(COMPOSE) down -v
+
+chaos: ## Ten minutes of faults around three instances (CHAOS_SECONDS, CHAOS_SEED)
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} tests/chaos/run.sh
+
+fuzz: ## Fuzz everything that reads from outside, a minute each (FUZZTIME)
+	go test ./ports/httpapi -run XXX -fuzz FuzzPlaceOrder -fuzztime $${FUZZTIME:-60s}
+	go test ./ports/messages -run XXX -fuzz FuzzHeaders -fuzztime $${FUZZTIME:-60s}
+	go test ./domain/order -run XXX -fuzz FuzzUpcasting -fuzztime $${FUZZTIME:-60s}
+	go test ./sagas/fulfilment -run XXX -fuzz FuzzFaults -fuzztime $${FUZZTIME:-60s}
 
 bench: ## The outbox relay beside Watermill's stock forwarder
 	go run ./tests/bench

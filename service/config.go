@@ -81,6 +81,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		TopicPrefix:  s.text("TOPIC_PREFIX", "millrace"),
 		Retention: postgres.Retention{
 			Inbox: s.duration("INBOX_RETENTION", 14*24*time.Hour), Idempotency: s.duration("IDEMPOTENCY_RETENTION", 7*24*time.Hour),
+			Dropped: s.duration("DROPPED_RETENTION", 90*24*time.Hour),
 		},
 		MaxMessage:  s.number("MAX_MESSAGE_BYTES", 1_000_000, 10_000, 100_000_000),
 		DataDir:     s.text("DATA_DIR", "data"),

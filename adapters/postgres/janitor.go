@@ -18,6 +18,9 @@ type Retention struct {
 
 	// Idempotency is for the answers to requests with an Idempotency-Key.
 	Idempotency time.Duration
+
+	// Dropped is for dead letters that somebody dropped. Others are kept until then.
+	Dropped time.Duration
 }
 
 // sweepBatch is how many rows are deleted at a time: few enough that nobody waits for it.
@@ -63,6 +66,8 @@ func (j *Janitor) Sweep(ctx context.Context) (removed int64, err error) {
 			SELECT consumer, message_id FROM inbox WHERE received_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)`, j.keep.Inbox},
 		{`DELETE FROM idempotency_keys WHERE (owner, key) IN (
 			SELECT owner, key FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)`, j.keep.Idempotency},
+		{`DELETE FROM dead_letters WHERE id IN (
+			SELECT id FROM dead_letters WHERE dropped_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)`, j.keep.Dropped},
 	} {
 		for n := int64(sweepBatch); n == sweepBatch; removed += n {
 			result, err := j.db.ExecContext(ctx, sweep.statement, sweep.keep.Seconds(), sweepBatch)

@@ -314,16 +314,19 @@ func TestTheJanitorKeepsWhatIsStillNeeded(t *testing.T) {
 		INSERT INTO inbox (consumer, message_id, outcome, received_at)
 		SELECT 'c', n::text, 'done', now() - CASE WHEN n <= 2500 THEN interval '25 hours' ELSE interval '23 hours' END FROM generate_series(1, 2600) n;
 		INSERT INTO idempotency_keys (owner, key, request, answer, created_at)
-		SELECT 'guest', n::text, '', '{}', now() - CASE WHEN n <= 1000 THEN interval '2 hours' ELSE interval '30 minutes' END FROM generate_series(1, 1010) n`)
+		SELECT 'guest', n::text, '', '{}', now() - CASE WHEN n <= 1000 THEN interval '2 hours' ELSE interval '30 minutes' END FROM generate_series(1, 1010) n;
+		INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, attempts, first_at, last_at, dropped_at)
+		SELECT n::text, 'c', n::text, 't', 'k', '{}', '', 'r', 1, now() - interval '9 days', now(), CASE n WHEN 1 THEN NULL WHEN 2 THEN now() ELSE now() - interval '8 days' END
+		FROM generate_series(1, 5) n`)
 	require.NoError(t, err)
 	busy, err := w.db.BeginTxx(t.Context(), nil)
 	require.NoError(t, err)
 	_, err = busy.Exec(`SELECT FROM inbox WHERE message_id = '7' FOR UPDATE`)
 	require.NoError(t, err)
-	janitor := postgres.NewJanitor(w.db, postgres.Retention{Inbox: 24 * time.Hour, Idempotency: time.Hour}, time.Hour, slog.New(slog.DiscardHandler))
+	janitor := postgres.NewJanitor(w.db, postgres.Retention{Inbox: 24 * time.Hour, Idempotency: time.Hour, Dropped: 7 * 24 * time.Hour}, time.Hour, slog.New(slog.DiscardHandler))
 	n, err := janitor.Sweep(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, int64(2499+1000), n, "who uses a row is not waited for")
+	require.Equal(t, int64(2499+1000+3), n, "who uses a row is not waited for")
 	require.NoError(t, busy.Rollback())
 	n, err = janitor.Sweep(t.Context())
 	require.NoError(t, err)

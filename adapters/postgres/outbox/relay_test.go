@@ -89,6 +89,7 @@ type log struct {
 	mu      sync.Mutex
 	records map[string][]string // by key
 	fail    func(key, text string) error
+	lie     func() error // after it was done
 }
 
 func (l *log) Publish(_ string, messages ...*message.Message) error {
@@ -105,6 +106,11 @@ func (l *log) Publish(_ string, messages ...*message.Message) error {
 			l.records = map[string][]string{}
 		}
 		l.records[key] = append(l.records[key], string(msg.Payload))
+		if l.lie != nil {
+			if err := l.lie(); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -287,6 +293,45 @@ func TestOrderSurvivesFailures(t *testing.T) {
 }
 
 // Redriven, a refused message takes its place before those that waited for it; dropped, it lets them go.
+// Taken by the broker, but reported as a time-out: it comes twice, and never before its predecessor.
+func TestTakenButReportedAsATimeOut(t *testing.T) {
+	t.Parallel()
+	db, dsn := harness.Database(t)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	chance := rand.New(rand.NewPCG(seed, 0))
+	lies := 0
+	l := &log{lie: func() error { // the log holds its lock
+		if chance.IntN(6) > 0 {
+			return nil
+		}
+		lies++
+		return os.ErrDeadlineExceeded
+	}}
+	for n := range 15 {
+		var items []item
+		for k := range 10 {
+			items = append(items, item{key: fmt.Sprint("key-", k), text: fmt.Sprint(n)})
+		}
+		write(t, db, "t", items...)
+	}
+	_, stop := run(t, db, dsn, l, outbox.Options{Batch: 7})
+	drained(t, db)
+	stop()
+	require.Positive(t, lies)
+	for k := range 10 {
+		next := 0
+		for _, text := range l.of(fmt.Sprint("key-", k)) {
+			var n int
+			_, err := fmt.Sscan(text, &n)
+			require.NoError(t, err)
+			require.LessOrEqual(t, n, next, "before its predecessor")
+			next = max(next, n+1)
+		}
+		require.Equal(t, 15, next)
+	}
+}
+
 func TestAParkedKeyGoesOn(t *testing.T) {
 	refused := errors.New("refused")
 	for name, decide := range map[string]func(letters *deadletter.Store, id string) error{
