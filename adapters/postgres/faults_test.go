@@ -100,7 +100,7 @@ type lyingTx struct {
 func (t lyingTx) Commit() error {
 	do, say := t.liar.lie()
 	if !do {
-		return errors.Join(t.Tx.Rollback(), say)
+		return errors.Join(t.Rollback(), say)
 	}
 	return errors.Join(t.Tx.Commit(), say)
 }

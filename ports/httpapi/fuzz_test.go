@@ -19,9 +19,9 @@ import (
 // desk has orders decided by their own rules and keeps nothing.
 type desk struct{ placed *command.PlaceOrder }
 
-func (desk) Within(ctx context.Context, work func(context.Context) error) error { return work(ctx) }
+func (d *desk) Within(ctx context.Context, work func(context.Context) error) error { return work(ctx) }
 
-func (desk) Send(context.Context, app.Command) error { return nil }
+func (d *desk) Send(context.Context, app.Command) error { return nil }
 
 func (d *desk) Execute(_ context.Context, c app.Command) error {
 	place := c.Body.(command.PlaceOrder)

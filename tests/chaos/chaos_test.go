@@ -72,7 +72,7 @@ func TestChaos(t *testing.T) {
 		s.driver.run(true)
 		time.Sleep(time.Second)
 		var going sync.WaitGroup
-		for range 4 {
+		for range 5 {
 			if len(deck) == 0 { // every kind before any comes again
 				deck = slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return !strings.Contains(f.name, os.Getenv("CHAOS_ONLY")) })
 				s.chance.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
@@ -127,7 +127,7 @@ func setUp(t *testing.T, seed uint64) *stage {
 		s.instances = append(s.instances, s.world.StartWith(settings...))
 	}
 	s.instances[0].Stock(100_000_000, "MUG-01", "TEE-02", "CAP-03")
-	s.driver = newDriver(s, float64(setting(t, "CHAOS_RATE", 45)))
+	s.driver = newDriver(s, float64(setting(t, "CHAOS_RATE", 50)))
 	return s
 }
 
@@ -189,17 +189,9 @@ func (s *stage) lookInside() {
 		`SELECT 'dead letter ' || consumer || ' ' || topic || ' ' || reason || ' ' || message_id FROM dead_letters WHERE dropped_at IS NULL LIMIT 10`,
 		`SELECT 'saga ' || status || ' ' || saga_id || ' ' || state::text FROM saga_rows WHERE status IN ('running', 'compensating', 'stuck') LIMIT 3`,
 	} {
-		rows, err := s.db.Query(query)
-		if err != nil {
-			s.t.Log(err)
-			continue
-		}
-		for rows.Next() {
-			var line string
-			_ = rows.Scan(&line)
+		for _, line := range harness.Column(s.t, s.db, query) {
 			s.t.Log(line)
 		}
-		_ = rows.Close()
 	}
 }
 

@@ -100,16 +100,7 @@ func TestAFailingMessageHoldsItsKeyAndNoOther(t *testing.T) {
 	output, code = run(t, nil, "deadletters", "redrive", again.ID, "--url", i.URL)
 	require.Zero(t, code, output)
 	eventually("BAD", 31)
-	rows, err := harness.OpenDB(t, i.DSN()).Query(`SELECT payload->>'quantity' FROM events WHERE stream = 'inventory/BAD' ORDER BY version`)
-	require.NoError(t, err)
-	defer rows.Close()
-	var order []string
-	for rows.Next() {
-		var quantity string
-		require.NoError(t, rows.Scan(&quantity))
-		order = append(order, quantity)
-	}
-	require.NoError(t, rows.Err())
+	order := harness.Column(t, harness.OpenDB(t, i.DSN()), `SELECT payload->>'quantity' FROM events WHERE stream = 'inventory/BAD' ORDER BY version`)
 	require.Equal(t, []string{"1", "2", "4", "8", "16"}, order)
 	i.Balanced()
 }

@@ -62,7 +62,9 @@ func several(t *testing.T, n int) (*harness.World, []*harness.Instance) {
 	for range n {
 		all = append(all, w.Start())
 	}
-	all[0].Stock(10_000, "MUG-01", "TEE-02")
+	if n > 0 {
+		all[0].Stock(10_000, "MUG-01", "TEE-02")
+	}
 	return w, all
 }
 
@@ -169,6 +171,21 @@ func TestRoles(t *testing.T) {
 			return err
 		})
 	}
+}
+
+// A static member that is killed and started again has its partitions back without waiting for its session to end.
+func TestAStaticMemberComesBack(t *testing.T) {
+	t.Parallel()
+	w, _ := several(t, 0)
+	i := w.StartWith("INSTANCE_ID=one")
+	other := w.StartWith("INSTANCE_ID=two")
+	i.Stock(1000, "MUG-01")
+	flow(t, i)
+	i.Kill()
+	i.Restart()
+	t.Logf("40 orders, decided %s after a static member was back", flow(t, i).Round(time.Millisecond))
+	flow(t, other)
+	other.Balanced()
 }
 
 // A clock that is wrong by minutes makes no deadline pass and no command expire.

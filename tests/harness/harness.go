@@ -117,6 +117,21 @@ func OpenDB(t *testing.T, dsn string) *sql.DB {
 	return db
 }
 
+// Column reads one column of text.
+func Column(t *testing.T, db *sql.DB, query string, args ...any) (values []string) {
+	t.Helper()
+	rows, err := db.QueryContext(context.Background(), query, args...)
+	require.NoError(t, err)
+	defer rows.Close()
+	for rows.Next() {
+		var v string
+		require.NoError(t, rows.Scan(&v))
+		values = append(values, v)
+	}
+	require.NoError(t, rows.Err())
+	return values
+}
+
 // tearDown removes what is left: a server whose instance was killed, the data, the database.
 func (w *World) tearDown() {
 	content, err := os.ReadFile(filepath.Join(w.DataDir, "postgres/cluster/postmaster.pid"))
