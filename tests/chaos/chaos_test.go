@@ -27,7 +27,7 @@ import (
 )
 
 // restWithin is how long after a round of faults everything may take to come to rest.
-const restWithin = 3 * time.Minute
+const restWithin = 8 * time.Minute
 
 func setting(t *testing.T, name string, otherwise int64) int64 {
 	t.Helper()
