@@ -72,7 +72,7 @@ func TestChaos(t *testing.T) {
 		s.driver.run(true)
 		time.Sleep(time.Second)
 		var going sync.WaitGroup
-		for range 5 {
+		for range 6 {
 			if len(deck) == 0 { // every kind before any comes again
 				deck = slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return !strings.Contains(f.name, os.Getenv("CHAOS_ONLY")) })
 				s.chance.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
@@ -83,13 +83,13 @@ func TestChaos(t *testing.T) {
 				records[f.name] = &record{}
 			}
 			names = append(names, f.name)
-			act, delay, r := f.prepare(s), time.Duration(s.chance.Int64N(int64(3*time.Second))), records[f.name]
+			act, delay, r := f.prepare(s), time.Duration(s.chance.Int64N(int64(4*time.Second))), records[f.name]
 			going.Go(func() {
 				time.Sleep(delay)
 				r.begin(s.driver.inFlight())
 				act()
 			})
-			if f.alone || os.Getenv("CHAOS_ONLY") != "" {
+			if os.Getenv("CHAOS_ONLY") != "" {
 				break
 			}
 		}

@@ -19,7 +19,6 @@ import (
 type fault struct {
 	name    string
 	prepare func(s *stage) (act func())
-	alone   bool // it takes long and breaks much: no others in its round
 }
 
 var faults = []fault{
@@ -52,7 +51,7 @@ var faults = []fault{
 			i.Signal(syscall.SIGCONT)
 		}
 	}},
-	{name: "Kafka stopped for 30 s", alone: true, prepare: func(s *stage) func() {
+	{name: "Kafka stopped for 30 s", prepare: func(s *stage) func() {
 		return func() { s.outage("stop", "kafka", 30*time.Second) }
 	}},
 	{name: "Kafka killed", prepare: func(s *stage) func() {
