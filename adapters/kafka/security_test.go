@@ -1,22 +1,16 @@
 package kafka_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -24,22 +18,6 @@ import (
 	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/tests/harness"
 )
-
-// authority makes a certificate for 127.0.0.1, and the file of who signed it.
-func authority(t *testing.T) (tls.Certificate, string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	require.NoError(t, err)
-	file := filepath.Join(t.TempDir(), "ca.pem")
-	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, file
-}
 
 // realBroker starts an Apache Kafka that asks for TLS and SASL, from the jars in KAFKA_LIBS.
 func realBroker(t *testing.T, certificate tls.Certificate) []string {
@@ -103,7 +81,7 @@ offsets.topic.replication.factor=1
 
 // Encrypted, and logged in by either mechanism; with the wrong password or without encryption nobody gets in.
 func TestSecuredBroker(t *testing.T) {
-	certificate, ca := authority(t)
+	certificate, ca := harness.Certificate(t)
 	t.Run("embedded", func(t *testing.T) {
 		cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.TLS(&tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}),
 			kfake.EnableSASL(), kfake.Superuser("SCRAM-SHA-512", "ada", "s3cret"), kfake.Superuser("PLAIN", "bob", "s3cret"))

@@ -21,58 +21,6 @@ var ErrNotDefined = errors.New("no such definition or version of it")
 // maxPause bounds the growing pauses between two attempts.
 const maxPause = 5 * time.Minute
 
-// Input is something that happens to a saga.
-//
-//sumtype:decl
-type Input interface{ input() }
-
-// Start is the event that begins an instance.
-type Start struct {
-	Event   any
-	Subject string
-}
-
-// Answer is an event that a participant recorded while it handled one of the saga's commands.
-type Answer struct {
-	Event     any
-	Step      string
-	Branch    app.Branch
-	CommandID string
-}
-
-// Cancel asks for everything to be undone.
-type Cancel struct{ Reason string }
-
-func (Start) input()   {}
-func (Answer) input()  {}
-func (Timeout) input() {}
-func (Cancel) input()  {}
-
-// Command is to be sent to a participant.
-type Command struct {
-	ID        string
-	Step      string
-	Branch    app.Branch
-	Body      app.Keyed
-	ExpiresAt time.Time
-}
-
-// Timer is to come back as a Timeout.
-type Timer struct {
-	ID      string
-	DueAt   time.Time
-	Timeout Timeout
-}
-
-// Reaction is what comes of an input. It is recorded and sent in one transaction.
-type Reaction struct {
-	Facts    []Fact
-	Commands []Command
-	Timers   []Timer
-	Stopped  []string // ids of timers that are of no use any more
-	State    State    // after the facts
-}
-
 // Env is what a reaction sees of the world.
 type Env struct {
 	Now time.Time

@@ -85,6 +85,11 @@ func TestAFailingMessageHoldsItsKeyAndNoOther(t *testing.T) {
 	var backlog struct{ Pending, Delayed, Parked int }
 	i.Do(http.MethodGet, "/v1/outbox", "").JSON(t, &backlog)
 	require.Equal(t, 4, backlog.Parked, "%+v", backlog)
+	for name, least := range map[string]float64{"millrace_dead_letters": 1, "millrace_lines": 1, "millrace_outbox_parked": 4, "millrace_messages_failed_total": 4} {
+		got, err := metric(t, i, name)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, got, least, name)
+	}
 
 	output, code := run(t, nil, "deadletters", "redrive", dead.ID, "--url", i.URL)
 	require.Zero(t, code, output)
@@ -185,6 +190,9 @@ func TestADeadCommandIsAnswered(t *testing.T) {
 		require.Equal(t, "confirmed", i.Decided(id).Status)
 	})
 	i.Balanced()
+	ended, err := metric(t, i, "millrace_saga_seconds_count")
+	require.NoError(t, err)
+	require.InDelta(t, 3, ended, 0, "each saga's duration, once")
 }
 
 // The second carrier stands in for the first: when that has no room, does not answer, or its breaker is open.

@@ -35,3 +35,6 @@ func (w *World) Sandbox() Client {
 	}
 	return client
 }
+
+// SandboxURL is where the stand-ins are, if they have a process of their own.
+func (w *World) SandboxURL() string { return w.sandbox }
