@@ -11,6 +11,9 @@ type Projection struct {
 	Name     string
 	Category string
 	On       []EventHandler
+
+	// Inline says that its rows are written in the units of work that append the events, so that nothing has to be consumed.
+	Inline bool
 }
 
 // EventHandler handles one type of event.

@@ -46,7 +46,7 @@ type InboxUnit interface {
 	Refuse(ctx context.Context, consumer, messageID string) error
 
 	// Discard forgets what work has recorded and sent, but not the claim.
-	Discard(ctx context.Context)
+	Discard(ctx context.Context) error
 
 	// Publish sends an event.
 	Publish(ctx context.Context, e Event) error
@@ -71,7 +71,9 @@ func Receive(ctx context.Context, u InboxUnit, d Delivery, now time.Time, work f
 	if KindOf(err) != Refused {
 		return outcome, err
 	}
-	u.Discard(ctx)
+	if err := u.Discard(ctx); err != nil {
+		return Declined, err
+	}
 	if err := u.Refuse(ctx, d.Consumer, d.Meta.ID); err != nil {
 		return Declined, err
 	}

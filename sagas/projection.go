@@ -2,37 +2,44 @@ package sagas
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/sagas/process"
 	"github.com/millrace/millrace/sagas/saga"
 )
 
-// Projection builds the list of sagas from their facts.
-func Projection(rows Rows) app.Projection {
-	return app.Projection{Name: "sagas", Category: saga.Category, On: []app.EventHandler{
-		project[saga.Started](rows), project[saga.StepAsked](rows), project[saga.StepCompleted](rows),
-		project[saga.StepRefused](rows), project[saga.StepTimedOut](rows), project[saga.StepCompensated](rows),
-		project[saga.CancelRequested](rows), project[saga.AnswerIgnored](rows), project[saga.GotStuck](rows),
-		project[saga.StepRetried](rows), project[saga.StepSkipped](rows), project[saga.Resolved](rows),
-		project[saga.Completed](rows), project[saga.Compensated](rows),
+// Projection builds the list of sagas again from their facts. While the service runs, the list is written together with the facts.
+func Projection(rows process.Rows) app.Projection {
+	p := &projection{rows: rows, open: map[string]saga.State{}}
+	return app.Projection{Name: "sagas", Category: saga.Category, Inline: true, On: []app.EventHandler{
+		on[saga.Started](p), on[saga.StepAsked](p), on[saga.StepCompleted](p), on[saga.StepRefused](p), on[saga.StepTimedOut](p),
+		on[saga.StepCompensated](p), on[saga.CancelRequested](p), on[saga.AnswerIgnored](p), on[saga.GotStuck](p), on[saga.StepRetried](p),
+		on[saga.StepSkipped](p), on[saga.Resolved](p), on[saga.Completed](p), on[saga.Compensated](p),
 	}}
 }
 
-func project[F saga.Fact](rows Rows) app.EventHandler {
+// projection holds the instances that have not ended where it reads.
+type projection struct {
+	rows process.Rows
+	open map[string]saga.State
+}
+
+func on[F saga.Fact](p *projection) app.EventHandler {
 	return app.On(func(ctx context.Context, f F, m app.Meta) error {
-		state, err := rows.State(ctx, m.SagaID)
-		if err != nil {
-			return err
-		}
-		switch {
-		case m.Version <= state.Version:
+		before, known := p.open[m.SagaID]
+		if known && m.Version <= before.Version {
 			return nil // seen already
-		case m.Version > state.Version+1:
-			return fmt.Errorf("saga %s: fact %d came after fact %d", m.SagaID, m.Version, state.Version)
 		}
+		state := before
 		state.ID = m.SagaID
 		state.Fold(f, m.Time)
-		return rows.Save(ctx, state)
+		p.open[m.SagaID] = state
+		if state.Status.Ended() {
+			delete(p.open, m.SagaID)
+		}
+		if known && state.Status == before.Status {
+			return nil
+		}
+		return p.rows.Save(ctx, state)
 	})
 }

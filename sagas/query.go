@@ -14,34 +14,48 @@ type ByID struct {
 	ID string
 }
 
-// List asks for instances, newest first. The answer may lag behind by as long as a projection takes.
+// List asks for instances, newest first.
 type List struct {
 	app.Answers[[]saga.State]
 	Status saga.Status // empty: all
 	query.Page
 }
 
-// Rows is the read model of sagas.
+// Rows is the list of sagas.
 type Rows interface {
-	List(ctx context.Context, q List) ([]saga.State, error)
+	// List returns the ids of those that are asked for.
+	List(ctx context.Context, q List) ([]string, error)
+}
 
-	// State returns what the read model knows of an instance; nothing known is the zero State.
-	State(ctx context.Context, id string) (saga.State, error)
+// Histories reads sagas' facts.
+type Histories interface {
+	query.History
 
-	// Save keeps a state, unless a later one is there.
-	Save(ctx context.Context, s saga.State) error
+	// Histories returns the events of several aggregates, each oldest first.
+	Histories(ctx context.Context, category string, ids []string) ([][]app.Event, error)
 }
 
 // Queries lists the questions about sagas.
-func Queries(history query.History, rows Rows) []app.QueryHandler {
+func Queries(histories Histories, rows Rows) []app.QueryHandler {
 	return []app.QueryHandler{
 		app.Query("SagaByID", func(ctx context.Context, q ByID) (saga.State, error) {
-			events, err := history.History(ctx, saga.Category, q.ID)
+			events, err := histories.History(ctx, saga.Category, q.ID)
 			if err != nil {
 				return saga.State{}, err
 			}
 			return saga.Rebuild(q.ID, events), nil
 		}),
-		app.Query("ListSagas", rows.List),
+		app.Query("ListSagas", func(ctx context.Context, q List) ([]saga.State, error) {
+			ids, err := rows.List(ctx, q)
+			if err != nil {
+				return nil, err
+			}
+			all, err := histories.Histories(ctx, saga.Category, ids)
+			states := make([]saga.State, len(all))
+			for i, events := range all {
+				states[i] = saga.Rebuild(ids[i], events)
+			}
+			return states, err
+		}),
 	}
 }

@@ -32,6 +32,7 @@ import (
 type core struct {
 	store       *eventstore.Store
 	uow         *postgres.UnitOfWork
+	projecting  *postgres.UnitOfWork // of projections, which are committed apart from what makes the events
 	marshaler   messages.Marshaler
 	publisher   outbox.Publisher
 	handlers    []app.Handler
@@ -77,7 +78,8 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 		Carrier:   gateway.NewCarrier("carrier", s.outside(s.config.CarrierURL, "/carrier")),
 		Courier:   gateway.NewCarrier("courier", s.outside(s.config.CourierURL, "/courier")),
 	}
-	c.manager = &process.Manager{Sagas: c.sagas, Streams: c.store, Commands: lateCommands{c}, Timers: timers{}, Clock: s.clock, Open: s.open}
+	orders, sagaRows, stockRows := readmodel.NewOrders(s.db), readmodel.NewSagas(s.db), readmodel.NewStock(s.db)
+	c.manager = &process.Manager{Sagas: c.sagas, Streams: c.store, Rows: measured{sagaRows, s.telemetry.SagaEnded}, Commands: lateCommands{c}, Timers: timers{}, Clock: s.clock, Open: s.open}
 	c.handlers = append(command.All(deps), c.manager.Handlers()...)
 	all = append(all, facts...)
 	all = append(all, saga.Answers)
@@ -91,19 +93,19 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 		return err
 	}
 	c.events = bus
-	c.uow = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock, s.watermill)
-	c.uow.OnCommit = func(events []app.Event, messages int) {
-		if messages > 0 {
+	c.uow = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock)
+	c.uow.OnCommit = func(events []app.Event, messages []*outbox.Written) {
+		if len(messages) > 0 {
 			c.wake()
 		}
 		s.watch.Committed(events)
 	}
+	c.projecting = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock)
 	if c.commands, err = messages.NewCommands(s.config.TopicPrefix, c.publisher, c.marshaler, c.uow, s.clock, s.watermill); err != nil {
 		return err
 	}
 	c.commands.Register(c.handlers)
-	orders, sagaRows, stockRows := readmodel.NewOrders(s.db), readmodel.NewSagas(s.db), readmodel.NewStock(s.db)
-	c.projections = append(projection.All(projection.Deps{Orders: orders, Stock: stockRows}), sagas.Projection(measured{sagaRows, s.telemetry.SagaEnded}))
+	c.projections = append(projection.All(projection.Deps{Orders: orders, Stock: stockRows}), sagas.Projection(sagaRows))
 	questions := append(query.All(query.Deps{History: c.store, Orders: orders, Stock: stockRows}), sagas.Queries(c.store, sagaRows)...)
 	c.queries = app.NewQueries(questions, s.telemetry.Decorator("query"))
 	c.topics = messages.Topics(s.config.TopicPrefix, c.handlers, categories...)

@@ -9,8 +9,9 @@ import (
 	"github.com/millrace/millrace/adapters/postgres/deadletter"
 	"github.com/millrace/millrace/adapters/postgres/outbox"
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
+	"github.com/millrace/millrace/adapters/postgres/txn"
 	"github.com/millrace/millrace/adapters/telemetry"
-	"github.com/millrace/millrace/sagas"
+	"github.com/millrace/millrace/sagas/process"
 	"github.com/millrace/millrace/sagas/saga"
 )
 
@@ -78,17 +79,16 @@ func (s *Service) readDatabase() ([]telemetry.Sample, error) {
 	return samples, nil
 }
 
-// measured tells how long each saga took, when it ends.
+// measured tells how long each saga took, once its end is committed.
 type measured struct {
-	sagas.Rows
+	process.Rows
 	ended func(definition, status string, took time.Duration)
 }
 
-// Save implements sagas.Rows.
+// Save implements process.Rows.
 func (m measured) Save(ctx context.Context, state saga.State) error {
-	err := m.Rows.Save(ctx, state)
-	if err == nil && state.Status.Ended() && state.EndedAt != nil {
-		m.ended(state.Definition, string(state.Status), state.EndedAt.Sub(state.StartedAt))
+	if state.Status.Ended() && state.EndedAt != nil {
+		txn.Of(ctx).After(func() { m.ended(state.Definition, string(state.Status), state.EndedAt.Sub(state.StartedAt)) })
 	}
-	return err
+	return m.Rows.Save(ctx, state)
 }

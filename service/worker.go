@@ -30,7 +30,7 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 		breakers[destination] = s.guards[destination].Middleware
 	}
 	router, err := messages.NewRouter(messages.Config{
-		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Subscriber: s.subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow,
+		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Subscriber: s.subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow, Projecting: s.core.projecting,
 		Events: s.core.events, Lines: lines.New(s.db, func() { s.core.wake() }), Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
 		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InHand: s.telemetry.InHand, Breakers: breakers,
 	})
@@ -59,6 +59,9 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 		}
 	}
 	for _, p := range s.core.projections {
+		if p.Inline {
+			continue
+		}
 		if err := router.AddProjection(p); err != nil {
 			return err
 		}

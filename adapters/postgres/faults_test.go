@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
@@ -68,6 +68,7 @@ type pgxConn interface {
 	driver.QueryerContext
 	driver.NamedValueChecker
 	driver.Pinger
+	Conn() *pgx.Conn
 }
 
 type lyingConn struct {
@@ -82,6 +83,41 @@ func (c *lyingConn) ExecContext(ctx context.Context, query string, args []driver
 	}
 	result, err := c.pgxConn.ExecContext(ctx, query, args)
 	return result, errors.Join(err, say)
+}
+
+// SendBatch sends what units of work commit, or read.
+func (c *lyingConn) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	do, say := c.liar.lie()
+	if !do {
+		return lyingResults{err: say}
+	}
+	return lyingResults{c.pgxConn.Conn().SendBatch(ctx, b), say}
+}
+
+type lyingResults struct {
+	pgx.BatchResults
+	err error
+}
+
+func (r lyingResults) Exec() (pgconn.CommandTag, error) {
+	if r.BatchResults == nil {
+		return pgconn.CommandTag{}, r.err
+	}
+	return r.BatchResults.Exec()
+}
+
+func (r lyingResults) Query() (pgx.Rows, error) {
+	if r.BatchResults == nil {
+		return nil, r.err
+	}
+	return r.BatchResults.Query()
+}
+
+func (r lyingResults) Close() error {
+	if r.BatchResults == nil {
+		return r.err
+	}
+	return errors.Join(r.BatchResults.Close(), r.err)
 }
 
 func (c *lyingConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, error) {
@@ -117,7 +153,7 @@ func TestDoneButReportedAsATimeOut(t *testing.T) {
 	defer db.Close()
 	store := eventstore.New(db, inventory.Types)
 	b := &bus{publisher: outbox.NewPublisher(1_000_000)}
-	w := &world{db: db, bus: b, uow: postgres.NewUnitOfWork(db, store, b, time.Now, watermill.NopLogger{})}
+	w := &world{db: db, bus: b, uow: postgres.NewUnitOfWork(db, store, b, time.Now)}
 	w.stock = eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{Contended: true})
 	const messages = 150
 	var handling sync.WaitGroup

@@ -1,13 +1,13 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/jmoiron/sqlx"
 
 	"github.com/millrace/millrace/adapters/postgres/eventstore"
@@ -28,30 +28,37 @@ type EventBus interface {
 	Publish(ctx context.Context, event any) error
 }
 
-// UnitOfWork is one transaction around one message: its inbox row, the aggregates that it loads and changes, and the
-// messages that come of it. It implements app.UnitOfWork.
+// UnitOfWork is one message's inbox row, the aggregates that it loads and changes, and the messages that come of it, all or none. Units
+// that end at the same time are committed in one transaction, each failing alone. It implements app.UnitOfWork and app.Inbox.
 type UnitOfWork struct {
-	db     *sqlx.DB
-	store  *eventstore.Store
-	bus    EventBus
-	clock  app.Clock
-	logger watermill.LoggerAdapter
+	db      *sqlx.DB
+	store   *eventstore.Store
+	inbox   *inbox.Inbox
+	bus     EventBus
+	clock   app.Clock
+	commits txn.Gather[*committing, error]
 
-	// OnCommit is told what was appended, and how many messages wait in the outbox, after each commit.
-	OnCommit func(events []app.Event, messages int)
+	// OnCommit is told what was appended, and what was written to the outbox, after each commit.
+	OnCommit func(events []app.Event, messages []*outbox.Written)
 }
 
+// maxTogether is how many units are committed in one transaction at most.
+const maxTogether = 200
+
 // NewUnitOfWork makes a unit of work.
-func NewUnitOfWork(db *sqlx.DB, store *eventstore.Store, bus EventBus, clock app.Clock, logger watermill.LoggerAdapter) *UnitOfWork {
-	return &UnitOfWork{db: db, store: store, bus: bus, clock: clock, logger: logger, OnCommit: func([]app.Event, int) {}}
+func NewUnitOfWork(db *sqlx.DB, store *eventstore.Store, bus EventBus, clock app.Clock) *UnitOfWork {
+	u := &UnitOfWork{db: db, store: store, inbox: inbox.New(db), bus: bus, clock: clock, OnCommit: func([]app.Event, []*outbox.Written) {}}
+	u.commits.Do, u.commits.Max, u.commits.Parallel = u.commit, maxTogether, 1
+	return u
 }
 
 type unitKey struct{}
 
 // unit is what the context of work carries.
 type unit struct {
+	*txn.Unit
 	session *eventstore.Session
-	buffer  *outbox.Buffer
+	claimed int // what it had written when the message was claimed
 }
 
 // Within implements app.UnitOfWork. Inside a unit it joins that one.
@@ -60,7 +67,10 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 		return work(ctx)
 	}
 	for attempt := 1; ; attempt++ {
-		err := u.once(ctx, work)
+		err := u.once(ctx, work, attempt > maxTogetherAttempts)
+		if before, ok := app.LinkOf(ctx).Before().(*txn.Unit); ok && before.Failed() {
+			return err // not before the message before was dealt with
+		}
 		if !errors.Is(err, app.ErrConflict) || attempt == maxConflicts || ctx.Err() != nil {
 			return err
 		}
@@ -69,21 +79,28 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 	}
 }
 
-func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) error) error {
+// maxTogetherAttempts is how often a unit is tried together with others. One that was too late each time gets a transaction of its
+// own, in which it locks what many want before it reads it.
+const maxTogetherAttempts = 3
+
+func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) error, alone bool) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
-	tx, err := u.db.BeginTxx(ctx, nil)
-	if err != nil {
-		return txn.Classify(err, "begin a unit of work")
+	inner, un := txn.NewUnit(ctx, u.db)
+	defer un.Close()
+	if alone {
+		if _, err := txn.From(inner); err != nil {
+			return err
+		}
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing; before one, the connection's end does the same
-	inner, session := eventstore.WithSession(txn.With(ctx, tx), u.clock)
-	inner, buffer := outbox.WithBuffer(inner)
-	inner = context.WithValue(inner, unitKey{}, unit{session, buffer})
+	inner, session := u.store.WithSession(inner, un, u.clock)
+	defer session.Discard()
+	inner = context.WithValue(inner, unitKey{}, &unit{un, session, 0})
 	if err := work(inner); err != nil {
-		return err
+		// What it has seen may come to nothing, and then so does what it says.
+		return cmp.Or(un.Settled(ctx), err)
 	}
-	events, err := session.Flush(inner, u.store, tx)
+	events, err := session.Flush(inner)
 	if err != nil {
 		return err
 	}
@@ -92,15 +109,103 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 			return fmt.Errorf("publish %s: %w", e.Meta.Type, err)
 		}
 	}
-	messages, err := buffer.Flush(tx, u.logger)
-	if err != nil {
+	err = u.submit(ctx, &committing{un, session, events, outbox.Of(inner)})
+	if txn.Stale(err) {
+		session.Conflicted()
+	}
+	return err
+}
+
+// committing is a unit that is ready.
+type committing struct {
+	*txn.Unit
+	session  *eventstore.Session
+	events   []app.Event
+	messages []*outbox.Written
+}
+
+// submit has a unit committed. Those that come after it, in its streams and under its message's key, begin when its place is certain.
+func (u *UnitOfWork) submit(ctx context.Context, c *committing) error {
+	link := app.LinkOf(ctx)
+	if before, ok := link.Before().(*txn.Unit); ok {
+		c.Needs(before)
+	}
+	if c.Own() {
+		err := c.Settled(ctx)
+		if err == nil {
+			err = txn.Commit(ctx, u.db, []*txn.Unit{c.Unit})
+		}
+		c.End(err)
+		if err == nil {
+			c.session.Submitted()
+			u.OnCommit(c.events, c.messages)
+		}
 		return err
 	}
-	if err := tx.Commit(); err != nil {
-		return txn.Classify(err, "commit")
+	wait := u.commits.Join(c)
+	c.session.Submitted()
+	link.Submitted(c.Unit)
+	failed, err := wait(ctx)
+	return cmp.Or(err, failed)
+}
+
+// commit commits units together. The error of each is its answer.
+func (u *UnitOfWork) commit(all []*committing) ([]error, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), unitTimeout)
+	defer cancel()
+	here := map[*txn.Unit]bool{}
+	for _, c := range all {
+		c.Foreign(ctx, here) //nolint:errcheck // whoever did not end in time fails the batch's deadline
+		here[c.Unit] = true
+	}
+	u.try(ctx, all)
+	errs := make([]error, len(all))
+	for i, c := range all {
+		errs[i] = c.Err()
+	}
+	return errs, nil
+}
+
+// try commits units together; if that fails, in halves, so that whose fault it is fails alone. While the database is away, it is
+// nobody's.
+func (u *UnitOfWork) try(ctx context.Context, all []*committing) {
+	var units []*txn.Unit
+	var sound []*committing
+	for _, c := range all {
+		if err := c.Doomed(); err != nil {
+			c.End(err)
+			continue
+		}
+		units, sound = append(units, c.Unit), append(sound, c)
+	}
+	if len(sound) == 0 {
+		return
+	}
+	err := txn.Commit(ctx, u.db, units)
+	kind := app.KindOf(err)
+	switch {
+	case err == nil:
+		u.committed(sound)
+	case len(sound) == 1, kind == app.Transient, kind == app.Stopping:
+		for _, c := range sound {
+			c.End(err)
+		}
+	default:
+		u.try(ctx, sound[:len(sound)/2])
+		u.try(ctx, sound[len(sound)/2:])
+	}
+}
+
+func (u *UnitOfWork) committed(all []*committing) {
+	var events []app.Event
+	var messages []*outbox.Written
+	for _, c := range all {
+		events, messages = append(events, c.events...), append(messages, c.messages...)
 	}
 	u.OnCommit(events, messages)
-	return nil
+	for _, c := range all {
+		c.End(nil)
+	}
 }
 
 // Peek implements app.Inbox.
@@ -108,24 +213,30 @@ func (u *UnitOfWork) Peek(ctx context.Context, d app.Delivery) (bool, error) {
 	if d.Expired(u.clock()) {
 		return false, nil
 	}
-	outcome, err := inbox.Peek(ctx, u.db, d.Consumer, d.Claimed())
+	outcome, err := u.inbox.Peek(ctx, d.Consumer, d.Claimed())
 	return outcome == app.Handled, err
 }
 
 // Handle implements app.Inbox.
 func (u *UnitOfWork) Handle(ctx context.Context, d app.Delivery, work func(ctx context.Context) error) (outcome app.Outcome, err error) {
 	err = u.Within(app.WithMeta(ctx, d.Meta), func(ctx context.Context) error {
-		outcome, err = app.Receive(ctx, inboxUnit{u.bus}, d, u.clock(), work)
+		outcome, err = app.Receive(ctx, inboxUnit{u.inbox, u.bus}, d, u.clock(), work)
 		return err
 	})
 	return outcome, err
 }
 
 // inboxUnit implements app.InboxUnit on the unit of work of the context.
-type inboxUnit struct{ bus EventBus }
+type inboxUnit struct {
+	inbox *inbox.Inbox
+	bus   EventBus
+}
 
-func (inboxUnit) Take(ctx context.Context, consumer string, m app.Meta) (app.Outcome, error) {
-	return inbox.Take(ctx, consumer, m)
+func (u inboxUnit) Take(ctx context.Context, consumer string, m app.Meta) (app.Outcome, error) {
+	outcome, err := u.inbox.Take(ctx, consumer, m)
+	unit := ctx.Value(unitKey{}).(*unit)
+	unit.claimed = unit.Mark()
+	return outcome, err
 }
 
 func (inboxUnit) Record(ctx context.Context, consumer string, m app.Meta, o app.Outcome) error {
@@ -136,10 +247,10 @@ func (inboxUnit) Refuse(ctx context.Context, consumer, messageID string) error {
 	return inbox.Refuse(ctx, consumer, messageID)
 }
 
-func (inboxUnit) Discard(ctx context.Context) {
-	unit := ctx.Value(unitKey{}).(unit)
-	unit.session.Discard()
-	unit.buffer.Discard()
+func (inboxUnit) Discard(ctx context.Context) error {
+	unit := ctx.Value(unitKey{}).(*unit)
+	unit.Unit.Discard(unit.claimed)
+	return unit.session.Refused(ctx)
 }
 
 func (u inboxUnit) Publish(ctx context.Context, e app.Event) error { return u.bus.Publish(ctx, e) }

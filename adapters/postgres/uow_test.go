@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
@@ -56,10 +56,16 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	db, _ := harness.Database(t)
-	w := &world{db: db, bus: &bus{publisher: outbox.NewPublisher(1_000_000)}, now: time.Now()}
+	return (&world{db: db}).another()
+}
+
+// another is an instance on the same database.
+func (w *world) another() *world {
+	db := w.db
+	w = &world{db: db, bus: &bus{publisher: outbox.NewPublisher(1_000_000)}, now: time.Now()}
 	store := eventstore.New(db, inventory.Types)
 	w.stock = eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{})
-	w.uow = postgres.NewUnitOfWork(db, store, w.bus, func() time.Time { return w.now }, watermill.NopLogger{})
+	w.uow = postgres.NewUnitOfWork(db, store, w.bus, func() time.Time { return w.now })
 	return w
 }
 
@@ -120,12 +126,13 @@ func TestARepeatedMessageChangesNothing(t *testing.T) {
 
 func TestAConflictBeginsAgainFromTheLoad(t *testing.T) {
 	w := newWorld(t)
+	other := w.another()
 	attempts := 0
 	_, err := w.uow.Handle(t.Context(), command("m-1", "", ""), func(ctx context.Context) error {
 		if attempts++; attempts == 1 {
-			require.NoError(t, w.uow.Within(t.Context(), w.receive), "somebody else is first")
+			require.NoError(t, other.uow.Within(t.Context(), other.receive), "somebody else is first")
 			err := w.receive(ctx) // loads what the other has left …
-			require.NoError(t, w.uow.Within(t.Context(), w.receive), "… and somebody is faster again")
+			require.NoError(t, other.uow.Within(t.Context(), other.receive), "… and somebody is faster again")
 			return err
 		}
 		return w.receive(ctx)
@@ -241,14 +248,11 @@ func TestBarrierProperties(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n++
 		step := fmt.Sprint("step-", n)
-		var mu sync.Mutex
-		var effects []app.Branch
 		deliver := func(id string, branch app.Branch) {
-			_, err := w.uow.Handle(context.Background(), command(step+id, step, branch), func(context.Context) error {
-				mu.Lock()
-				defer mu.Unlock()
-				effects = append(effects, branch)
-				return nil
+			_, err := w.uow.Handle(context.Background(), command(step+id, step, branch), func(ctx context.Context) error {
+				msg := message.NewMessage(uuid.NewString(), []byte(step+" "+string(branch)))
+				msg.SetContext(ctx)
+				return w.bus.publisher.Publish("effects", msg)
 			})
 			if err != nil {
 				rt.Errorf("%s: %v", id, err)
@@ -263,7 +267,11 @@ func TestBarrierProperties(t *testing.T) {
 			}
 			together.Wait()
 		}
-		switch got := fmt.Sprint(effects); got {
+		var effects []string
+		if err := w.db.Select(&effects, `SELECT convert_from(payload, 'UTF8') FROM outbox WHERE topic = 'effects' AND payload LIKE $1 ORDER BY id`, []byte(step+" %")); err != nil {
+			rt.Fatal(err)
+		}
+		switch got := strings.ReplaceAll(fmt.Sprint(effects), step+" ", ""); got {
 		case "[]", "[do]", "[do undo]":
 		default:
 			rt.Fatalf("effects %s", got)
@@ -346,9 +354,10 @@ func TestTheDatabasesTimeCounts(t *testing.T) {
 
 func TestIdempotencyKeyIsTakenOnce(t *testing.T) {
 	w := newWorld(t)
+	keys := postgres.NewIdempotency(w.db)
 	claim := func(request string) (earlier []byte, err error) {
 		err = w.uow.Within(t.Context(), func(ctx context.Context) error {
-			raw, err := postgres.Idempotency{}.Claim(ctx, "guest", "k", []byte(request), map[string]int{"n": 1})
+			raw, err := keys.Claim(ctx, "guest", "k", []byte(request), map[string]int{"n": 1})
 			earlier = raw
 			return err
 		})
@@ -362,6 +371,6 @@ func TestIdempotencyKeyIsTakenOnce(t *testing.T) {
 	require.JSONEq(t, `{"n":1}`, string(earlier))
 	_, err = claim("b")
 	require.ErrorIs(t, err, app.ErrKeyReused)
-	_, err = postgres.Idempotency{}.Claim(t.Context(), "guest", "k", nil, nil)
+	_, err = keys.Claim(t.Context(), "guest", "k", nil, nil)
 	require.ErrorContains(t, err, "outside a unit of work")
 }

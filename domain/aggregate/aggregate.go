@@ -41,6 +41,12 @@ func (r *Root[E]) Changes() []any {
 	return out
 }
 
+// Saved says that what was recorded is stored now.
+func (r *Root[E]) Saved() {
+	r.version += len(r.changes)
+	r.changes = nil
+}
+
 // Refusal is a decision against a command: the rules of the domain say no, and asking again does not help.
 type Refusal struct{ reason string } //nolint:errname // a refusal is the domain's word for it
 

@@ -82,7 +82,7 @@ func (r *Router) deadLetters(next message.HandlerFunc) message.HandlerFunc {
 			if value := recover(); value != nil {
 				err = panicked{value, string(debug.Stack())}
 			}
-			if err == nil || errors.Is(err, errKept) || app.KindOf(err) == app.Stopping {
+			if at, _ := msg.Context().Value(attemptKey{}).(attempt); err == nil || at.early || errors.Is(err, errKept) || app.KindOf(err) == app.Stopping {
 				return
 			}
 			r.config.OnFailure(message.HandlerNameFromCtx(msg.Context()), "dead")
@@ -166,10 +166,13 @@ func (r *Router) inLine(next message.HandlerFunc) message.HandlerFunc {
 		if only := msg.Metadata.Get(app.HeaderFor); only != "" && only != place.Consumer {
 			return nil, nil
 		}
+		link, outer := app.LinkOf(msg.Context()), msg.Context()
+	again:
+		early := link.Waits()
 		var turn app.Turn
 		var failures int
 		err := r.keepTrying(func() (err error) {
-			turn, failures, err = r.config.Lines.Join(msg.Context(), place, message.SubscribeTopicFromCtx(msg.Context()), msg)
+			turn, failures, err = r.config.Lines.Join(outer, place, message.SubscribeTopicFromCtx(outer), msg)
 			return err
 		}, "find the line of message "+msg.UUID)
 		if err != nil {
@@ -179,8 +182,16 @@ func (r *Router) inLine(next message.HandlerFunc) message.HandlerFunc {
 			r.config.OnFailure(place.Consumer, "waiting")
 			return nil, nil
 		}
-		msg.SetContext(context.WithValue(msg.Context(), failuresKey{}, failures))
+		msg.SetContext(context.WithValue(outer, attemptKey{}, attempt{failures, early}))
 		produced, err := next(msg)
+		if err != nil && early {
+			// The message before it was not committed when this one was begun. Whatever failed may be due to that.
+			msg.SetContext(outer)
+			if err := link.Wait(outer); err != nil {
+				return nil, err
+			}
+			goto again
+		}
 		switch {
 		case errors.Is(err, errKept):
 			return nil, nil
@@ -193,7 +204,7 @@ func (r *Router) inLine(next message.HandlerFunc) message.HandlerFunc {
 
 // goOn handles what waits behind a head that is done.
 func (r *Router) goOn(place app.Place, head *message.Message, handle message.HandlerFunc) error {
-	ctx := context.WithValue(head.Context(), failuresKey{}, 0)
+	ctx := context.WithValue(head.Context(), attemptKey{}, attempt{})
 	for n := 1; ; n++ {
 		var following *message.Message
 		err := r.keepTrying(func() (err error) {
@@ -217,7 +228,13 @@ func (r *Router) goOn(place app.Place, head *message.Message, handle message.Han
 	}
 }
 
-type failuresKey struct{}
+type attemptKey struct{}
+
+// attempt is what is known of a message before it is handled.
+type attempt struct {
+	failures int  // how often it has failed before
+	early    bool // the message before it under its key was not dealt with yet
+}
 
 // recognise reads the headers into the context.
 func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
@@ -241,12 +258,16 @@ func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
 func (r *Router) retry(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		place := r.place(msg)
-		failures, _ := msg.Context().Value(failuresKey{}).(int)
+		at, _ := msg.Context().Value(attemptKey{}).(attempt)
+		failures := at.failures
 		log := r.config.Log.With("consumer", place.Consumer, "message", msg.UUID)
 		began := time.Now()
 		for attempt := 1; ; attempt++ {
 			produced, err := next(msg)
 			kind := app.KindOf(err)
+			if at.early {
+				return produced, err
+			}
 			switch kind {
 			case app.None, app.Stopping, app.Poison, app.Refused:
 				return produced, err

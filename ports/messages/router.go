@@ -21,6 +21,7 @@ type Config struct {
 	Subscriber func(group string) (message.Subscriber, error)
 	Inbox      app.Inbox
 	UnitOfWork app.UnitOfWork
+	Projecting app.UnitOfWork // in which projections write
 	Events     Events
 	Lines      Lines
 	Decorate   app.Decorator
@@ -134,7 +135,9 @@ func (r *Router) AddProjection(p app.Projection) error {
 	group := r.config.Prefix + ".projection." + p.Name
 	var handlers []cqrs.GroupEventHandler
 	for _, on := range p.On {
-		handlers = append(handlers, &eventHandler{category: p.Category, goType: on.Type, handle: r.observed(group, on.Handle)})
+		handlers = append(handlers, &eventHandler{category: p.Category, goType: on.Type, handle: r.observed(group, func(ctx context.Context, e app.Event) error {
+			return r.config.Projecting.Within(ctx, func(ctx context.Context) error { return on.Handle(ctx, e) })
+		})})
 	}
 	return r.groups.AddHandlersGroup(group, handlers...)
 }

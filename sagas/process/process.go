@@ -28,10 +28,17 @@ type Timers interface {
 	Stop(ctx context.Context, messageIDs []string) error
 }
 
+// Rows is the list of instances, which is written with them.
+type Rows interface {
+	// Save keeps where an instance stands, when the unit of work of ctx commits.
+	Save(ctx context.Context, s saga.State) error
+}
+
 // Manager runs sagas. Every method works inside the unit of work of its context.
 type Manager struct {
 	Sagas    []*saga.Saga // old versions that still have running instances included
 	Streams  Streams
+	Rows     Rows // nil: nobody lists them
 	Commands app.Commands
 	Timers   Timers
 	Clock    app.Clock
@@ -127,6 +134,11 @@ func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reacti
 	}
 	if err := m.Streams.Record(ctx, saga.Category, before.ID, before.Version, facts); err != nil {
 		return err
+	}
+	if m.Rows != nil && (before.Version == 0 || before.Status != r.State.Status) {
+		if err := m.Rows.Save(ctx, r.State); err != nil {
+			return err
+		}
 	}
 	for _, c := range r.Commands {
 		meta := app.Meta{ID: c.ID, SagaID: before.ID, SagaStep: c.Step, Branch: c.Branch, ExpiresAt: c.ExpiresAt}

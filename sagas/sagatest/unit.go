@@ -323,10 +323,11 @@ func (i inboxUnit) Refuse(_ context.Context, consumer, messageID string) error {
 }
 
 // Discard implements app.InboxUnit.
-func (i inboxUnit) Discard(context.Context) {
+func (i inboxUnit) Discard(context.Context) error {
 	u := newUnit()
 	u.undo, u.barrier = i.w.unit.undo, i.w.unit.barrier
 	i.w.unit = u
+	return nil
 }
 
 // Publish implements app.InboxUnit.

@@ -96,12 +96,7 @@ func (*ours) name() string { return "millrace relay" }
 func (*ours) prepare(context.Context, *ground) error { return nil }
 
 func (o *ours) write(ctx context.Context, g *ground, topic string, messages []benchMessage) error {
-	tx, err := g.db.BeginTxx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback() // nothing after a commit
-	inner, buffer := outbox.WithBuffer(txn.With(ctx, tx))
+	inner, unit := txn.NewUnit(ctx, g.db)
 	publisher := outbox.NewPublisher(1_000_000)
 	for _, m := range messages {
 		msg := message.NewMessage(uuid.NewString(), []byte(m.payload))
@@ -111,10 +106,7 @@ func (o *ours) write(ctx context.Context, g *ground, topic string, messages []be
 			return err
 		}
 	}
-	if _, err := buffer.Flush(tx, watermill.NopLogger{}); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
+	if err := txn.Commit(ctx, g.db, []*txn.Unit{unit}); err != nil {
 		return err
 	}
 	if o.relay != nil {

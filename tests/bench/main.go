@@ -10,10 +10,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"slices"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -32,10 +35,21 @@ func main() {
 	messages := flag.Int("messages", 20_000, "how many messages to relay")
 	keys := flag.Int("keys", 5_000, "over how many keys")
 	probes := flag.Int("probes", 40, "how many messages to time at low load")
+	sagas := flag.Int("sagas", 0, "instead, run so many sagas")
+	skus := flag.Int("skus", 1000, "over how many SKUs")
+	instances := flag.Int("instances", 1, "on how many instances")
+	profile := flag.String("profile", "", "write a CPU profile of it")
 	passed := flag.Int("passed", 0, "instead, let so many messages pass through the outbox and see whether it ages, with a long transaction too")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	if *sagas > 0 {
+		if err := quick(ctx, *sagas, *skus, *instances, *profile); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(ctx, os.Stdout, *messages, *keys, *probes, *passed); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1) //nolint:gocritic // stop has nothing left to do
@@ -48,6 +62,7 @@ type ground struct {
 	db      *sqlx.DB
 	brokers []string
 	log     *slog.Logger
+	dir     string
 	stamp   string // makes topics and tables of this run its own
 }
 
@@ -178,6 +193,7 @@ func newGround(ctx context.Context) (*ground, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	g.dir = dir
 	cleaners = append(cleaners, func() error { return os.RemoveAll(dir) })
 	if g.dsn == "" {
 		pg, err := embedded.StartPostgres(ctx, dir, func(line string) { fmt.Fprintln(os.Stderr, line) })
@@ -208,4 +224,87 @@ func newGround(ctx context.Context) (*ground, func() error, error) {
 		return nil, nil, errors.Join(err, clean())
 	}
 	return g, clean, nil
+}
+
+func quick(ctx context.Context, orders, skus, instances int, profile string) (err error) {
+	g, clean, err := newGround(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, clean()) }()
+	var roles []string
+	for range instances {
+		roles = append(roles, "api,worker,relay")
+	}
+	f, stop, err := startFleet(ctx, g, roles...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	if err := f.stock(ctx, skus); err != nil {
+		return err
+	}
+	say := func(placed, ended int) {}
+	if _, err := f.run(ctx, orders/10, skus, 32, say); err != nil {
+		return err
+	}
+	if profile != "" {
+		file, err := os.Create(profile)
+		if err != nil {
+			return err
+		}
+		_ = pprof.StartCPUProfile(file)
+		defer pprof.StopCPUProfile()
+	}
+	cpu := usage()
+	took, err := f.run(ctx, orders, skus, 32, say)
+	if err != nil {
+		return err
+	}
+	used := usage() - cpu
+	if profile != "" {
+		pprof.StopCPUProfile()
+	}
+	began := time.Now()
+	if err := f.balanced(ctx, orders+orders/10); err != nil {
+		return err
+	}
+	fmt.Printf("\n%d sagas in %.1f s: %.0f/s; our CPU %.2f ms a saga; books after %.1f s\n", orders, took.Seconds(), float64(orders)/took.Seconds(), used.Seconds()*1000/float64(orders), time.Since(began).Seconds())
+	for range 20 {
+		time.Sleep(50 * time.Millisecond)
+		_ = f
+	}
+	var lat []time.Duration
+	for range 30 {
+		time.Sleep(20 * time.Millisecond)
+		began := time.Now()
+		if err := f.waited(ctx, sku(1)); err != nil {
+			return err
+		}
+		lat = append(lat, time.Since(began))
+	}
+	slices.Sort(lat)
+	fmt.Printf("one at a time: p50 %.1f ms, max %.1f ms\n", ms(lat[len(lat)/2]), ms(lat[len(lat)-1]))
+	return nil
+}
+
+func usage() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func (f *fleet) waited(ctx context.Context, sku string) error {
+	request, _ := http.NewRequestWithContext(ctx, http.MethodPost, f.instances[0].URL+"/v1/orders", strings.NewReader(`{"lines":[{"sku":"`+sku+`","quantity":1,"unit_price":1250}],"currency":"EUR","payment_method":"pm_ok"}`))
+	request.Header.Set("Prefer", "wait=20")
+	request.Header.Set("Content-Type", "application/json")
+	response, err := f.http.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != 200 {
+		return fmt.Errorf("%s", response.Status)
+	}
+	return nil
 }

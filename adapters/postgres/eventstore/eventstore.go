@@ -2,9 +2,11 @@
 package eventstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,14 +20,23 @@ import (
 // fenceClass and fenceID name the advisory lock that every append holds until its transaction ends. See Reader.
 const fenceClass, fenceID = 0x6d72, 1
 
-// Store is the table of events.
+// Store is the table of events, and what this instance knows of it.
 type Store struct {
 	db    *sqlx.DB
 	types aggregate.Types
+	cache *cache
+	loads txn.Gather[[]wanted, []found]
 }
 
+// loadTimeout bounds one reading of streams.
+const loadTimeout = 15 * time.Second
+
 // New makes a store of events of these types.
-func New(db *sqlx.DB, types aggregate.Types) *Store { return &Store{db, types} }
+func New(db *sqlx.DB, types aggregate.Types) *Store {
+	s := &Store{db: db, types: types, cache: newCache()}
+	s.loads.Do, s.loads.Max, s.loads.Parallel = s.loadMany, 200, 3
+	return s
+}
 
 // Stream is the name of an aggregate's stream.
 func Stream(category, id string) string { return category + "/" + id }
@@ -41,16 +52,10 @@ type meta struct {
 	Trace       map[string]string `json:"trace,omitempty"`
 }
 
-// Append stores events after the versions that they carry in Meta.Version, in one statement. The error wraps
-// app.ErrConflict if one of these versions is taken; the transaction is then lost. Events get their position.
-func (s *Store) Append(ctx context.Context, tx sqlx.ExtContext, events []app.Event) error {
-	if len(events) == 0 {
-		return nil
-	}
-	n := len(events)
-	streams, versions, types, schemas := make([]string, n), make([]int32, n), make([]string, n), make([]int32, n)
-	payloads, metas, times := make([]string, n), make([]string, n), make([]time.Time, n)
-	for i, e := range events {
+// Append stores events after the versions that they carry in Meta.Version, when the unit of work of ctx commits. That fails
+// with app.ErrConflict if one of these versions is taken.
+func (s *Store) Append(ctx context.Context, events []app.Event) error {
+	for _, e := range events {
 		t, payload, err := s.types.Encode(e.Body)
 		if err != nil {
 			return err
@@ -59,18 +64,37 @@ func (s *Store) Append(ctx context.Context, tx sqlx.ExtContext, events []app.Eve
 		if err != nil {
 			return err
 		}
-		streams[i], versions[i], types[i], schemas[i] = e.Meta.Subject, int32(e.Meta.Version), t.Name, int32(t.Schema) //nolint:gosec // both count from 1 and stay small
-		payloads[i], metas[i], times[i] = string(payload), string(m), e.Meta.Time
+		err = appends.Write(ctx, row{
+			Stream: e.Meta.Subject, Version: e.Meta.Version, Type: t.Name, Schema: t.Schema, Payload: payload, Meta: m, At: e.Meta.Time,
+		})
+		if err != nil {
+			return err
+		}
 	}
-	// The fence is taken before the first position is: the select list is computed on rows that the join has made.
-	const insert = `
-		WITH fence AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared($1, $2))
-		INSERT INTO events (position, stream, version, type, schema, payload, meta, at)
-		SELECT nextval('events_position'), e.stream, e.version, e.type, e.schema, e.payload::json, e.meta::json, e.at
-		FROM fence, unnest($3::text[], $4::int[], $5::text[], $6::int[], $7::text[], $8::text[], $9::timestamptz[])
-			AS e(stream, version, type, schema, payload, meta, at)`
-	_, err := tx.ExecContext(ctx, insert, fenceClass, fenceID, streams, versions, types, schemas, payloads, metas, times)
-	return txn.Classify(err, fmt.Sprintf("append %d events to %s after version %d", n, streams[0], versions[0]-1))
+	return nil
+}
+
+var appends = &txn.Statement[row]{
+	Doing: "append events", Rank: 20,
+	Query: func(rows []row) (string, []any, error) {
+		// In the order of the streams, which is the same for everybody: no deadlock.
+		slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(a.Stream, b.Stream) })
+		n := len(rows)
+		streams, versions, types, schemas := make([]string, n), make([]int32, n), make([]string, n), make([]int32, n)
+		payloads, metas, times := make([]string, n), make([]string, n), make([]time.Time, n)
+		for i, r := range rows {
+			streams[i], versions[i], types[i], schemas[i] = r.Stream, int32(r.Version), r.Type, int32(r.Schema) //nolint:gosec // both count from 1 and stay small
+			payloads[i], metas[i], times[i] = string(r.Payload), string(r.Meta), r.At
+		}
+		// The fence is taken before the first position is: the select list is computed on rows that the join has made.
+		return `
+			WITH fence AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared($1, $2))
+			INSERT INTO events (position, stream, version, type, schema, payload, meta, at)
+			SELECT nextval('events_position'), e.stream, e.version, e.type, e.schema, e.payload::json, e.meta::json, e.at
+			FROM fence, unnest($3::text[], $4::int[], $5::text[], $6::int[], $7::text[], $8::text[], $9::timestamptz[])
+				AS e(stream, version, type, schema, payload, meta, at)`,
+			[]any{fenceClass, fenceID, streams, versions, types, schemas, payloads, metas, times}, nil
+	},
 }
 
 type row struct {
@@ -116,23 +140,6 @@ func (s *Store) query(ctx context.Context, q sqlx.QueryerContext, query string, 
 		if events[i], err = s.decode(r); err != nil {
 			return nil, err
 		}
-	}
-	return events, nil
-}
-
-// History returns the events of an aggregate, oldest first; inside a unit of work with those that it will append. The
-// error wraps app.ErrNotFound if there are none.
-func (s *Store) History(ctx context.Context, category, id string) ([]app.Event, error) {
-	stream := Stream(category, id)
-	events, err := s.query(ctx, txn.Or(ctx, s.db), `SELECT `+columns+` FROM events WHERE stream = $1 ORDER BY version`, stream)
-	if err != nil {
-		return nil, err
-	}
-	if session := sessionOf(ctx); session != nil {
-		events = append(events, session.appended[stream]...)
-	}
-	if len(events) == 0 {
-		return nil, fmt.Errorf("%s: %w", stream, app.ErrNotFound)
 	}
 	return events, nil
 }

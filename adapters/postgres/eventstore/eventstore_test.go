@@ -1,6 +1,7 @@
 package eventstore_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -55,28 +56,45 @@ func event(stream string, version, by int) app.Event {
 	return app.Event{Body: counted{by}, Meta: app.Meta{ID: uuid.NewString(), Subject: stream, Version: version, Time: time.Now()}}
 }
 
-// unit does work in a transaction, as the unit of work does.
+// unit does work and commits it, as the unit of work does.
 func unit(ctx context.Context, db *sqlx.DB, store *eventstore.Store, work func(context.Context) error) error {
-	tx, err := db.BeginTxx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback() // nothing after a commit
-	inner, session := eventstore.WithSession(txn.With(ctx, tx), time.Now)
+	inner, u := txn.NewUnit(ctx, db)
+	defer u.Close()
+	inner, session := store.WithSession(inner, u, time.Now)
+	defer session.Discard()
 	if err := work(inner); err != nil {
 		return err
 	}
-	if _, err := session.Flush(inner, store, tx); err != nil {
+	if _, err := session.Flush(inner); err != nil {
 		return err
 	}
-	return tx.Commit()
+	err := cmp.Or(u.Settled(ctx), txn.Commit(ctx, db, []*txn.Unit{u}))
+	u.End(err)
+	if err == nil {
+		session.Submitted()
+	}
+	return err
+}
+
+// add appends events in a unit of its own.
+func add(ctx context.Context, db *sqlx.DB, store *eventstore.Store, events ...app.Event) error {
+	return unit(ctx, db, store, func(ctx context.Context) error { return store.Append(ctx, events) })
+}
+
+// insert appends an event in a transaction that stays open, by the statement that Append uses.
+func insert(ctx context.Context, tx *sqlx.Tx, stream string, version int) error {
+	query, args, err := eventstore.Insert(event(stream, version, 1))
+	if err == nil {
+		_, err = tx.ExecContext(ctx, query, args...)
+	}
+	return err
 }
 
 func TestAppendTellsAConflictApart(t *testing.T) {
 	db, _ := harness.Database(t)
 	store, ctx := eventstore.New(db, types), t.Context()
-	require.NoError(t, store.Append(ctx, db, []app.Event{event("counters/a", 1, 1), event("counters/a", 2, 2), event("counters/b", 1, 3)}))
-	err := store.Append(ctx, db, []app.Event{event("counters/a", 3, 1), event("counters/b", 1, 1)})
+	require.NoError(t, add(ctx, db, store, event("counters/a", 1, 1), event("counters/a", 2, 2), event("counters/b", 1, 3)))
+	err := add(ctx, db, store, event("counters/a", 3, 1), event("counters/b", 1, 1))
 	require.ErrorIs(t, err, app.ErrConflict)
 	require.Equal(t, app.Conflict, app.KindOf(err))
 	history, err := store.History(ctx, "counters", "a")
@@ -84,7 +102,7 @@ func TestAppendTellsAConflictApart(t *testing.T) {
 	require.Len(t, history, 2, "all or nothing")
 	_, err = store.History(ctx, "counters", "c")
 	require.ErrorIs(t, err, app.ErrNotFound)
-	require.ErrorIs(t, store.Append(ctx, db, []app.Event{{Body: struct{}{}}}), aggregate.ErrUnknownType)
+	require.ErrorIs(t, add(ctx, db, store, app.Event{Body: struct{}{}}), aggregate.ErrUnknownType)
 }
 
 func TestMetadataIsKept(t *testing.T) {
@@ -94,7 +112,7 @@ func TestMetadataIsKept(t *testing.T) {
 	e.Meta.Time = time.Date(2026, 1, 2, 3, 4, 5, 678000, time.UTC)
 	e.Meta.Correlation, e.Meta.Causation, e.Meta.SagaID, e.Meta.SagaStep, e.Meta.Branch = "corr", "cause", "saga", "a step", app.Undo
 	e.Meta.Trace = map[string]string{"traceparent": "00-x-y-01"}
-	require.NoError(t, store.Append(ctx, db, []app.Event{e}))
+	require.NoError(t, add(ctx, db, store, e))
 	history, err := store.History(ctx, "counters", "a")
 	require.NoError(t, err)
 	want := e
@@ -186,12 +204,12 @@ func TestOneUnitSeesItsOwnChanges(t *testing.T) {
 	db, _ := harness.Database(t)
 	store, ctx := eventstore.New(db, types), t.Context()
 	counters := eventstore.NewRepository(store, "counters", rebuild, eventstore.Options{})
-	add := func(ctx context.Context) error {
+	increment := func(ctx context.Context) error {
 		return counters.Update(ctx, "a", func(c *counter) error { c.add(1); return nil })
 	}
 	require.NoError(t, unit(ctx, db, store, func(ctx context.Context) error {
-		require.NoError(t, add(ctx))
-		require.NoError(t, add(ctx))
+		require.NoError(t, increment(ctx))
+		require.NoError(t, increment(ctx))
 		require.NoError(t, store.Record(ctx, "counters", "b", 0, []any{counted{1}, counted{2}}))
 		history, err := store.History(ctx, "counters", "b")
 		require.NoError(t, err)
@@ -201,7 +219,7 @@ func TestOneUnitSeesItsOwnChanges(t *testing.T) {
 	c, err := counters.Load(ctx, "a")
 	require.NoError(t, err)
 	require.Equal(t, 2, c.Version())
-	require.ErrorContains(t, add(ctx), "outside a unit of work")
+	require.ErrorContains(t, increment(ctx), "outside a unit of work")
 }
 
 // A lower position that commits late is not missed: who reads waits for who holds one, and for nobody else.
@@ -216,8 +234,8 @@ func TestReaderWaitsForALateCommit(t *testing.T) {
 
 	late, err := db.BeginTxx(ctx, nil)
 	require.NoError(t, err)
-	require.NoError(t, store.Append(ctx, late, []app.Event{event("counters/late", 1, 1)}))
-	require.NoError(t, store.Append(ctx, db, []app.Event{event("counters/early", 1, 1)}))
+	require.NoError(t, insert(ctx, late, "counters/late", 1))
+	require.NoError(t, add(ctx, db, store, event("counters/early", 1, 1)))
 
 	reader := store.Read(0)
 	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
@@ -247,7 +265,7 @@ func TestReaderMissesNothing(t *testing.T) {
 		wg.Go(func() {
 			for range rounds {
 				tx, err := db.BeginTxx(ctx, nil)
-				if err != nil || store.Append(ctx, tx, []app.Event{event(fmt.Sprint("counters/", w), committed[w]+1, 1)}) != nil {
+				if err != nil || insert(ctx, tx, fmt.Sprint("counters/", w), committed[w]+1) != nil {
 					return
 				}
 				time.Sleep(rand.N(5 * time.Millisecond))

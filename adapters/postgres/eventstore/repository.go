@@ -1,10 +1,10 @@
 package eventstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-
-	"github.com/jmoiron/sqlx"
+	"slices"
 
 	"github.com/millrace/millrace/adapters/postgres/txn"
 	"github.com/millrace/millrace/app"
@@ -23,8 +23,9 @@ type Options struct {
 	// SnapshotEvery is after how many events the state is kept, if the aggregate is a Snapshotter; 0 never.
 	SnapshotEvery int
 
-	// Contended says that many units of work want the same aggregate at once. It is then locked before it is loaded, so
-	// that they queue up; without this, all but one of them would find at their end that they have to start again.
+	// Contended says that many units of work of several instances want the same aggregate at once. It is then locked while
+	// units that changed it commit, and once one was too late before it is loaded, so that they queue up; without this, the
+	// same one could be too late again and again.
 	Contended bool
 }
 
@@ -41,128 +42,254 @@ func (r *Repository[A, E]) Update(ctx context.Context, id string, decide func(A)
 // UpdateAll implements app.Store.
 func (r *Repository[A, E]) UpdateAll(ctx context.Context, ids []string, decide func([]A) error) error {
 	session := sessionOf(ctx)
-	tx, err := txn.From(ctx)
-	if err != nil || session == nil {
+	if session == nil {
 		return fmt.Errorf("update %s: called outside a unit of work", r.category)
 	}
-	var missing []string
+	var missing []*tracked
 	for _, id := range ids {
-		if _, ok := session.loaded[Stream(r.category, id)]; !ok {
-			missing = append(missing, id)
+		if t := session.touch(r.category, id); t.aggregate == nil && !slices.Contains(missing, t) {
+			missing = append(missing, t)
 		}
 	}
-	loaded, err := r.load(ctx, tx, missing, r.options.Contended)
-	if err != nil {
+	if err := r.fetch(ctx, session, missing); err != nil {
 		return err
-	}
-	for id, aggregate := range loaded {
-		session.track(Stream(r.category, id), tracked{aggregate, r.category, id, r.options.SnapshotEvery})
 	}
 	aggregates := make([]A, len(ids))
 	for i, id := range ids {
-		aggregates[i] = session.loaded[Stream(r.category, id)].aggregate.(A)
+		aggregates[i] = session.streams[Stream(r.category, id)].aggregate.(A)
 	}
 	return decide(aggregates)
 }
 
 // Load rebuilds an aggregate for reading. The error wraps app.ErrNotFound if nothing is stored under id.
 func (r *Repository[A, E]) Load(ctx context.Context, id string) (A, error) {
-	loaded, err := r.load(ctx, txn.Or(ctx, r.store.db), []string{id}, false)
+	var none A
+	loaded, err := r.store.read(ctx, nil, []wanted{{Stream(r.category, id), 0, r.options.SnapshotEvery > 0}})
 	if err != nil {
-		var none A
 		return none, err
 	}
-	if loaded[id].Version() == 0 {
-		return loaded[id], fmt.Errorf("%s: %w", Stream(r.category, id), app.ErrNotFound)
+	a, err := r.fold(none, false, loaded[0])
+	if err == nil && a.Version() == 0 {
+		err = fmt.Errorf("%s: %w", Stream(r.category, id), app.ErrNotFound)
 	}
-	return loaded[id], nil
+	return a, err
 }
 
-// load rebuilds the aggregates with these ids, each from its snapshot if there is one.
-func (r *Repository[A, E]) load(ctx context.Context, q sqlx.ExtContext, ids []string, lock bool) (map[string]A, error) {
-	if len(ids) == 0 {
-		return nil, nil
+// fetch takes streams for the session, in one order for everybody, and has their aggregates known.
+func (r *Repository[A, E]) fetch(ctx context.Context, session *Session, missing []*tracked) error {
+	slices.SortFunc(missing, func(a, b *tracked) int { return cmp.Compare(a.name, b.name) })
+	if err := session.take(ctx, missing); err != nil {
+		return err
 	}
-	streams := make([]string, len(ids))
-	for i, id := range ids {
-		streams[i] = Stream(r.category, id)
-	}
-	if lock {
-		// In the order of the locks' own numbers, which is the same for everybody: no deadlock.
-		const locks = `SELECT pg_advisory_xact_lock(n) FROM (
-			SELECT DISTINCT hashtextextended(s, 0) AS n FROM unnest($1::text[]) s ORDER BY n OFFSET 0) numbers`
-		if _, err := q.ExecContext(ctx, locks, streams); err != nil {
-			return nil, txn.Classify(err, "lock "+streams[0])
+	if r.options.Contended {
+		if err := session.lock(ctx, missing); err != nil {
+			return err
 		}
 	}
-	snapshots, err := r.snapshots(ctx, q, streams)
-	if err != nil {
-		return nil, err
-	}
-	events, err := r.store.query(ctx, q, `
-		SELECT e.stream, e.version, position, type, schema, payload, meta, at
-		FROM unnest($1::text[], $2::int[]) AS w(stream, after) JOIN events e ON e.stream = w.stream AND e.version > w.after
-		ORDER BY e.stream, e.version`, streams, afters(streams, snapshots))
-	if err != nil {
-		return nil, err
-	}
-	histories := map[string][]E{}
-	for _, e := range events {
-		histories[e.Key] = append(histories[e.Key], e.Body.(E))
-	}
-	loaded := map[string]A{}
-	for i, id := range ids {
-		if loaded[id], err = r.fold(snapshots[streams[i]], histories[id]); err != nil {
-			return nil, fmt.Errorf("rebuild %s: %w", streams[i], err)
+	var load []*tracked
+	var asked []wanted
+	shared := r.store.cache.isShared(r.category)
+	for _, t := range missing {
+		t.snapshotEvery = r.options.SnapshotEvery
+		known := session.known(t)
+		a, ok := known.aggregate.(A)
+		if ok && (!shared || t.stream.last != nil) {
+			t.aggregate, t.read = a, known.version
+			continue
 		}
+		t.read = 0
+		if _, goesOn := known.aggregate.(restorer[E]); ok && goesOn {
+			t.aggregate, t.read = a, known.version
+		}
+		load = append(load, t)
+		asked = append(asked, wanted{t.name, t.read, r.options.SnapshotEvery > 0})
 	}
-	return loaded, nil
+	if len(load) == 0 {
+		return nil
+	}
+	loaded, err := session.load(ctx, load, asked)
+	if err != nil {
+		return err
+	}
+	for i, t := range load {
+		a, known := t.aggregate.(A)
+		if known && len(loaded[i].events) > 0 {
+			r.store.cache.foreign(r.category)
+		}
+		if a, err = r.fold(a, known, loaded[i]); err != nil {
+			return fmt.Errorf("rebuild %s: %w", t.name, err)
+		}
+		t.aggregate, t.read = a, a.Version()
+	}
+	return nil
 }
 
-func afters(streams []string, snapshots map[string]snapshot) []int32 {
-	out := make([]int32, len(streams))
-	for i, stream := range streams {
-		out[i] = int32(snapshots[stream].Version) //nolint:gosec // the column is an integer
-	}
-	return out
+// restorer is an aggregate that can go on from a state.
+type restorer[E any] interface {
+	Continue(history []E)
 }
 
-func (r *Repository[A, E]) fold(s snapshot, history []E) (A, error) {
-	if s.Version == 0 {
+// fold goes on from an aggregate that is known, or from its snapshot, or from nothing.
+func (r *Repository[A, E]) fold(a A, known bool, f found) (A, error) {
+	history := make([]E, len(f.events))
+	for i, e := range f.events {
+		history[i] = e.Body.(E)
+	}
+	if !known && f.snapshot.Version == 0 {
 		return r.rebuild(history), nil
 	}
-	aggregate := r.rebuild(nil)
-	restorer, ok := any(aggregate).(interface {
-		Snapshotter
-		Continue(history []E)
-	})
-	if !ok {
-		return aggregate, fmt.Errorf("%T has snapshots but cannot restore them", aggregate)
+	if !known {
+		a = r.rebuild(nil)
+		s, ok := any(a).(Snapshotter)
+		if !ok {
+			return a, fmt.Errorf("%T has snapshots but cannot restore them", a)
+		}
+		if err := s.Restore(f.snapshot.Version, f.snapshot.State); err != nil {
+			return a, err
+		}
 	}
-	if err := restorer.Restore(s.Version, s.State); err != nil {
-		return aggregate, err
+	if len(history) > 0 {
+		c, ok := any(a).(restorer[E])
+		if !ok {
+			return a, fmt.Errorf("%T cannot go on from a state", a)
+		}
+		c.Continue(history)
 	}
-	restorer.Continue(history)
-	return aggregate, nil
+	return a, nil
 }
 
-type snapshot struct {
-	Stream  string `db:"stream"`
-	Version int    `db:"version"`
-	State   []byte `db:"state"`
+// History returns the events of an aggregate, oldest first; inside a unit of work with those that it will append. The
+// error wraps app.ErrNotFound if there are none.
+func (s *Store) History(ctx context.Context, category, id string) ([]app.Event, error) {
+	session := sessionOf(ctx)
+	var events []app.Event
+	if session == nil {
+		stored, err := s.read(ctx, nil, []wanted{{Stream(category, id), 0, false}})
+		if err != nil {
+			return nil, err
+		}
+		events = stored[0].events
+	} else {
+		t := session.touch(category, id)
+		if err := session.remember(ctx, t); err != nil {
+			return nil, err
+		}
+		events = after(t.history, t.appended)
+	}
+	if len(events) == 0 {
+		return nil, fmt.Errorf("%s: %w", Stream(category, id), app.ErrNotFound)
+	}
+	return events, nil
 }
 
-func (r *Repository[A, E]) snapshots(ctx context.Context, q sqlx.QueryerContext, streams []string) (map[string]snapshot, error) {
-	found := map[string]snapshot{}
-	if r.options.SnapshotEvery == 0 {
-		return found, nil
+// Histories returns the events of several aggregates, each oldest first, as they are stored.
+func (s *Store) Histories(ctx context.Context, category string, ids []string) ([][]app.Event, error) {
+	asked := make([]wanted, len(ids))
+	for i, id := range ids {
+		asked[i] = wanted{stream: Stream(category, id)}
 	}
-	var rows []snapshot
-	if err := sqlx.SelectContext(ctx, q, &rows, `SELECT stream, version, state FROM snapshots WHERE stream = ANY($1)`, streams); err != nil {
-		return nil, txn.Classify(err, "read snapshots")
+	stored, err := s.read(ctx, nil, asked)
+	if err != nil {
+		return nil, err
 	}
-	for _, row := range rows {
-		found[row.Stream] = row
+	out := make([][]app.Event, len(ids))
+	for i := range stored {
+		out[i] = stored[i].events
 	}
-	return found, nil
+	return out, nil
+}
+
+// remember has the history of a stream known to the session.
+func (s *Session) remember(ctx context.Context, t *tracked) error {
+	if t.history != nil || t.read >= 0 && t.aggregate == nil {
+		return nil
+	}
+	if err := s.take(ctx, []*tracked{t}); err != nil {
+		return err
+	}
+	from := 0
+	if known := s.known(t); known.known && known.aggregate == nil {
+		t.history, from = known.history, known.version
+		if t.stream.last != nil || !s.store.cache.isShared(t.category) {
+			t.read = max(t.read, from)
+			return nil
+		}
+	}
+	loaded, err := s.load(ctx, []*tracked{t}, []wanted{{t.name, from, false}})
+	if err != nil {
+		return err
+	}
+	if from > 0 && len(loaded[0].events) > 0 {
+		s.store.cache.foreign(t.category)
+	}
+	t.history = after(t.history, loaded[0].events)
+	if t.aggregate == nil {
+		t.read = len(t.history)
+	}
+	return nil
+}
+
+// take has the session have streams, each after the units of this instance that came before.
+func (s *Session) take(ctx context.Context, all []*tracked) error {
+	for _, t := range all {
+		if t.stream != nil {
+			continue
+		}
+		first := !slices.ContainsFunc(s.order, func(other *tracked) bool { return other.stream != nil && !slices.Contains(all, other) })
+		stream, err := s.store.cache.take(ctx, t.name, first)
+		if err != nil {
+			return err
+		}
+		t.stream = stream
+	}
+	return nil
+}
+
+// known is what the session may use of what this instance knows of a stream: nothing if it reads in a transaction of its own.
+func (s *Session) known(t *tracked) state {
+	if t.stream == nil {
+		return state{}
+	}
+	if s.unit.Own() {
+		t.stream.state = state{} // whatever comes of this unit
+		return state{}
+	}
+	return t.stream.current(s.unit)
+}
+
+// lock locks streams that many instances want: now if the session has a transaction of its own, else when it commits.
+func (s *Session) lock(ctx context.Context, all []*tracked) error {
+	names := make([]string, len(all))
+	for i, t := range all {
+		names[i] = t.name
+	}
+	if s.unit.Own() {
+		tx, err := txn.From(ctx)
+		if err == nil {
+			_, err = tx.ExecContext(ctx, lockStreams, names)
+		}
+		return txn.Classify(err, "lock streams that many want")
+	}
+	for _, name := range names {
+		if err := locks.Write(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load reads streams, in the session's own transaction or else together with other units. Whoever has left one of them in a way that
+// does not help is waited for.
+func (s *Session) load(ctx context.Context, streams []*tracked, asked []wanted) ([]found, error) {
+	for _, t := range streams {
+		if t.stream != nil && t.stream.last != nil {
+			if err := t.stream.last.Ended(ctx); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if s.unit.Own() {
+		return s.store.read(ctx, s.unit, asked)
+	}
+	return s.store.loads.Call(ctx, asked)
 }

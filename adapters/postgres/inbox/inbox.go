@@ -5,121 +5,182 @@ package inbox
 
 import (
 	"context"
+	"fmt"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jmoiron/sqlx"
 
 	"github.com/millrace/millrace/adapters/postgres/txn"
 	"github.com/millrace/millrace/app"
 )
 
-const insert = `INSERT INTO inbox (consumer, message_id, saga_id, saga_step, branch, outcome) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`
+// Inbox is the table.
+type Inbox struct {
+	db      *sqlx.DB
+	lookups txn.Gather[lookup, []row]
+}
 
-// Take claims a message for a consumer in the transaction of ctx. A concurrent claim of the same is waited for.
-func Take(ctx context.Context, consumer string, m app.Meta) (app.Outcome, error) {
-	tx, err := txn.From(ctx)
+// lookupTimeout bounds one reading of the table.
+const lookupTimeout = 15 * time.Second
+
+// New makes an Inbox.
+func New(db *sqlx.DB) *Inbox {
+	i := &Inbox{db: db}
+	i.lookups.Do, i.lookups.Max, i.lookups.Parallel = i.lookUp, 500, 2
+	return i
+}
+
+// row is a row of the table. One with a branch stands in the way of all other messages of its saga's step and branch.
+type row struct {
+	consumer, id string
+	saga, step   string
+	branch       app.Branch
+	outcome      app.Outcome
+}
+
+// claims fails with app.ErrConflict if somebody else has written such a row meanwhile; notes leaves it as it is.
+var (
+	claims = &txn.Statement[*row]{Doing: "claim messages", Rank: 5, Query: insert("")}
+	notes  = &txn.Statement[*row]{Doing: "note messages", Rank: 6, Query: insert(" ON CONFLICT DO NOTHING")}
+)
+
+func insert(otherwise string) func(rows []*row) (string, []any, error) {
+	return func(rows []*row) (string, []any, error) {
+		n := len(rows)
+		consumers, ids, sagas, steps, branches, outcomes := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+		for i, r := range rows {
+			consumers[i], ids[i], sagas[i], steps[i], branches[i], outcomes[i] = r.consumer, r.id, r.saga, r.step, string(r.branch), string(r.outcome)
+		}
+		return `INSERT INTO inbox (consumer, message_id, saga_id, saga_step, branch, outcome)
+			SELECT consumer, id, NULLIF(saga, ''), NULLIF(step, ''), NULLIF(branch, ''), outcome
+			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) AS m(consumer, id, saga, step, branch, outcome)` + otherwise,
+			[]any{consumers, ids, sagas, steps, branches, outcomes}, nil
+	}
+}
+
+type lookup struct {
+	consumer string
+	meta     app.Meta
+}
+
+// lookUp finds the rows of messages, and those of the same saga's step.
+func (i *Inbox) lookUp(asked []lookup) ([][]row, error) {
+	return i.read(context.Background(), nil, asked)
+}
+
+func (i *Inbox) read(ctx context.Context, u *txn.Unit, asked []lookup) ([][]row, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	n := len(asked)
+	consumers, ids := make([]string, n), make([]string, n)
+	var places []int32
+	var barred, sagas, steps []string
+	for k, l := range asked {
+		consumers[k], ids[k] = l.consumer, l.meta.ID
+		if l.meta.Branch != "" {
+			places = append(places, int32(k+1)) //nolint:gosec // a few hundred at most
+			barred, sagas, steps = append(barred, l.consumer), append(sagas, l.meta.SagaID), append(steps, l.meta.SagaStep)
+		}
+	}
+	out := make([][]row, n)
+	read := func(rows pgx.Rows) error {
+		var at int
+		var r row
+		_, err := pgx.ForEachRow(rows, []any{&at, &r.id, &r.branch, &r.outcome}, func() error {
+			out[at-1] = append(out[at-1], r)
+			return nil
+		})
+		return err
+	}
+	b := &pgx.Batch{}
+	b.Queue(`SELECT w.n::int, i.message_id, COALESCE(i.branch, ''), i.outcome FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(consumer, id, n)
+		JOIN inbox i ON i.consumer = w.consumer AND i.message_id = w.id`, consumers, ids).Query(read)
+	if len(places) > 0 {
+		b.Queue(`SELECT w.n, i.message_id, i.branch, i.outcome FROM unnest($1::int[], $2::text[], $3::text[], $4::text[]) AS w(n, consumer, saga, step)
+			JOIN inbox i ON i.consumer = w.consumer AND i.saga_id = w.saga AND i.saga_step = w.step AND i.branch IN ('do', 'undo') AND i.branch IS NOT NULL`,
+			places, barred, sagas, steps).Query(read)
+	}
+	if err := txn.Read(ctx, i.db, u, b); err != nil {
+		return nil, txn.Classify(err, "look up messages")
+	}
+	return out, nil
+}
+
+// find is what is known of a message, in the transaction of ctx if there is one.
+func (i *Inbox) find(ctx context.Context, consumer string, m app.Meta) ([]row, error) {
+	if u := txn.Of(ctx); u != nil && u.Own() {
+		rows, err := i.read(ctx, u, []lookup{{consumer, m}})
+		if err != nil {
+			return nil, err
+		}
+		return rows[0], nil
+	}
+	return i.lookups.Call(ctx, lookup{consumer, m})
+}
+
+// Take claims a message for a consumer in the unit of work of ctx. If somebody else claims the same meanwhile, the unit fails with
+// app.ErrConflict, and the next attempt finds what he has made of it.
+func (i *Inbox) Take(ctx context.Context, consumer string, m app.Meta) (app.Outcome, error) {
+	known, err := i.find(ctx, consumer, m)
 	if err != nil {
 		return "", err
 	}
-	if m.Branch == app.Undo {
-		return takeUndo(ctx, tx, consumer, m)
-	}
-	var branch *app.Branch
-	if m.Branch == app.Do {
-		branch = &m.Branch
-	}
-	result, err := tx.ExecContext(ctx, insert, consumer, m.ID, null(m.SagaID), null(m.SagaStep), branch, app.Handled)
-	if err != nil {
-		return "", txn.Classify(err, "claim message "+m.ID)
-	}
-	if n, err := result.RowsAffected(); err != nil || n == 1 {
-		return app.Handled, err
-	}
-	return found(ctx, tx, consumer, m)
-}
-
-// found says why a claim was not fresh, and records a barred message under its own id.
-func found(ctx context.Context, tx *sqlx.Tx, consumer string, m app.Meta) (app.Outcome, error) {
-	claim, err := peek(ctx, tx, consumer, m)
-	if err != nil || claim == app.Handled {
-		return app.Repeated, err
-	}
-	if claim == app.Barred {
-		err = Record(ctx, consumer, m, app.Barred)
-	}
-	return claim, err
-}
-
-func takeUndo(ctx context.Context, tx *sqlx.Tx, consumer string, m app.Meta) (app.Outcome, error) {
-	// Taking the place of the action as well bars it; that the place was free tells that it never happened.
-	var claimed struct {
-		Undo int `db:"undo"`
-		Bar  int `db:"bar"`
-	}
-	err := tx.GetContext(ctx, &claimed, `
-		WITH undo AS (
-			INSERT INTO inbox (consumer, message_id, saga_id, saga_step, branch, outcome) VALUES ($1, $2, $3, $4, 'undo', 'done')
-			ON CONFLICT DO NOTHING RETURNING 1
-		), bar AS (
-			INSERT INTO inbox (consumer, message_id, saga_id, saga_step, branch, outcome)
-			VALUES ($1, 'bar/' || $2, $3, $4, 'do', 'barred') ON CONFLICT DO NOTHING RETURNING 1
-		) SELECT (SELECT count(*) FROM undo) AS undo, (SELECT count(*) FROM bar) AS bar`,
-		consumer, m.ID, m.SagaID, m.SagaStep)
+	outcome, done := judge(known, m)
+	claim := &row{consumer, m.ID, m.SagaID, m.SagaStep, m.Branch, app.Handled}
 	switch {
-	case err != nil:
-		return "", txn.Classify(err, "claim compensation "+m.ID)
-	case claimed.Undo == 0:
-		return app.Repeated, nil
-	case claimed.Bar == 1:
-		return app.Nothing, nil
+	case outcome == app.Barred:
+		return outcome, Record(ctx, consumer, m, app.Barred)
+	case outcome == app.Repeated:
+		return outcome, nil
+	case m.Branch == app.Undo && !done:
+		// Taking the place of the action as well bars it; that the place was free tells that it never happened.
+		bar := &row{consumer, "bar/" + m.ID, m.SagaID, m.SagaStep, app.Do, app.Barred}
+		if err := claims.Write(ctx, bar); err != nil {
+			return "", err
+		}
+		outcome = app.Nothing
 	}
-	return app.Handled, nil
+	return outcome, claims.Write(ctx, claim)
+}
+
+// judge tells whether a message is to be handled, and whether the action that it undoes was.
+func judge(known []row, m app.Meta) (outcome app.Outcome, done bool) {
+	outcome = app.Handled
+	for _, r := range known {
+		done = done || r.branch == app.Do
+		switch {
+		case r.id == m.ID:
+			return app.Repeated, done
+		case m.Branch != "" && r.branch == m.Branch && r.outcome == app.Barred:
+			outcome = app.Barred
+		case m.Branch != "" && r.branch == m.Branch:
+			outcome = app.Repeated
+		}
+	}
+	return outcome, done
 }
 
 // Peek tells what Take would say, without claiming. It is for asking a service outside only if there is a point to it.
-func Peek(ctx context.Context, db *sqlx.DB, consumer string, m app.Meta) (app.Outcome, error) {
-	return peek(ctx, db, consumer, m)
-}
-
-func peek(ctx context.Context, q sqlx.QueryerContext, consumer string, m app.Meta) (app.Outcome, error) {
-	var outcomes []app.Outcome
-	err := sqlx.SelectContext(ctx, q, &outcomes, `
-		SELECT CASE WHEN message_id <> $2 AND outcome = 'barred' THEN 'barred' ELSE 'repeated' END FROM inbox
-		WHERE consumer = $1 AND (message_id = $2 OR ($3 <> '' AND saga_id = $3 AND saga_step = $4 AND branch = $5))
-		ORDER BY message_id <> $2 LIMIT 1`,
-		consumer, m.ID, m.SagaID, m.SagaStep, string(m.Branch))
-	if err != nil {
-		return "", txn.Classify(err, "look up message "+m.ID)
-	}
-	if len(outcomes) == 0 {
-		return app.Handled, nil
-	}
-	return outcomes[0], nil
+func (i *Inbox) Peek(ctx context.Context, consumer string, m app.Meta) (app.Outcome, error) {
+	known, err := i.find(ctx, consumer, m)
+	outcome, _ := judge(known, m)
+	return outcome, err
 }
 
 // Record notes an outcome of a message that has no effect: it does not stand in the way of the step's other messages.
 func Record(ctx context.Context, consumer string, m app.Meta, outcome app.Outcome) error {
-	tx, err := txn.From(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, insert, consumer, m.ID, null(m.SagaID), null(m.SagaStep), nil, outcome)
-	return txn.Classify(err, "note message "+m.ID)
+	return notes.Write(ctx, &row{consumer, m.ID, m.SagaID, m.SagaStep, "", outcome})
 }
 
-// Refuse changes the claim of this transaction to a refusal. It had no effect, so it is no barrier: the same may be asked again,
+// Refuse changes the claim of this unit of work to a refusal. It had no effect, so it is no barrier: the same may be asked again,
 // by another message.
 func Refuse(ctx context.Context, consumer, messageID string) error {
-	tx, err := txn.From(ctx)
-	if err != nil {
-		return err
+	for _, r := range claims.Written(ctx) {
+		if r.consumer == consumer && r.id == messageID {
+			r.branch, r.outcome = "", app.Declined
+			return nil
+		}
 	}
-	_, err = tx.ExecContext(ctx, `UPDATE inbox SET outcome = $3, branch = NULL WHERE consumer = $1 AND message_id = $2`, consumer, messageID, app.Declined)
-	return txn.Classify(err, "note message "+messageID)
-}
-
-func null(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
+	return fmt.Errorf("refuse message %s: it was not claimed", messageID)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
 	"github.com/jmoiron/sqlx"
 
 	"github.com/millrace/millrace/adapters/postgres/deadletter"
@@ -22,12 +23,45 @@ import (
 
 // Lines is the table.
 type Lines struct {
-	db   *sqlx.DB
-	wake func()
+	db      *sqlx.DB
+	wake    func()
+	lookups txn.Gather[app.Place, standing]
 }
 
 // New makes Lines. Wake is called when something is due in the outbox.
-func New(db *sqlx.DB, wake func()) *Lines { return &Lines{db, wake} }
+func New(db *sqlx.DB, wake func()) *Lines {
+	l := &Lines{db: db, wake: wake}
+	l.lookups.Do, l.lookups.Max, l.lookups.Parallel = l.lookUp, 1000, 2
+	return l
+}
+
+// standing is how a line stands; the zero value says that there is none.
+type standing struct {
+	head     string
+	failures int
+}
+
+// lookUp reads the lines that several messages ask for at the same time. Hardly ever is there one.
+func (l *Lines) lookUp(asked []app.Place) ([]standing, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	consumers, names, out := make([]string, len(asked)), make([]string, len(asked)), make([]standing, len(asked))
+	for i, p := range asked {
+		consumers[i], names[i] = p.Consumer, p.Line
+	}
+	b := &pgx.Batch{}
+	b.Queue(`SELECT w.n::int, l.head, l.attempts FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(consumer, line, n)
+		JOIN lines l ON l.consumer = w.consumer AND l.line = w.line`, consumers, names).Query(func(rows pgx.Rows) error {
+		var n int
+		var s standing
+		_, err := pgx.ForEachRow(rows, []any{&n, &s.head, &s.failures}, func() error {
+			out[n-1] = s
+			return nil
+		})
+		return err
+	})
+	return out, txn.Classify(txn.Read(ctx, l.db, nil, b), "look for lines")
+}
 
 // inHand is how long the next of a line may be in the hands of who took it, before it comes again by way of the broker.
 const inHand = "30 seconds"
@@ -35,18 +69,18 @@ const inHand = "30 seconds"
 // Join tells whether a message may be handled now: alone, or as the head of its line, which has failed so many times before.
 // If it may not, it was put at the end of the line, and comes again.
 func (l *Lines) Join(ctx context.Context, p app.Place, topic string, msg *message.Message) (turn app.Turn, failures int, err error) {
-	head, failures, err := head(ctx, l.db, p, "")
+	s, err := l.lookups.Call(ctx, p)
 	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return app.Alone, 0, nil
 	case err != nil:
-		return "", 0, txn.Classify(err, "look for a line")
-	case head == msg.UUID:
-		return app.Head, failures, nil
+		return "", 0, err
+	case s.head == "":
+		return app.Alone, 0, nil
+	case s.head == msg.UUID:
+		return app.Head, s.failures, nil
 	}
 	err = l.within(ctx, func(tx *sqlx.Tx) error {
-		// Locked, so that the head cannot leave meanwhile without taking this one along.
-		head, failures, err = l.lock(ctx, tx, p)
+		var head string
+		head, failures, err = lock(ctx, tx, p)
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			turn = app.Alone
@@ -63,12 +97,9 @@ func (l *Lines) Join(ctx context.Context, p app.Place, topic string, msg *messag
 	return turn, failures, err
 }
 
-func (l *Lines) lock(ctx context.Context, tx *sqlx.Tx, p app.Place) (string, int, error) {
-	return head(ctx, tx, p, " FOR UPDATE")
-}
-
-func head(ctx context.Context, q sqlx.QueryerContext, p app.Place, lock string) (head string, failures int, err error) {
-	err = q.QueryRowxContext(ctx, `SELECT head, attempts FROM lines WHERE consumer = $1 AND line = $2`+lock, p.Consumer, p.Line).Scan(&head, &failures)
+// lock reads a line so that its head cannot leave meanwhile without taking along who waits.
+func lock(ctx context.Context, tx *sqlx.Tx, p app.Place) (head string, failures int, err error) {
+	err = tx.QueryRowxContext(ctx, `SELECT head, attempts FROM lines WHERE consumer = $1 AND line = $2 FOR UPDATE`, p.Consumer, p.Line).Scan(&head, &failures)
 	return head, failures, err
 }
 

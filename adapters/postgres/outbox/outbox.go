@@ -3,6 +3,8 @@ package outbox
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -10,6 +12,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	wsql "github.com/ThreeDotsLabs/watermill-sql/v3/pkg/sql"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
 	"github.com/jmoiron/sqlx"
 
 	"github.com/millrace/millrace/adapters/postgres/txn"
@@ -25,21 +28,7 @@ var ErrTooLarge = errors.New("message too large")
 // metaTopic is metadata that only the outbox reads: it becomes a column and is not sent.
 const metaTopic = "outbox_topic"
 
-// Buffer collects the messages of one unit of work.
-type Buffer struct{ messages []*message.Message }
-
-type bufferKey struct{}
-
-// WithBuffer begins a buffer.
-func WithBuffer(ctx context.Context) (context.Context, *Buffer) {
-	b := &Buffer{}
-	return context.WithValue(ctx, bufferKey{}, b), b
-}
-
-// Discard drops what was collected.
-func (b *Buffer) Discard() { b.messages = nil }
-
-// Publisher is the Watermill publisher of the buses: it puts messages into the buffer of their context's unit of work.
+// Publisher is the Watermill publisher of the buses: it has messages written when the unit of work of their context commits.
 type Publisher struct{ maxBytes int }
 
 // NewPublisher makes one that refuses messages of more than maxBytes, headers included.
@@ -48,15 +37,16 @@ func NewPublisher(maxBytes int) Publisher { return Publisher{maxBytes} }
 // Publish implements message.Publisher. The error wraps ErrTooLarge, or says that there is no unit of work.
 func (p Publisher) Publish(topic string, messages ...*message.Message) error {
 	for _, msg := range messages {
-		b, ok := msg.Context().Value(bufferKey{}).(*Buffer)
-		if !ok {
+		if txn.Of(msg.Context()) == nil {
 			return fmt.Errorf("publish %s to %s: called outside a unit of work", msg.Metadata.Get(app.HeaderType), topic)
 		}
 		if size := Size(msg); size > p.maxBytes {
 			return fmt.Errorf("publish %s to %s: %w: %d bytes, at most %d: %w", msg.Metadata.Get(app.HeaderType), topic, ErrTooLarge, size, p.maxBytes, app.ErrPoison)
 		}
 		msg.Metadata.Set(metaTopic, topic)
-		b.messages = append(b.messages, msg)
+		if err := inserts.Write(msg.Context(), &Written{Topic: topic, Message: msg}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -73,20 +63,61 @@ func Size(msg *message.Message) int {
 	return n
 }
 
-// Flush writes the buffer through Watermill's SQL publisher, in one statement, and tells how many messages that were.
-func (b *Buffer) Flush(tx *sqlx.Tx, logger watermill.LoggerAdapter) (int, error) {
-	if len(b.messages) == 0 {
-		return 0, nil
-	}
-	publisher, err := wsql.NewPublisher(tx, wsql.PublisherConfig{SchemaAdapter: schema{}}, logger)
-	if err != nil {
-		return 0, err
-	}
-	if err := publisher.Publish(table, b.messages...); err != nil {
-		return 0, txn.Classify(err, fmt.Sprintf("write %d messages to the outbox", len(b.messages)))
-	}
-	return len(b.messages), nil
+// Written is a message that a unit of work writes. Its ID is that of its row, once the unit is committed.
+type Written struct {
+	ID      int64
+	Topic   string
+	Message *message.Message
 }
+
+// inserts writes messages through Watermill's SQL publisher, those of all units that commit together by one call.
+var inserts = &txn.Statement[*Written]{
+	Doing: "write messages to the outbox", Rank: 30,
+	Query: func(rows []*Written) (string, []any, error) {
+		c := &captured{}
+		publisher, err := wsql.NewPublisher(c, wsql.PublisherConfig{SchemaAdapter: schema{}}, watermill.NopLogger{})
+		if err != nil {
+			return "", nil, err
+		}
+		messages := make([]*message.Message, len(rows))
+		for i, r := range rows {
+			messages[i] = r.Message
+		}
+		err = publisher.Publish(table, messages...)
+		return c.query, c.args, err
+	},
+	Read: func(rows []*Written, result pgx.Rows) error {
+		ids := make([]int64, 0, len(rows))
+		var id int64
+		_, err := pgx.ForEachRow(result, []any{&id}, func() error {
+			ids = append(ids, id)
+			return nil
+		})
+		if err != nil || len(ids) != len(rows) {
+			return err
+		}
+		for i, r := range rows {
+			r.ID = ids[i] // numbered in their order
+		}
+		return nil
+	},
+}
+
+// captured is what Watermill's publisher would execute, so that it can go out together with other statements.
+type captured struct {
+	wsql.ContextExecutor // for what is not used here
+	query                string
+	args                 []any
+}
+
+// ExecContext implements wsql.ContextExecutor.
+func (c *captured) ExecContext(_ context.Context, query string, args ...any) (sql.Result, error) {
+	c.query, c.args = query, args
+	return driver.RowsAffected(0), nil
+}
+
+// Of returns what the unit of work of ctx writes.
+func Of(ctx context.Context) []*Written { return inserts.Written(ctx) }
 
 // ShardOf is the shard of a topic's key.
 func ShardOf(topic, key string) int16 {
@@ -95,17 +126,21 @@ func ShardOf(topic, key string) int16 {
 	return int16(h.Sum32() % Shards)
 }
 
-// Stop withdraws delayed messages in the transaction of ctx. It is part of sagas.Timers.
+// Stop withdraws delayed messages when the unit of work of ctx commits. It is part of sagas.Timers.
 func Stop(ctx context.Context, ids []string) error {
-	if len(ids) == 0 {
-		return nil
+	for _, id := range ids {
+		if err := stops.Write(ctx, id); err != nil {
+			return err
+		}
 	}
-	tx, err := txn.From(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, `DELETE FROM outbox WHERE message_id = ANY($1) AND due_at IS NOT NULL AND consumer IS NULL`, ids)
-	return txn.Classify(err, "stop timers")
+	return nil
+}
+
+var stops = &txn.Statement[string]{
+	Doing: "stop timers", Rank: 35,
+	Query: func(ids []string) (string, []any, error) {
+		return `DELETE FROM outbox WHERE message_id = ANY($1) AND due_at IS NOT NULL AND consumer IS NULL`, []any{ids}, nil
+	},
 }
 
 // Free lets the messages of a key go on that were parked behind what the broker refused, unless another such message is left.

@@ -38,10 +38,7 @@ type item struct {
 // write puts messages into the outbox in one transaction.
 func write(t *testing.T, db *sqlx.DB, topic string, items ...item) {
 	t.Helper()
-	tx, err := db.BeginTxx(t.Context(), nil)
-	require.NoError(t, err)
-	defer tx.Rollback() // nothing after a commit
-	ctx, buffer := outbox.WithBuffer(txn.With(t.Context(), tx))
+	ctx, unit := txn.NewUnit(t.Context(), db)
 	for _, i := range items {
 		msg := message.NewMessage(uuid.NewString(), []byte(i.text))
 		msg.Metadata[app.HeaderKey] = i.key
@@ -51,10 +48,11 @@ func write(t *testing.T, db *sqlx.DB, topic string, items ...item) {
 		msg.SetContext(ctx)
 		require.NoError(t, outbox.NewPublisher(100_000_000).Publish(topic, msg))
 	}
-	n, err := buffer.Flush(tx, watermill.NopLogger{})
-	require.NoError(t, err)
-	require.Equal(t, len(items), n)
-	require.NoError(t, tx.Commit())
+	require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
+	for i, w := range outbox.Of(ctx) {
+		require.Positive(t, w.ID)
+		require.Equal(t, items[i].text, string(w.Message.Payload))
+	}
 }
 
 // run starts a relay until stop is called or the test ends.
@@ -411,10 +409,9 @@ func TestStoppedTimersDoNotFire(t *testing.T) {
 	write(t, db, "t", item{"k", "timer", time.Now().Add(time.Hour)}, item{key: "k", text: "due"})
 	var ids []string
 	require.NoError(t, db.Select(&ids, `SELECT message_id FROM outbox ORDER BY id`))
-	tx, err := db.BeginTxx(t.Context(), nil)
-	require.NoError(t, err)
-	require.NoError(t, outbox.Stop(txn.With(t.Context(), tx), ids))
-	require.NoError(t, tx.Commit())
+	ctx, unit := txn.NewUnit(t.Context(), db)
+	require.NoError(t, outbox.Stop(ctx, ids))
+	require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
 	b, err := outbox.Read(t.Context(), db)
 	require.NoError(t, err)
 	require.Equal(t, 1, b.Pending, "one that is on its way already arrives all the same")
@@ -506,7 +503,7 @@ func TestBrokerAwayThenBack(t *testing.T) {
 }
 
 func TestTooLargeIsRefusedWhereItIsWritten(t *testing.T) {
-	ctx, _ := outbox.WithBuffer(t.Context())
+	ctx, _ := txn.NewUnit(t.Context(), nil)
 	msg := message.NewMessage("m-1", make([]byte, 2000))
 	msg.SetContext(ctx)
 	msg.Metadata[app.HeaderType] = "PlaceOrder"

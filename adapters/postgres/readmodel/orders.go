@@ -27,25 +27,55 @@ func (r Orders) Put(ctx context.Context, o query.Order) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.db.ExecContext(ctx, `
-		INSERT INTO order_rows (order_id, customer_id, status, lines, total, currency, placed_at, updated_at, version)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (order_id) DO NOTHING`,
-		o.ID, o.CustomerID, o.Status, json.RawMessage(lines), o.Total.Amount, o.Total.Currency, o.PlacedAt, o.UpdatedAt, o.Version)
-	return txn.Classify(err, "put order "+o.ID)
+	return putOrders.Write(ctx, orderRow{
+		ID: o.ID, CustomerID: o.CustomerID, Status: o.Status, Lines: lines, Total: o.Total.Amount, Currency: o.Total.Currency,
+		PlacedAt: o.PlacedAt, UpdatedAt: o.UpdatedAt, Version: o.Version,
+	})
 }
 
 // Decide implements projection.OrderRows.
 func (r Orders) Decide(ctx context.Context, o query.Order) error {
-	var version int
-	err := r.db.GetContext(ctx, &version, `
-		WITH decided AS (
-			UPDATE order_rows SET status = $2, reason = $3, updated_at = $4, version = $5 WHERE order_id = $1 AND version < $5 RETURNING version)
-		SELECT COALESCE((SELECT version FROM decided), (SELECT version FROM order_rows WHERE order_id = $1), 0)`,
-		o.ID, o.Status, o.Reason, o.UpdatedAt, o.Version)
-	if err == nil && version == 0 {
-		return fmt.Errorf("order %s is decided, but was never placed here", o.ID)
-	}
-	return txn.Classify(err, "decide order "+o.ID)
+	return decideOrders.Write(ctx, orderRow{ID: o.ID, Status: o.Status, Reason: o.Reason, UpdatedAt: o.UpdatedAt, Version: o.Version})
+}
+
+var putOrders = &txn.Statement[orderRow]{
+	Doing: "list orders that were placed", Rank: 50,
+	Query: func(rows []orderRow) (string, []any, error) {
+		n := len(rows)
+		ids, customers, statuses, lines, totals := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]int64, n)
+		currencies, placed, updated, versions := make([]string, n), make([]time.Time, n), make([]time.Time, n), make([]int32, n)
+		for i, r := range rows {
+			ids[i], customers[i], statuses[i], lines[i], totals[i] = r.ID, r.CustomerID, string(r.Status), string(r.Lines), r.Total
+			currencies[i], placed[i], updated[i], versions[i] = r.Currency, r.PlacedAt, r.UpdatedAt, int32(r.Version) //nolint:gosec // counts events
+		}
+		return `
+			INSERT INTO order_rows (order_id, customer_id, status, lines, total, currency, placed_at, updated_at, version)
+			SELECT id, customer, status, lines::json, total, currency, placed, updated, version
+			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::int[])
+				AS o(id, customer, status, lines, total, currency, placed, updated, version) ON CONFLICT (order_id) DO NOTHING`,
+			[]any{ids, customers, statuses, lines, totals, currencies, placed, updated, versions}, nil
+	},
+}
+
+var decideOrders = &txn.Statement[orderRow]{
+	Doing: "list orders that were decided", Rank: 51,
+	Query: func(rows []orderRow) (string, []any, error) {
+		n := len(rows)
+		ids, statuses, reasons, updated, versions := make([]string, n), make([]string, n), make([]string, n), make([]time.Time, n), make([]int32, n)
+		for i, r := range rows {
+			ids[i], statuses[i], reasons[i], updated[i], versions[i] = r.ID, string(r.Status), r.Reason, r.UpdatedAt, int32(r.Version) //nolint:gosec // counts events
+		}
+		return `
+			WITH d AS (
+				SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::int[]) AS d(id, status, reason, updated, version)
+			), there AS (
+				SELECT demand(o.order_id IS NOT NULL, 'MR001', 'order ' || d.id || ' is decided, but was never placed here')
+				FROM d LEFT JOIN order_rows o ON o.order_id = d.id
+			), decided AS (
+				UPDATE order_rows o SET status = d.status, reason = d.reason, updated_at = d.updated, version = d.version
+				FROM d WHERE o.order_id = d.id AND o.version < d.version)
+			SELECT count(*) FROM there`, []any{ids, statuses, reasons, updated, versions}, nil
+	},
 }
 
 type orderRow struct {

@@ -2,8 +2,7 @@ package readmodel
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
+	"time"
 
 	"github.com/jmoiron/sqlx"
 
@@ -18,47 +17,32 @@ type Sagas struct{ db *sqlx.DB }
 // NewSagas makes it.
 func NewSagas(db *sqlx.DB) Sagas { return Sagas{db} }
 
-// State implements sagas.Rows.
-func (r Sagas) State(ctx context.Context, id string) (saga.State, error) {
-	states, err := r.query(ctx, `SELECT state FROM saga_rows WHERE saga_id = $1`, id)
-	if err != nil || len(states) == 0 {
-		return saga.State{}, err
-	}
-	return states[0], nil
-}
+// Save implements process.Rows.
+func (r Sagas) Save(ctx context.Context, s saga.State) error { return saveSagas.Write(ctx, s) }
 
-// Save implements sagas.Rows.
-func (r Sagas) Save(ctx context.Context, s saga.State) error {
-	state, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	_, err = r.db.ExecContext(ctx, `
-		INSERT INTO saga_rows (saga_id, definition, subject, status, started_at, version, state) VALUES ($1, $2, $3, $4, $5, $6, $7)
-		ON CONFLICT (saga_id) DO UPDATE SET status = excluded.status, version = excluded.version, state = excluded.state
-		WHERE saga_rows.version < excluded.version`,
-		s.ID, s.Definition, s.Subject, s.Status, s.StartedAt, s.Version, json.RawMessage(state))
-	return txn.Classify(err, "save the row of saga "+s.ID)
+var saveSagas = &txn.Statement[saga.State]{
+	Doing: "list sagas", Rank: 45,
+	Query: func(rows []saga.State) (string, []any, error) {
+		n := len(rows)
+		ids, definitions, subjects, statuses, started, versions := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]time.Time, n), make([]int32, n)
+		for i, r := range rows {
+			ids[i], definitions[i], subjects[i], statuses[i], started[i], versions[i] = r.ID, r.Definition, r.Subject, string(r.Status), r.StartedAt, int32(r.Version) //nolint:gosec // counts facts
+		}
+		return `
+			INSERT INTO saga_rows AS s (saga_id, definition, subject, status, started_at, version)
+			SELECT DISTINCT ON (id) id, definition, subject, status, started, version
+			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::int[]) AS r(id, definition, subject, status, started, version)
+			ORDER BY id, version DESC
+			ON CONFLICT (saga_id) DO UPDATE SET status = excluded.status, version = excluded.version WHERE s.version < excluded.version`,
+			[]any{ids, definitions, subjects, statuses, started, versions}, nil
+	},
 }
 
 // List implements sagas.Rows.
-func (r Sagas) List(ctx context.Context, q sagas.List) ([]saga.State, error) {
-	return r.query(ctx, `SELECT state FROM saga_rows WHERE ($1 = '' OR status = $1) AND (started_at, saga_id) < ($2, $3)
+func (r Sagas) List(ctx context.Context, q sagas.List) (ids []string, err error) {
+	err = r.db.SelectContext(ctx, &ids, `SELECT saga_id FROM saga_rows WHERE ($1 = '' OR status = $1) AND (started_at, saga_id) < ($2, $3)
 		ORDER BY started_at DESC, saga_id DESC LIMIT $4`, string(q.Status), q.Before.At, q.Before.ID, q.Limit)
-}
-
-func (r Sagas) query(ctx context.Context, query string, args ...any) ([]saga.State, error) {
-	var rows [][]byte
-	if err := r.db.SelectContext(ctx, &rows, query, args...); err != nil {
-		return nil, txn.Classify(err, "read sagas")
-	}
-	states := make([]saga.State, len(rows))
-	for i, row := range rows {
-		if err := json.Unmarshal(row, &states[i]); err != nil {
-			return nil, fmt.Errorf("a saga's row: %w", err)
-		}
-	}
-	return states, nil
+	return ids, txn.Classify(err, "list sagas")
 }
 
 // OpenSagas are sagas of a definition that stand at a status.

@@ -20,23 +20,36 @@ func NewStock(db *sqlx.DB) Stock { return Stock{db} }
 
 // Change implements projection.StockRows.
 func (r Stock) Change(ctx context.Context, c projection.StockChange, version int) error {
-	var now int
-	err := r.db.GetContext(ctx, &now, `
-		WITH first AS (
-			INSERT INTO stock_rows (sku, received, on_hand, reserved, version) SELECT $1, $2, $3, $4, $5 WHERE $5 = 1
-			ON CONFLICT DO NOTHING RETURNING version
-		), next AS (
-			UPDATE stock_rows SET received = received + $2, on_hand = on_hand + $3, reserved = reserved + $4, version = $5
-			WHERE sku = $1 AND version = $5 - 1 RETURNING version
-		) SELECT COALESCE((SELECT version FROM first), (SELECT version FROM next), (SELECT version FROM stock_rows WHERE sku = $1), 0)`,
-		c.SKU, c.Received, c.OnHand, c.Reserved, version)
-	if err != nil {
-		return txn.Classify(err, "change the stock of "+c.SKU)
-	}
-	if now < version {
-		return fmt.Errorf("stock of %s: event %d came after event %d", c.SKU, version, now)
-	}
-	return nil
+	return changeStock.Write(ctx, stockChange{c, version})
+}
+
+type stockChange struct {
+	projection.StockChange
+	version int
+}
+
+// changeStock adds what events say, those of one SKU all at once. What was applied already is left out; of the rest none may be missing.
+var changeStock = &txn.Statement[stockChange]{
+	Doing: "change the stock", Rank: 52,
+	Query: func(rows []stockChange) (string, []any, error) {
+		n := len(rows)
+		skus, received, onHand, reserved, versions := make([]string, n), make([]int64, n), make([]int64, n), make([]int64, n), make([]int32, n)
+		for i, r := range rows {
+			skus[i], received[i], onHand[i], reserved[i], versions[i] = r.SKU, r.Received, r.OnHand, r.Reserved, int32(r.version) //nolint:gosec // counts events
+		}
+		return `
+			WITH e AS (
+				SELECT DISTINCT ON (sku, version) * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[]) AS e(sku, received, on_hand, reserved, version)
+			), fresh AS (
+				SELECT e.sku, sum(e.received) AS received, sum(e.on_hand) AS on_hand, sum(e.reserved) AS reserved, max(e.version) AS version,
+					demand(max(e.version) = COALESCE(min(s.version), 0) + count(*), 'MR001',
+						'stock of ' || e.sku || ': event ' || min(e.version) || ' came after event ' || COALESCE(min(s.version), 0))
+				FROM e LEFT JOIN stock_rows s ON s.sku = e.sku WHERE e.version > COALESCE(s.version, 0) GROUP BY e.sku ORDER BY e.sku)
+			INSERT INTO stock_rows AS s (sku, received, on_hand, reserved, version) SELECT sku, received, on_hand, reserved, version FROM fresh
+			ON CONFLICT (sku) DO UPDATE SET received = s.received + excluded.received, on_hand = s.on_hand + excluded.on_hand,
+				reserved = s.reserved + excluded.reserved, version = excluded.version`,
+			[]any{skus, received, onHand, reserved, versions}, nil
+	},
 }
 
 // BySKU implements query.StockRows.

@@ -1,4 +1,5 @@
-// Package txn carries the transaction of a unit of work in its context, and tells PostgreSQL's errors apart.
+// Package txn is what the parts of a unit of work share: what it will write, the transaction of its own if it needs one, and how
+// PostgreSQL's errors are told apart.
 package txn
 
 import (
@@ -17,26 +18,34 @@ import (
 	"github.com/millrace/millrace/app"
 )
 
-type key struct{}
-
-// With puts a transaction into a context.
-func With(ctx context.Context, tx *sqlx.Tx) context.Context { return context.WithValue(ctx, key{}, tx) }
-
-// From returns the transaction of ctx, or an error that says whose fault it is that there is none.
+// From returns the transaction of the unit of work of ctx, which begins here if it has none yet. From then on the unit reads and
+// writes in it, and commits apart from others. The error says whose fault it is that there is none.
 func From(ctx context.Context) (*sqlx.Tx, error) {
-	tx, ok := ctx.Value(key{}).(*sqlx.Tx)
-	if !ok {
+	u := Of(ctx)
+	if u == nil {
 		return nil, errors.New("called outside a unit of work")
 	}
-	return tx, nil
+	return u.own(ctx)
 }
 
-// Or returns the transaction of ctx, or db outside one.
+// Or returns the transaction of ctx, or db if there is none.
 func Or(ctx context.Context, db *sqlx.DB) sqlx.ExtContext {
-	if tx, ok := ctx.Value(key{}).(*sqlx.Tx); ok {
-		return tx
+	if u := Of(ctx); u != nil && u.tx != nil {
+		return u.tx
 	}
 	return db
+}
+
+// Codes of errors that our own statements raise by the function demand.
+const (
+	codeRefused  = "MR001" // with a sentence for a person
+	codeConflict = "MR002" // somebody else was first
+)
+
+// Stale tells whether an error says that a stream was not as the unit had read it.
+func Stale(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pg.Code == codeConflict || pg.ConstraintName == "events_pkey")
 }
 
 // Classify wraps a database error with the kind that decides what becomes of the message, and with what was being done.
@@ -44,11 +53,17 @@ func Classify(err error, doing string) error {
 	if err == nil {
 		return nil
 	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == codeRefused {
+		return fmt.Errorf("%s: %s", doing, pg.Message)
+	}
 	if kind := kindOf(err); kind != nil {
 		return fmt.Errorf("%s: %w: %w", doing, kind, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }
+
+// taken are the constraints whose violation says that somebody else was first.
+var taken = map[string]bool{"events_pkey": true, "inbox_pkey": true, "inbox_barrier": true, "idempotency_keys_pkey": true}
 
 func kindOf(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -56,9 +71,9 @@ func kindOf(err error) error {
 	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch {
-		case pg.Code == "40001", pg.Code == "40P01": // serialization failure, deadlock
+		case pg.Code == "40001", pg.Code == "40P01", pg.Code == codeConflict: // serialization failure, deadlock
 			return app.ErrConflict
-		case pg.Code == "23505" && pg.ConstraintName == "events_pkey":
+		case pg.Code == "23505" && taken[pg.ConstraintName]:
 			return app.ErrConflict
 		case strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "57"),
 			strings.HasPrefix(pg.Code, "58"), pg.Code == "55P03", pg.Code == "25006": // connection, resources, shutdown, I/O, lock, read-only

@@ -1,0 +1,329 @@
+package txn
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/app"
+)
+
+// Unit is what a unit of work will write when it commits: together with others, unless it has begun a transaction of its own. A
+// Unit is used by one goroutine until it is committed.
+type Unit struct {
+	db     *sqlx.DB
+	conn   *sqlx.Conn
+	tx     *sqlx.Tx
+	writes []write
+	needs  []*Unit
+	ended  chan struct{} // closed once it is known whether it was committed
+	err    error         // why it was not
+	after  []func()
+}
+
+type write struct {
+	statement statement
+	row       any
+}
+
+type unitKey struct{}
+
+// NewUnit begins a unit in a context.
+func NewUnit(ctx context.Context, db *sqlx.DB) (context.Context, *Unit) {
+	u := &Unit{db: db, ended: make(chan struct{})}
+	return context.WithValue(ctx, unitKey{}, u), u
+}
+
+// Of returns the unit of ctx, nil if there is none.
+func Of(ctx context.Context) *Unit {
+	u, _ := ctx.Value(unitKey{}).(*Unit)
+	return u
+}
+
+// With has a transaction that was begun elsewhere be that of a unit in a context. Who began it commits it.
+func With(ctx context.Context, tx *sqlx.Tx) context.Context {
+	ctx, u := NewUnit(ctx, nil)
+	u.tx = tx
+	return ctx
+}
+
+// Own tells whether the unit has a transaction of its own.
+func (u *Unit) Own() bool { return u.tx != nil }
+
+func (u *Unit) own(ctx context.Context) (*sqlx.Tx, error) {
+	if u.tx != nil {
+		return u.tx, nil
+	}
+	conn, err := u.db.Connx(ctx)
+	if err != nil {
+		return nil, Classify(err, "begin a unit of work")
+	}
+	tx, err := conn.BeginTxx(ctx, nil)
+	if err != nil {
+		return nil, errors.Join(Classify(err, "begin a unit of work"), conn.Close())
+	}
+	u.conn, u.tx = conn, tx
+	return tx, nil
+}
+
+// Close rolls back what was not committed. It may be called at any time, and again.
+func (u *Unit) Close() {
+	if u.tx != nil {
+		_ = u.tx.Rollback() // after a commit it does nothing; before one, the connection's end does the same
+		_ = u.conn.Close()  // back to the pool
+		u.tx, u.conn = nil, nil
+	}
+}
+
+// Needs has the unit fail if another one, whose writes it has seen, fails. Units are committed in the order in which they are
+// submitted.
+func (u *Unit) Needs(other *Unit) {
+	if other != nil && other != u && !slices.Contains(u.needs, other) {
+		u.needs = append(u.needs, other)
+	}
+}
+
+// Pending tells whether it is still unknown what becomes of the unit.
+func (u *Unit) Pending() bool {
+	select {
+	case <-u.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// Failed tells whether the unit was not committed.
+func (u *Unit) Failed() bool { return !u.Pending() && u.err != nil }
+
+// After has f called once the unit is committed.
+func (u *Unit) After(f func()) { u.after = append(u.after, f) }
+
+// End notes what became of the unit.
+func (u *Unit) End(err error) {
+	u.err = err
+	close(u.ended)
+	if err == nil {
+		for _, f := range u.after {
+			f()
+		}
+	}
+}
+
+// errFirst is what a unit fails with that has seen what came to nothing.
+var errFirst = fmt.Errorf("what it builds on was not committed: %w", app.ErrConflict)
+
+// Ended waits until it is known what becomes of the unit. The error is ctx's.
+func (u *Unit) Ended(ctx context.Context) error {
+	select {
+	case <-u.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Settled waits until it is known what becomes of all that the unit has seen. The error is app.ErrConflict if one of them failed.
+func (u *Unit) Settled(ctx context.Context) error {
+	for _, n := range u.needs {
+		if err := n.Ended(ctx); err != nil {
+			return err
+		}
+	}
+	return u.Doomed()
+}
+
+// Foreign waits for what the unit has seen that is not among some others.
+func (u *Unit) Foreign(ctx context.Context, among map[*Unit]bool) error {
+	for _, n := range u.needs {
+		if !among[n] {
+			if err := n.Ended(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Err is why the unit was not committed.
+func (u *Unit) Err() error { return u.err }
+
+// Doomed is an error, app.ErrConflict, if something that the unit has seen came to nothing.
+func (u *Unit) Doomed() error {
+	for _, n := range u.needs {
+		if n.Failed() {
+			return errFirst
+		}
+	}
+	return nil
+}
+
+// Mark returns how much the unit will write so far; Discard forgets what came after.
+func (u *Unit) Mark() int { return len(u.writes) }
+
+// Discard forgets what the unit would have written after a mark.
+func (u *Unit) Discard(mark int) { u.writes = u.writes[:mark] }
+
+// Statement writes rows of type R, those of many units at once.
+type Statement[R any] struct {
+	// Doing is what error texts begin with.
+	Doing string
+
+	// Rank orders the statements of a commit; lower ones come first.
+	Rank int
+
+	// Query makes the statement for some rows, of which none may be skipped in silence: a row that cannot be written is an
+	// error of the statement.
+	Query func(rows []R) (query string, args []any, err error)
+
+	// Read gets what the statement returns. Optional.
+	Read func(rows []R, result pgx.Rows) error
+}
+
+// Write has the unit of ctx write a row when it commits.
+func (s *Statement[R]) Write(ctx context.Context, row R) error {
+	u := Of(ctx)
+	if u == nil {
+		return fmt.Errorf("%s: called outside a unit of work", s.Doing)
+	}
+	u.writes = append(u.writes, write{s, row})
+	return nil
+}
+
+// Written returns what the unit of ctx will write by this statement.
+func (s *Statement[R]) Written(ctx context.Context) (rows []R) {
+	for _, w := range Of(ctx).writes {
+		if w.statement == statement(s) {
+			rows = append(rows, w.row.(R))
+		}
+	}
+	return rows
+}
+
+type statement interface {
+	doing() string
+	rank() int
+	queue(b *pgx.Batch, rows []any) error
+}
+
+func (s *Statement[R]) doing() string { return s.Doing }
+
+func (s *Statement[R]) rank() int { return s.Rank }
+
+func (s *Statement[R]) queue(b *pgx.Batch, rows []any) error {
+	typed := make([]R, len(rows))
+	for i, row := range rows {
+		typed[i] = row.(R)
+	}
+	query, args, err := s.Query(typed)
+	if err != nil {
+		return err
+	}
+	queued := b.Queue(query, args...)
+	if s.Read != nil {
+		queued.Query(func(result pgx.Rows) error { return s.Read(typed, result) })
+	}
+	return nil
+}
+
+// batchOf gathers what units will write, a statement for each kind of row.
+func batchOf(units []*Unit) (b *pgx.Batch, kinds []statement, err error) {
+	rows := map[statement][]any{}
+	for _, u := range units {
+		for _, w := range u.writes {
+			if rows[w.statement] == nil {
+				kinds = append(kinds, w.statement)
+			}
+			rows[w.statement] = append(rows[w.statement], w.row)
+		}
+	}
+	slices.SortStableFunc(kinds, func(a, b statement) int { return cmp.Compare(a.rank(), b.rank()) })
+	b = &pgx.Batch{}
+	for _, s := range kinds {
+		if err := s.queue(b, rows[s]); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", s.doing(), err)
+		}
+	}
+	return b, kinds, nil
+}
+
+// Commit commits units in one transaction, all or none, in one round trip. A unit with a transaction of its own is committed alone.
+func Commit(ctx context.Context, db *sqlx.DB, units []*Unit) error {
+	b, kinds, err := batchOf(units)
+	if err != nil {
+		return err
+	}
+	if u := units[0]; u.tx != nil {
+		if err := send(ctx, u.conn.Conn, b, kinds); err != nil {
+			return err
+		}
+		return Classify(u.tx.Commit(), "commit")
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return Classify(err, "commit")
+	}
+	defer conn.Close() //nolint:errcheck // back to the pool
+	return send(ctx, conn, b, kinds)
+}
+
+// send sends a batch in one round trip. Outside a transaction it is one of its own, as PostgreSQL takes it in.
+func send(ctx context.Context, conn *sql.Conn, b *pgx.Batch, kinds []statement) error {
+	if b.Len() == 0 {
+		return nil
+	}
+	return conn.Raw(func(driver any) error {
+		results := sender(driver).SendBatch(ctx, b)
+		err := error(nil)
+		for i, q := range b.QueuedQueries {
+			if q.Fn != nil {
+				err = q.Fn(results)
+			} else {
+				_, err = results.Exec()
+			}
+			if err != nil {
+				err = Classify(err, kinds[i].doing())
+				break
+			}
+		}
+		if closing := results.Close(); err == nil {
+			err = Classify(closing, "commit")
+		}
+		return err
+	})
+}
+
+// Read sends queries in one round trip: in the transaction of a unit if it has its own, else outside any. Each reads its own result.
+func Read(ctx context.Context, db *sqlx.DB, u *Unit, b *pgx.Batch) error {
+	if u != nil && u.conn != nil {
+		return u.conn.Raw(func(driver any) error { return sender(driver).SendBatch(ctx, b).Close() })
+	}
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // back to the pool
+	return conn.Raw(func(driver any) error { return sender(driver).SendBatch(ctx, b).Close() })
+}
+
+type batchSender interface {
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+// sender is pgx's connection below that of database/sql.
+func sender(driver any) batchSender {
+	if s, ok := driver.(batchSender); ok {
+		return s
+	}
+	return driver.(*stdlib.Conn).Conn()
+}

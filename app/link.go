@@ -1,0 +1,86 @@
+package app
+
+import (
+	"context"
+	"sync"
+)
+
+// Link ties a message to the one before it under the same key. A message may be handled as soon as the one before it was handed to be
+// committed; should that come to nothing, so must this one, and it is handled again after the other was dealt with.
+type Link struct {
+	before *Link
+	next   func()
+	done   chan struct{}
+
+	mu   sync.Mutex
+	unit any
+}
+
+// NewLink makes the link of a message that comes after another one, or after none. Next lets the following one begin; it may be called
+// more than once.
+func NewLink(before *Link, next func()) *Link {
+	return &Link{before: before, next: next, done: make(chan struct{})}
+}
+
+type linkKey struct{}
+
+// WithLink puts a message's link into the context of its handler.
+func WithLink(ctx context.Context, l *Link) context.Context {
+	return context.WithValue(ctx, linkKey{}, l)
+}
+
+// LinkOf returns the link of the message at hand; nil if it has none.
+func LinkOf(ctx context.Context) *Link {
+	l, _ := ctx.Value(linkKey{}).(*Link)
+	return l
+}
+
+// Submitted notes the unit of work that will commit what the message has done, and lets the next one begin.
+func (l *Link) Submitted(unit any) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	l.unit = unit
+	l.mu.Unlock()
+	l.next()
+}
+
+// Done says that the message was dealt with.
+func (l *Link) Done() { close(l.done) }
+
+// Before returns the unit of work of the message before; nil if that one was dealt with.
+func (l *Link) Before() any {
+	if !l.Waits() {
+		return nil
+	}
+	l.before.mu.Lock()
+	defer l.before.mu.Unlock()
+	return l.before.unit
+}
+
+// Waits tells whether the message before was not dealt with yet.
+func (l *Link) Waits() bool {
+	if l == nil || l.before == nil {
+		return false
+	}
+	select {
+	case <-l.before.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Wait waits until the message before was dealt with. The error is ctx's.
+func (l *Link) Wait(ctx context.Context) error {
+	if l == nil || l.before == nil {
+		return nil
+	}
+	select {
+	case <-l.before.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace/millrace/service"
+	"github.com/millrace/millrace/tests/books"
+)
+
+// fleet is some instances of the service in this process, on a database and topics of their own. The first one's sandbox plays
+// the services outside, for all.
+type fleet struct {
+	g         *ground
+	instances []*service.Service
+	http      *http.Client
+}
+
+func startFleet(ctx context.Context, g *ground, roles ...string) (f *fleet, stop func() error, err error) {
+	f = &fleet{g: g, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, MaxConnsPerHost: 256}, Timeout: 30 * time.Second}}
+	stop = func() error {
+		var faults []error
+		for _, i := range slices.Backward(f.instances) {
+			stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+			faults = append(faults, i.Stop(stopping))
+			cancel()
+		}
+		f.http.CloseIdleConnections()
+		return errors.Join(faults...)
+	}
+	for n, role := range roles {
+		settings := map[string]string{
+			"POSTGRES_DSN": g.dsn, "KAFKA_BROKERS": g.brokers[0], "TOPIC_PREFIX": "bench" + g.stamp, "HTTP_ADDR": "127.0.0.1:0",
+			"ROLES": role, "DATA_DIR": fmt.Sprint(g.dir, "/instance-", n),
+		}
+		if n > 0 {
+			base := f.instances[0].URL + "/sandbox"
+			settings["PAYMENTS_URL"], settings["CARRIER_URL"], settings["COURIER_URL"] = base+"/payments", base+"/carrier", base+"/courier"
+		}
+		config, err := service.ReadConfig(func(name string) string { return settings[name] })
+		if err != nil {
+			return nil, nil, errors.Join(err, stop())
+		}
+		s, err := service.Start(ctx, config, g.log, func(string) {})
+		if err != nil {
+			return nil, nil, errors.Join(err, stop())
+		}
+		f.instances = append(f.instances, s)
+	}
+	return f, stop, nil
+}
+
+func (f *fleet) post(ctx context.Context, path string, body any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, f.instances[0].URL+path, bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := f.http.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close() // read to its end
+	answer, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode/100 != 2 {
+		err = fmt.Errorf("POST %s: %s: %s", path, response.Status, answer)
+	}
+	return err
+}
+
+func sku(n int) string { return "SKU-" + strconv.Itoa(n) }
+
+// stock receives plenty of each SKU.
+func (f *fleet) stock(ctx context.Context, skus int) error {
+	all, ctx := errgroup.WithContext(ctx)
+	all.SetLimit(32)
+	for n := range skus {
+		all.Go(func() error {
+			return f.post(ctx, "/v1/stock/"+sku(n)+"/receipts", map[string]int{"quantity": 1_000_000})
+		})
+	}
+	return all.Wait()
+}
+
+// order places one.
+func (f *fleet) order(ctx context.Context, sku string) error {
+	return f.post(ctx, "/v1/orders", map[string]any{
+		"lines": []map[string]any{{"sku": sku, "quantity": 1, "unit_price": 1250}}, "currency": "EUR", "payment_method": "pm_ok",
+	})
+}
+
+// ended counts the sagas that are at rest.
+func (f *fleet) ended(ctx context.Context) (n int, err error) {
+	err = f.g.db.GetContext(ctx, &n, `SELECT count(*) FROM saga_rows WHERE status IN ('completed', 'compensated')`)
+	return n, err
+}
+
+// run places orders over SKUs as fast as clients can, and returns how long it took until every saga had ended.
+func (f *fleet) run(ctx context.Context, orders, skus, clients int, progress func(placed, ended int)) (time.Duration, error) {
+	before, err := f.ended(ctx)
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	var placed atomic.Int64
+	var placing sync.WaitGroup
+	failed := make(chan error, clients)
+	for range clients {
+		placing.Go(func() {
+			for {
+				n := int(placed.Add(1))
+				if n > orders {
+					return
+				}
+				if err := f.order(ctx, sku(n%skus)); err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	for {
+		n, err := f.ended(ctx)
+		progress(min(int(placed.Load()), orders), n-before)
+		switch {
+		case err != nil:
+			return 0, err
+		case n-before >= orders:
+			placing.Wait()
+			return time.Since(began), nil
+		case time.Since(began) > 10*time.Minute:
+			return 0, fmt.Errorf("%d of %d sagas ended", n-before, orders)
+		}
+		select {
+		case err := <-failed:
+			return 0, err
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// balanced waits until the books are.
+func (f *fleet) balanced(ctx context.Context, orders int) error {
+	client := books.Client{URL: f.instances[0].URL, HTTP: f.http, AtLeast: orders}
+	report, err := client.Wait(ctx, time.Minute, func(books.Report) {})
+	if err == nil && !report.Balanced() {
+		err = errors.New(report.Sentence())
+	}
+	return err
+}
