@@ -5,15 +5,15 @@ import (
 	"sync"
 )
 
-// Link ties a message to the one before it under the same key. A message may be handled as soon as the one before it was handed to be
+// Link ties a message to those before it under the same key. A message may be handled as soon as the one before it was handed to be
 // committed; should that come to nothing, so must this one, and it is handled again after the other was dealt with.
 type Link struct {
-	before *Link
-	next   func()
-	done   chan struct{}
+	next func()
+	done chan struct{}
 
-	mu   sync.Mutex
-	unit any
+	mu     sync.Mutex
+	before *Link
+	unit   any
 }
 
 // NewLink makes the link of a message that comes after another one, or after none. Next lets the following one begin; it may be called
@@ -49,38 +49,53 @@ func (l *Link) Submitted(unit any) {
 // Done says that the message was dealt with.
 func (l *Link) Done() { close(l.done) }
 
+func (l *Link) isDone() bool {
+	select {
+	case <-l.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// pending is the nearest message before that was not dealt with yet; nil if there is none. Those between are forgotten.
+func (l *Link) pending() *Link {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.before != nil && l.before.isDone() {
+		before := l.before
+		before.mu.Lock()
+		l.before = before.before
+		before.mu.Unlock()
+	}
+	return l.before
+}
+
 // Before returns the unit of work of the message before; nil if that one was dealt with.
 func (l *Link) Before() any {
-	if !l.Waits() {
+	before := l.pending()
+	if before == nil {
 		return nil
 	}
-	l.before.mu.Lock()
-	defer l.before.mu.Unlock()
-	return l.before.unit
+	before.mu.Lock()
+	defer before.mu.Unlock()
+	return before.unit
 }
 
-// Waits tells whether the message before was not dealt with yet.
-func (l *Link) Waits() bool {
-	if l == nil || l.before == nil {
-		return false
-	}
-	select {
-	case <-l.before.done:
-		return false
-	default:
-		return true
-	}
-}
+// Waits tells whether a message before was not dealt with yet.
+func (l *Link) Waits() bool { return l.pending() != nil }
 
-// Wait waits until the message before was dealt with. The error is ctx's.
+// Wait waits until all messages before were dealt with. The error is ctx's.
 func (l *Link) Wait(ctx context.Context) error {
-	if l == nil || l.before == nil {
-		return nil
+	for before := l.pending(); before != nil; before = l.pending() {
+		select {
+		case <-before.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	select {
-	case <-l.before.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return nil
 }

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -67,12 +68,11 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 		s.core.wake = notifier.Notify
 		return nil
 	}
-	publisher := kafka.NewPublisher(s.kafka, func() int { return int(s.limit.Load()) }, s.watermill)
-	guard := s.newBreaker("kafka", func(err error) bool { return !kafka.Refused(err) })
-	s.relay = outbox.NewRelay(s.db, guard.Around(publisher), s.log, outbox.Options{
+	s.relay = outbox.NewRelay(s.db, s.senders(), s.log, outbox.Options{
 		DSN: s.DSN, Refused: kafka.Refused, OnRelayed: func(n int) { s.telemetry.Relayed.Add(float64(n)) },
 		OnParked: func(string, string, error) { s.telemetry.Failed("relay", "dead") },
 	})
+	s.core.offer = s.relay.Offer
 	s.core.wake = func() {
 		s.relay.Wake()
 		if !s.relay.HoldsAll() {
@@ -90,11 +90,50 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 	s.onStop(func(context.Context) error {
 		stop()
 		<-finished
-		return publisher.Close()
+		return nil
 	})
 	return nil
 }
 
-func (s *Service) subscriber(group string) (message.Subscriber, error) {
-	return kafka.NewSubscriber(s.kafka, group, s.watermill)
+// senders makes the senders of the relay's workers: our own, or Watermill's publisher for all.
+func (s *Service) senders() func() outbox.Sender {
+	limit := func() int { return int(s.limit.Load()) }
+	guard := s.newBreaker("kafka", func(err error) bool { return !kafka.Refused(err) })
+	if s.config.Serial {
+		publisher := kafka.NewPublisher(s.kafka, limit, s.watermill)
+		s.onStop(func(context.Context) error { return publisher.Close() })
+		return outbox.ThroughPublisher(guard.Around(publisher))
+	}
+	return func() outbox.Sender { return guarded{kafka.NewProducer(s.kafka, limit), guard} }
+}
+
+// guarded has the relay send through a producer behind a breaker.
+type guarded struct {
+	*kafka.Producer
+	guard *breaker.Breaker
+}
+
+// Send implements outbox.Sender.
+func (s guarded) Send(topics []string, messages []*message.Message) (errs []error) {
+	err := s.guard.Do(func() error {
+		errs = s.Producer.Send(topics, messages)
+		for _, err := range errs {
+			if err != nil && !kafka.Refused(err) {
+				return err
+			}
+		}
+		return nil
+	})
+	if errs == nil { // it is open
+		errs = slices.Repeat([]error{err}, len(messages))
+	}
+	return errs
+}
+
+// subscriber makes a subscriber for a group, of the kind that is set.
+func (s *Service) subscriber(group, keyHeader string) (message.Subscriber, error) {
+	if s.config.Serial {
+		return kafka.NewSerialSubscriber(s.kafka, group, s.watermill)
+	}
+	return kafka.NewSubscriber(s.kafka, group, keyHeader, s.watermill)
 }

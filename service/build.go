@@ -43,7 +43,8 @@ type core struct {
 	projections []app.Projection
 	queries     *app.Queries
 	topics      []string
-	wake        func() // the relay, here or elsewhere
+	wake        func()                  // the relay, here or elsewhere
+	offer       func([]*outbox.Written) // to the relay, if it is here
 }
 
 // kinds are the aggregates: the category of their streams and topics, and their events.
@@ -57,7 +58,7 @@ func kinds() map[string]aggregate.Types {
 // build makes the core. It checks the sagas and starts nothing.
 func (s *Service) build(_ context.Context, _ func(string)) error {
 	c := &s.core
-	c.wake = func() {}
+	c.wake, c.offer = func() {}, func([]*outbox.Written) {}
 	c.sagas = sagas.All()
 	if err := checkSagas(c.sagas); err != nil {
 		return err
@@ -96,6 +97,7 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 	c.uow = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock)
 	c.uow.OnCommit = func(events []app.Event, messages []*outbox.Written) {
 		if len(messages) > 0 {
+			c.offer(messages)
 			c.wake()
 		}
 		s.watch.Committed(events)

@@ -30,6 +30,7 @@ type Config struct {
 	Migrate      bool
 	KafkaBrokers []string // empty: the embedded one
 	Partitions   int32
+	Serial       bool // one message of a partition at a time, by Watermill's own subscriber
 	InstanceID   string
 	TopicPrefix  string
 	Retention    postgres.Retention
@@ -77,6 +78,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		Migrate:      s.onOff("MIGRATE", true),
 		KafkaBrokers: s.list("KAFKA_BROKERS"),
 		Partitions:   int32(s.number("KAFKA_PARTITIONS", 12, 1, 1000)), //nolint:gosec // at most 1000
+		Serial:       s.onOff("KAFKA_SERIAL", false),
 		InstanceID:   s.text("INSTANCE_ID", ""),
 		TopicPrefix:  s.text("TOPIC_PREFIX", "millrace"),
 		Retention: postgres.Retention{

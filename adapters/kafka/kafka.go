@@ -3,6 +3,7 @@
 package kafka
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/millrace/millrace/adapters/kafka/keyed"
 	"github.com/millrace/millrace/app"
 )
 
@@ -152,18 +154,51 @@ func Refused(err error) bool {
 		errors.Is(err, sarama.ErrInvalidMessage) || errors.Is(err, sarama.ErrInvalidRecord)
 }
 
-// NewSubscriber makes a subscriber for a group: one subscription, one topic.
-func NewSubscriber(c Config, group string, logger watermill.LoggerAdapter) (message.Subscriber, error) {
+// consumer is the configuration of a member of a group.
+func (c Config) consumer() *sarama.Config {
 	s := c.sarama()
 	s.Consumer.Return.Errors = true
+	s.Consumer.Fetch.Default = 256 << 10 // of a partition: there are many, and more is fetched ahead than is needed
+	s.ChannelBufferSize = 64
 	s.Consumer.Offsets.Initial = sarama.OffsetOldest // a new group begins at the beginning: nothing is skipped
 	s.Consumer.Group.InstanceId = c.InstanceID
 	s.Consumer.Group.Session.Timeout = 6 * time.Second // the least that brokers allow by default
 	s.Consumer.Group.Heartbeat.Interval = time.Second
 	s.Consumer.Group.Rebalance.Timeout = 10 * time.Second
 	s.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategySticky()}
+	return s
+}
+
+// NewSubscriber makes a subscriber for a group that has many messages of a partition in hand, those of one key in order. The key is that
+// of the header keyHeader, if a record has it, else the record's. A message's app.Link is in its context.
+func NewSubscriber(c Config, group, keyHeader string, logger watermill.LoggerAdapter) (message.Subscriber, error) {
+	s, err := keyed.NewSubscriber(keyed.Config{
+		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: partitioned{}, Logger: logger,
+		Key: func(r *sarama.ConsumerMessage) string {
+			for _, h := range r.Headers {
+				if string(h.Key) == keyHeader {
+					return string(h.Value)
+				}
+			}
+			return string(r.Key)
+		},
+		Link: func(before any, next func()) (link any, done func()) {
+			b, _ := before.(*app.Link)
+			l := app.NewLink(b, next)
+			return l, l.Done
+		},
+		WithLink: func(ctx context.Context, link any) context.Context { return app.WithLink(ctx, link.(*app.Link)) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("subscriber of group %s: %w", group, err)
+	}
+	return s, nil
+}
+
+// NewSerialSubscriber makes Watermill's own subscriber for a group: it has one message of a partition in hand.
+func NewSerialSubscriber(c Config, group string, logger watermill.LoggerAdapter) (message.Subscriber, error) {
 	inner, err := wkafka.NewSubscriber(wkafka.SubscriberConfig{
-		Brokers: c.Brokers, ConsumerGroup: group, Unmarshaler: partitioned{}, OverwriteSaramaConfig: s,
+		Brokers: c.Brokers, ConsumerGroup: group, Unmarshaler: partitioned{}, OverwriteSaramaConfig: c.consumer(),
 	}, logger)
 	if err != nil {
 		return nil, fmt.Errorf("subscriber of group %s: %w", group, err)

@@ -16,9 +16,12 @@ import (
 
 // Config is what the routers need from the outside.
 type Config struct {
-	Prefix     string
-	Marshaler  Marshaler
-	Subscriber func(group string) (message.Subscriber, error)
+	Prefix    string
+	Marshaler Marshaler
+
+	// Subscriber makes one for a group. Messages that bear the header keyHeader keep their order by it, others by their key.
+	Subscriber func(group, keyHeader string) (message.Subscriber, error)
+
 	Inbox      app.Inbox
 	UnitOfWork app.UnitOfWork
 	Projecting app.UnitOfWork // in which projections write
@@ -86,7 +89,10 @@ func NewRouter(c Config) (*Router, error) {
 			return EventTopic(c.Prefix, p.EventGroupHandlers[0].(*eventHandler).category), nil
 		},
 		SubscriberConstructor: func(p cqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
-			return c.Subscriber(p.EventGroupName)
+			if r.sagaGroups[p.EventGroupName] {
+				return c.Subscriber(p.EventGroupName, app.HeaderSagaID)
+			}
+			return c.Subscriber(p.EventGroupName, "")
 		},
 		AckOnUnknownEvent: true, // known, but not to this group; what nobody knows was caught before
 		Marshaler:         c.Marshaler, Logger: c.Watermill,

@@ -8,8 +8,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
-
 	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/adapters/postgres/outbox"
 )
@@ -25,9 +23,7 @@ func ages(ctx context.Context, out io.Writer, g *ground, passed, keys int) error
 		return err
 	}
 	var relayed atomic.Int64
-	publisher := kafka.NewPublisher(kafka.Config{Brokers: g.brokers, ClientID: "bench"}, func() int { return kafka.DefaultLimit }, watermill.NopLogger{})
-	defer publisher.Close() // everything is acknowledged
-	relay := outbox.NewRelay(g.db, publisher, g.log, outbox.Options{DSN: g.dsn, Refused: kafka.Refused, OnRelayed: func(n int) { relayed.Add(int64(n)) }})
+	relay := outbox.NewRelay(g.db, g.senders(), g.log, outbox.Options{DSN: g.dsn, Refused: kafka.Refused, OnRelayed: func(n int) { relayed.Add(int64(n)) }})
 	relayCtx, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() { defer close(done); relay.Run(relayCtx) }()

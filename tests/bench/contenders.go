@@ -116,8 +116,7 @@ func (o *ours) write(ctx context.Context, g *ground, topic string, messages []be
 }
 
 func (o *ours) start(ctx context.Context, g *ground) (func() error, error) {
-	publisher := kafka.NewPublisher(kafka.Config{Brokers: g.brokers, ClientID: "bench"}, func() int { return kafka.DefaultLimit }, watermill.NopLogger{})
-	o.relay = outbox.NewRelay(g.db, publisher, g.log, outbox.Options{DSN: g.dsn, Refused: kafka.Refused})
+	o.relay = outbox.NewRelay(g.db, g.senders(), g.log, outbox.Options{DSN: g.dsn, Refused: kafka.Refused})
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -127,8 +126,15 @@ func (o *ours) start(ctx context.Context, g *ground) (func() error, error) {
 	return func() error {
 		cancel()
 		<-done
-		return publisher.Close()
+		return nil
 	}, nil
+}
+
+// senders makes the relay's, as the service does, but without a breaker.
+func (g *ground) senders() func() outbox.Sender {
+	return func() outbox.Sender {
+		return kafka.NewProducer(kafka.Config{Brokers: g.brokers, ClientID: "bench"}, func() int { return kafka.DefaultLimit })
+	}
 }
 
 // read tells when each record of a topic arrives at a consumer.

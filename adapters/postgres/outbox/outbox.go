@@ -25,9 +25,6 @@ const Shards = 16
 // ErrTooLarge refuses a message that the broker would refuse; the transaction that wants to send it fails.
 var ErrTooLarge = errors.New("message too large")
 
-// metaTopic is metadata that only the outbox reads: it becomes a column and is not sent.
-const metaTopic = "outbox_topic"
-
 // Publisher is the Watermill publisher of the buses: it has messages written when the unit of work of their context commits.
 type Publisher struct{ maxBytes int }
 
@@ -43,7 +40,6 @@ func (p Publisher) Publish(topic string, messages ...*message.Message) error {
 		if size := Size(msg); size > p.maxBytes {
 			return fmt.Errorf("publish %s to %s: %w: %d bytes, at most %d: %w", msg.Metadata.Get(app.HeaderType), topic, ErrTooLarge, size, p.maxBytes, app.ErrPoison)
 		}
-		msg.Metadata.Set(metaTopic, topic)
 		if err := inserts.Write(msg.Context(), &Written{Topic: topic, Message: msg}); err != nil {
 			return err
 		}
@@ -74,14 +70,14 @@ type Written struct {
 var inserts = &txn.Statement[*Written]{
 	Doing: "write messages to the outbox", Rank: 30,
 	Query: func(rows []*Written) (string, []any, error) {
+		messages, topics := make([]*message.Message, len(rows)), make([]string, len(rows))
+		for i, r := range rows {
+			messages[i], topics[i] = r.Message, r.Topic
+		}
 		c := &captured{}
-		publisher, err := wsql.NewPublisher(c, wsql.PublisherConfig{SchemaAdapter: schema{}}, watermill.NopLogger{})
+		publisher, err := wsql.NewPublisher(c, wsql.PublisherConfig{SchemaAdapter: schema{topics}}, watermill.NopLogger{})
 		if err != nil {
 			return "", nil, err
-		}
-		messages := make([]*message.Message, len(rows))
-		for i, r := range rows {
-			messages[i] = r.Message
 		}
 		err = publisher.Publish(table, messages...)
 		return c.query, c.args, err

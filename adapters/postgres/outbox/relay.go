@@ -8,19 +8,25 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jmoiron/sqlx"
-
-	"github.com/millrace/millrace/adapters/postgres/txn"
 )
 
 // Relay takes messages from the outbox to the broker: keys in parallel, each key in order, every message at least once.
 type Relay struct {
-	db        *sqlx.DB
-	publisher message.Publisher
-	options   Options
-	leases    *leases
-	floors    *floors
-	wake      []chan struct{} // one a worker, and one for the timers
-	log       *slog.Logger
+	db      *sqlx.DB
+	sender  func() Sender
+	options Options
+	recent  *recent
+	leases  *leases
+	floors  *floors
+	wake    []chan struct{} // one a worker, and one for the timers
+	log     *slog.Logger
+}
+
+// Sender sends messages to the broker.
+type Sender interface {
+	// Send sends messages, each to its topic, and returns an error for each, nil where the broker has it. Of the messages of one key,
+	// none is taken after one that failed.
+	Send(topics []string, messages []*message.Message) []error
 }
 
 // Options of a Relay. What is zero is replaced by the default.
@@ -31,7 +37,7 @@ type Options struct {
 	// Refused tells errors that say that the broker will never take a message from errors that will pass. Required.
 	Refused func(error) bool
 
-	// Workers read, publish and delete independently of each other, each its part of the shards. Default 4.
+	// Workers read, publish and delete independently of each other, each its part of the shards. Default 2.
 	Workers int
 
 	// Batch is how many rows of a shard a worker takes at a time. Default 250.
@@ -47,10 +53,10 @@ type Options struct {
 	OnParked func(topic, key string, err error)
 }
 
-// NewRelay makes a relay that is started with Run.
-func NewRelay(db *sqlx.DB, publisher message.Publisher, log *slog.Logger, o Options) *Relay {
+// NewRelay makes a relay that is started with Run. Each worker has a sender of its own; ThroughPublisher makes one of any publisher.
+func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *Relay {
 	if o.Workers == 0 {
-		o.Workers = 4
+		o.Workers = 2
 	}
 	if o.Batch == 0 {
 		o.Batch = 250
@@ -64,7 +70,7 @@ func NewRelay(db *sqlx.DB, publisher message.Publisher, log *slog.Logger, o Opti
 	if o.OnParked == nil {
 		o.OnParked = func(string, string, error) {}
 	}
-	r := &Relay{db: db, publisher: publisher, options: o, log: log, leases: &leases{dsn: o.DSN, log: log}, floors: newFloors()}
+	r := &Relay{db: db, sender: sender, options: o, log: log, leases: &leases{dsn: o.DSN, log: log}, floors: newFloors(), recent: newRecent()}
 	for range o.Workers + 1 {
 		r.wake = append(r.wake, make(chan struct{}, 1))
 	}
@@ -108,21 +114,20 @@ func (r *Relay) Run(ctx context.Context) {
 
 func (r *Relay) work(ctx context.Context, w int) {
 	failures := 0
+	sender := r.sender()
 	for ctx.Err() == nil {
-		relayed, more, err := r.forward(ctx, w)
-		if err == nil || relayed > 0 {
+		relayed, err := r.pipeline(ctx, w, sender)
+		if relayed > 0 {
 			failures = 0
 		}
-		switch {
-		case err != nil:
-			if ctx.Err() == nil {
-				r.log.Warn("relay: the outbox waits", "error", err, "worker", w, "relayed meanwhile", relayed)
-			}
+		if err != nil && ctx.Err() == nil {
+			r.log.Warn("relay: the outbox waits", "error", err, "worker", w, "relayed meanwhile", relayed)
 			failures++
 			pause(ctx, min(50*time.Millisecond<<min(failures-1, 6), 2*time.Second)) // a commit does not mend the broker
-		case !more:
-			sleep(ctx, r.wake[w], r.options.Poll)
 		}
+	}
+	if c, ok := sender.(interface{ Close() }); ok {
+		c.Close()
 	}
 }
 
@@ -139,69 +144,6 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-time.After(d):
 	}
-}
-
-type outboxRow struct {
-	ID        int64     `db:"id"`
-	MessageID string    `db:"message_id"`
-	Topic     string    `db:"topic"`
-	Key       string    `db:"key"`
-	Payload   []byte    `db:"payload"`
-	Headers   []byte    `db:"headers"`
-	CreatedAt time.Time `db:"created_at"`
-	Parked    bool      `db:"parked"`
-	Shard     int16     `db:"shard"`
-	Epoch     int64     `db:"epoch"`
-}
-
-// read takes the next rows of some shards. A shard at a time by its own index, so that one with a long backlog is not in the way
-// of another.
-func (r *Relay) read(ctx context.Context, shards []int16) (rows []outboxRow, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
-		floors, epoch, whole := r.floors.of(shards)
-		began := time.Now()
-		rows = rows[:0]
-		err = r.db.SelectContext(ctx, &rows, `
-			SELECT o.*, (SELECT epoch FROM outbox_epoch) AS epoch,
-				EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) AS parked
-			FROM unnest($1::smallint[], $2::bigint[]) s(shard, floor) CROSS JOIN LATERAL (
-				SELECT id, message_id, topic, key, payload, headers, created_at, shard
-				FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT $3) o`, shards, floors, r.options.Batch)
-		if err != nil {
-			return nil, txn.Classify(err, "read the outbox")
-		}
-		if whole {
-			r.floors.looked(shards, time.Since(began))
-		}
-		if len(rows) == 0 || rows[0].Epoch == epoch {
-			return rows, nil
-		}
-		r.floors.begin(rows[0].Epoch)
-	}
-}
-
-// forward relays one batch of the worker's shards, and tells how many messages the broker took and whether there may be more.
-func (r *Relay) forward(ctx context.Context, w int) (relayed int, more bool, err error) {
-	shards, done := r.leases.use(func(shard int) bool { return shard%r.options.Workers == w })
-	defer done()
-	if len(shards) == 0 {
-		return 0, false, nil
-	}
-	rows, err := r.read(ctx, shards)
-	if err != nil || len(rows) == 0 {
-		return 0, false, err
-	}
-	// What is in hand is finished even if we are told to stop.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-	defer cancel()
-	b := batch{relay: r, rows: rows}
-	b.publish(rows)
-	if err := b.settle(ctx); err != nil {
-		return 0, false, err
-	}
-	return len(b.relayed), len(rows) >= r.options.Batch, b.transient
 }
 
 // promoteEvery is how often, at most, timers are looked at.

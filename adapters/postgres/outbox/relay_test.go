@@ -62,7 +62,7 @@ func run(t *testing.T, db *sqlx.DB, dsn string, publisher message.Publisher, o o
 	if o.Refused == nil {
 		o.Refused = kafka.Refused
 	}
-	relay = outbox.NewRelay(db, publisher, slog.New(slog.DiscardHandler), o)
+	relay = outbox.NewRelay(db, outbox.ThroughPublisher(publisher), slog.New(slog.DiscardHandler), o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); relay.Run(ctx) }()

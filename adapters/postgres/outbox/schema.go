@@ -19,28 +19,25 @@ const table = "outbox"
 // schema is the SchemaAdapter of Watermill's SQL publisher: one table for all topics, a row a message. Only inserting goes
 // by way of Watermill; reading is the Relay's, because Watermill's subscriber hands out one message at a time and stalls
 // behind any long transaction of the whole server (watermill issue 576).
-type schema struct{}
+type schema struct{ topics []string } // of the messages
 
 // InsertQuery implements wsql.SchemaAdapter.
-func (schema) InsertQuery(_ string, messages message.Messages) (wsql.Query, error) {
+func (s schema) InsertQuery(_ string, messages message.Messages) (wsql.Query, error) {
 	n := len(messages)
 	ids, topics, keys, shards := make([]string, n), make([]string, n), make([]string, n), make([]int16, n)
 	payloads, headers, dues := make([][]byte, n), make([]string, n), make([]*time.Time, n)
 	for i, msg := range messages {
-		metadata := maps.Clone(msg.Metadata)
-		topics[i], keys[i] = metadata[metaTopic], metadata[app.HeaderKey]
-		if topics[i] == "" {
-			return wsql.Query{}, errors.New("a message for the outbox needs a topic")
-		}
+		metadata := msg.Metadata
+		topics[i], keys[i] = s.topics[i], metadata[app.HeaderKey]
 		if due := metadata[app.HeaderDue]; due != "" {
 			at, err := time.Parse(time.RFC3339Nano, due)
 			if err != nil {
 				return wsql.Query{}, fmt.Errorf("%s of message %s: %w", app.HeaderDue, msg.UUID, err)
 			}
 			dues[i] = &at
+			metadata = maps.Clone(metadata)
+			delete(metadata, app.HeaderDue)
 		}
-		delete(metadata, metaTopic)
-		delete(metadata, app.HeaderDue)
 		h, err := json.Marshal(metadata)
 		if err != nil {
 			return wsql.Query{}, err

@@ -1,0 +1,45 @@
+package outbox
+
+import (
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/app"
+)
+
+// ThroughPublisher sends by any of Watermill's publishers, one message a call: keys at the same time, each key in order.
+func ThroughPublisher(p message.Publisher) func() Sender {
+	return func() Sender { return throughPublisher{p} }
+}
+
+type throughPublisher struct{ message.Publisher }
+
+// Close leaves the publisher open: it is not ours.
+func (throughPublisher) Close() {}
+
+// Send implements Sender.
+func (t throughPublisher) Send(topics []string, messages []*message.Message) []error {
+	errs := make([]error, len(messages))
+	lines := map[keyed][]int{}
+	for i, m := range messages {
+		k := keyed{topics[i], m.Metadata[app.HeaderKey]}
+		lines[k] = append(lines[k], i)
+	}
+	var wg sync.WaitGroup
+	for _, line := range lines {
+		wg.Go(func() {
+			for n, i := range line {
+				if errs[i] = t.Publish(topics[i], messages[i]); errs[i] == nil {
+					continue
+				}
+				for _, behind := range line[n+1:] {
+					errs[behind] = errs[i]
+				}
+				return
+			}
+		})
+	}
+	wg.Wait()
+	return errs
+}
