@@ -3,13 +3,8 @@
 -- Units of work are committed together, in one statement for each table. What must hold for a row is demanded by the statement itself,
 -- so that it fails with the sentence, or with the code by which a conflict is told apart.
 -- +goose StatementBegin
-CREATE FUNCTION demand(ok boolean, code text, message text) RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    IF ok THEN
-        RETURN true;
-    END IF;
-    RAISE EXCEPTION '%', message USING ERRCODE = code;
-END $$;
+CREATE FUNCTION demand(ok boolean, code text, message text) RETURNS boolean LANGUAGE plpgsql AS
+$$ BEGIN IF NOT ok THEN RAISE EXCEPTION '%', message USING ERRCODE = code; END IF; RETURN true; END $$;
 -- +goose StatementEnd
 
 -- Where an instance stands is written with its facts; everything else about it is in them.

@@ -91,8 +91,27 @@ func StartPostgres(ctx context.Context, dir string, say func(string)) (*Postgres
 	if err != nil {
 		return nil, fmt.Errorf("embedded PostgreSQL in %s: %w\n%s", dir, err, tail(log.String(), 2000))
 	}
-	dsn := fmt.Sprintf("postgres://millrace:millrace@127.0.0.1:%d/millrace?sslmode=disable", port)
-	return &Postgres{DSN: dsn, Fresh: fresh, stop: func() error { return unprivileged(pg.Stop) }}, ctx.Err()
+	return &Postgres{DSN: dsnOf(strconv.Itoa(int(port))), Fresh: fresh, stop: func() error { return unprivileged(pg.Stop) }}, ctx.Err()
+}
+
+// Running returns the DSN of the server that runs on the data below dir, for a process beside the one that started it; empty if there is
+// none.
+func Running(dir string) string {
+	cluster := filepath.Join(dir, "postgres", "cluster")
+	content, err := os.ReadFile(filepath.Join(cluster, "postmaster.pid")) //nolint:gosec // below the data directory
+	lines := strings.Split(string(content), "\n")
+	if err != nil || len(lines) < 4 {
+		return ""
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(lines[0]))
+	if err != nil || !isServer(pid, cluster) {
+		return ""
+	}
+	return dsnOf(strings.TrimSpace(lines[3]))
+}
+
+func dsnOf(port string) string {
+	return "postgres://millrace:millrace@127.0.0.1:" + port + "/millrace?sslmode=disable"
 }
 
 // Stop stops the server cleanly.

@@ -154,11 +154,16 @@ func (u *UnitOfWork) commit(all []*committing) ([]error, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), unitTimeout)
 	defer cancel()
 	here := map[*txn.Unit]bool{}
+	var ready []*committing
 	for _, c := range all {
-		c.Foreign(ctx, here) //nolint:errcheck // whoever did not end in time fails the batch's deadline
 		here[c.Unit] = true
+		if err := c.Foreign(ctx, here); err != nil {
+			c.End(err)
+			continue
+		}
+		ready = append(ready, c)
 	}
-	u.try(ctx, all)
+	u.try(ctx, ready)
 	errs := make([]error, len(all))
 	for i, c := range all {
 		errs[i] = c.Err()
@@ -249,7 +254,7 @@ func (inboxUnit) Refuse(ctx context.Context, consumer, messageID string) error {
 
 func (inboxUnit) Discard(ctx context.Context) error {
 	unit := ctx.Value(unitKey{}).(*unit)
-	unit.Unit.Discard(unit.claimed)
+	unit.Discard(unit.claimed)
 	return unit.session.Refused(ctx)
 }
 

@@ -32,6 +32,8 @@ type App struct {
 	ServeOwn    func(ctx context.Context) (url string, checkLog func(context.Context) ([]string, error), stop func() error, err error)
 	Sandbox     func(ctx context.Context, addr string) error
 	Migrate     func(ctx context.Context, action string) error
+	Projections func(ctx context.Context) error
+	Rebuild     func(ctx context.Context, name string, progress func(done float64, text string)) error
 	Diagram     func(name string) (string, error)
 	Interactive bool // stderr is a terminal
 
@@ -76,6 +78,7 @@ const help = `millrace: orders that are fulfilled by a saga
   deadletters list | show ID                 look at dead letters
   deadletters redrive ID… | --all            put their messages on their way again
   deadletters drop ID --reason R             give a message up
+  projections list | rebuild NAME            read models; rebuild one from the event store, while the service runs
   token --subject S --role R [--valid 1h]    a token for local use, signed with AUTH_SECRET; R is customer or operator
   healthcheck                                exit 0 if the instance with these settings is alive
 
@@ -94,7 +97,7 @@ func (a App) Run(ctx context.Context, args []string) int {
 			}
 			return a.Serve(ctx)
 		},
-		"demo": a.demo, "sandbox": a.sandbox, "migrate": a.migrate, "sagas": a.sagas, "deadletters": a.deadLetters, "healthcheck": a.healthcheck, "token": a.token,
+		"demo": a.demo, "sandbox": a.sandbox, "migrate": a.migrate, "projections": a.projections, "sagas": a.sagas, "deadletters": a.deadLetters, "healthcheck": a.healthcheck, "token": a.token,
 	}
 	command, found := commands[args[0]]
 	switch {

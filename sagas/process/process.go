@@ -136,7 +136,11 @@ func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reacti
 		return err
 	}
 	if m.Rows != nil && (before.Version == 0 || before.Status != r.State.Status) {
-		if err := m.Rows.Save(ctx, r.State); err != nil {
+		history, err := m.Streams.History(ctx, saga.Category, before.ID) // with the times that the facts got
+		if err != nil {
+			return err
+		}
+		if err := m.Rows.Save(ctx, saga.Rebuild(before.ID, history)); err != nil {
 			return err
 		}
 	}

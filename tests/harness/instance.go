@@ -83,15 +83,8 @@ func (i *Instance) launch(settings ...string) {
 	if i.Client.t == nil {
 		i.Client = NewClient(i.t, "http://"+i.addr)
 	}
-	i.command = exec.Command(Binary(i.t), "serve") // ended by cleanup
-	i.command.Env = append(os.Environ(), "HTTP_ADDR="+i.addr, "LOG_LEVEL="+level())
-	for _, unwanted := range []string{"POSTGRES_DSN", "KAFKA_BROKERS"} {
-		i.command.Env = append(i.command.Env, unwanted+"=")
-	}
-	for name, value := range i.world.env {
-		i.command.Env = append(i.command.Env, name+"="+value)
-	}
-	i.command.Env = append(append(i.command.Env, i.own...), settings...)
+	i.command = i.world.Command("serve") // ended by cleanup
+	i.command.Env = append(append(append(i.command.Env, "HTTP_ADDR="+i.addr), i.own...), settings...)
 	output, err := i.command.StdoutPipe()
 	require.NoError(i.t, err)
 	i.command.Stderr = i.command.Stdout
@@ -108,6 +101,20 @@ func (i *Instance) launch(settings ...string) {
 		i.exit = i.command.Wait()
 		close(i.exited)
 	}()
+}
+
+// Command is the binary with this world's settings, and whatever arguments.
+func (w *World) Command(args ...string) *exec.Cmd {
+	w.t.Helper()
+	command := exec.Command(Binary(w.t), args...) //nolint:noctx // whoever starts it ends it
+	command.Env = append(os.Environ(), "LOG_LEVEL="+level())
+	for _, unwanted := range []string{"POSTGRES_DSN", "KAFKA_BROKERS"} {
+		command.Env = append(command.Env, unwanted+"=")
+	}
+	for name, value := range w.env {
+		command.Env = append(command.Env, name+"="+value)
+	}
+	return command
 }
 
 func level() string {

@@ -18,8 +18,8 @@ type partition struct {
 	mark   func(next int64) // everything below it is done
 	bytes  *budget
 
-	stop    context.Context // done: begin nothing any more
-	base    context.Context // of the messages; cancelled when the partition is lost
+	stop    context.Context //nolint:containedctx // done: begin nothing any more
+	base    context.Context //nolint:containedctx // of the messages; cancelled when the partition is lost
 	running sync.WaitGroup
 
 	mu     sync.Mutex

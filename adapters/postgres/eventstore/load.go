@@ -118,7 +118,7 @@ var expect = &txn.Statement[expectation]{
 	Query: func(rows []expectation) (string, []any, error) {
 		names, versions := make([]string, len(rows)), make([]int32, len(rows))
 		for i, r := range rows {
-			names[i], versions[i] = r.stream, int32(r.version) //nolint:gosec // the column is an integer
+			names[i], versions[i] = r.stream, int32(r.version)
 		}
 		return `SELECT demand(NOT EXISTS (SELECT FROM events WHERE stream = w.name AND version > w.version), 'MR002', w.name || ' has changed')
 			FROM unnest($1::text[], $2::int[]) AS w(name, version)`, []any{names, versions}, nil
@@ -139,7 +139,7 @@ var saveSnapshots = &txn.Statement[snapshot]{
 	Query: func(rows []snapshot) (string, []any, error) {
 		names, versions, states := make([]string, len(rows)), make([]int32, len(rows)), make([]string, len(rows))
 		for i, r := range rows {
-			names[i], versions[i], states[i] = r.Stream, int32(r.Version), string(r.State) //nolint:gosec // the column is an integer
+			names[i], versions[i], states[i] = r.Stream, int32(r.Version), string(r.State)
 		}
 		return `INSERT INTO snapshots (stream, version, state)
 			SELECT DISTINCT ON (stream) stream, version, state::json FROM unnest($1::text[], $2::int[], $3::text[]) AS s(stream, version, state)

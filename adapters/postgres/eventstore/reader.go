@@ -18,9 +18,16 @@ import (
 // then who holds the fence, and waits for those to end. Whatever has a position up to the noted one is then visible, or
 // never will be. Transactions that append nothing are not waited for, and writers never wait.
 type Reader struct {
-	store *Store
-	after int64
-	bound int64
+	store    *Store
+	after    int64
+	bound    int64
+	category string // empty: all
+}
+
+// Of has the reader leave out all streams but those of a category.
+func (r *Reader) Of(category string) *Reader {
+	r.category = category
+	return r
 }
 
 // Read starts after a position; 0 is the beginning.
@@ -36,7 +43,8 @@ func (r *Reader) Next(ctx context.Context, limit int) ([]app.Event, error) {
 		r.bound = bound
 	}
 	events, err := r.store.query(ctx, r.store.db,
-		`SELECT `+columns+` FROM events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3`, r.after, r.bound, limit)
+		`SELECT `+columns+` FROM events WHERE position > $1 AND position <= $2 AND ($4 = '' OR starts_with(stream, $4 || '/')) ORDER BY position LIMIT $3`,
+		r.after, r.bound, limit, r.category)
 	if err != nil {
 		return nil, err
 	}

@@ -79,7 +79,7 @@ func (i *Inbox) read(ctx context.Context, u *txn.Unit, asked []lookup) ([][]row,
 	for k, l := range asked {
 		consumers[k], ids[k] = l.consumer, l.meta.ID
 		if l.meta.Branch != "" {
-			places = append(places, int32(k+1)) //nolint:gosec // a few hundred at most
+			places = append(places, int32(k+1))
 			barred, sagas, steps = append(barred, l.consumer), append(sagas, l.meta.SagaID), append(steps, l.meta.SagaStep)
 		}
 	}

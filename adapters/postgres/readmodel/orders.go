@@ -15,6 +15,9 @@ import (
 	"github.com/millrace/millrace/domain/order"
 )
 
+// Tables are the projections' tables, by the names of the projections.
+var Tables = map[string]string{"orders": "order_rows", "stock": "stock_rows", "sagas": "saga_rows"}
+
 // Orders is the list of orders.
 type Orders struct{ db *sqlx.DB }
 
@@ -46,7 +49,7 @@ var putOrders = &txn.Statement[orderRow]{
 		currencies, placed, updated, versions := make([]string, n), make([]time.Time, n), make([]time.Time, n), make([]int32, n)
 		for i, r := range rows {
 			ids[i], customers[i], statuses[i], lines[i], totals[i] = r.ID, r.CustomerID, string(r.Status), string(r.Lines), r.Total
-			currencies[i], placed[i], updated[i], versions[i] = r.Currency, r.PlacedAt, r.UpdatedAt, int32(r.Version) //nolint:gosec // counts events
+			currencies[i], placed[i], updated[i], versions[i] = r.Currency, r.PlacedAt, r.UpdatedAt, int32(r.Version)
 		}
 		return `
 			INSERT INTO order_rows (order_id, customer_id, status, lines, total, currency, placed_at, updated_at, version)
@@ -63,7 +66,7 @@ var decideOrders = &txn.Statement[orderRow]{
 		n := len(rows)
 		ids, statuses, reasons, updated, versions := make([]string, n), make([]string, n), make([]string, n), make([]time.Time, n), make([]int32, n)
 		for i, r := range rows {
-			ids[i], statuses[i], reasons[i], updated[i], versions[i] = r.ID, string(r.Status), r.Reason, r.UpdatedAt, int32(r.Version) //nolint:gosec // counts events
+			ids[i], statuses[i], reasons[i], updated[i], versions[i] = r.ID, string(r.Status), r.Reason, r.UpdatedAt, int32(r.Version)
 		}
 		return `
 			WITH d AS (

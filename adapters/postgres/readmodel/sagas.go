@@ -26,7 +26,7 @@ var saveSagas = &txn.Statement[saga.State]{
 		n := len(rows)
 		ids, definitions, subjects, statuses, started, versions := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]time.Time, n), make([]int32, n)
 		for i, r := range rows {
-			ids[i], definitions[i], subjects[i], statuses[i], started[i], versions[i] = r.ID, r.Definition, r.Subject, string(r.Status), r.StartedAt, int32(r.Version) //nolint:gosec // counts facts
+			ids[i], definitions[i], subjects[i], statuses[i], started[i], versions[i] = r.ID, r.Definition, r.Subject, string(r.Status), r.StartedAt, int32(r.Version)
 		}
 		return `
 			INSERT INTO saga_rows AS s (saga_id, definition, subject, status, started_at, version)

@@ -35,7 +35,7 @@ var changeStock = &txn.Statement[stockChange]{
 		n := len(rows)
 		skus, received, onHand, reserved, versions := make([]string, n), make([]int64, n), make([]int64, n), make([]int64, n), make([]int32, n)
 		for i, r := range rows {
-			skus[i], received[i], onHand[i], reserved[i], versions[i] = r.SKU, r.Received, r.OnHand, r.Reserved, int32(r.version) //nolint:gosec // counts events
+			skus[i], received[i], onHand[i], reserved[i], versions[i] = r.SKU, r.Received, r.OnHand, r.Reserved, int32(r.version)
 		}
 		return `
 			WITH e AS (

@@ -1,0 +1,192 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/adapters/postgres/eventstore"
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/inventory"
+)
+
+func (w *world) receiveOf(sku string, quantity int64) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return w.stock.Update(ctx, sku, func(s *inventory.Stock) error { return s.Receive(sku, quantity) })
+	}
+}
+
+// Units that end at the same time share transactions, those of one stream too.
+func TestUnitsCommitTogether(t *testing.T) {
+	for name, skus := range map[string]int{"of many streams": 500, "of one stream": 1} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			const units = 500
+			var handling sync.WaitGroup
+			for n := range units {
+				handling.Go(func() {
+					outcome, err := w.uow.Handle(t.Context(), command(fmt.Sprint("m-", n), "", ""), w.receiveOf(fmt.Sprint("SKU-", n%skus), 1))
+					if err != nil || outcome != app.Handled {
+						t.Errorf("%s %v", outcome, err)
+					}
+				})
+			}
+			handling.Wait()
+			require.Equal(t, units, w.count(t, `SELECT count(*) FROM events`))
+			require.Equal(t, units, w.count(t, `SELECT count(*) FROM inbox`))
+			require.Equal(t, units, w.count(t, `SELECT count(*) FROM outbox`))
+			transactions := w.count(t, `SELECT count(DISTINCT xmin::text) FROM events`)
+			t.Logf("%d units in %d transactions", units, transactions)
+			require.Less(t, transactions, units/4)
+			s, err := w.stock.Load(t.Context(), "SKU-0")
+			require.NoError(t, err)
+			require.Equal(t, int64(units/skus), s.OnHand())
+		})
+	}
+}
+
+// Among many that commit together, some refuse, some fail, some were handled before, some are too late at their streams, because another
+// instance writes them too: each for itself. What is stored is what those said that succeeded.
+func TestEachUnitFailsAlone(t *testing.T) {
+	w := newWorld(t)
+	other := w.another()
+	const units, skus = 400, 5
+	failure := errors.New("no")
+	var mu sync.Mutex
+	want := map[string]int64{}
+	var handling sync.WaitGroup
+	for n := range units {
+		instance := w
+		if n%3 == 0 {
+			instance = other
+		}
+		sku, id := fmt.Sprint("SKU-", n%skus), fmt.Sprint("m-", n)
+		handling.Go(func() {
+			time.Sleep(rand.N(20 * time.Millisecond))
+			quantity := int64(0)
+			switch n % 10 {
+			case 0:
+				_, err := instance.uow.Handle(t.Context(), command(id, "", ""), func(ctx context.Context) error {
+					return errors.Join(instance.receiveOf(sku, 1000)(ctx), failure)
+				})
+				if !errors.Is(err, failure) {
+					t.Error(id, err)
+				}
+			case 1:
+				outcome, err := instance.uow.Handle(t.Context(), command(id, id, app.Do), func(ctx context.Context) error {
+					return errors.Join(instance.receiveOf(sku, 1000)(ctx), inventory.ErrNotReserved)
+				})
+				if err != nil || outcome != app.Declined {
+					t.Error(id, outcome, err)
+				}
+			case 2: // twice at the same time
+				var both sync.WaitGroup
+				for range 2 {
+					both.Go(func() {
+						if _, err := instance.uow.Handle(t.Context(), command(id, "", ""), instance.receiveOf(sku, 1)); err != nil {
+							t.Error(id, err)
+						}
+					})
+				}
+				both.Wait()
+				quantity = 1
+			default:
+				if outcome, err := instance.uow.Handle(t.Context(), command(id, "", ""), instance.receiveOf(sku, 1)); err != nil || outcome != app.Handled {
+					t.Error(id, outcome, err)
+				}
+				quantity = 1
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			want[sku] += quantity
+		})
+	}
+	handling.Wait()
+	for sku, quantity := range want {
+		s, err := w.stock.Load(t.Context(), sku)
+		require.NoError(t, err)
+		require.Equal(t, quantity, s.OnHand(), sku)
+		require.Equal(t, int(quantity), s.Version(), sku)
+	}
+	require.Equal(t, units-units/10, w.count(t, `SELECT count(*) FROM inbox`))
+}
+
+// A message may begin before the one before it under its key is committed. If that one fails, what came after it fails too, and is not tried
+// again before the other was dealt with.
+func TestWhatFollowsFailsWithWhatItFollows(t *testing.T) {
+	w := newWorld(t)
+	begun := make(chan struct{})
+	first := app.NewLink(nil, func() {
+		select {
+		case <-begun:
+		default:
+			close(begun)
+		}
+	})
+	second := app.NewLink(first, func() {})
+	// The first one's inbox row is written by somebody else between its looking and its commit.
+	_, err := w.db.Exec(`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'm-9', 'done')`)
+	require.NoError(t, err)
+	blocked, err := w.db.BeginTxx(t.Context(), nil)
+	require.NoError(t, err)
+	_, err = blocked.Exec(`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'm-1', 'done')`)
+	require.NoError(t, err)
+	outcomes := make(chan string, 2)
+	go func() {
+		outcome, err := w.uow.Handle(app.WithLink(t.Context(), first), command("m-1", "", ""), w.receiveOf("A", 1))
+		outcomes <- fmt.Sprint(outcome, err)
+	}()
+	<-begun
+	runs := 0
+	var secondErr error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, secondErr = w.uow.Handle(app.WithLink(t.Context(), second), command("m-2", "", ""), func(ctx context.Context) error {
+			runs++
+			return w.receiveOf("A", 10)(ctx)
+		})
+	}()
+	time.Sleep(50 * time.Millisecond) // it waits behind the first one's commit, which waits for the lock
+	require.NoError(t, blocked.Commit())
+	require.Equal(t, "repeated<nil>", <-outcomes, "somebody else has handled it")
+	<-done
+	require.ErrorIs(t, secondErr, app.ErrConflict)
+	require.Equal(t, 1, runs)
+	require.Zero(t, w.count(t, `SELECT count(*) FROM events`))
+	first.Done()
+	require.NoError(t, second.Wait(t.Context()))
+	_, err = w.uow.Handle(app.WithLink(t.Context(), second), command("m-2", "", ""), w.receiveOf("A", 10))
+	require.NoError(t, err)
+	s, err := w.stock.Load(t.Context(), "A")
+	require.NoError(t, err)
+	require.Equal(t, int64(10), s.OnHand())
+}
+
+// An aggregate of ten thousand events is loaded from its snapshot and what came after it.
+func TestALongHistoryIsNotReadAgain(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.db.Exec(`INSERT INTO events (position, stream, version, type, schema, payload, meta, at)
+		SELECT n, 'inventory/LONG', n, 'inventory.received', 1, '{"sku":"LONG","quantity":1}', '{}', now() FROM generate_series(1, 10000) n`)
+	require.NoError(t, err)
+	store := eventstore.New(w.db, inventory.Types)
+	stock := eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{SnapshotEvery: 100})
+	full, err := stock.Load(t.Context(), "LONG")
+	require.NoError(t, err)
+	state, err := full.Snapshot()
+	require.NoError(t, err)
+	_, err = w.db.Exec(`INSERT INTO snapshots (stream, version, state) SELECT 'inventory/LONG', 10000, $1::json`, string(state))
+	require.NoError(t, err)
+	_, err = w.db.Exec(`DELETE FROM events WHERE stream = 'inventory/LONG' AND version < 9990`) // they are not needed
+	require.NoError(t, err)
+	again, err := stock.Load(t.Context(), "LONG")
+	require.NoError(t, err)
+	require.Equal(t, 10000, again.Version())
+	require.Equal(t, int64(10000), again.OnHand())
+}
