@@ -80,7 +80,7 @@ func (i *Idempotency) lookUp(asked []idempotencyKey) ([]*idempotencyRow, error) 
 	}
 	b := &pgx.Batch{}
 	b.Queue(`SELECT w.n::int, k.request, k.answer FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(owner, key, n)
-		JOIN idempotency_keys k ON k.owner = w.owner AND k.key = w.key`, owners, keys).Query(func(rows pgx.Rows) error {
+		CROSS JOIN LATERAL (SELECT * FROM idempotency_keys WHERE owner = w.owner AND key = w.key OFFSET 0) k`, owners, keys).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			var n int
 			r := &idempotencyRow{}
@@ -91,5 +91,5 @@ func (i *Idempotency) lookUp(asked []idempotencyKey) ([]*idempotencyRow, error) 
 		}
 		return rows.Err()
 	})
-	return out, txn.Classify(txn.Read(ctx, i.db, nil, b), "look up idempotency keys")
+	return out, txn.Classify(txn.Send(ctx, i.db, nil, b), "look up idempotency keys")
 }

@@ -30,11 +30,13 @@ type snapshot struct {
 	State   []byte `db:"state"`
 }
 
+// LATERAL and OFFSET 0 keep the planner at a look into the index for each stream. A plan that it makes while the table is small, and keeps,
+// would read all of it.
 const (
 	snapshotsOf = `SELECT stream, version, state FROM snapshots WHERE stream = ANY($1)`
 	eventsOf    = `
 		SELECT w.n, ` + columns + ` FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS w(name, after, n)
-		JOIN events ON stream = w.name AND version > w.after ORDER BY w.n, version`
+		CROSS JOIN LATERAL (SELECT * FROM events WHERE stream = w.name AND version > w.after ORDER BY version OFFSET 0) e`
 )
 
 // loadMany reads the streams that several units want at the same time.
@@ -82,7 +84,7 @@ func (s *Store) read(ctx context.Context, u *txn.Unit, all []wanted) ([]found, e
 			})
 			return err
 		})
-		if err := txn.Read(ctx, s.db, u, b); err != nil {
+		if err := txn.Send(ctx, s.db, u, b); err != nil {
 			return nil, txn.Classify(err, "read snapshots")
 		}
 	}
@@ -97,7 +99,7 @@ func (s *Store) read(ctx context.Context, u *txn.Unit, all []wanted) ([]found, e
 		})
 		return err
 	})
-	if err := txn.Read(ctx, s.db, u, b); err != nil {
+	if err := txn.Send(ctx, s.db, u, b); err != nil {
 		return nil, txn.Classify(err, "read events")
 	}
 	return out, nil

@@ -95,13 +95,14 @@ func (i *Inbox) read(ctx context.Context, u *txn.Unit, asked []lookup) ([][]row,
 	}
 	b := &pgx.Batch{}
 	b.Queue(`SELECT w.n::int, i.message_id, COALESCE(i.branch, ''), i.outcome FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(consumer, id, n)
-		JOIN inbox i ON i.consumer = w.consumer AND i.message_id = w.id`, consumers, ids).Query(read)
+		CROSS JOIN LATERAL (SELECT * FROM inbox WHERE consumer = w.consumer AND message_id = w.id OFFSET 0) i`, consumers, ids).Query(read)
 	if len(places) > 0 {
 		b.Queue(`SELECT w.n, i.message_id, i.branch, i.outcome FROM unnest($1::int[], $2::text[], $3::text[], $4::text[]) AS w(n, consumer, saga, step)
-			JOIN inbox i ON i.consumer = w.consumer AND i.saga_id = w.saga AND i.saga_step = w.step AND i.branch IN ('do', 'undo') AND i.branch IS NOT NULL`,
+			CROSS JOIN LATERAL (SELECT * FROM inbox
+				WHERE consumer = w.consumer AND saga_id = w.saga AND saga_step = w.step AND branch IS NOT NULL OFFSET 0) i`,
 			places, barred, sagas, steps).Query(read)
 	}
-	if err := txn.Read(ctx, i.db, u, b); err != nil {
+	if err := txn.Send(ctx, i.db, u, b); err != nil {
 		return nil, txn.Classify(err, "look up messages")
 	}
 	return out, nil

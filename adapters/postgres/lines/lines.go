@@ -51,7 +51,7 @@ func (l *Lines) lookUp(asked []app.Place) ([]standing, error) {
 	}
 	b := &pgx.Batch{}
 	b.Queue(`SELECT w.n::int, l.head, l.attempts FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(consumer, line, n)
-		JOIN lines l ON l.consumer = w.consumer AND l.line = w.line`, consumers, names).Query(func(rows pgx.Rows) error {
+		CROSS JOIN LATERAL (SELECT * FROM lines WHERE consumer = w.consumer AND line = w.line OFFSET 0) l`, consumers, names).Query(func(rows pgx.Rows) error {
 		var n int
 		var s standing
 		_, err := pgx.ForEachRow(rows, []any{&n, &s.head, &s.failures}, func() error {
@@ -60,7 +60,7 @@ func (l *Lines) lookUp(asked []app.Place) ([]standing, error) {
 		})
 		return err
 	})
-	return out, txn.Classify(txn.Read(ctx, l.db, nil, b), "look for lines")
+	return out, txn.Classify(txn.Send(ctx, l.db, nil, b), "look for lines")
 }
 
 // inHand is how long the next of a line may be in the hands of who took it, before it comes again by way of the broker.

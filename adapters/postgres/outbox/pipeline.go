@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/millrace/millrace/adapters/postgres/txn"
 )
@@ -319,7 +320,11 @@ func (p *pipeline) remove(b *batch, more <-chan *batch) {
 	if len(ids) > 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
-		if _, err := r.db.ExecContext(ctx, `DELETE FROM outbox WHERE id = ANY($1)`, ids); err != nil {
+		// Not waited for until it is on the disk: what a crash of the database brings back is sent once more.
+		b := &pgx.Batch{}
+		b.Queue(`SELECT set_config('synchronous_commit', 'off', true)`)
+		b.Queue(`DELETE FROM outbox WHERE id = ANY($1)`, ids)
+		if err := txn.Send(ctx, r.db, nil, b); err != nil {
 			p.fail(txn.Classify(err, "delete relayed messages"))
 		} else {
 			p.relayed.Add(int64(len(ids)))

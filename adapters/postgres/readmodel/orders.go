@@ -73,7 +73,7 @@ var decideOrders = &txn.Statement[orderRow]{
 				SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::int[]) AS d(id, status, reason, updated, version)
 			), there AS (
 				SELECT demand(o.order_id IS NOT NULL, 'MR001', 'order ' || d.id || ' is decided, but was never placed here')
-				FROM d LEFT JOIN order_rows o ON o.order_id = d.id
+				FROM d LEFT JOIN LATERAL (SELECT order_id FROM order_rows WHERE order_id = d.id OFFSET 0) o ON true
 			), decided AS (
 				UPDATE order_rows o SET status = d.status, reason = d.reason, updated_at = d.updated, version = d.version
 				FROM d WHERE o.order_id = d.id AND o.version < d.version)

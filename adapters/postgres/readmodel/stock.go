@@ -44,7 +44,7 @@ var changeStock = &txn.Statement[stockChange]{
 				SELECT e.sku, sum(e.received) AS received, sum(e.on_hand) AS on_hand, sum(e.reserved) AS reserved, max(e.version) AS version,
 					demand(max(e.version) = COALESCE(min(s.version), 0) + count(*), 'MR001',
 						'stock of ' || e.sku || ': event ' || min(e.version) || ' came after event ' || COALESCE(min(s.version), 0))
-				FROM e LEFT JOIN stock_rows s ON s.sku = e.sku WHERE e.version > COALESCE(s.version, 0) GROUP BY e.sku ORDER BY e.sku)
+				FROM e LEFT JOIN LATERAL (SELECT version FROM stock_rows WHERE sku = e.sku OFFSET 0) s ON true WHERE e.version > COALESCE(s.version, 0) GROUP BY e.sku ORDER BY e.sku)
 			INSERT INTO stock_rows AS s (sku, received, on_hand, reserved, version) SELECT sku, received, on_hand, reserved, version FROM fresh
 			ON CONFLICT (sku) DO UPDATE SET received = s.received + excluded.received, on_hand = s.on_hand + excluded.on_hand,
 				reserved = s.reserved + excluded.reserved, version = excluded.version`,

@@ -303,8 +303,9 @@ func send(ctx context.Context, conn *sql.Conn, b *pgx.Batch, kinds []statement) 
 	})
 }
 
-// Read sends queries in one round trip: in the transaction of a unit if it has its own, else outside any. Each reads its own result.
-func Read(ctx context.Context, db *sqlx.DB, u *Unit, b *pgx.Batch) error {
+// Send sends statements in one round trip: in the transaction of a unit if it has its own, else in one of theirs. Each reads its own
+// result.
+func Send(ctx context.Context, db *sqlx.DB, u *Unit, b *pgx.Batch) error {
 	if u != nil && u.conn != nil {
 		return u.conn.Raw(func(driver any) error { return sender(driver).SendBatch(ctx, b).Close() })
 	}
