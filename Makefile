@@ -2,7 +2,7 @@ TOOL := go tool -modfile=tools/lint/go.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test race simulate component-test chaos fuzz bench bench-age lint fmt generate vuln up down
+.PHONY: help run demo test race simulate component-test chaos fuzz bench profile bench-age lint fmt generate vuln up down
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
@@ -36,8 +36,12 @@ fuzz: ## Fuzz everything that reads from outside, a minute each (FUZZTIME)
 	go test ./domain/order -run XXX -fuzz FuzzUpcasting -fuzztime $${FUZZTIME:-60s}
 	go test ./sagas/fulfilment -run XXX -fuzz FuzzFaults -fuzztime $${FUZZTIME:-60s}
 
-bench: ## The outbox relay beside Watermill's stock forwarder
+bench: ## Rates and latencies beside their baselines, three rounds: a table and bench.json
 	go run ./tests/bench
+
+profile: ## Where the time goes while sagas run: a CPU profile, and its top
+	go run ./tests/bench -rounds 1 -only sagas -json '' -profile profile.out
+	go tool pprof -top -cum profile.out | head -60
 
 bench-age: ## Whether the outbox ages: ten million messages pass through it, then more while a transaction is open
 	go run ./tests/bench -passed 10000000

@@ -50,7 +50,7 @@ func (l *liar) Connect(ctx context.Context) (driver.Conn, error) {
 func (l *liar) lie() (do bool, say error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch l.chance.IntN(20) {
+	switch l.chance.IntN(10) {
 	case 0:
 		l.lies++
 		return true, errTimeout
@@ -174,7 +174,7 @@ func TestDoneButReportedAsATimeOut(t *testing.T) {
 		})
 	}
 	handling.Wait()
-	require.Greater(t, l.lies, 20)
+	require.Greater(t, l.lies, 10)
 	honest, err := postgres.Open(dsn, 2)
 	require.NoError(t, err)
 	defer honest.Close()

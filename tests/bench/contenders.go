@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -192,4 +193,54 @@ func ownDatabase(ctx context.Context, dsn, name string) (own string, drop func()
 		_, err := admin.ExecContext(context.WithoutCancel(ctx), "DROP DATABASE "+name+" WITH (FORCE)")
 		return errors.Join(err, admin.Close())
 	}, nil
+}
+
+// rawLimit is what PostgreSQL and Kafka allow: rows that are there are read by the thousand, sent by one SendMessages of sarama, and deleted
+// by one statement.
+func rawLimit(ctx context.Context, g *ground, messages, keys int) (perSecond float64, err error) {
+	topic := "bench." + g.stamp + ".raw"
+	if _, err := kafka.EnsureTopics(ctx, kafka.Config{Brokers: g.brokers, ClientID: "bench"}, []string{topic}, partitions); err != nil {
+		return 0, err
+	}
+	var all []benchMessage
+	for n := range messages {
+		all = append(all, benchMessage{fmt.Sprint("key-", n%keys), strings.Repeat("x", 200)})
+	}
+	for from := 0; from < messages; from += 1000 {
+		if err := (&ours{}).write(ctx, g, topic, all[from:min(from+1000, messages)]); err != nil {
+			return 0, err
+		}
+	}
+	config := sarama.NewConfig()
+	config.Producer.RequiredAcks, config.Producer.Idempotent, config.Net.MaxOpenRequests = sarama.WaitForAll, true, 1
+	config.Producer.Return.Successes = true
+	producer, err := sarama.NewSyncProducer(g.brokers, config)
+	if err != nil {
+		return 0, err
+	}
+	defer producer.Close() // everything is acknowledged
+	began := time.Now()
+	for done := 0; done < messages; {
+		var rows []struct {
+			ID      int64  `db:"id"`
+			Key     string `db:"key"`
+			Payload []byte `db:"payload"`
+		}
+		if err := g.db.SelectContext(ctx, &rows, `SELECT id, key, payload FROM outbox ORDER BY id LIMIT 1000`); err != nil {
+			return 0, err
+		}
+		batch, ids := make([]*sarama.ProducerMessage, len(rows)), make([]int64, len(rows))
+		for i, row := range rows {
+			batch[i] = &sarama.ProducerMessage{Topic: topic, Key: sarama.StringEncoder(row.Key), Value: sarama.ByteEncoder(row.Payload)}
+			ids[i] = row.ID
+		}
+		if err := producer.SendMessages(batch); err != nil {
+			return 0, err
+		}
+		if _, err := g.db.ExecContext(ctx, `DELETE FROM outbox WHERE id = ANY($1)`, ids); err != nil {
+			return 0, err
+		}
+		done += len(rows)
+	}
+	return float64(messages) / time.Since(began).Seconds(), nil
 }

@@ -1,5 +1,5 @@
-// Bench measures our outbox relay beside Watermill's stock forwarder, in one run, on the same PostgreSQL and the same Kafka:
-// those of POSTGRES_DSN and KAFKA_BROKERS, or embedded ones. It prints a table. Rates of one run can be compared with each
+// Bench measures what the service does beside its baselines, in one run, on the same PostgreSQL and the same Kafka: those of
+// POSTGRES_DSN and KAFKA_BROKERS, or embedded ones. It prints a table and writes bench.json. Rates of one run can be compared with each
 // other, those of two runs hardly.
 package main
 
@@ -10,14 +10,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"runtime/pprof"
 	"slices"
 	"strings"
-	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -32,28 +30,30 @@ import (
 const partitions = 12
 
 func main() {
-	messages := flag.Int("messages", 20_000, "how many messages to relay")
-	keys := flag.Int("keys", 5_000, "over how many keys")
-	probes := flag.Int("probes", 40, "how many messages to time at low load")
-	sagas := flag.Int("sagas", 0, "instead, run so many sagas")
-	skus := flag.Int("skus", 1000, "over how many SKUs")
-	instances := flag.Int("instances", 1, "on how many instances")
-	profile := flag.String("profile", "", "write a CPU profile of it")
+	o := options{}
+	flag.IntVar(&o.messages, "messages", 20_000, "how many messages to relay")
+	flag.IntVar(&o.keys, "keys", 5_000, "over how many keys")
+	flag.IntVar(&o.probes, "probes", 40, "how many messages, and sagas, to time at low load")
+	flag.IntVar(&o.sagas, "sagas", 5_000, "how many sagas to run")
+	flag.IntVar(&o.requests, "requests", 20_000, "how many orders to have accepted")
+	flag.IntVar(&o.rounds, "rounds", 3, "how often to measure everything; the table shows the medians")
+	flag.StringVar(&o.json, "json", "bench.json", "where to write the figures; empty: nowhere")
+	flag.StringVar(&o.only, "only", "", "measure only the cases whose names contain this")
+	flag.StringVar(&o.profile, "profile", "", "write a CPU profile")
 	passed := flag.Int("passed", 0, "instead, let so many messages pass through the outbox and see whether it ages, with a long transaction too")
 	flag.Parse()
+	debug.SetGCPercent(300) // as the service does
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if *sagas > 0 {
-		if err := quick(ctx, *sagas, *skus, *instances, *profile); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
-		}
-		return
-	}
-	if err := run(ctx, os.Stdout, *messages, *keys, *probes, *passed); err != nil {
+	if err := run(ctx, os.Stdout, o, *passed); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1) //nolint:gocritic // stop has nothing left to do
 	}
+}
+
+type options struct {
+	messages, keys, probes, sagas, requests, rounds int
+	json, only, profile                             string
 }
 
 // ground is what both stand on.
@@ -66,32 +66,65 @@ type ground struct {
 	stamp   string // makes topics and tables of this run its own
 }
 
-func run(ctx context.Context, out io.Writer, messages, keys, probes, passed int) (err error) {
-	g, clean, err := newGround(ctx)
-	if err != nil {
+func run(ctx context.Context, out io.Writer, o options, passed int) (err error) {
+	if passed > 0 {
+		g, clean, err := newGround(ctx)
+		if err != nil {
+			return err
+		}
+		return errors.Join(ages(ctx, out, g, passed, o.keys), clean())
+	}
+	if o.profile != "" {
+		file, err := os.Create(o.profile)
+		if err != nil {
+			return err
+		}
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	r := &report{}
+	for round := range o.rounds {
+		for _, c := range cases {
+			if !strings.Contains(c.name, o.only) {
+				continue
+			}
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, o.rounds, c.name)
+			g, clean, err := newGround(ctx) // an empty database, and topics of its own
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(c.measure(ctx, g, o, r), clean()); err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+		}
+	}
+	if err := r.print(out); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, clean()) }()
-	if passed > 0 {
-		return ages(ctx, out, g, passed, keys)
-	}
-	fmt.Fprintf(out, "relaying %d messages of %d keys, then %d messages one at a time\n\n", messages, keys, probes)
+	return r.save(o.json)
+}
+
+// relaying measures the relay beside the stock forwarder and beside what PostgreSQL and Kafka allow.
+func relaying(ctx context.Context, g *ground, o options, r *report) error {
 	var results []result
-	for _, contender := range []contender{&stock{}, &ours{}} {
-		r, err := measure(ctx, g, contender, messages, keys, probes)
+	for _, c := range []contender{&stock{}, &ours{}} {
+		measured, err := measure(ctx, g, c, o.messages, o.keys, o.probes)
 		if err != nil {
-			return fmt.Errorf("%s: %w", contender.name(), err)
+			return fmt.Errorf("%s: %w", c.name(), err)
 		}
-		results = append(results, r)
+		results = append(results, measured)
 	}
-	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "\tmessages/s\tcommit to consumer p50\tp99\t")
-	for _, r := range results {
-		fmt.Fprintf(table, "%s\t%.0f\t%.1f ms\t%.1f ms\t\n", r.name, r.rate, ms(r.p50), ms(r.p99))
+	limit, err := rawLimit(ctx, g, o.messages, o.keys)
+	if err != nil {
+		return fmt.Errorf("raw limit: %w", err)
 	}
-	fmt.Fprintf(table, "ratio\t%.1f x the rate\t1/%.0f\t1/%.0f\t\n", results[1].rate/results[0].rate,
-		float64(results[0].p50)/float64(results[1].p50), float64(results[0].p99)/float64(results[1].p99))
-	return table.Flush()
+	r.add("outbox relay", "messages/s", results[1].rate, "stock forwarder", results[0].rate)
+	r.add("outbox relay, of the raw limit", "messages/s", results[1].rate, "SendMessages + DELETE", limit)
+	r.add("commit to consumer, p50", "ms", ms(results[1].p50), "stock forwarder", ms(results[0].p50))
+	r.add("commit to consumer, p99", "ms", ms(results[1].p99), "stock forwarder", ms(results[0].p99))
+	return nil
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -224,87 +257,4 @@ func newGround(ctx context.Context) (*ground, func() error, error) {
 		return nil, nil, errors.Join(err, clean())
 	}
 	return g, clean, nil
-}
-
-func quick(ctx context.Context, orders, skus, instances int, profile string) (err error) {
-	g, clean, err := newGround(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, clean()) }()
-	var roles []string
-	for range instances {
-		roles = append(roles, "api,worker,relay")
-	}
-	f, stop, err := startFleet(ctx, g, roles...)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, stop()) }()
-	if err := f.stock(ctx, skus); err != nil {
-		return err
-	}
-	say := func(placed, ended int) {}
-	if _, err := f.run(ctx, orders/10, skus, 32, say); err != nil {
-		return err
-	}
-	if profile != "" {
-		file, err := os.Create(profile)
-		if err != nil {
-			return err
-		}
-		_ = pprof.StartCPUProfile(file)
-		defer pprof.StopCPUProfile()
-	}
-	cpu := usage()
-	took, err := f.run(ctx, orders, skus, 32, say)
-	if err != nil {
-		return err
-	}
-	used := usage() - cpu
-	if profile != "" {
-		pprof.StopCPUProfile()
-	}
-	began := time.Now()
-	if err := f.balanced(ctx, orders+orders/10); err != nil {
-		return err
-	}
-	fmt.Printf("\n%d sagas in %.1f s: %.0f/s; our CPU %.2f ms a saga; books after %.1f s\n", orders, took.Seconds(), float64(orders)/took.Seconds(), used.Seconds()*1000/float64(orders), time.Since(began).Seconds())
-	for range 20 {
-		time.Sleep(50 * time.Millisecond)
-		_ = f
-	}
-	var lat []time.Duration
-	for range 30 {
-		time.Sleep(20 * time.Millisecond)
-		began := time.Now()
-		if err := f.waited(ctx, sku(1)); err != nil {
-			return err
-		}
-		lat = append(lat, time.Since(began))
-	}
-	slices.Sort(lat)
-	fmt.Printf("one at a time: p50 %.1f ms, max %.1f ms\n", ms(lat[len(lat)/2]), ms(lat[len(lat)-1]))
-	return nil
-}
-
-func usage() time.Duration {
-	var u syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-func (f *fleet) waited(ctx context.Context, sku string) error {
-	request, _ := http.NewRequestWithContext(ctx, http.MethodPost, f.instances[0].URL+"/v1/orders", strings.NewReader(`{"lines":[{"sku":"`+sku+`","quantity":1,"unit_price":1250}],"currency":"EUR","payment_method":"pm_ok"}`))
-	request.Header.Set("Prefer", "wait=20")
-	request.Header.Set("Content-Type", "application/json")
-	response, err := f.http.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != 200 {
-		return fmt.Errorf("%s", response.Status)
-	}
-	return nil
 }

@@ -62,7 +62,7 @@ func startFleet(ctx context.Context, g *ground, roles ...string) (f *fleet, stop
 	return f, stop, nil
 }
 
-func (f *fleet) post(ctx context.Context, path string, body any) error {
+func (f *fleet) post(ctx context.Context, path string, body any, header ...string) error {
 	text, err := json.Marshal(body)
 	if err != nil {
 		return err
@@ -72,6 +72,9 @@ func (f *fleet) post(ctx context.Context, path string, body any) error {
 		return err
 	}
 	request.Header.Set("Content-Type", "application/json")
+	for i := 0; i+1 < len(header); i += 2 {
+		request.Header.Set(header[i], header[i+1])
+	}
 	response, err := f.http.Do(request)
 	if err != nil {
 		return err
@@ -98,11 +101,15 @@ func (f *fleet) stock(ctx context.Context, skus int) error {
 	return all.Wait()
 }
 
+func orderOf(sku string) map[string]any {
+	return map[string]any{
+		"lines": []map[string]any{{"sku": sku, "quantity": 1, "unit_price": 1250}}, "currency": "EUR", "payment_method": "pm_ok",
+	}
+}
+
 // order places one.
 func (f *fleet) order(ctx context.Context, sku string) error {
-	return f.post(ctx, "/v1/orders", map[string]any{
-		"lines": []map[string]any{{"sku": sku, "quantity": 1, "unit_price": 1250}}, "currency": "EUR", "payment_method": "pm_ok",
-	})
+	return f.post(ctx, "/v1/orders", orderOf(sku))
 }
 
 // ended counts the sagas that are at rest.
@@ -165,4 +172,109 @@ func (f *fleet) balanced(ctx context.Context, orders int) error {
 		err = errors.New(report.Sentence())
 	}
 	return err
+}
+
+// cases are measured one after the other, in each round.
+var cases = []struct {
+	name    string
+	measure func(ctx context.Context, g *ground, o options, r *report) error
+}{
+	{"relay", relaying},
+	{"sagas", func(ctx context.Context, g *ground, o options, r *report) error {
+		return fulfil(ctx, g, o, r, "order-fulfilment, 1,000 SKUs", 1000, 1)
+	}},
+	{"one SKU", func(ctx context.Context, g *ground, o options, r *report) error {
+		return fulfil(ctx, g, o, r, "order-fulfilment, one SKU", 1, 1)
+	}},
+	{"three instances", func(ctx context.Context, g *ground, o options, r *report) error {
+		return fulfil(ctx, g, o, r, "order-fulfilment, three instances", 1000, 3)
+	}},
+	{"http", accept},
+}
+
+// fulfil runs sagas and checks the books; with one instance and many SKUs it also times single ones.
+func fulfil(ctx context.Context, g *ground, o options, r *report, name string, skus, instances int) (err error) {
+	roles := slices.Repeat([]string{"api,worker,relay"}, instances)
+	f, stop, err := startFleet(ctx, g, roles...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	if err := f.stock(ctx, skus); err != nil {
+		return err
+	}
+	if _, err := f.run(ctx, o.sagas/5, skus, 32, func(int, int) {}); err != nil { // to get warm
+		return err
+	}
+	took, err := f.run(ctx, o.sagas, skus, 32, func(int, int) {})
+	if err != nil {
+		return err
+	}
+	if err := f.balanced(ctx, o.sagas+o.sagas/5); err != nil {
+		return err
+	}
+	r.add(name, "sagas/s", float64(o.sagas)/took.Seconds(), "", 0)
+	if instances > 1 || skus == 1 {
+		return nil
+	}
+	var single []time.Duration
+	for n := range o.probes {
+		time.Sleep(20 * time.Millisecond)
+		began := time.Now()
+		if err := f.post(ctx, "/v1/orders", orderOf(sku(n%skus)), "Prefer", "wait=20"); err != nil {
+			return err
+		}
+		single = append(single, time.Since(began))
+	}
+	slices.Sort(single)
+	r.add("one saga at low load, p50", "ms", ms(single[len(single)/2]), "", 0)
+	r.add("one saga at low load, p99", "ms", ms(single[len(single)*99/100]), "", 0)
+	return nil
+}
+
+// accept measures how many orders an instance of the api alone takes, each on the disk before it is answered.
+func accept(ctx context.Context, g *ground, o options, r *report) (err error) {
+	f, stop, err := startFleet(ctx, g, "api")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	var next atomic.Int64
+	var mu sync.Mutex
+	var took []time.Duration
+	clients, ctx := errgroup.WithContext(ctx)
+	began := time.Now()
+	for range 64 {
+		clients.Go(func() error {
+			var own []time.Duration
+			defer func() {
+				mu.Lock()
+				defer mu.Unlock()
+				took = append(took, own...)
+			}()
+			for {
+				n := int(next.Add(1))
+				if n > o.requests {
+					return nil
+				}
+				at := time.Now()
+				if err := f.order(ctx, sku(n%1000)); err != nil {
+					return err
+				}
+				own = append(own, time.Since(at))
+			}
+		})
+	}
+	if err := clients.Wait(); err != nil {
+		return err
+	}
+	rate := float64(o.requests) / time.Since(began).Seconds()
+	var stored int
+	if err := g.db.Get(&stored, `SELECT count(*) FROM events`); err != nil || stored != o.requests {
+		return errors.Join(err, fmt.Errorf("%d of %d orders are stored", stored, o.requests))
+	}
+	slices.Sort(took)
+	r.add("POST /v1/orders, api role alone", "orders/s", rate, "", 0)
+	r.add("POST /v1/orders, p99", "ms", ms(took[len(took)*99/100]), "", 0)
+	return nil
 }
