@@ -48,8 +48,9 @@ func (s *Service) ensureTopics(ctx context.Context) bool {
 	}
 }
 
-func (s *Service) newBreaker(name string, failed func(error) bool) *breaker.Breaker {
-	b := breaker.New(name, breaker.Options{Failed: failed, OnChange: s.telemetry.BreakerChanged, Stopping: s.stopping})
+// newBreaker makes a breaker that judges from so many requests on; 0 is its default.
+func (s *Service) newBreaker(name string, minRequests uint32, failed func(error) bool) *breaker.Breaker {
+	b := breaker.New(name, breaker.Options{Failed: failed, MinRequests: minRequests, OnChange: s.telemetry.BreakerChanged, Stopping: s.stopping})
 	s.breakers[name] = b
 	return b
 }
@@ -98,7 +99,8 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 // senders makes the senders of the relay's workers: our own, or Watermill's publisher for all.
 func (s *Service) senders() func() outbox.Sender {
 	limit := func() int { return int(s.limit.Load()) }
-	guard := s.newBreaker("kafka", func(err error) bool { return !kafka.Refused(err) })
+	// A request is a whole batch, and after a failure the next one comes later and later.
+	guard := s.newBreaker("kafka", 3, func(err error) bool { return !kafka.Refused(err) })
 	if s.config.Serial {
 		publisher := kafka.NewPublisher(s.kafka, limit, s.watermill)
 		s.onStop(func(context.Context) error { return publisher.Close() })

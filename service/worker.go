@@ -26,7 +26,7 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 	down := func(err error) bool { return app.KindOf(err) == app.Down }
 	breakers := map[string]message.HandlerMiddleware{}
 	for destination, name := range map[string]string{payment.Category: "payments", shipment.Category: "carrier", command.Couriers: "courier"} {
-		s.guards[destination] = s.newBreaker(name, down)
+		s.guards[destination] = s.newBreaker(name, 0, down)
 		breakers[destination] = s.guards[destination].Middleware
 	}
 	router, err := messages.NewRouter(messages.Config{
