@@ -38,6 +38,10 @@ func Put(ctx context.Context, tx sqlx.ExtContext, l app.DeadLetter) error {
 
 // Advance lets the next message of a line come, if a message is its head; a line in which nobody waits ends.
 func Advance(ctx context.Context, tx sqlx.ExtContext, p app.Place, messageID string) error {
+	// By a statement of its own: the next one then sees who has joined the line while this one waited for its lock.
+	if _, err := tx.ExecContext(ctx, `SELECT FROM lines WHERE consumer = $1 AND line = $2 FOR UPDATE`, p.Consumer, p.Line); err != nil {
+		return txn.Classify(err, "lock a line")
+	}
 	_, err := tx.ExecContext(ctx, `
 		WITH line AS (SELECT consumer, line FROM lines WHERE consumer = $1 AND line = $2 AND head = $3 FOR UPDATE),
 		next AS (

@@ -157,6 +157,12 @@ func (l *Lines) Done(ctx context.Context, p app.Place, messageID string) (next *
 		if err := remove(ctx, tx, p, messageID); err != nil {
 			return err
 		}
+		// Locked by a statement of its own: the next one then sees who has joined the line while this one waited.
+		if head, _, err := lock(ctx, tx, p); errors.Is(err, sql.ErrNoRows) || err == nil && head != messageID {
+			return nil
+		} else if err != nil {
+			return err
+		}
 		var row struct {
 			MessageID string `db:"message_id"`
 			Payload   []byte `db:"payload"`

@@ -178,3 +178,37 @@ func TestOrderIsKept(t *testing.T) {
 	})
 	require.Positive(t, n)
 }
+
+// A message that joins the line at the moment when its head is done is either alone or what comes next; it is not left waiting for nobody.
+func TestJoiningWhileTheHeadIsDone(t *testing.T) {
+	db, _ := harness.Database(t)
+	l := lines.New(db, func() {})
+	for n := range 200 {
+		place := app.Place{Consumer: "c", Line: fmt.Sprint("line-", n)}
+		messageOf := func(id string) *message.Message {
+			msg := message.NewMessage(fmt.Sprint(id, n), []byte(id))
+			msg.Metadata[app.HeaderKey] = place.Line
+			return msg
+		}
+		head, second := messageOf("head"), messageOf("second")
+		require.NoError(t, l.Later(t.Context(), place, "topic", head, time.Now().Add(time.Hour)))
+		joined := make(chan app.Turn, 1)
+		go func() {
+			turn, _, err := l.Join(context.Background(), place, "topic", second)
+			if err != nil {
+				t.Error(err)
+			}
+			joined <- turn
+		}()
+		next, err := l.Done(t.Context(), place, head.UUID)
+		require.NoError(t, err)
+		switch turn := <-joined; {
+		case turn == app.Alone:
+			require.Nil(t, next)
+		case next != nil:
+			require.Equal(t, second.UUID, next.UUID)
+		default:
+			t.Fatalf("round %d: it is %s, and nobody lets it come", n, turn)
+		}
+	}
+}
