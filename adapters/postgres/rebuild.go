@@ -44,7 +44,7 @@ func Rebuild(ctx context.Context, dsn, table string, p app.Projection, types agg
 	if !first {
 		return 0, errors.New("another rebuilding is under way")
 	}
-	name := pgx.Identifier{table}.Sanitize()
+	name := pgx.Identifier{table}.Sanitize() //nolint:misspell // its author's spelling
 	if _, err := live.ExecContext(ctx, `DROP SCHEMA IF EXISTS `+shadow+` CASCADE; CREATE SCHEMA `+shadow+`; CREATE TABLE `+shadow+`.`+name+` (LIKE public.`+name+` INCLUDING ALL)`); err != nil {
 		return 0, txn.Classify(err, "make a table beside "+table)
 	}

@@ -106,7 +106,7 @@ func (i *Instance) launch(settings ...string) {
 // Command is the binary with this world's settings, and whatever arguments.
 func (w *World) Command(args ...string) *exec.Cmd {
 	w.t.Helper()
-	command := exec.Command(Binary(w.t), args...) //nolint:noctx // whoever starts it ends it
+	command := exec.Command(Binary(w.t), args...)
 	command.Env = append(os.Environ(), "LOG_LEVEL="+level())
 	for _, unwanted := range []string{"POSTGRES_DSN", "KAFKA_BROKERS"} {
 		command.Env = append(command.Env, unwanted+"=")
