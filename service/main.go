@@ -226,21 +226,28 @@ func (p program) sandbox(ctx context.Context, addr string) error {
 	return box.Close()
 }
 
-func (p program) migrate(ctx context.Context, action string) (err error) {
-	dsn := p.config.PostgresDSN
-	if dsn == "" {
-		release, err := embedded.Lock(p.config.DataDir)
-		if err != nil {
-			return err
-		}
-		defer release() //nolint:errcheck // it goes with the process
-		pg, err := embedded.StartPostgres(ctx, p.config.DataDir, p.say)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, pg.Stop()) }()
-		dsn = pg.DSN
+// database is the one that is set, or the embedded one, which is started here and is ours until stop is called.
+func (p program) database(ctx context.Context) (dsn string, stop func() error, err error) {
+	if p.config.PostgresDSN != "" {
+		return p.config.PostgresDSN, func() error { return nil }, nil
 	}
+	release, err := embedded.Lock(p.config.DataDir)
+	if err != nil {
+		return "", nil, err
+	}
+	pg, err := embedded.StartPostgres(ctx, p.config.DataDir, p.say)
+	if err != nil {
+		return "", nil, errors.Join(err, release())
+	}
+	return pg.DSN, func() error { return errors.Join(pg.Stop(), release()) }, nil
+}
+
+func (p program) migrate(ctx context.Context, action string) (err error) {
+	dsn, stop, err := p.database(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
 	db, err := postgres.Open(dsn, 4)
 	if err != nil {
 		return fmt.Errorf("POSTGRES_DSN: %w", err)

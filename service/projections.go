@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -44,22 +45,16 @@ func (p program) rebuild(ctx context.Context, name string, say func(done float64
 		}
 		return fmt.Errorf("there is no projection %q; there are %s", name, strings.Join(names, ", "))
 	}
-	dsn := p.config.PostgresDSN
-	if dsn == "" {
-		dsn = embedded.Running(p.config.DataDir)
+	var dsn string
+	if p.config.PostgresDSN == "" {
+		dsn = embedded.Running(p.config.DataDir) // that of a service beside us
 	}
 	if dsn == "" {
-		release, err := embedded.Lock(p.config.DataDir)
-		if err != nil {
+		var stop func() error
+		if dsn, stop, err = p.database(ctx); err != nil {
 			return err
 		}
-		defer release() //nolint:errcheck // it goes with the process
-		pg, err := embedded.StartPostgres(ctx, p.config.DataDir, p.say)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = pg.Stop() }() // everything is committed
-		dsn = pg.DSN
+		defer func() { err = errors.Join(err, stop()) }()
 	}
 	var facts []aggregate.Types
 	for _, types := range kinds() {
