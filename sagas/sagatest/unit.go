@@ -283,7 +283,6 @@ func (w *World) peek(consumer string, m app.Meta) app.Outcome {
 func (i inboxUnit) Take(ctx context.Context, consumer string, m app.Meta) (app.Outcome, error) {
 	if m.Branch == app.Undo {
 		if i.w.peek(consumer, m) != app.Handled {
-			i.put(i.w.barriers, barrier(consumer, m, app.Do), app.Barred)
 			return app.Repeated, nil
 		}
 		i.put(i.w.inbox, consumer+"\x00"+m.ID, app.Handled)

@@ -253,6 +253,29 @@ func TestReaderWaitsForALateCommit(t *testing.T) {
 	require.Empty(t, events)
 }
 
+// A rolled-back transaction leaves a gap where the reader has been told to end: it does not take that for the end.
+func TestReaderGoesOnBehindAGap(t *testing.T) {
+	db, _ := harness.Database(t)
+	store, ctx := eventstore.New(db, types), t.Context()
+	put := func(stream string, end func(tx *sqlx.Tx) error) {
+		tx, err := db.BeginTxx(ctx, nil)
+		require.NoError(t, err)
+		require.NoError(t, insert(ctx, tx, stream, 1))
+		require.NoError(t, end(tx))
+	}
+	put("counters/a", (*sqlx.Tx).Commit)
+	put("counters/b", (*sqlx.Tx).Rollback)
+	reader := store.Read(0)
+	events, err := reader.Next(ctx, 10)
+	require.NoError(t, err)
+	require.Len(t, events, 1)
+	put("counters/c", (*sqlx.Tx).Commit)
+	events, err = reader.Next(ctx, 10)
+	require.NoError(t, err)
+	require.Len(t, events, 1)
+	require.Equal(t, "counters/c", events[0].Meta.Subject)
+}
+
 // Many writers, some of which roll back or dawdle, and a reader that pages all the while: it sees every committed event
 // once, in the order of positions, and each stream in order.
 func TestReaderMissesNothing(t *testing.T) {

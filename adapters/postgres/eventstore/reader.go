@@ -33,27 +33,31 @@ func (r *Reader) Of(category string) *Reader {
 // Read starts after a position; 0 is the beginning.
 func (s *Store) Read(after int64) *Reader { return &Reader{store: s, after: after, bound: after} }
 
-// Next returns up to limit events. None means that the reader has come to the end for now; it may be asked again.
+// Next returns up to limit events. None means that all was read that had been committed when Next was called; it may be asked again.
 func (r *Reader) Next(ctx context.Context, limit int) ([]app.Event, error) {
-	if r.after >= r.bound {
-		bound, err := r.store.settled(ctx)
-		if err != nil {
-			return nil, err
+	for fresh := false; ; {
+		if r.after >= r.bound {
+			bound, err := r.store.settled(ctx)
+			if err != nil {
+				return nil, err
+			}
+			r.bound, fresh = bound, true
 		}
-		r.bound = bound
+		events, err := r.store.query(ctx, r.store.db,
+			`SELECT `+columns+` FROM events WHERE position > $1 AND position <= $2 AND ($4 = '' OR starts_with(stream, $4 || '/')) ORDER BY position LIMIT $3`,
+			r.after, r.bound, limit, r.category)
+		switch {
+		case err != nil:
+			return nil, err
+		case len(events) > 0:
+			r.after = events[len(events)-1].Position
+			return events, nil
+		}
+		r.after = r.bound // what was rolled back leaves gaps
+		if fresh {
+			return nil, nil
+		}
 	}
-	events, err := r.store.query(ctx, r.store.db,
-		`SELECT `+columns+` FROM events WHERE position > $1 AND position <= $2 AND ($4 = '' OR starts_with(stream, $4 || '/')) ORDER BY position LIMIT $3`,
-		r.after, r.bound, limit, r.category)
-	if err != nil {
-		return nil, err
-	}
-	if len(events) == 0 {
-		r.after = r.bound // rolled-back transactions leave gaps
-		return nil, nil
-	}
-	r.after = events[len(events)-1].Position
-	return events, nil
 }
 
 // settled returns a position up to which everything is visible.
