@@ -70,7 +70,7 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 		return nil
 	}
 	s.relay = outbox.NewRelay(s.db, s.senders(), s.log, outbox.Options{
-		DSN: s.DSN, Refused: kafka.Refused, OnRelayed: func(n int) { s.telemetry.Relayed.Add(float64(n)) },
+		DSN: s.DSN, Refused: kafka.Refused, OnRelayed: s.telemetry.Relayed,
 		OnParked: func(string, string, error) { s.telemetry.Failed("relay", "dead") },
 	})
 	s.core.offer = s.relay.Offer
@@ -133,9 +133,9 @@ func (s guarded) Send(topics []string, messages []*message.Message) (errs []erro
 }
 
 // subscriber makes a subscriber for a group, of the kind that is set.
-func (s *Service) subscriber(group, keyHeader string) (message.Subscriber, error) {
+func (s *Service) subscriber(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error) {
 	if s.config.Serial {
 		return kafka.NewSerialSubscriber(s.kafka, group, s.watermill)
 	}
-	return kafka.NewSubscriber(s.kafka, group, keyHeader, s.watermill)
+	return kafka.NewSubscriber(s.kafka, group, keyHeader, announce, s.watermill)
 }

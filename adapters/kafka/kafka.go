@@ -170,8 +170,9 @@ func (c Config) consumer() *sarama.Config {
 }
 
 // NewSubscriber makes a subscriber for a group that has many messages of a partition in hand, those of one key in order. The key is that
-// of the header keyHeader, if a record has it, else the record's. A message's app.Link is in its context.
-func NewSubscriber(c Config, group, keyHeader string, logger watermill.LoggerAdapter) (message.Subscriber, error) {
+// of the header keyHeader, if a record has it, else the record's. A message's app.Link is in its context. Announce is told of messages
+// that wait for others of their key.
+func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Message), logger watermill.LoggerAdapter) (message.Subscriber, error) {
 	s, err := keyed.NewSubscriber(keyed.Config{
 		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: partitioned{}, Logger: logger,
 		Key: func(r *sarama.ConsumerMessage) string {
@@ -188,6 +189,11 @@ func NewSubscriber(c Config, group, keyHeader string, logger watermill.LoggerAda
 			return l, l.Done
 		},
 		WithLink: func(ctx context.Context, link any) context.Context { return app.WithLink(ctx, link.(*app.Link)) },
+		Announce: func(r *sarama.ConsumerMessage) {
+			if msg, err := (partitioned{}).Unmarshal(r); err == nil {
+				announce(msg)
+			}
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("subscriber of group %s: %w", group, err)

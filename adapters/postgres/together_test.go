@@ -190,3 +190,54 @@ func TestALongHistoryIsNotReadAgain(t *testing.T) {
 	require.Equal(t, 10000, again.Version())
 	require.Equal(t, int64(10000), again.OnHand())
 }
+
+// Three instances want the same few aggregates, several at a time, for a while. Whoever was too late queues up in the database; nobody
+// waits in memory for one who waits for him in the database, so that nobody comes to the end of its patience.
+func TestInstancesThatWantTheSameDoNotBlockEachOther(t *testing.T) {
+	w := newWorld(t)
+	instances := []*world{w, w.another(), w.another()}
+	const workers, rounds = 24, 12
+	skus := []string{"A", "B", "C", "D"}
+	var handling sync.WaitGroup
+	for n := range workers * len(instances) {
+		instance := instances[n%len(instances)]
+		handling.Go(func() {
+			for round := range rounds {
+				pair := []string{skus[rand.IntN(2)], skus[2+rand.IntN(2)]}
+				id := fmt.Sprint("m-", n, "-", round)
+				for { // as the router does
+					outcome, err := instance.uow.Handle(t.Context(), command(id, "", ""), func(ctx context.Context) error {
+						return instance.stock.UpdateAll(ctx, pair, func(both []*inventory.Stock) error {
+							return errors.Join(both[0].Receive(pair[0], 1), both[1].Receive(pair[1], 1))
+						})
+					})
+					if err == nil {
+						require.Equal(t, app.Handled, outcome)
+						break
+					}
+					if kind := app.KindOf(err); kind != app.Conflict {
+						t.Errorf("%s %s: %v", id, kind, err)
+						return
+					}
+				}
+			}
+		})
+	}
+	handling.Wait()
+	require.Equal(t, 2*workers*rounds*len(instances), w.count(t, `SELECT count(*) FROM events`))
+}
+
+// What was looked up before its turn may be out of date then: the message is handled once all the same.
+func TestWhatWasExpectedMayBeOutOfDate(t *testing.T) {
+	w := newWorld(t)
+	other := w.another()
+	d := command("m-1", "step", app.Do)
+	w.uow.Expect(d)
+	outcome, err := other.uow.Handle(t.Context(), d, other.receiveOf("A", 1))
+	require.NoError(t, err)
+	require.Equal(t, app.Handled, outcome)
+	outcome, err = w.uow.Handle(t.Context(), d, w.receiveOf("A", 1))
+	require.NoError(t, err)
+	require.Equal(t, app.Repeated, outcome)
+	require.Equal(t, 1, w.count(t, `SELECT count(*) FROM events`))
+}

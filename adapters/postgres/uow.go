@@ -37,6 +37,7 @@ type UnitOfWork struct {
 	bus     EventBus
 	clock   app.Clock
 	commits txn.Gather[*committing, error]
+	alone   chan struct{} // holds a token for each unit with a transaction of its own
 
 	// OnCommit is told what was appended, and what was written to the outbox, after each commit.
 	OnCommit func(events []app.Event, messages []*outbox.Written)
@@ -48,6 +49,7 @@ const maxTogether = 200
 // NewUnitOfWork makes a unit of work.
 func NewUnitOfWork(db *sqlx.DB, store *eventstore.Store, bus EventBus, clock app.Clock) *UnitOfWork {
 	u := &UnitOfWork{db: db, store: store, inbox: inbox.New(db), bus: bus, clock: clock, OnCommit: func([]app.Event, []*outbox.Written) {}}
+	u.alone = make(chan struct{}, maxAlone)
 	u.commits.Do, u.commits.Max, u.commits.Parallel = u.commit, maxTogether, 1
 	return u
 }
@@ -89,9 +91,11 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 	inner, un := txn.NewUnit(ctx, u.db)
 	defer un.Close()
 	if alone {
-		if _, err := txn.From(inner); err != nil {
+		if err := u.begin(inner); err != nil {
 			return err
 		}
+		defer func() { <-u.alone }()
+		defer un.Close()
 	}
 	inner, session := u.store.WithSession(inner, un, u.clock)
 	defer session.Discard()
@@ -114,6 +118,29 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 		session.Conflicted()
 	}
 	return err
+}
+
+// maxAlone is how many units of an instance have transactions of their own at once: they mostly wait for each other, and the others
+// need connections too.
+const maxAlone = 4
+
+// begin begins a unit's own transaction. Whom it depends on is waited for before it holds anything that he might need.
+func (u *UnitOfWork) begin(ctx context.Context) error {
+	if before, ok := app.LinkOf(ctx).Before().(*txn.Unit); ok {
+		if err := before.Ended(ctx); err != nil {
+			return err
+		}
+	}
+	select {
+	case u.alone <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if _, err := txn.From(ctx); err != nil {
+		<-u.alone
+		return err
+	}
+	return nil
 }
 
 // committing is a unit that is ready.
@@ -221,6 +248,9 @@ func (u *UnitOfWork) Peek(ctx context.Context, d app.Delivery) (bool, error) {
 	outcome, err := u.inbox.Peek(ctx, d.Consumer, d.Claimed())
 	return outcome == app.Handled, err
 }
+
+// Expect has a delivery looked up that waits for others of its key.
+func (u *UnitOfWork) Expect(d app.Delivery) { u.inbox.Expect(d.Consumer, d.Claimed()) }
 
 // Handle implements app.Inbox.
 func (u *UnitOfWork) Handle(ctx context.Context, d app.Delivery, work func(ctx context.Context) error) (outcome app.Outcome, err error) {

@@ -14,8 +14,8 @@ type CommitStock struct {
 	Lines   []order.Line `json:"lines"`
 }
 
-// Key keeps what happens to an order's reservations in order.
-func (c CommitStock) Key() string { return c.OrderID }
+// Key keeps what happens to a SKU in order.
+func (c CommitStock) Key() string { return lowest(c.Lines) }
 
 type commitStock struct{ stock app.Store[*inventory.Stock] }
 

@@ -14,8 +14,8 @@ type ReleaseStock struct {
 	Lines   []order.Line `json:"lines"`
 }
 
-// Key keeps what happens to an order's reservations in order.
-func (c ReleaseStock) Key() string { return c.OrderID }
+// Key keeps what happens to a SKU in order.
+func (c ReleaseStock) Key() string { return lowest(c.Lines) }
 
 type releaseStock struct{ stock app.Store[*inventory.Stock] }
 

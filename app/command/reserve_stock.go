@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"slices"
 
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/inventory"
@@ -14,8 +15,8 @@ type ReserveStock struct {
 	Lines   []order.Line `json:"lines"`
 }
 
-// Key keeps what happens to an order's reservations in order. Orders that want the same SKU queue at its lock instead.
-func (c ReserveStock) Key() string { return c.OrderID }
+// Key keeps what happens to a SKU in order.
+func (c ReserveStock) Key() string { return lowest(c.Lines) }
 
 type reserveStock struct{ stock app.Store[*inventory.Stock] }
 
@@ -35,6 +36,15 @@ func (h reserveStock) handle(ctx context.Context, c ReserveStock) error {
 		}
 		return nil
 	})
+}
+
+// lowest is the SKU by which commands for these lines are kept in order, and come to one instance. Whoever wants its other SKUs at the
+// same time as an instance elsewhere is parted from it by the store.
+func lowest(lines []order.Line) string {
+	if len(lines) == 0 {
+		return ""
+	}
+	return slices.Min(skus(lines))
 }
 
 func skus(lines []order.Line) []string {

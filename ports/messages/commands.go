@@ -47,7 +47,7 @@ func (r *Router) AddCommands(handlers []app.Handler) error {
 				return CommandTopic(r.config.Prefix, name), nil
 			},
 			SubscriberConstructor: func(cqrs.CommandProcessorSubscriberConstructorParams) (message.Subscriber, error) {
-				return r.config.Subscriber(group, "")
+				return r.config.Subscriber(group, "", r.announce(group, r.config.Expect, true))
 			},
 			Marshaler: destination{r.config.Marshaler, name}, Logger: r.config.Watermill,
 		})

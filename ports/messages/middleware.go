@@ -19,6 +19,9 @@ import (
 
 // Lines keep the order of keys whose messages fail, and the dead letters.
 type Lines interface {
+	// Expect is told of a message that waits for others of its key.
+	Expect(p app.Place, messageID string)
+
 	// Join tells whether a message may be handled now, and how often it has failed. If not, it waits in line and comes again.
 	Join(ctx context.Context, p app.Place, topic string, msg *message.Message) (turn app.Turn, failures int, err error)
 
@@ -55,7 +58,11 @@ func (p panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 
 // place is the line of a message. What has no key waits for nobody.
 func (r *Router) place(msg *message.Message) app.Place {
-	p := app.Place{Consumer: message.HandlerNameFromCtx(msg.Context()), Line: msg.Metadata.Get(app.HeaderKey)}
+	return r.placeAt(message.HandlerNameFromCtx(msg.Context()), msg)
+}
+
+func (r *Router) placeAt(consumer string, msg *message.Message) app.Place {
+	p := app.Place{Consumer: consumer, Line: msg.Metadata.Get(app.HeaderKey)}
 	if id := msg.Metadata.Get(app.HeaderSagaID); id != "" && r.sagaGroups[p.Consumer] {
 		p.Line = id // its events have the keys of many aggregates
 	}
@@ -63,6 +70,18 @@ func (r *Router) place(msg *message.Message) app.Place {
 		p.Line = "message " + msg.UUID
 	}
 	return p
+}
+
+// announce has what is known of messages looked up that wait for others of their key.
+func (r *Router) announce(consumer string, expect func(app.Delivery), command bool) func(*message.Message) {
+	return func(msg *message.Message) {
+		meta, err := metaOf(msg)
+		if err != nil {
+			return // it will be said when it is handled
+		}
+		r.config.Lines.Expect(r.placeAt(consumer, msg), msg.UUID)
+		expect(app.Delivery{Consumer: consumer, Meta: meta, Command: command})
+	}
 }
 
 // inHand tells what is being handled. Nothing is told of a message without a time.

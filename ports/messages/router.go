@@ -20,7 +20,11 @@ type Config struct {
 	Marshaler Marshaler
 
 	// Subscriber makes one for a group. Messages that bear the header keyHeader keep their order by it, others by their key.
-	Subscriber func(group, keyHeader string) (message.Subscriber, error)
+	// Announce is told of messages that wait for others of their key.
+	Subscriber func(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error)
+
+	// Expect is told of deliveries that are waiting, so that what is known of them can be looked up meanwhile. Optional.
+	Expect func(app.Delivery)
 
 	Inbox      app.Inbox
 	UnitOfWork app.UnitOfWork
@@ -79,6 +83,9 @@ func NewRouter(c Config) (*Router, error) {
 	if c.OnFailure == nil {
 		c.OnFailure = func(string, string) {}
 	}
+	if c.Expect == nil {
+		c.Expect = func(app.Delivery) {}
+	}
 	if c.InHand == nil {
 		c.InHand = func(string, time.Time) func() { return func() {} }
 	}
@@ -90,9 +97,9 @@ func NewRouter(c Config) (*Router, error) {
 		},
 		SubscriberConstructor: func(p cqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
 			if r.sagaGroups[p.EventGroupName] {
-				return c.Subscriber(p.EventGroupName, app.HeaderSagaID)
+				return c.Subscriber(p.EventGroupName, app.HeaderSagaID, r.announce(p.EventGroupName, c.Expect, false))
 			}
-			return c.Subscriber(p.EventGroupName, "")
+			return c.Subscriber(p.EventGroupName, "", r.announce(p.EventGroupName, func(app.Delivery) {}, false))
 		},
 		AckOnUnknownEvent: true, // known, but not to this group; what nobody knows was caught before
 		Marshaler:         c.Marshaler, Logger: c.Watermill,

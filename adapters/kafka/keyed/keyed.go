@@ -33,7 +33,7 @@ type Config struct {
 	// Key says whose order a record keeps; empty: nobody's. Default: the record's key.
 	Key func(*sarama.ConsumerMessage) string
 
-	// MaxInHand is how many messages of a partition may be in hand, those that wait for others of their key included. Default 64.
+	// MaxInHand is how many messages of a partition may be in hand, those that wait for others of their key included. Default 256.
 	MaxInHand int
 
 	// MaxAhead is how far, in messages, a partition goes ahead of its lowest unacknowledged one. So many may come again after a
@@ -60,6 +60,9 @@ type Config struct {
 	Link     func(before any, next func()) (link any, done func())
 	WithLink func(ctx context.Context, link any) context.Context
 
+	// Announce is told of a record that waits for others of its key, when it begins to. Optional.
+	Announce func(*sarama.ConsumerMessage)
+
 	Logger watermill.LoggerAdapter
 }
 
@@ -81,7 +84,7 @@ func (c *Config) complete() error {
 		c.Key = func(r *sarama.ConsumerMessage) string { return string(r.Key) }
 	}
 	if c.MaxInHand == 0 {
-		c.MaxInHand = 64
+		c.MaxInHand = 256
 	}
 	if c.MaxAhead == 0 {
 		c.MaxAhead = 10_000

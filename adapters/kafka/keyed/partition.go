@@ -63,8 +63,11 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 		if p.inHand < p.config.MaxInHand && len(p.window) < p.config.MaxAhead && p.bytes.take(e.size, p.inHand == 0) {
 			p.inHand++
 			p.window = append(p.window, e)
-			p.enqueue(e)
+			waits := p.enqueue(e)
 			p.mu.Unlock()
+			if waits && p.config.Announce != nil {
+				p.config.Announce(record)
+			}
 			return true
 		}
 		p.mu.Unlock()
@@ -77,11 +80,12 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 	}
 }
 
-// enqueue begins a record, or has it wait for those of its key. A record without a key waits for nobody. It is called under the lock.
-func (p *partition) enqueue(e *entry) {
+// enqueue begins a record, or has it wait for those of its key, which it tells. A record without a key waits for nobody. It is called
+// under the lock.
+func (p *partition) enqueue(e *entry) (waits bool) {
 	if e.key == "" {
 		p.begin(e, nil)
-		return
+		return false
 	}
 	q := p.keys[e.key]
 	if q == nil {
@@ -90,9 +94,10 @@ func (p *partition) enqueue(e *entry) {
 	}
 	if q.busy {
 		q.waiting = append(q.waiting, e)
-		return
+		return true
 	}
 	p.begin(e, q)
+	return false
 }
 
 func (p *partition) begin(e *entry, q *queue) {

@@ -279,17 +279,17 @@ func (s *Session) lock(ctx context.Context, all []*tracked) error {
 }
 
 // load reads streams, in the session's own transaction or else together with other units. Whoever has left one of them in a way that
-// does not help is waited for.
+// does not help is waited for; not by a session that may hold locks which he needs: it reads what is stored, and he is too late.
 func (s *Session) load(ctx context.Context, streams []*tracked, asked []wanted) ([]found, error) {
+	if s.unit.Own() {
+		return s.store.read(ctx, s.unit, asked)
+	}
 	for _, t := range streams {
 		if t.stream != nil && t.stream.last != nil {
 			if err := t.stream.last.Ended(ctx); err != nil {
 				return nil, err
 			}
 		}
-	}
-	if s.unit.Own() {
-		return s.store.read(ctx, s.unit, asked)
 	}
 	return s.store.loads.Call(ctx, asked)
 }

@@ -19,7 +19,11 @@ import (
 type Inbox struct {
 	db      *sqlx.DB
 	lookups txn.Gather[lookup, []row]
+	ahead   txn.Ahead[place, []row]
 }
+
+// place is a message at a consumer.
+type place struct{ consumer, id string }
 
 // lookupTimeout bounds one reading of the table.
 const lookupTimeout = 15 * time.Second
@@ -108,6 +112,11 @@ func (i *Inbox) read(ctx context.Context, u *txn.Unit, asked []lookup) ([][]row,
 	return out, nil
 }
 
+// Expect has a message looked up that will come. What is found may be out of date when it comes; then its claim fails.
+func (i *Inbox) Expect(consumer string, m app.Meta) {
+	i.ahead.Expect(place{consumer, m.ID}, i.lookups.Join(lookup{consumer, m}))
+}
+
 // find is what is known of a message, in the transaction of ctx if there is one.
 func (i *Inbox) find(ctx context.Context, consumer string, m app.Meta) ([]row, error) {
 	if u := txn.Of(ctx); u != nil && u.Own() {
@@ -116,6 +125,9 @@ func (i *Inbox) find(ctx context.Context, consumer string, m app.Meta) ([]row, e
 			return nil, err
 		}
 		return rows[0], nil
+	}
+	if expected := i.ahead.Take(place{consumer, m.ID}); expected != nil {
+		return expected(ctx)
 	}
 	return i.lookups.Call(ctx, lookup{consumer, m})
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -26,6 +27,8 @@ type Lines struct {
 	db      *sqlx.DB
 	wake    func()
 	lookups txn.Gather[app.Place, standing]
+	ahead   txn.Ahead[string, standing]
+	begun   atomic.Int64 // lines that this instance has begun
 }
 
 // New makes Lines. Wake is called when something is due in the outbox.
@@ -66,10 +69,30 @@ func (l *Lines) lookUp(asked []app.Place) ([]standing, error) {
 // inHand is how long the next of a line may be in the hands of who took it, before it comes again by way of the broker.
 const inHand = "30 seconds"
 
+// Expect has the line of a message looked up that waits for others of its key.
+func (l *Lines) Expect(p app.Place, messageID string) {
+	begun, wait := l.begun.Load(), l.lookups.Join(p)
+	l.ahead.Expect(p.Consumer+"\x00"+messageID, func(ctx context.Context) (standing, error) {
+		s, err := wait(ctx)
+		if err != nil || s.head != "" || l.begun.Load() != begun { // one of its key may have begun a line meanwhile
+			return l.lookups.Call(ctx, p)
+		}
+		return s, nil
+	})
+}
+
+// look tells how a message's line stands.
+func (l *Lines) look(ctx context.Context, p app.Place, messageID string) (standing, error) {
+	if expected := l.ahead.Take(p.Consumer + "\x00" + messageID); expected != nil {
+		return expected(ctx)
+	}
+	return l.lookups.Call(ctx, p)
+}
+
 // Join tells whether a message may be handled now: alone, or as the head of its line, which has failed so many times before.
 // If it may not, it was put at the end of the line, and comes again.
 func (l *Lines) Join(ctx context.Context, p app.Place, topic string, msg *message.Message) (turn app.Turn, failures int, err error) {
-	s, err := l.lookups.Call(ctx, p)
+	s, err := l.look(ctx, p, msg.UUID)
 	switch {
 	case err != nil:
 		return "", 0, err
@@ -106,6 +129,7 @@ func lock(ctx context.Context, tx *sqlx.Tx, p app.Place) (head string, failures 
 // Later has a message come again at a time, as the head of its line.
 func (l *Lines) Later(ctx context.Context, p app.Place, topic string, msg *message.Message, due time.Time) error {
 	defer l.wake() // its time may be the next one
+	l.begun.Add(1)
 	return l.within(ctx, func(tx *sqlx.Tx) error {
 		if err := fail(ctx, tx, p, msg.UUID); err != nil {
 			return err
@@ -122,6 +146,7 @@ func (l *Lines) Bury(ctx context.Context, p app.Place, letter app.DeadLetter, ho
 		return err
 	}
 	if hold {
+		l.begun.Add(1)
 		letter.Line = p.Line
 		if err := fail(ctx, tx, p, letter.MessageID); err != nil {
 			return err

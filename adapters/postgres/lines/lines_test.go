@@ -48,6 +48,11 @@ func (c *consumer) message(id string) *message.Message {
 func (c *consumer) deliver(outcome string) {
 	id := c.partition[0]
 	ctx, msg := context.Background(), c.message(id)
+	if rapid.Bool().Draw(c.t, "announced") {
+		for _, waiting := range c.partition[1:] {
+			c.lines.Expect(c.place, waiting)
+		}
+	}
 	turn, _, err := c.lines.Join(ctx, c.place, "topic", msg)
 	c.no(err)
 	if outcome == "crash before" || turn == app.Behind {

@@ -1,0 +1,52 @@
+package txn
+
+import (
+	"container/list"
+	"context"
+	"sync"
+)
+
+// maxAhead is how many answers are kept for those who will ask.
+const maxAhead = 4096
+
+// Ahead has answers under way before they are asked for, so that who comes after others in a row need not begin to wait only then. An
+// answer that nobody comes for is forgotten in time.
+type Ahead[K comparable, A any] struct {
+	mu    sync.Mutex
+	byKey map[K]*list.Element
+	order list.List // of *coming[K, A], the oldest first
+}
+
+type coming[K comparable, A any] struct {
+	key  K
+	wait func(ctx context.Context) (A, error)
+}
+
+// Expect keeps what waits for an answer.
+func (a *Ahead[K, A]) Expect(key K, wait func(ctx context.Context) (A, error)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.byKey == nil {
+		a.byKey = map[K]*list.Element{}
+	}
+	if old, ok := a.byKey[key]; ok {
+		a.order.Remove(old)
+	}
+	a.byKey[key] = a.order.PushBack(&coming[K, A]{key, wait})
+	if a.order.Len() > maxAhead {
+		oldest := a.order.Remove(a.order.Front()).(*coming[K, A])
+		delete(a.byKey, oldest.key)
+	}
+}
+
+// Take returns what waits for an answer, once; nil if nobody has expected it.
+func (a *Ahead[K, A]) Take(key K) (wait func(ctx context.Context) (A, error)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e, ok := a.byKey[key]
+	if !ok {
+		return nil
+	}
+	delete(a.byKey, key)
+	return a.order.Remove(e).(*coming[K, A]).wait
+}
