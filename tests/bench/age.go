@@ -4,12 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"sync/atomic"
 	"text/tabwriter"
 	"time"
-
-	"github.com/millrace/millrace/adapters/kafka"
-	"github.com/millrace/millrace/adapters/postgres/outbox"
 )
 
 // portion is how many messages are measured at a time.
@@ -18,44 +14,12 @@ const portion = 100_000
 // ages shows that the outbox does not age: the relay's rate while many messages pass through one table, and then while a
 // transaction that was begun before is open elsewhere, so that no deleted row can be vacuumed.
 func ages(ctx context.Context, out io.Writer, g *ground, passed, keys int) error {
-	topic := "bench." + g.stamp + ".age"
-	if _, err := kafka.EnsureTopics(ctx, kafka.Config{Brokers: g.brokers, ClientID: "bench"}, []string{topic}, partitions); err != nil {
+	p, err := newPassing(ctx, g, keys)
+	if err != nil {
 		return err
 	}
-	var relayed atomic.Int64
-	relay := outbox.NewRelay(g.db, g.senders(), g.log, outbox.Options{DSN: g.dsn, Refused: kafka.Refused, OnRelayed: func(n int) { relayed.Add(int64(n)) }})
-	relayCtx, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() { defer close(done); relay.Run(relayCtx) }()
-	defer func() { stop(); <-done }()
-
-	names, shards := make([]string, keys), make([]int16, keys)
-	for k := range keys {
-		names[k] = fmt.Sprint("key-", k)
-		shards[k] = outbox.ShardOf(topic, names[k])
-	}
-	pass := func() (time.Duration, error) {
-		_, err := g.db.ExecContext(ctx, `
-			INSERT INTO outbox (message_id, topic, key, shard, payload, headers)
-			SELECT gen_random_uuid()::text, $1, k.key, k.shard, convert_to(repeat('x', 200), 'UTF8'), jsonb_build_object('ce_partitionkey', k.key)
-			FROM generate_series(1, $4) n JOIN unnest($2::text[], $3::smallint[]) WITH ORDINALITY k(key, shard, nth) ON k.nth = n % cardinality($2) + 1
-			ORDER BY n`, topic, names, shards, portion)
-		if err != nil {
-			return 0, err
-		}
-		began, want := time.Now(), relayed.Load()+portion
-		if relayed.Load() > 0 && relayed.Load()%portion != 0 {
-			want = (relayed.Load()/portion + 1) * portion
-		}
-		relay.Wake()
-		for relayed.Load() < want {
-			if time.Since(began) > 10*time.Minute || ctx.Err() != nil {
-				return 0, fmt.Errorf("%d of %d messages were relayed", relayed.Load(), want)
-			}
-			time.Sleep(time.Millisecond)
-		}
-		return time.Since(began), nil
-	}
+	defer p.stop()
+	pass := func() (time.Duration, error) { return p.pass(ctx, portion) }
 	rates := func(what string, n int) (first, last float64, err error) {
 		var took []time.Duration
 		for i := range max(n/portion, 4) {

@@ -63,10 +63,14 @@ func (*stock) write(ctx context.Context, g *ground, topic string, messages []ben
 	return tx.Commit()
 }
 
-func (*stock) start(ctx context.Context, g *ground) (func() error, error) {
+func (s *stock) start(_ context.Context, g *ground) (func() error, error) { return s.forward(g, 0) }
+
+// forward runs the forwarder; its poll interval is the default if 0.
+func (*stock) forward(g *ground, poll time.Duration) (func() error, error) {
 	logger := watermill.NopLogger{}
 	subscriber, err := wsql.NewSubscriber(g.db, wsql.SubscriberConfig{
 		SchemaAdapter: wsql.DefaultPostgreSQLSchema{}, OffsetsAdapter: wsql.DefaultPostgreSQLOffsetsAdapter{}, InitializeSchema: true,
+		PollInterval: poll,
 	}, logger)
 	if err != nil {
 		return nil, err
@@ -85,7 +89,7 @@ func (*stock) start(ctx context.Context, g *ground) (func() error, error) {
 		return nil, err
 	}
 	done := make(chan error, 1)
-	go func() { done <- f.Run(context.WithoutCancel(ctx)) }()
+	go func() { done <- f.Run(context.Background()) }()
 	return func() error { return errors.Join(f.Close(), <-done) }, nil
 }
 

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"sync"
@@ -190,6 +193,37 @@ var cases = []struct {
 		return fulfil(ctx, g, o, r, "order-fulfilment, three instances", 1000, 3)
 	}},
 	{"http", accept},
+	{"backlog", backlog},
+	{"rebuild", rebuilding},
+	{"loading", loading},
+	{"rest", resting},
+}
+
+// baselines do six steps each.
+var baselines = []struct {
+	name    string
+	measure func(ctx context.Context, g *ground, orders, probes int) (perSecond, p50 float64, err error)
+}{
+	{"stock Watermill", func(ctx context.Context, g *ground, orders, probes int) (float64, float64, error) {
+		return stocked(ctx, g, 0, orders, probes)
+	}},
+	{"stock Watermill, poll 10 ms", func(ctx context.Context, g *ground, orders, probes int) (float64, float64, error) {
+		return stocked(ctx, g, 10*time.Millisecond, orders, probes)
+	}},
+	{"DBOS, no broker", dbos},
+}
+
+// dbos runs the program in the directory dbos, a module of its own.
+func dbos(ctx context.Context, g *ground, orders, probes int) (perSecond, p50 float64, err error) {
+	command := exec.CommandContext(ctx, "go", "run", "-C", "tests/bench/dbos", ".", "-workflows", strconv.Itoa(2*orders), "-probes", strconv.Itoa(probes))
+	command.Env, command.Stderr = append(os.Environ(), "POSTGRES_DSN="+g.dsn), os.Stderr
+	answer, err := command.Output()
+	if err != nil {
+		return 0, 0, fmt.Errorf("in tests/bench/dbos: %w", err)
+	}
+	var measured struct{ Rate, P50 float64 }
+	err = json.Unmarshal(answer, &measured)
+	return measured.Rate, measured.P50, err
 }
 
 // fulfil runs sagas and checks the books; with one instance and many SKUs it also times single ones.
@@ -206,16 +240,22 @@ func fulfil(ctx context.Context, g *ground, o options, r *report, name string, s
 	if _, err := f.run(ctx, o.sagas/5, skus, 32, func(int, int) {}); err != nil { // to get warm
 		return err
 	}
+	before := costs()
 	took, err := f.run(ctx, o.sagas, skus, 32, func(int, int) {})
 	if err != nil {
 		return err
 	}
+	used := since(before)
 	if err := f.balanced(ctx, o.sagas+o.sagas/5); err != nil {
 		return err
 	}
-	r.add(name, "sagas/s", float64(o.sagas)/took.Seconds(), "", 0)
+	rate := float64(o.sagas) / took.Seconds()
 	if instances > 1 || skus == 1 {
+		r.add(name, "sagas/s", rate, "", 0)
 		return nil
+	}
+	for _, part := range slices.Sorted(maps.Keys(used)) {
+		r.add("CPU a saga, "+part, "ms", ms(used[part])/float64(o.sagas), "", 0)
 	}
 	var single []time.Duration
 	for n := range o.probes {
@@ -227,8 +267,31 @@ func fulfil(ctx context.Context, g *ground, o options, r *report, name string, s
 		single = append(single, time.Since(began))
 	}
 	slices.Sort(single)
-	r.add("one saga at low load, p50", "ms", ms(single[len(single)/2]), "", 0)
-	r.add("one saga at low load, p99", "ms", ms(single[len(single)*99/100]), "", 0)
+	p50, p99 := ms(single[len(single)/2]), ms(single[len(single)*99/100])
+	if err := stop(); err != nil {
+		return err
+	}
+	stop = func() error { return nil }
+	for _, against := range baselines {
+		if o.alone {
+			continue
+		}
+		ground, clean, err := newGround(ctx)
+		if err != nil {
+			return err
+		}
+		theirRate, theirP50, err := against.measure(ctx, ground, max(o.sagas/10, 100), max(o.probes/4, 3))
+		if err := errors.Join(err, clean()); err != nil {
+			return fmt.Errorf("%s: %w", against.name, err)
+		}
+		r.add(name+" ("+against.name+")", "sagas/s", rate, against.name, theirRate)
+		r.add("one saga at low load, p50 ("+against.name+")", "ms", p50, against.name, theirP50)
+	}
+	if o.alone {
+		r.add(name, "sagas/s", rate, "", 0)
+		r.add("one saga at low load, p50", "ms", p50, "", 0)
+	}
+	r.add("one saga at low load, p99", "ms", p99, "", 0)
 	return nil
 }
 

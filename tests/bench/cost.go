@@ -1,0 +1,44 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// costs are what the processes of this machine have used of its cores so far, by part. On systems without /proc they are empty.
+func costs() map[string]time.Duration {
+	used := map[string]time.Duration{"service, clients and sandbox": cpuTime()}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is good
+	for _, path := range stats {
+		text, err := os.ReadFile(path) //nolint:gosec // a process that is there, or was
+		if err != nil {
+			continue
+		}
+		// pid (name) state ppid … utime is the 14th field, stime the 15th, in ticks of 10 ms; then those of children that have ended.
+		name, rest, ok := strings.Cut(string(text), ") ")
+		_, name, _ = strings.Cut(name, "(")
+		part := map[string]string{"postgres": "PostgreSQL", "java": "Kafka"}[name]
+		fields := strings.Fields(rest)
+		if !ok || part == "" || len(fields) < 15 {
+			continue
+		}
+		for _, field := range fields[11:13] {
+			if ticks, err := strconv.Atoi(field); err == nil {
+				used[part] += time.Duration(ticks) * 10 * time.Millisecond
+			}
+		}
+	}
+	return used
+}
+
+// since is what was used since then.
+func since(before map[string]time.Duration) map[string]time.Duration {
+	used := costs()
+	for part := range used {
+		used[part] -= before[part]
+	}
+	return used
+}
