@@ -14,6 +14,12 @@ type ByID struct {
 	ID string
 }
 
+// History asks for the facts of one instance, oldest first.
+type History struct {
+	app.Answers[[]app.Event]
+	ID string
+}
+
 // List asks for instances, newest first.
 type List struct {
 	app.Answers[[]saga.State]
@@ -44,6 +50,9 @@ func Queries(histories Histories, rows Rows) []app.QueryHandler {
 				return saga.State{}, err
 			}
 			return saga.Rebuild(q.ID, events), nil
+		}),
+		app.Query("SagaHistory", func(ctx context.Context, q History) ([]app.Event, error) {
+			return histories.History(ctx, saga.Category, q.ID)
 		}),
 		app.Query("ListSagas", func(ctx context.Context, q List) ([]saga.State, error) {
 			ids, err := rows.List(ctx, q)

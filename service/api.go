@@ -14,6 +14,7 @@ import (
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/postgres/deadletter"
 	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/ports/httpapi"
 	"github.com/millrace/millrace/sagas/fulfilment"
@@ -28,7 +29,7 @@ func (s *Service) handler() http.Handler {
 		Letters: deadletter.New(s.db), Log: s.log, Cancel: s.cancelOrder, Operate: s.operate, Watch: s.watch.Streams, Breakers: s.breakerList, Wake: func() { s.core.wake() },
 		SagaOf: func(orderID string) string { return saga.ID(fulfilment.Name, orderID) }, Outbox: s.backlog, Ready: s.ready,
 		Metrics: promhttp.HandlerFor(s.telemetry.Registry, promhttp.HandlerOpts{}), Stopping: s.stopping, RateLimit: s.config.RateLimit,
-		OnRequest: s.telemetry.Request,
+		OnRequest: s.telemetry.Request, AsyncAPI: s.core.asyncAPI,
 	}
 	if s.verifier != nil {
 		server.Verify = s.verifier.Verify
@@ -37,7 +38,7 @@ func (s *Service) handler() http.Handler {
 		server.Sandbox = s.sandbox.Control()
 	}
 	if s.config.Roles[API] {
-		return server.Handler(s.mountSandbox)
+		return server.Handler(s.mountSandbox, s.mountPages)
 	}
 	r := chi.NewRouter()
 	r.Get("/healthz", server.GetHealth)
@@ -80,31 +81,31 @@ func (s *Service) saga(name string) *saga.Saga {
 	return newest
 }
 
-func (s *Service) breakerList() []httpapi.Breaker {
-	list := make([]httpapi.Breaker, 0, len(s.breakers))
+func (s *Service) breakerList() []app.Breaker {
+	list := make([]app.Breaker, 0, len(s.breakers))
 	for _, b := range s.breakers {
-		snapshot := b.Snapshot()
-		out := httpapi.Breaker{Name: snapshot.Name, State: httpapi.BreakerState(snapshot.State), Requests: snapshot.Requests, Failures: snapshot.Failures}
-		if !snapshot.OpenedAt.IsZero() {
-			out.OpenedAt = &snapshot.OpenedAt
+		at := b.Snapshot()
+		out := app.Breaker{Name: at.Name, State: at.State, Requests: at.Requests, Failures: at.Failures, OpenedAt: at.OpenedAt}
+		for _, c := range slices.Backward(at.Changes) {
+			out.Changes = append(out.Changes, app.BreakerChange(c))
 		}
 		list = append(list, out)
 	}
-	slices.SortFunc(list, func(a, b httpapi.Breaker) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(list, func(a, b app.Breaker) int { return strings.Compare(a.Name, b.Name) })
 	return list
 }
 
-func (s *Service) backlog(ctx context.Context) (httpapi.Outbox, error) {
+func (s *Service) backlog(ctx context.Context) (app.Backlog, error) {
 	b, err := outbox.Read(ctx, s.db)
-	return httpapi.Outbox{Pending: b.Pending, OldestAgeSeconds: float32(b.Oldest), Delayed: b.Delayed, Parked: b.Parked}, err
+	return app.Backlog(b), err
 }
 
 // ready checks the parts that this instance's roles need. Without Kafka the API still accepts, and a worker does nothing.
-func (s *Service) ready(ctx context.Context) []httpapi.Check {
-	checks := []httpapi.Check{{Part: "postgres", Err: s.db.PingContext(ctx), Fatal: true}}
+func (s *Service) ready(ctx context.Context) []app.Check {
+	checks := []app.Check{{Part: "postgres", Err: s.db.PingContext(ctx), Fatal: true}}
 	reached := make(chan error, 1)
 	go func() { reached <- kafka.Ping(s.kafka) }()
-	kafkaCheck := httpapi.Check{Part: "kafka", Fatal: !s.config.Roles[API]}
+	kafkaCheck := app.Check{Part: "kafka", Fatal: !s.config.Roles[API]}
 	select {
 	case kafkaCheck.Err = <-reached:
 	case <-ctx.Done():
@@ -112,7 +113,7 @@ func (s *Service) ready(ctx context.Context) []httpapi.Check {
 	}
 	checks = append(checks, kafkaCheck)
 	if s.config.Roles[Worker] {
-		worker := httpapi.Check{Part: "worker", Fatal: !s.config.Roles[API]}
+		worker := app.Check{Part: "worker", Fatal: !s.config.Roles[API]}
 		if waiting := s.workerOK.Load(); waiting != nil {
 			worker.Err = errors.New("waiting " + *waiting)
 		}

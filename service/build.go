@@ -39,6 +39,7 @@ type core struct {
 	commands    *messages.Commands
 	manager     *process.Manager
 	events      *cqrs.EventBus
+	asyncAPI    []byte
 	sagas       []*saga.Saga
 	projections []app.Projection
 	queries     *app.Queries
@@ -110,6 +111,9 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 	c.projections = append(projection.All(projection.Deps{Orders: orders, Stock: stockRows}), sagas.Projection(sagaRows))
 	questions := append(query.All(query.Deps{History: c.store, Orders: orders, Stock: stockRows}), sagas.Queries(c.store, sagaRows)...)
 	c.queries = app.NewQueries(questions, s.telemetry.Decorator("query"))
+	if c.asyncAPI, err = asyncAPI(s.config.TopicPrefix, c.handlers); err != nil {
+		return err
+	}
 	c.topics = messages.Topics(s.config.TopicPrefix, c.handlers, categories...)
 	return s.seed()
 }

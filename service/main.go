@@ -46,7 +46,7 @@ func Main(ctx context.Context, args []string, getenv func(string) string, stdout
 	a := program{config, log, stdout, stderr}
 	return cli.App{
 		Stdout: stdout, Stderr: stderr, URL: "http://" + reachableAddr(config.HTTPAddr), Interactive: isTerminal(stderr),
-		Serve: a.serve, ServeOwn: a.serveOwn, Sandbox: a.sandbox, Migrate: a.migrate, Projections: a.listProjections, Rebuild: a.rebuild, Diagram: diagram,
+		Serve: a.serve, ServeOwn: a.serveOwn, Sandbox: a.sandbox, Migrate: a.migrate, Projections: a.listProjections, Rebuild: a.rebuild, Diagram: diagram, AsyncAPI: a.printAsyncAPI,
 		Token: a.token, Sign: a.sign,
 	}.Run(ctx, args)
 }
@@ -133,7 +133,10 @@ func (s *Service) banner() string {
 	var b strings.Builder
 	line := func(name, value string) { fmt.Fprintf(&b, "  %-10s %s\n", name, value) }
 	b.WriteString("millrace is ready\n")
-	line("api", s.URL+"/v1/orders   (described at "+s.URL+"/openapi.yaml)")
+	if s.config.Roles[API] {
+		line("pages", s.URL+"/ui/")
+		line("api", s.URL+"/docs")
+	}
 	where := "set by POSTGRES_DSN"
 	if s.postgres != nil {
 		where = "embedded, data in " + s.config.DataDir + ": " + s.DSN

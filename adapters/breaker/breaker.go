@@ -5,6 +5,7 @@ package breaker
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,7 +45,17 @@ type Breaker struct {
 
 	mu       sync.Mutex
 	openedAt time.Time
+	changes  []Change
 }
+
+// Change is a transition.
+type Change struct {
+	At       time.Time
+	From, To string
+}
+
+// maxChanges is how many transitions are remembered.
+const maxChanges = 50
 
 // Snapshot is what can be told of a breaker. Requests and failures count since its last change or the beginning of its window.
 type Snapshot struct {
@@ -52,6 +63,7 @@ type Snapshot struct {
 	State              string // closed, half-open, open
 	Requests, Failures int
 	OpenedAt           time.Time // zero if it never was
+	Changes            []Change  // the last ones, oldest first
 }
 
 // ErrStopping says that the service stopped while a message waited for the breaker. It is a context.Canceled.
@@ -87,15 +99,22 @@ func New(name string, o Options) *Breaker {
 		},
 		IsSuccessful: func(err error) bool { return err == nil || !o.Failed(err) },
 		OnStateChange: func(name string, from, to gobreaker.State) {
-			if to == gobreaker.StateOpen {
-				b.mu.Lock()
-				b.openedAt = time.Now().UTC()
-				b.mu.Unlock()
-			}
+			b.changed(from.String(), to.String())
 			o.OnChange(name, from.String(), to.String())
 		},
 	})
 	return b
+}
+
+func (b *Breaker) changed(from, to string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now().UTC()
+	if to == gobreaker.StateOpen.String() {
+		b.openedAt = now
+	}
+	b.changes = append(b.changes, Change{now, from, to})
+	b.changes = b.changes[max(0, len(b.changes)-maxChanges):]
 }
 
 // Snapshot reads the breaker.
@@ -103,7 +122,7 @@ func (b *Breaker) Snapshot() Snapshot {
 	state, counts := b.circuit.State(), b.circuit.Counts()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return Snapshot{b.name, state.String(), int(counts.Requests), int(counts.TotalFailures), b.openedAt}
+	return Snapshot{b.name, state.String(), int(counts.Requests), int(counts.TotalFailures), b.openedAt, slices.Clone(b.changes)}
 }
 
 // Do runs f unless the breaker is open; then the error is gobreaker's ErrOpenState or ErrTooManyRequests.

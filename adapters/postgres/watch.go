@@ -15,8 +15,14 @@ type Watch struct {
 // NewWatch makes a Watch that nobody waits at.
 func NewWatch() *Watch { return &Watch{waiting: map[string]map[chan struct{}]struct{}{}} }
 
-// Streams begins to watch. The channel holds one notice at most; stop ends the watch.
+// anyStream stands for all streams.
+const anyStream = ""
+
+// Streams begins to watch some streams, or all if none is named. The channel holds one notice at most; stop ends the watch.
 func (w *Watch) Streams(streams ...string) (changes <-chan struct{}, stop func()) {
+	if len(streams) == 0 {
+		streams = []string{anyStream}
+	}
 	c := make(chan struct{}, 1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -43,11 +49,18 @@ func (w *Watch) Committed(events []app.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, e := range events {
-		for c := range w.waiting[e.Meta.Subject] {
-			select {
-			case c <- struct{}{}:
-			default:
-			}
+		w.tell(e.Meta.Subject)
+	}
+	if len(events) > 0 {
+		w.tell(anyStream)
+	}
+}
+
+func (w *Watch) tell(stream string) {
+	for c := range w.waiting[stream] {
+		select {
+		case c <- struct{}{}:
+		default:
 		}
 	}
 }

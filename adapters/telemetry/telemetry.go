@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,7 +24,7 @@ import (
 // Telemetry is the registry of metrics and what is counted in it.
 type Telemetry struct {
 	Registry *prometheus.Registry
-	Relayed  prometheus.Counter
+	relayed  prometheus.Counter
 	log      *slog.Logger
 	handled  *prometheus.HistogramVec
 	http     *prometheus.HistogramVec
@@ -31,6 +32,23 @@ type Telemetry struct {
 	changes  *prometheus.CounterVec
 	sagas    *prometheus.HistogramVec
 	inHand   *inHand
+
+	counts struct{ handled, relayed, sagas, failed atomic.Int64 }
+}
+
+// Totals are what was done since the start.
+type Totals struct{ Handled, Relayed, Sagas, Failed float64 }
+
+// Totals reads them.
+func (t *Telemetry) Totals() Totals {
+	c := &t.counts
+	return Totals{float64(c.handled.Load()), float64(c.relayed.Load()), float64(c.sagas.Load()), float64(c.failed.Load())}
+}
+
+// Relayed counts messages that the broker has acknowledged.
+func (t *Telemetry) Relayed(messages int) {
+	t.counts.relayed.Add(int64(messages))
+	t.relayed.Add(float64(messages))
 }
 
 // New makes the metrics. Their names begin with millrace_.
@@ -44,7 +62,7 @@ func New(log *slog.Logger) *Telemetry {
 	quick := []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
 	t := &Telemetry{
 		Registry: prometheus.NewRegistry(), log: log,
-		Relayed: prometheus.NewCounter(prometheus.CounterOpts{Name: "millrace_outbox_relayed_total", Help: "Messages that the broker has acknowledged."}),
+		relayed: prometheus.NewCounter(prometheus.CounterOpts{Name: "millrace_outbox_relayed_total", Help: "Messages that the broker has acknowledged."}),
 		handled: histogram("millrace_handled_seconds", "Time of one attempt to handle a command, event or query, by what it is and how it went.", quick, "kind", "name", "result"),
 		http:    histogram("millrace_http_seconds", "Time of requests, by route and status.", quick, "method", "route", "status"),
 		failures: counter("millrace_messages_failed_total",
@@ -54,7 +72,7 @@ func New(log *slog.Logger) *Telemetry {
 			[]float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200}, "definition", "status"),
 		inHand: &inHand{since: map[string]map[time.Time]int{}},
 	}
-	t.Registry.MustRegister(t.Relayed, t.handled, t.http, t.failures, t.changes, t.sagas, t.inHand, collectors.NewGoCollector(),
+	t.Registry.MustRegister(t.relayed, t.handled, t.http, t.failures, t.changes, t.sagas, t.inHand, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return t
 }
@@ -151,6 +169,7 @@ func (t *Telemetry) InHand(consumer string, at time.Time) (done func()) {
 
 // SagaEnded measures how long a saga took.
 func (t *Telemetry) SagaEnded(definition, status string, took time.Duration) {
+	t.counts.sagas.Add(1)
 	t.sagas.WithLabelValues(definition, status).Observe(took.Seconds())
 }
 
@@ -160,7 +179,10 @@ func (t *Telemetry) Request(method, route string, status int, took time.Duration
 }
 
 // Failed counts an attempt that failed.
-func (t *Telemetry) Failed(consumer, then string) { t.failures.WithLabelValues(consumer, then).Inc() }
+func (t *Telemetry) Failed(consumer, then string) {
+	t.counts.failed.Add(1)
+	t.failures.WithLabelValues(consumer, then).Inc()
+}
 
 // BreakerChanged counts and logs a transition.
 func (t *Telemetry) BreakerChanged(destination, from, to string) {
@@ -192,6 +214,9 @@ func (t *Telemetry) Decorator(kind string) app.Decorator {
 				span.SetStatus(codes.Error, result)
 			} else {
 				result = "ok"
+			}
+			if kind == "message" {
+				t.counts.handled.Add(1)
 			}
 			t.handled.WithLabelValues(kind, name, result).Observe(took.Seconds())
 			if t.log.Enabled(ctx, slog.LevelDebug) {

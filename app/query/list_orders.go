@@ -18,6 +18,7 @@ type ListOrders struct {
 	app.Answers[[]Order]
 	Status     order.Status // empty: all
 	CustomerID string       // empty: everybody's
+	Search     string       // the id of an order or of a customer; empty: all
 	Page
 }
 

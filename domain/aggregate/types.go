@@ -70,9 +70,7 @@ func TypesOf(types ...Type) Types {
 func Merge(all ...Types) Types {
 	var types []Type
 	for _, ts := range all {
-		for _, name := range ts.Names() {
-			types = append(types, ts.byName[name])
-		}
+		types = append(types, ts.All()...)
 	}
 	return TypesOf(types...)
 }
@@ -85,6 +83,15 @@ func (ts Types) Names() []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// All returns the registrations in the order of their names.
+func (ts Types) All() []Type {
+	all := make([]Type, 0, len(ts.byName))
+	for _, name := range ts.Names() {
+		all = append(all, ts.byName[name])
+	}
+	return all
 }
 
 // Of finds the registration of v, which may be a value or a pointer.

@@ -35,6 +35,7 @@ type App struct {
 	Projections func(ctx context.Context) error
 	Rebuild     func(ctx context.Context, name string, progress func(done float64, text string)) error
 	Diagram     func(name string) (string, error)
+	AsyncAPI    func() ([]byte, error)
 	Interactive bool // stderr is a terminal
 
 	// Token is what the service is asked with; empty where it asks for none.
@@ -68,7 +69,8 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 const help = `millrace: orders that are fulfilled by a saga
 
   serve                                      run everything (what no arguments do)
-  demo [--orders N] [--url U] [--json]       send orders of every outcome through it and prove the books
+  demo [--orders N] [--url U] [--json] [--chaos]
+                                             send orders of every outcome through it and prove the books
   sandbox [--addr A]                         the stand-ins of payment provider and carrier alone
   migrate up|down|status                     the database's schema
   sagas list [--status S] | show ID          look at sagas
@@ -80,6 +82,7 @@ const help = `millrace: orders that are fulfilled by a saga
   deadletters drop ID --reason R             give a message up
   projections list | rebuild NAME            read models; rebuild one from the event store, while the service runs
   token --subject S --role R [--valid 1h]    a token for local use, signed with AUTH_SECRET; R is customer or operator
+  asyncapi                                   the messages, described as AsyncAPI 3.0
   healthcheck                                exit 0 if the instance with these settings is alive
 
 Settings come from the environment; .env.example lists them.
@@ -97,7 +100,7 @@ func (a App) Run(ctx context.Context, args []string) int {
 			}
 			return a.Serve(ctx)
 		},
-		"demo": a.demo, "sandbox": a.sandbox, "migrate": a.migrate, "projections": a.projections, "sagas": a.sagas, "deadletters": a.deadLetters, "healthcheck": a.healthcheck, "token": a.token,
+		"demo": a.demo, "sandbox": a.sandbox, "migrate": a.migrate, "projections": a.projections, "sagas": a.sagas, "deadletters": a.deadLetters, "healthcheck": a.healthcheck, "asyncapi": a.asyncapi, "token": a.token,
 	}
 	command, found := commands[args[0]]
 	switch {

@@ -36,21 +36,23 @@ type demoResult struct {
 		P50 float64 `json:"p50"`
 		P99 float64 `json:"p99"`
 	} `json:"latency_ms"`
-	Books string `json:"books"`
+	Books string      `json:"books"`
+	Chaos []happening `json:"chaos,omitempty"`
 }
 
 func (a App) demo(ctx context.Context, args []string) error {
-	orders, url, asJSON := 100, "", false
+	orders, url, asJSON, chaos := 100, "", false, false
 	rest, err := a.flags("demo", args, func(f *flag.FlagSet) {
 		f.IntVar(&orders, "orders", orders, "how many orders to place")
 		f.StringVar(&url, "url", url, "a running service; without it the one that these settings name, or one of our own")
+		f.BoolVar(&chaos, "chaos", chaos, "take the payment provider of the sandbox down in the middle")
 		f.BoolVar(&asJSON, "json", asJSON, "print one JSON object")
 	})
 	if err != nil {
 		return err
 	}
 	if len(rest) > 0 || orders < 1 || orders > 1_000_000 {
-		return fmt.Errorf("%w: demo [--orders N] [--url U] [--json], N from 1 to 1000000", ErrUsage)
+		return fmt.Errorf("%w: demo [--orders N] [--url U] [--json] [--chaos], N from 1 to 1000000", ErrUsage)
 	}
 	checkLog := func(context.Context) ([]string, error) { return nil, nil }
 	if url == "" {
@@ -62,7 +64,7 @@ func (a App) demo(ctx context.Context, args []string) error {
 			defer func() { err = errors.Join(err, stop()) }()
 		}
 	}
-	d := &demo{app: a, url: url, http: a.client(40*time.Second, &http.Transport{MaxIdleConnsPerHost: demoInFlight}), total: orders}
+	d := &demo{app: a, url: url, http: a.client(40*time.Second, &http.Transport{MaxIdleConnsPerHost: demoInFlight}), total: orders, withChaos: chaos}
 	result, faults, err := d.run(ctx, checkLog)
 	if err != nil {
 		return err
@@ -82,6 +84,10 @@ type demo struct {
 	url   string
 	http  *http.Client
 	total int
+	began time.Time
+
+	withChaos bool
+	happened  []happening // guarded by mu
 
 	placed, decided atomic.Int64
 	mu              sync.Mutex
@@ -97,10 +103,18 @@ func (d *demo) run(ctx context.Context, checkLog func(context.Context) ([]string
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	began := time.Now()
-	progress := d.showProgress(ctx, began)
-	numbers, faulty := make(chan int), make(chan error, demoInFlight)
+	d.began = time.Now()
+	progress := d.showProgress(ctx)
+	numbers, faulty := make(chan int), make(chan error, demoInFlight+1)
 	var workers sync.WaitGroup
+	if d.withChaos {
+		workers.Go(func() {
+			if err := d.chaos(ctx); err != nil {
+				faulty <- err
+				cancel()
+			}
+		})
+	}
 	for range min(demoInFlight, d.total) {
 		workers.Go(func() {
 			for n := range numbers {
@@ -131,7 +145,7 @@ feeding:
 			return r, nil, err
 		}
 	}
-	took := time.Since(began)
+	took := time.Since(d.began)
 	report, err := books.Client{URL: d.url, HTTP: d.http, AtLeast: d.total}.Wait(ctx, 30*time.Second, func(books.Report) {})
 	if err != nil {
 		return r, nil, fmt.Errorf("read the books: %w", err)
@@ -147,7 +161,7 @@ feeding:
 func (d *demo) result(took time.Duration, report books.Report) demoResult {
 	slices.Sort(d.latencies)
 	r := demoResult{
-		Orders: d.total, Confirmed: d.byStatus["confirmed"], Cancelled: d.byStatus["cancelled"], ByReason: d.byReason,
+		Orders: d.total, Confirmed: d.byStatus["confirmed"], Cancelled: d.byStatus["cancelled"], ByReason: d.byReason, Chaos: d.happened,
 		Seconds: round(took.Seconds()), OrdersPerSecond: round(float64(d.total) / took.Seconds()), Books: report.Sentence(),
 	}
 	r.LatencyMS.P50 = round(d.quantile(0.5).Seconds() * 1000)
@@ -282,37 +296,6 @@ func (d *demo) do(ctx context.Context, method, path string, headers map[string]s
 	return call(d.http, request, answer)
 }
 
-// showProgress draws a line on a terminal until the returned function is called.
-func (d *demo) showProgress(ctx context.Context, began time.Time) (stop func()) {
-	if !d.app.Interactive {
-		return func() {}
-	}
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			d.mu.Lock()
-			confirmed, cancelled := d.byStatus["confirmed"], d.byStatus["cancelled"]
-			d.mu.Unlock()
-			decided := int(d.decided.Load())
-			const width = 30
-			_, _ = fmt.Fprintf(d.app.Stderr, "\r[%-*s] %d of %d decided, %d in flight: %d confirmed, %d cancelled  %.0fs ", width,
-				bar(width*decided/d.total), decided, d.total, int(d.placed.Load())-decided, confirmed, cancelled, time.Since(began).Seconds())
-			select {
-			case <-done:
-				_, _ = fmt.Fprintln(d.app.Stderr)
-				return
-			case <-ctx.Done():
-				return
-			case <-time.After(100 * time.Millisecond):
-			}
-		}
-	}()
-	return func() { close(done); <-ended }
-}
-
-func bar(n int) string { return string(bytes.Repeat([]byte("#"), n)) }
-
 func (a App) show(r demoResult, faults []string, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(a.Stdout).Encode(r)
@@ -323,6 +306,9 @@ func (a App) show(r demoResult, faults []string, asJSON bool) error {
 		_, _ = fmt.Fprintf(table, "  %s\t%d\n", reason, r.ByReason[reason])
 	}
 	_, _ = fmt.Fprintf(table, "time\t%.1f s, %.0f orders/s\nuntil decided\tp50 %.0f ms, p99 %.0f ms\n", r.Seconds, r.OrdersPerSecond, r.LatencyMS.P50, r.LatencyMS.P99)
+	for _, h := range r.Chaos {
+		_, _ = fmt.Fprintf(table, "after %.1f s\t%s\n", h.At, h.What)
+	}
 	if len(faults) == 0 {
 		_, _ = fmt.Fprintln(table, "books\tbalanced")
 	}

@@ -265,3 +265,15 @@ func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	return line
 }
+
+// asyncapi prints the description of the messages.
+func (a App) asyncapi(_ context.Context, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%w: asyncapi takes no arguments", ErrUsage)
+	}
+	text, err := a.AsyncAPI()
+	if err == nil {
+		_, err = a.Stdout.Write(text)
+	}
+	return err
+}

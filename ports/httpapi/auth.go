@@ -58,7 +58,7 @@ const (
 func accessTo(r *http.Request) access {
 	path := r.URL.Path
 	switch {
-	case path == "/healthz", path == "/readyz", path == "/metrics", path == "/openapi.yaml", strings.HasPrefix(path, "/sandbox/"):
+	case path == "/healthz", path == "/readyz", path == "/metrics", path == "/openapi.yaml", strings.HasPrefix(path, "/sandbox/"), path == "/", path == "/ui", path == "/asyncapi.yaml", path == "/docs", strings.HasPrefix(path, "/docs/"), strings.HasPrefix(path, "/ui/"):
 		return forAll
 	case path == "/v1/orders", strings.HasPrefix(path, "/v1/orders/"), r.Method == http.MethodGet && strings.HasPrefix(path, "/v1/stock/"):
 		return forCustomers

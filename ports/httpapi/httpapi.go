@@ -55,10 +55,11 @@ type Server struct {
 	// Wake has the relay look into the outbox.
 	Wake func()
 
-	Breakers func() []Breaker
-	Outbox   func(ctx context.Context) (Outbox, error)
-	Ready    func(ctx context.Context) []Check
+	Breakers func() []app.Breaker
+	Outbox   func(ctx context.Context) (app.Backlog, error)
+	Ready    func(ctx context.Context) []app.Check
 	Metrics  http.Handler
+	AsyncAPI []byte       // the description of the messages
 	Sandbox  http.Handler // nil where none runs
 
 	// Verify reads bearer tokens; nil: nobody has to say who they are, and everybody is app.Guest.
@@ -89,13 +90,6 @@ type Letters interface {
 	Drop(ctx context.Context, id, by, reason string) error
 }
 
-// Check is the state of one part of the service.
-type Check struct {
-	Part  string
-	Err   error
-	Fatal bool // the service is not ready without it
-}
-
 // Handler routes requests. Pages and other things that are not part of the API are added to the router by more.
 func (s *Server) Handler(more ...func(chi.Router)) http.Handler {
 	r := chi.NewRouter()
@@ -119,6 +113,7 @@ func (s *Server) Handler(more ...func(chi.Router)) http.Handler {
 		}
 		s.problem(w, r, err)
 	}})
+	s.documents(r)
 	for _, add := range more {
 		add(r)
 	}

@@ -86,7 +86,15 @@ func toDeadLetter(l app.DeadLetter) DeadLetter {
 
 // ListBreakers implements ServerInterface.
 func (s *Server) ListBreakers(w http.ResponseWriter, _ *http.Request) {
-	respond(w, http.StatusOK, BreakerList{Breakers: s.Breakers()})
+	list := BreakerList{Breakers: []Breaker{}}
+	for _, b := range s.Breakers() {
+		out := Breaker{Name: b.Name, State: BreakerState(b.State), Requests: b.Requests, Failures: b.Failures}
+		if !b.OpenedAt.IsZero() {
+			out.OpenedAt = &b.OpenedAt
+		}
+		list.Breakers = append(list.Breakers, out)
+	}
+	respond(w, http.StatusOK, list)
 }
 
 // GetOutbox implements ServerInterface.
@@ -96,7 +104,7 @@ func (s *Server) GetOutbox(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, err)
 		return
 	}
-	respond(w, http.StatusOK, backlog)
+	respond(w, http.StatusOK, Outbox{Pending: backlog.Pending, OldestAgeSeconds: float32(backlog.Oldest), Delayed: backlog.Delayed, Parked: backlog.Parked})
 }
 
 // GetSandbox implements ServerInterface.

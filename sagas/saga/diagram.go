@@ -3,6 +3,7 @@ package saga
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Diagram is the definition as a Mermaid state diagram: the way forwards, and every way back.
@@ -75,3 +76,36 @@ func (d step) detours(way func(from, why string)) {
 
 func id(name string) string   { return strings.ReplaceAll(strings.ReplaceAll(name, " ", "_"), "-", "_") }
 func undo(name string) string { return "undo_" + id(name) }
+
+// Outline is what there is to know of a step without its functions.
+type Outline struct {
+	Name      string
+	Starts    string // of the first step: the event that begins the saga
+	Completed string // the event that ends it well
+	Refused   []string
+	Undo      bool
+	Undone    string
+	Within    time.Duration
+	Pivot     bool
+	Retriable bool
+	StandsIn  bool // it is the fallback of the step before it
+}
+
+// Outline lists the steps, each fallback after the step that it stands in for, and the abort step last.
+func (s *Saga) Outline() []Outline {
+	out := make([]Outline, len(s.steps))
+	for i, st := range s.steps {
+		out[i] = Outline{
+			Name: st.name, Completed: st.completed.event.String(), Undo: st.undo != nil, Within: st.within,
+			Pivot: st.pivot, Retriable: st.retriable, StandsIn: st.standsIn,
+		}
+		for _, r := range st.refused {
+			out[i].Refused = append(out[i].Refused, r.event.String())
+		}
+		if st.undone.event != nil {
+			out[i].Undone = st.undone.event.String()
+		}
+	}
+	out[0].Starts = s.start.event.String()
+	return out
+}

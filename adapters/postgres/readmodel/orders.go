@@ -94,13 +94,40 @@ type orderRow struct {
 	Version    int          `db:"version"`
 }
 
+// Count counts the orders of each status, up to a number, which bounds what the counting takes.
+func (r Orders) Count(ctx context.Context, atMost int) (map[order.Status]int, error) {
+	return counted[order.Status](ctx, r.db, "order_rows", atMost, order.Pending, order.IsConfirmed, order.IsCancelled)
+}
+
+func counted[S ~string](ctx context.Context, db *sqlx.DB, table string, atMost int, statuses ...S) (map[S]int, error) {
+	var rows []struct {
+		Status S   `db:"status"`
+		N      int `db:"n"`
+	}
+	wanted := make([]string, len(statuses))
+	for i, s := range statuses {
+		wanted[i] = string(s)
+	}
+	err := db.SelectContext(ctx, &rows, `SELECT s.status, (SELECT count(*) FROM (SELECT FROM `+table+` WHERE status = s.status LIMIT $2) found) AS n
+		FROM unnest($1::text[]) AS s(status)`, wanted, atMost)
+	if err != nil {
+		return nil, txn.Classify(err, "count "+table)
+	}
+	out := map[S]int{}
+	for _, row := range rows {
+		out[row.Status] = row.N
+	}
+	return out, nil
+}
+
 // List implements query.OrderRows.
 func (r Orders) List(ctx context.Context, q query.ListOrders) ([]query.Order, error) {
 	var rows []orderRow
 	err := r.db.SelectContext(ctx, &rows, `SELECT * FROM order_rows
 		WHERE ($1 = '' OR status = $1) AND ($2 = '' OR customer_id = $2) AND (placed_at, order_id) < ($3, $4)
+			AND ($6 = '' OR order_id = $6 OR customer_id = $6)
 		ORDER BY placed_at DESC, order_id DESC LIMIT $5`,
-		string(q.Status), q.CustomerID, q.Before.At, q.Before.ID, q.Limit)
+		string(q.Status), q.CustomerID, q.Before.At, q.Before.ID, q.Limit, q.Search)
 	if err != nil {
 		return nil, txn.Classify(err, "list orders")
 	}

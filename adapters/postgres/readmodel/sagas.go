@@ -45,6 +45,11 @@ func (r Sagas) List(ctx context.Context, q sagas.List) (ids []string, err error)
 	return ids, txn.Classify(err, "list sagas")
 }
 
+// Count counts the sagas that have not ended, up to a number of each status.
+func (r Sagas) Count(ctx context.Context, atMost int) (map[saga.Status]int, error) {
+	return counted[saga.Status](ctx, r.db, "saga_rows", atMost, saga.Running, saga.Compensating, saga.Stuck)
+}
+
 // OpenSagas are sagas of a definition that stand at a status.
 type OpenSagas struct {
 	Definition string      `db:"definition"`

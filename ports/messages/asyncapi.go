@@ -1,0 +1,160 @@
+package messages
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/google/jsonschema-go/jsonschema"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/aggregate"
+)
+
+// AsyncAPI describes the topics and messages of a service, as AsyncAPI 3.0 (https://www.asyncapi.com/docs/reference/specification/v3.0.0)
+// in YAML: the commands of its handlers, which it receives, and the events of its kinds of aggregates, which it sends. Answers are those
+// that every kind may give to a saga.
+func AsyncAPI(title, prefix string, handlers []app.Handler, kinds map[string]aggregate.Types, answers aggregate.Types) ([]byte, error) {
+	d := document{
+		AsyncAPI: "3.0.0", DefaultContentType: "application/json",
+		Info: info{
+			Title: title, Version: "1.0.0",
+			Description: "Messages bear the attributes of CloudEvents as headers (binary content mode). Those of one key keep their order. Each may come more than once: remember ce_id.",
+		},
+		Channels: map[string]channel{}, Operations: map[string]operation{},
+		Components: components{Messages: map[string]described{}, Schemas: map[string]any{"Headers": headers}},
+	}
+	for _, h := range handlers {
+		if err := d.add("commands."+h.Destination, CommandTopic(prefix, h.Destination), "receive", h.Type); err != nil {
+			return nil, err
+		}
+	}
+	for category, types := range kinds {
+		for _, t := range append(types.All(), answers.All()...) {
+			if err := d.add("events."+category, EventTopic(prefix, category), "send", t); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return yaml.Marshal(d)
+}
+
+type document struct {
+	AsyncAPI           string               `yaml:"asyncapi"`
+	Info               info                 `yaml:"info"`
+	DefaultContentType string               `yaml:"defaultContentType"`
+	Channels           map[string]channel   `yaml:"channels"`
+	Operations         map[string]operation `yaml:"operations"`
+	Components         components           `yaml:"components"`
+}
+
+type info struct {
+	Title       string `yaml:"title"`
+	Version     string `yaml:"version"`
+	Description string `yaml:"description"`
+}
+
+type channel struct {
+	Address  string               `yaml:"address"`
+	Messages map[string]reference `yaml:"messages"`
+}
+
+type operation struct {
+	Action   string      `yaml:"action"`
+	Channel  reference   `yaml:"channel"`
+	Messages []reference `yaml:"messages"`
+}
+
+type reference struct {
+	Ref string `yaml:"$ref"`
+}
+
+type components struct {
+	Messages map[string]described `yaml:"messages"`
+	Schemas  map[string]any       `yaml:"schemas"`
+}
+
+type described struct {
+	Name    string         `yaml:"name"`
+	Title   string         `yaml:"title"`
+	Headers reference      `yaml:"headers"`
+	Payload reference      `yaml:"payload"`
+	Binding map[string]any `yaml:"bindings"`
+}
+
+// add notes a type of message on a topic.
+func (d *document) add(name, topic, action string, t aggregate.Type) error {
+	if _, known := d.Components.Messages[t.Name]; !known {
+		schema, err := schemaOf(reflect.TypeOf(t.New()).Elem())
+		if err != nil {
+			return fmt.Errorf("describe %s: %w", t.Name, err)
+		}
+		schema["title"] = fmt.Sprintf("%s, schema version %d", t.Name, t.Schema)
+		d.Components.Schemas[t.Name] = schema
+		d.Components.Messages[t.Name] = described{
+			Name: t.Name, Title: strings.ReplaceAll(t.Name, "-", " "), Headers: reference{"#/components/schemas/Headers"}, Payload: reference{"#/components/schemas/" + t.Name},
+			Binding: map[string]any{"kafka": map[string]any{"key": map[string]any{"type": "string", "description": "messages of one key keep their order"}}},
+		}
+	}
+	c, known := d.Channels[name]
+	if !known {
+		c = channel{topic, map[string]reference{}}
+		d.Channels[name] = c
+	}
+	c.Messages[t.Name] = reference{"#/components/messages/" + t.Name}
+	o := operation{Action: action, Channel: reference{"#/channels/" + name}}
+	for _, m := range slices.Sorted(maps.Keys(c.Messages)) {
+		o.Messages = append(o.Messages, reference{"#/channels/" + name + "/messages/" + m})
+	}
+	d.Operations[action+"."+name] = o
+	return nil
+}
+
+// schemaOf is the JSON Schema of a Go type, as the type's JSON is.
+func schemaOf(t reflect.Type) (map[string]any, error) {
+	schema, err := jsonschema.ForType(t, &jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
+		reflect.TypeFor[json.RawMessage](): {Types: []string{"object", "array", "string", "number", "boolean", "null"}},
+	}})
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(schema)
+	if err != nil {
+		return nil, err
+	}
+	var out map[string]any
+	return out, json.Unmarshal(text, &out)
+}
+
+// headers are what a consumer finds beside the payload.
+var headers = map[string]any{
+	"type":     "object",
+	"required": []string{app.HeaderSpec, app.HeaderID, app.HeaderType, app.HeaderSource, app.HeaderTime, app.HeaderKey, app.HeaderSchema},
+	"properties": map[string]any{
+		app.HeaderSpec:        text("the version of CloudEvents: 1.0"),
+		app.HeaderID:          text("the message's id; the same message may come more than once"),
+		app.HeaderType:        text("the name of the message"),
+		app.HeaderSource:      text("the service that sent it"),
+		app.HeaderSubject:     text("the aggregate: its kind, a slash, its id"),
+		app.HeaderTime:        map[string]any{"type": "string", "format": "date-time", "description": "when it was decided"},
+		app.HeaderKey:         text("the key by which messages keep their order"),
+		app.HeaderSequence:    text("of an event: its number in the aggregate's history, from 1"),
+		app.HeaderContent:     text("application/json"),
+		app.HeaderSchema:      text("the version of the payload's shape, from 1"),
+		app.HeaderCorrelation: text("the id of the message that began it all"),
+		app.HeaderCausation:   text("the id of the message that it answers"),
+		app.HeaderSagaID:      text("the saga that it belongs to"),
+		app.HeaderSagaStep:    text("the step of the saga"),
+		app.HeaderBranch:      map[string]any{"type": "string", "enum": []string{string(app.Do), string(app.Undo)}, "description": "forwards, or back"},
+		app.HeaderExpires:     map[string]any{"type": "string", "format": "date-time", "description": "of a command: it is refused afterwards"},
+		app.HeaderTrace:       text("W3C trace context"),
+	},
+}
+
+func text(description string) map[string]any {
+	return map[string]any{"type": "string", "description": description}
+}

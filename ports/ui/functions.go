@@ -1,0 +1,52 @@
+package ui
+
+import (
+	"fmt"
+	"html/template"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/domain/money"
+)
+
+// functions are what templates may call.
+var functions = template.FuncMap{
+	"labelled": func(label string, messages []KnownMessage) labelled { return labelled{label, messages} },
+	"string":   func(v any) string { return fmt.Sprint(v) },
+	"link":     func(v view, nav, address, text string) navLink { return navLink{address, text, v.Nav == nav} },
+	"short":    short, "mark": mark, "span": span, "money": amount,
+	"time":    func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000") },
+	"iso":     func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
+	"words":   func(text string) string { return strings.ReplaceAll(text, "_", " ") },
+	"percent": func(rate float64) string { return fmt.Sprintf("%g", rate*100) },
+	"millis":  func(d time.Duration) int64 { return d.Milliseconds() },
+	"join":    func(parts []string) string { return strings.Join(parts, ", ") },
+	"age":     func(seconds float64) string { return span(time.Duration(seconds * float64(time.Second))) },
+	"after": func(d time.Duration) string {
+		return fmt.Sprintf("+%.3f s", d.Seconds())
+	},
+}
+
+// short is enough of an id to tell it from others on a page: the end, as the beginning of a UUIDv7 is the time.
+func short(id string) string {
+	if len(id) != 36 {
+		return id
+	}
+	return "…" + id[24:]
+}
+
+func amount(m money.Money) string {
+	return fmt.Sprintf("%d.%02d %s", m.Amount/100, m.Amount%100, m.Currency)
+}
+
+// navLink is a link to a page; Here is the one that is shown.
+type navLink struct {
+	Address, Text string
+	Here          bool
+}
+
+// labelled are messages under a heading.
+type labelled struct {
+	Label    string
+	Messages []KnownMessage
+}

@@ -1,0 +1,154 @@
+package ui
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/millrace/millrace/app"
+)
+
+func (s *Server) letters() page {
+	return page{title: "Dead letters", nav: "dead-letters", template: "letters", streams: func(*http.Request) []string { return nil }, load: func(r *http.Request) (any, error) {
+		before, first, err := cursor(r)
+		if err != nil {
+			return nil, err
+		}
+		l := list[app.DeadLetter]{First: first}
+		l.Rows, err = s.Letters.List(r.Context(), before, perPage+1)
+		if len(l.Rows) > perPage {
+			l.Rows = l.Rows[:perPage]
+			last := l.Rows[perPage-1]
+			l.Next = next(r, app.Cursor{At: last.First, ID: last.ID})
+		}
+		return l, err
+	}}
+}
+
+// letterData is the page of a dead letter.
+type letterData struct {
+	app.DeadLetter
+	Names []string // of the headers, sorted
+	Text  string   // the payload, as a person reads it best
+}
+
+func (d letterData) title() string { return "Dead letter " + short(d.ID) }
+
+func (s *Server) letter() page {
+	return page{title: "Dead letter", nav: "dead-letters", template: "letter", load: func(r *http.Request) (any, error) {
+		l, err := s.Letters.ByID(r.Context(), r.PathValue("id"))
+		if err != nil {
+			return nil, err
+		}
+		d := letterData{DeadLetter: l}
+		for name := range l.Headers {
+			d.Names = append(d.Names, name)
+		}
+		slices.Sort(d.Names)
+		var pretty bytes.Buffer
+		switch {
+		case json.Indent(&pretty, l.Payload, "", "  ") == nil:
+			d.Text = pretty.String()
+		case utf8.Valid(l.Payload):
+			d.Text = string(l.Payload)
+		default:
+			d.Text = fmt.Sprintf("%d bytes that are no text: %x", len(l.Payload), l.Payload[:min(len(l.Payload), 200)])
+		}
+		return d, nil
+	}}
+}
+
+func (s *Server) redrive() action {
+	return action{
+		ask: func(r *http.Request) (string, string) {
+			return fmt.Sprintf("Send dead letter %s again? It goes to its consumer as if it came for the first time, and what waits behind it follows.", short(r.PathValue("id"))), "Send it again"
+		},
+		do: func(r *http.Request) (string, string, error) {
+			defer s.Wake()
+			return "The message is on its way again.", "/ui/dead-letters", s.Letters.Redrive(r.Context(), r.PathValue("id"))
+		},
+	}
+}
+
+func (s *Server) drop() action {
+	return action{
+		risk: true,
+		ask: func(r *http.Request) (string, string) {
+			return fmt.Sprintf("Give up the message of dead letter %s? It will never be handled; what waits behind it goes on.", short(r.PathValue("id"))), "Give it up"
+		},
+		do: func(r *http.Request) (string, string, error) {
+			reason := strings.TrimSpace(r.PostForm.Get("reason"))
+			if reason == "" || len(reason) > 500 {
+				return "", "", wrong("the reason", "must be 1 to 500 characters")
+			}
+			defer s.Wake()
+			return "The message is given up.", "/ui/dead-letters", s.Letters.Drop(r.Context(), r.PathValue("id"), app.PrincipalOf(r.Context()).Subject, reason)
+		},
+	}
+}
+
+func (s *Server) breakers() page {
+	return page{title: "Breakers", nav: "breakers", template: "breakers", streams: func(*http.Request) []string { return nil }, load: func(*http.Request) (any, error) {
+		return s.Breakers(), nil
+	}}
+}
+
+// Knobs break a service of the sandbox.
+type Knobs struct {
+	Down                     bool
+	FailureRate, RefusalRate float64
+	Latency                  time.Duration
+}
+
+// SandboxService is a stand-in of a service outside.
+type SandboxService struct {
+	Name   string
+	Knobs  func() Knobs
+	Turn   func(Knobs)
+	Ledger func() []Entry
+}
+
+// Entry is a line of a ledger.
+type Entry struct {
+	Name  string
+	Value int64
+}
+
+func (s *Server) sandbox() page {
+	return page{title: "Sandbox", nav: "sandbox", template: "sandbox", streams: func(*http.Request) []string { return nil }, load: func(*http.Request) (any, error) {
+		if len(s.Sandbox) == 0 {
+			return nil, fmt.Errorf("no sandbox runs here: %w", app.ErrNotFound)
+		}
+		return s.Sandbox, nil
+	}}
+}
+
+// turn turns the knobs of a service.
+func (s *Server) turn(r *http.Request) (notice, next string, err error) {
+	at := slices.IndexFunc(s.Sandbox, func(b SandboxService) bool { return b.Name == r.PathValue("service") })
+	if at < 0 {
+		return "", "", fmt.Errorf("the sandbox has no %q: %w", r.PathValue("service"), app.ErrNotFound)
+	}
+	k := Knobs{Down: r.PostForm.Get("down") != ""}
+	for field, target := range map[string]*float64{"failure_rate": &k.FailureRate, "refusal_rate": &k.RefusalRate} {
+		percent, err := strconv.ParseFloat(r.PostForm.Get(field), 64)
+		if err != nil || percent < 0 || percent > 100 {
+			return "", "", wrong(strings.ReplaceAll(field, "_", " "), "must be a percentage from 0 to 100")
+		}
+		*target = percent / 100
+	}
+	milliseconds, err := strconv.Atoi(r.PostForm.Get("latency"))
+	if err != nil || milliseconds < 0 || milliseconds > 600_000 {
+		return "", "", wrong("the latency", "must be 0 to 600000 milliseconds")
+	}
+	k.Latency = time.Duration(milliseconds) * time.Millisecond
+	s.Sandbox[at].Turn(k)
+	return "The knobs of " + s.Sandbox[at].Name + " are turned.", "/ui/sandbox#" + url.PathEscape(s.Sandbox[at].Name), nil
+}

@@ -1,0 +1,104 @@
+package ui
+
+import (
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/millrace/millrace/app"
+)
+
+const tokenCookie = "millrace_token"
+
+// guard lets operators in; without auth, everybody is one.
+func (s *Server) guard(next http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.Verify == nil {
+			next(w, r.WithContext(app.WithPrincipal(r.Context(), app.Guest)))
+			return
+		}
+		token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if cookie, err := r.Cookie(tokenCookie); err == nil && token == "" {
+			token = cookie.Value
+		}
+		principal, err := s.Verify(token)
+		switch {
+		case err != nil && r.Method == http.MethodGet:
+			http.Redirect(w, r, "/ui/login?next="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
+		case err != nil:
+			s.render(w, http.StatusUnauthorized, "login", view{Title: "Sign in", Page: loginForm{Next: "/ui/", Fault: "Sign in first."}})
+		case !principal.Operator:
+			s.render(w, http.StatusForbidden, "login", view{Title: "Sign in", Page: loginForm{Next: "/ui/", Fault: principal.Subject + " is no operator; these pages are for operators."}})
+		default:
+			next(w, r.WithContext(app.WithPrincipal(r.Context(), principal)))
+		}
+	})
+}
+
+type loginForm struct{ Next, Fault string }
+
+func (s *Server) loginPage(w http.ResponseWriter, r *http.Request) {
+	s.render(w, http.StatusOK, "login", view{Title: "Sign in", Page: loginForm{Next: inside(r.URL.Query().Get("next"))}})
+}
+
+// login keeps a token that is good in a cookie which no script and no other site can use.
+func (s *Server) login(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+	token, next := strings.TrimSpace(r.PostFormValue("token")), inside(r.PostFormValue("next"))
+	if s.Verify == nil {
+		http.Redirect(w, r, next, http.StatusSeeOther)
+		return
+	}
+	principal, err := s.Verify(token)
+	fault := ""
+	switch {
+	case err != nil:
+		fault = "This token is not good: " + err.Error()
+	case !principal.Operator:
+		fault = principal.Subject + " is no operator; these pages are for operators."
+	}
+	if fault != "" {
+		s.render(w, http.StatusUnauthorized, "login", view{Title: "Sign in", Page: loginForm{next, fault}})
+		return
+	}
+	http.SetCookie(w, &http.Cookie{Name: tokenCookie, Value: token, Path: "/ui/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: r.TLS != nil})
+	http.Redirect(w, r, next, http.StatusSeeOther)
+}
+
+func (s *Server) logout(w http.ResponseWriter, r *http.Request) {
+	http.SetCookie(w, &http.Cookie{Name: tokenCookie, Path: "/ui/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: -1})
+	http.Redirect(w, r, "/ui/login", http.StatusSeeOther)
+}
+
+// inside is an address of these pages, whatever a link says.
+func inside(next string) string {
+	if u, err := url.Parse(next); err == nil && u.Host == "" && u.Scheme == "" && strings.HasPrefix(u.Path, "/ui/") && !strings.Contains(next, "\\") {
+		return u.RequestURI()
+	}
+	return "/ui/"
+}
+
+// back is the page that a form was on.
+func back(r *http.Request) string {
+	if u, err := url.Parse(r.Referer()); err == nil && u.Host == r.Host {
+		return inside(u.RequestURI())
+	}
+	return ""
+}
+
+// takeNotice reads what the last action has to say, once.
+func takeNotice(w http.ResponseWriter, r *http.Request) string {
+	cookie, err := r.Cookie(noticeCookie)
+	if err != nil {
+		return ""
+	}
+	http.SetCookie(w, &http.Cookie{Name: noticeCookie, Path: "/ui/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: -1})
+	text, err := base64.RawURLEncoding.DecodeString(cookie.Value)
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
+func encode(notice string) string { return base64.RawURLEncoding.EncodeToString([]byte(notice)) }

@@ -1,0 +1,132 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/millrace/millrace/adapters/postgres/deadletter"
+	"github.com/millrace/millrace/adapters/postgres/readmodel"
+	"github.com/millrace/millrace/adapters/sandbox"
+	"github.com/millrace/millrace/domain/aggregate"
+	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/ports/ui"
+	"github.com/millrace/millrace/sagas/fulfilment"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+// mountPages serves /ui/.
+func (s *Service) mountPages(r chi.Router) {
+	letters := deadletter.New(s.db)
+	server := &ui.Server{
+		Commands: s.core.commands, Queries: s.core.queries, Letters: letters, Log: s.log, Cancel: s.cancelOrder, Operate: s.operate,
+		SagaOf: func(orderID string) string { return saga.ID(fulfilment.Name, orderID) }, Saga: s.definition, Watch: s.watch.Streams,
+		Wake: func() { s.core.wake() }, Breakers: s.breakerList, Outbox: s.backlog, Ready: s.ready, Stopping: s.stopping, Known: s.known(),
+		Totals: func() ui.Totals { return ui.Totals(s.telemetry.Totals()) },
+		Counts: func(ctx context.Context) (c ui.Counts, err error) {
+			if c.Orders, err = readmodel.NewOrders(s.db).Count(ctx, ui.Most+1); err != nil {
+				return c, err
+			}
+			if c.Sagas, err = readmodel.NewSagas(s.db).Count(ctx, ui.Most+1); err != nil {
+				return c, err
+			}
+			c.DeadLetters, _, err = letters.Count(ctx)
+			return c, err
+		},
+	}
+	if s.verifier != nil {
+		server.Verify = s.verifier.Verify
+	}
+	if s.sandbox != nil {
+		server.Sandbox = knobs(s.sandbox)
+	}
+	r.Handle("/ui/*", server.Handler())
+	r.Get("/ui", http.RedirectHandler("/ui/", http.StatusSeeOther).ServeHTTP)
+	r.Get("/", http.RedirectHandler("/ui/", http.StatusSeeOther).ServeHTTP)
+}
+
+// definition finds one version of a saga; nil if it is not listed.
+func (s *Service) definition(name string, version int) *saga.Saga {
+	for _, sg := range s.core.sagas {
+		if sg.Name() == name && sg.Version() == version {
+			return sg
+		}
+	}
+	return nil
+}
+
+func knobs(box *sandbox.Sandbox) []ui.SandboxService {
+	service := func(name string, get func() sandbox.Knobs, turn func(sandbox.Knobs), ledger func() []ui.Entry) ui.SandboxService {
+		return ui.SandboxService{
+			Name: name, Ledger: ledger,
+			Knobs: func() ui.Knobs {
+				k := get()
+				return ui.Knobs{Down: k.Down, FailureRate: k.FailureRate, RefusalRate: k.RefusalRate, Latency: time.Duration(k.Latency)}
+			},
+			Turn: func(k ui.Knobs) {
+				turn(sandbox.Knobs{Down: k.Down, FailureRate: k.FailureRate, RefusalRate: k.RefusalRate, Latency: sandbox.Duration(k.Latency), Twice: get().Twice})
+			},
+		}
+	}
+	return []ui.SandboxService{
+		service("payments", box.Payments.Knobs, box.Payments.Turn, func() []ui.Entry { return entries(box.Payments.Ledger()) }),
+		service("carrier", box.Carrier.Knobs, box.Carrier.Turn, func() []ui.Entry { return entries(box.Carrier.Ledger()) }),
+		service("courier", box.Courier.Knobs, box.Courier.Turn, func() []ui.Entry { return entries(box.Courier.Ledger()) }),
+	}
+}
+
+// entries are the fields of a ledger, by their names in JSON.
+func entries(ledger any) (out []ui.Entry) {
+	v := reflect.ValueOf(ledger)
+	for i := range v.NumField() {
+		if n, ok := v.Field(i).Interface().(int64); ok {
+			out = append(out, ui.Entry{Name: tagged(v.Type().Field(i)), Value: n})
+		}
+	}
+	return out
+}
+
+func tagged(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	return name
+}
+
+// known is what was registered.
+func (s *Service) known() ui.Known {
+	k := ui.Known{Sagas: s.core.sagas}
+	for _, h := range s.core.handlers {
+		k.Commands = append(k.Commands, knownMessage(h.Type, messages.CommandTopic(s.config.TopicPrefix, h.Destination), h.Ask != nil))
+	}
+	for category, types := range kinds() {
+		for _, t := range types.All() {
+			k.Events = append(k.Events, knownMessage(t, messages.EventTopic(s.config.TopicPrefix, category), false))
+		}
+	}
+	byPlace := func(a, b ui.KnownMessage) int { return strings.Compare(a.Topic+" "+a.Name, b.Topic+" "+b.Name) }
+	slices.SortFunc(k.Commands, byPlace)
+	slices.SortFunc(k.Events, byPlace)
+	for _, p := range s.core.projections {
+		known := ui.KnownProjection{Name: p.Name, Table: readmodel.Tables[p.Name], Inline: p.Inline}
+		for _, h := range p.On {
+			known.Events = append(known.Events, h.Type.String())
+		}
+		k.Projections = append(k.Projections, known)
+	}
+	return k
+}
+
+func knownMessage(t aggregate.Type, topic string, outside bool) ui.KnownMessage {
+	m := ui.KnownMessage{Name: t.Name, Topic: topic, Schema: t.Schema, Outside: outside}
+	goType := reflect.TypeOf(t.New()).Elem()
+	for i := range goType.NumField() {
+		f := goType.Field(i)
+		m.Fields = append(m.Fields, fmt.Sprintf("%s %s", tagged(f), f.Type))
+	}
+	return m
+}

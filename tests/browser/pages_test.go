@@ -1,0 +1,257 @@
+package browser
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/tests/harness"
+)
+
+// Every page, small and large, light and dark: nothing in the console, nothing wider than the screen, nothing that axe-core finds.
+func TestEveryPage(t *testing.T) {
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01", "HEAVY-99")
+	b := open(t, i.URL)
+	good, bad := i.Place("pm_ok", "MUG-01"), i.Place("pm_ok", "HEAVY-99")
+	i.Decided(good)
+	i.Decided(bad)
+	letter := bury(t, i)
+	pages := map[string]string{
+		"overview": "/ui/", "orders": "/ui/orders", "order-confirmed": "/ui/orders/" + good, "order-cancelled": "/ui/orders/" + bad, "sagas": "/ui/sagas",
+		"saga-completed": "/ui/sagas/" + i.SagaOf(good).ID, "saga-compensated": "/ui/sagas/" + i.SagaOf(bad).ID, "dead-letters": "/ui/dead-letters",
+		"dead-letter": "/ui/dead-letters/" + letter, "breakers": "/ui/breakers", "sandbox": "/ui/sandbox", "definitions": "/ui/definitions",
+		"definition": "/ui/definitions/order-fulfilment.v2",
+	}
+	for _, l := range []look{phone, night, desktop, evening} {
+		b.as(l)
+		for name, path := range pages {
+			b.visit(path)
+			b.fits()
+			b.accessible()
+			b.shot(name + "-" + l.name)
+		}
+	}
+	b.quiet()
+	b.visit("/ui/nothing")
+	require.Contains(t, b.text("main"), "There is nothing here")
+	b.accessible()
+}
+
+func TestAnOrderIsWatchedToItsEnd(t *testing.T) {
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01", "HEAVY-99")
+	i.Knobs("carrier", `{"latency":"700ms"}`)
+	b := open(t, i.URL)
+	b.visit("/ui/orders")
+	b.do(chromedp.SetValue("#outcome", "confirmed"))
+	b.press(`form[aria-labelledby=place]`, false)
+	b.until("#live", "began for")
+	b.marked()
+	require.Contains(t, b.text(".notice"), "placed")
+	b.until("svg.saga .in_progress", "book shipment")
+	b.until(".means", "every step is done")
+	b.same()
+
+	b.visit("/ui/orders")
+	b.do(chromedp.SetValue("#outcome", "declined"))
+	b.press(`form[aria-labelledby=place]`, false)
+	b.marked()
+	b.until(".means .compensated, .means.compensated, .means .status", "compensated")
+	require.Contains(t, b.text("svg.saga"), "undo: reserve stock")
+	require.Contains(t, b.text(".timeline"), "authorise payment refused")
+	b.same()
+	b.quiet()
+}
+
+// An event is on the page within 200 ms of its commit. What is measured here, with a browser and everything else on one machine, is
+// printed; the test fails only if the page does not follow at all.
+func TestThePageFollows(t *testing.T) {
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01")
+	i.Knobs("payments", `{"latency":"400ms"}`)
+	b := open(t, i.URL)
+	id := i.Place("pm_ok", "MUG-01")
+	b.visit("/ui/orders/" + id)
+	js[bool](b, `
+		window.seen = [];
+		new MutationObserver(() => document.querySelectorAll(".timeline time[datetime]").forEach((t) => {
+			if (!seen.find((s) => s.at === t.dateTime + t.nextElementSibling.innerText)) seen.push({ at: t.dateTime + t.nextElementSibling.innerText, late: Date.now() - Date.parse(t.dateTime) });
+		})).observe(document.getElementById("live"), { childList: true, subtree: true }); true`)
+	b.until(".means", "every step is done")
+	late := js[[]float64](b, `seen.filter((s) => s.at.includes("done") || s.at.includes("asked")).slice(-8).map((s) => s.late)`)
+	require.NotEmpty(t, late)
+	t.Logf("milliseconds from when an event was decided to when it was seen: %.0f", late)
+}
+
+func TestPaymentsBreakAndTheBannerSaysSo(t *testing.T) {
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01")
+	b := open(t, i.URL)
+	b.visit("/ui/sandbox")
+	b.do(chromedp.Click(`#payments input[name=down]`))
+	b.press("#payments", false)
+	require.Contains(t, b.text(".notice"), "knobs of payments")
+	for range 20 {
+		i.Place("pm_ok", "MUG-01")
+	}
+	b.visit("/ui/")
+	b.marked()
+	b.until(".banner", "breaker of payments is open")
+	b.shot("overview-broken")
+	b.same()
+	b.visit("/ui/breakers")
+	require.Contains(t, b.text("#live"), "closed → ✕ open")
+	i.Knobs("payments", `{"down":false}`)
+	b.visit("/ui/")
+	b.until(".banner", "all is well")
+	b.quiet()
+}
+
+// A saga whose stock was taken away behind its back waits for a person, who resolves it on the page.
+func TestAStuckSagaIsResolved(t *testing.T) {
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01")
+	i.Knobs("carrier", `{"latency":"1s"}`)
+	id := i.Place("pm_ok", "MUG-01")
+	harness.Eventually(t, func() error {
+		if at := i.SagaOf(id).Statuses()["book shipment"]; at != "in_progress" {
+			return fmt.Errorf("book shipment: %s", at)
+		}
+		return nil
+	})
+	payload, err := json.Marshal(map[string]any{"order_id": id, "lines": []map[string]any{{"sku": "MUG-01", "quantity": 1}}})
+	require.NoError(t, err)
+	send(t, i, "commands.inventory", "MUG-01", map[string]string{"ce_id": "thief", "ce_type": "ReleaseStock"}, payload)
+	b := open(t, i.URL)
+	b.visit("/ui/sagas/" + i.SagaOf(id).ID)
+	b.marked()
+	b.until("#live", "It waits for you")
+	b.same()
+	b.as(phone)
+	b.accessible()
+	b.shot("saga-stuck-" + phone.name)
+	b.do(chromedp.SendKeys("#resolve-reason", "sent it from another house"))
+	b.press(`form[action$="/resolve"]`, true)
+	require.Contains(t, b.text(".notice"), "resolved")
+	b.until("#live", "every step is done")
+	require.Contains(t, b.text(".timeline"), "guest resolved it by hand: sent it from another house")
+	b.quiet()
+}
+
+func TestADeadLetterIsRedrivenAndAnotherDropped(t *testing.T) {
+	i := harness.NewWorld(t).Start()
+	b := open(t, i.URL)
+	letter := bury(t, i)
+	b.visit("/ui/dead-letters")
+	require.Contains(t, b.text("table"), "Nonsense")
+	b.visit("/ui/dead-letters/" + letter)
+	require.Contains(t, b.text("pre"), `"it": "makes no sense"`)
+	b.press(`form[action$="/redrive"]`, true)
+	require.Contains(t, b.text(".notice"), "on its way again")
+	b.until("table", "Nonsense") // it is dead again
+	b.follow("table a")
+	b.do(chromedp.SendKeys("#reason", "nobody needs it"))
+	b.press(`form[action$="/drop"]`, true)
+	b.until("table", "There are none")
+	b.quiet()
+}
+
+func TestOnlyOperatorsSeeThePages(t *testing.T) {
+	w := harness.NewWorld(t, "AUTH_SECRET=a secret of at least thirty-two characters")
+	i := w.Start()
+	b := open(t, i.URL)
+	b.visit("/ui/orders")
+	require.Equal(t, "/ui/login", b.path())
+	b.accessible()
+	token := func(role string) string {
+		out, err := w.Command("token", "--subject", "ada", "--role", role).Output()
+		require.NoError(t, err)
+		return strings.TrimSpace(string(out))
+	}
+	b.do(chromedp.SendKeys("#token", token("customer")))
+	b.press("main form", false)
+	require.Contains(t, b.text(".banner"), "no operator")
+	b.do(chromedp.SendKeys("#token", token("operator")))
+	b.press("main form", false)
+	require.Equal(t, "/ui/orders", b.path())
+	require.Contains(t, b.text("header"), "Sign out ada")
+}
+
+// Pages of other sites cannot act through a visitor's browser, and what is asked without being sure is not done.
+func TestOtherSitesAreRefused(t *testing.T) {
+	i := harness.NewWorld(t).Start()
+	post := func(path, body string, headers ...string) harness.Response {
+		return i.Do(http.MethodPost, path, body, append(headers, "Content-Type", "application/x-www-form-urlencoded")...)
+	}
+	require.Equal(t, http.StatusForbidden, post("/ui/orders", "outcome=confirmed&quantity=1", "Sec-Fetch-Site", "cross-site").Status)
+	require.Equal(t, http.StatusForbidden, post("/ui/orders", "outcome=confirmed&quantity=1", "Origin", "https://elsewhere.example").Status)
+	require.Equal(t, http.StatusUnprocessableEntity, post("/ui/orders", "outcome=confirmed&quantity=x").Status)
+	require.Equal(t, http.StatusUnprocessableEntity, post("/ui/sandbox/payments", "failure_rate=200&refusal_rate=0&latency=0").Status)
+}
+
+// Ten thousand orders do not make a page slow. Times are printed; a page that takes a whole second fails.
+func TestPagesWithTenThousandOrders(t *testing.T) {
+	i := harness.NewWorld(t).Start()
+	db := harness.OpenDB(t, i.DSN())
+	_, err := db.ExecContext(t.Context(), `
+		INSERT INTO order_rows (order_id, customer_id, status, reason, lines, total, currency, placed_at, updated_at, version)
+		SELECT gen_random_uuid()::text, 'guest', CASE WHEN n % 9 = 0 THEN 'cancelled' ELSE 'confirmed' END, '', '[{"sku":"A","quantity":1,"unit_price":1}]', 1, 'EUR',
+			now() - n * interval '1 second', now(), 2 FROM generate_series(1, 10000) n`)
+	require.NoError(t, err)
+	for _, path := range []string{"/ui/", "/ui/orders", "/ui/orders?status=cancelled", "/ui/orders?search=nobody", "/ui/sagas", "/ui/dead-letters", "/ui/breakers", "/ui/sandbox", "/ui/definitions"} {
+		quickest := time.Minute
+		for range 5 {
+			began := time.Now()
+			status, _, err := i.Get(path)
+			require.NoError(t, err)
+			require.Equal(t, http.StatusOK, status)
+			quickest = min(quickest, time.Since(began))
+		}
+		t.Logf("%-28s %5.1f ms", path, float64(quickest.Microseconds())/1000)
+		require.Less(t, quickest, time.Second, path)
+	}
+}
+
+// bury has a message become a dead letter, and returns its id.
+func bury(t *testing.T, i *harness.Instance) (id string) {
+	t.Helper()
+	send(t, i, "commands.orders", "o-1", map[string]string{"ce_id": "nonsense", "ce_type": "Nonsense"}, []byte(`{"it":"makes no sense"}`))
+	harness.Eventually(t, func() error {
+		_, body, err := i.Get("/v1/dead-letters")
+		if err != nil {
+			return err
+		}
+		var list struct {
+			DeadLetters []struct{ ID string } `json:"dead_letters"`
+		}
+		if err := json.Unmarshal([]byte(body), &list); err != nil || len(list.DeadLetters) == 0 {
+			return fmt.Errorf("no dead letter yet: %s", body)
+		}
+		id = list.DeadLetters[0].ID
+		return nil
+	})
+	return id
+}
+
+func send(t *testing.T, i *harness.Instance, topic, key string, headers map[string]string, payload []byte) {
+	t.Helper()
+	config := sarama.NewConfig()
+	config.Producer.Return.Successes = true
+	producer, err := sarama.NewSyncProducer(i.Brokers(), config)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, producer.Close()) }()
+	msg := &sarama.ProducerMessage{Topic: i.Topic(topic), Key: sarama.StringEncoder(key), Value: sarama.ByteEncoder(payload)}
+	for name, value := range headers {
+		msg.Headers = append(msg.Headers, sarama.RecordHeader{Key: []byte(name), Value: []byte(value)})
+	}
+	_, _, err = producer.SendMessage(msg)
+	require.NoError(t, err)
+}
