@@ -2,10 +2,16 @@ TOOL := go tool -modfile=tools/lint/go.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test race simulate component-test chaos fuzz bench profile bench-age lint fmt generate vuln up down
+.PHONY: help init kit-diff run demo test race simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate vuln up down
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
+
+init: ## Make it your own: make init MODULE=github.com/acme/billing NAME=billing
+	go run ./tools/init -module '$(MODULE)' -name '$(NAME)'
+
+kit-diff: ## What a newer template changed in its kit, as a patch: make -s kit-diff UPSTREAM=https://… | git apply -3
+	@go run ./tools/kitdiff -upstream '$(UPSTREAM)' -from '$(FROM)'
 
 run: ## Start everything on the embedded default
 	go run .
@@ -26,6 +32,18 @@ component-test: ## The component tests on docker-compose
 	$(COMPOSE) up -d --build
 	COMPONENT_URL=http://127.0.0.1:18080 go test -count=1 ./tests/component
 	$(COMPOSE) down -v
+
+browser-test: node ## The pages in a real browser (Chromium), with axe-core
+	go test -count=1 ./tests/browser
+
+screenshots: ## The pictures in docs/
+	PICTURES=$(CURDIR)/docs/pictures go test -count=1 -run TestPictures ./tests/browser
+
+asyncapi: node ## Whether docs/asyncapi.yaml is valid, by AsyncAPI's own parser
+	node tools/node/asyncapi.mjs docs/asyncapi.yaml
+
+node: ## What those checks use that is not written in Go
+	npm ci --prefix tools/node --no-audit --no-fund
 
 chaos: ## Ten minutes of faults around three instances (CHAOS_SECONDS, CHAOS_SEED)
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} tests/chaos/run.sh
@@ -54,9 +72,9 @@ lint: ## gofmt, go vet and golangci-lint
 fmt: ## Format the code
 	gofmt -w .
 
-generate: ## What is generated: the HTTP types from openapi.yaml, the sagas' diagrams
+generate: ## What is generated: the HTTP types and the client from openapi.yaml, the sagas' diagrams, asyncapi.yaml
 	go generate ./...
-	go run . sagas diagram order-fulfilment > docs/order-fulfilment.mmd
+	WRITE_DOCUMENTS=1 go test -count=1 -run TestDocumentsAreCurrent ./service
 
 vuln: ## Known vulnerabilities in what we use
 	$(TOOL) govulncheck ./...

@@ -1,11 +1,13 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
 
 	"github.com/millrace/millrace/adapters/breaker"
 	"github.com/millrace/millrace/adapters/embedded"
@@ -24,7 +26,7 @@ func (s *Service) startBroker(_ context.Context, _ func(string)) (err error) {
 		s.onStop(func(context.Context) error { s.broker.Stop(); return nil })
 		s.Brokers = s.broker.Brokers
 	}
-	s.kafka = kafka.Config{Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Security: s.config.KafkaAuth}
+	s.kafka = kafka.Config{Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Instance: cmp.Or(s.config.InstanceID, uuid.NewString()[:8]), Security: s.config.KafkaAuth}
 	return nil
 }
 

@@ -85,7 +85,7 @@ func knobs(box *sandbox.Sandbox) []ui.SandboxService {
 func entries(ledger any) (out []ui.Entry) {
 	v := reflect.ValueOf(ledger)
 	for i := range v.NumField() {
-		if n, ok := v.Field(i).Interface().(int64); ok {
+		if n, ok := reflect.TypeAssert[int64](v.Field(i)); ok {
 			out = append(out, ui.Entry{Name: tagged(v.Type().Field(i)), Value: n})
 		}
 	}
@@ -124,8 +124,7 @@ func (s *Service) known() ui.Known {
 func knownMessage(t aggregate.Type, topic string, outside bool) ui.KnownMessage {
 	m := ui.KnownMessage{Name: t.Name, Topic: topic, Schema: t.Schema, Outside: outside}
 	goType := reflect.TypeOf(t.New()).Elem()
-	for i := range goType.NumField() {
-		f := goType.Field(i)
+	for f := range goType.Fields() {
 		m.Fields = append(m.Fields, fmt.Sprintf("%s %s", tagged(f), f.Type))
 	}
 	return m

@@ -56,9 +56,15 @@ func StartPostgres(ctx context.Context, dir string, say func(string)) (*Postgres
 		return nil, err
 	}
 	wanted := version
-	binaries := ""
+	binaries, source := "", repository
 	if !downloaded(cache) {
 		say("downloading PostgreSQL " + string(version) + " (15 MB, once)")
+		address, stop, err := watched(ctx, repository, say)
+		if err != nil {
+			return nil, fmt.Errorf("embedded PostgreSQL: %w", err)
+		}
+		defer stop()
+		source = address
 	}
 	port, err := freePort()
 	if err != nil {
@@ -70,7 +76,7 @@ func StartPostgres(ctx context.Context, dir string, say func(string)) (*Postgres
 		if err := sameMajor(cluster, wanted); err != nil {
 			return nil, err
 		}
-		config := embeddedpostgres.DefaultConfig().Version(wanted).Port(port).DataPath(cluster).CachePath(cache).
+		config := embeddedpostgres.DefaultConfig().Version(wanted).Port(port).DataPath(cluster).CachePath(cache).BinaryRepositoryURL(source).
 			RuntimePath(filepath.Join(data, "runtime")).Username("millrace").Password("millrace").Database("millrace").
 			StartTimeout(30 * time.Second).Logger(&log).Encoding("UTF8").Locale("C").
 			StartParameters(map[string]string{"max_connections": "200", "listen_addresses": "127.0.0.1", "unix_socket_directories": ""})

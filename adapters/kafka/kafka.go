@@ -25,6 +25,10 @@ type Config struct {
 	// ClientID is the name under which brokers see us.
 	ClientID string
 
+	// Instance sets this instance apart from others, in whose place it may not be. Groups give the same partitions of topics to the same
+	// instance: what has the same key then comes to one, whichever topic it comes by.
+	Instance string
+
 	// InstanceID makes this a static member of its groups: restarted within the session's time, it gets its partitions back
 	// at once. It must differ between instances. Empty: a dynamic member, which hands its partitions over when it stops.
 	InstanceID string
@@ -165,7 +169,10 @@ func (c Config) consumer() *sarama.Config {
 	s.Consumer.Group.Session.Timeout = 6 * time.Second // the least that brokers allow by default
 	s.Consumer.Group.Heartbeat.Interval = time.Second
 	s.Consumer.Group.Rebalance.Timeout = 10 * time.Second
-	s.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategySticky()}
+	// By ranges, in the order of the members' ids, which begin with the client's: the same in all groups. Sticky is what instances of an
+	// older version know.
+	s.ClientID += "-" + c.Instance
+	s.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategyRange(), sarama.NewBalanceStrategySticky()}
 	return s
 }
 

@@ -107,7 +107,7 @@ func drawSaga(s *saga.Saga, d *sagaData) picture {
 		p.Boxes = append(p.Boxes, b)
 		switch {
 		case st.Undo:
-			p.Boxes = append(p.Boxes, box{rightX, y(row), rightWidth, boxHeight, "undo: " + st.Name, says(undo, ""), "back " + class(st.Name, true)})
+			p.Boxes = append(p.Boxes, box{rightX, y(row), rightWidth, boxHeight, st.Name, says(undo, "undo"), "back " + class(st.Name, true)})
 			done := undo != nil && undo.Ended
 			p.Lines = append(p.Lines,
 				line{fmt.Sprintf("M%d %d V%d", rightX+rightWidth/2, y(row), y(target(i-1))+boxHeight+2), lit(done, "compensated")},

@@ -21,6 +21,7 @@ var functions = template.FuncMap{
 	"percent": func(rate float64) string { return fmt.Sprintf("%g", rate*100) },
 	"millis":  func(d time.Duration) int64 { return d.Milliseconds() },
 	"join":    func(parts []string) string { return strings.Join(parts, ", ") },
+	"times":   times,
 	"age":     func(seconds float64) string { return span(time.Duration(seconds * float64(time.Second))) },
 	"after": func(d time.Duration) string {
 		return fmt.Sprintf("+%.3f s", d.Seconds())
@@ -49,4 +50,11 @@ type navLink struct {
 type labelled struct {
 	Label    string
 	Messages []KnownMessage
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprint(n, " times")
 }

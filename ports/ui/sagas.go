@@ -44,7 +44,7 @@ type sagaData struct {
 	Means   string          // where it stands, in a sentence
 }
 
-func (d sagaData) title() string { return "Saga " + short(d.State.ID) }
+func (d *sagaData) title() string { return "Saga " + short(d.State.ID) }
 
 // try is one step's way forwards or back: all of its attempts.
 type try struct {
@@ -235,7 +235,7 @@ func meaning(d *sagaData) string {
 		return "It cannot be completed (" + d.State.Reason + "), so what was done is being undone, the last thing first."
 	case saga.Stuck:
 		if d.Stuck != nil {
-			return fmt.Sprintf("It is stuck: %q was asked %d times in vain. It goes on being asked, and somebody may decide.", d.Stuck.Name, d.Stuck.Attempts)
+			return fmt.Sprintf("It is stuck: %q was asked %s in vain. It goes on being asked, and somebody may decide.", d.Stuck.Name, times(d.Stuck.Attempts))
 		}
 		return "It is stuck, and needs somebody to decide."
 	case saga.IsCompleted:

@@ -62,13 +62,20 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 		s.render(w, http.StatusUnauthorized, "login", view{Title: "Sign in", Page: loginForm{next, fault}})
 		return
 	}
-	http.SetCookie(w, &http.Cookie{Name: tokenCookie, Value: token, Path: "/ui/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: r.TLS != nil})
+	setCookie(w, r, tokenCookie, token, 0)
 	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 
 func (s *Server) logout(w http.ResponseWriter, r *http.Request) {
-	http.SetCookie(w, &http.Cookie{Name: tokenCookie, Path: "/ui/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: -1})
+	setCookie(w, r, tokenCookie, "", -1)
 	http.Redirect(w, r, "/ui/login", http.StatusSeeOther)
+}
+
+// setCookie sets a cookie of these pages, which no script and no other site gets. Seconds below 0 delete it; 0 lasts as long as the browser.
+func setCookie(w http.ResponseWriter, r *http.Request, name, value string, seconds int) {
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // not secure where the pages themselves are not: on loopback
+		Name: name, Value: value, Path: "/ui/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: seconds, Secure: r.TLS != nil,
+	})
 }
 
 // inside is an address of these pages, whatever a link says.
@@ -93,7 +100,7 @@ func takeNotice(w http.ResponseWriter, r *http.Request) string {
 	if err != nil {
 		return ""
 	}
-	http.SetCookie(w, &http.Cookie{Name: noticeCookie, Path: "/ui/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: -1})
+	setCookie(w, r, noticeCookie, "", -1)
 	text, err := base64.RawURLEncoding.DecodeString(cookie.Value)
 	if err != nil {
 		return ""

@@ -323,7 +323,7 @@ func (s *Server) act(a action) http.HandlerFunc {
 			s.fail(w, r, err)
 			return
 		}
-		http.SetCookie(w, &http.Cookie{Name: noticeCookie, Value: encode(notice), Path: "/ui/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: 60})
+		setCookie(w, r, noticeCookie, encode(notice), 60)
 		http.Redirect(w, r, next, http.StatusSeeOther)
 	}
 }

@@ -55,7 +55,7 @@ var homes = map[string][]string{
 	"github.com/prometheus/client_golang":         {"adapters/telemetry", "service"},
 	"github.com/ThreeDotsLabs/watermill":          {"adapters", "ports/messages", "service"},
 	"database/sql":                                {"adapters", "migrations"},
-	"net/http":                                    {"adapters/gateway", "adapters/identity", "adapters/sandbox", "ports/httpapi", "ports/cli", "ports/ui", "service", "tests/books"},
+	"net/http":                                    {"adapters/embedded", "adapters/gateway", "adapters/identity", "adapters/sandbox", "ports/httpapi", "ports/cli", "ports/ui", "service", "tests/books", "examples"},
 	"testing":                                     {"domain/aggregate/aggregatetest", "sagas/sagatest", "tests"},
 	"github.com/stretchr/testify":                 {"tests"},
 }

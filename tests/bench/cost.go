@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,7 +14,7 @@ func costs() map[string]time.Duration {
 	used := map[string]time.Duration{"service, clients and sandbox": cpuTime()}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is good
 	for _, path := range stats {
-		text, err := os.ReadFile(path) //nolint:gosec // a process that is there, or was
+		text, err := os.ReadFile(path)
 		if err != nil {
 			continue
 		}
@@ -41,4 +42,13 @@ func since(before map[string]time.Duration) map[string]time.Duration {
 		used[part] -= before[part]
 	}
 	return used
+}
+
+// stored is what PostgreSQL has written ahead of everything, and what the database takes, in bytes.
+type stored struct{ wal, database float64 }
+
+func storedIn(ctx context.Context, g *ground) (s stored) {
+	// What cannot be read is 0, which shows.
+	_ = g.db.QueryRowxContext(ctx, `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8, pg_database_size(current_database())::float8`).Scan(&s.wal, &s.database)
+	return s
 }

@@ -240,12 +240,12 @@ func fulfil(ctx context.Context, g *ground, o options, r *report, name string, s
 	if _, err := f.run(ctx, o.sagas/5, skus, 32, func(int, int) {}); err != nil { // to get warm
 		return err
 	}
-	before := costs()
+	before, stored := costs(), storedIn(ctx, g)
 	took, err := f.run(ctx, o.sagas, skus, 32, func(int, int) {})
 	if err != nil {
 		return err
 	}
-	used := since(before)
+	used, grown := since(before), storedIn(ctx, g)
 	if err := f.balanced(ctx, o.sagas+o.sagas/5); err != nil {
 		return err
 	}
@@ -254,6 +254,8 @@ func fulfil(ctx context.Context, g *ground, o options, r *report, name string, s
 		r.add(name, "sagas/s", rate, "", 0)
 		return nil
 	}
+	r.add("written ahead (WAL) a saga", "kB", (grown.wal-stored.wal)/float64(o.sagas)/1000, "", 0)
+	r.add("database a saga", "kB", (grown.database-stored.database)/float64(o.sagas)/1000, "", 0)
 	for _, part := range slices.Sorted(maps.Keys(used)) {
 		r.add("CPU a saga, "+part, "ms", ms(used[part])/float64(o.sagas), "", 0)
 	}
@@ -280,7 +282,7 @@ func fulfil(ctx context.Context, g *ground, o options, r *report, name string, s
 		if err != nil {
 			return err
 		}
-		theirRate, theirP50, err := against.measure(ctx, ground, max(o.sagas/10, 100), max(o.probes/4, 3))
+		theirRate, theirP50, err := against.measure(ctx, ground, max(o.sagas/10, 100), max(o.probes/13, 3))
 		if err := errors.Join(err, clean()); err != nil {
 			return fmt.Errorf("%s: %w", against.name, err)
 		}

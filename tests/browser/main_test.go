@@ -42,7 +42,7 @@ var (
 // browser is Chromium with one page open.
 type browser struct {
 	t   *testing.T
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // chromedp's way to name a page
 	url string
 
 	mu       sync.Mutex
@@ -114,7 +114,8 @@ func (b *browser) as(l look) {
 	}
 	b.do(chromedp.EmulateViewport(l.width, l.height))
 	_, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
-		{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"},
+		{Name: "prefers-color-scheme", Value: scheme}, //nolint:misspell // its standard's spelling
+		{Name: "prefers-reduced-motion", Value: "reduce"},
 	}})
 	require.NoError(b.t, err)
 }

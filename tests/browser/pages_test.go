@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,22 @@ func TestEveryPage(t *testing.T) {
 	b.accessible()
 }
 
+// The viewer of openapi.yaml comes from the binary alone, and what describes the messages is there.
+func TestDocuments(t *testing.T) {
+	i := harness.NewWorld(t).Start()
+	b := open(t, i.URL)
+	b.do(chromedp.Navigate(i.URL+"/docs"), chromedp.WaitVisible(".swagger-ui .opblock"))
+	b.until(".swagger-ui", "Place an order")
+	b.shot("docs")
+	require.Zero(t, js[int](b, `performance.getEntriesByType("resource").filter((r) => !r.name.startsWith(location.origin) && !r.name.startsWith("data:")).length`), "loaded from elsewhere")
+	b.quiet()
+	status, body, err := i.Get("/asyncapi.yaml")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, status)
+	require.Contains(t, body, "asyncapi: 3.0.0")
+	require.Contains(t, body, "address: "+i.Topic("commands.orders"))
+}
+
 func TestAnOrderIsWatchedToItsEnd(t *testing.T) {
 	i := harness.NewWorld(t).Start()
 	i.Stock(1000, "MUG-01", "HEAVY-99")
@@ -65,7 +82,7 @@ func TestAnOrderIsWatchedToItsEnd(t *testing.T) {
 	b.press(`form[aria-labelledby=place]`, false)
 	b.marked()
 	b.until(".means .compensated, .means.compensated, .means .status", "compensated")
-	require.Contains(t, b.text("svg.saga"), "undo: reserve stock")
+	require.Contains(t, b.text("svg.saga .box.compensated"), "reserve stock")
 	require.Contains(t, b.text(".timeline"), "authorise payment refused")
 	b.same()
 	b.quiet()
@@ -254,4 +271,44 @@ func send(t *testing.T, i *harness.Instance, topic, key string, headers map[stri
 	}
 	_, _, err = producer.SendMessage(msg)
 	require.NoError(t, err)
+}
+
+// TestPictures makes those of docs/: make screenshots.
+func TestPictures(t *testing.T) {
+	dir := os.Getenv("PICTURES")
+	if dir == "" {
+		t.Skip("PICTURES names no folder; make screenshots does")
+	}
+	t.Setenv("BROWSER_SHOTS", dir)
+	w := harness.NewWorld(t)
+	i := w.Start()
+	demo := w.Command("demo", "--orders", "400", "--url", i.URL)
+	require.NoError(t, demo.Start())
+	time.Sleep(4 * time.Second) // so that there is something to see
+	i.Knobs("payments", `{"down":true}`)
+	b := open(t, i.URL)
+	b.visit("/ui/")
+	b.until(".banner", "breaker of payments is open")
+	time.Sleep(4 * time.Second)
+	b.as(evening)
+	b.shot("overview")
+	i.Knobs("payments", `{"down":false}`)
+	require.NoError(t, demo.Wait())
+
+	b.as(desktop)
+	refused := i.Place("pm_ok", "HEAVY-99")
+	i.Decided(refused)
+	harness.Eventually(t, func() error {
+		if s := i.SagaOf(refused); s.Status != "compensated" {
+			return fmt.Errorf("%s", s.Status)
+		}
+		return nil
+	})
+	b.visit("/ui/sagas/" + i.SagaOf(refused).ID)
+	b.shot("saga")
+	b.visit("/ui/sagas")
+	b.shot("sagas")
+	b.as(night)
+	b.visit("/ui/definitions/order-fulfilment.v2")
+	b.shot("definition")
 }

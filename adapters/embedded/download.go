@@ -1,0 +1,61 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"time"
+)
+
+// repository is where PostgreSQL is downloaded from.
+const repository = "https://repo1.maven.org/maven2"
+
+// told is how much has to have come before it is said again, in percent.
+const told = 10
+
+// watched is a repository at hand that passes on what is asked of the real one, and says how much of it has come: the library that
+// downloads says nothing.
+func watched(ctx context.Context, repository string, say func(string)) (address string, stop func(), err error) {
+	upstream, err := url.Parse(repository)
+	if err != nil {
+		return "", nil, err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, err
+	}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(upstream) },
+		ModifyResponse: func(r *http.Response) error {
+			if r.ContentLength > 1<<20 {
+				r.Body = &counted{ReadCloser: r.Body, total: r.ContentLength, say: say}
+			}
+			return nil
+		},
+	}
+	server := &http.Server{Handler: proxy, ReadHeaderTimeout: 5 * time.Second}
+	go server.Serve(listener) //nolint:errcheck // it ends when it is closed
+	return "http://" + listener.Addr().String(), func() { _ = server.Close() }, nil
+}
+
+// counted says how much of it was read.
+type counted struct {
+	io.ReadCloser
+	read, total, said int64
+	say               func(string)
+}
+
+// Read implements io.Reader.
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.read += int64(n)
+	if percent := 100 * c.read / c.total; percent >= c.said+told {
+		c.said = percent - percent%told
+		c.say(fmt.Sprintf("  %3d %% of %.0f MB", c.said, float64(c.total)/1e6))
+	}
+	return n, err
+}

@@ -1,0 +1,22 @@
+package command
+
+import (
+	"context"
+
+	"github.com/acme/billing/app"
+	"github.com/acme/billing/domain/invoice"
+)
+
+// IssueInvoice makes the customer owe it.
+type IssueInvoice struct {
+	InvoiceID string `json:"invoice_id"`
+}
+
+// Key keeps the commands of one invoice in order.
+func (c IssueInvoice) Key() string { return c.InvoiceID }
+
+type issueInvoice struct{ invoices app.Store[*invoice.Invoice] }
+
+func (h issueInvoice) handle(ctx context.Context, c IssueInvoice) error {
+	return h.invoices.Update(ctx, c.InvoiceID, func(i *invoice.Invoice) error { return i.Issue(c.InvoiceID) })
+}

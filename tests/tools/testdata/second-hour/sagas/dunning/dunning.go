@@ -1,0 +1,42 @@
+// Package dunning is the saga that reminds a customer of an invoice.
+package dunning
+
+import (
+	"time"
+
+	"github.com/acme/billing/app"
+	"github.com/acme/billing/app/command"
+	"github.com/acme/billing/domain/invoice"
+	"github.com/acme/billing/sagas/saga"
+)
+
+// Name is the definition's name in histories, on the command line and on pages.
+const Name = "dunning"
+
+// Data is what an instance remembers.
+type Data struct {
+	InvoiceID string `json:"invoice_id"`
+}
+
+// Definition is the process.
+var Definition = saga.Definition[Data]{
+	Name:    Name,
+	Version: 1,
+	Start:   saga.When(func(d *Data, e invoice.Issued) { d.InvoiceID = e.InvoiceID }),
+	Steps: []saga.Step[Data]{
+		{
+			Name:      "send reminder",
+			Do:        func(d Data) app.Keyed { return command.RemindInvoice{InvoiceID: d.InvoiceID} },
+			Completed: saga.Event[invoice.Reminded, Data](),
+			Undo:      func(d Data) app.Keyed { return command.ExcuseInvoice{InvoiceID: d.InvoiceID} },
+			Undone:    saga.Event[invoice.Excused, Data](),
+			Within:    20 * time.Second,
+		},
+	},
+	Abort: saga.Abort[Data]{
+		Name:      "excuse",
+		Do:        func(d Data, _ string) app.Keyed { return command.ExcuseInvoice{InvoiceID: d.InvoiceID} },
+		Completed: saga.Event[invoice.Excused, Data](),
+		Within:    10 * time.Second,
+	},
+}

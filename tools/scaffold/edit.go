@@ -1,0 +1,257 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/format"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// write makes a file of a template, unless it is there.
+func (p *piece) write(name, path string) error {
+	if _, err := os.Stat(path); err == nil {
+		fmt.Println("is there already:", path)
+		return nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var text bytes.Buffer
+	if err := templates.ExecuteTemplate(&text, name, p); err != nil {
+		return err
+	}
+	formatted, err := format.Source(text.Bytes())
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return err
+	}
+	fmt.Println("wrote:", path)
+	return os.WriteFile(path, formatted, 0o600)
+}
+
+// change finds where a file is to be changed: text at an offset; nothing if what it stands for is there.
+type change func(file *ast.File, source string, at func(token.Pos) int) (text string, offset int, err error)
+
+// edit changes a Go file, one change after the other.
+func edit(path string, changes ...change) error {
+	before, err := os.ReadFile(path) //nolint:gosec // a file of the service
+	if err != nil {
+		return err
+	}
+	source := string(before)
+	for _, c := range changes {
+		set := token.NewFileSet()
+		file, err := parser.ParseFile(set, path, source, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		text, offset, err := c(file, source, func(pos token.Pos) int { return set.Position(pos).Offset })
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		source = source[:offset] + text + source[offset:]
+	}
+	formatted, err := format.Source([]byte(source))
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if bytes.Equal(formatted, before) {
+		fmt.Println("is there already:", path)
+		return nil
+	}
+	fmt.Println("changed:", path)
+	return os.WriteFile(path, formatted, 0o600) //nolint:gosec // a file of the service
+}
+
+// needs imports a package of the service.
+func needs(path string) change {
+	return func(file *ast.File, _ string, at func(token.Pos) int) (string, int, error) {
+		var after *ast.ImportSpec
+		for _, i := range file.Imports {
+			if i.Path.Value == `"`+path+`"` {
+				return "", 0, nil
+			}
+			after = i // the service's own come last
+		}
+		if after == nil {
+			return "", 0, errors.New("it imports nothing")
+		}
+		return "\n\t\"" + path + "\"", at(after.End()), nil
+	}
+}
+
+// find returns the first node of a type for which f holds.
+func find[N ast.Node](root ast.Node, f func(N) bool) (found N, ok bool) {
+	ast.Inspect(root, func(n ast.Node) bool {
+		if node, is := n.(N); is && !ok && f(node) {
+			found, ok = node, true
+		}
+		return !ok
+	})
+	return found, ok
+}
+
+func text(source string, n ast.Node, at func(token.Pos) int) string {
+	return source[at(n.Pos()):at(n.End())]
+}
+
+// field adds a field to a struct.
+func field(structName, name, typeText string) change {
+	return func(file *ast.File, _ string, at func(token.Pos) int) (string, int, error) {
+		spec, ok := find(file, func(t *ast.TypeSpec) bool { return t.Name.Name == structName })
+		if !ok {
+			return "", 0, fmt.Errorf("there is no type %s", structName)
+		}
+		s, ok := spec.Type.(*ast.StructType)
+		if !ok {
+			return "", 0, fmt.Errorf("%s is no struct", structName)
+		}
+		for _, f := range s.Fields.List {
+			for _, n := range f.Names {
+				if n.Name == name {
+					return "", 0, nil
+				}
+			}
+		}
+		return "\t" + name + " " + typeText + "\n", at(s.Fields.Closing), nil
+	}
+}
+
+// entry adds a key and its value to the first literal in a function whose type's text ends with typeText.
+func entry(function, typeText, key, value string) change {
+	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
+		f, ok := find(file, func(f *ast.FuncDecl) bool { return f.Name.Name == function })
+		if !ok {
+			return "", 0, fmt.Errorf("there is no function %s", function)
+		}
+		literal, ok := find(f, func(l *ast.CompositeLit) bool {
+			return l.Type != nil && strings.HasSuffix(text(source, l.Type, at), typeText)
+		})
+		if !ok {
+			return "", 0, fmt.Errorf("%s has no %s{…}", function, typeText)
+		}
+		for _, e := range literal.Elts {
+			if pair, ok := e.(*ast.KeyValueExpr); ok && text(source, pair.Key, at) == key {
+				return "", 0, nil
+			}
+		}
+		return key + ": " + value + ",\n", at(literal.Rbrace), nil
+	}
+}
+
+// element adds an element to the list that a function returns.
+func element(function, value string) change {
+	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
+		f, ok := find(file, func(f *ast.FuncDecl) bool { return f.Name.Name == function })
+		if !ok {
+			return "", 0, fmt.Errorf("there is no function %s", function)
+		}
+		literal, ok := find(f, func(*ast.CompositeLit) bool { return true })
+		if !ok {
+			return "", 0, fmt.Errorf("%s returns no list", function)
+		}
+		for _, e := range literal.Elts {
+			if text(source, e, at) == value {
+				return "", 0, nil
+			}
+		}
+		return value + ",\n", at(literal.Rbrace), nil
+	}
+}
+
+func callOf(source, function string, at func(token.Pos) int) func(*ast.CallExpr) bool {
+	return func(c *ast.CallExpr) bool { return text(source, c.Fun, at) == function }
+}
+
+// argument adds an argument, on a line of its own, to the first call of a function.
+func argument(function, value string) change {
+	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
+		call, ok := find(file, callOf(source, function, at))
+		if !ok {
+			return "", 0, fmt.Errorf("it does not call %s", function)
+		}
+		for _, a := range call.Args {
+			if text(source, a, at) == value {
+				return "", 0, nil
+			}
+		}
+		if len(call.Args) == 0 {
+			value = "\n" + value
+		}
+		return value + ",\n", at(call.Rparen), nil
+	}
+}
+
+// listed adds an argument to the call of a function whose first argument is given, or makes such a call within another one.
+func listed(function, first, within, value string) change {
+	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
+		call, ok := find(file, func(c *ast.CallExpr) bool {
+			return text(source, c.Fun, at) == function && len(c.Args) > 0 && text(source, c.Args[0], at) == first
+		})
+		if !ok {
+			outer, ok := find(file, callOf(source, within, at))
+			if !ok {
+				return "", 0, fmt.Errorf("it does not call %s", within)
+			}
+			return function + "(" + first + ",\n" + value + ",\n),\n", at(outer.Rparen), nil
+		}
+		for _, a := range call.Args {
+			if text(source, a, at) == value {
+				return "", 0, nil
+			}
+		}
+		return value + ",\n", at(call.Rparen), nil
+	}
+}
+
+// event adds the type of an event, and that it is one, before the registration of all.
+func event(name, marker, id string) change {
+	return func(file *ast.File, _ string, at func(token.Pos) int) (string, int, error) {
+		if _, ok := find(file, func(t *ast.TypeSpec) bool { return t.Name.Name == name }); ok {
+			return "", 0, nil
+		}
+		types, ok := find(file, func(d *ast.GenDecl) bool {
+			v, is := d.Specs[0].(*ast.ValueSpec)
+			return is && v.Names[0].Name == "Types"
+		})
+		if !ok {
+			return "", 0, errors.New("it has no variable Types")
+		}
+		offset := at(types.Pos())
+		if types.Doc != nil {
+			offset = at(types.Doc.Pos())
+		}
+		return fmt.Sprintf("// %s says that …\ntype %s struct {\n\t%sID string `json:%q`\n}\n\nfunc (%s) %s() {}\n\n", name, name,
+			strings.ToUpper(marker[:1])+marker[1:], id, name, marker), offset, nil
+	}
+}
+
+// branch adds a case to the type switch of a method.
+func branch(function, name string) change {
+	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
+		f, ok := find(file, func(f *ast.FuncDecl) bool { return f.Name.Name == function })
+		if !ok {
+			return "", 0, fmt.Errorf("there is no method %s", function)
+		}
+		s, ok := find(f, func(*ast.TypeSwitchStmt) bool { return true })
+		if !ok {
+			return "", 0, fmt.Errorf("%s has no switch over the type of the event", function)
+		}
+		for _, c := range s.Body.List {
+			for _, t := range c.(*ast.CaseClause).List {
+				if text(source, t, at) == name {
+					return "", 0, nil
+				}
+			}
+		}
+		return "case " + name + ":\n", at(s.Body.Rbrace), nil
+	}
+}
