@@ -55,7 +55,7 @@ fuzz: ## Fuzz everything that reads from outside, a minute each (FUZZTIME)
 	go test ./sagas/fulfilment -run XXX -fuzz FuzzFaults -fuzztime $${FUZZTIME:-60s}
 
 bench: ## Rates and latencies beside their baselines, three rounds: a table and bench.json
-	go run ./tests/bench
+	go run ./tests/bench -svg docs/pictures/bench.svg
 
 profile: ## Where the time goes while sagas run: a CPU profile, and its top
 	go run ./tests/bench -rounds 1 -only sagas -json '' -profile profile.out

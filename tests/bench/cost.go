@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/IBM/sarama"
 )
 
 // costs are what the processes of this machine have used of its cores so far, by part. On systems without /proc they are empty.
@@ -44,11 +46,42 @@ func since(before map[string]time.Duration) map[string]time.Duration {
 	return used
 }
 
-// stored is what PostgreSQL has written ahead of everything, and what the database takes, in bytes.
-type stored struct{ wal, database float64 }
+// stored is what PostgreSQL has written ahead of everything, what the database takes, and what the topics take, in bytes.
+type stored struct{ wal, database, topics float64 }
 
 func storedIn(ctx context.Context, g *ground) (s stored) {
 	// What cannot be read is 0, which shows.
 	_ = g.db.QueryRowxContext(ctx, `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8, pg_database_size(current_database())::float8`).Scan(&s.wal, &s.database)
+	s.topics, _ = topicsOf(g)
 	return s
+}
+
+// topicsOf is how many bytes the logs of this run's topics hold.
+func topicsOf(g *ground) (bytes float64, err error) {
+	admin, err := sarama.NewClusterAdmin(g.brokers, sarama.NewConfig())
+	if err != nil {
+		return 0, err
+	}
+	defer admin.Close() //nolint:errcheck // nothing is pending
+	brokers, _, err := admin.DescribeCluster()
+	if err != nil {
+		return 0, err
+	}
+	var ids []int32
+	for _, b := range brokers {
+		ids = append(ids, b.ID())
+	}
+	dirs, err := admin.DescribeLogDirs(ids)
+	for _, all := range dirs {
+		for _, dir := range all {
+			for _, topic := range dir.Topics {
+				for _, p := range topic.Partitions {
+					if strings.HasPrefix(topic.Topic, "bench"+g.stamp) {
+						bytes += float64(p.Size)
+					}
+				}
+			}
+		}
+	}
+	return bytes, err
 }

@@ -42,14 +42,20 @@ func main() {
 	flag.DurationVar(&o.rest, "rest", 20*time.Second, "how long to watch an instance at rest")
 	flag.IntVar(&o.rounds, "rounds", 3, "how often to measure everything; the table shows the medians")
 	flag.StringVar(&o.json, "json", "bench.json", "where to write the figures; empty: nowhere")
+	flag.StringVar(&o.svg, "svg", "", "where to draw the figures beside their baselines; empty: nowhere")
 	flag.StringVar(&o.only, "only", "", "measure only the cases whose names contain this")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile")
 	passed := flag.Int("passed", 0, "instead, let so many messages pass through the outbox and see whether it ages, with a long transaction too")
+	draw := flag.String("draw", "", "instead, draw the figures of this file, a bench.json, by -svg")
 	flag.Parse()
 	debug.SetGCPercent(300) // as the service does
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, os.Stdout, o, *passed); err != nil {
+	work := func() error { return run(ctx, os.Stdout, o, *passed) }
+	if *draw != "" {
+		work = func() error { return redraw(*draw, o.svg) }
+	}
+	if err := work(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1) //nolint:gocritic // stop has nothing left to do
 	}
@@ -59,7 +65,7 @@ type options struct {
 	messages, keys, probes, sagas, requests, rounds, backlog, events int
 	rest                                                             time.Duration
 	alone                                                            bool
-	json, only, profile                                              string
+	json, only, profile, svg                                         string
 }
 
 // ground is what both stand on.
@@ -109,7 +115,7 @@ func run(ctx context.Context, out io.Writer, o options, passed int) (err error) 
 	if err := r.print(out); err != nil {
 		return err
 	}
-	return r.save(o.json)
+	return errors.Join(r.save(o.json), plot(o.svg, r.lines()))
 }
 
 // relaying measures the relay beside the stock forwarder and beside what PostgreSQL and Kafka allow.

@@ -256,6 +256,7 @@ func fulfil(ctx context.Context, g *ground, o options, r *report, name string, s
 	}
 	r.add("written ahead (WAL) a saga", "kB", (grown.wal-stored.wal)/float64(o.sagas)/1000, "", 0)
 	r.add("database a saga", "kB", (grown.database-stored.database)/float64(o.sagas)/1000, "", 0)
+	r.add("topics a saga", "kB", (grown.topics-stored.topics)/float64(o.sagas)/1000, "", 0)
 	for _, part := range slices.Sorted(maps.Keys(used)) {
 		r.add("CPU a saga, "+part, "ms", ms(used[part])/float64(o.sagas), "", 0)
 	}

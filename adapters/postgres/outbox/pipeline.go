@@ -44,8 +44,8 @@ type pipeline struct {
 	sender Sender
 
 	mu      sync.Mutex
-	busy    map[int64]bool // rows that were read and are not deleted yet
-	gone    map[int64]bool // rows that were deleted since the reading at hand began, which may still see them
+	busy    map[int64]int16 // rows that were read and are not deleted yet, and their shards
+	gone    map[int64]bool  // rows that were deleted since the reading at hand began, which may still see them
 	err     error
 	relayed atomic.Int64
 }
@@ -53,7 +53,7 @@ type pipeline struct {
 // pipeline relays until ctx is done or something fails. Then everything that was read is finished or forgotten before it returns, so that
 // what comes next begins with the lowest row again.
 func (r *Relay) pipeline(ctx context.Context, w int, sender Sender) (relayed int, err error) {
-	p := &pipeline{relay: r, worker: w, sender: sender, busy: map[int64]bool{}, gone: map[int64]bool{}}
+	p := &pipeline{relay: r, worker: w, sender: sender, busy: map[int64]int16{}, gone: map[int64]bool{}}
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	read, sent := make(chan *batch), make(chan *batch, 4)
@@ -148,7 +148,7 @@ func (p *pipeline) next(ctx context.Context, shards []int16) ([]outboxRow, error
 		floors, epoch, whole := r.floors.of(shards)
 		began := time.Now()
 		p.mu.Lock()
-		limit := r.options.Batch + len(p.busy)
+		limits := p.limits(shards)
 		clear(p.gone)
 		p.mu.Unlock()
 		rows = rows[:0]
@@ -156,8 +156,8 @@ func (p *pipeline) next(ctx context.Context, shards []int16) ([]outboxRow, error
 			SELECT o.*, (SELECT epoch FROM outbox_epoch) AS epoch,
 				CASE WHEN (SELECT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL))
 					THEN EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) ELSE false END AS parked
-			FROM unnest($1::smallint[], $2::bigint[]) s(shard, floor) CROSS JOIN LATERAL (
-				SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT $3) o`, shards, floors, limit)
+			FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, floor, most) CROSS JOIN LATERAL (
+				SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most) o`, shards, floors, limits)
 		if err != nil {
 			return nil, txn.Classify(err, "read the outbox")
 		}
@@ -172,6 +172,20 @@ func (p *pipeline) next(ctx context.Context, shards []int16) ([]outboxRow, error
 	return p.complete(ctx, rows)
 }
 
+// limits is up to how many rows of each shard are to be read: those of it that are on their way will be among them. It is called under the
+// lock.
+func (p *pipeline) limits(shards []int16) []int64 {
+	busy := map[int16]int{}
+	for _, shard := range p.busy {
+		busy[shard]++
+	}
+	out := make([]int64, len(shards))
+	for i, shard := range shards {
+		out[i] = int64(p.relay.options.Batch + busy[shard])
+	}
+	return out
+}
+
 // complete leaves out what is on its way, and has the messages of the others.
 func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow, error) {
 	r := p.relay
@@ -179,7 +193,7 @@ func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow,
 	var missing []int64
 	p.mu.Lock()
 	for _, row := range rows {
-		if p.busy[row.ID] || p.gone[row.ID] {
+		if _, busy := p.busy[row.ID]; busy || p.gone[row.ID] {
 			continue
 		}
 		if row.Headers == nil {
@@ -219,7 +233,7 @@ func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow,
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, row := range out {
-		p.busy[row.ID] = true
+		p.busy[row.ID] = row.Shard
 	}
 	return out, nil
 }
