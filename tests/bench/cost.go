@@ -62,7 +62,7 @@ func topicsOf(g *ground) (bytes float64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer admin.Close() //nolint:errcheck // nothing is pending
+	defer admin.Close()
 	brokers, _, err := admin.DescribeCluster()
 	if err != nil {
 		return 0, err

@@ -47,7 +47,7 @@ func plot(path string, lines []line) error {
 
 // redraw draws what was measured before.
 func redraw(from, to string) error {
-	text, err := os.ReadFile(from) //nolint:gosec // a file that was named
+	text, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
