@@ -23,14 +23,14 @@ func plot(path string, lines []line) error {
 	}
 	var b strings.Builder
 	height := 40 + len(rows)*rowHeight
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 %d" font-family="system-ui, sans-serif" font-size="13">`+"\n", height)
-	fmt.Fprintf(&b, `<rect width="860" height="%d" fill="#fff"/>`+"\n", height)
-	for step := range 7 { // 0.1 to 100,000
-		x := left + step*width/6
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 980 %d" font-family="system-ui, sans-serif" font-size="13">`+"\n", height)
+	fmt.Fprintf(&b, `<rect width="980" height="%d" fill="#fff"/>`+"\n", height)
+	for step := range 8 { // 0.1 to 1,000,000
+		x := left + step*width/7
 		fmt.Fprintf(&b, `<path d="M%d 24V%d" stroke="#d5dbe6"/><text x="%d" y="16" fill="#55607a" text-anchor="middle">%s</text>`+"\n", x, height-10, x, number(math.Pow10(step-1)))
 	}
 	bar := func(y int, v float64, colour, text string) {
-		length := min(max((math.Log10(v)+1)/6, 0.004), 1) * width
+		length := min(max((math.Log10(v)+1)/7, 0.004), 1) * width
 		fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%.1f" height="15" rx="2" fill="%s"/><text x="%.1f" y="%d" fill="#1b2230">%s</text>`+"\n",
 			left, y, length, colour, left+length+6, y+12, html.EscapeString(text))
 	}
