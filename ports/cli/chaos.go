@@ -29,9 +29,8 @@ func (d *demo) chaos(ctx context.Context) (err error) {
 	if d.until(ctx, back, func() bool { return d.breaker(ctx) == "open" }) {
 		d.note("its breaker is open: nobody asks it any more, orders wait")
 	}
-	const reason = "authorise payment: no answer in time"
-	if d.until(ctx, back, func() bool { d.mu.Lock(); defer d.mu.Unlock(); return d.byReason[reason] > 0 }) {
-		d.note("the first saga has waited long enough and is undone: %s", reason)
+	if d.until(ctx, back, func() bool { return d.compensating(ctx) }) {
+		d.note("the first sagas have waited long enough and turn back; they end when the provider has heard of it")
 	}
 	if err := turn(ctx, false); err != nil {
 		return err
@@ -67,4 +66,9 @@ func (d *demo) breaker(ctx context.Context) string {
 		}
 	}
 	return ""
+}
+
+func (d *demo) compensating(ctx context.Context) bool {
+	var list struct{ Sagas []struct{} }
+	return d.do(ctx, http.MethodGet, "/v1/sagas?status=compensating&limit=1", nil, nil, &list) == nil && len(list.Sagas) > 0
 }

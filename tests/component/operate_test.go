@@ -56,3 +56,22 @@ func TestAStuckSagaIsOperated(t *testing.T) {
 	require.Equal(t, http.StatusConflict, late.Status, late.Body)
 	require.Equal(t, http.StatusNotFound, i.Do(http.MethodPost, "/v1/sagas/01980000-0000-7000-8000-000000000000/retry", "").Status)
 }
+
+// The demo takes the payment provider down in the middle, and the books are balanced all the same.
+func TestTheDemosChaos(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	output, code := run(t, nil, "demo", "--orders", "60", "--chaos", "--json", "--url", i.URL)
+	require.Zero(t, code, output)
+	var result struct {
+		Books string
+		Chaos []struct {
+			At   float64
+			What string
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(output), &result), output)
+	require.Equal(t, "balanced", result.Books)
+	require.Contains(t, fmt.Sprint(result.Chaos), "breaker is open")
+	require.Contains(t, fmt.Sprint(result.Chaos), "works again")
+}
