@@ -127,7 +127,26 @@ func schemaOf(t reflect.Type) (map[string]any, error) {
 		return nil, err
 	}
 	var out map[string]any
-	return out, json.Unmarshal(text, &out)
+	err = json.Unmarshal(text, &out)
+	open(out)
+	return out, err
+}
+
+// open has readers bear fields that a later version adds.
+func open(schema map[string]any) {
+	delete(schema, "additionalProperties")
+	for _, part := range schema {
+		switch part := part.(type) {
+		case map[string]any:
+			open(part)
+		case []any:
+			for _, p := range part {
+				if m, ok := p.(map[string]any); ok {
+					open(m)
+				}
+			}
+		}
+	}
 }
 
 // headers are what a consumer finds beside the payload.
