@@ -134,7 +134,14 @@ func schemaOf(t reflect.Type) (map[string]any, error) {
 
 // open has readers bear fields that a later version adds.
 func open(schema map[string]any) {
-	delete(schema, "additionalProperties")
+	switch more := schema["additionalProperties"].(type) {
+	case bool:
+		delete(schema, "additionalProperties")
+	case map[string]any: // of a map, what its values are
+		if _, none := more["not"]; none {
+			delete(schema, "additionalProperties")
+		}
+	}
 	for _, part := range schema {
 		switch part := part.(type) {
 		case map[string]any:
