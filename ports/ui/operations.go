@@ -23,11 +23,7 @@ func (s *Server) letters() page {
 		}
 		l := list[app.DeadLetter]{First: first}
 		l.Rows, err = s.Letters.List(r.Context(), before, perPage+1)
-		if len(l.Rows) > perPage {
-			l.Rows = l.Rows[:perPage]
-			last := l.Rows[perPage-1]
-			l.Next = next(r, app.Cursor{At: last.First, ID: last.ID})
-		}
+		l.cut(r, func(row app.DeadLetter) app.Cursor { return app.Cursor{At: row.First, ID: row.ID} })
 		return l, err
 	}}
 }

@@ -57,10 +57,15 @@ func cursor(r *http.Request) (app.Cursor, bool, error) {
 	return c, false, nil
 }
 
-func next(r *http.Request, c app.Cursor) string {
+// cut leaves as many rows as a page shows, and says where the next page is if there was one more.
+func (l *list[T]) cut(r *http.Request, at func(row T) app.Cursor) {
+	if len(l.Rows) <= perPage {
+		return
+	}
+	l.Rows = l.Rows[:perPage]
 	q := r.URL.Query()
-	q.Set("after", c.String())
-	return r.URL.Path + "?" + q.Encode()
+	q.Set("after", at(l.Rows[perPage-1]).String())
+	l.Next = r.URL.Path + "?" + q.Encode()
 }
 
 func (s *Server) orders() page {
@@ -79,11 +84,7 @@ func (s *Server) orders() page {
 		l.Rows, err = app.AskFor(r.Context(), s.Queries, query.ListOrders{
 			Status: order.Status(l.Status), Search: l.Search, Page: query.Page{Before: before, Limit: perPage + 1},
 		})
-		if len(l.Rows) > perPage {
-			l.Rows = l.Rows[:perPage]
-			last := l.Rows[perPage-1]
-			l.Next = next(r, app.Cursor{At: last.PlacedAt, ID: last.ID})
-		}
+		l.cut(r, func(row query.Order) app.Cursor { return app.Cursor{At: row.PlacedAt, ID: row.ID} })
 		return l, err
 	}}
 }

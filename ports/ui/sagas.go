@@ -25,11 +25,7 @@ func (s *Server) sagas() page {
 			l.Statuses = append(l.Statuses, string(status))
 		}
 		l.Rows, err = app.AskFor(r.Context(), s.Queries, sagas.List{Status: saga.Status(l.Status), Page: query.Page{Before: before, Limit: perPage + 1}})
-		if len(l.Rows) > perPage {
-			l.Rows = l.Rows[:perPage]
-			last := l.Rows[perPage-1]
-			l.Next = next(r, app.Cursor{At: last.StartedAt, ID: last.ID})
-		}
+		l.cut(r, func(row saga.State) app.Cursor { return app.Cursor{At: row.StartedAt, ID: row.ID} })
 		return l, err
 	}}
 }

@@ -214,15 +214,44 @@ func TestOtherSitesAreRefused(t *testing.T) {
 	require.Equal(t, http.StatusUnprocessableEntity, post("/ui/sandbox/payments", "failure_rate=200&refusal_rate=0&latency=0").Status)
 }
 
-// Ten thousand orders do not make a page slow. Times are printed; a page that takes a whole second fails.
+// What a button will do is said first; then it is done.
+func TestActionsAskFirst(t *testing.T) {
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01")
+	i.Knobs("carrier", `{"latency":"3s"}`)
+	id := i.Place("pm_ok", "MUG-01")
+	post := func(path, body string) harness.Response {
+		return i.Do(http.MethodPost, path, body, "Content-Type", "application/x-www-form-urlencoded")
+	}
+	asked := post("/ui/orders/"+id+"/cancel", "")
+	require.Equal(t, http.StatusOK, asked.Status)
+	require.Contains(t, string(asked.Body), "What was done for it is undone")
+	require.Equal(t, "pending", i.Order(id).Status)
+	post("/ui/orders/"+id+"/cancel", "sure=yes")
+	require.Equal(t, "cancelled", i.Decided(id).Status)
+	late := post("/ui/sagas/"+i.SagaOf(id).ID+"/retry", "sure=yes")
+	require.Equal(t, http.StatusConflict, late.Status, "it is not stuck")
+	for _, action := range []string{"skip", "resolve"} {
+		require.Equal(t, http.StatusUnprocessableEntity, post("/ui/sagas/"+i.SagaOf(id).ID+"/"+action, "sure=yes").Status, "they want a reason")
+	}
+}
+
+// More than ten thousand orders do not make a page slow. Times are printed; a page that takes a whole second fails.
 func TestPagesWithTenThousandOrders(t *testing.T) {
 	i := harness.NewWorld(t).Start()
 	db := harness.OpenDB(t, i.DSN())
 	_, err := db.ExecContext(t.Context(), `
 		INSERT INTO order_rows (order_id, customer_id, status, reason, lines, total, currency, placed_at, updated_at, version)
-		SELECT gen_random_uuid()::text, 'guest', CASE WHEN n % 9 = 0 THEN 'cancelled' ELSE 'confirmed' END, '', '[{"sku":"A","quantity":1,"unit_price":1}]', 1, 'EUR',
-			now() - n * interval '1 second', now(), 2 FROM generate_series(1, 10000) n`)
+		SELECT 'order-' || n, 'guest', CASE WHEN n % 9 = 0 THEN 'cancelled' ELSE 'confirmed' END, '', '[{"sku":"A","quantity":1,"unit_price":1}]', 1, 'EUR',
+			now() - n * interval '1 second', now(), 2 FROM generate_series(1, 12000) n`)
 	require.NoError(t, err)
+	_, overview, err := i.Get("/ui/")
+	require.NoError(t, err)
+	require.Contains(t, overview, "more than 10000", "nobody counts further than that")
+	_, found, err := i.Get("/ui/orders?search=order-77")
+	require.NoError(t, err)
+	require.Contains(t, found, ">order-77<")
+	require.NotContains(t, found, ">order-78<")
 	for _, path := range []string{"/ui/", "/ui/orders", "/ui/orders?status=cancelled", "/ui/orders?search=nobody", "/ui/sagas", "/ui/dead-letters", "/ui/breakers", "/ui/sandbox", "/ui/definitions"} {
 		quickest := time.Minute
 		for range 5 {

@@ -1,0 +1,150 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/adapters/postgres/txn"
+)
+
+// read reads what is due, batch by batch.
+func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
+	r := p.relay
+	for ctx.Err() == nil {
+		shards, release := r.leases.use(func(shard int) bool { return shard%r.options.Workers == p.worker })
+		var rows []outboxRow
+		if len(shards) > 0 {
+			var err error
+			if rows, err = p.next(ctx, shards); err != nil {
+				release()
+				p.fail(err)
+				return
+			}
+		}
+		if len(rows) == 0 {
+			release()
+			sleep(ctx, r.wake[p.worker], r.options.Poll)
+			continue
+		}
+		select {
+		case out <- &batch{rows: rows, release: release}:
+		case <-ctx.Done():
+			release()
+		}
+	}
+}
+
+// What was written here a moment ago is in memory; then only the numbers of rows are read.
+const (
+	numbers = `id, shard, topic, key`
+	rowsOf  = `id, shard, topic, key, message_id, payload, headers`
+)
+
+// next reads the next rows of some shards that are not on their way yet. A shard at a time by its own index, so that one with a long
+// backlog is not in the way of another.
+func (p *pipeline) next(ctx context.Context, shards []int16) ([]outboxRow, error) {
+	r := p.relay
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	columns := numbers
+	if r.recent.empty() {
+		columns = rowsOf
+	}
+	var rows []outboxRow
+	for {
+		floors, epoch, whole := r.floors.of(shards)
+		began := time.Now()
+		p.mu.Lock()
+		limits := p.limits(shards)
+		clear(p.gone)
+		p.mu.Unlock()
+		rows = rows[:0]
+		err := r.db.SelectContext(ctx, &rows, `
+			SELECT o.*, (SELECT epoch FROM outbox_epoch) AS epoch,
+				CASE WHEN (SELECT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL))
+					THEN EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) ELSE false END AS parked
+			FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, floor, most) CROSS JOIN LATERAL (
+				SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most) o`, shards, floors, limits)
+		if err != nil {
+			return nil, txn.Classify(err, "read the outbox")
+		}
+		if whole {
+			r.floors.looked(shards, time.Since(began))
+		}
+		if len(rows) == 0 || rows[0].Epoch == epoch {
+			break
+		}
+		r.floors.begin(rows[0].Epoch)
+	}
+	return p.complete(ctx, rows)
+}
+
+// limits is up to how many rows of each shard are to be read: those of it that are on their way will be among them. It is called under the
+// lock.
+func (p *pipeline) limits(shards []int16) []int64 {
+	busy := map[int16]int{}
+	for _, shard := range p.busy {
+		busy[shard]++
+	}
+	out := make([]int64, len(shards))
+	for i, shard := range shards {
+		out[i] = int64(p.relay.options.Batch + busy[shard])
+	}
+	return out
+}
+
+// complete leaves out what is on its way, and has the messages of the others.
+func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow, error) {
+	r := p.relay
+	fresh := rows[:0]
+	var missing []int64
+	p.mu.Lock()
+	for _, row := range rows {
+		if _, busy := p.busy[row.ID]; busy || p.gone[row.ID] {
+			continue
+		}
+		if row.Headers == nil {
+			if row.message = r.recent.take(row.ID); row.message == nil {
+				missing = append(missing, row.ID)
+			}
+		}
+		fresh = append(fresh, row)
+	}
+	p.mu.Unlock()
+	full := map[int64]outboxRow{}
+	if len(missing) > 0 {
+		var all []outboxRow
+		if err := r.db.SelectContext(ctx, &all, `SELECT `+rowsOf+` FROM outbox WHERE id = ANY($1)`, missing); err != nil {
+			return nil, txn.Classify(err, "read the outbox")
+		}
+		for _, row := range all {
+			full[row.ID] = row
+		}
+	}
+	out := fresh[:0]
+	for _, row := range fresh {
+		if f, ok := full[row.ID]; ok {
+			row.MessageID, row.Payload, row.Headers = f.MessageID, f.Payload, f.Headers
+		}
+		if row.message == nil {
+			if row.Headers == nil {
+				continue // it was taken away meanwhile
+			}
+			row.message = message.NewMessage(row.MessageID, row.Payload)
+			if err := json.Unmarshal(row.Headers, &row.message.Metadata); err != nil {
+				return nil, fmt.Errorf("headers of outbox row %d: %w", row.ID, err)
+			}
+		}
+		out = append(out, row)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, row := range out {
+		p.busy[row.ID] = row.Shard
+	}
+	return out, nil
+}
