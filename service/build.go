@@ -15,7 +15,6 @@ import (
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
-	"github.com/millrace/millrace/app/projection"
 	"github.com/millrace/millrace/app/query"
 	"github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/domain/inventory"
@@ -30,22 +29,21 @@ import (
 
 // core is what every role stands on.
 type core struct {
-	store       *eventstore.Store
-	uow         *postgres.UnitOfWork
-	projecting  *postgres.UnitOfWork // of projections, which are committed apart from what makes the events
-	marshaler   messages.Marshaler
-	publisher   outbox.Publisher
-	handlers    []app.Handler
-	commands    *messages.Commands
-	manager     *process.Manager
-	events      *cqrs.EventBus
-	asyncAPI    []byte
-	sagas       []*saga.Saga
-	projections []app.Projection
-	queries     *app.Queries
-	topics      []string
-	wake        func()                  // the relay, here or elsewhere
-	offer       func([]*outbox.Written) // to the relay, if it is here
+	store      *eventstore.Store
+	uow        *postgres.UnitOfWork
+	projecting *postgres.UnitOfWork // of projections, which are committed apart from what makes the events
+	marshaler  messages.Marshaler
+	publisher  outbox.Publisher
+	handlers   []app.Handler
+	commands   *messages.Commands
+	manager    *process.Manager
+	events     *cqrs.EventBus
+	asyncAPI   []byte
+	sagas      []*saga.Saga
+	queries    *app.Queries
+	topics     []string
+	wake       func()                  // the relay, here or elsewhere
+	offer      func([]*outbox.Written) // to the relay, if it is here
 }
 
 // kinds are the aggregates: the category of their streams and topics, and their events.
@@ -108,7 +106,6 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 		return err
 	}
 	c.commands.Register(c.handlers)
-	c.projections = append(projection.All(projection.Deps{Orders: orders, Stock: stockRows}), sagas.Projection(sagaRows))
 	questions := append(query.All(query.Deps{History: c.store, Orders: orders, Stock: stockRows}), sagas.Queries(c.store, sagaRows)...)
 	c.queries = app.NewQueries(questions, s.telemetry.Decorator("query"))
 	if c.asyncAPI, err = asyncAPI(s.config.TopicPrefix, c.handlers); err != nil {

@@ -11,33 +11,25 @@ import (
 	"github.com/millrace/millrace/adapters/embedded"
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/app/projection"
 	"github.com/millrace/millrace/domain/aggregate"
-	"github.com/millrace/millrace/sagas"
 )
-
-// projections are the read models that can be rebuilt, writing where their unit of work writes.
-func projections() []app.Projection {
-	return append(projection.All(projection.Deps{Orders: readmodel.NewOrders(nil), Stock: readmodel.NewStock(nil)}), sagas.Projection(readmodel.NewSagas(nil)))
-}
 
 // listProjections prints them.
 func (p program) listProjections(context.Context) error {
-	for _, m := range projections() {
+	for _, m := range readmodel.All() {
 		way := "by way of Kafka"
 		if m.Inline {
 			way = "with the events"
 		}
-		_, _ = fmt.Fprintf(p.stdout, "%-10s table %-12s from events.%-12s written %s\n", m.Name, readmodel.Tables[m.Name], m.Category, way)
+		_, _ = fmt.Fprintf(p.stdout, "%-10s table %-12s from events.%-12s written %s\n", m.Name, m.Table, m.Category, way)
 	}
 	return nil
 }
 
 // rebuild builds a read model anew from the event store, of a service that runs or of one that does not.
 func (p program) rebuild(ctx context.Context, name string, say func(done float64, text string)) (err error) {
-	all := projections()
-	at := slices.IndexFunc(all, func(m app.Projection) bool { return m.Name == name })
+	all := readmodel.All()
+	at := slices.IndexFunc(all, func(m readmodel.Model) bool { return m.Name == name })
 	if at < 0 {
 		var names []string
 		for _, m := range all {
@@ -61,7 +53,7 @@ func (p program) rebuild(ctx context.Context, name string, say func(done float64
 		facts = append(facts, types)
 	}
 	began := time.Now()
-	events, err := postgres.Rebuild(ctx, dsn, readmodel.Tables[name], all[at], aggregate.Merge(facts...), func(events int, position, last int64) {
+	events, err := postgres.Rebuild(ctx, dsn, all[at].Table, all[at].Projection, aggregate.Merge(facts...), func(events int, position, last int64) {
 		say(min(1, float64(position)/float64(max(last, 1))), fmt.Sprintf("%d events, %.0f/s", events, float64(events)/time.Since(began).Seconds()))
 	})
 	if err != nil {

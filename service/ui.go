@@ -111,8 +111,8 @@ func (s *Service) known() ui.Known {
 	byPlace := func(a, b ui.KnownMessage) int { return strings.Compare(a.Topic+" "+a.Name, b.Topic+" "+b.Name) }
 	slices.SortFunc(k.Commands, byPlace)
 	slices.SortFunc(k.Events, byPlace)
-	for _, p := range s.core.projections {
-		known := ui.KnownProjection{Name: p.Name, Table: readmodel.Tables[p.Name], Inline: p.Inline}
+	for _, p := range readmodel.All() {
+		known := ui.KnownProjection{Name: p.Name, Table: p.Table, Inline: p.Inline}
 		for _, h := range p.On {
 			known.Events = append(known.Events, h.Type.String())
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/postgres/lines"
+	"github.com/millrace/millrace/adapters/postgres/readmodel"
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/domain/payment"
@@ -58,11 +59,11 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 			return err
 		}
 	}
-	for _, p := range s.core.projections {
+	for _, p := range readmodel.All() {
 		if p.Inline {
 			continue
 		}
-		if err := router.AddProjection(p); err != nil {
+		if err := router.AddProjection(p.Projection); err != nil {
 			return err
 		}
 	}

@@ -19,7 +19,9 @@ type OrderRows interface {
 
 type orders struct{ rows OrderRows }
 
-func (p orders) projection() app.Projection {
+// Orders builds the list of orders.
+func Orders(rows OrderRows) app.Projection {
+	p := orders{rows}
 	return app.Projection{Name: "orders", Category: order.Category, On: []app.EventHandler{
 		app.On(p.placed), app.On(p.confirmed), app.On(p.cancelled),
 	}}

@@ -1,18 +1,2 @@
-// Package projection builds read models: one file each, all of them listed here.
+// Package projection says what read models are made of: one file each. adapters/postgres/readmodel, which keeps them, lists them all.
 package projection
-
-import "github.com/millrace/millrace/app"
-
-// Deps is where the read models are kept.
-type Deps struct {
-	Orders OrderRows
-	Stock  StockRows
-}
-
-// All lists every projection.
-func All(d Deps) []app.Projection {
-	return []app.Projection{
-		orders{d.Orders}.projection(),
-		stock{d.Stock}.projection(),
-	}
-}

@@ -20,24 +20,23 @@ type StockRows interface {
 	Change(ctx context.Context, c StockChange, version int) error
 }
 
-type stock struct{ rows StockRows }
-
-func (p stock) projection() app.Projection {
+// Stock counts what there is of each SKU.
+func Stock(rows StockRows) app.Projection {
 	return app.Projection{Name: "stock", Category: inventory.Category, On: []app.EventHandler{
 		app.On(func(ctx context.Context, e inventory.Received, m app.Meta) error {
-			return p.rows.Change(ctx, StockChange{SKU: e.SKU, Received: e.Quantity, OnHand: e.Quantity}, m.Version)
+			return rows.Change(ctx, StockChange{SKU: e.SKU, Received: e.Quantity, OnHand: e.Quantity}, m.Version)
 		}),
 		app.On(func(ctx context.Context, e inventory.Reserved, m app.Meta) error {
-			return p.rows.Change(ctx, StockChange{SKU: e.SKU, Reserved: e.Quantity}, m.Version)
+			return rows.Change(ctx, StockChange{SKU: e.SKU, Reserved: e.Quantity}, m.Version)
 		}),
 		app.On(func(ctx context.Context, e inventory.Rejected, m app.Meta) error {
-			return p.rows.Change(ctx, StockChange{SKU: e.SKU}, m.Version)
+			return rows.Change(ctx, StockChange{SKU: e.SKU}, m.Version)
 		}),
 		app.On(func(ctx context.Context, e inventory.Released, m app.Meta) error {
-			return p.rows.Change(ctx, StockChange{SKU: e.SKU, Reserved: -e.Quantity}, m.Version)
+			return rows.Change(ctx, StockChange{SKU: e.SKU, Reserved: -e.Quantity}, m.Version)
 		}),
 		app.On(func(ctx context.Context, e inventory.Committed, m app.Meta) error {
-			return p.rows.Change(ctx, StockChange{SKU: e.SKU, OnHand: -e.Quantity, Reserved: -e.Quantity}, m.Version)
+			return rows.Change(ctx, StockChange{SKU: e.SKU, OnHand: -e.Quantity, Reserved: -e.Quantity}, m.Version)
 		}),
 	}}
 }

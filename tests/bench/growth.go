@@ -143,7 +143,7 @@ func rebuilding(ctx context.Context, g *ground, o options, r *report) error {
 			return 0, 0, err
 		}
 		began, heap := time.Now(), peakHeap()
-		n, err := postgres.Rebuild(ctx, g.dsn, readmodel.Tables["orders"], projection.All(projection.Deps{Orders: readmodel.NewOrders(nil)})[0], order.Types,
+		n, err := postgres.Rebuild(ctx, g.dsn, "order_rows", projection.Orders(readmodel.Orders{}), order.Types,
 			func(events int, position, last int64) {
 				if since := time.Since(began); events%100_000 == 0 {
 					fmt.Fprintf(os.Stderr, "  rebuild: %d events, %.0f/s\n", events, float64(events)/since.Seconds())

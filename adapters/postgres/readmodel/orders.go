@@ -1,4 +1,3 @@
-// Package readmodel keeps the read models: a table each, written by a projection and read by queries.
 package readmodel
 
 import (
@@ -14,9 +13,6 @@ import (
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/order"
 )
-
-// Tables are the projections' tables, by the names of the projections.
-var Tables = map[string]string{"orders": "order_rows", "stock": "stock_rows", "sagas": "saga_rows"}
 
 // Orders is the list of orders.
 type Orders struct{ db *sqlx.DB }
@@ -97,27 +93,6 @@ type orderRow struct {
 // Count counts the orders of each status, up to a number, which bounds what the counting takes.
 func (r Orders) Count(ctx context.Context, atMost int) (map[order.Status]int, error) {
 	return counted[order.Status](ctx, r.db, "order_rows", atMost, order.Pending, order.IsConfirmed, order.IsCancelled)
-}
-
-func counted[S ~string](ctx context.Context, db *sqlx.DB, table string, atMost int, statuses ...S) (map[S]int, error) {
-	var rows []struct {
-		Status S   `db:"status"`
-		N      int `db:"n"`
-	}
-	wanted := make([]string, len(statuses))
-	for i, s := range statuses {
-		wanted[i] = string(s)
-	}
-	err := db.SelectContext(ctx, &rows, `SELECT s.status, (SELECT count(*) FROM (SELECT FROM `+table+` WHERE status = s.status LIMIT $2) found) AS n
-		FROM unnest($1::text[]) AS s(status)`, wanted, atMost)
-	if err != nil {
-		return nil, txn.Classify(err, "count "+table)
-	}
-	out := map[S]int{}
-	for _, row := range rows {
-		out[row.Status] = row.N
-	}
-	return out, nil
 }
 
 // List implements query.OrderRows.
