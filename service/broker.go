@@ -36,6 +36,9 @@ func (s *Service) ensureTopics(ctx context.Context) bool {
 		limit, err := kafka.EnsureTopics(ctx, s.kafka, s.core.topics, s.config.Partitions)
 		if err == nil {
 			s.limit.Store(int64(limit))
+			if _, err := kafka.EnsureTopics(ctx, s.kafka, s.core.othersTopics, s.config.Partitions); err != nil {
+				s.log.Warn("cannot make topics of other services, which may not have been started yet; they are waited for", "error", err)
+			}
 			return true
 		}
 		if ctx.Err() != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/app/query"
+	"github.com/millrace/millrace/app/reaction"
 	"github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/order"
@@ -29,21 +30,23 @@ import (
 
 // core is what every role stands on.
 type core struct {
-	store      *eventstore.Store
-	uow        *postgres.UnitOfWork
-	projecting *postgres.UnitOfWork // of projections, which are committed apart from what makes the events
-	marshaler  messages.Marshaler
-	publisher  outbox.Publisher
-	handlers   []app.Handler
-	commands   *messages.Commands
-	manager    *process.Manager
-	events     *cqrs.EventBus
-	asyncAPI   []byte
-	sagas      []*saga.Saga
-	queries    *app.Queries
-	topics     []string
-	wake       func()                  // the relay, here or elsewhere
-	offer      func([]*outbox.Written) // to the relay, if it is here
+	store        *eventstore.Store
+	uow          *postgres.UnitOfWork
+	projecting   *postgres.UnitOfWork // of projections, which are committed apart from what makes the events
+	marshaler    messages.Marshaler
+	publisher    outbox.Publisher
+	handlers     []app.Handler
+	commands     *messages.Commands
+	manager      *process.Manager
+	events       *cqrs.EventBus
+	reactions    []app.Reaction
+	asyncAPI     []byte
+	sagas        []*saga.Saga
+	queries      *app.Queries
+	topics       []string
+	othersTopics []string                // topics of other services
+	wake         func()                  // the relay, here or elsewhere
+	offer        func([]*outbox.Written) // to the relay, if it is here
 }
 
 // kinds are the aggregates: the category of their streams and topics, and their events.
@@ -108,10 +111,14 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 	c.commands.Register(c.handlers)
 	questions := append(query.All(query.Deps{History: c.store, Orders: orders, Stock: stockRows}), sagas.Queries(c.store, sagaRows)...)
 	c.queries = app.NewQueries(questions, s.telemetry.Decorator("query"))
-	if c.asyncAPI, err = asyncAPI(s.config.TopicPrefix, c.handlers); err != nil {
+	c.reactions = reaction.All(reaction.Deps{Commands: c.commands})
+	if c.asyncAPI, err = asyncAPI(s.config, c.handlers); err != nil {
 		return err
 	}
 	c.topics = messages.Topics(s.config.TopicPrefix, c.handlers, categories...)
+	for _, r := range c.reactions {
+		c.othersTopics = append(c.othersTopics, messages.EventTopic(s.config.Others[r.From], r.Category))
+	}
 	return s.seed()
 }
 

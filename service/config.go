@@ -19,6 +19,7 @@ import (
 	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/telemetry"
+	"github.com/millrace/millrace/app/reaction"
 )
 
 // Config is every setting. .env.example says what each is for.
@@ -33,6 +34,7 @@ type Config struct {
 	Serial       bool // one message of a partition at a time, by Watermill's own subscriber
 	InstanceID   string
 	TopicPrefix  string
+	Others       map[string]string // the prefixes of other services' topics, by the services
 	Retention    postgres.Retention
 	MaxMessage   int
 	DataDir      string
@@ -80,7 +82,8 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		Partitions:   int32(s.number("KAFKA_PARTITIONS", 12, 1, 1000)), //nolint:gosec // at most 1000
 		Serial:       s.onOff("KAFKA_SERIAL", false),
 		InstanceID:   s.text("INSTANCE_ID", ""),
-		TopicPrefix:  s.text("TOPIC_PREFIX", "millrace"),
+		TopicPrefix:  s.topics("TOPIC_PREFIX", "millrace"),
+		Others:       map[string]string{},
 		Retention: postgres.Retention{
 			Inbox: s.duration("INBOX_RETENTION", 14*24*time.Hour), Idempotency: s.duration("IDEMPOTENCY_RETENTION", 7*24*time.Hour),
 			Dropped: s.duration("DROPPED_RETENTION", 90*24*time.Hour),
@@ -122,8 +125,8 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 			s.fault("KAFKA_BROKERS", fmt.Sprintf("%q is not host:port", broker))
 		}
 	}
-	if !regexp.MustCompile(`^[a-zA-Z0-9._-]{1,100}$`).MatchString(c.TopicPrefix) {
-		s.fault("TOPIC_PREFIX", "must be letters, digits, dots, dashes and underscores")
+	for _, r := range reaction.All(reaction.Deps{}) {
+		c.Others[r.From] = s.topics(strings.ToUpper(r.From)+"_TOPICS", r.From)
 	}
 	c.Traces = s.traces()
 	s.checkSandbox(c)
@@ -221,6 +224,15 @@ func (s *settings) text(name, otherwise string) string {
 		return v
 	}
 	return otherwise
+}
+
+// topics is what the names of topics begin with.
+func (s *settings) topics(name, otherwise string) string {
+	text := s.text(name, otherwise)
+	if !regexp.MustCompile(`^[a-zA-Z0-9._-]{1,100}$`).MatchString(text) {
+		s.fault(name, fmt.Sprintf("%q must be letters, digits, dots, dashes and underscores", text))
+	}
+	return text
 }
 
 func (s *settings) list(name string) (out []string) {

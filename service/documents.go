@@ -3,17 +3,18 @@ package service
 import (
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/app/reaction"
 	"github.com/millrace/millrace/ports/messages"
 	"github.com/millrace/millrace/sagas/process"
 	"github.com/millrace/millrace/sagas/saga"
 )
 
 // asyncAPI describes the messages of a service with these handlers.
-func asyncAPI(prefix string, handlers []app.Handler) ([]byte, error) {
-	return messages.AsyncAPI("Millrace", prefix, handlers, kinds(), saga.Answers)
+func asyncAPI(c Config, handlers []app.Handler) ([]byte, error) {
+	return messages.AsyncAPI("Millrace", c.TopicPrefix, handlers, kinds(), saga.Answers, reaction.All(reaction.Deps{}), c.Others)
 }
 
 // printAsyncAPI describes them without a service that runs.
 func (p program) printAsyncAPI() ([]byte, error) {
-	return asyncAPI(p.config.TopicPrefix, append(command.All(command.Deps{}), (&process.Manager{}).Handlers()...))
+	return asyncAPI(p.config, append(command.All(command.Deps{}), (&process.Manager{}).Handlers()...))
 }

@@ -27,6 +27,8 @@ func TestDocumentsAreCurrent(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, []byte(want), 0o600))
 		}
 		got, _ := os.ReadFile(path) // one that is not there is not current either
-		require.Equal(t, want, string(got), "%s is not current: make generate", strings.TrimPrefix(path, "../"))
+		if string(got) != want {
+			t.Errorf("%s is not current: make generate", strings.TrimPrefix(path, "../"))
+		}
 	}
 }

@@ -108,6 +108,11 @@ func (s *Service) known() ui.Known {
 			k.Events = append(k.Events, knownMessage(t, messages.EventTopic(s.config.TopicPrefix, category), false))
 		}
 	}
+	for _, r := range s.core.reactions {
+		for _, on := range r.On {
+			k.Heard = append(k.Heard, knownMessage(on.Type, messages.EventTopic(s.config.Others[r.From], r.Category), false))
+		}
+	}
 	byPlace := func(a, b ui.KnownMessage) int { return strings.Compare(a.Topic+" "+a.Name, b.Topic+" "+b.Name) }
 	slices.SortFunc(k.Commands, byPlace)
 	slices.SortFunc(k.Events, byPlace)

@@ -67,6 +67,11 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 			return err
 		}
 	}
+	for _, a := range s.core.reactions {
+		if err := router.AddReaction(a, s.config.Others[a.From]); err != nil {
+			return err
+		}
+	}
 	s.runJanitor(ctx)
 	return s.runRouter(ctx)
 }

@@ -17,8 +17,8 @@ import (
 
 // AsyncAPI describes the topics and messages of a service, as AsyncAPI 3.0 (https://www.asyncapi.com/docs/reference/specification/v3.0.0)
 // in YAML: the commands of its handlers, which it receives, and the events of its kinds of aggregates, which it sends. Answers are those
-// that every kind may give to a saga.
-func AsyncAPI(title, prefix string, handlers []app.Handler, kinds map[string]aggregate.Types, answers aggregate.Types) ([]byte, error) {
+// that every kind may give to a saga. Heard is what reactions hear of other services, and others the prefixes of those services' topics.
+func AsyncAPI(title, prefix string, handlers []app.Handler, kinds map[string]aggregate.Types, answers aggregate.Types, heard []app.Reaction, others map[string]string) ([]byte, error) {
 	d := document{
 		AsyncAPI: "3.0.0", DefaultContentType: "application/json",
 		Info: info{
@@ -29,13 +29,20 @@ func AsyncAPI(title, prefix string, handlers []app.Handler, kinds map[string]agg
 		Components: components{Messages: map[string]described{}, Schemas: map[string]any{"Headers": headers}},
 	}
 	for _, h := range handlers {
-		if err := d.add("commands."+h.Destination, CommandTopic(prefix, h.Destination), "receive", h.Type); err != nil {
+		if err := d.add("commands."+h.Destination, CommandTopic(prefix, h.Destination), "receive", h.Type.Name, h.Type); err != nil {
 			return nil, err
 		}
 	}
 	for category, types := range kinds {
 		for _, t := range append(types.All(), answers.All()...) {
-			if err := d.add("events."+category, EventTopic(prefix, category), "send", t); err != nil {
+			if err := d.add("events."+category, EventTopic(prefix, category), "send", t.Name, t); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, r := range heard {
+		for _, on := range r.On {
+			if err := d.add(r.From+".events."+r.Category, EventTopic(others[r.From], r.Category), "receive", r.From+"."+on.Type.Name, on.Type); err != nil {
 				return nil, err
 			}
 		}
@@ -86,17 +93,17 @@ type described struct {
 	Binding map[string]any `yaml:"bindings"`
 }
 
-// add notes a type of message on a topic.
-func (d *document) add(name, topic, action string, t aggregate.Type) error {
-	if _, known := d.Components.Messages[t.Name]; !known {
+// add notes a type of message on a topic; as is the key under which it is described.
+func (d *document) add(name, topic, action, as string, t aggregate.Type) error {
+	if _, known := d.Components.Messages[as]; !known {
 		schema, err := schemaOf(reflect.TypeOf(t.New()).Elem())
 		if err != nil {
 			return fmt.Errorf("describe %s: %w", t.Name, err)
 		}
 		schema["title"] = fmt.Sprintf("%s, schema version %d", t.Name, t.Schema)
-		d.Components.Schemas[t.Name] = schema
-		d.Components.Messages[t.Name] = described{
-			Name: t.Name, Title: strings.ReplaceAll(t.Name, "-", " "), Headers: reference{"#/components/schemas/Headers"}, Payload: reference{"#/components/schemas/" + t.Name},
+		d.Components.Schemas[as] = schema
+		d.Components.Messages[as] = described{
+			Name: t.Name, Title: strings.ReplaceAll(t.Name, "-", " "), Headers: reference{"#/components/schemas/Headers"}, Payload: reference{"#/components/schemas/" + as},
 			Binding: map[string]any{"kafka": map[string]any{"key": map[string]any{"type": "string", "description": "messages of one key keep their order"}}},
 		}
 	}
@@ -105,7 +112,7 @@ func (d *document) add(name, topic, action string, t aggregate.Type) error {
 		c = channel{topic, map[string]reference{}}
 		d.Channels[name] = c
 	}
-	c.Messages[t.Name] = reference{"#/components/messages/" + t.Name}
+	c.Messages[as] = reference{"#/components/messages/" + as}
 	o := operation{Action: action, Channel: reference{"#/channels/" + name}}
 	for _, m := range slices.Sorted(maps.Keys(c.Messages)) {
 		o.Messages = append(o.Messages, reference{"#/channels/" + name + "/messages/" + m})

@@ -258,8 +258,10 @@ type attempt struct {
 // recognise reads the headers into the context.
 func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
-		if err := r.config.Marshaler.known(msg); err != nil {
-			return nil, err
+		if !r.strangers[message.HandlerNameFromCtx(msg.Context())] {
+			if err := r.config.Marshaler.known(msg); err != nil {
+				return nil, err
+			}
 		}
 		meta, err := metaOf(msg)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/sagas/process"
 	"github.com/millrace/millrace/sagas/saga"
 )
@@ -62,6 +63,7 @@ type Router struct {
 	groups *cqrs.EventGroupProcessor
 
 	sagaGroups map[string]bool   // consumers that are sagas
+	strangers  map[string]bool   // consumers of other services' messages, which need not know all of them
 	categories map[string]string // of the aggregates that consumers of commands change
 }
 
@@ -89,22 +91,27 @@ func NewRouter(c Config) (*Router, error) {
 	if c.InHand == nil {
 		c.InHand = func(string, time.Time) func() { return func() {} }
 	}
-	r := &Router{Router: inner, config: c, sagaGroups: map[string]bool{}, categories: map[string]string{}}
+	r := &Router{Router: inner, config: c, sagaGroups: map[string]bool{}, strangers: map[string]bool{}, categories: map[string]string{}}
 	inner.AddMiddleware(r.inHand, r.inLine, r.deadLetters, r.recognise, r.retry)
-	r.groups, err = cqrs.NewEventGroupProcessorWithConfig(inner, cqrs.EventGroupProcessorConfig{
+	r.groups, err = r.processor(c.Prefix, c.Marshaler)
+	return r, err
+}
+
+// processor makes one for the events of a service.
+func (r *Router) processor(prefix string, m Marshaler) (*cqrs.EventGroupProcessor, error) {
+	return cqrs.NewEventGroupProcessorWithConfig(r.Router, cqrs.EventGroupProcessorConfig{
 		GenerateSubscribeTopic: func(p cqrs.EventGroupProcessorGenerateSubscribeTopicParams) (string, error) {
-			return EventTopic(c.Prefix, p.EventGroupHandlers[0].(*eventHandler).category), nil
+			return EventTopic(prefix, p.EventGroupHandlers[0].(*eventHandler).category), nil
 		},
 		SubscriberConstructor: func(p cqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
 			if r.sagaGroups[p.EventGroupName] {
-				return c.Subscriber(p.EventGroupName, app.HeaderSagaID, r.announce(p.EventGroupName, c.Expect, false))
+				return r.config.Subscriber(p.EventGroupName, app.HeaderSagaID, r.announce(p.EventGroupName, r.config.Expect, false))
 			}
-			return c.Subscriber(p.EventGroupName, "", r.announce(p.EventGroupName, func(app.Delivery) {}, false))
+			return r.config.Subscriber(p.EventGroupName, "", r.announce(p.EventGroupName, func(app.Delivery) {}, false))
 		},
 		AckOnUnknownEvent: true, // known, but not to this group; what nobody knows was caught before
-		Marshaler:         c.Marshaler, Logger: c.Watermill,
+		Marshaler:         m, Logger: r.config.Watermill,
 	})
-	return r, err
 }
 
 // Topics lists every topic that the service reads or writes.
@@ -153,6 +160,26 @@ func (r *Router) AddProjection(p app.Projection) error {
 		})})
 	}
 	return r.groups.AddHandlersGroup(group, handlers...)
+}
+
+// AddReaction has what another service says handled. Prefix is that of its topics.
+func (r *Router) AddReaction(a app.Reaction, prefix string) error {
+	group := r.config.Prefix + ".reaction." + a.Name
+	r.strangers[group] = true
+	var types []aggregate.Type
+	var handlers []cqrs.GroupEventHandler
+	for _, heard := range a.On {
+		types = append(types, heard.Type)
+		handlers = append(handlers, &eventHandler{category: a.Category, goType: heard.EventHandler.Type, handle: r.observed(group, func(ctx context.Context, e app.Event) error {
+			_, err := r.config.Inbox.Handle(ctx, app.Delivery{Consumer: group, Meta: app.MetaOf(ctx)}, func(ctx context.Context) error { return heard.Handle(ctx, e) })
+			return err
+		})})
+	}
+	processor, err := r.processor(prefix, NewMarshaler(aggregate.TypesOf(types...), ""))
+	if err != nil {
+		return err
+	}
+	return processor.AddHandlersGroup(group, handlers...)
 }
 
 func (r *Router) observed(group string, handle func(context.Context, app.Event) error) func(context.Context, app.Event) error {

@@ -14,6 +14,7 @@ type Known struct {
 	Commands    []KnownMessage
 	Events      []KnownMessage
 	Projections []KnownProjection
+	Heard       []KnownMessage // of other services
 }
 
 // KnownMessage is a type of message, and where it goes.

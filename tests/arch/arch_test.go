@@ -32,7 +32,7 @@ var pieces = []string{
 
 // example is what belongs to order fulfilment.
 var example = []string{
-	"domain/order", "domain/inventory", "domain/payment", "domain/shipment", "domain/money", "app/command", "app/query", "app/projection",
+	"domain/order", "domain/inventory", "domain/payment", "domain/shipment", "domain/money", "app/command", "app/query", "app/projection", "app/reaction",
 	"sagas/fulfilment", "adapters/gateway", "adapters/sandbox", "adapters/postgres/readmodel",
 }
 

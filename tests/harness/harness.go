@@ -77,7 +77,7 @@ func NewWorld(t *testing.T, settings ...string) *World {
 	require.NoError(t, err)
 	w.DataDir = dir
 	t.Cleanup(func() { w.tearDown() })
-	w.env["DATA_DIR"], w.env["TOPIC_PREFIX"] = dir, w.Prefix
+	w.env["DATA_DIR"], w.env["TOPIC_PREFIX"], w.env["WAREHOUSE_TOPICS"] = dir, w.Prefix, w.Prefix+".warehouse"
 	if Real() {
 		w.env["KAFKA_BROKERS"] = os.Getenv("KAFKA_BROKERS")
 		w.env["POSTGRES_DSN"] = w.newDatabase(os.Getenv("POSTGRES_DSN"))

@@ -143,7 +143,7 @@ func TestATemplateBecomesOnesOwn(t *testing.T) {
 		files int // tests not counted
 	}{
 		{"aggregate invoice", 4}, {"event invoice Issued", 1}, {"event invoice Paid", 1}, {"command invoice IssueInvoice", 2},
-		{"query InvoiceByID", 2}, {"saga dunning --on invoice.Issued --steps remind,suspend", 2},
+		{"query InvoiceByID", 2}, {"projection invoice invoices", 4}, {"consumer shipping --from carrier.parcels --on parcel.left,parcel.lost", 3}, {"saga dunning --on invoice.Issued --steps remind,suspend", 2}, {"saga dunning --on invoice.Issued --steps remind,suspend,close", 1},
 	} {
 		args := append([]string{"run", "./tools/scaffold"}, strings.Fields(made.args)...)
 		m.must("go", args...)
@@ -162,7 +162,8 @@ func TestATemplateBecomesOnesOwn(t *testing.T) {
 	require.Empty(t, m.must("gofmt", "-l", "."))
 	for pkg, sentence := range map[string]string{
 		"./domain/invoice": "say what comes of each decision of invoice", "./sagas/dunning": "fill in the commands and events of remind, suspend",
-		"./service": "is not current: make generate",
+		"./service": "is not current: make generate", "./app/reaction": "say which command of ours follows from carrier's parcel.left",
+		"./adapters/postgres/readmodel": "say which events of invoice change a row",
 	} {
 		output, err := m.run("go", "test", pkg)
 		require.Error(t, err)
@@ -170,6 +171,7 @@ func TestATemplateBecomesOnesOwn(t *testing.T) {
 	}
 	for args, complaint := range map[string]string{
 		"aggregate Invoice": "NAME: \"Invoice\" must be like", "event bill Issued": "there is no aggregate bill yet", "saga x --on y --steps z": "--on: \"y\" must be an event",
+		"consumer x --from y --on z": "--from: \"y\" must be", "consumer x --from y.z --on z": "--on: \"z\" must be",
 		"thing": "there is nothing called \"thing\" to make", "command invoice": "NAME is missing",
 	} {
 		output, err := m.run("go", append([]string{"run", "./tools/scaffold"}, strings.Fields(args)...)...)

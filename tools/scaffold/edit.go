@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -26,15 +27,36 @@ func (p *piece) write(name, path string) error {
 	if err := templates.ExecuteTemplate(&text, name, p); err != nil {
 		return err
 	}
-	formatted, err := format.Source(text.Bytes())
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	formatted, err := text.Bytes(), error(nil)
+	if strings.HasSuffix(path, ".go") {
+		if formatted, err = format.Source(formatted); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return err
 	}
 	fmt.Println("wrote:", path)
 	return os.WriteFile(path, formatted, 0o600)
+}
+
+// setting adds one to a list of settings, behind another one, unless it is there.
+func (p *piece) setting(path, name, value, behind string) error {
+	text, err := os.ReadFile(path) //nolint:gosec // a file of the service
+	if err != nil {
+		return err
+	}
+	if strings.Contains(string(text), "\n"+name+"=") {
+		fmt.Println("is there already:", path)
+		return nil
+	}
+	before, after, found := strings.Cut(string(text), "\n"+behind+"=")
+	if !found {
+		return fmt.Errorf("%s: there is no %s", path, behind)
+	}
+	line, after, _ := strings.Cut(after, "\n")
+	fmt.Println("changed:", path)
+	return os.WriteFile(path, fmt.Appendf(nil, "%s\n%s=%s\n# What the topics of %s begin with.\n%s=%s\n%s", before, behind, line, p.From, name, value, after), 0o600) //nolint:gosec // a file of the service
 }
 
 // change finds where a file is to be changed: text at an offset; nothing if what it stands for is there.
@@ -167,6 +189,28 @@ func element(function, value string) change {
 	}
 }
 
+// step adds one to a saga's definition, as the last.
+func step(name, on string) change {
+	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
+		steps, ok := find(file, func(p *ast.KeyValueExpr) bool { return text(source, p.Key, at) == "Steps" })
+		if !ok {
+			return "", 0, errors.New("there is no definition with Steps")
+		}
+		list, ok := steps.Value.(*ast.CompositeLit)
+		if !ok {
+			return "", 0, errors.New("Steps is no list")
+		}
+		if _, there := find(list, func(p *ast.KeyValueExpr) bool {
+			return text(source, p.Key, at) == "Name" && text(source, p.Value, at) == strconv.Quote(name)
+		}); there {
+			return "", 0, nil
+		}
+		var b strings.Builder
+		err := templates.ExecuteTemplate(&b, "step", map[string]string{"Step": name, "On": on})
+		return b.String(), at(list.Rbrace), err
+	}
+}
+
 func callOf(source, function string, at func(token.Pos) int) func(*ast.CallExpr) bool {
 	return func(c *ast.CallExpr) bool { return text(source, c.Fun, at) == function }
 }
@@ -229,7 +273,7 @@ func event(name, marker, id string) change {
 		if types.Doc != nil {
 			offset = at(types.Doc.Pos())
 		}
-		return fmt.Sprintf("// %s says that …\ntype %s struct {\n\t%sID string `json:%q`\n}\n\nfunc (%s) %s() {}\n\n", name, name,
+		return fmt.Sprintf("// %s is to be described here.\ntype %s struct {\n\t%sID string `json:%q`\n}\n\nfunc (%s) %s() {}\n\n", name, name,
 			strings.ToUpper(marker[:1])+marker[1:], id, name, marker), offset, nil
 	}
 }

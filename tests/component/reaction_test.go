@@ -1,0 +1,66 @@
+package component
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/IBM/sarama"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/tests/harness"
+)
+
+// What another service says is taken up once, however often it comes; what it says beside that is none of our business, and what cannot
+// be understood is kept.
+func TestReactionToAnotherService(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	topic := i.Topic("warehouse.events.deliveries")
+	arrived := func(id, name, payload string) *sarama.ProducerMessage {
+		return &sarama.ProducerMessage{Topic: topic, Key: sarama.StringEncoder("NEW-1"), Value: sarama.StringEncoder(payload), Headers: []sarama.RecordHeader{
+			{Key: []byte("ce_specversion"), Value: []byte("1.0")}, {Key: []byte("ce_id"), Value: []byte(id)},
+			{Key: []byte("ce_type"), Value: []byte(name)}, {Key: []byte("ce_source"), Value: []byte("/warehouse")},
+		}}
+	}
+	p := producer(t, i)
+	said := []*sarama.ProducerMessage{
+		arrived("w1", "delivery.announced", `{"ship":"Ever Given"}`),
+		arrived("w2", "delivery.arrived", `{"sku":"NEW-1","quantity":7,"of_no_interest":true}`),
+		arrived("w2", "delivery.arrived", `{"sku":"NEW-1","quantity":7}`),
+		arrived("w3", "delivery.arrived", `{"sku":"NEW-1","quantity":1}`),
+		arrived("w4", "delivery.arrived", `{"sku":"NEW-1","quantity":"many"}`),
+	}
+	require.NoError(t, p.SendMessages(said))
+	harness.Eventually(t, func() error {
+		var stock struct {
+			OnHand int64 `json:"on_hand"`
+		}
+		status, body, err := i.Get("/v1/stock/NEW-1")
+		if err == nil && status == http.StatusOK {
+			err = json.Unmarshal([]byte(body), &stock)
+		}
+		if err == nil && stock.OnHand != 8 {
+			err = fmt.Errorf("%d %s", status, body)
+		}
+		return err
+	})
+	harness.Eventually(t, func() error {
+		letters := i.Do(http.MethodGet, "/v1/dead-letters", "").Body
+		var list struct {
+			Letters []struct {
+				MessageID string `json:"message_id"`
+			} `json:"dead_letters"`
+		}
+		if err := json.Unmarshal([]byte(letters), &list); err != nil {
+			return err
+		}
+		if len(list.Letters) != 1 || list.Letters[0].MessageID != "w4" {
+			return fmt.Errorf("%s", letters)
+		}
+		return nil
+	})
+	i.Place("pm_ok", "NEW-1")
+	require.Contains(t, i.Do(http.MethodGet, "/asyncapi.yaml", "").Body, topic)
+}
