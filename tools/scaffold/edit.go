@@ -198,7 +198,7 @@ func step(name, on string) change {
 		}
 		list, ok := steps.Value.(*ast.CompositeLit)
 		if !ok {
-			return "", 0, errors.New("Steps is no list")
+			return "", 0, errors.New("what stands at Steps is no list")
 		}
 		if _, there := find(list, func(p *ast.KeyValueExpr) bool {
 			return text(source, p.Key, at) == "Name" && text(source, p.Value, at) == strconv.Quote(name)
