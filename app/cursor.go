@@ -40,3 +40,9 @@ func ParseCursor(text string) (Cursor, error) {
 	}
 	return Cursor{parsed, id}, nil
 }
+
+// Page is a part of a list, newest first.
+type Page struct {
+	Before Cursor // where the page before ended; Newest for the first
+	Limit  int    // 1 to 100
+}

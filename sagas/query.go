@@ -24,7 +24,7 @@ type History struct {
 type List struct {
 	app.Answers[[]saga.State]
 	Status saga.Status // empty: all
-	query.Page
+	app.Page
 }
 
 // Rows is the list of sagas.

@@ -15,7 +15,6 @@ import (
 	"github.com/millrace/millrace/adapters/postgres/deadletter"
 	"github.com/millrace/millrace/adapters/postgres/outbox"
 	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/ports/httpapi"
 	"github.com/millrace/millrace/sagas/fulfilment"
 	"github.com/millrace/millrace/sagas/saga"
@@ -45,25 +44,6 @@ func (s *Service) handler() http.Handler {
 	r.Get("/readyz", server.GetReadiness)
 	r.Get("/metrics", server.GetMetrics)
 	return r
-}
-
-// mountSandbox lets other instances share the sandbox of this one.
-func (s *Service) mountSandbox(r chi.Router) {
-	if s.sandbox != nil {
-		r.Mount("/sandbox", http.StripPrefix("/sandbox", s.sandbox.Handler()))
-	}
-}
-
-// cancelOrder asks the order's saga, and with it decides in one transaction whether it is too late.
-func (s *Service) cancelOrder(ctx context.Context, orderID string) error {
-	definition := s.saga(fulfilment.Name)
-	return s.core.uow.Within(ctx, func(ctx context.Context) error {
-		history, err := s.core.store.History(ctx, order.Category, orderID)
-		if err != nil {
-			return err
-		}
-		return s.core.manager.Cancel(ctx, definition, history[0], "cancelled by the customer")
-	})
 }
 
 func (s *Service) operate(ctx context.Context, sagaID string, in saga.Input) error {

@@ -8,7 +8,6 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/components/cqrs"
 
-	"github.com/millrace/millrace/adapters/gateway"
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/postgres/eventstore"
 	"github.com/millrace/millrace/adapters/postgres/outbox"
@@ -18,10 +17,6 @@ import (
 	"github.com/millrace/millrace/app/query"
 	"github.com/millrace/millrace/app/reaction"
 	"github.com/millrace/millrace/domain/aggregate"
-	"github.com/millrace/millrace/domain/inventory"
-	"github.com/millrace/millrace/domain/order"
-	"github.com/millrace/millrace/domain/payment"
-	"github.com/millrace/millrace/domain/shipment"
 	"github.com/millrace/millrace/ports/messages"
 	"github.com/millrace/millrace/sagas"
 	"github.com/millrace/millrace/sagas/process"
@@ -49,14 +44,6 @@ type core struct {
 	offer        func([]*outbox.Written) // to the relay, if it is here
 }
 
-// kinds are the aggregates: the category of their streams and topics, and their events.
-func kinds() map[string]aggregate.Types {
-	return map[string]aggregate.Types{
-		order.Category: order.Types, inventory.Category: inventory.Types, payment.Category: payment.Types,
-		shipment.Category: shipment.Types, saga.Category: saga.Facts,
-	}
-}
-
 // build makes the core. It checks the sagas and starts nothing.
 func (s *Service) build(_ context.Context, _ func(string)) error {
 	c := &s.core
@@ -71,19 +58,9 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 		facts, categories = append(facts, types), append(categories, category)
 	}
 	c.store = eventstore.New(s.db, aggregate.Merge(facts...))
-	stock := eventstore.NewRepository(c.store, inventory.Category, inventory.Rebuild, eventstore.Options{SnapshotEvery: 100, Contended: true})
-	deps := command.Deps{
-		Orders:    eventstore.NewRepository(c.store, order.Category, order.Rebuild, eventstore.Options{}),
-		Stock:     stock,
-		Payments:  eventstore.NewRepository(c.store, payment.Category, payment.Rebuild, eventstore.Options{}),
-		Shipments: eventstore.NewRepository(c.store, shipment.Category, shipment.Rebuild, eventstore.Options{}),
-		Provider:  gateway.NewPayments(s.outside(s.config.PaymentsURL, "/payments")),
-		Carrier:   gateway.NewCarrier("carrier", s.outside(s.config.CarrierURL, "/carrier")),
-		Courier:   gateway.NewCarrier("courier", s.outside(s.config.CourierURL, "/courier")),
-	}
-	orders, sagaRows, stockRows := readmodel.NewOrders(s.db), readmodel.NewSagas(s.db), readmodel.NewStock(s.db)
+	sagaRows := readmodel.NewSagas(s.db)
 	c.manager = &process.Manager{Sagas: c.sagas, Streams: c.store, Rows: measured{sagaRows, s.telemetry.SagaEnded}, Commands: lateCommands{c}, Timers: timers{}, Clock: s.clock, Open: s.open}
-	c.handlers = append(command.All(deps), c.manager.Handlers()...)
+	c.handlers = append(command.All(s.deps(c.store)), c.manager.Handlers()...)
 	all = append(all, facts...)
 	all = append(all, saga.Answers)
 	for _, h := range c.handlers {
@@ -109,7 +86,7 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 		return err
 	}
 	c.commands.Register(c.handlers)
-	questions := append(query.All(query.Deps{History: c.store, Orders: orders, Stock: stockRows}), sagas.Queries(c.store, sagaRows)...)
+	questions := append(query.All(s.sources(c.store)), sagas.Queries(c.store, sagaRows)...)
 	c.queries = app.NewQueries(questions, s.telemetry.Decorator("query"))
 	c.reactions = reaction.All(reaction.Deps{Commands: c.commands})
 	if c.asyncAPI, err = asyncAPI(s.config, c.handlers); err != nil {
@@ -163,19 +140,4 @@ func categoryOf(event reflect.Type) string {
 		}
 	}
 	return ""
-}
-
-// seed stocks a database that was made just now, so that there is something to order.
-func (s *Service) seed() error {
-	if s.postgres == nil || !s.postgres.Fresh {
-		return nil
-	}
-	return s.core.uow.Within(context.Background(), func(ctx context.Context) error {
-		for _, sku := range []string{"MUG-01", "TEE-02", "CAP-03", "HEAVY-99"} {
-			if err := s.core.commands.Execute(ctx, app.Command{Body: command.ReceiveStock{SKU: sku, Quantity: 1_000_000}}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
 }

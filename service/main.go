@@ -7,26 +7,17 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
-
 	"github.com/millrace/millrace/adapters/embedded"
 	"github.com/millrace/millrace/adapters/identity"
-	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/sandbox"
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/migrations"
 	"github.com/millrace/millrace/ports/cli"
-	"github.com/millrace/millrace/ports/messages"
 	"github.com/millrace/millrace/sagas"
-	"github.com/millrace/millrace/tests/books"
 )
 
 // stopWithin bounds a clean stop.
@@ -150,83 +141,11 @@ func (s *Service) banner() string {
 	if s.sandbox != nil {
 		line("sandbox", s.URL+"/v1/sandbox/payments and …/carrier")
 	}
-	fmt.Fprintf(&b, "try, in another terminal:\n  go run . demo\n  curl -s -H 'Prefer: wait=5' %s/v1/orders -d '{\"lines\":[{\"sku\":\"MUG-01\",\"quantity\":2,\"unit_price\":1250}],\"currency\":\"EUR\",\"payment_method\":\"pm_ok\"}' -H 'Content-Type: application/json'\n  go run . sagas list\n", s.URL)
+	b.WriteString("try, in another terminal:\n")
+	for _, try := range append(s.tries(), "go run . sagas list") {
+		b.WriteString("  " + try + "\n")
+	}
 	return b.String()
-}
-
-// serveOwn starts an instance for the demo, on a free port if its own is taken.
-func (p program) serveOwn(ctx context.Context) (url string, checkLog func(context.Context) ([]string, error), stop func() error, err error) {
-	p.say("no service answers at " + p.config.HTTPAddr + "; starting one")
-	p.config.LogLevel = max(p.config.LogLevel, slog.LevelError) // what the demo breaks on purpose is no news
-	p.log = newLog(p.config, p.stderr)
-	s, err := Start(ctx, p.config, p.log, p.say)
-	if err != nil {
-		return "", nil, nil, err
-	}
-	stop = func() error {
-		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
-		defer cancel()
-		return s.Stop(stopCtx)
-	}
-	return s.URL, s.checkLog, stop, nil
-}
-
-// checkLog compares the event store with what stands in Kafka.
-func (s *Service) checkLog(ctx context.Context) (faults []string, err error) {
-	var topics []string
-	for category := range kinds() {
-		topics = append(topics, messages.EventTopic(s.config.TopicPrefix, category))
-	}
-	var logged books.Logged
-	err = kafka.ReadAll(ctx, s.kafka, topics, func(_ string, msg *message.Message) error {
-		var version int
-		if _, err := fmt.Sscan(msg.Metadata.Get(app.HeaderSequence), &version); err != nil {
-			return nil //nolint:nilerr // an answer that no stream holds
-		}
-		if fault := logged.Saw(msg.Metadata.Get(app.HeaderSubject), version); fault != nil {
-			faults = append(faults, fault.Error())
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	stored := map[string]int{}
-	reader := s.core.store.Read(0)
-	for {
-		events, err := reader.Next(ctx, 1000)
-		if err != nil || len(events) == 0 {
-			return append(faults, logged.Missing(stored)...), err
-		}
-		for _, e := range events {
-			stored[e.Meta.Subject] = max(stored[e.Meta.Subject], e.Meta.Version)
-		}
-	}
-}
-
-func (p program) sandbox(ctx context.Context, addr string) error {
-	box, err := sandbox.Open(filepath.Join(p.config.DataDir, "sandbox"))
-	if err != nil {
-		return err
-	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return errors.Join(fmt.Errorf("--addr: %w", err), box.Close())
-	}
-	mux := http.NewServeMux()
-	mux.Handle("/v1/sandbox/", box.Control())
-	mux.Handle("/", box.Handler())
-	base := "http://" + reachableAddr(listener.Addr().String())
-	_, _ = fmt.Fprintf(p.stdout, "PAYMENTS_URL=%s/payments\nCARRIER_URL=%s/carrier\nCOURIER_URL=%s/courier\n", base, base, base)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	go func() {
-		<-ctx.Done()
-		_ = server.Close() // slow answers are not waited for
-	}()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return errors.Join(err, box.Close())
-	}
-	return box.Close()
 }
 
 // database is the one that is set, or the embedded one, which is started here and is ours until stop is called.

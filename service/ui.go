@@ -7,13 +7,11 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/go-chi/chi/v5"
 
 	"github.com/millrace/millrace/adapters/postgres/deadletter"
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
-	"github.com/millrace/millrace/adapters/sandbox"
 	"github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/ports/messages"
 	"github.com/millrace/millrace/ports/ui"
@@ -26,11 +24,11 @@ func (s *Service) mountPages(r chi.Router) {
 	letters := deadletter.New(s.db)
 	server := &ui.Server{
 		Commands: s.core.commands, Queries: s.core.queries, Letters: letters, Log: s.log, Cancel: s.cancelOrder, Operate: s.operate,
-		SagaOf: func(orderID string) string { return saga.ID(fulfilment.Name, orderID) }, Saga: s.definition, Watch: s.watch.Streams,
+		SagaOf: func(orderID string) string { return saga.ID(fulfilment.Name, orderID) }, Saga: s.definition, Subject: subject, Watch: s.watch.Streams,
 		Wake: func() { s.core.wake() }, Breakers: s.breakerList, Outbox: s.backlog, Ready: s.ready, Stopping: s.stopping, Known: s.known(),
 		Totals: func() ui.Totals { return ui.Totals(s.telemetry.Totals()) },
 		Counts: func(ctx context.Context) (c ui.Counts, err error) {
-			if c.Orders, err = readmodel.NewOrders(s.db).Count(ctx, ui.Most+1); err != nil {
+			if c.Own, err = s.counts(ctx); err != nil {
 				return c, err
 			}
 			if c.Sagas, err = readmodel.NewSagas(s.db).Count(ctx, ui.Most+1); err != nil {
@@ -59,37 +57,6 @@ func (s *Service) definition(name string, version int) *saga.Saga {
 		}
 	}
 	return nil
-}
-
-func knobs(box *sandbox.Sandbox) []ui.SandboxService {
-	service := func(name string, get func() sandbox.Knobs, turn func(sandbox.Knobs), ledger func() []ui.Entry) ui.SandboxService {
-		return ui.SandboxService{
-			Name: name, Ledger: ledger,
-			Knobs: func() ui.Knobs {
-				k := get()
-				return ui.Knobs{Down: k.Down, FailureRate: k.FailureRate, RefusalRate: k.RefusalRate, Latency: time.Duration(k.Latency)}
-			},
-			Turn: func(k ui.Knobs) {
-				turn(sandbox.Knobs{Down: k.Down, FailureRate: k.FailureRate, RefusalRate: k.RefusalRate, Latency: sandbox.Duration(k.Latency), Twice: get().Twice})
-			},
-		}
-	}
-	return []ui.SandboxService{
-		service("payments", box.Payments.Knobs, box.Payments.Turn, func() []ui.Entry { return entries(box.Payments.Ledger()) }),
-		service("carrier", box.Carrier.Knobs, box.Carrier.Turn, func() []ui.Entry { return entries(box.Carrier.Ledger()) }),
-		service("courier", box.Courier.Knobs, box.Courier.Turn, func() []ui.Entry { return entries(box.Courier.Ledger()) }),
-	}
-}
-
-// entries are the fields of a ledger, by their names in JSON.
-func entries(ledger any) (out []ui.Entry) {
-	v := reflect.ValueOf(ledger)
-	for i := range v.NumField() {
-		if n, ok := reflect.TypeAssert[int64](v.Field(i)); ok {
-			out = append(out, ui.Entry{Name: tagged(v.Type().Field(i)), Value: n})
-		}
-	}
-	return out
 }
 
 func tagged(f reflect.StructField) string {

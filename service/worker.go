@@ -12,9 +12,6 @@ import (
 	"github.com/millrace/millrace/adapters/postgres/lines"
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
 	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/app/command"
-	"github.com/millrace/millrace/domain/payment"
-	"github.com/millrace/millrace/domain/shipment"
 	"github.com/millrace/millrace/ports/messages"
 	"github.com/millrace/millrace/sagas/saga"
 )
@@ -25,15 +22,15 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 		return nil
 	}
 	down := func(err error) bool { return app.KindOf(err) == app.Down }
-	breakers := map[string]message.HandlerMiddleware{}
-	for destination, name := range map[string]string{payment.Category: "payments", shipment.Category: "carrier", command.Couriers: "courier"} {
+	guards := map[string]message.HandlerMiddleware{}
+	for destination, name := range breakers() {
 		s.guards[destination] = s.newBreaker(name, 0, down)
-		breakers[destination] = s.guards[destination].Middleware
+		guards[destination] = s.guards[destination].Middleware
 	}
 	router, err := messages.NewRouter(messages.Config{
 		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Subscriber: s.subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow, Projecting: s.core.projecting,
 		Events: s.core.events, Lines: lines.New(s.db, func() { s.core.wake() }), Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
-		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InHand: s.telemetry.InHand, Breakers: breakers, Expect: s.core.uow.Expect,
+		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InHand: s.telemetry.InHand, Breakers: guards, Expect: s.core.uow.Expect,
 	})
 	if err != nil {
 		return err

@@ -7,19 +7,13 @@ import (
 	"github.com/millrace/millrace/domain/order"
 )
 
-// Page is a part of a list, newest first.
-type Page struct {
-	Before app.Cursor // where the page before ended; app.Newest for the first
-	Limit  int        // 1 to 100
-}
-
 // ListOrders asks for orders, newest first. The answer may lag behind by as long as a projection takes.
 type ListOrders struct {
 	app.Answers[[]Order]
 	Status     order.Status // empty: all
 	CustomerID string       // empty: everybody's
 	Search     string       // the id of an order or of a customer; empty: all
-	Page
+	app.Page
 }
 
 // OrderRows is the read model of orders.

@@ -60,3 +60,15 @@ func IsRefusal(err error) bool {
 	_, ok := errors.AsType[*Refusal](err)
 	return ok
 }
+
+// InField says that err is about a part of the request.
+func InField(field string, err error) error { return &FieldError{field, err} }
+
+// FieldError names the part of a request that is refused, as a path: "lines[2].quantity".
+type FieldError struct {
+	Field string
+	Err   error
+}
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
+func (e *FieldError) Unwrap() error { return e.Err }

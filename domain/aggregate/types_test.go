@@ -8,10 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/domain/aggregate"
-	"github.com/millrace/millrace/domain/inventory"
-	"github.com/millrace/millrace/domain/order"
-	"github.com/millrace/millrace/domain/payment"
-	"github.com/millrace/millrace/domain/shipment"
 )
 
 type happened struct {
@@ -81,22 +77,4 @@ func TestNamesAreRegisteredOnce(t *testing.T) {
 		aggregate.TypesOf(aggregate.NewType[struct{ A int }]("a"), aggregate.NewType[struct{ B int }]("a"))
 	})
 	require.Panics(t, func() { aggregate.Merge(types, types) })
-}
-
-// Stored names and versions never change, because events under them lie in tables and on topics. A new one is added here
-// by hand, together with its lift.
-func TestStoredNames(t *testing.T) {
-	golden := map[string]int{
-		"order.placed": 2, "order.confirmed": 1, "order.cancelled": 1,
-		"inventory.received": 1, "inventory.reserved": 1, "inventory.rejected": 1, "inventory.released": 1, "inventory.committed": 1,
-		"payment.authorised": 1, "payment.declined": 1, "payment.voided": 1, "payment.captured": 1, "payment.capture-refused": 1,
-		"shipment.booked": 1, "shipment.refused": 1, "shipment.cancelled": 1,
-	}
-	all := aggregate.Merge(order.Types, inventory.Types, payment.Types, shipment.Types)
-	current := map[string]int{}
-	for _, name := range all.Names() {
-		registered, _ := all.Named(name)
-		current[name] = registered.Schema
-	}
-	require.Equal(t, golden, current)
 }

@@ -68,16 +68,7 @@ func Rebuild(history []Event) *Order {
 	return o
 }
 
-// FieldError names the part of a request that an order refuses, as a path: "lines[2].quantity".
-type FieldError struct {
-	Field string
-	Err   error
-}
-
-func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
-func (e *FieldError) Unwrap() error { return e.Err }
-
-// Place accepts a customer's wish. What it refuses is a *FieldError that wraps one of this package's or money's refusals.
+// Place accepts a customer's wish. What it refuses is an *aggregate.FieldError that wraps one of this package's or money's refusals.
 func (o *Order) Place(id, customer, currency, method string, lines []Line) error {
 	if o.status != "" {
 		return ErrPlaced
@@ -94,18 +85,18 @@ func (o *Order) Place(id, customer, currency, method string, lines []Line) error
 func Total(currency string, lines []Line) (money.Money, error) {
 	total, err := money.New(0, currency)
 	if err != nil {
-		return total, &FieldError{"currency", err}
+		return total, aggregate.InField("currency", err)
 	}
 	switch {
 	case len(lines) == 0:
-		return total, &FieldError{"lines", ErrNoLines}
+		return total, aggregate.InField("lines", ErrNoLines)
 	case len(lines) > MaxLines:
-		return total, &FieldError{"lines", ErrLines}
+		return total, aggregate.InField("lines", ErrLines)
 	}
 	seen := map[string]bool{}
 	for i, line := range lines {
 		if field, err := line.check(seen); err != nil {
-			return total, &FieldError{fmt.Sprintf("lines[%d].%s", i, field), err}
+			return total, aggregate.InField(fmt.Sprintf("lines[%d].%s", i, field), err)
 		}
 		seen[line.SKU] = true
 		price, err := money.New(line.UnitPrice, currency)
@@ -116,7 +107,7 @@ func Total(currency string, lines []Line) (money.Money, error) {
 			total, err = total.Plus(price)
 		}
 		if err != nil {
-			return total, &FieldError{fmt.Sprintf("lines[%d].unit_price", i), err}
+			return total, aggregate.InField(fmt.Sprintf("lines[%d].unit_price", i), err)
 		}
 	}
 	return total, nil

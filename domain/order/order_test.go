@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/domain/aggregate/aggregatetest"
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/order"
@@ -69,7 +70,7 @@ func TestWhatAnOrderRefusesNamesTheField(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := place(c.currency, c.lines...)(order.Rebuild(nil))
-			var field *order.FieldError
+			var field *aggregate.FieldError
 			require.ErrorAs(t, err, &field)
 			require.Equal(t, c.field, field.Field)
 			require.ErrorIs(t, err, c.want)

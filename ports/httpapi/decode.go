@@ -8,8 +8,9 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/app/query"
 )
 
 // maxBody bounds a request's body, in bytes.
@@ -69,8 +70,8 @@ func jsonName(kind string) string {
 }
 
 // page reads limit and cursor.
-func page(limit *int, cursor *string) (query.Page, error) {
-	p := query.Page{Before: app.Newest, Limit: 20}
+func page(limit *int, cursor *string) (app.Page, error) {
+	p := app.Page{Before: app.Newest, Limit: 20}
 	if limit != nil {
 		if *limit < 1 || *limit > 100 {
 			return p, invalid(http.StatusBadRequest, "limit", "must be a whole number from 1 to 100")
@@ -88,7 +89,7 @@ func page(limit *int, cursor *string) (query.Page, error) {
 }
 
 // more cuts a list that was asked for one longer than the page, and returns the cursor of the next page if there is one.
-func more[T any](rows []T, p query.Page, at func(T) app.Cursor) ([]T, *string) {
+func more[T any](rows []T, p app.Page, at func(T) app.Cursor) ([]T, *string) {
 	if len(rows) <= p.Limit {
 		return rows, nil
 	}
@@ -110,4 +111,16 @@ func oneOf[S ~string](field string, text *string, known ...S) (S, error) {
 		names[i] = string(k)
 	}
 	return "", invalid(http.StatusBadRequest, field, "must be one of "+strings.Join(names, ", "))
+}
+
+// checkID checks the form of an id. What is no id is not found, like an unknown one.
+func checkID(whose, id string) error {
+	if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
+		message := "is not the id of an " + whose
+		if whose == "saga" {
+			message = "is not the id of a saga"
+		}
+		return &fault{http.StatusNotFound, fmt.Sprintf("%.80q %s", id, message), []FieldError{{Field: "id", Message: message}}}
+	}
+	return nil
 }

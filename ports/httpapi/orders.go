@@ -203,18 +203,6 @@ func (s *Server) decided(ctx context.Context, id string, wait time.Duration) (o 
 // pollEvery is how often somebody who waits looks for what another instance has done.
 const pollEvery = 250 * time.Millisecond
 
-// checkID checks the form of an id. What is no id is not found, like an unknown one.
-func checkID(whose, id string) error {
-	if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
-		message := "is not the id of an " + whose
-		if whose == "saga" {
-			message = "is not the id of a saga"
-		}
-		return &fault{http.StatusNotFound, fmt.Sprintf("%.80q %s", id, message), []FieldError{{Field: "id", Message: message}}}
-	}
-	return nil
-}
-
 // GetOrder implements ServerInterface.
 func (s *Server) GetOrder(w http.ResponseWriter, r *http.Request, id Id) {
 	o, err := s.order(r.Context(), id)
@@ -253,7 +241,7 @@ func (s *Server) ListOrders(w http.ResponseWriter, r *http.Request, params ListO
 	if who := app.PrincipalOf(r.Context()); !who.Operator {
 		customer = who.Subject
 	}
-	rows, err := app.AskFor(r.Context(), s.Queries, query.ListOrders{Status: status, CustomerID: customer, Page: query.Page{Before: p.Before, Limit: p.Limit + 1}})
+	rows, err := app.AskFor(r.Context(), s.Queries, query.ListOrders{Status: status, CustomerID: customer, Page: app.Page{Before: p.Before, Limit: p.Limit + 1}})
 	if err != nil {
 		s.problem(w, r, err)
 		return

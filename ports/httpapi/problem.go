@@ -6,7 +6,7 @@ import (
 	"net/http"
 
 	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/domain/aggregate"
 )
 
 // fault is an error that knows its status and the fields that it is about.
@@ -31,7 +31,7 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 		if len(f.fields) > 0 {
 			p.Errors = &f.fields
 		}
-	} else if f, ok := errors.AsType[*order.FieldError](err); ok {
+	} else if f, ok := errors.AsType[*aggregate.FieldError](err); ok {
 		p.Status, p.Detail = http.StatusUnprocessableEntity, f.Error()
 		p.Errors = &[]FieldError{{Field: f.Field, Message: f.Err.Error()}}
 	} else {

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/app/query"
 	"github.com/millrace/millrace/sagas"
 	"github.com/millrace/millrace/sagas/saga"
 )
@@ -22,7 +21,7 @@ func (s *Server) ListSagas(w http.ResponseWriter, r *http.Request, params ListSa
 		s.problem(w, r, err)
 		return
 	}
-	rows, err := app.AskFor(r.Context(), s.Queries, sagas.List{Status: status, Page: query.Page{Before: p.Before, Limit: p.Limit + 1}})
+	rows, err := app.AskFor(r.Context(), s.Queries, sagas.List{Status: status, Page: app.Page{Before: p.Before, Limit: p.Limit + 1}})
 	if err != nil {
 		s.problem(w, r, err)
 		return

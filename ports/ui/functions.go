@@ -5,16 +5,13 @@ import (
 	"html/template"
 	"strings"
 	"time"
-
-	"github.com/millrace/millrace/domain/money"
 )
 
 // functions are what templates may call.
 var functions = template.FuncMap{
 	"labelled": func(label string, messages []KnownMessage) labelled { return labelled{label, messages} },
 	"string":   func(v any) string { return fmt.Sprint(v) },
-	"link":     func(v view, nav, address, text string) navLink { return navLink{address, text, v.Nav == nav} },
-	"short":    short, "mark": mark, "span": span, "money": amount,
+	"short":    short, "mark": mark, "span": span,
 	"time":    func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000") },
 	"iso":     func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"words":   func(text string) string { return strings.ReplaceAll(text, "_", " ") },
@@ -34,16 +31,6 @@ func short(id string) string {
 		return id
 	}
 	return "…" + id[24:]
-}
-
-func amount(m money.Money) string {
-	return fmt.Sprintf("%d.%02d %s", m.Amount/100, m.Amount%100, m.Currency)
-}
-
-// navLink is a link to a page; Here is the one that is shown.
-type navLink struct {
-	Address, Text string
-	Here          bool
 }
 
 // labelled are messages under a heading.

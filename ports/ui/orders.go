@@ -18,9 +18,6 @@ import (
 	"github.com/millrace/millrace/sagas/saga"
 )
 
-// perPage is how many rows a list shows.
-const perPage = 20
-
 // outcome is what the sandbox can be made to do with an order.
 type outcome struct{ Name, Text, SKU, Method string }
 
@@ -33,39 +30,10 @@ var outcomes = []outcome{
 	{"slow", "the payment provider is too slow: timed out, then undone", "MUG-01", "pm_slow"},
 }
 
-// list is a page of a list.
-type list[T any] struct {
-	Rows     []T
-	Status   string
-	Statuses []string
-	Search   string
-	Next     string // address of the next page; empty: this is the last
-	First    bool
+// ordersData is the list of orders, with what can be ordered here to see something.
+type ordersData struct {
+	list[query.Order]
 	Outcomes []outcome
-}
-
-// cursor is where a list goes on, as its address says.
-func cursor(r *http.Request) (app.Cursor, bool, error) {
-	text := r.URL.Query().Get("after")
-	if text == "" {
-		return app.Newest, true, nil
-	}
-	c, err := app.ParseCursor(text)
-	if err != nil {
-		return c, false, wrong("after", "is no place in the list")
-	}
-	return c, false, nil
-}
-
-// cut leaves as many rows as a page shows, and says where the next page is if there was one more.
-func (l *list[T]) cut(r *http.Request, at func(row T) app.Cursor) {
-	if len(l.Rows) <= perPage {
-		return
-	}
-	l.Rows = l.Rows[:perPage]
-	q := r.URL.Query()
-	q.Set("after", at(l.Rows[perPage-1]).String())
-	l.Next = r.URL.Path + "?" + q.Encode()
 }
 
 func (s *Server) orders() page {
@@ -74,15 +42,15 @@ func (s *Server) orders() page {
 		if err != nil {
 			return nil, err
 		}
-		l := list[query.Order]{
+		l := ordersData{list: list[query.Order]{
 			Status: r.URL.Query().Get("status"), Search: strings.TrimSpace(r.URL.Query().Get("search")), First: first,
 			Statuses: []string{string(order.Pending), string(order.IsConfirmed), string(order.IsCancelled)},
-		}
+		}}
 		if len(s.Sandbox) > 0 {
 			l.Outcomes = outcomes
 		}
 		l.Rows, err = app.AskFor(r.Context(), s.Queries, query.ListOrders{
-			Status: order.Status(l.Status), Search: l.Search, Page: query.Page{Before: before, Limit: perPage + 1},
+			Status: order.Status(l.Status), Search: l.Search, Page: app.Page{Before: before, Limit: perPage + 1},
 		})
 		l.cut(r, func(row query.Order) app.Cursor { return app.Cursor{At: row.PlacedAt, ID: row.ID} })
 		return l, err

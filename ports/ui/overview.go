@@ -9,14 +9,13 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/sagas/saga"
 )
 
 // overviewData is what the first page shows.
 type overviewData struct {
 	Wrong    []string // in sentences; none: all is well
-	Orders   []tally
+	Own      []ownTallies
 	Sagas    []tally
 	Letters  tally
 	Outbox   app.Backlog
@@ -27,6 +26,12 @@ type overviewData struct {
 
 // tally is a number with a page that shows what was counted.
 type tally struct{ Name, Count, Link, Class string }
+
+// ownTallies are the numbers of what the service is about.
+type ownTallies struct {
+	Title string
+	Of    []tally
+}
 
 func count(n int) string {
 	if n > Most {
@@ -63,8 +68,12 @@ func (s *Server) overview() page {
 		if err == nil {
 			d.Outbox, err = s.Outbox(ctx)
 		}
-		for _, status := range []order.Status{order.Pending, order.IsConfirmed, order.IsCancelled} {
-			d.Orders = append(d.Orders, tally{string(status), count(counts.Orders[status]), "/ui/orders?status=" + string(status), string(status)})
+		for _, group := range counts.Own {
+			own := ownTallies{Title: group.Title}
+			for _, t := range group.Of {
+				own.Of = append(own.Of, tally{t.Name, count(t.N), t.Address, t.Name})
+			}
+			d.Own = append(d.Own, own)
 		}
 		for _, status := range []saga.Status{saga.Running, saga.Compensating, saga.Stuck} {
 			d.Sagas = append(d.Sagas, tally{string(status), count(counts.Sagas[status]), "/ui/sagas?status=" + string(status), string(status)})

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/app/query"
 	"github.com/millrace/millrace/sagas"
 	"github.com/millrace/millrace/sagas/saga"
 )
@@ -24,7 +23,7 @@ func (s *Server) sagas() page {
 		for _, status := range []saga.Status{saga.Running, saga.Compensating, saga.Stuck, saga.IsCompleted, saga.IsCompensated} {
 			l.Statuses = append(l.Statuses, string(status))
 		}
-		l.Rows, err = app.AskFor(r.Context(), s.Queries, sagas.List{Status: saga.Status(l.Status), Page: query.Page{Before: before, Limit: perPage + 1}})
+		l.Rows, err = app.AskFor(r.Context(), s.Queries, sagas.List{Status: saga.Status(l.Status), Page: app.Page{Before: before, Limit: perPage + 1}})
 		l.cut(r, func(row saga.State) app.Cursor { return app.Cursor{At: row.StartedAt, ID: row.ID} })
 		return l, err
 	}}

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/sagas/saga"
 )
 
@@ -38,6 +38,9 @@ type Server struct {
 	// SagaOf is the id of an order's saga; Saga finds a definition.
 	SagaOf func(orderID string) string
 	Saga   func(name string, version int) *saga.Saga
+
+	// Subject says what a saga is about: what it is called, and the address of its page.
+	Subject func(s saga.State) (noun, address string)
 
 	// Watch returns a channel that is told of every commit on this instance to one of these streams; of any, if none is named.
 	Watch func(streams ...string) (changes <-chan struct{}, stop func())
@@ -75,9 +78,21 @@ const Most = 10_000
 
 // Counts are how many there are; Most+1 stands for more than Most.
 type Counts struct {
-	Orders      map[order.Status]int
+	Own         []Group // what this service is about
 	Sagas       map[saga.Status]int
 	DeadLetters int
+}
+
+// Group is how many there are of something, by its states.
+type Group struct {
+	Title string
+	Of    []Tally
+}
+
+// Tally is one number of a group, and the page that shows what was counted.
+type Tally struct {
+	Name, Address string
+	N             int
 }
 
 // page is one page: its template and what it shows.
@@ -165,13 +180,41 @@ type view struct {
 	Title, Nav string
 	Notice     string
 	Lives      bool
-	Sandbox    bool
+	Pages      []entry
 	SignedIn   string // who; empty: nobody has to
 	Page       any
+
+	subject func(saga.State) (noun, address string)
 }
 
+// entry is a page that every page leads to.
+type entry struct{ Nav, Address, Text string }
+
+func (s *Server) entries() []entry {
+	all := []entry{
+		{"overview", "/ui/", "Overview"},
+		{"orders", "/ui/orders", "Orders"},
+		{"sagas", "/ui/sagas", "Sagas"},
+		{"dead-letters", "/ui/dead-letters", "Dead letters"},
+		{"breakers", "/ui/breakers", "Breakers"},
+		{"definitions", "/ui/definitions", "Definitions"},
+	}
+	if len(s.Sandbox) > 0 {
+		all = append(all, entry{"sandbox", "/ui/sandbox", "Sandbox"})
+	}
+	return all
+}
+
+// Subject is a link to what a saga is about.
+func (v view) Subject(state saga.State) subjectLink {
+	noun, address := v.subject(state)
+	return subjectLink{noun, address, state.Subject}
+}
+
+type subjectLink struct{ Noun, Address, ID string }
+
 func (s *Server) view(r *http.Request, title, nav string, data any) view {
-	v := view{Title: title, Nav: nav, Sandbox: len(s.Sandbox) > 0, Page: data}
+	v := view{Title: title, Nav: nav, Pages: s.entries(), Page: data, subject: s.Subject}
 	if s.Verify != nil {
 		v.SignedIn = app.PrincipalOf(r.Context()).Subject
 	}
@@ -268,7 +311,7 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request, p page) {
 // fail shows an error. What nobody foresaw is logged, not shown.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status, title, detail := http.StatusInternalServerError, "This is our fault", "The log says more."
-	var field *order.FieldError
+	var field *aggregate.FieldError
 	switch kind := app.KindOf(err); {
 	case errors.Is(err, app.ErrNotFound):
 		status, title, detail = http.StatusNotFound, "There is nothing here", err.Error()

@@ -2,7 +2,6 @@ package component
 
 import (
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -82,15 +81,6 @@ func TestWrongArguments(t *testing.T) {
 	require.Equal(t, 1, code)
 }
 
-func TestDiagram(t *testing.T) {
-	t.Parallel()
-	output, code := run(t, nil, "sagas", "diagram", "order-fulfilment")
-	require.Zero(t, code)
-	for _, want := range []string{"stateDiagram-v2", "capture payment (pivot)", "undo_authorise_payment --> undo_reserve_stock: payment.Voided", "book_shipment --> undo_authorise_payment: shipment.Refused"} {
-		require.Contains(t, output, want)
-	}
-}
-
 func TestPortInUse(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0") // local, at once
@@ -149,22 +139,4 @@ func TestSchema(t *testing.T) {
 		output, code = run(t, settings, "migrate", "up")
 		require.Zero(t, code, output)
 	}
-}
-
-func TestDemoProvesTheBooks(t *testing.T) {
-	t.Parallel()
-	i := harness.Shared(t)
-	output, code := run(t, nil, "demo", "--orders", "40", "--json", "--url", i.URL)
-	require.Zero(t, code, output)
-	require.Regexp(t, `^\{"orders":40,"confirmed":\d+,"cancelled":\d+,"by_reason":\{.*"payment declined":\d+.*\},"seconds":[\d.]+,"orders_per_second":[\d.]+,"latency_ms":\{"p50":[\d.]+,"p99":[\d.]+\},"books":"balanced"\}\n$`, output)
-	output, code = run(t, []string{"HTTP_ADDR=" + strings.TrimPrefix(i.URL, "http://")}, "sagas", "list", "--status", "completed")
-	require.Zero(t, code, output)
-	require.Contains(t, output, "order-fulfilment v2")
-	id := strings.Fields(strings.Split(output, "\n")[1])[0]
-	output, code = run(t, nil, "sagas", "show", "--url", i.URL, id)
-	require.Zero(t, code, output)
-	require.Contains(t, output, "capture payment")
-	output, code = run(t, nil, "deadletters", "list", "--url", i.URL)
-	require.Zero(t, code, output)
-	require.Equal(t, http.StatusOK, i.Do(http.MethodGet, "/healthz", "").Status)
 }

@@ -175,9 +175,9 @@ func (p *piece) makeAggregate() error {
 	domain := p.Module + "/domain/" + p.Package
 	return errors.Join(
 		edit("app/command/command.go", needs(domain), field("Deps", p.Type+"s", "app.Store[*"+p.Package+"."+p.Type+"]")),
-		edit("service/build.go", needs(domain),
+		edit("service/parts.go", needs(domain),
 			entry("kinds", "aggregate.Types", p.Package+".Category", p.Package+".Types"),
-			entry("build", "command.Deps", p.Type+"s", "eventstore.NewRepository(c.store, "+p.Package+".Category, "+p.Package+".Rebuild, eventstore.Options{})")),
+			entry("deps", "command.Deps", p.Type+"s", "eventstore.NewRepository(store, "+p.Package+".Category, "+p.Package+".Rebuild, eventstore.Options{})")),
 	)
 }
 

@@ -1,0 +1,30 @@
+package service
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+// Stored names and versions never change, because events under them lie in tables and on topics. A new one is added here
+// by hand, together with its lift.
+func TestStoredNames(t *testing.T) {
+	golden := map[string]int{
+		"order.placed": 2, "order.confirmed": 1, "order.cancelled": 1,
+		"inventory.received": 1, "inventory.reserved": 1, "inventory.rejected": 1, "inventory.released": 1, "inventory.committed": 1,
+		"payment.authorised": 1, "payment.declined": 1, "payment.voided": 1, "payment.captured": 1, "payment.capture-refused": 1,
+		"shipment.booked": 1, "shipment.refused": 1, "shipment.cancelled": 1,
+	}
+	current := map[string]int{}
+	for category, types := range kinds() {
+		if category == saga.Category {
+			continue
+		}
+		for _, t := range types.All() {
+			current[t.Name] = t.Schema
+		}
+	}
+	require.Equal(t, golden, current)
+}
