@@ -2,13 +2,16 @@ TOOL := go tool -modfile=tools/lint/go.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help init kit-diff run demo test race simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate vuln up down
+.PHONY: help init remove-example kit-diff run demo test race simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate vuln up down
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
 
 init: ## Make it your own: make init MODULE=github.com/acme/billing NAME=billing
 	go run ./tools/init -module '$(MODULE)' -name '$(NAME)'
+
+remove-example: ## Take order fulfilment out; what is left is yours to fill
+	go run ./tools/removeexample
 
 kit-diff: ## What a newer template changed in its kit, as a patch: make -s kit-diff UPSTREAM=https://… | git apply -3
 	@go run ./tools/kitdiff -upstream '$(UPSTREAM)' -from '$(FROM)'

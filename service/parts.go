@@ -77,7 +77,7 @@ func (s *Service) tries() []string {
 	}
 }
 
-// seed stocks a database that was made just now, so that there is something to order.
+// seed fills a database that was made just now, so that there is something to begin with.
 func (s *Service) seed() error {
 	if s.postgres == nil || !s.postgres.Fresh {
 		return nil

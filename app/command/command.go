@@ -27,7 +27,7 @@ const Couriers = "couriers"
 
 // All lists every command by its destination. Names stand on topics and never change.
 func All(d Deps) []app.Handler {
-	return slices.Concat(
+	return slices.Concat[[]app.Handler](
 		app.For(order.Category,
 			app.Handle("PlaceOrder", placeOrder{d.Orders}.handle),
 			app.Handle("ConfirmOrder", confirmOrder{d.Orders}.handle),

@@ -94,6 +94,31 @@ func own(t *testing.T) mine {
 	return m
 }
 
+// Without the example there is a service that builds, starts and passes, and gets what it is about by the scaffold.
+func TestTheExampleIsRemoved(t *testing.T) {
+	m := own(t)
+	m.must("make", "init", "MODULE=github.com/acme/billing", "NAME=billing")
+	m.must("make", "remove-example")
+	m.commit()
+	m.must("go", "vet", "./...")
+	require.Empty(t, m.must("gofmt", "-l", "."))
+	m.must("go", "mod", "verify")
+	m.must("go", "test", "./domain/...", "./app/...", "./sagas/...", "./service", "./ports/...", "./tests/...")
+	output, err := m.run("make", "remove-example")
+	require.Error(t, err)
+	require.Contains(t, output, "remove-example")
+	for _, made := range []string{
+		"aggregate invoice", "event invoice Issued", "command invoice IssueInvoice", "query InvoiceByID", "projection invoice invoices",
+		"consumer payments --from bank.transfers --on transfer.booked", "saga dunning --on invoice.Issued --steps remind",
+	} {
+		m.must("go", append([]string{"run", "./tools/scaffold"}, strings.Fields(made)...)...)
+	}
+	m.must("go", "vet", "./...")
+	require.Empty(t, m.must("gofmt", "-l", "."))
+	m.must("make", "generate")
+	m.must("go", "test", "./service", "./tests/arch")
+}
+
 func TestATemplateBecomesOnesOwn(t *testing.T) {
 	template := own(t)
 	m := mine{t, filepath.Join(t.TempDir(), "billing")}

@@ -192,7 +192,7 @@ func (p *piece) makeCommand() error {
 		return err
 	}
 	call := fmt.Sprintf("app.Handle(%q, %s{d.%ss}.handle)", p.Name, p.Lower, p.Type)
-	return edit("app/command/command.go", listed("app.For", p.Package+".Category", "slices.Concat", call))
+	return edit("app/command/command.go", listed("app.For", p.Package+".Category", "slices.Concat[[]app.Handler]", call))
 }
 
 func (p *piece) makeQuery() error {
