@@ -42,7 +42,7 @@ func rewrite(file string, change func(string) (string, error)) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	return os.WriteFile(file, formatted, 0o600) //nolint:gosec // a file of the service
+	return os.WriteFile(file, formatted, 0o600)
 }
 
 func cutOne(source, beginning string) (string, error) {
@@ -196,7 +196,7 @@ func dropParagraphs(file string, beginnings ...string) error {
 	}
 	var kept []string
 	dropped := 0
-	for _, paragraph := range strings.Split(string(text), "\n\n") {
+	for paragraph := range strings.SplitSeq(string(text), "\n\n") {
 		if slices.ContainsFunc(beginnings, func(b string) bool { return strings.HasPrefix(strings.TrimLeft(paragraph, "\n"), b) }) {
 			dropped++
 			continue

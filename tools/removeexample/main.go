@@ -147,6 +147,7 @@ func settings() error {
 		dropLines("deploy/kubernetes/settings.example.env", "PAYMENTS_URL=", "CARRIER_URL=", "COURIER_URL="),
 		dropLines("docker-compose.yml", "SANDBOX:", "PAYMENTS_URL:", "CARRIER_URL:", "COURIER_URL:", "sandbox"),
 		dropParagraphs("Makefile", "demo:", "simulate:", "browser-test:", "screenshots:", "asyncapi:", "node:", "chaos:", "fuzz:", "bench:", "profile:", "bench-age:", "remove-example:"),
+		phony("Makefile"),
 	)
 }
 
@@ -160,7 +161,7 @@ func schema() error {
 // document puts the documents of a service that has nothing of its own yet in the place of the example's.
 func document() error {
 	return errors.Join(
-		os.WriteFile("README.md", []byte(strings.ReplaceAll(string(readme), "SERVICE", name())), 0o600), //nolint:gosec // a file of the service
+		os.WriteFile("README.md", []byte(strings.ReplaceAll(string(readme), "SERVICE", name())), 0o600),
 		os.WriteFile(".ci/run", check, 0o700), //nolint:gosec // it is to be run
 	)
 }

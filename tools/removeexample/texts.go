@@ -109,3 +109,17 @@ func statements(file string, tables ...string) error {
 	}
 	return os.WriteFile(file, []byte(strings.Join(kept, "")), 0o600) //nolint:gosec // a file of the service
 }
+
+// phony has a Makefile's .PHONY name the targets that are there.
+func phony(file string) error {
+	text, err := os.ReadFile(file) //nolint:gosec // a file of the service
+	if err != nil {
+		return err
+	}
+	targets := []string{".PHONY:"}
+	for _, found := range regexp.MustCompile(`(?m)^([a-z-]+):.*##`).FindAllSubmatch(text, -1) {
+		targets = append(targets, string(found[1]))
+	}
+	text = regexp.MustCompile(`(?m)^\.PHONY:.*$`).ReplaceAll(text, []byte(strings.Join(targets, " ")))
+	return os.WriteFile(file, text, 0o600) //nolint:gosec // a file of the service
+}
