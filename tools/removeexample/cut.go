@@ -206,7 +206,7 @@ func dropParagraphs(file string, beginnings ...string) error {
 	if dropped != len(beginnings) {
 		return fmt.Errorf("%s: %d of %d paragraphs are there: %q", file, dropped, len(beginnings), beginnings)
 	}
-	return os.WriteFile(file, []byte(strings.TrimRight(strings.Join(kept, "\n\n"), "\n")+"\n"), 0o600) //nolint:gosec // a file of the service
+	return os.WriteFile(file, []byte(strings.TrimRight(strings.Join(kept, "\n\n"), "\n")+"\n"), 0o600)
 }
 
 var errNotThere = errors.New("is not there: was the example removed already?")
