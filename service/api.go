@@ -10,7 +10,6 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/postgres/deadletter"
 	"github.com/millrace/millrace/adapters/postgres/outbox"
@@ -84,14 +83,14 @@ func (s *Service) backlog(ctx context.Context) (app.Backlog, error) {
 func (s *Service) ready(ctx context.Context) []app.Check {
 	checks := []app.Check{{Part: "postgres", Err: s.db.PingContext(ctx), Fatal: true}}
 	reached := make(chan error, 1)
-	go func() { reached <- kafka.Ping(s.kafka) }()
-	kafkaCheck := app.Check{Part: "kafka", Fatal: !s.config.Roles[API]}
+	go func() { reached <- s.broker.Ping(ctx) }()
+	brokerCheck := app.Check{Part: s.broker.Name(), Fatal: !s.config.Roles[API]}
 	select {
-	case kafkaCheck.Err = <-reached:
+	case brokerCheck.Err = <-reached:
 	case <-ctx.Done():
-		kafkaCheck.Err = ctx.Err()
+		brokerCheck.Err = ctx.Err()
 	}
-	checks = append(checks, kafkaCheck)
+	checks = append(checks, brokerCheck)
 	if s.config.Roles[Worker] {
 		worker := app.Check{Part: "worker", Fatal: !s.config.Roles[API]}
 		if waiting := s.workerOK.Load(); waiting != nil {

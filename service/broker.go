@@ -3,6 +3,7 @@ package service
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -13,30 +14,66 @@ import (
 	"github.com/millrace/millrace/adapters/embedded"
 	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/adapters/postgres/topics"
 )
 
-// startBroker starts the embedded Kafka if no other is set. It does not connect: a broker that is away is no reason not to
-// accept orders.
+// broker carries messages from the outbox to handlers: Kafka, or tables of PostgreSQL. For another one that Watermill knows, this is what
+// has to be written.
+type broker interface {
+	// Name is its breaker's, its check's and its line's in the banner; Where says where it is.
+	Name() string
+	Where() string
+
+	// Ensure makes the topics that are missing, and returns the largest message that they take, in bytes.
+	Ensure(ctx context.Context, topics []string) (limit int, err error)
+
+	// Ping returns an error if it does not answer.
+	Ping(ctx context.Context) error
+
+	// Senders makes the senders of the relay's workers. Refused tells that an error of theirs means never, not later.
+	Senders(limit func() int) (func() outbox.Sender, error)
+	Refused(err error) bool
+
+	// Subscriber makes the subscriber of a group. Messages of one key come in order, one at a time; the key is that of the header
+	// keyHeader, if they have it, else their own. Announce may be told of messages that wait for others of their key.
+	Subscriber(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error)
+
+	// ReadAll reads topics from their beginning to the end that they have now, those of one key in order.
+	ReadAll(ctx context.Context, topics []string, each func(topic string, msg *message.Message) error) error
+}
+
+// startBroker chooses the broker, and starts the embedded Kafka if it is to be Kafka and no other is set. It does not connect: a broker
+// that is away is no reason not to accept orders.
 func (s *Service) startBroker(_ context.Context, _ func(string)) (err error) {
+	if s.config.Broker == InPostgres {
+		readers, err := topics.OpenReaders(s.DSN)
+		if err != nil {
+			return fmt.Errorf("POSTGRES_DSN: %w", err)
+		}
+		s.onStop(func(context.Context) error { return readers.Close() })
+		s.broker = inPostgres{s.db, readers, s.watermill}
+		return nil
+	}
 	s.Brokers = s.config.KafkaBrokers
 	if len(s.Brokers) == 0 {
-		if s.broker, err = embedded.StartKafka(s.config.DataDir, 0); err != nil {
+		own, err := embedded.StartKafka(s.config.DataDir, 0)
+		if err != nil {
 			return err
 		}
-		s.onStop(func(context.Context) error { s.broker.Stop(); return nil })
-		s.Brokers = s.broker.Brokers
+		s.onStop(func(context.Context) error { own.Stop(); return nil })
+		s.Brokers = own.Brokers
 	}
-	s.kafka = kafka.Config{Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Instance: cmp.Or(s.config.InstanceID, uuid.NewString()[:8]), Security: s.config.KafkaAuth}
+	s.broker = inKafka{s, kafka.Config{Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Instance: cmp.Or(s.config.InstanceID, uuid.NewString()[:8]), Security: s.config.KafkaAuth}}
 	return nil
 }
 
 // ensureTopics creates what is missing, again and again until it succeeds or the service stops.
 func (s *Service) ensureTopics(ctx context.Context) bool {
 	for {
-		limit, err := kafka.EnsureTopics(ctx, s.kafka, s.core.topics, s.config.Partitions)
+		limit, err := s.broker.Ensure(ctx, s.core.topics)
 		if err == nil {
 			s.limit.Store(int64(limit))
-			if _, err := kafka.EnsureTopics(ctx, s.kafka, s.core.othersTopics, s.config.Partitions); err != nil {
+			if _, err := s.broker.Ensure(ctx, s.core.othersTopics); err != nil {
 				s.log.Warn("cannot make topics of other services, which may not have been started yet; they are waited for", "error", err)
 			}
 			return true
@@ -74,8 +111,14 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 		s.core.wake = notifier.Notify
 		return nil
 	}
-	s.relay = outbox.NewRelay(s.db, s.senders(), s.log, outbox.Options{
-		DSN: s.DSN, Refused: kafka.Refused, OnRelayed: s.telemetry.Relayed,
+	senders, err := s.broker.Senders(func() int { return int(s.limit.Load()) })
+	if err != nil {
+		return err
+	}
+	// A request is a whole batch, and after a failure the next one comes later and later.
+	guard := s.newBreaker(s.broker.Name(), 3, func(err error) bool { return !s.broker.Refused(err) })
+	s.relay = outbox.NewRelay(s.db, func() outbox.Sender { return guarded{senders(), guard, s.broker.Refused} }, s.log, outbox.Options{
+		DSN: s.DSN, Refused: s.broker.Refused, OnRelayed: s.telemetry.Relayed,
 		OnParked: func(string, string, error) { s.telemetry.Failed("relay", "dead") },
 	})
 	s.core.offer = s.relay.Offer
@@ -101,31 +144,19 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 	return nil
 }
 
-// senders makes the senders of the relay's workers: our own, or Watermill's publisher for all.
-func (s *Service) senders() func() outbox.Sender {
-	limit := func() int { return int(s.limit.Load()) }
-	// A request is a whole batch, and after a failure the next one comes later and later.
-	guard := s.newBreaker("kafka", 3, func(err error) bool { return !kafka.Refused(err) })
-	if s.config.Serial {
-		publisher := kafka.NewPublisher(s.kafka, limit, s.watermill)
-		s.onStop(func(context.Context) error { return publisher.Close() })
-		return outbox.ThroughPublisher(guard.Around(publisher))
-	}
-	return func() outbox.Sender { return guarded{kafka.NewProducer(s.kafka, limit), guard} }
-}
-
-// guarded has the relay send through a producer behind a breaker.
+// guarded has the relay send behind a breaker.
 type guarded struct {
-	*kafka.Producer
-	guard *breaker.Breaker
+	outbox.Sender
+	guard   *breaker.Breaker
+	refused func(error) bool
 }
 
 // Send implements outbox.Sender.
 func (s guarded) Send(topics []string, messages []*message.Message) (errs []error) {
 	err := s.guard.Do(func() error {
-		errs = s.Producer.Send(topics, messages)
+		errs = s.Sender.Send(topics, messages)
 		for _, err := range errs {
-			if err != nil && !kafka.Refused(err) {
+			if err != nil && !s.refused(err) {
 				return err
 			}
 		}
@@ -135,12 +166,4 @@ func (s guarded) Send(topics []string, messages []*message.Message) (errs []erro
 		errs = slices.Repeat([]error{err}, len(messages))
 	}
 	return errs
-}
-
-// subscriber makes a subscriber for a group, of the kind that is set.
-func (s *Service) subscriber(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error) {
-	if s.config.Serial {
-		return kafka.NewSerialSubscriber(s.kafka, group, s.watermill)
-	}
-	return kafka.NewSubscriber(s.kafka, group, keyHeader, announce, s.watermill)
 }

@@ -29,6 +29,7 @@ type Config struct {
 	PostgresPool int
 	PostgresWait time.Duration
 	Migrate      bool
+	Broker       Broker
 	KafkaBrokers []string // empty: the embedded one
 	Partitions   int32
 	Serial       bool // one message of a partition at a time, by Watermill's own subscriber
@@ -54,6 +55,15 @@ type Config struct {
 	LogFormat    string
 }
 
+// Broker is what carries messages.
+type Broker string
+
+// The brokers.
+const (
+	InKafka    Broker = "kafka"
+	InPostgres Broker = "postgres" // for small installations: docs/brokers.md
+)
+
 // Role is a part of the service that an instance can run.
 type Role string
 
@@ -78,6 +88,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		PostgresPool: s.number("POSTGRES_MAX_CONNS", 40, 4, 1000),
 		PostgresWait: s.duration("POSTGRES_WAIT", 30*time.Second),
 		Migrate:      s.onOff("MIGRATE", true),
+		Broker:       Broker(s.text("BROKER", string(InKafka))),
 		KafkaBrokers: s.list("KAFKA_BROKERS"),
 		Partitions:   int32(s.number("KAFKA_PARTITIONS", 12, 1, 1000)), //nolint:gosec // at most 1000
 		Serial:       s.onOff("KAFKA_SERIAL", false),
@@ -86,7 +97,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		Others:       map[string]string{},
 		Retention: postgres.Retention{
 			Inbox: s.duration("INBOX_RETENTION", 14*24*time.Hour), Idempotency: s.duration("IDEMPOTENCY_RETENTION", 7*24*time.Hour),
-			Dropped: s.duration("DROPPED_RETENTION", 90*24*time.Hour),
+			Dropped: s.duration("DROPPED_RETENTION", 90*24*time.Hour), Topics: s.duration("TOPIC_RETENTION", 7*24*time.Hour),
 		},
 		MaxMessage:  s.number("MAX_MESSAGE_BYTES", 1_000_000, 10_000, 100_000_000),
 		DataDir:     s.text("DATA_DIR", "data"),
@@ -119,6 +130,12 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		} else {
 			_ = db.Close() // it was never connected
 		}
+	}
+	switch {
+	case c.Broker != InKafka && c.Broker != InPostgres:
+		s.fault("BROKER", fmt.Sprintf("%q is neither kafka nor postgres", c.Broker))
+	case c.Broker == InPostgres && len(c.KafkaBrokers) > 0:
+		s.fault("BROKER", "postgres contradicts KAFKA_BROKERS")
 	}
 	for _, broker := range c.KafkaBrokers {
 		if _, port, err := net.SplitHostPort(broker); err != nil || port == "" {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
-	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/ports/messages"
 	"github.com/millrace/millrace/tests/books"
@@ -37,7 +36,7 @@ func (s *Service) checkLog(ctx context.Context) (faults []string, err error) {
 		topics = append(topics, messages.EventTopic(s.config.TopicPrefix, category))
 	}
 	var logged books.Logged
-	err = kafka.ReadAll(ctx, s.kafka, topics, func(_ string, msg *message.Message) error {
+	err = s.broker.ReadAll(ctx, topics, func(_ string, msg *message.Message) error {
 		var version int
 		if _, err := fmt.Sscan(msg.Metadata.Get(app.HeaderSequence), &version); err != nil {
 			return nil //nolint:nilerr // an answer that no stream holds

@@ -133,11 +133,7 @@ func (s *Service) banner() string {
 		where = "embedded, data in " + s.config.DataDir + ": " + s.DSN
 	}
 	line("postgres", where)
-	where = strings.Join(s.Brokers, ",")
-	if s.broker != nil {
-		where += " (embedded)"
-	}
-	line("kafka", where)
+	line(s.broker.Name(), s.broker.Where())
 	if s.sandbox != nil {
 		line("sandbox", s.URL+"/v1/sandbox/payments and …/carrier")
 	}

@@ -43,15 +43,14 @@ type Service struct {
 	clock     app.Clock
 
 	postgres *embedded.Postgres // nil if it is not ours
-	broker   *embedded.Kafka    // nil if it is not ours
-	sandbox  *sandbox.Sandbox   // nil if there is none here
+	broker   broker
+	sandbox  *sandbox.Sandbox // nil if there is none here
 	sandURL  string
 	verifier *identity.Verifier // nil: no tokens
 
 	db       *sqlx.DB
 	watch    *postgres.Watch
 	core     core
-	kafka    kafka.Config
 	limit    atomic.Int64                // max.message.bytes of the topics
 	breakers map[string]*breaker.Breaker // by name
 	guards   map[string]*breaker.Breaker // by the destination of commands
@@ -129,7 +128,7 @@ func (s *Service) startAuth(ctx context.Context, _ func(string)) (err error) {
 
 // lockData makes the data directory ours, if anything of this instance lives there.
 func (s *Service) lockData(context.Context, func(string)) error {
-	if s.config.PostgresDSN != "" && len(s.config.KafkaBrokers) > 0 && s.config.PaymentsURL != "" {
+	if s.config.PostgresDSN != "" && (len(s.config.KafkaBrokers) > 0 || s.config.Broker == InPostgres) && s.config.PaymentsURL != "" {
 		return nil
 	}
 	release, err := embedded.Lock(s.config.DataDir)

@@ -216,5 +216,5 @@ func NewSerialSubscriber(c Config, group string, logger watermill.LoggerAdapter)
 	if err != nil {
 		return nil, fmt.Errorf("subscriber of group %s: %w", group, err)
 	}
-	return &drain{inner: inner, logger: logger, closing: make(chan struct{})}, nil
+	return inner, nil
 }

@@ -21,6 +21,9 @@ type Retention struct {
 
 	// Dropped is for dead letters that somebody dropped. Others are kept until then.
 	Dropped time.Duration
+
+	// Topics is for messages in PostgreSQL's topics, handled or not, as Kafka does it.
+	Topics time.Duration
 }
 
 // sweepBatch is how many rows are deleted at a time: few enough that nobody waits for it.
@@ -68,6 +71,8 @@ func (j *Janitor) Sweep(ctx context.Context) (removed int64, err error) {
 			SELECT owner, key FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)`, j.keep.Idempotency},
 		{`DELETE FROM dead_letters WHERE id IN (
 			SELECT id FROM dead_letters WHERE dropped_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)`, j.keep.Dropped},
+		{`DELETE FROM topic_messages WHERE id IN (
+			SELECT id FROM topic_messages WHERE created_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)`, j.keep.Topics},
 	} {
 		for n := int64(sweepBatch); n == sweepBatch; removed += n {
 			result, err := j.db.ExecContext(ctx, sweep.statement, sweep.keep.Seconds(), sweepBatch)

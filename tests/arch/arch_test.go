@@ -27,7 +27,7 @@ var layers = []string{"domain", "app", "sagas", "adapters", "ports", "service", 
 var pieces = []string{
 	"domain/aggregate", "sagas/saga", "sagas/process", "sagas/sagatest", "adapters/kafka", "adapters/breaker", "adapters/embedded", "adapters/identity", "adapters/telemetry",
 	"adapters/postgres/txn", "adapters/postgres/eventstore", "adapters/postgres/inbox", "adapters/postgres/outbox", "adapters/postgres/deadletter",
-	"adapters/postgres/lines", "migrations", "ports/messages",
+	"adapters/postgres/lines", "adapters/postgres/topics", "migrations", "ports/messages",
 }
 
 // example is what belongs to order fulfilment.
@@ -40,7 +40,7 @@ var example = []string{
 var homes = map[string][]string{
 	"github.com/IBM/sarama":                       {"adapters/kafka"},
 	"github.com/ThreeDotsLabs/watermill-kafka/v3": {"adapters/kafka"},
-	"github.com/ThreeDotsLabs/watermill-sql/v3":   {"adapters/postgres/outbox"},
+	"github.com/ThreeDotsLabs/watermill-sql/v3":   {"adapters/postgres/outbox", "adapters/postgres/topics"},
 	"github.com/sony/gobreaker":                   {"adapters/breaker"},
 	"github.com/go-chi/httprate":                  {"ports/httpapi"},
 	"github.com/golang-jwt/jwt/v5":                {"adapters/identity"},

@@ -5,9 +5,11 @@ import (
 	"fmt"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/adapters/kafka"
+	intopics "github.com/millrace/millrace/adapters/postgres/topics"
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/tests/books"
 )
@@ -36,14 +38,18 @@ func (i *Instance) logged() {
 		topics = append(topics, i.Topic("events."+category))
 	}
 	var logged books.Logged
-	err := kafka.ReadAll(context.Background(), kafka.Config{Brokers: i.Brokers()}, topics, func(_ string, msg *message.Message) error {
+	saw := func(_ string, msg *message.Message) error {
 		var version int
 		if _, err := fmt.Sscan(msg.Metadata.Get(app.HeaderSequence), &version); err != nil {
 			return nil //nolint:nilerr // an answer, which no stream holds; or what a test has put there
 		}
 		return logged.Saw(msg.Metadata.Get(app.HeaderSubject), version)
-	})
-	require.NoError(i.t, err)
+	}
+	if i.world.env["BROKER"] == "postgres" {
+		require.NoError(i.t, intopics.ReadAll(context.Background(), sqlx.NewDb(OpenDB(i.t, i.DSN()), "pgx"), topics, saw))
+	} else {
+		require.NoError(i.t, kafka.ReadAll(context.Background(), kafka.Config{Brokers: i.Brokers()}, topics, saw))
+	}
 	rows, err := OpenDB(i.t, i.DSN()).Query(`SELECT stream, max(version) FROM events GROUP BY stream`)
 	require.NoError(i.t, err)
 	defer rows.Close()

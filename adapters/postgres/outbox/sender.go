@@ -13,6 +13,36 @@ func ThroughPublisher(p message.Publisher) func() Sender {
 	return func() Sender { return throughPublisher{p} }
 }
 
+// ThroughBatches sends by a publisher of Watermill's that takes all messages of a call, or none: a call for each topic.
+func ThroughBatches(p message.Publisher) func() Sender {
+	return func() Sender { return throughBatches{p} }
+}
+
+type throughBatches struct{ message.Publisher }
+
+// Close leaves the publisher open: it is not ours.
+func (throughBatches) Close() {}
+
+// Send implements Sender.
+func (t throughBatches) Send(topics []string, messages []*message.Message) []error {
+	errs := make([]error, len(messages))
+	rows := map[string][]int{}
+	for i, topic := range topics {
+		rows[topic] = append(rows[topic], i)
+	}
+	for topic, of := range rows {
+		batch := make([]*message.Message, len(of))
+		for n, i := range of {
+			batch[n] = messages[i]
+		}
+		err := t.Publish(topic, batch...)
+		for _, i := range of {
+			errs[i] = err
+		}
+	}
+	return errs
+}
+
 type throughPublisher struct{ message.Publisher }
 
 // Close leaves the publisher open: it is not ours.

@@ -1,4 +1,4 @@
-package kafka
+package messages
 
 import (
 	"context"
@@ -9,12 +9,16 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// drain decorates a subscriber so that stopping finishes what is in hand. Watermill's router cancels its subscriptions at the
-// moment when it is closed, and with them the contexts of handlers at work; Kafka would deliver those messages again. Here
-// closing hands out nothing new, waits for the acknowledgements of what is out, and only then leaves the group.
+// Drain decorates a subscriber so that stopping finishes what is in hand. Watermill's router cancels its subscriptions at the
+// moment when it is closed, and with them the contexts of handlers at work; the broker would deliver those messages again. Here
+// closing hands out nothing new, waits for the acknowledgements of what is out, and only then closes what is inside.
 //
 // It also subscribes in the background, and again until it succeeds: a broker that is away at the start is no reason not to
 // start.
+func Drain(inner message.Subscriber, logger watermill.LoggerAdapter) message.Subscriber {
+	return &drain{inner: inner, logger: logger, closing: make(chan struct{})}
+}
+
 type drain struct {
 	inner   message.Subscriber
 	logger  watermill.LoggerAdapter

@@ -1,0 +1,60 @@
+package service
+
+import (
+	"context"
+	"strings"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/ports/messages"
+)
+
+// inKafka is Apache Kafka: by this service's own producer and subscriber, or, with KAFKA_SERIAL, by Watermill's.
+type inKafka struct {
+	s      *Service
+	config kafka.Config
+}
+
+func (inKafka) Name() string { return "kafka" }
+
+func (b inKafka) Where() string {
+	where := strings.Join(b.s.Brokers, ",")
+	if len(b.s.config.KafkaBrokers) == 0 {
+		where += " (embedded)"
+	}
+	return where
+}
+
+func (b inKafka) Ensure(ctx context.Context, topics []string) (limit int, err error) {
+	return kafka.EnsureTopics(ctx, b.config, topics, b.s.config.Partitions)
+}
+
+func (b inKafka) Ping(context.Context) error { return kafka.Ping(b.config) }
+
+func (b inKafka) Senders(limit func() int) (func() outbox.Sender, error) {
+	if b.s.config.Serial {
+		publisher := kafka.NewPublisher(b.config, limit, b.s.watermill)
+		b.s.onStop(func(context.Context) error { return publisher.Close() })
+		return outbox.ThroughPublisher(publisher), nil
+	}
+	return func() outbox.Sender { return kafka.NewProducer(b.config, limit) }, nil
+}
+
+func (inKafka) Refused(err error) bool { return kafka.Refused(err) }
+
+func (b inKafka) Subscriber(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error) {
+	if !b.s.config.Serial {
+		return kafka.NewSubscriber(b.config, group, keyHeader, announce, b.s.watermill)
+	}
+	inner, err := kafka.NewSerialSubscriber(b.config, group, b.s.watermill)
+	if err != nil {
+		return nil, err
+	}
+	return messages.Drain(inner, b.s.watermill), nil
+}
+
+func (b inKafka) ReadAll(ctx context.Context, topics []string, each func(topic string, msg *message.Message) error) error {
+	return kafka.ReadAll(ctx, b.config, topics, each)
+}
