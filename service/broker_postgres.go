@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"database/sql"
 	"math"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -17,7 +16,7 @@ import (
 // inPostgres is Watermill's SQL Pub/Sub in the service's own database.
 type inPostgres struct {
 	db      *sqlx.DB
-	readers *sql.DB
+	readers *sqlx.DB
 	logger  watermill.LoggerAdapter
 }
 

@@ -33,14 +33,14 @@ const ackWithin = 5 * time.Minute
 
 // OpenReaders makes the pool of subscribers, each of which holds a connection while its messages are handled. What they write is how far
 // they have read; losing the last of it in a crash of the database costs a repetition, so nobody waits for the disk.
-func OpenReaders(dsn string) (*sql.DB, error) {
+func OpenReaders(dsn string) (*sqlx.DB, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("not a PostgreSQL connection string: %w", err)
 	}
 	config.RuntimeParams["synchronous_commit"] = "off"
 	config.RuntimeParams["idle_in_transaction_session_timeout"] = "60s" // an instance that was stopped must not keep a topic from others
-	db := stdlib.OpenDB(*config)
+	db := sqlx.NewDb(stdlib.OpenDB(*config), "pgx")
 	db.SetConnMaxIdleTime(5 * time.Minute)
 	return db, nil
 }
@@ -52,7 +52,7 @@ func NewPublisher(db *sqlx.DB, logger watermill.LoggerAdapter) (message.Publishe
 }
 
 // NewSubscriber makes Watermill's SQL subscriber for a group.
-func NewSubscriber(readers *sql.DB, group string, logger watermill.LoggerAdapter) (message.Subscriber, error) {
+func NewSubscriber(readers *sqlx.DB, group string, logger watermill.LoggerAdapter) (message.Subscriber, error) {
 	within := ackWithin
 	return wsql.NewSubscriber(readers, wsql.SubscriberConfig{
 		ConsumerGroup: group, SchemaAdapter: schema{}, OffsetsAdapter: offsets{}, AckDeadline: &within, BackoffManager: &pauses{},
