@@ -102,6 +102,7 @@ type Handler struct {
 	Type        aggregate.Type
 	Category    string // the kind of aggregate that it changes; on its event topic a saga is answered
 	Destination string // names the topic; the category, unless Through says otherwise
+	Service     string // that handles it; empty: this one
 
 	// Ask talks to the outside before the unit of work begins; nil if there is nothing to ask. It may be repeated.
 	Ask func(ctx context.Context, command any) (answer any, err error)

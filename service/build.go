@@ -14,6 +14,7 @@ import (
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/app/elsewhere"
 	"github.com/millrace/millrace/app/query"
 	"github.com/millrace/millrace/app/reaction"
 	"github.com/millrace/millrace/domain/aggregate"
@@ -61,6 +62,11 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 	sagaRows := readmodel.NewSagas(s.db)
 	c.manager = &process.Manager{Sagas: c.sagas, Streams: c.store, Rows: measured{sagaRows, s.telemetry.SagaEnded}, Commands: lateCommands{c}, Timers: timers{}, Clock: s.clock, Open: s.open}
 	c.handlers = append(command.All(s.deps(c.store)), c.manager.Handlers()...)
+	for _, n := range elsewhere.All() {
+		c.handlers = append(c.handlers, n.Handlers()...)
+		prefix := s.config.Others[n.Service]
+		c.othersTopics = append(c.othersTopics, messages.CommandTopic(prefix, n.Category), messages.EventTopic(prefix, n.Category))
+	}
 	all = append(all, facts...)
 	all = append(all, saga.Answers)
 	for _, h := range c.handlers {
@@ -82,11 +88,11 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 		s.watch.Committed(events)
 	}
 	c.projecting = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock)
-	if c.commands, err = messages.NewCommands(s.config.TopicPrefix, c.publisher, c.marshaler, c.uow, s.clock, s.watermill); err != nil {
+	if c.commands, err = messages.NewCommands(s.config.TopicPrefix, s.config.Others, c.publisher, c.marshaler, c.uow, s.clock, s.watermill); err != nil {
 		return err
 	}
 	c.commands.Register(c.handlers)
-	questions := append(query.All(s.sources(c.store)), sagas.Queries(c.store, sagaRows)...)
+	questions := append(query.All(s.sight(c.store)), sagas.Queries(c.store, sagaRows)...)
 	c.queries = app.NewQueries(questions, s.telemetry.Decorator("query"))
 	c.reactions = reaction.All(reaction.Deps{Commands: c.commands})
 	if c.asyncAPI, err = asyncAPI(s.config, c.handlers); err != nil {
@@ -125,19 +131,26 @@ func checkSagas(all []*saga.Saga) error {
 	for _, s := range all {
 		faults = append(faults, s.Check())
 		for _, t := range s.Listens() {
-			if categoryOf(t) == "" {
-				faults = append(faults, fmt.Errorf("saga %s waits for %s, which no aggregate records", s.Name(), t))
+			if _, ok := sourceOf(t); !ok {
+				faults = append(faults, fmt.Errorf("saga %s waits for %s, which no aggregate here or elsewhere records", s.Name(), t))
 			}
 		}
 	}
 	return errors.Join(faults...)
 }
 
-func categoryOf(event reflect.Type) string {
+// sourceOf finds the kind of aggregate, of this service or of another one, that records an event.
+func sourceOf(event reflect.Type) (messages.Source, bool) {
+	one := reflect.Zero(event).Interface()
 	for category, types := range kinds() {
-		if _, ok := types.Of(reflect.Zero(event).Interface()); ok {
-			return category
+		if _, ok := types.Of(one); ok {
+			return messages.Source{Category: category}, true
 		}
 	}
-	return ""
+	for _, n := range elsewhere.All() {
+		if _, ok := n.Events.Of(one); ok {
+			return messages.Source{Category: n.Category, Service: n.Service, Known: aggregate.Merge(n.Events, saga.Answers)}, true
+		}
+	}
+	return messages.Source{}, false
 }

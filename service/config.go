@@ -19,6 +19,7 @@ import (
 	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/telemetry"
+	"github.com/millrace/millrace/app/elsewhere"
 	"github.com/millrace/millrace/app/reaction"
 )
 
@@ -130,6 +131,9 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		} else {
 			_ = db.Close() // it was never connected
 		}
+	}
+	for _, n := range elsewhere.All() {
+		c.Others[n.Service] = s.topics(strings.ToUpper(n.Service)+"_TOPICS", n.Service)
 	}
 	switch {
 	case c.Broker != InKafka && c.Broker != InPostgres:

@@ -3,6 +3,7 @@ package service
 import (
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/app/elsewhere"
 	"github.com/millrace/millrace/app/reaction"
 	"github.com/millrace/millrace/ports/messages"
 	"github.com/millrace/millrace/sagas/process"
@@ -16,5 +17,9 @@ func asyncAPI(c Config, handlers []app.Handler) ([]byte, error) {
 
 // printAsyncAPI describes them without a service that runs.
 func (p program) printAsyncAPI() ([]byte, error) {
-	return asyncAPI(p.config, append(command.All(command.Deps{}), (&process.Manager{}).Handlers()...))
+	handlers := append(command.All(command.Deps{}), (&process.Manager{}).Handlers()...)
+	for _, n := range elsewhere.All() {
+		handlers = append(handlers, n.Handlers()...)
+	}
+	return asyncAPI(p.config, handlers)
 }

@@ -41,8 +41,8 @@ func (s *Service) deps(store *eventstore.Store) command.Deps {
 	}
 }
 
-// sources are where queries look.
-func (s *Service) sources(store *eventstore.Store) query.Deps {
+// sight is where queries look.
+func (s *Service) sight(store *eventstore.Store) query.Deps {
 	return query.Deps{History: store, Orders: readmodel.NewOrders(s.db), Stock: readmodel.NewStock(s.db)}
 }
 

@@ -68,7 +68,11 @@ func tagged(f reflect.StructField) string {
 func (s *Service) known() ui.Known {
 	k := ui.Known{Sagas: s.core.sagas}
 	for _, h := range s.core.handlers {
-		k.Commands = append(k.Commands, knownMessage(h.Type, messages.CommandTopic(s.config.TopicPrefix, h.Destination), h.Ask != nil))
+		prefix := s.config.TopicPrefix
+		if h.Service != "" {
+			prefix = s.config.Others[h.Service]
+		}
+		k.Commands = append(k.Commands, knownMessage(h.Type, messages.CommandTopic(prefix, h.Destination), h.Ask != nil))
 	}
 	for category, types := range kinds() {
 		for _, t := range types.All() {

@@ -40,19 +40,7 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 		return err
 	}
 	for _, versions := range byName(s.core.sagas) {
-		categories := map[string]app.EventTypes{}
-		for _, sg := range versions {
-			for _, t := range sg.Listens() {
-				category := categoryOf(t)
-				if categories[category] == nil {
-					categories[category] = saga.AnswerTypes()
-				}
-				if !slices.Contains(categories[category], t) {
-					categories[category] = append(categories[category], t)
-				}
-			}
-		}
-		if err := router.AddSaga(s.saga(versions[0].Name()), s.core.manager, categories); err != nil {
+		if err := router.AddSaga(s.saga(versions[0].Name()), s.core.manager, s.sources(versions)); err != nil {
 			return err
 		}
 	}
@@ -71,6 +59,26 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 	}
 	s.runJanitor(ctx)
 	return s.runRouter(ctx)
+}
+
+// sources are the kinds of aggregates whose events some version of a saga waits for.
+func (s *Service) sources(versions []*saga.Saga) (all []messages.Source) {
+	for _, sg := range versions {
+		for _, t := range sg.Listens() {
+			source, _ := sourceOf(t) // it was checked
+			at := slices.IndexFunc(all, func(known messages.Source) bool {
+				return known.Service == source.Service && known.Category == source.Category
+			})
+			if at < 0 {
+				source.Types, source.Prefix = saga.AnswerTypes(), s.config.Others[source.Service]
+				all, at = append(all, source), len(all)
+			}
+			if !slices.Contains(all[at].Types, t) {
+				all[at].Types = append(all[at].Types, t)
+			}
+		}
+	}
+	return all
 }
 
 // byName puts the versions of each definition together.

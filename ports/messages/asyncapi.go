@@ -29,7 +29,11 @@ func AsyncAPI(title, prefix string, handlers []app.Handler, kinds map[string]agg
 		Components: components{Messages: map[string]described{}, Schemas: map[string]any{"Headers": headers}},
 	}
 	for _, h := range handlers {
-		if err := d.add("commands."+h.Destination, CommandTopic(prefix, h.Destination), "receive", h.Type.Name, h.Type); err != nil {
+		name, topic, action, as := "commands."+h.Destination, CommandTopic(prefix, h.Destination), "receive", h.Type.Name
+		if h.Service != "" {
+			name, topic, action, as = h.Service+"."+name, CommandTopic(others[h.Service], h.Destination), "send", h.Service+"."+as
+		}
+		if err := d.add(name, topic, action, as, h.Type); err != nil {
 			return nil, err
 		}
 	}

@@ -59,12 +59,15 @@ type Commands struct {
 	handlers map[reflect.Type]app.Handler
 }
 
-// NewCommands makes the bus that takes commands to these handlers.
-func NewCommands(prefix string, publisher message.Publisher, m Marshaler, uow app.UnitOfWork, clock app.Clock, logger watermill.LoggerAdapter) (*Commands, error) {
+// NewCommands makes the bus that takes commands to their handlers. Others are the prefixes of other services' topics.
+func NewCommands(prefix string, others map[string]string, publisher message.Publisher, m Marshaler, uow app.UnitOfWork, clock app.Clock, logger watermill.LoggerAdapter) (*Commands, error) {
 	c := &Commands{uow: uow, handlers: map[reflect.Type]app.Handler{}}
 	bus, err := cqrs.NewCommandBusWithConfig(publisher, cqrs.CommandBusConfig{
 		GeneratePublishTopic: func(p cqrs.CommandBusGeneratePublishTopicParams) (string, error) {
 			h, err := c.handler(p.Command.(app.Command).Body)
+			if h.Service != "" {
+				return CommandTopic(others[h.Service], h.Destination), err
+			}
 			return CommandTopic(prefix, h.Destination), err
 		},
 		OnSend:    func(p cqrs.CommandBusOnSendParams) error { return complete(p.Message, clock) },
@@ -109,6 +112,9 @@ func (c *Commands) Execute(ctx context.Context, command app.Command) error {
 	h, err := c.handler(command.Body)
 	if err != nil {
 		return err
+	}
+	if h.Service != "" {
+		return fmt.Errorf("%s is handled by %s: send it", h.Type.Name, h.Service)
 	}
 	if h.Ask != nil {
 		return fmt.Errorf("%s asks a service outside: send it", h.Type.Name)

@@ -35,6 +35,9 @@ func (d destination) Unmarshal(msg *message.Message, v any) (err error) {
 func (r *Router) AddCommands(handlers []app.Handler) error {
 	destinations := map[string]map[reflect.Type]app.Handler{}
 	for _, h := range handlers {
+		if h.Service != "" {
+			continue
+		}
 		if destinations[h.Destination] == nil {
 			destinations[h.Destination] = map[reflect.Type]app.Handler{}
 		}

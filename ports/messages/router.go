@@ -119,7 +119,7 @@ func Topics(prefix string, handlers []app.Handler, categories ...string) []strin
 	var topics []string
 	seen := map[string]bool{}
 	for _, h := range handlers {
-		if !seen[h.Destination] {
+		if h.Service == "" && !seen[h.Destination] {
 			seen[h.Destination] = true
 			topics = append(topics, CommandTopic(prefix, h.Destination))
 		}
@@ -130,20 +130,38 @@ func Topics(prefix string, handlers []app.Handler, categories ...string) []strin
 	return topics
 }
 
-// AddSaga has a saga react to the events of these categories.
-func (r *Router) AddSaga(s *saga.Saga, manager *process.Manager, categories map[string]app.EventTypes) error {
-	for category, types := range categories {
-		group := r.config.Prefix + ".saga." + s.Name() + "." + category
+// Source is where events of a saga come from: a kind of aggregate.
+type Source struct {
+	Category string
+	Types    app.EventTypes // those that the saga waits for
+
+	// Of another service: its name, the prefix of its topics, and what it says that is known here.
+	Service, Prefix string
+	Known           aggregate.Types
+}
+
+// AddSaga has a saga react to events.
+func (r *Router) AddSaga(s *saga.Saga, manager *process.Manager, sources []Source) error {
+	for _, source := range sources {
+		group, groups := r.config.Prefix+".saga."+s.Name()+"."+source.Category, r.groups
+		if source.Service != "" {
+			group = r.config.Prefix + ".saga." + s.Name() + "." + source.Service + "." + source.Category
+			r.strangers[group] = true
+			var err error
+			if groups, err = r.processor(source.Prefix, NewMarshaler(source.Known, "")); err != nil {
+				return err
+			}
+		}
 		r.sagaGroups[group] = true
 		react := func(ctx context.Context, e app.Event) error {
 			_, err := manager.Receive(ctx, r.config.Inbox, group, s, e)
 			return err
 		}
 		var handlers []cqrs.GroupEventHandler
-		for _, t := range types {
-			handlers = append(handlers, &eventHandler{category: category, goType: t, handle: r.observed(group, react)})
+		for _, t := range source.Types {
+			handlers = append(handlers, &eventHandler{category: source.Category, goType: t, handle: r.observed(group, react)})
 		}
-		if err := r.groups.AddHandlersGroup(group, handlers...); err != nil {
+		if err := groups.AddHandlersGroup(group, handlers...); err != nil {
 			return err
 		}
 	}
