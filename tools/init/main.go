@@ -57,8 +57,10 @@ func run(dir, newModule, newName string) error {
 		return err
 	}
 	// They test the template, not what is made of it.
-	if err := os.RemoveAll(filepath.Join(dir, "tests", "tools")); err != nil {
-		return err
+	for _, path := range []string{"tests/tools", "examples/two-services"} {
+		if err := os.RemoveAll(filepath.Join(dir, path)); err != nil {
+			return err
+		}
 	}
 	fmt.Printf("%s is %s now: %d files changed, %d of them under another name\n", newModule, newName, r.Changed, r.Moved)
 	fmt.Println("next: go test ./...   then, if this is to be your own history: rm -rf .git && git init && git add -A && git commit")
