@@ -73,7 +73,9 @@ func (s *service) run() {
 			s.mu.Unlock()
 		}
 	}()
-	s.until("/readyz", func(status int, body string) bool { return status == http.StatusOK && !strings.Contains(body, "degraded") })
+	s.until("/readyz", func(status int, body string) bool {
+		return status == http.StatusOK && !strings.Contains(body, "degraded")
+	})
 }
 
 func (s *service) said() string {
