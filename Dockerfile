@@ -1,9 +1,11 @@
-FROM golang:1.26 AS build
+# Builds where it runs, and cross-compiles: docker buildx build --platform linux/amd64,linux/arm64 .
+FROM --platform=${BUILDPLATFORM:-linux} golang:1.26 AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /millrace .
+ARG TARGETARCH
+RUN CGO_ENABLED=0 GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -ldflags="-s -w -buildid=" -o /millrace .
 
 FROM gcr.io/distroless/static-debian12:nonroot
 COPY --from=build /millrace /millrace

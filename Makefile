@@ -2,7 +2,7 @@ TOOL := go tool -modfile=tools/lint/go.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help init remove-example kit-diff run demo test race simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate vuln up down
+.PHONY: help init remove-example kit-diff run demo test race simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate kubernetes dist image sbom vuln up down
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
@@ -78,6 +78,20 @@ fmt: ## Format the code
 generate: ## What is generated: the HTTP types and the client from openapi.yaml, the sagas' diagrams, asyncapi.yaml
 	go generate ./...
 	WRITE_DOCUMENTS=1 go test -count=1 -run TestDocumentsAreCurrent ./service
+
+kubernetes: ## Whether deploy/kubernetes is what Kubernetes understands; by kubeconform too, where its schemas can be reached
+	cd tools/ship && go test ./... && go tool kustomize build ../../deploy/kubernetes > manifests.yaml && go run ./manifests < manifests.yaml
+	@if curl -sfm 5 -o /dev/null https://raw.githubusercontent.com; then cd tools/ship && go tool kubeconform -strict -summary manifests.yaml; fi
+
+dist: ## The binary for Linux on amd64 and arm64, the same byte for byte wherever it is built, with its checksums
+	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -buildvcs=false -ldflags="-s -w -buildid=" -o dist/millrace-linux-$$arch . || exit 1; done
+	cd dist && sha256sum millrace-linux-* | tee checksums.txt
+
+image: ## The image for amd64 and arm64: make image IMAGE=registry/name:tag (needs docker buildx)
+	docker buildx build --platform linux/amd64,linux/arm64 --provenance --sbom=true -t $(IMAGE) --push .
+
+sbom: ## What the binary is made of, as CycloneDX: dist/sbom.json
+	mkdir -p dist && cd tools/ship && go tool cyclonedx-gomod app -json -licenses -main . -output ../../dist/sbom.json ../..
 
 vuln: ## Known vulnerabilities in what we use
 	$(TOOL) govulncheck ./...
