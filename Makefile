@@ -2,7 +2,7 @@ TOOL := go tool -modfile=tools/lint/go.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help init remove-example kit-diff run demo test race simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate kubernetes dist image sbom vuln up down
+.PHONY: help init remove-example kit-diff run demo test race simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate proto kubernetes dist image sbom vuln up down
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
@@ -78,6 +78,10 @@ fmt: ## Format the code
 generate: ## What is generated: the HTTP types and the client from openapi.yaml, the sagas' diagrams, asyncapi.yaml
 	go generate ./...
 	WRITE_DOCUMENTS=1 go test -count=1 -run TestDocumentsAreCurrent ./service
+
+proto: ## What is generated from .proto files; needs protoc
+	go build -o .bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
+	PATH=$(CURDIR)/.bin:$$PATH protoc --go_out=. --go_opt=module=github.com/millrace/millrace ports/messages/warehousepb/warehouse.proto
 
 kubernetes: ## Whether deploy/kubernetes is what Kubernetes understands; by kubeconform too, where its schemas can be reached
 	cd tools/ship && go test ./... && go tool kustomize build ../../deploy/kubernetes > manifests.yaml && go run ./manifests < manifests.yaml

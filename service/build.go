@@ -72,7 +72,7 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 	for _, h := range c.handlers {
 		all = append(all, aggregate.TypesOf(h.Type))
 	}
-	c.marshaler = messages.NewMarshaler(aggregate.Merge(all...), "/"+s.config.TopicPrefix)
+	c.marshaler = messages.NewMarshaler(aggregate.Merge(all...), "/"+s.config.TopicPrefix).In(codecs()...)
 	c.publisher = outbox.NewPublisher(s.config.MaxMessage)
 	bus, err := messages.NewEventBus(s.config.TopicPrefix, c.publisher, c.marshaler, s.clock, s.watermill)
 	if err != nil {

@@ -10,11 +10,14 @@ import (
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/app/query"
+	"github.com/millrace/millrace/app/reaction"
 	"github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/domain/payment"
 	"github.com/millrace/millrace/domain/shipment"
+	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/ports/messages/warehousepb"
 	"github.com/millrace/millrace/ports/ui"
 	"github.com/millrace/millrace/sagas/fulfilment"
 	"github.com/millrace/millrace/sagas/saga"
@@ -49,6 +52,19 @@ func (s *Service) sight(store *eventstore.Store) query.Deps {
 // breakers names those of the destinations whose commands ask services outside.
 func breakers() map[string]string {
 	return map[string]string{payment.Category: "payments", shipment.Category: "carrier", command.Couriers: "courier"}
+}
+
+// codecs are of messages that are not, or not only, in JSON: what the warehouse says may come as Protocol Buffers too.
+func codecs() []messages.Codec {
+	return []messages.Codec{
+		messages.Protobuf("delivery.arrived",
+			func(e reaction.DeliveryArrived) *warehousepb.DeliveryArrived {
+				return &warehousepb.DeliveryArrived{Sku: e.SKU, Quantity: e.Quantity}
+			},
+			func(p *warehousepb.DeliveryArrived) reaction.DeliveryArrived {
+				return reaction.DeliveryArrived{SKU: p.GetSku(), Quantity: p.GetQuantity()}
+			}),
+	}
 }
 
 // subject is what a saga is about, and the address of its page.

@@ -28,7 +28,7 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 		guards[destination] = s.guards[destination].Middleware
 	}
 	router, err := messages.NewRouter(messages.Config{
-		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Subscriber: s.broker.Subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow, Projecting: s.core.projecting,
+		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Codecs: codecs(), Subscriber: s.broker.Subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow, Projecting: s.core.projecting,
 		Events: s.core.events, Lines: lines.New(s.db, func() { s.core.wake() }), Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
 		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InHand: s.telemetry.InHand, Breakers: guards, Expect: s.core.uow.Expect,
 	})

@@ -7,8 +7,8 @@ import (
 	"github.com/millrace/millrace/app/command"
 )
 
-// deliveryArrived is as much of the warehouse's delivery.arrived as matters here.
-type deliveryArrived struct {
+// DeliveryArrived is as much of the warehouse's delivery.arrived as matters here.
+type DeliveryArrived struct {
 	SKU      string `json:"sku"`
 	Quantity int64  `json:"quantity"`
 }
@@ -22,6 +22,6 @@ func (r deliveries) reaction() app.Reaction {
 	}}
 }
 
-func (r deliveries) arrived(ctx context.Context, e deliveryArrived, _ app.Meta) error {
+func (r deliveries) arrived(ctx context.Context, e DeliveryArrived, _ app.Meta) error {
 	return r.commands.Send(ctx, app.Command{Body: command.ReceiveStock{SKU: e.SKU, Quantity: e.Quantity}})
 }

@@ -19,6 +19,6 @@ func (s *sent) Execute(ctx context.Context, c app.Command) error { return s.Send
 
 func TestDeliveriesAreTakenIntoStock(t *testing.T) {
 	var commands sent
-	require.NoError(t, deliveries{&commands}.arrived(t.Context(), deliveryArrived{"MUG-01", 40}, app.Meta{}))
+	require.NoError(t, deliveries{&commands}.arrived(t.Context(), DeliveryArrived{SKU: "MUG-01", Quantity: 40}, app.Meta{}))
 	require.Equal(t, sent{command.ReceiveStock{SKU: "MUG-01", Quantity: 40}}, commands)
 }

@@ -15,15 +15,18 @@ import (
 	"github.com/millrace/millrace/domain/aggregate"
 )
 
-// Marshaler is Watermill's CommandEventMarshaler for app.Command and app.Event: JSON payloads under CloudEvents headers.
+// Marshaler is Watermill's CommandEventMarshaler for app.Command and app.Event: JSON payloads under CloudEvents headers, other forms where a Codec says so.
 // Incoming payloads of older schema versions are lifted.
 type Marshaler struct {
 	types  aggregate.Types
 	source string
+	codecs map[string]Codec // of messages in other forms, by their names
 }
 
 // NewMarshaler makes a marshaler of messages of these types; source is this service, as a URI reference.
-func NewMarshaler(types aggregate.Types, source string) Marshaler { return Marshaler{types, source} }
+func NewMarshaler(types aggregate.Types, source string) Marshaler {
+	return Marshaler{types: types, source: source}
+}
 
 // Marshal implements cqrs.CommandEventMarshaler.
 func (m Marshaler) Marshal(v any) (*message.Message, error) {
@@ -64,7 +67,7 @@ func (m Marshaler) Marshal(v any) (*message.Message, error) {
 	}
 	maps.DeleteFunc(optional, func(_, value string) bool { return value == "" })
 	maps.Copy(msg.Metadata, optional)
-	return msg, nil
+	return msg, m.encode(msg, body)
 }
 
 func stamp(t time.Time) string {
@@ -89,6 +92,13 @@ func (m Marshaler) Unmarshal(msg *message.Message, v any) error {
 }
 
 func (m Marshaler) decode(msg *message.Message) (any, error) {
+	if c, ok := m.other(msg); ok {
+		body, err := c.Decode(msg.Payload)
+		if err != nil {
+			return nil, fmt.Errorf("%w: decode %s from %s: %w", app.ErrPoison, c.Name, c.ContentType, err)
+		}
+		return body, nil
+	}
 	schema := 1
 	if text := msg.Metadata.Get(app.HeaderSchema); text != "" {
 		n, err := strconv.Atoi(text)

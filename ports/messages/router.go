@@ -19,6 +19,7 @@ import (
 type Config struct {
 	Prefix    string
 	Marshaler Marshaler
+	Codecs    []Codec // of other services' messages that may come in other forms than JSON
 
 	// Subscriber makes one for a group. Messages that bear the header keyHeader keep their order by it, others by their key.
 	// Announce is told of messages that wait for others of their key.
@@ -148,7 +149,7 @@ func (r *Router) AddSaga(s *saga.Saga, manager *process.Manager, sources []Sourc
 			group = r.config.Prefix + ".saga." + s.Name() + "." + source.Service + "." + source.Category
 			r.strangers[group] = true
 			var err error
-			if groups, err = r.processor(source.Prefix, NewMarshaler(source.Known, "")); err != nil {
+			if groups, err = r.processor(source.Prefix, NewMarshaler(source.Known, "").In(r.config.Codecs...)); err != nil {
 				return err
 			}
 		}
@@ -193,7 +194,7 @@ func (r *Router) AddReaction(a app.Reaction, prefix string) error {
 			return err
 		})})
 	}
-	processor, err := r.processor(prefix, NewMarshaler(aggregate.TypesOf(types...), ""))
+	processor, err := r.processor(prefix, NewMarshaler(aggregate.TypesOf(types...), "").In(r.config.Codecs...))
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,9 @@ import (
 
 	"github.com/IBM/sarama"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/millrace/millrace/ports/messages/warehousepb"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -25,11 +27,16 @@ func TestReactionToAnotherService(t *testing.T) {
 		}}
 	}
 	p := producer(t, i)
+	payload, err := proto.Marshal(&warehousepb.DeliveryArrived{Sku: "NEW-1", Quantity: 100})
+	require.NoError(t, err)
+	inProtobuf := arrived("w5", "delivery.arrived", string(payload))
+	inProtobuf.Headers = append(inProtobuf.Headers, sarama.RecordHeader{Key: []byte("content-type"), Value: []byte("application/protobuf")})
 	said := []*sarama.ProducerMessage{
 		arrived("w1", "delivery.announced", `{"ship":"Ever Given"}`),
 		arrived("w2", "delivery.arrived", `{"sku":"NEW-1","quantity":7,"of_no_interest":true}`),
 		arrived("w2", "delivery.arrived", `{"sku":"NEW-1","quantity":7}`),
 		arrived("w3", "delivery.arrived", `{"sku":"NEW-1","quantity":1}`),
+		inProtobuf,
 		arrived("w4", "delivery.arrived", `{"sku":"NEW-1","quantity":"many"}`),
 	}
 	harness.Eventually(t, func() error { return p.SendMessages(said) }) // the topic was made just now
@@ -41,7 +48,7 @@ func TestReactionToAnotherService(t *testing.T) {
 		if err == nil && status == http.StatusOK {
 			err = json.Unmarshal([]byte(body), &stock)
 		}
-		if err == nil && stock.OnHand != 8 {
+		if err == nil && stock.OnHand != 108 {
 			err = fmt.Errorf("%d %s", status, body)
 		}
 		return err

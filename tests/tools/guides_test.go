@@ -2,7 +2,6 @@ package tools
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -205,7 +204,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 				continue
 			}
 			_, err := os.Stat(filepath.Join(filepath.Dir(path), to))
-			require.NoError(t, err, fmt.Sprintf("%s points to %s", path, to))
+			require.NoError(t, err, "%s points to %s", path, to)
 		}
 	}
 }

@@ -23,7 +23,7 @@ func main() {
 
 // gone are the example's own files and folders, and this program.
 var gone = []string{
-	"domain/order", "domain/payment", "domain/shipment", "domain/money", "sagas/fulfilment", "adapters/gateway", "adapters/sandbox",
+	"domain/order", "ports/messages/warehousepb", "domain/payment", "domain/shipment", "domain/money", "sagas/fulfilment", "adapters/gateway", "adapters/sandbox",
 	"adapters/postgres/readmodel/orders.go", "adapters/postgres/readmodel/stock.go", "app/projection/orders.go", "app/projection/stock.go",
 	"ports/httpapi/orders.go", "ports/httpapi/stock.go", "ports/httpapi/stream.go", "ports/httpapi/sandbox.go", "ports/httpapi/fuzz_test.go",
 	"ports/httpapi/testdata", "ports/ui/orders.go", "ports/ui/sandbox.go", "ports/ui/templates/order.html", "ports/ui/templates/orders.html",
@@ -105,7 +105,7 @@ func code() error {
 		cut("sagas/sagas.go", "saga.New(fulfilment.Definition)", "saga.New(fulfilment.V1)"),
 		cut("service/parts.go", "order.Category: ", "inventory.Category: ", "payment.Category: ", "shipment.Category: ", "Orders: ", "Stock: ", "Payments: ",
 			"Shipments: ", "Provider: ", "Carrier: ", "Courier: ", "Orders: ", "Stock: ", "payment.Category: ", "shipment.Category: ", "command.Couriers: ",
-			"if state.Definition", "orders, err := ", "group := ", "for _, status := ", `"go run . demo"`, "fmt.Sprintf(`curl", "if s.postgres == nil", "return s.core.uow"),
+			"messages.Protobuf(", "if state.Definition", "orders, err := ", "group := ", "for _, status := ", `"go run . demo"`, "fmt.Sprintf(`curl", "if s.postgres == nil", "return s.core.uow"),
 		swap("service/parts.go", "return []ui.Group{group}, err", "return nil, nil"),
 		rewrite("service/parts.go", func(s string) (string, error) {
 			return strings.Replace(s, "func (s *Service) seed() error {\n", "func (s *Service) seed() error {\nreturn nil\n", 1), nil
@@ -146,7 +146,7 @@ func settings() error {
 		dropLines(".env.example", "WAREHOUSE_TOPICS=", "PAYMENTS_URL=", "CARRIER_URL=", "COURIER_URL=", "SANDBOX="),
 		dropLines("deploy/kubernetes/settings.example.env", "PAYMENTS_URL=", "CARRIER_URL=", "COURIER_URL="),
 		dropLines("docker-compose.yml", "SANDBOX:", "PAYMENTS_URL:", "CARRIER_URL:", "COURIER_URL:", "sandbox"),
-		dropParagraphs("Makefile", "demo:", "simulate:", "browser-test:", "screenshots:", "asyncapi:", "node:", "chaos:", "fuzz:", "bench:", "profile:", "bench-age:", "remove-example:"),
+		dropParagraphs("Makefile", "demo:", "simulate:", "browser-test:", "screenshots:", "asyncapi:", "node:", "chaos:", "proto:", "fuzz:", "bench:", "profile:", "bench-age:", "remove-example:"),
 		phony("Makefile"),
 	)
 }
