@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -55,6 +56,32 @@ func Database(t *testing.T) (db *sqlx.DB, dsn string) {
 	t.Cleanup(func() { _ = db.Close() })
 	require.NoError(t, migrations.Up(t.Context(), db.DB))
 	return db, u.String()
+}
+
+// ExampleDatabase is Database for examples, which have no test. Done removes it.
+func ExampleDatabase() (db *sqlx.DB, dsn string, done func()) {
+	name := "t" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	u, err := url.Parse(server)
+	must(err)
+	admin, err := postgres.Open(server, 2)
+	must(err)
+	_, err = admin.Exec("CREATE DATABASE " + name) // a name of our own making
+	must(err)
+	u.Path = "/" + name
+	db, err = postgres.Open(u.String(), 10)
+	must(err)
+	must(migrations.Up(context.Background(), db.DB))
+	return db, u.String(), func() {
+		_ = db.Close()
+		_, err := admin.Exec("DROP DATABASE " + name + " WITH (FORCE)")
+		must(errors.Join(err, admin.Close()))
+	}
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
 }
 
 // Kafka is KAFKA_BROKERS, or an embedded broker of the test's own.
