@@ -2,7 +2,7 @@ TOOL := go tool -modfile=tools/lint/go.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help init remove-example kit-diff run demo test race simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate proto kubernetes dist image sbom vuln up down
+.PHONY: help init remove-example kit-diff run demo test race template-test simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate proto kubernetes dist image sbom vuln up down
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
@@ -27,6 +27,9 @@ test: ## All tests, on the embedded default; on real services if POSTGRES_DSN an
 
 race: ## The same with the race detector, in the service too
 	HARNESS_RACE=1 go test -race ./...
+
+template-test: ## The template itself: every guide followed, the example removed, two services made of it
+	TEMPLATE_TESTS=on go test -timeout 40m -count=1 ./tests/tools ./examples/two-services
 
 simulate: ## Two hundred thousand sagas with faults, as a deterministic simulation
 	SAGATEST_RUNS=66700 go test -count=1 -v -run TestFaults ./sagas/fulfilment

@@ -27,6 +27,7 @@ import (
 //
 // and what has another word, or none, is only read. A guide that begins where another one ended says so: <!-- after NAME -->.
 func TestGuides(t *testing.T) {
+	takesMinutes(t)
 	guides, err := filepath.Glob("../../docs/guides/*.md")
 	require.NoError(t, err)
 	require.NotEmpty(t, guides)

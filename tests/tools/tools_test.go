@@ -62,6 +62,14 @@ func (m mine) apply(patch string) {
 	require.NoError(m.t, err, "%s", output)
 }
 
+// takesMinutes skips a test unless minutes are meant.
+func takesMinutes(t *testing.T) {
+	t.Helper()
+	if os.Getenv("TEMPLATE_TESTS") == "" {
+		t.Skip("takes minutes: make template-test, as CI does")
+	}
+}
+
 // own copies the template as it is now, uncommitted changes included.
 func own(t *testing.T) mine {
 	t.Helper()
@@ -96,6 +104,7 @@ func own(t *testing.T) mine {
 
 // Without the example there is a service that builds, starts and passes, and gets what it is about by the scaffold.
 func TestTheExampleIsRemoved(t *testing.T) {
+	takesMinutes(t)
 	m := own(t)
 	m.must("make", "init", "MODULE=github.com/acme/billing", "NAME=billing")
 	m.must("make", "remove-example")

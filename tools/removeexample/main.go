@@ -146,7 +146,7 @@ func settings() error {
 		dropLines(".env.example", "WAREHOUSE_TOPICS=", "PAYMENTS_URL=", "CARRIER_URL=", "COURIER_URL=", "SANDBOX="),
 		dropLines("deploy/kubernetes/settings.example.env", "PAYMENTS_URL=", "CARRIER_URL=", "COURIER_URL="),
 		dropLines("docker-compose.yml", "SANDBOX:", "PAYMENTS_URL:", "CARRIER_URL:", "COURIER_URL:", "sandbox"),
-		dropParagraphs("Makefile", "demo:", "simulate:", "browser-test:", "screenshots:", "asyncapi:", "node:", "chaos:", "proto:", "fuzz:", "bench:", "profile:", "bench-age:", "remove-example:"),
+		dropParagraphs("Makefile", "demo:", "template-test:", "simulate:", "browser-test:", "screenshots:", "asyncapi:", "node:", "chaos:", "proto:", "fuzz:", "bench:", "profile:", "bench-age:", "remove-example:"),
 		phony("Makefile"),
 	)
 }
