@@ -29,6 +29,7 @@ race: ## The same with the race detector, in the service too
 	HARNESS_RACE=1 go test -race ./...
 
 template-test: ## The template itself: every guide followed, the example removed, two services made of it
+	@[ -d tests/tools ] || { echo "these tests are the template's; make init has left them behind"; exit 1; }
 	TEMPLATE_TESTS=on go test -timeout 40m -count=1 ./tests/tools ./examples/two-services
 
 simulate: ## Two hundred thousand sagas with faults, as a deterministic simulation
