@@ -121,7 +121,9 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 		DSN: s.DSN, Refused: s.broker.Refused, OnRelayed: s.telemetry.Relayed,
 		OnParked: func(string, string, error) { s.telemetry.Failed("relay", "dead") },
 	})
-	s.core.offer = s.relay.Offer
+	if !s.config.Debezium {
+		s.core.offer = s.relay.Offer
+	}
 	s.core.wake = func() {
 		s.relay.Wake()
 		if !s.relay.HoldsAll() {
@@ -133,6 +135,10 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 	go func() {
 		defer close(finished)
 		if s.ensureTopics(relayCtx) { // also for the topics' limit, which the publisher must know
+			if s.config.Debezium {
+				s.relay.RunTimers(relayCtx)
+				return
+			}
 			s.relay.Run(relayCtx)
 		}
 	}()

@@ -33,6 +33,7 @@ type Config struct {
 	Broker       Broker
 	KafkaBrokers []string // empty: the embedded one
 	Partitions   int32
+	Debezium     bool // sends what is in the outbox
 	Serial       bool // one message of a partition at a time, by Watermill's own subscriber
 	InstanceID   string
 	TopicPrefix  string
@@ -92,6 +93,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		Broker:       Broker(s.text("BROKER", string(InKafka))),
 		KafkaBrokers: s.list("KAFKA_BROKERS"),
 		Partitions:   int32(s.number("KAFKA_PARTITIONS", 12, 1, 1000)), //nolint:gosec // at most 1000
+		Debezium:     s.onOff("DEBEZIUM", false),
 		Serial:       s.onOff("KAFKA_SERIAL", false),
 		InstanceID:   s.text("INSTANCE_ID", ""),
 		TopicPrefix:  s.topics("TOPIC_PREFIX", "millrace"),
@@ -138,6 +140,8 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 	switch {
 	case c.Broker != InKafka && c.Broker != InPostgres:
 		s.fault("BROKER", fmt.Sprintf("%q is neither kafka nor postgres", c.Broker))
+	case c.Debezium && (c.PostgresDSN == "" || len(c.KafkaBrokers) == 0):
+		s.fault("DEBEZIUM", "needs POSTGRES_DSN and KAFKA_BROKERS, which it reads from and sends to")
 	case c.Broker == InPostgres && len(c.KafkaBrokers) > 0:
 		s.fault("BROKER", "postgres contradicts KAFKA_BROKERS")
 	}

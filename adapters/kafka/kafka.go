@@ -4,6 +4,7 @@ package kafka
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -50,6 +51,27 @@ func (c Config) sarama() *sarama.Config {
 	return s
 }
 
+// allHeaders is the header in which Debezium's event router puts the outbox's column of the same name: all of a message's, as JSON.
+const allHeaders = "headers"
+
+// headerOf finds a header of a record.
+func headerOf(record *sarama.ConsumerMessage, name string) (string, bool) {
+	for _, h := range record.Headers {
+		switch string(h.Key) {
+		case name:
+			return string(h.Value), true
+		case allHeaders:
+			var all map[string]string
+			if json.Unmarshal(h.Value, &all) == nil {
+				if value, ok := all[name]; ok {
+					return value, true
+				}
+			}
+		}
+	}
+	return "", false
+}
+
 // partitioned puts a message's key and headers into a record, and back. It adds no header of its own: the message's id is
 // in ce_id.
 type partitioned struct{}
@@ -71,6 +93,9 @@ func (partitioned) Marshal(topic string, msg *message.Message) (*sarama.Producer
 func (partitioned) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, error) {
 	metadata := make(message.Metadata, len(record.Headers)+1)
 	for _, h := range record.Headers {
+		if string(h.Key) == allHeaders && json.Unmarshal(h.Value, &metadata) == nil {
+			continue
+		}
 		metadata[string(h.Key)] = string(h.Value)
 	}
 	id := metadata[app.HeaderID]
@@ -183,10 +208,8 @@ func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Mes
 	s, err := keyed.NewSubscriber(keyed.Config{
 		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: partitioned{}, Logger: logger,
 		Key: func(r *sarama.ConsumerMessage) string {
-			for _, h := range r.Headers {
-				if string(h.Key) == keyHeader {
-					return string(h.Value)
-				}
+			if key, ok := headerOf(r, keyHeader); ok {
+				return key
 			}
 			return string(r.Key)
 		},

@@ -47,6 +47,7 @@ func TestWrongSettings(t *testing.T) {
 		"KAFKA_BROKERS=broker":                           `KAFKA_BROKERS: "broker" is not host:port`,
 		"BROKER=rabbit":                                  `BROKER: "rabbit" is neither kafka nor postgres`,
 		"BROKER=postgres|KAFKA_BROKERS=a:1":              "BROKER: postgres contradicts KAFKA_BROKERS",
+		"DEBEZIUM=on":                                    "DEBEZIUM: needs POSTGRES_DSN and KAFKA_BROKERS",
 		"KAFKA_PARTITIONS=0":                             `KAFKA_PARTITIONS: "0" is not`,
 		"ROLES=api,cook":                                 `ROLES: "cook" is none of`,
 		"CARRIER_URL=http://x|PAYMENTS_URL=ftp://x":      `PAYMENTS_URL: "ftp://x" is not a URL`,
