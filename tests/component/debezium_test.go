@@ -3,6 +3,7 @@ package component
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
@@ -73,12 +74,10 @@ func startConnect(t *testing.T, w *harness.World, plugins, libs string) *exec.Cm
 	dsn, err := url.Parse(w.DSN())
 	require.NoError(t, err)
 	password, _ := dsn.User.Password()
-	for name, value := range map[string]string{
+	maps.Copy(connector.Config, map[string]string{
 		"name": "outbox", "database.hostname": dsn.Hostname(), "database.port": dsn.Port(), "database.user": dsn.User.Username(), "database.password": password,
 		"database.dbname": strings.TrimPrefix(dsn.Path, "/"), "slot.name": w.Prefix, "topic.prefix": w.Prefix + "-outbox",
-	} {
-		connector.Config[name] = value
-	}
+	})
 	write := func(name string, settings map[string]string) string {
 		var b strings.Builder
 		for name, value := range settings {
