@@ -187,6 +187,7 @@ func Refused(err error) bool {
 func (c Config) consumer() *sarama.Config {
 	s := c.sarama()
 	s.Consumer.Return.Errors = true
+	s.Consumer.MaxWaitTime = time.Second // a fetch that finds nothing is answered after that; one that finds something, at once
 	s.Consumer.Fetch.Default = 256 << 10 // of a partition: there are many, and more is fetched ahead than is needed
 	s.ChannelBufferSize = 64
 	s.Consumer.Offsets.Initial = sarama.OffsetOldest // a new group begins at the beginning: nothing is skipped
