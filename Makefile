@@ -1,4 +1,5 @@
-TOOL := go tool -modfile=tools/lint/go.mod
+TOOL := go tool -modfile=tools/lint/lint.mod
+SHIP := go tool -modfile=tools/ship/ship.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
@@ -85,11 +86,13 @@ generate: ## What is generated: the HTTP types and the client from openapi.yaml,
 
 proto: ## What is generated from .proto files; needs protoc
 	go build -o .bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
-	PATH=$(CURDIR)/.bin:$$PATH protoc --go_out=. --go_opt=module=github.com/millrace/millrace ports/messages/warehousepb/warehouse.proto
+	PATH=$(CURDIR)/.bin:$$PATH protoc --go_out=. --go_opt=paths=source_relative --go_opt=Mports/messages/warehousepb/warehouse.proto=ports/messages/warehousepb ports/messages/warehousepb/warehouse.proto
 
 kubernetes: ## Whether deploy/kubernetes is what Kubernetes understands; by kubeconform too, where its schemas can be reached
-	cd tools/ship && go test ./... && go tool kustomize build ../../deploy/kubernetes > manifests.yaml && go run ./manifests < manifests.yaml
-	@if curl -sfm 5 -o /dev/null https://raw.githubusercontent.com; then cd tools/ship && go tool kubeconform -strict -summary manifests.yaml; fi
+	go test -modfile=tools/ship/ship.mod tools/ship/manifests/main.go tools/ship/manifests/main_test.go
+	$(SHIP) kustomize build deploy/kubernetes > tools/ship/manifests.yaml
+	go run -modfile=tools/ship/ship.mod tools/ship/manifests/main.go < tools/ship/manifests.yaml
+	@if curl -sfm 5 -o /dev/null https://raw.githubusercontent.com; then $(SHIP) kubeconform -strict -summary tools/ship/manifests.yaml; fi
 
 dist: ## The binary for Linux on amd64 and arm64, the same byte for byte wherever it is built, with its checksums
 	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -buildvcs=false -ldflags="-s -w -buildid=" -o dist/millrace-linux-$$arch . || exit 1; done
@@ -99,7 +102,7 @@ image: ## The image for amd64 and arm64: make image IMAGE=registry/name:tag (nee
 	docker buildx build --platform linux/amd64,linux/arm64 --provenance --sbom=true -t $(IMAGE) --push .
 
 sbom: ## What the binary is made of, as CycloneDX: dist/sbom.json
-	mkdir -p dist && cd tools/ship && go tool cyclonedx-gomod app -json -licenses -main . -output ../../dist/sbom.json ../..
+	mkdir -p dist && $(SHIP) cyclonedx-gomod app -json -licenses -main . -output dist/sbom.json .
 
 vuln: ## Known vulnerabilities in what we use
 	$(TOOL) govulncheck ./...

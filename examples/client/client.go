@@ -2,4 +2,4 @@
 // http://…/openapi.yaml of a service that runs.
 package client
 
-//go:generate go tool -modfile=../../tools/lint/go.mod oapi-codegen -config oapi-codegen.yaml ../../ports/httpapi/openapi.yaml
+//go:generate go tool -modfile=../../tools/lint/lint.mod oapi-codegen -config oapi-codegen.yaml ../../ports/httpapi/openapi.yaml

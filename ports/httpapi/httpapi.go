@@ -26,7 +26,7 @@ import (
 	"github.com/millrace/millrace/sagas/saga"
 )
 
-//go:generate go tool -modfile=../../tools/lint/go.mod oapi-codegen -config oapi-codegen.yaml openapi.yaml
+//go:generate go tool -modfile=../../tools/lint/lint.mod oapi-codegen -config oapi-codegen.yaml openapi.yaml
 
 //go:embed openapi.yaml
 var openapi []byte

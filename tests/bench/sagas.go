@@ -213,9 +213,9 @@ var baselines = []struct {
 	{"DBOS, no broker", dbos},
 }
 
-// dbos runs the program in the directory dbos, a module of its own.
+// dbos runs the program in the directory dbos, which has a list of modules of its own.
 func dbos(ctx context.Context, g *ground, orders, probes int) (perSecond, p50 float64, err error) {
-	command := exec.CommandContext(ctx, "go", "run", "-C", "tests/bench/dbos", ".", "-workflows", strconv.Itoa(2*orders), "-probes", strconv.Itoa(probes))
+	command := exec.CommandContext(ctx, "go", "run", "-modfile=tests/bench/dbos/dbos.mod", "tests/bench/dbos/main.go", "-workflows", strconv.Itoa(2*orders), "-probes", strconv.Itoa(probes))
 	command.Env, command.Stderr = append(os.Environ(), "POSTGRES_DSN="+g.dsn), os.Stderr
 	answer, err := command.Output()
 	if err != nil {

@@ -213,3 +213,36 @@ func TestATemplateBecomesOnesOwn(t *testing.T) {
 		require.Contains(t, output, complaint)
 	}
 }
+
+// What gonew makes of the template is the template, and init makes it one's own.
+func TestGonew(t *testing.T) {
+	takesMinutes(t)
+	template := own(t)
+	const module, version = "github.com/millrace/millrace", "v0.0.1"
+	proxy := filepath.Join(t.TempDir(), module, "@v")
+	require.NoError(t, os.MkdirAll(proxy, 0o750))
+	for name, text := range map[string]string{"list": version + "\n", version + ".info": `{"Version":"` + version + `"}`} {
+		require.NoError(t, os.WriteFile(filepath.Join(proxy, name), []byte(text), 0o600))
+	}
+	mod, err := os.ReadFile(filepath.Join(template.dir, "go.mod"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(proxy, version+".mod"), mod, 0o600))
+	template.must("git", "archive", "--format=zip", "--prefix="+module+"@"+version+"/", "-o", filepath.Join(proxy, version+".zip"), "HEAD")
+
+	root := filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(proxy))))
+	m := mine{t, filepath.Join(t.TempDir(), "billing")}
+	gonew := exec.CommandContext(t.Context(), "go", "run", "golang.org/x/tools/cmd/gonew@v0.52.0", module+"@"+version, "example.com/billing", m.dir)
+	proxies, err := exec.CommandContext(t.Context(), "go", "env", "GOPROXY").Output()
+	require.NoError(t, err)
+	gonew.Env = append(os.Environ(), "GOPROXY=file://"+root+","+strings.TrimSpace(string(proxies)), "GONOSUMDB="+module, "GOFLAGS=-mod=mod -modcacherw", "GOMODCACHE="+filepath.Join(t.TempDir(), "cache"))
+	output, err := gonew.CombinedOutput()
+	require.NoError(t, err, "%s", output)
+	m.must("git", "init", "-q")
+	m.commit()
+	m.must("make", "init", "MODULE=example.com/billing", "NAME=billing")
+	trace, err := m.run("git", "grep", "-il", "millrace", "--", ":!LICENSE")
+	require.Error(t, err, "there is a trace of the old name in %s", trace)
+	m.must("make", "generate") // with the tools
+	m.must("go", "vet", "./...")
+	m.must("go", "test", "./service", "./tests/arch")
+}

@@ -9,12 +9,11 @@
 package warehousepb
 
 import (
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
-
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 )
 
 const (
@@ -84,7 +83,7 @@ const file_ports_messages_warehousepb_warehouse_proto_rawDesc = "" +
 	"*ports/messages/warehousepb/warehouse.proto\x12\twarehouse\"?\n" +
 	"\x0fDeliveryArrived\x12\x10\n" +
 	"\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n" +
-	"\bquantity\x18\x02 \x01(\x03R\bquantityB9Z7github.com/millrace/millrace/ports/messages/warehousepbb\x06proto3"
+	"\bquantity\x18\x02 \x01(\x03R\bquantityb\x06proto3"
 
 var (
 	file_ports_messages_warehousepb_warehouse_proto_rawDescOnce sync.Once

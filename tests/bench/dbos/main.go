@@ -1,5 +1,7 @@
+//go:build ignore
+
 // Dbos measures DBOS Transact as a baseline: workflows of six steps that do nothing, in one process, on the PostgreSQL of
-// POSTGRES_DSN. It prints {"rate": workflows a second, "p50": milliseconds of a single one}. It is a module of its own, so that nobody
+// POSTGRES_DSN. It prints {"rate": workflows a second, "p50": milliseconds of a single one}. It has a list of modules of its own, so that nobody
 // who uses the template inherits what it needs.
 package main
 

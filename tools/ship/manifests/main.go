@@ -1,3 +1,5 @@
+//go:build ignore
+
 // Manifests reads Kubernetes objects from standard input, as `kustomize build` prints them, and holds each against the Go types of the
 // Kubernetes API: unknown fields, wrong types, kinds that do not exist. It needs no network, as kubeconform's schemas do; and it asks
 // for what a deployment of this service must have.
