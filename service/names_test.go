@@ -8,8 +8,8 @@ import (
 	"github.com/millrace/millrace/sagas/saga"
 )
 
-// Stored names and versions never change, because events under them lie in tables and on topics. A new one is added here
-// by hand, together with its lift.
+// Stored names and versions never change, because events under them lie in tables and on topics. A new one is added here,
+// and a new version by hand, together with its lift.
 func TestStoredNames(t *testing.T) {
 	golden := map[string]int{
 		"order.placed": 2, "order.confirmed": 1, "order.cancelled": 1,

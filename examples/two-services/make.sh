@@ -16,6 +16,7 @@ for service in orders billing; do
   if [ $service = billing ]; then
     make remove-example
     go run ./tools/scaffold aggregate invoice
+    for event in Issued Refused Cancelled; do go run ./tools/scaffold event invoice $event; done
     for command in IssueInvoice CancelInvoice; do go run ./tools/scaffold command invoice $command; done
   fi
   cp -r "$here/_$service/." .

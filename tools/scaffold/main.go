@@ -182,9 +182,12 @@ func (p *piece) makeAggregate() error {
 }
 
 func (p *piece) makeEvent() error {
-	path := filepath.Join("domain", p.Package, "events.go")
-	return edit(path, event(p.Name, p.Package, p.ID), argument("aggregate.TypesOf", fmt.Sprintf("aggregate.NewType[%s](%q)", p.Name, p.Package+"."+strings.ReplaceAll(snake(p.Name), "_", "-"))),
-		branch("apply", p.Name))
+	stored := strconv.Quote(p.Package + "." + strings.ReplaceAll(snake(p.Name), "_", "-"))
+	return errors.Join(
+		edit(filepath.Join("domain", p.Package, "events.go"), event(p.Name, p.Package, p.ID),
+			argument("aggregate.TypesOf", fmt.Sprintf("aggregate.NewType[%s](%s)", p.Name, stored)), branch("apply", p.Name)),
+		edit("service/names_test.go", entry("TestStoredNames", "map[string]int", stored, "1")),
+	)
 }
 
 func (p *piece) makeCommand() error {
