@@ -23,7 +23,7 @@ func main() {
 
 // gone are the example's own files and folders, and this program.
 var gone = []string{
-	"domain/order", "ports/messages/warehousepb", "domain/payment", "domain/shipment", "domain/money", "sagas/fulfilment", "adapters/gateway", "adapters/sandbox",
+	"domain/order", "domain/payment", "domain/shipment", "domain/money", "sagas/fulfilment", "adapters/gateway", "adapters/sandbox",
 	"adapters/postgres/readmodel/orders.go", "adapters/postgres/readmodel/stock.go", "app/projection/orders.go", "app/projection/stock.go",
 	"ports/httpapi/orders.go", "ports/httpapi/stock.go", "ports/httpapi/stream.go", "ports/httpapi/sandbox.go", "ports/httpapi/fuzz_test.go",
 	"ports/httpapi/testdata", "ports/ui/orders.go", "ports/ui/sandbox.go", "ports/ui/templates/order.html", "ports/ui/templates/orders.html",
@@ -149,7 +149,7 @@ func settings() error {
 		dropLines(".env.example", "WAREHOUSE_TOPICS=", "PAYMENTS_URL=", "CARRIER_URL=", "COURIER_URL=", "SANDBOX="),
 		dropLines("deploy/kubernetes/settings.example.env", "PAYMENTS_URL=", "CARRIER_URL=", "COURIER_URL="),
 		dropLines("docker-compose.yml", "SANDBOX:", "PAYMENTS_URL:", "CARRIER_URL:", "COURIER_URL:", "sandbox"),
-		dropParagraphs("Makefile", "demo:", "template-test:", "simulate:", "browser-test:", "screenshots:", "asyncapi:", "node:", "chaos:", "proto:", "fuzz:", "bench:", "profile:", "bench-age:", "remove-example:"),
+		dropParagraphs("Makefile", "demo:", "template-test:", "simulate:", "browser-test:", "screenshots:", "asyncapi:", "node:", "chaos:", "fuzz:", "bench:", "profile:", "bench-age:", "remove-example:"),
 		phony("Makefile"),
 	)
 }
