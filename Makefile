@@ -99,7 +99,7 @@ dist: ## The binary for Linux on amd64 and arm64, the same byte for byte whereve
 	cd dist && sha256sum millrace-linux-* | tee checksums.txt
 
 image: ## The image for amd64 and arm64: make image IMAGE=registry/name:tag (needs docker buildx)
-	docker buildx build --platform linux/amd64,linux/arm64 --provenance --sbom=true -t $(IMAGE) --push .
+	docker buildx build --platform linux/amd64,linux/arm64 --provenance=true --sbom=true -t $(IMAGE) --push .
 
 sbom: ## What the binary is made of, as CycloneDX: dist/sbom.json
 	mkdir -p dist && $(SHIP) cyclonedx-gomod app -json -licenses -main . -output dist/sbom.json .

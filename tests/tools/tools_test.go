@@ -196,7 +196,8 @@ func TestATemplateBecomesOnesOwn(t *testing.T) {
 	require.Empty(t, m.must("gofmt", "-l", "."))
 	for pkg, sentence := range map[string]string{
 		"./domain/invoice": "say what comes of each decision of invoice", "./sagas/dunning": "fill in the commands and events of remind, suspend",
-		"./service": "is not current: make generate", "./app/reaction": "say which command of ours follows from carrier's parcel.left",
+		"./service": "is not current: make generate", "./app/command": "say which decision of the invoice IssueInvoice asks for",
+		"./app/query": "say where the answer to InvoiceByID is read", "./app/reaction": "say which command of ours follows from carrier's parcel.left",
 		"./adapters/postgres/readmodel": "say which events of invoice change a row",
 	} {
 		output, err := m.run("go", "test", pkg)

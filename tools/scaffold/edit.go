@@ -40,6 +40,14 @@ func (p *piece) write(name, path string) error {
 	return os.WriteFile(path, formatted, 0o600)
 }
 
+// withTest makes a use case's file, and the one of its test.
+func (p *piece) withTest(dir, name string) error {
+	return errors.Join(
+		p.write(name+".tmpl", filepath.Join(dir, p.File)),
+		p.write(name+"_test.tmpl", filepath.Join(dir, strings.TrimSuffix(p.File, ".go")+"_test.go")),
+	)
+}
+
 // setting adds one to a list of settings, behind another one, unless it is there.
 func (p *piece) setting(path, name, value, behind string) error {
 	text, err := os.ReadFile(path) //nolint:gosec // a file of the service

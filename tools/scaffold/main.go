@@ -191,7 +191,7 @@ func (p *piece) makeEvent() error {
 }
 
 func (p *piece) makeCommand() error {
-	if err := p.write("command.tmpl", filepath.Join("app/command", p.File)); err != nil {
+	if err := p.withTest("app/command", "command"); err != nil {
 		return err
 	}
 	call := fmt.Sprintf("app.Handle(%q, %s{d.%ss}.handle)", p.Name, p.Lower, p.Type)
@@ -199,7 +199,7 @@ func (p *piece) makeCommand() error {
 }
 
 func (p *piece) makeQuery() error {
-	if err := p.write("query.tmpl", filepath.Join("app/query", p.File)); err != nil {
+	if err := p.withTest("app/query", "query"); err != nil {
 		return err
 	}
 	return edit("app/query/query.go", element("All", fmt.Sprintf("app.Query(%q, %s{}.handle)", p.Name, p.Lower)))
