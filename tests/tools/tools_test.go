@@ -117,7 +117,7 @@ func TestTheExampleIsRemoved(t *testing.T) {
 	require.Error(t, err)
 	require.Contains(t, output, "remove-example")
 	for _, made := range []string{
-		"aggregate invoice", "event invoice Issued", "command invoice IssueInvoice", "query InvoiceByID", "projection invoice invoices",
+		"aggregate invoice", "event invoice Issued", "event invoice Paid", "command invoice IssueInvoice", "query InvoiceByID", "projection invoice invoices",
 		"consumer payments --from bank.transfers --on transfer.booked", "saga dunning --on invoice.Issued --steps remind",
 	} {
 		m.must("go", append([]string{"run", "./tools/scaffold"}, strings.Fields(made)...)...)

@@ -173,7 +173,7 @@ func entry(function, typeText, key, value string) change {
 				return "", 0, nil
 			}
 		}
-		return key + ": " + value + ",\n", at(literal.Rbrace), nil
+		return asLast(literal, source, at, key+": "+value), at(literal.Rbrace), nil
 	}
 }
 
@@ -193,8 +193,23 @@ func element(function, value string) change {
 				return "", 0, nil
 			}
 		}
-		return value + ",\n", at(literal.Rbrace), nil
+		return asLast(literal, source, at, value), at(literal.Rbrace), nil
 	}
+}
+
+// asLast is an element on a line of its own behind the others.
+func asLast(literal *ast.CompositeLit, source string, at func(token.Pos) int, element string) string {
+	before := "\n"
+	if n := len(literal.Elts); n > 0 {
+		between := source[at(literal.Elts[n-1].End()):at(literal.Rbrace)]
+		switch {
+		case strings.Contains(between, "\n"):
+			before = ""
+		case !strings.Contains(between, ","):
+			before = ",\n"
+		}
+	}
+	return before + element + ",\n"
 }
 
 // step adds one to a saga's definition, as the last.
