@@ -129,6 +129,7 @@ func TestTheExampleIsRemoved(t *testing.T) {
 }
 
 func TestATemplateBecomesOnesOwn(t *testing.T) {
+	takesMinutes(t)
 	template := own(t)
 	m := mine{t, filepath.Join(t.TempDir(), "billing")}
 	template.must("git", "clone", "-q", ".", m.dir)
