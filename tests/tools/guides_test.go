@@ -2,8 +2,11 @@ package tools
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver
 	"github.com/stretchr/testify/require"
 )
 
@@ -20,8 +25,10 @@ import (
 //
 //	sh                  commands, each block a script
 //	sh service          a command that goes on until the guide ends, or until it is started anew
-//	sh services         commands that need a real PostgreSQL and Kafka: only where both are set
+//	sh services         commands that need a real PostgreSQL and Kafka: only where both are set; with a POSTGRES_DSN and an EMPTY_DSN
+//	                    of the guide's own
 //	output              what the commands before have printed, among other things; … stands for anything
+//	output services     the same, of commands that need those
 //	go|sql|… FILE       the whole of a file
 //	diff                a change
 //
@@ -76,7 +83,7 @@ func blocksOf(t *testing.T, path string) (blocks []block) {
 // kind is what is done with a block; empty: it is only read.
 func (b block) kind() string {
 	switch b.info {
-	case "sh", "sh service", "sh services", "output", "diff":
+	case "sh", "sh service", "sh services", "output", "output services", "diff":
 		return b.info
 	}
 	if file.MatchString(b.info) {
@@ -106,15 +113,19 @@ func (f *follower) follow(b block) {
 	text := strings.ReplaceAll(b.text, "127.0.0.1:8080", f.addr)
 	switch b.kind() {
 	case "sh services":
-		if os.Getenv("POSTGRES_DSN") == "" || os.Getenv("KAFKA_BROKERS") == "" {
-			return
+		if services() {
+			f.sh(b, text, append(os.Environ(), "POSTGRES_DSN="+f.database(), "EMPTY_DSN="+f.database(), "TOPIC_PREFIX=g"+uuid.NewString()[:8],
+				"HTTP_ADDR="+free(f.t), "DATA_DIR="+f.t.TempDir()))
 		}
-		f.sh(b, text, os.Environ())
 	case "sh":
 		f.sh(b, text, f.env())
 	case "sh service":
 		f.stop()
 		f.start(b, text)
+	case "output services":
+		if services() {
+			f.follow(block{b.guide, "output", b.text})
+		}
 	case "output":
 		for line := range strings.Lines(text) {
 			want := strings.ReplaceAll(regexp.QuoteMeta(strings.TrimSpace(line)), "…", ".*")
@@ -130,6 +141,27 @@ func (f *follower) follow(b block) {
 		require.NoError(f.t, os.MkdirAll(filepath.Dir(path), 0o750))
 		require.NoError(f.t, os.WriteFile(path, []byte(b.text), 0o600))
 	}
+}
+
+// services is whether there are a real PostgreSQL and Kafka.
+func services() bool { return os.Getenv("POSTGRES_DSN") != "" && os.Getenv("KAFKA_BROKERS") != "" }
+
+// database makes an empty one in the real PostgreSQL, and removes it at the end.
+func (f *follower) database() (dsn string) {
+	f.t.Helper()
+	server, err := url.Parse(os.Getenv("POSTGRES_DSN"))
+	require.NoError(f.t, err)
+	db, err := sql.Open("pgx", server.String())
+	require.NoError(f.t, err)
+	name := "g" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	_, err = db.ExecContext(f.t.Context(), "CREATE DATABASE "+name)
+	require.NoError(f.t, err)
+	f.t.Cleanup(func() {
+		_, err := db.Exec("DROP DATABASE " + name + " WITH (FORCE)")
+		require.NoError(f.t, errors.Join(err, db.Close()))
+	})
+	server.Path = "/" + name
+	return server.String()
 }
 
 // env is a shell of somebody who has nothing set.

@@ -32,9 +32,11 @@ func (m mine) must(name string, args ...string) string {
 	return output
 }
 
-func (m mine) commit() {
+func (m mine) commit() { m.commitAs("me") }
+
+func (m mine) commitAs(name string) {
 	m.must("git", "add", "-A")
-	m.must("git", "-c", "user.name=me", "-c", "user.email=me@example.com", "commit", "-qm", "so far")
+	m.must("git", "-c", "user.name="+name, "-c", "user.email=me@example.com", "commit", "--allow-empty", "-qm", "so far")
 }
 
 // touched is which files were made or changed since the last commit.
