@@ -11,6 +11,7 @@ FROM gcr.io/distroless/static-debian12:nonroot
 COPY --from=build /millrace /millrace
 # The sandbox's ledgers live here; without the sandbox nothing does.
 COPY --from=build --chown=65532:65532 /tmp /data
+USER 65532:65532
 ENV DATA_DIR=/data
 VOLUME /data
 EXPOSE 8080
