@@ -3,8 +3,8 @@
 package messages
 
 import (
+	"cmp"
 	"fmt"
-	"maps"
 	"reflect"
 	"strconv"
 	"time"
@@ -52,22 +52,37 @@ func (m Marshaler) Marshal(v any) (*message.Message, error) {
 		return nil, err
 	}
 	msg := message.NewMessage(meta.ID, payload)
-	msg.Metadata = message.Metadata{
-		app.HeaderSpec: "1.0", app.HeaderContent: "application/json", app.HeaderSource: m.source, app.HeaderID: meta.ID,
-		app.HeaderType: t.Name, app.HeaderSchema: strconv.Itoa(t.Schema), app.HeaderTime: meta.Time.UTC().Format(time.RFC3339Nano),
-		app.HeaderKey: key,
+	msg.Metadata = make(message.Metadata, maxHeaders)
+	for _, h := range [...]header{
+		{app.HeaderSpec, "1.0"}, {app.HeaderContent, "application/json"}, {app.HeaderSource, m.source}, {app.HeaderID, meta.ID},
+		{app.HeaderType, t.Name}, {app.HeaderSchema, strconv.Itoa(t.Schema)}, {app.HeaderTime, meta.Time.UTC().Format(time.RFC3339Nano)},
+		{app.HeaderKey, key},
+	} {
+		msg.Metadata[h.name] = h.value
 	}
-	optional := map[string]string{
-		app.HeaderSubject: meta.Subject, app.HeaderCorrelation: meta.Correlation, app.HeaderCausation: meta.Causation,
-		app.HeaderSagaID: meta.SagaID, app.HeaderSagaStep: meta.SagaStep, app.HeaderBranch: string(meta.Branch),
-		app.HeaderTrace: meta.Trace[app.HeaderTrace], app.HeaderExpires: stamp(meta.ExpiresAt), app.HeaderDue: stamp(due),
+	for _, h := range [...]header{
+		{app.HeaderSubject, meta.Subject}, {app.HeaderCorrelation, meta.Correlation}, {app.HeaderCausation, meta.Causation},
+		{app.HeaderSagaID, meta.SagaID}, {app.HeaderSagaStep, meta.SagaStep}, {app.HeaderBranch, string(meta.Branch)},
+		{app.HeaderTrace, meta.Trace[app.HeaderTrace]}, {app.HeaderExpires, stamp(meta.ExpiresAt)}, {app.HeaderDue, stamp(due)},
+		{app.HeaderSequence, sequence(meta.Version)},
+	} {
+		if h.value != "" {
+			msg.Metadata[h.name] = h.value
+		}
 	}
-	if meta.Version > 0 {
-		optional[app.HeaderSequence] = strconv.Itoa(meta.Version)
-	}
-	maps.DeleteFunc(optional, func(_, value string) bool { return value == "" })
-	maps.Copy(msg.Metadata, optional)
 	return msg, m.encode(msg, body)
+}
+
+// maxHeaders is how many headers a message of ours has at most.
+const maxHeaders = 18
+
+type header struct{ name, value string }
+
+func sequence(version int) string {
+	if version == 0 {
+		return ""
+	}
+	return strconv.Itoa(version)
 }
 
 func stamp(t time.Time) string {
@@ -166,25 +181,32 @@ func metaOf(msg *message.Message) (app.Meta, error) {
 	if m.Branch != "" && (m.SagaID == "" || m.SagaStep == "") {
 		return m, fmt.Errorf("header %s needs %s and %s beside it: %w", app.HeaderBranch, app.HeaderSagaID, app.HeaderSagaStep, app.ErrPoison)
 	}
-	for name, target := range map[string]*time.Time{app.HeaderTime: &m.Time, app.HeaderExpires: &m.ExpiresAt} {
-		if h[name] == "" {
-			continue
-		}
-		at, err := time.Parse(time.RFC3339Nano, h[name])
-		if err != nil {
-			return m, fmt.Errorf("header %s: %q is not a time of RFC 3339: %w", name, h[name], app.ErrPoison)
-		}
-		*target = at.UTC()
+	var wrong [4]error
+	m.Time, wrong[0] = timeIn(h, app.HeaderTime)
+	m.ExpiresAt, wrong[1] = timeIn(h, app.HeaderExpires)
+	m.Version, wrong[2] = numberIn(h, app.HeaderSequence)
+	m.Schema, wrong[3] = numberIn(h, app.HeaderSchema)
+	return m, cmp.Or(wrong[:]...)
+}
+
+func timeIn(h message.Metadata, name string) (time.Time, error) {
+	if h[name] == "" {
+		return time.Time{}, nil
 	}
-	for name, target := range map[string]*int{app.HeaderSequence: &m.Version, app.HeaderSchema: &m.Schema} {
-		if h[name] == "" {
-			continue
-		}
-		n, err := strconv.Atoi(h[name])
-		if err != nil || n < 0 {
-			return m, fmt.Errorf("header %s: %q is not a number: %w", name, h[name], app.ErrPoison)
-		}
-		*target = n
+	at, err := time.Parse(time.RFC3339Nano, h[name])
+	if err != nil {
+		return at, fmt.Errorf("header %s: %q is not a time of RFC 3339: %w", name, h[name], app.ErrPoison)
 	}
-	return m, nil
+	return at.UTC(), nil
+}
+
+func numberIn(h message.Metadata, name string) (int, error) {
+	if h[name] == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(h[name])
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("header %s: %q is not a number: %w", name, h[name], app.ErrPoison)
+	}
+	return n, nil
 }

@@ -93,7 +93,7 @@ func NewRouter(c Config) (*Router, error) {
 		c.InHand = func(string, time.Time) func() { return func() {} }
 	}
 	r := &Router{Router: inner, config: c, sagaGroups: map[string]bool{}, strangers: map[string]bool{}, categories: map[string]string{}}
-	inner.AddMiddleware(r.inHand, r.inLine, r.deadLetters, r.recognise, r.retry)
+	inner.AddMiddleware(onLargeStack, r.inHand, r.inLine, r.deadLetters, r.recognise, r.retry)
 	r.groups, err = r.processor(c.Prefix, c.Marshaler)
 	return r, err
 }

@@ -121,7 +121,7 @@ func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga
 	at.SagaID, at.SagaStep, at.Branch = id, "", ""
 	ctx = app.WithMeta(ctx, at)
 	reaction, err := definition.React(state, in, saga.Env{Now: m.Clock(), Open: m.Open})
-	if err != nil || len(reaction.Facts) == 0 {
+	if err != nil || len(reaction.Facts)+len(reaction.Timers) == 0 {
 		return err
 	}
 	return m.carryOut(ctx, state, reaction)

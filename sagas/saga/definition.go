@@ -104,7 +104,7 @@ type Abort[D any] struct {
 // On is an event of one type and what the saga remembers of it.
 type On[D any] struct {
 	event reflect.Type
-	apply func(*D, any)
+	apply func(*D, any) // nil: nothing is to be remembered
 }
 
 // When waits for an E and remembers something of it.
@@ -113,7 +113,7 @@ func When[E, D any](remember func(*D, E)) On[D] {
 }
 
 // Event waits for an E of which nothing needs to be remembered.
-func Event[E, D any]() On[D] { return On[D]{reflect.TypeFor[E](), func(*D, any) {}} }
+func Event[E, D any]() On[D] { return On[D]{event: reflect.TypeFor[E]()} }
 
 // Refusal is an event of one type and the reason that it gives.
 type Refusal struct {

@@ -36,13 +36,17 @@ type StepAsked struct {
 
 	// InsteadOf names the step that a fallback stands in for.
 	InsteadOf string `json:"instead_of,omitempty"`
+
+	// Timed says that a timer was set for it. Else one that fires before its deadline will do, and is set anew then: sagas that keep their
+	// time need but one.
+	Timed bool `json:"timed,omitempty"`
 }
 
 // StepCompleted ends a step well.
 type StepCompleted struct {
 	Step      string          `json:"step"`
 	CommandID string          `json:"command_id"`
-	Data      json.RawMessage `json:"data"`
+	Data      json.RawMessage `json:"data,omitempty"` // if there is anything new to remember
 }
 
 // StepRefused says why a step comes to nothing.
@@ -127,11 +131,15 @@ func (Resolved) fact()        {}
 func (Completed) fact()       {}
 func (Compensated) fact()     {}
 
+// dataWasAlwaysThere is what a program that knows no better has to be told by another schema version: from the second on, data that did
+// not change is left out.
+func dataWasAlwaysThere(map[string]any) error { return nil }
+
 // Facts names the facts as they are stored.
 var Facts = aggregate.TypesOf(
 	aggregate.NewType[Started]("saga.started"),
 	aggregate.NewType[StepAsked]("saga.step-asked"),
-	aggregate.NewType[StepCompleted]("saga.step-completed"),
+	aggregate.NewType[StepCompleted]("saga.step-completed", dataWasAlwaysThere),
 	aggregate.NewType[StepRefused]("saga.step-refused"),
 	aggregate.NewType[StepTimedOut]("saga.step-timed-out"),
 	aggregate.NewType[StepCompensated]("saga.step-compensated"),
@@ -161,12 +169,16 @@ var Answers = aggregate.TypesOf(
 	aggregate.NewType[NothingToUndo]("saga.nothing-to-undo"),
 )
 
-// Timeout is the command that a timer sends to its saga.
+// Timeout is the command that a timer sends to its saga. It names what was being waited for when the timer was set; if that was answered
+// meanwhile, the timer is set anew for what is being waited for then.
 type Timeout struct {
 	SagaID  string     `json:"saga_id"`
 	Step    string     `json:"step"`
 	Branch  app.Branch `json:"branch"`
 	Attempt int        `json:"attempt"`
+
+	// Again is how often the timer was set anew.
+	Again int `json:"again,omitempty"`
 }
 
 // Key keeps what happens to a saga in order.

@@ -37,7 +37,6 @@ func (m *machine) operate(in Input) error {
 	if st.Status == Undoing {
 		branch = app.Undo
 	}
-	m.stopTimer(st, branch)
 	switch in := in.(type) {
 	case Start, Answer, Timeout, Cancel: // no person's
 		return nil

@@ -65,6 +65,9 @@ type machine struct {
 func (m *machine) record(f Fact) {
 	m.state.Fold(f, m.now)
 	m.out.Facts = append(m.out.Facts, f)
+	if m.state.Status.Ended() && m.state.fires.After(m.now) {
+		m.out.Stopped = []string{TimerID(m.state.timed, 0)}
+	}
 }
 
 func (m *machine) begin(in Start) error {
@@ -109,13 +112,16 @@ func (m *machine) ask(i int, branch app.Branch, attempt int) error {
 	}
 	id := commandID(m.state.ID, st.name, branch, attempt)
 	deadline := m.now.Add(pause(st.within, attempt, id))
-	asked := StepAsked{Step: st.name, Branch: branch, Attempt: attempt, CommandID: id, Deadline: deadline}
+	timed := !m.state.fires.After(m.now) || m.state.fires.After(deadline)
+	asked := StepAsked{Step: st.name, Branch: branch, Attempt: attempt, CommandID: id, Deadline: deadline, Timed: timed}
 	if st.standsIn {
 		asked.InsteadOf = m.saga.steps[i-1].name
 	}
 	m.record(asked)
 	m.out.Commands = append(m.out.Commands, Command{id, st.name, branch, body, deadline})
-	m.out.Timers = append(m.out.Timers, Timer{TimerID(id), deadline, Timeout{m.state.ID, st.name, branch, attempt}})
+	if timed {
+		m.out.Timers = append(m.out.Timers, Timer{TimerID(id, 0), deadline, Timeout{SagaID: m.state.ID, Step: st.name, Branch: branch, Attempt: attempt}})
+	}
 	return nil
 }
 
@@ -160,7 +166,6 @@ func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
 		if err != nil {
 			return err
 		}
-		m.stopTimer(st, in.Branch)
 		m.record(StepCompleted{in.Step, in.CommandID, data})
 		return m.forward(i)
 	}
@@ -174,7 +179,6 @@ func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
 		return nil
 	}
 	fallback := m.fallback(i, failed && def.whenTimedOut || !failed && slices.Contains(def.whenRefused, reason))
-	m.stopTimer(st, in.Branch)
 	m.record(StepRefused{Step: in.Step, CommandID: in.CommandID, Reason: reason, InDoubt: failed, Fallback: fallback})
 	return m.away(i)
 }
@@ -216,7 +220,6 @@ func (m *machine) undoAnswer(i int, st *StepState, in Answer) error {
 			return nil
 		}
 	}
-	m.stopTimer(st, in.Branch)
 	m.record(StepCompensated{in.Step, in.CommandID})
 	return m.away(i)
 }
@@ -270,23 +273,28 @@ func (m *machine) backward(from int) error {
 }
 
 func (m *machine) timeout(in Timeout) error {
-	i, st := m.find(in.Step), m.state.Step(in.Step)
-	if i < 0 || st == nil || st.Attempts != in.Attempt || m.state.Status.Ended() {
+	st, branch := m.state.waits()
+	if st == nil {
 		return nil
 	}
-	def := m.saga.steps[i]
-	switch {
-	case in.Branch == app.Undo && st.Status == Undoing,
-		in.Branch == app.Do && st.Status == InProgress && (def.pivot || def.retriable):
-		if in.Attempt == m.saga.stuckAfter {
-			m.stuck(st, fmt.Sprintf("no answer after %d attempts", in.Attempt))
+	due := in.Step == st.Name && in.Branch == branch && in.Attempt == st.Attempts
+	if !due && m.now.Before(*st.Deadline) {
+		anew := Timeout{m.state.ID, st.Name, branch, st.Attempts, in.Again + 1}
+		id := TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts), anew.Again)
+		m.out.Timers = append(m.out.Timers, Timer{id, *st.Deadline, anew})
+		return nil
+	}
+	i := m.find(st.Name)
+	switch def := m.saga.steps[i]; {
+	case branch == app.Undo, def.pivot, def.retriable:
+		if st.Attempts == m.saga.stuckAfter {
+			m.stuck(st, fmt.Sprintf("no answer after %d attempts", st.Attempts))
 		}
-		return m.ask(i, in.Branch, in.Attempt+1)
-	case in.Branch == app.Do && st.Status == InProgress:
-		m.record(StepTimedOut{in.Step, m.fallback(i, def.whenTimedOut)})
+		return m.ask(i, branch, st.Attempts+1)
+	default:
+		m.record(StepTimedOut{st.Name, m.fallback(i, def.whenTimedOut)})
 		return m.away(i)
 	}
-	return nil
 }
 
 func (m *machine) cancel(in Cancel) error {
@@ -306,10 +314,7 @@ func (m *machine) cancel(in Cancel) error {
 	}
 	status := Waiting
 	if last >= 0 {
-		st := m.state.Step(m.saga.steps[last].name)
-		if status = st.Status; status == InProgress {
-			m.stopTimer(st, app.Do)
-		}
+		status = m.state.Step(m.saga.steps[last].name).Status
 	}
 	m.record(CancelRequested(in))
 	if status == Undoing {
@@ -322,8 +327,4 @@ func (m *machine) stuck(st *StepState, reason string) {
 	if m.state.Status != Stuck {
 		m.record(GotStuck{st.Name, reason})
 	}
-}
-
-func (m *machine) stopTimer(st *StepState, branch app.Branch) {
-	m.out.Stopped = append(m.out.Stopped, TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts)))
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -79,13 +80,18 @@ func eraseStep[D any](st Step[D]) step {
 
 func erase[D any](o On[D]) on {
 	return on{o.event, func(data json.RawMessage, event any) (json.RawMessage, error) {
+		if o.apply == nil && len(data) > 0 {
+			return nil, nil
+		}
 		var d D
 		if len(data) > 0 {
 			if err := json.Unmarshal(data, &d); err != nil {
 				return nil, err
 			}
 		}
-		o.apply(&d, event)
+		if o.apply != nil {
+			o.apply(&d, event)
+		}
 		return json.Marshal(d)
 	}}
 }
@@ -149,7 +155,11 @@ func commandID(sagaID, step string, branch app.Branch, attempt int) string {
 	return uuid.NewSHA1(namespace, fmt.Appendf(nil, "%s/%s/%s/%d", sagaID, step, branch, attempt)).String()
 }
 
-// TimerID is the id of the message that a timer sends.
-func TimerID(commandID string) string {
-	return uuid.NewSHA1(namespace, []byte("timer/"+commandID)).String()
+// TimerID is the id of the message of a timer that was set with a command, or again while its answer was being waited for.
+func TimerID(commandID string, again int) string {
+	name := "timer/" + commandID
+	if again > 0 {
+		name += "/" + strconv.Itoa(again)
+	}
+	return uuid.NewSHA1(namespace, []byte(name)).String()
 }

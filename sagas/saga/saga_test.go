@@ -2,6 +2,8 @@ package saga_test
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -207,18 +209,105 @@ func TestAPersonHelpsAStuckSaga(t *testing.T) {
 	t.Run("ended: none of it", theSaga.Given(append(last, resolve)...).When(skip).Refused(saga.ErrNotStuck))
 }
 
-func TestTimersOfTheAnsweredAreStopped(t *testing.T) {
+// A saga that keeps its time needs one timer, which is stopped when it ends.
+func TestOneTimerIsEnough(t *testing.T) {
 	run := sagatest.Run{Saga: saga.New(definition()), State: saga.State{ID: "s"}}
 	started, err := run.Feed(begun{"1"})
 	require.NoError(t, err)
-	answered, err := run.Feed(did{})
+	require.Len(t, started.Timers, 1)
+	for _, answer := range []any{did{}, didB{}} {
+		reaction, err := run.Feed(answer)
+		require.NoError(t, err)
+		require.Empty(t, reaction.Timers)
+		require.Empty(t, reaction.Stopped)
+	}
+	again, err := run.Feed(started.Timers[0].Timeout)
 	require.NoError(t, err)
-	require.Equal(t, []string{started.Timers[0].ID}, answered.Stopped)
+	require.Empty(t, again.Facts)
+	require.Len(t, again.Timers, 1, "set anew for what is being waited for")
+	require.Equal(t, *run.State.Step("do c").Deadline, again.Timers[0].DueAt)
+	done, err := run.Feed(didC{})
+	require.NoError(t, err)
+	require.Equal(t, []string{started.Timers[0].ID}, done.Stopped)
 	for range 3 { // it fires all the same, and more than once
 		late, err := run.Feed(started.Timers[0].Timeout)
 		require.NoError(t, err)
 		require.Empty(t, late.Facts)
+		require.Empty(t, late.Timers)
 	}
+}
+
+// Whatever is being waited for, a timer that has not fired is due by then; although what is stored bears times that are a little later
+// than those at which it was decided, and timers fire late, or twice.
+func TestATimerIsAlwaysDue(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := withFallback()
+		for i := range d.Steps {
+			d.Steps[i].Within = time.Duration(rapid.IntRange(100, 3000).Draw(t, "within, ms")) * time.Millisecond
+		}
+		s, now := saga.New(d), time.Unix(0, 0)
+		var history []app.Event
+		var sent []saga.Command
+		pending, stopped := map[string]saga.Timer{}, map[string]bool{}
+		feed := func(in saga.Input) {
+			reaction, err := s.React(saga.Rebuild("s", history), in, saga.Env{Now: now})
+			if err != nil {
+				return
+			}
+			for _, f := range reaction.Facts {
+				at := now.Add(time.Duration(rapid.IntRange(0, 30).Draw(t, "stored later")) * 100 * time.Millisecond)
+				history = append(history, app.Event{Body: f, Meta: app.Meta{Time: at}})
+			}
+			sent = append(sent, reaction.Commands...)
+			for _, timer := range reaction.Timers {
+				pending[timer.ID] = timer
+			}
+			for _, id := range reaction.Stopped {
+				stopped[id] = true
+				delete(pending, id)
+			}
+		}
+		feed(saga.Start{Event: begun{"1"}, Subject: "1"})
+		answers := []any{did{}, didB{}, didC{}, refused{"no"}, refused{"full"}, undone{}, ended{}, saga.Failed{Reason: "no"}}
+		for range rapid.IntRange(1, 60).Draw(t, "inputs") {
+			switch rapid.SampledFrom([]string{"answer", "answer", "time", "timer", "cancel", "person"}).Draw(t, "kind") {
+			case "answer":
+				c := sent[len(sent)-1]
+				feed(saga.Answer{Event: rapid.SampledFrom(answers).Draw(t, "answer"), Step: c.Step, Branch: c.Branch, CommandID: c.ID})
+			case "time":
+				now = now.Add(time.Duration(rapid.IntRange(0, 8000).Draw(t, "ms")) * time.Millisecond)
+			case "timer":
+				for _, id := range slices.Sorted(maps.Keys(pending)) {
+					if timer := pending[id]; !timer.DueAt.After(now) {
+						delete(pending, id)
+						feed(timer.Timeout)
+						if rapid.Bool().Draw(t, "twice") {
+							feed(timer.Timeout)
+						}
+					}
+				}
+			case "cancel":
+				feed(saga.Cancel{Reason: "by hand"})
+			case "person":
+				feed(rapid.SampledFrom([]saga.Input{saga.Retry{}, saga.Skip{}, saga.Resolve{}}).Draw(t, "decision"))
+			}
+			state := saga.Rebuild("s", history)
+			for _, st := range state.Steps {
+				if st.Status != saga.InProgress && st.Status != saga.Undoing {
+					continue
+				}
+				next := time.Unix(1<<40, 0)
+				for _, timer := range pending {
+					if timer.DueAt.Before(next) {
+						next = timer.DueAt
+					}
+				}
+				if next.After(*st.Deadline) {
+					t.Fatalf("%s waits until %s, and the next timer fires at %s", st.Name, st.Deadline, next)
+				}
+			}
+		}
+	})
 }
 
 func TestReactionsAreRepeatable(t *testing.T) {

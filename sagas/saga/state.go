@@ -70,6 +70,10 @@ type State struct {
 
 	// Backwards says that a stuck instance was on its way back.
 	Backwards bool `json:"backwards,omitempty"`
+
+	// The command with which a timer was last set, and when that fires.
+	timed string
+	fires time.Time
 }
 
 // Step returns the state of the step with this name, or nil. Fallbacks and the abort step are there once they were asked.
@@ -95,7 +99,9 @@ func (s *State) Fold(f Fact, at time.Time) {
 	case StepAsked:
 		s.asked(f, at)
 	case StepCompleted:
-		s.Data = f.Data
+		if len(f.Data) > 0 {
+			s.Data = f.Data
+		}
 		s.end(f.Step, StepDone, f.CommandID, at)
 	case StepRefused:
 		s.end(f.Step, StepIsRefused, f.CommandID, at)
@@ -141,6 +147,23 @@ func (s *State) asked(f StepAsked, at time.Time) {
 	if step.StartedAt == nil {
 		step.StartedAt = &at
 	}
+	if f.Timed {
+		s.timed, s.fires = f.CommandID, f.Deadline
+	}
+}
+
+// waits is the step whose answer is being waited for, and of what; nil if none is.
+func (s *State) waits() (*StepState, app.Branch) {
+	for i := range s.Steps {
+		switch s.Steps[i].Status {
+		case InProgress:
+			return &s.Steps[i], app.Do
+		case Undoing:
+			return &s.Steps[i], app.Undo
+		case Waiting, StepDone, StepIsRefused, TimedOut, IsUndone:
+		}
+	}
+	return nil, ""
 }
 
 func (s *State) end(name string, status StepStatus, commandID string, at time.Time) {

@@ -105,7 +105,8 @@ type Run struct {
 	Now   time.Time
 	Open  func(app.Keyed) bool
 	Sent  []saga.Command // all so far
-	Timer saga.Timer     // the newest
+
+	timers []saga.Timer // that have not fired
 }
 
 // Feed reacts to an input and remembers what came of it.
@@ -121,8 +122,9 @@ func (r *Run) Feed(input any) (saga.Reaction, error) {
 	}
 	r.State = reaction.State
 	r.Sent = append(r.Sent, reaction.Commands...)
-	if n := len(reaction.Timers); n > 0 {
-		r.Timer = reaction.Timers[n-1]
+	r.timers = append(r.timers, reaction.Timers...)
+	if _, timeout := input.(TimeOut); timeout && len(reaction.Facts) == 0 && len(reaction.Timers) > 0 {
+		return r.Feed(input) // it was set for another step, and was set anew
 	}
 	return reaction, nil
 }
@@ -132,8 +134,16 @@ func (r *Run) input(input any) (saga.Input, error) {
 	case saga.Input:
 		return input, nil
 	case TimeOut:
-		r.Now = r.Timer.DueAt
-		return r.Timer.Timeout, nil
+		if len(r.timers) == 0 {
+			return nil, errors.New("no timer is set")
+		}
+		slices.SortStableFunc(r.timers, func(a, b saga.Timer) int { return a.DueAt.Compare(b.DueAt) })
+		next := r.timers[0]
+		r.timers = r.timers[1:]
+		if next.DueAt.After(r.Now) {
+			r.Now = next.DueAt
+		}
+		return next.Timeout, nil
 	case Late:
 		for _, c := range slices.Backward(r.Sent) {
 			if c.Step == input.Step && c.Branch == input.Branch {

@@ -37,10 +37,11 @@ func (p Publisher) Publish(topic string, messages ...*message.Message) error {
 		if txn.Of(msg.Context()) == nil {
 			return fmt.Errorf("publish %s to %s: called outside a unit of work", msg.Metadata.Get(app.HeaderType), topic)
 		}
-		if size := Size(msg); size > p.maxBytes {
+		size := Size(msg)
+		if size > p.maxBytes {
 			return fmt.Errorf("publish %s to %s: %w: %d bytes, at most %d: %w", msg.Metadata.Get(app.HeaderType), topic, ErrTooLarge, size, p.maxBytes, app.ErrPoison)
 		}
-		if err := inserts.Write(msg.Context(), &Written{Topic: topic, Message: msg}); err != nil {
+		if err := inserts.Write(msg.Context(), &Written{Topic: topic, Message: msg, size: size}); err != nil {
 			return err
 		}
 	}
@@ -64,6 +65,8 @@ type Written struct {
 	ID      int64
 	Topic   string
 	Message *message.Message
+
+	size int // on the wire, about, in bytes
 }
 
 // inserts writes messages through Watermill's SQL publisher, those of all units that commit together by one call.

@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/millrace/millrace/adapters/postgres/txn"
+	"github.com/millrace/millrace/app"
 )
 
 // read reads what is due, batch by batch.
@@ -38,23 +40,13 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	}
 }
 
-// What was written here a moment ago is in memory; then only the numbers of rows are read.
-const (
-	numbers = `id, shard, topic, key`
-	rowsOf  = `id, shard, topic, key, message_id, payload, headers`
-)
-
 // next reads the next rows of some shards that are not on their way yet. A shard at a time by its own index, so that one with a long
-// backlog is not in the way of another.
+// backlog is not in the way of another. What was written here a moment ago is in memory; then only the numbers of rows are read.
 func (p *pipeline) next(ctx context.Context, shards []int16) ([]outboxRow, error) {
 	r := p.relay
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	columns := numbers
-	if r.recent.empty() {
-		columns = rowsOf
-	}
-	var rows []outboxRow
+	numbers := !r.recent.empty()
 	for {
 		floors, epoch, whole := r.floors.of(shards)
 		began := time.Now()
@@ -62,25 +54,65 @@ func (p *pipeline) next(ctx context.Context, shards []int16) ([]outboxRow, error
 		limits := p.limits(shards)
 		clear(p.gone)
 		p.mu.Unlock()
-		rows = rows[:0]
-		err := r.db.SelectContext(ctx, &rows, `
-			SELECT o.*, (SELECT epoch FROM outbox_epoch) AS epoch,
-				CASE WHEN (SELECT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL))
-					THEN EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) ELSE false END AS parked
-			FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, floor, most) CROSS JOIN LATERAL (
-				SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most) o`, shards, floors, limits)
+		var rows []outboxRow
+		var now int64
+		var err error
+		if numbers {
+			rows, now, numbers, err = p.numbers(ctx, shards, floors, limits)
+			if err == nil && !numbers {
+				continue
+			}
+		} else {
+			rows, now, err = p.rows(ctx, shards, floors, limits)
+		}
 		if err != nil {
 			return nil, txn.Classify(err, "read the outbox")
 		}
 		if whole {
 			r.floors.looked(shards, time.Since(began))
 		}
-		if len(rows) == 0 || rows[0].Epoch == epoch {
-			break
+		if len(rows) == 0 || now == epoch {
+			return p.complete(ctx, rows)
 		}
-		r.floors.begin(rows[0].Epoch)
+		r.floors.begin(now)
 	}
-	return p.complete(ctx, rows)
+}
+
+// numbers reads no more than the numbers of rows, and which epoch it is. That is not enough if keys are parked.
+func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, epoch int64, enough bool, err error) {
+	b := &pgx.Batch{}
+	b.Queue(`
+		SELECT (SELECT epoch FROM outbox_epoch), NOT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL), shard,
+			ARRAY(SELECT id FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most)
+		FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, floor, most)`, shards, floors, limits).Query(func(found pgx.Rows) error {
+		var shard int16
+		var ids []int64
+		_, err := pgx.ForEachRow(found, []any{&epoch, &enough, &shard, &ids}, func() error {
+			for _, id := range ids {
+				rows = append(rows, outboxRow{ID: id, Shard: shard})
+			}
+			return nil
+		})
+		return err
+	})
+	err = txn.Send(ctx, p.relay.db, nil, b)
+	return rows, epoch, enough, err
+}
+
+const columns = `id, shard, topic, key, message_id, payload, headers`
+
+// rows reads rows, whether their keys are parked, and which epoch it is.
+func (p *pipeline) rows(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, epoch int64, err error) {
+	err = p.relay.db.SelectContext(ctx, &rows, `
+		SELECT o.*, (SELECT epoch FROM outbox_epoch) AS epoch,
+			CASE WHEN (SELECT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL))
+				THEN EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) ELSE false END AS parked
+		FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, floor, most) CROSS JOIN LATERAL (
+			SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most) o`, shards, floors, limits)
+	if len(rows) > 0 {
+		epoch = rows[0].Epoch
+	}
+	return rows, epoch, err
 }
 
 // limits is up to how many rows of each shard are to be read: those of it that are on their way will be among them. It is called under the
@@ -108,7 +140,9 @@ func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow,
 			continue
 		}
 		if row.Headers == nil {
-			if row.message = r.recent.take(row.ID); row.message == nil {
+			if w := r.recent.take(row.ID); w != nil {
+				row.Topic, row.Key, row.message = w.Topic, w.Message.Metadata[app.HeaderKey], w.Message
+			} else {
 				missing = append(missing, row.ID)
 			}
 		}
@@ -118,7 +152,7 @@ func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow,
 	full := map[int64]outboxRow{}
 	if len(missing) > 0 {
 		var all []outboxRow
-		if err := r.db.SelectContext(ctx, &all, `SELECT `+rowsOf+` FROM outbox WHERE id = ANY($1)`, missing); err != nil {
+		if err := r.db.SelectContext(ctx, &all, `SELECT `+columns+` FROM outbox WHERE id = ANY($1)`, missing); err != nil {
 			return nil, txn.Classify(err, "read the outbox")
 		}
 		for _, row := range all {
@@ -128,7 +162,7 @@ func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow,
 	out := fresh[:0]
 	for _, row := range fresh {
 		if f, ok := full[row.ID]; ok {
-			row.MessageID, row.Payload, row.Headers = f.MessageID, f.Payload, f.Headers
+			row = f
 		}
 		if row.message == nil {
 			if row.Headers == nil {

@@ -3,8 +3,6 @@ package outbox
 import (
 	"sync"
 
-	"github.com/ThreeDotsLabs/watermill/message"
-
 	"github.com/millrace/millrace/app"
 )
 
@@ -18,12 +16,12 @@ const (
 // The table stays the truth: a row that is not there is not sent, and one that is only there is read.
 type recent struct {
 	mu       sync.Mutex
-	messages map[int64]*message.Message
+	messages map[int64]*Written
 	order    []int64
 	bytes    int
 }
 
-func newRecent() *recent { return &recent{messages: map[int64]*message.Message{}} }
+func newRecent() *recent { return &recent{messages: map[int64]*Written{}} }
 
 // Offer hands over what was committed here. It does not block.
 func (r *Relay) Offer(written []*Written) {
@@ -36,9 +34,9 @@ func (r *Relay) Offer(written []*Written) {
 		if w.ID == 0 || w.Message.Metadata[app.HeaderDue] != "" {
 			continue
 		}
-		r.recent.messages[w.ID] = w.Message
+		r.recent.messages[w.ID] = w
 		r.recent.order = append(r.recent.order, w.ID)
-		r.recent.bytes += Size(w.Message)
+		r.recent.bytes += w.size
 	}
 	r.recent.trim()
 }
@@ -53,16 +51,16 @@ func (r *recent) trim() {
 	r.order = r.order[n:]
 }
 
-func (r *recent) drop(id int64) *message.Message {
-	m := r.messages[id]
-	if m != nil {
-		r.bytes -= Size(m)
+func (r *recent) drop(id int64) *Written {
+	w := r.messages[id]
+	if w != nil {
+		r.bytes -= w.size
 		delete(r.messages, id)
 	}
-	return m
+	return w
 }
 
-func (r *recent) take(id int64) *message.Message {
+func (r *recent) take(id int64) *Written {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.drop(id)
