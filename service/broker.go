@@ -108,7 +108,7 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 	}()
 	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
 	if !s.config.Roles[Relay] {
-		s.core.wake = notifier.Notify
+		s.core.wake, s.core.offer = notifier.Notify, func([]*outbox.Written) { notifier.Notify() }
 		return nil
 	}
 	senders, err := s.broker.Senders(func() int { return int(s.limit.Load()) })
@@ -121,15 +121,14 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 		DSN: s.DSN, Refused: s.broker.Refused, OnRelayed: s.telemetry.Relayed,
 		OnParked: func(string, string, error) { s.telemetry.Failed("relay", "dead") },
 	})
-	if !s.config.Debezium {
-		s.core.offer = s.relay.Offer
-	}
-	s.core.wake = func() {
-		s.relay.Wake()
+	others := func() {
 		if !s.relay.HoldsAll() {
 			notifier.Notify()
 		}
 	}
+	s.core.wake = func() { s.relay.Wake(); others() }
+	s.core.offer = func(written []*outbox.Written) { s.relay.Offer(written); others() }
+	s.core.uow.Committing = s.relay.Committing
 	relayCtx, stop := context.WithCancel(ctx)
 	finished := make(chan struct{})
 	go func() {

@@ -42,7 +42,7 @@ type core struct {
 	topics       []string
 	othersTopics []string                // topics of other services
 	wake         func()                  // the relay, here or elsewhere
-	offer        func([]*outbox.Written) // to the relay, if it is here
+	offer        func([]*outbox.Written) // what was committed to the relay, here or elsewhere
 }
 
 // build makes the core. It checks the sagas and starts nothing.
@@ -83,7 +83,6 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 	c.uow.OnCommit = func(events []app.Event, messages []*outbox.Written) {
 		if len(messages) > 0 {
 			c.offer(messages)
-			c.wake()
 		}
 		s.watch.Committed(events)
 	}

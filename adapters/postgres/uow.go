@@ -39,6 +39,9 @@ type UnitOfWork struct {
 	commits txn.Gather[*committing, error]
 	alone   chan struct{} // holds a token for each unit with a transaction of its own
 
+	// Committing is told that a commit begins; done is called afterwards. Optional.
+	Committing func() (done func())
+
 	// OnCommit is told what was appended, and what was written to the outbox, after each commit.
 	OnCommit func(events []app.Event, messages []*outbox.Written)
 }
@@ -48,7 +51,7 @@ const maxTogether = 200
 
 // NewUnitOfWork makes a unit of work.
 func NewUnitOfWork(db *sqlx.DB, store *eventstore.Store, bus EventBus, clock app.Clock) *UnitOfWork {
-	u := &UnitOfWork{db: db, store: store, inbox: inbox.New(db), bus: bus, clock: clock, OnCommit: func([]app.Event, []*outbox.Written) {}}
+	u := &UnitOfWork{db: db, store: store, inbox: inbox.New(db), bus: bus, clock: clock, OnCommit: func([]app.Event, []*outbox.Written) {}, Committing: func() func() { return func() {} }}
 	u.alone = make(chan struct{}, maxAlone)
 	u.commits.Do, u.commits.Max, u.commits.Parallel = u.commit, maxTogether, 1
 	return u
@@ -213,11 +216,15 @@ func (u *UnitOfWork) try(ctx context.Context, all []*committing) {
 	if len(sound) == 0 {
 		return
 	}
+	done := u.Committing()
 	err := txn.Commit(ctx, u.db, units)
 	kind := app.KindOf(err)
+	if err == nil {
+		u.committed(sound)
+	}
+	done()
 	switch {
 	case err == nil:
-		u.committed(sound)
 	case len(sound) == 1, kind == app.Transient, kind == app.Stopping:
 		for _, c := range sound {
 			c.End(err)

@@ -137,7 +137,7 @@ func (s *Store) Redrive(ctx context.Context, id string) error {
 	}, `
 		WITH letter AS (DELETE FROM dead_letters WHERE id = $1 AND dropped_at IS NULL RETURNING *)
 		INSERT INTO outbox (id, message_id, topic, key, shard, payload, headers) OVERRIDING SYSTEM VALUE
-		SELECT COALESCE(outbox_id, nextval(pg_get_serial_sequence('outbox', 'id'))), message_id, topic, key, $2, payload, $3::jsonb FROM letter`,
+		SELECT COALESCE(outbox_id, nextval(pg_get_serial_sequence('outbox', 'id'))), message_id, topic, key, $2, payload, $3::json FROM letter`,
 		id, outbox.ShardOf(l.Topic, l.Key), string(headers))
 }
 

@@ -268,7 +268,7 @@ func put(ctx context.Context, tx *sqlx.Tx, p app.Place, topic string, msg *messa
 		WITH there AS (
 			UPDATE outbox SET due_at = LEAST(due_at, $7::timestamptz) WHERE consumer = $8 AND line = $9 AND message_id = $1 AND due_at IS NOT NULL RETURNING 1
 		) INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at, consumer, line)
-		SELECT $1, $2, $3, $4, COALESCE($5::bytea, ''), $6::jsonb, $7::timestamptz, $8, $9 WHERE NOT EXISTS (SELECT FROM there)`,
+		SELECT $1, $2, $3, $4, COALESCE($5::bytea, ''), $6::json, $7::timestamptz, $8, $9 WHERE NOT EXISTS (SELECT FROM there)`,
 		msg.UUID, topic, key, outbox.ShardOf(topic, key), []byte(msg.Payload), string(headers), due, p.Consumer, p.Line)
 	return txn.Classify(err, "wait in line")
 }

@@ -19,30 +19,33 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	for ctx.Err() == nil {
 		shards, release := r.leases.use(func(shard int) bool { return shard%r.options.Workers == p.worker })
 		var rows []outboxRow
+		more := false
 		if len(shards) > 0 {
 			var err error
-			if rows, err = p.next(ctx, shards); err != nil {
+			if rows, more, err = p.next(ctx, shards); err != nil {
 				release()
 				p.fail(err)
 				return
 			}
 		}
-		if len(rows) == 0 {
+		if len(rows) > 0 {
+			select {
+			case out <- &batch{rows: rows, release: release}:
+			case <-ctx.Done():
+				release()
+			}
+		} else {
 			release()
-			sleep(ctx, r.wake[p.worker], r.options.Poll)
-			continue
 		}
-		select {
-		case out <- &batch{rows: rows, release: release}:
-		case <-ctx.Done():
-			release()
+		if !more {
+			sleep(ctx, r.wake[p.worker], r.options.Poll)
 		}
 	}
 }
 
-// next reads the next rows of some shards that are not on their way yet. A shard at a time by its own index, so that one with a long
+// next reads the next rows of some shards that are not on their way yet, and tells whether there may be more. A shard at a time by its own index, so that one with a long
 // backlog is not in the way of another. What was written here a moment ago is in memory; then only the numbers of rows are read.
-func (p *pipeline) next(ctx context.Context, shards []int16) ([]outboxRow, error) {
+func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, more bool, err error) {
 	r := p.relay
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -54,9 +57,7 @@ func (p *pipeline) next(ctx context.Context, shards []int16) ([]outboxRow, error
 		limits := p.limits(shards)
 		clear(p.gone)
 		p.mu.Unlock()
-		var rows []outboxRow
 		var now int64
-		var err error
 		if numbers {
 			rows, now, numbers, err = p.numbers(ctx, shards, floors, limits)
 			if err == nil && !numbers {
@@ -66,13 +67,15 @@ func (p *pipeline) next(ctx context.Context, shards []int16) ([]outboxRow, error
 			rows, now, err = p.rows(ctx, shards, floors, limits)
 		}
 		if err != nil {
-			return nil, txn.Classify(err, "read the outbox")
+			return nil, false, txn.Classify(err, "read the outbox")
 		}
 		if whole {
 			r.floors.looked(shards, time.Since(began))
 		}
 		if len(rows) == 0 || now == epoch {
-			return p.complete(ctx, rows)
+			more = len(rows) >= r.options.Batch // else no shard has reached its limit
+			rows, err = p.complete(ctx, rows)
+			return rows, more, err
 		}
 		r.floors.begin(now)
 	}
@@ -129,26 +132,40 @@ func (p *pipeline) limits(shards []int16) []int64 {
 	return out
 }
 
+// fill has the messages of rows of which only the number is known, as far as they are in memory, and returns the numbers of the others.
+func (r *recent) fill(rows []outboxRow) (missing []int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range rows {
+		row := &rows[i]
+		if row.Headers != nil || row.message != nil {
+			continue
+		}
+		if w := r.drop(row.ID); w != nil {
+			row.Topic, row.Key, row.message = w.Topic, w.Message.Metadata[app.HeaderKey], w.Message
+		} else {
+			missing = append(missing, row.ID)
+		}
+	}
+	return missing
+}
+
 // complete leaves out what is on its way, and has the messages of the others.
 func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow, error) {
 	r := p.relay
 	fresh := rows[:0]
-	var missing []int64
 	p.mu.Lock()
 	for _, row := range rows {
-		if _, busy := p.busy[row.ID]; busy || p.gone[row.ID] {
-			continue
+		if _, busy := p.busy[row.ID]; !busy && !p.gone[row.ID] {
+			fresh = append(fresh, row)
 		}
-		if row.Headers == nil {
-			if w := r.recent.take(row.ID); w != nil {
-				row.Topic, row.Key, row.message = w.Topic, w.Message.Metadata[app.HeaderKey], w.Message
-			} else {
-				missing = append(missing, row.ID)
-			}
-		}
-		fresh = append(fresh, row)
 	}
 	p.mu.Unlock()
+	missing := r.recent.fill(fresh)
+	if len(missing) > 0 {
+		r.recent.settle()
+		missing = r.recent.fill(fresh)
+	}
 	full := map[int64]outboxRow{}
 	if len(missing) > 0 {
 		var all []outboxRow

@@ -3,7 +3,9 @@ package outbox
 import (
 	"context"
 	"log/slog"
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -19,6 +21,7 @@ type Relay struct {
 	leases  *leases
 	floors  *floors
 	wake    []chan struct{} // one a worker, and one for the timers
+	looks   atomic.Int64    // when the timers are looked at by themselves, as Unix time in ns
 	log     *slog.Logger
 }
 
@@ -84,10 +87,14 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 // Wake has the relay look into the outbox now. It does not block.
 func (r *Relay) Wake() {
 	for _, w := range r.wake {
-		select {
-		case w <- struct{}{}:
-		default:
-		}
+		wake(w)
+	}
+}
+
+func wake(w chan<- struct{}) {
+	select {
+	case w <- struct{}{}:
+	default:
 	}
 }
 
@@ -153,6 +160,7 @@ const promoteEvery = 20 * time.Millisecond
 // others.
 func (r *Relay) promote(ctx context.Context) {
 	for ctx.Err() == nil {
+		r.looks.Store(math.MaxInt64) // what is written from now on may not be seen
 		var next struct {
 			Promoted int      `db:"promoted"`
 			Wait     *float64 `db:"wait"` // seconds until the next one is due
@@ -178,7 +186,8 @@ func (r *Relay) promote(ctx context.Context) {
 		case next.Wait != nil:
 			wait = max(min(wait, time.Duration(*next.Wait*float64(time.Second))), 5*time.Millisecond)
 		}
+		r.looks.Store(time.Now().Add(wait).UnixNano())
 		sleep(ctx, r.wake[r.options.Workers], wait)
-		pause(ctx, promoteEvery) // every commit wakes; timers are not so exact
+		pause(ctx, promoteEvery) // timers are not so exact
 	}
 }

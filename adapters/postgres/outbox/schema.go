@@ -42,7 +42,7 @@ func (s schema) InsertQuery(_ string, messages message.Messages) (wsql.Query, er
 	}
 	return wsql.Query{
 		Query: `INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at)
-			SELECT message_id, topic, key, shard, payload, headers::jsonb, due_at
+			SELECT message_id, topic, key, shard, payload, headers::json, due_at
 			FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::bytea[], $6::text[], $7::timestamptz[])
 			WITH ORDINALITY AS m(message_id, topic, key, shard, payload, headers, due_at, n) ORDER BY n
 			RETURNING id`,
