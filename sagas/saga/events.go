@@ -176,9 +176,6 @@ type Timeout struct {
 	Step    string     `json:"step"`
 	Branch  app.Branch `json:"branch"`
 	Attempt int        `json:"attempt"`
-
-	// Again is how often the timer was set anew.
-	Again int `json:"again,omitempty"`
 }
 
 // Key keeps what happens to a saga in order.

@@ -65,8 +65,22 @@ type machine struct {
 func (m *machine) record(f Fact) {
 	m.state.Fold(f, m.now)
 	m.out.Facts = append(m.out.Facts, f)
-	if m.state.Status.Ended() && m.state.fires.After(m.now) {
-		m.out.Stopped = []string{TimerID(m.state.timed, 0)}
+	if m.state.Status.Ended() {
+		m.stopTimer()
+	}
+}
+
+// stopTimer stops the timer that was set with a command, unless it has fired.
+func (m *machine) stopTimer() {
+	if m.state.fires.After(m.now) {
+		m.out.Stopped = append(m.out.Stopped, TimerID(m.state.timed, false))
+	}
+}
+
+// stopLateTimer stops the timer that may have been set anew for a step that is answered now.
+func (m *machine) stopLateTimer(st *StepState, branch app.Branch) {
+	if !m.state.fires.After(m.now) {
+		m.out.Stopped = append(m.out.Stopped, TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts), true))
 	}
 }
 
@@ -117,10 +131,13 @@ func (m *machine) ask(i int, branch app.Branch, attempt int) error {
 	if st.standsIn {
 		asked.InsteadOf = m.saga.steps[i-1].name
 	}
+	if timed {
+		m.stopTimer() // which fires later
+	}
 	m.record(asked)
 	m.out.Commands = append(m.out.Commands, Command{id, st.name, branch, body, deadline})
 	if timed {
-		m.out.Timers = append(m.out.Timers, Timer{TimerID(id, 0), deadline, Timeout{SagaID: m.state.ID, Step: st.name, Branch: branch, Attempt: attempt}})
+		m.out.Timers = append(m.out.Timers, Timer{TimerID(id, false), deadline, Timeout{m.state.ID, st.name, branch, attempt}})
 	}
 	return nil
 }
@@ -166,6 +183,7 @@ func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
 		if err != nil {
 			return err
 		}
+		m.stopLateTimer(st, in.Branch)
 		m.record(StepCompleted{in.Step, in.CommandID, data})
 		return m.forward(i)
 	}
@@ -179,6 +197,7 @@ func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
 		return nil
 	}
 	fallback := m.fallback(i, failed && def.whenTimedOut || !failed && slices.Contains(def.whenRefused, reason))
+	m.stopLateTimer(st, in.Branch)
 	m.record(StepRefused{Step: in.Step, CommandID: in.CommandID, Reason: reason, InDoubt: failed, Fallback: fallback})
 	return m.away(i)
 }
@@ -220,6 +239,7 @@ func (m *machine) undoAnswer(i int, st *StepState, in Answer) error {
 			return nil
 		}
 	}
+	m.stopLateTimer(st, in.Branch)
 	m.record(StepCompensated{in.Step, in.CommandID})
 	return m.away(i)
 }
@@ -279,9 +299,8 @@ func (m *machine) timeout(in Timeout) error {
 	}
 	due := in.Step == st.Name && in.Branch == branch && in.Attempt == st.Attempts
 	if !due && m.now.Before(*st.Deadline) {
-		anew := Timeout{m.state.ID, st.Name, branch, st.Attempts, in.Again + 1}
-		id := TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts), anew.Again)
-		m.out.Timers = append(m.out.Timers, Timer{id, *st.Deadline, anew})
+		id := TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts), true)
+		m.out.Timers = append(m.out.Timers, Timer{id, *st.Deadline, Timeout{m.state.ID, st.Name, branch, st.Attempts}})
 		return nil
 	}
 	i := m.find(st.Name)

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
-	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -155,11 +154,11 @@ func commandID(sagaID, step string, branch app.Branch, attempt int) string {
 	return uuid.NewSHA1(namespace, fmt.Appendf(nil, "%s/%s/%s/%d", sagaID, step, branch, attempt)).String()
 }
 
-// TimerID is the id of the message of a timer that was set with a command, or again while its answer was being waited for.
-func TimerID(commandID string, again int) string {
+// TimerID is the id of the message of a timer that was set with a command, or late, while its answer was being waited for.
+func TimerID(commandID string, late bool) string {
 	name := "timer/" + commandID
-	if again > 0 {
-		name += "/" + strconv.Itoa(again)
+	if late {
+		name = "late " + name
 	}
 	return uuid.NewSHA1(namespace, []byte(name)).String()
 }

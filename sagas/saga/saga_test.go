@@ -248,7 +248,7 @@ func TestATimerIsAlwaysDue(t *testing.T) {
 		s, now := saga.New(d), time.Unix(0, 0)
 		var history []app.Event
 		var sent []saga.Command
-		pending, stopped := map[string]saga.Timer{}, map[string]bool{}
+		pending, fired := map[string]saga.Timer{}, false
 		feed := func(in saga.Input) {
 			reaction, err := s.React(saga.Rebuild("s", history), in, saga.Env{Now: now})
 			if err != nil {
@@ -263,7 +263,6 @@ func TestATimerIsAlwaysDue(t *testing.T) {
 				pending[timer.ID] = timer
 			}
 			for _, id := range reaction.Stopped {
-				stopped[id] = true
 				delete(pending, id)
 			}
 		}
@@ -280,6 +279,7 @@ func TestATimerIsAlwaysDue(t *testing.T) {
 				for _, id := range slices.Sorted(maps.Keys(pending)) {
 					if timer := pending[id]; !timer.DueAt.After(now) {
 						delete(pending, id)
+						fired = true
 						feed(timer.Timeout)
 						if rapid.Bool().Draw(t, "twice") {
 							feed(timer.Timeout)
@@ -292,6 +292,11 @@ func TestATimerIsAlwaysDue(t *testing.T) {
 				feed(rapid.SampledFrom([]saga.Input{saga.Retry{}, saga.Skip{}, saga.Resolve{}}).Draw(t, "decision"))
 			}
 			state := saga.Rebuild("s", history)
+			for _, timer := range pending {
+				if state.Status.Ended() && !fired && timer.DueAt.After(now) {
+					t.Fatalf("it has ended, and a timer is left: %+v", timer)
+				}
+			}
 			for _, st := range state.Steps {
 				if st.Status != saga.InProgress && st.Status != saga.Undoing {
 					continue
