@@ -88,15 +88,15 @@ func (r *Router) announce(consumer string, expect func(app.Delivery), command bo
 // is copied again and again on the way down, which was a fifteenth of all that a saga cost.
 func onLargeStack(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
-		enlarge()
+		enlarge(len(msg.Payload))
 		return next(msg)
 	}
 }
 
 //go:noinline
-func enlarge() byte {
-	var room [12 << 10]byte // the runtime grows a stack to what a function says that it needs
-	return room[rand.IntN(len(room))]
+func enlarge(at int) byte {
+	var room [12 << 10]byte // the runtime grows a stack at once to what a function says that it needs
+	return room[at%len(room)]
 }
 
 // inHand tells what is being handled. Nothing is told of a message without a time.
