@@ -192,7 +192,7 @@ func (c Config) consumer() *sarama.Config {
 	s.ChannelBufferSize = 64
 	s.Consumer.Offsets.Initial = sarama.OffsetOldest // a new group begins at the beginning: nothing is skipped
 	s.Consumer.Group.InstanceId = c.InstanceID
-	s.Consumer.Group.Session.Timeout = 6 * time.Second // the least that brokers allow by default
+	s.Consumer.Group.Session.Timeout = 6 * time.Second    // the least that brokers allow by default
 	s.Consumer.Group.Heartbeat.Interval = 2 * time.Second // a third of it, as usual: each group sends its own
 	s.Consumer.Group.Rebalance.Timeout = 10 * time.Second
 	// By ranges, in the order of the members' ids, which begin with the client's: the same in all groups. Sticky is what instances of an

@@ -51,7 +51,8 @@ const maxTogether = 200
 
 // NewUnitOfWork makes a unit of work.
 func NewUnitOfWork(db *sqlx.DB, store *eventstore.Store, bus EventBus, clock app.Clock) *UnitOfWork {
-	u := &UnitOfWork{db: db, store: store, inbox: inbox.New(db), bus: bus, clock: clock, OnCommit: func([]app.Event, []*outbox.Written) {}, Committing: func() func() { return func() {} }}
+	u := &UnitOfWork{db: db, store: store, inbox: inbox.New(db), bus: bus, clock: clock}
+	u.Committing, u.OnCommit = func() func() { return func() {} }, func([]app.Event, []*outbox.Written) {}
 	u.alone = make(chan struct{}, maxAlone)
 	u.commits.Do, u.commits.Max, u.commits.Parallel = u.commit, maxTogether, 1
 	return u

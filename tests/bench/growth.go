@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/metrics"
 	"sync/atomic"
 	"syscall"
@@ -108,6 +109,7 @@ func backlog(ctx context.Context, g *ground, o options, r *report) error {
 
 // peakHeap watches what live and not yet collected objects take until the function that it returns is called, which tells the most.
 func peakHeap() (most func() float64) {
+	runtime.GC() // what other cases have left
 	stop, result := make(chan struct{}), make(chan float64)
 	go func() {
 		sample, highest := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}, uint64(0)

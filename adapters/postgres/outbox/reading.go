@@ -43,8 +43,9 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	}
 }
 
-// next reads the next rows of some shards that are not on their way yet, and tells whether there may be more. A shard at a time by its own index, so that one with a long
-// backlog is not in the way of another. What was written here a moment ago is in memory; then only the numbers of rows are read.
+// next reads the next rows of some shards that are not on their way yet, and tells whether there may be more. A shard at a time by its own
+// index, so that one with a long backlog is not in the way of another. What was written here a moment ago is in memory; then only the
+// numbers of rows are read.
 func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, more bool, err error) {
 	r := p.relay
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)

@@ -423,6 +423,55 @@ func TestStoppedTimersDoNotFire(t *testing.T) {
 
 // Two relays share the shards: nothing is relayed twice, a commit elsewhere wakes the holder, and when one goes the other
 // takes over.
+// What is committed here is relayed without anybody looking for it: the relay polls once an hour, and would be found out.
+func TestNobodyWaitsForThePoll(t *testing.T) {
+	db, dsn := harness.Database(t)
+	published := &log{}
+	relay, _ := run(t, db, dsn, published, outbox.Options{Poll: time.Hour})
+	harness.Eventually(t, func() error {
+		if !relay.HoldsAll() {
+			return errors.New("it does not hold all shards yet")
+		}
+		return nil
+	})
+	commit := func(writer, n int) {
+		ctx, unit := txn.NewUnit(t.Context(), db)
+		for _, due := range []time.Time{{}, time.Now().Add(time.Duration(10*n) * time.Millisecond)} {
+			msg := message.NewMessage(uuid.NewString(), fmt.Appendf(nil, "%d later=%t", n, !due.IsZero()))
+			msg.Metadata[app.HeaderKey] = fmt.Sprint(writer)
+			if !due.IsZero() {
+				msg.Metadata[app.HeaderDue] = due.Format(time.RFC3339Nano)
+			}
+			msg.SetContext(ctx)
+			require.NoError(t, outbox.NewPublisher(1000).Publish("t", msg))
+		}
+		done := relay.Committing()
+		require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
+		relay.Offer(outbox.Of(ctx))
+		done()
+	}
+	const writers, times = 8, 60
+	var all sync.WaitGroup
+	for writer := range writers {
+		all.Go(func() {
+			for n := range times {
+				commit(writer, times-n) // each timer is due before the one that was set before it
+				time.Sleep(rand.N(5 * time.Millisecond))
+			}
+		})
+	}
+	all.Wait()
+	for writer := range writers {
+		harness.Eventually(t, func() error {
+			if got := len(published.of(fmt.Sprint(writer))); got != 2*times {
+				return fmt.Errorf("writer %d: %d of %d messages", writer, got, 2*times)
+			}
+			return nil
+		})
+	}
+	drained(t, db)
+}
+
 func TestRelaysShareTheShards(t *testing.T) {
 	db, dsn := harness.Database(t)
 	a, b := &log{}, &log{}
