@@ -24,14 +24,23 @@ func (i *Instance) Balanced() books.Report {
 	report, err := client.Wait(context.Background(), patience, func(books.Report) {})
 	require.NoError(i.t, err)
 	require.Empty(i.t, report.Faults, "the books")
-	if i.world != nil {
-		i.logged()
+	switch {
+	case i.world == nil:
+	case i.world.env["DEBEZIUM"] == "on": // an empty outbox says only that all is in the database's log
+		Eventually(i.t, func() error {
+			if missing := i.unlogged(); len(missing) > 0 {
+				return fmt.Errorf("%v", missing)
+			}
+			return nil
+		})
+	default:
+		require.Empty(i.t, i.unlogged())
 	}
 	return report
 }
 
-// logged checks that every stored event is in Kafka, and each stream in order.
-func (i *Instance) logged() {
+// unlogged says which stored events are not in Kafka, or not in the order of their stream.
+func (i *Instance) unlogged() []string {
 	i.t.Helper()
 	var topics []string
 	for _, category := range []string{"orders", "inventory", "payments", "shipments", "sagas"} {
@@ -62,5 +71,5 @@ func (i *Instance) logged() {
 	}
 	require.NoError(i.t, rows.Err())
 	require.NotEmpty(i.t, stored)
-	require.Empty(i.t, logged.Missing(stored))
+	return logged.Missing(stored)
 }
