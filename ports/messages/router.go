@@ -68,7 +68,7 @@ type Router struct {
 	categories map[string]string // of the aggregates that consumers of commands change
 }
 
-// NewRouter makes a router. Its middleware, outermost first:
+// NewRouter makes a router. Its middleware, outermost first, after a large stack for all of them:
 //
 //  1. in hand: how old what is being handled is
 //  2. in line: a message waits for those of its key that came before it and could not be handled yet
