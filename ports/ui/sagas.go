@@ -97,67 +97,79 @@ func (s *Server) sagaOf(id string, history []app.Event) (*sagaData, error) {
 
 // tell makes the timeline out of the facts.
 func (d *sagaData) tell(history []app.Event) {
-	add := func(e app.Event, class, id, format string, args ...any) {
-		d.Facts = append(d.Facts, fact{e.Meta.Time.Sub(d.State.StartedAt), e.Meta.Time, fmt.Sprintf(format, args...), class, id})
-	}
 	for _, e := range history {
 		at := e.Meta.Time
 		switch f := e.Body.(type) {
 		case saga.Started:
-			add(e, "", "", "began for %s", short(f.Subject))
+			d.add(e, "", "", "began for %s", short(f.Subject))
+			d.asked(e, f.Next)
 		case saga.StepAsked:
-			t := d.try(f.Step, f.Branch == app.Undo)
-			if t.Started.IsZero() || t.Ended {
-				t.Started, t.Ended = at, false
-			}
-			t.Class, t.Says, t.Attempts, t.Deadline = "in_progress", "asked", f.Attempt, &f.Deadline
-			if t.Undo {
-				t.Class, t.Says = "compensating", "being undone"
-			}
-			t.Commands = append(t.Commands, f.CommandID)
-			again := ""
-			if f.Attempt > 1 {
-				again = fmt.Sprintf(", attempt %d", f.Attempt)
-			}
-			if f.InsteadOf != "" {
-				again += ", instead of " + f.InsteadOf
-			}
-			add(e, t.Class, f.CommandID, "%s asked%s", t.name(), again)
+			d.asked(e, &f)
 		case saga.StepCompleted:
 			d.end(f.Step, false, at, "completed", "done", "")
-			add(e, "completed", f.CommandID, "%s done", f.Step)
+			d.add(e, "completed", f.CommandID, "%s done", f.Step)
+			d.asked(e, f.Next)
 		case saga.StepRefused:
 			d.end(f.Step, false, at, "refused", "refused", f.Reason)
-			add(e, "refused", f.CommandID, "%s refused: %s", f.Step, f.Reason)
+			d.add(e, "refused", f.CommandID, "%s refused: %s", f.Step, f.Reason)
 		case saga.StepTimedOut:
 			d.end(f.Step, false, at, "timed_out", "no answer in time", "")
-			add(e, "timed_out", "", "%s: no answer in time, so it may have happened, and is undone", f.Step)
+			d.add(e, "timed_out", "", "%s: no answer in time, so it may have happened, and is undone", f.Step)
 		case saga.StepCompensated:
 			d.end(f.Step, true, at, "compensated", "undone", "")
-			add(e, "compensated", f.CommandID, "undo %s: done", f.Step)
+			d.add(e, "compensated", f.CommandID, "undo %s: done", f.Step)
+			d.asked(e, f.Next)
 		case saga.CancelRequested:
-			add(e, "refused", "", "somebody wants it undone: %s", f.Reason)
+			d.add(e, "refused", "", "somebody wants it undone: %s", f.Reason)
 		case saga.AnswerIgnored:
-			add(e, "", "", "an answer of %s came too late to change anything", f.Step)
+			d.add(e, "", "", "an answer of %s came too late to change anything", f.Step)
 		case saga.GotStuck:
-			add(e, "stuck", "", "%s is stuck: %s", f.Step, f.Reason)
+			d.add(e, "stuck", "", "%s is stuck: %s", f.Step, f.Reason)
 		case saga.StepRetried:
-			add(e, "", "", "%s had %s asked again", f.By, f.Step)
+			d.add(e, "", "", "%s had %s asked again", f.By, f.Step)
 		case saga.StepSkipped:
 			undo := d.undoing(f.Step)
 			d.end(f.Step, undo, at, map[bool]string{false: "completed", true: "compensated"}[undo], "vouched for by "+f.By, f.Reason)
-			add(e, "completed", "", "%s vouched for %s: %s", f.By, f.Step, f.Reason)
+			d.add(e, "completed", "", "%s vouched for %s: %s", f.By, f.Step, f.Reason)
 		case saga.Resolved:
 			undo := d.undoing(f.Step)
 			d.end(f.Step, undo, at, map[bool]string{false: "completed", true: "compensated"}[undo], "resolved by "+f.By, f.Reason)
-			add(e, "compensated", "", "%s resolved it by hand: %s", f.By, f.Reason)
+			d.add(e, "compensated", "", "%s resolved it by hand: %s", f.By, f.Reason)
 		case saga.Completed:
-			add(e, "completed", "", "completed")
+			d.add(e, "completed", "", "completed")
 		case saga.Compensated:
-			add(e, "compensated", "", "ended with everything undone: %s", f.Reason)
+			d.add(e, "compensated", "", "ended with everything undone: %s", f.Reason)
 		}
 	}
 	d.scale()
+}
+
+func (d *sagaData) add(e app.Event, class, id, format string, args ...any) {
+	d.Facts = append(d.Facts, fact{e.Meta.Time.Sub(d.State.StartedAt), e.Meta.Time, fmt.Sprintf(format, args...), class, id})
+}
+
+// asked tells that a step was asked; nil: none was.
+func (d *sagaData) asked(e app.Event, f *saga.StepAsked) {
+	if f == nil {
+		return
+	}
+	t := d.try(f.Step, f.Branch == app.Undo)
+	if t.Started.IsZero() || t.Ended {
+		t.Started, t.Ended = e.Meta.Time, false
+	}
+	t.Class, t.Says, t.Attempts, t.Deadline = "in_progress", "asked", f.Attempt, &f.Deadline
+	if t.Undo {
+		t.Class, t.Says = "compensating", "being undone"
+	}
+	t.Commands = append(t.Commands, f.CommandID)
+	again := ""
+	if f.Attempt > 1 {
+		again = fmt.Sprintf(", attempt %d", f.Attempt)
+	}
+	if f.InsteadOf != "" {
+		again += ", instead of " + f.InsteadOf
+	}
+	d.add(e, t.Class, f.CommandID, "%s asked%s", t.name(), again)
 }
 
 func (t try) name() string {

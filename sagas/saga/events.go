@@ -24,9 +24,11 @@ type Started struct {
 	Subject    string          `json:"subject"`
 	Steps      []string        `json:"steps"`
 	Data       json.RawMessage `json:"data"`
+	Next       *StepAsked      `json:"next,omitempty"`
 }
 
-// StepAsked says that a step's command was sent, or was sent again.
+// StepAsked says that a step's command was sent, or was sent again. If that is what comes of Started, StepCompleted or StepCompensated, it
+// stands in that fact as its Next; else it is a fact of its own.
 type StepAsked struct {
 	Step      string     `json:"step"`
 	Branch    app.Branch `json:"branch"`
@@ -47,6 +49,7 @@ type StepCompleted struct {
 	Step      string          `json:"step"`
 	CommandID string          `json:"command_id"`
 	Data      json.RawMessage `json:"data,omitempty"` // if there is anything new to remember
+	Next      *StepAsked      `json:"next,omitempty"`
 }
 
 // StepRefused says why a step comes to nothing.
@@ -66,8 +69,9 @@ type StepTimedOut struct {
 
 // StepCompensated ends a compensation.
 type StepCompensated struct {
-	Step      string `json:"step"`
-	CommandID string `json:"command_id"`
+	Step      string     `json:"step"`
+	CommandID string     `json:"command_id"`
+	Next      *StepAsked `json:"next,omitempty"`
 }
 
 // CancelRequested says that somebody wants the saga undone.
@@ -116,6 +120,10 @@ type Compensated struct {
 	Reason string `json:"reason"`
 }
 
+func (f Started) with(next *StepAsked) Fact         { f.Next = next; return f }
+func (f StepCompleted) with(next *StepAsked) Fact   { f.Next = next; return f }
+func (f StepCompensated) with(next *StepAsked) Fact { f.Next = next; return f }
+
 func (Started) fact()         {}
 func (StepAsked) fact()       {}
 func (StepCompleted) fact()   {}
@@ -131,18 +139,18 @@ func (Resolved) fact()        {}
 func (Completed) fact()       {}
 func (Compensated) fact()     {}
 
-// dataWasAlwaysThere is what a program that knows no better has to be told by another schema version: from the second on, data that did
-// not change is left out.
-func dataWasAlwaysThere(map[string]any) error { return nil }
+// What a program that knows no better has to be told by another schema version, though the facts of before are read as they are.
+func dataWasAlwaysThere(map[string]any) error { return nil } // data that did not change is left out since
+func nextWasApart(map[string]any) error       { return nil } // the step that is asked next was a fact of its own before
 
 // Facts names the facts as they are stored.
 var Facts = aggregate.TypesOf(
-	aggregate.NewType[Started]("saga.started"),
+	aggregate.NewType[Started]("saga.started", nextWasApart),
 	aggregate.NewType[StepAsked]("saga.step-asked"),
-	aggregate.NewType[StepCompleted]("saga.step-completed", dataWasAlwaysThere),
+	aggregate.NewType[StepCompleted]("saga.step-completed", dataWasAlwaysThere, nextWasApart),
 	aggregate.NewType[StepRefused]("saga.step-refused"),
 	aggregate.NewType[StepTimedOut]("saga.step-timed-out"),
-	aggregate.NewType[StepCompensated]("saga.step-compensated"),
+	aggregate.NewType[StepCompensated]("saga.step-compensated", nextWasApart),
 	aggregate.NewType[CancelRequested]("saga.cancel-requested"),
 	aggregate.NewType[AnswerIgnored]("saga.answer-ignored"),
 	aggregate.NewType[GotStuck]("saga.got-stuck"),

@@ -70,6 +70,18 @@ func (m *machine) record(f Fact) {
 	}
 }
 
+// recordAsked records it in the fact that it comes of, if that has a place for it.
+func (m *machine) recordAsked(next *StepAsked) {
+	if last := len(m.out.Facts) - 1; last >= 0 {
+		if f, ok := m.out.Facts[last].(interface{ with(*StepAsked) Fact }); ok {
+			m.out.Facts[last] = f.with(next)
+			m.state.asked(next, m.now)
+			return
+		}
+	}
+	m.record(*next)
+}
+
 // stopTimer stops the timer that was set with a command, unless it has fired.
 func (m *machine) stopTimer() {
 	if m.state.fires.After(m.now) {
@@ -98,7 +110,7 @@ func (m *machine) begin(in Start) error {
 			names = append(names, st.name)
 		}
 	}
-	m.record(Started{m.saga.name, m.saga.version, in.Subject, names, data})
+	m.record(Started{Definition: m.saga.name, Version: m.saga.version, Subject: in.Subject, Steps: names, Data: data})
 	return m.ask(0, app.Do, 1)
 }
 
@@ -134,7 +146,7 @@ func (m *machine) ask(i int, branch app.Branch, attempt int) error {
 	if timed {
 		m.stopTimer() // which fires later
 	}
-	m.record(asked)
+	m.recordAsked(&asked)
 	m.out.Commands = append(m.out.Commands, Command{id, st.name, branch, body, deadline})
 	if timed {
 		m.out.Timers = append(m.out.Timers, Timer{TimerID(id, false), deadline, Timeout{m.state.ID, st.name, branch, attempt}})
@@ -184,7 +196,7 @@ func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
 			return err
 		}
 		m.stopLateTimer(st, in.Branch)
-		m.record(StepCompleted{in.Step, in.CommandID, data})
+		m.record(StepCompleted{Step: in.Step, CommandID: in.CommandID, Data: data})
 		return m.forward(i)
 	}
 	reason, refused := def.refusal(in.Event)
@@ -240,7 +252,7 @@ func (m *machine) undoAnswer(i int, st *StepState, in Answer) error {
 		}
 	}
 	m.stopLateTimer(st, in.Branch)
-	m.record(StepCompensated{in.Step, in.CommandID})
+	m.record(StepCompensated{Step: in.Step, CommandID: in.CommandID})
 	return m.away(i)
 }
 

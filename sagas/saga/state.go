@@ -96,13 +96,15 @@ func (s *State) Fold(f Fact, at time.Time) {
 		for _, name := range f.Steps {
 			s.Steps = append(s.Steps, StepState{Name: name, Status: Waiting})
 		}
+		s.asked(f.Next, at)
 	case StepAsked:
-		s.asked(f, at)
+		s.asked(&f, at)
 	case StepCompleted:
 		if len(f.Data) > 0 {
 			s.Data = f.Data
 		}
 		s.end(f.Step, StepDone, f.CommandID, at)
+		s.asked(f.Next, at)
 	case StepRefused:
 		s.end(f.Step, StepIsRefused, f.CommandID, at)
 		step := s.Step(f.Step)
@@ -113,6 +115,7 @@ func (s *State) Fold(f Fact, at time.Time) {
 		s.detour(s.Step(f.Step), f.Fallback, f.Step+": no answer in time")
 	case StepCompensated:
 		s.end(f.Step, IsUndone, f.CommandID, at)
+		s.asked(f.Next, at)
 	case CancelRequested:
 		s.turnBack(f.Reason)
 	case AnswerIgnored, StepRetried:
@@ -130,7 +133,11 @@ func (s *State) Fold(f Fact, at time.Time) {
 	}
 }
 
-func (s *State) asked(f StepAsked, at time.Time) {
+// asked applies that a step was asked; nil: none was.
+func (s *State) asked(f *StepAsked, at time.Time) {
+	if f == nil {
+		return
+	}
 	step := s.Step(f.Step)
 	if step == nil {
 		place := len(s.Steps)
