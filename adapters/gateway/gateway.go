@@ -34,7 +34,7 @@ type client struct {
 
 func newClient(base string) client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = 32
+	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, 256 // as many as there are calls at once: dialling costs more than calling
 	return client{strings.TrimRight(base, "/"), &http.Client{Timeout: Timeout, Transport: transport}}
 }
 
