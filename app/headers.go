@@ -28,3 +28,9 @@ const (
 	// HeaderDue holds a message back in the outbox until a time; it is never sent.
 	HeaderDue = "due_at"
 )
+
+// Headers are the names that a message of ours may have on the wire.
+var Headers = [...]string{
+	HeaderSpec, HeaderID, HeaderType, HeaderSource, HeaderSubject, HeaderTime, HeaderKey, HeaderSequence, HeaderContent, HeaderSchema,
+	HeaderCorrelation, HeaderCausation, HeaderSagaID, HeaderSagaStep, HeaderBranch, HeaderExpires, HeaderTrace, HeaderFor,
+}

@@ -72,7 +72,7 @@ func Start(ctx context.Context, c Config, log *slog.Logger, say func(string)) (*
 		config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
 		guards:   map[string]*breaker.Breaker{},
 		stopping: make(chan struct{}), failed: make(chan error, 8),
-		watermill: watermill.NewSlogLoggerWithLevelMapping(log, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug, slog.LevelDebug: slog.LevelDebug - 4}),
+		watermill: messages.NewLogger(log),
 	}
 	s.limit.Store(kafka.DefaultLimit)
 	listener, err := s.listen(ctx)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -92,11 +93,18 @@ func (partitioned) Marshal(topic string, msg *message.Message) (*sarama.Producer
 // understood is for the handler to park. A record without an id gets one from its place in the log.
 func (partitioned) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, error) {
 	metadata := make(message.Metadata, len(record.Headers)+1)
+	var values strings.Builder // all in one piece
 	for _, h := range record.Headers {
+		values.Write(h.Value)
+	}
+	rest := values.String()
+	for _, h := range record.Headers {
+		value := rest[:len(h.Value)]
+		rest = rest[len(h.Value):]
 		if string(h.Key) == allHeaders && json.Unmarshal(h.Value, &metadata) == nil {
 			continue
 		}
-		metadata[string(h.Key)] = string(h.Value)
+		metadata[nameOf(h.Key)] = value
 	}
 	id := metadata[app.HeaderID]
 	if id == "" {
@@ -108,6 +116,22 @@ func (partitioned) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, 
 	msg := message.NewMessage(id, record.Value)
 	msg.Metadata = metadata
 	return msg, nil
+}
+
+// names are those of our own headers: one that is known needs no memory of its own.
+var names = func() map[string]string {
+	known := map[string]string{}
+	for _, name := range app.Headers {
+		known[name] = name
+	}
+	return known
+}()
+
+func nameOf(key []byte) string {
+	if name, ok := names[string(key)]; ok {
+		return name
+	}
+	return string(key)
 }
 
 // Publisher is Watermill's Kafka publisher, connected when it is first needed and again after a failure to connect.

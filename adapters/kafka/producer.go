@@ -128,15 +128,24 @@ func (p *Producer) divide(topics []string, messages []*message.Message, rows []i
 func recordOf(msg *message.Message) (*sarama.Record, int) {
 	r := &sarama.Record{Value: msg.Payload, Headers: make([]*sarama.RecordHeader, 0, len(msg.Metadata))}
 	headers := make([]sarama.RecordHeader, len(msg.Metadata))
-	size := recordOverhead + len(msg.Payload)
+	size, key := recordOverhead+len(msg.Payload), msg.Metadata[app.HeaderKey]
+	room := len(key)
 	for name, value := range msg.Metadata {
-		h := &headers[len(r.Headers)]
-		h.Key, h.Value = []byte(name), []byte(value)
-		r.Headers = append(r.Headers, h)
+		room += len(name) + len(value)
 		size += len(name) + len(value) + 10
 	}
-	if key := msg.Metadata[app.HeaderKey]; key != "" {
-		r.Key = []byte(key)
+	all := make([]byte, 0, room) // names and values, in one piece
+	piece := func(s string) []byte {
+		all = append(all, s...)
+		return all[len(all)-len(s) : len(all) : len(all)]
+	}
+	for name, value := range msg.Metadata {
+		h := &headers[len(r.Headers)]
+		h.Key, h.Value = piece(name), piece(value)
+		r.Headers = append(r.Headers, h)
+	}
+	if key != "" {
+		r.Key = piece(key)
 		size += len(key)
 	}
 	return r, size

@@ -35,7 +35,7 @@ func Open(dsn string, maxConns int) (*sqlx.DB, error) {
 		// An instance that is stopped in the middle of a unit of work must not keep its locks from others.
 		config.RuntimeParams["idle_in_transaction_session_timeout"] = "15s"
 	}
-	db := sqlx.NewDb(stdlib.OpenDB(*config), "pgx")
+	db := sqlx.NewDb(stdlib.OpenDB(*config, stdlib.OptionAfterConnect(prepare)), "pgx")
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)

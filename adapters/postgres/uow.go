@@ -237,8 +237,11 @@ func (u *UnitOfWork) try(ctx context.Context, all []*committing) {
 }
 
 func (u *UnitOfWork) committed(all []*committing) {
-	var events []app.Event
-	var messages []*outbox.Written
+	m, n := 0, 0
+	for _, c := range all {
+		m, n = m+len(c.events), n+len(c.messages)
+	}
+	events, messages := make([]app.Event, 0, m), make([]*outbox.Written, 0, n)
 	for _, c := range all {
 		events, messages = append(events, c.events...), append(messages, c.messages...)
 	}

@@ -196,10 +196,12 @@ func (t *Telemetry) Decorator(kind string) app.Decorator {
 	if kind == "message" {
 		spanKind = trace.SpanKindConsumer
 	}
+	tracer := otel.Tracer("millrace")
 	return func(name string, next app.Endpoint) app.Endpoint {
+		title, well := kind+" "+name, t.handled.WithLabelValues(kind, name, "ok")
 		return func(ctx context.Context, request any) (any, error) {
 			at := app.MetaOf(ctx)
-			ctx, span := otel.Tracer("millrace").Start(ctx, kind+" "+name, trace.WithSpanKind(spanKind))
+			ctx, span := tracer.Start(ctx, title, trace.WithSpanKind(spanKind))
 			defer span.End()
 			if span.IsRecording() && kind == "message" {
 				span.SetAttributes(attribute.String("messaging.system", "kafka"), attribute.String("messaging.message.id", at.ID),
@@ -208,17 +210,18 @@ func (t *Telemetry) Decorator(kind string) app.Decorator {
 			began := time.Now()
 			answer, err := next(ctx, request)
 			took := time.Since(began)
-			result := app.KindOf(err).String()
-			if err != nil {
+			result := "ok"
+			if err == nil {
+				well.Observe(took.Seconds())
+			} else {
+				result = app.KindOf(err).String()
 				span.RecordError(err)
 				span.SetStatus(codes.Error, result)
-			} else {
-				result = "ok"
+				t.handled.WithLabelValues(kind, name, result).Observe(took.Seconds())
 			}
 			if kind == "message" {
 				t.counts.handled.Add(1)
 			}
-			t.handled.WithLabelValues(kind, name, result).Observe(took.Seconds())
 			if t.log.Enabled(ctx, slog.LevelDebug) {
 				m := app.MetaOf(ctx)
 				attrs := []any{"kind", kind, "name", name, "result", result, "ms", took.Milliseconds(), "message", m.ID, "type", m.Type, "correlation", m.Correlation}

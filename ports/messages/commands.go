@@ -1,8 +1,6 @@
 package messages
 
 import (
-	"context"
-	"fmt"
 	"reflect"
 
 	"github.com/ThreeDotsLabs/watermill/components/cqrs"
@@ -10,26 +8,6 @@ import (
 
 	"github.com/millrace/millrace/app"
 )
-
-// incoming is any command of one destination. Watermill's CommandProcessor subscribes once a command type, and drops types
-// that it does not know; with one type for all commands of a destination it subscribes once a destination, so that their
-// order is kept, and drops nothing.
-type incoming struct{ body any }
-
-// destination is a marshaler for incoming.
-type destination struct {
-	Marshaler
-	name string
-}
-
-func (d destination) Name(any) string { return d.name }
-
-func (d destination) NameFromMessage(*message.Message) string { return d.name }
-
-func (d destination) Unmarshal(msg *message.Message, v any) (err error) {
-	v.(*incoming).body, err = d.decode(msg)
-	return err
-}
 
 // AddCommands has the commands of each destination handled.
 func (r *Router) AddCommands(handlers []app.Handler) error {
@@ -52,7 +30,7 @@ func (r *Router) AddCommands(handlers []app.Handler) error {
 			SubscriberConstructor: func(cqrs.CommandProcessorSubscriberConstructorParams) (message.Subscriber, error) {
 				return r.config.Subscriber(group, "", r.announce(group, r.config.Expect, true))
 			},
-			Marshaler: destination{r.config.Marshaler, name}, Logger: r.config.Watermill,
+			Marshaler: subscription{r.config.Marshaler, name, nil}, Logger: r.config.Watermill,
 		})
 		if err != nil {
 			return err
@@ -71,28 +49,4 @@ func (r *Router) AddCommands(handlers []app.Handler) error {
 		}
 	}
 	return nil
-}
-
-// dispatcher is the cqrs.CommandHandler of a destination.
-type dispatcher struct {
-	group       string
-	destination string
-	endpoints   map[reflect.Type]app.Endpoint
-}
-
-// HandlerName implements cqrs.CommandHandler.
-func (d *dispatcher) HandlerName() string { return d.group }
-
-// NewCommand implements cqrs.CommandHandler.
-func (d *dispatcher) NewCommand() any { return &incoming{} }
-
-// Handle implements cqrs.CommandHandler.
-func (d *dispatcher) Handle(ctx context.Context, command any) error {
-	body := command.(*incoming).body
-	endpoint, ok := d.endpoints[reflect.TypeOf(body)]
-	if !ok {
-		return fmt.Errorf("%s is no command for %s: %w", app.MetaOf(ctx).Type, d.destination, app.ErrPoison)
-	}
-	_, err := endpoint(ctx, body)
-	return err
 }

@@ -2,7 +2,9 @@ package messages
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"reflect"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -61,7 +63,6 @@ type Events interface {
 type Router struct {
 	*message.Router
 	config Config
-	groups *cqrs.EventGroupProcessor
 
 	sagaGroups map[string]bool   // consumers that are sagas
 	strangers  map[string]bool   // consumers of other services' messages, which need not know all of them
@@ -94,25 +95,36 @@ func NewRouter(c Config) (*Router, error) {
 	}
 	r := &Router{Router: inner, config: c, sagaGroups: map[string]bool{}, strangers: map[string]bool{}, categories: map[string]string{}}
 	inner.AddMiddleware(onLargeStack, r.inHand, r.inLine, r.deadLetters, r.recognise, r.retry)
-	r.groups, err = r.processor(c.Prefix, c.Marshaler)
-	return r, err
+	return r, nil
 }
 
-// processor makes one for the events of a service.
-func (r *Router) processor(prefix string, m Marshaler) (*cqrs.EventGroupProcessor, error) {
-	return cqrs.NewEventGroupProcessorWithConfig(r.Router, cqrs.EventGroupProcessorConfig{
-		GenerateSubscribeTopic: func(p cqrs.EventGroupProcessorGenerateSubscribeTopicParams) (string, error) {
-			return EventTopic(prefix, p.EventGroupHandlers[0].(*eventHandler).category), nil
+// listen has a group's events handled, each by the endpoint for its type; prefix is that of their topics.
+func (r *Router) listen(group, prefix, category string, m Marshaler, handlers map[reflect.Type]app.Endpoint) error {
+	names := map[string]bool{}
+	for goType := range handlers {
+		t, ok := m.types.Of(reflect.Zero(goType).Interface())
+		if !ok {
+			return fmt.Errorf("%s listens to %s: %w", group, goType, aggregate.ErrUnknownType)
+		}
+		names[t.Name] = true
+	}
+	processor, err := cqrs.NewEventGroupProcessorWithConfig(r.Router, cqrs.EventGroupProcessorConfig{
+		GenerateSubscribeTopic: func(cqrs.EventGroupProcessorGenerateSubscribeTopicParams) (string, error) {
+			return EventTopic(prefix, category), nil
 		},
-		SubscriberConstructor: func(p cqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
-			if r.sagaGroups[p.EventGroupName] {
-				return r.config.Subscriber(p.EventGroupName, app.HeaderSagaID, r.announce(p.EventGroupName, r.config.Expect, false))
+		SubscriberConstructor: func(cqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
+			if r.sagaGroups[group] {
+				return r.config.Subscriber(group, app.HeaderSagaID, r.announce(group, r.config.Expect, false))
 			}
-			return r.config.Subscriber(p.EventGroupName, "", r.announce(p.EventGroupName, func(app.Delivery) {}, false))
+			return r.config.Subscriber(group, "", r.announce(group, func(app.Delivery) {}, false))
 		},
 		AckOnUnknownEvent: true, // known, but not to this group; what nobody knows was caught before
-		Marshaler:         m, Logger: r.config.Watermill,
+		Marshaler:         subscription{m, group, names}, Logger: r.config.Watermill,
 	})
+	if err != nil {
+		return err
+	}
+	return processor.AddHandlersGroup(group, &listener{category, handlers})
 }
 
 // Topics lists every topic that the service reads or writes.
@@ -144,25 +156,21 @@ type Source struct {
 // AddSaga has a saga react to events.
 func (r *Router) AddSaga(s *saga.Saga, manager *process.Manager, sources []Source) error {
 	for _, source := range sources {
-		group, groups := r.config.Prefix+".saga."+s.Name()+"."+source.Category, r.groups
+		group, prefix, marshaler := r.config.Prefix+".saga."+s.Name()+"."+source.Category, r.config.Prefix, r.config.Marshaler
 		if source.Service != "" {
 			group = r.config.Prefix + ".saga." + s.Name() + "." + source.Service + "." + source.Category
 			r.strangers[group] = true
-			var err error
-			if groups, err = r.processor(source.Prefix, NewMarshaler(source.Known, "").In(r.config.Codecs...)); err != nil {
-				return err
-			}
+			prefix, marshaler = source.Prefix, NewMarshaler(source.Known, "").In(r.config.Codecs...)
 		}
 		r.sagaGroups[group] = true
-		react := func(ctx context.Context, e app.Event) error {
-			_, err := manager.Receive(ctx, r.config.Inbox, group, s, e)
-			return err
-		}
-		var handlers []cqrs.GroupEventHandler
+		react := r.config.Decorate(group, func(ctx context.Context, e any) (any, error) {
+			return manager.Receive(ctx, r.config.Inbox, group, s, e.(app.Event))
+		})
+		handlers := map[reflect.Type]app.Endpoint{}
 		for _, t := range source.Types {
-			handlers = append(handlers, &eventHandler{category: source.Category, goType: t, handle: r.observed(group, react)})
+			handlers[t] = react
 		}
-		if err := groups.AddHandlersGroup(group, handlers...); err != nil {
+		if err := r.listen(group, prefix, source.Category, marshaler, handlers); err != nil {
 			return err
 		}
 	}
@@ -172,13 +180,16 @@ func (r *Router) AddSaga(s *saga.Saga, manager *process.Manager, sources []Sourc
 // AddProjection has a projection built.
 func (r *Router) AddProjection(p app.Projection) error {
 	group := r.config.Prefix + ".projection." + p.Name
-	var handlers []cqrs.GroupEventHandler
+	handlers := map[reflect.Type]app.Endpoint{}
 	for _, on := range p.On {
-		handlers = append(handlers, &eventHandler{category: p.Category, goType: on.Type, handle: r.observed(group, func(ctx context.Context, e app.Event) error {
-			return r.config.Projecting.Within(ctx, func(ctx context.Context) error { return on.Handle(ctx, e) })
-		})})
+		handlers[on.Type] = r.config.Decorate(group, func(ctx context.Context, e any) (any, error) {
+			return nil, r.config.Projecting.Within(ctx, func(ctx context.Context) error { return on.Handle(ctx, e.(app.Event)) })
+		})
 	}
-	return r.groups.AddHandlersGroup(group, handlers...)
+	if len(handlers) < len(p.On) {
+		return fmt.Errorf("projection %s handles a type of event twice", p.Name)
+	}
+	return r.listen(group, r.config.Prefix, p.Category, r.config.Marshaler, handlers)
 }
 
 // AddReaction has what another service says handled. Prefix is that of its topics.
@@ -186,25 +197,14 @@ func (r *Router) AddReaction(a app.Reaction, prefix string) error {
 	group := r.config.Prefix + ".reaction." + a.Name
 	r.strangers[group] = true
 	var types []aggregate.Type
-	var handlers []cqrs.GroupEventHandler
+	handlers := map[reflect.Type]app.Endpoint{}
 	for _, heard := range a.On {
 		types = append(types, heard.Type)
-		handlers = append(handlers, &eventHandler{category: a.Category, goType: heard.EventHandler.Type, handle: r.observed(group, func(ctx context.Context, e app.Event) error {
-			_, err := r.config.Inbox.Handle(ctx, app.Delivery{Consumer: group, Meta: app.MetaOf(ctx)}, func(ctx context.Context) error { return heard.Handle(ctx, e) })
-			return err
-		})})
+		handlers[heard.EventHandler.Type] = r.config.Decorate(group, func(ctx context.Context, e any) (any, error) {
+			return r.config.Inbox.Handle(ctx, app.Delivery{Consumer: group, Meta: app.MetaOf(ctx)}, func(ctx context.Context) error {
+				return heard.Handle(ctx, e.(app.Event))
+			})
+		})
 	}
-	processor, err := r.processor(prefix, NewMarshaler(aggregate.TypesOf(types...), "").In(r.config.Codecs...))
-	if err != nil {
-		return err
-	}
-	return processor.AddHandlersGroup(group, handlers...)
-}
-
-func (r *Router) observed(group string, handle func(context.Context, app.Event) error) func(context.Context, app.Event) error {
-	endpoint := r.config.Decorate(group, func(ctx context.Context, e any) (any, error) { return nil, handle(ctx, e.(app.Event)) })
-	return func(ctx context.Context, e app.Event) error {
-		_, err := endpoint(ctx, e)
-		return err
-	}
+	return r.listen(group, prefix, a.Category, NewMarshaler(aggregate.TypesOf(types...), "").In(r.config.Codecs...), handlers)
 }

@@ -93,6 +93,7 @@ func (s *State) Fold(f Fact, at time.Time) {
 	case Started:
 		s.Definition, s.DefVersion, s.Subject, s.Data = f.Definition, f.Version, f.Subject, f.Data
 		s.Status, s.StartedAt = Running, at
+		s.Steps = make([]StepState, 0, len(f.Steps)+1) // one more: a fallback, or the step that ends a way back
 		for _, name := range f.Steps {
 			s.Steps = append(s.Steps, StepState{Name: name, Status: Waiting})
 		}

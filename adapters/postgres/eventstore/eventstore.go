@@ -81,10 +81,10 @@ var appends = &txn.Statement[row]{
 		slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(a.Stream, b.Stream) })
 		n := len(rows)
 		streams, versions, types, schemas := make([]string, n), make([]int32, n), make([]string, n), make([]int32, n)
-		payloads, metas, times := make([]string, n), make([]string, n), make([]time.Time, n)
+		payloads, metas, times := make([][]byte, n), make([][]byte, n), make([]time.Time, n)
 		for i, r := range rows {
 			streams[i], versions[i], types[i], schemas[i] = r.Stream, int32(r.Version), r.Type, int32(r.Schema)
-			payloads[i], metas[i], times[i] = string(r.Payload), string(r.Meta), r.At
+			payloads[i], metas[i], times[i] = r.Payload, r.Meta, r.At
 		}
 		// The fence is taken before the first position is: the select list is computed on rows that the join has made.
 		return `

@@ -104,9 +104,8 @@ type keyed struct{ topic, key string }
 // send sends a batch. Whatever is not as it should be ends the pipeline, after it was dealt with.
 func (p *pipeline) send(b *batch) {
 	r := p.relay
-	var topics []string
-	var messages []*message.Message
-	var rows []outboxRow
+	n := len(b.rows)
+	topics, messages, rows := make([]string, 0, n), make([]*message.Message, 0, n), make([]outboxRow, 0, n)
 	var behind []int64 // rows of keys that were parked earlier
 	for _, row := range b.rows {
 		if row.Parked {

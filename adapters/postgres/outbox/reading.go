@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -92,6 +93,7 @@ func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits [
 		var shard int16
 		var ids []int64
 		_, err := pgx.ForEachRow(found, []any{&epoch, &enough, &shard, &ids}, func() error {
+			rows = slices.Grow(rows, len(ids))
 			for _, id := range ids {
 				rows = append(rows, outboxRow{ID: id, Shard: shard})
 			}

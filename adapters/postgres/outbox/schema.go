@@ -25,7 +25,7 @@ type schema struct{ topics []string } // of the messages
 func (s schema) InsertQuery(_ string, messages message.Messages) (wsql.Query, error) {
 	n := len(messages)
 	ids, topics, keys, shards := make([]string, n), make([]string, n), make([]string, n), make([]int16, n)
-	payloads, headers, dues := make([][]byte, n), make([]string, n), make([]*time.Time, n)
+	payloads, headers, dues := make([][]byte, n), make([][]byte, n), make([]*time.Time, n)
 	for i, msg := range messages {
 		metadata := msg.Metadata
 		topics[i], keys[i] = s.topics[i], metadata[app.HeaderKey]
@@ -51,8 +51,12 @@ func (s schema) InsertQuery(_ string, messages message.Messages) (wsql.Query, er
 }
 
 // object is headers as a JSON object. What encoding/json does for any map, sorting and reflecting, costs five times as much.
-func object(headers message.Metadata) string {
-	out := make([]byte, 0, 768)
+func object(headers message.Metadata) []byte {
+	size := 2
+	for name, value := range headers {
+		size += len(name) + len(value) + 6
+	}
+	out := make([]byte, 0, size)
 	out = append(out, '{')
 	for name, value := range headers {
 		if len(out) > 1 {
@@ -60,7 +64,7 @@ func object(headers message.Metadata) string {
 		}
 		out = quoted(append(quoted(out, name), ':'), value)
 	}
-	return string(append(out, '}'))
+	return append(out, '}')
 }
 
 // quoted appends a JSON string.
