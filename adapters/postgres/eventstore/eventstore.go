@@ -34,7 +34,7 @@ const loadTimeout = 15 * time.Second
 // New makes a store of events of these types.
 func New(db *sqlx.DB, types aggregate.Types) *Store {
 	s := &Store{db: db, types: types, cache: newCache()}
-	s.loads.Do, s.loads.Max, s.loads.Parallel = s.loadMany, 200, 3
+	s.loads.Do, s.loads.Max, s.loads.Parallel = s.loadMany, 200, 1
 	return s
 }
 

@@ -31,7 +31,7 @@ const lookupTimeout = 15 * time.Second
 // New makes an Inbox.
 func New(db *sqlx.DB) *Inbox {
 	i := &Inbox{db: db}
-	i.lookups.Do, i.lookups.Max, i.lookups.Parallel = i.lookUp, 500, 2
+	i.lookups.Do, i.lookups.Max, i.lookups.Parallel = i.lookUp, 500, 1
 	return i
 }
 

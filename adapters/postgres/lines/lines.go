@@ -34,7 +34,7 @@ type Lines struct {
 // New makes Lines. Wake is called when something is due in the outbox.
 func New(db *sqlx.DB, wake func()) *Lines {
 	l := &Lines{db: db, wake: wake}
-	l.lookups.Do, l.lookups.Max, l.lookups.Parallel = l.lookUp, 1000, 2
+	l.lookups.Do, l.lookups.Max, l.lookups.Parallel = l.lookUp, 1000, 1
 	return l
 }
 
