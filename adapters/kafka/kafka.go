@@ -15,6 +15,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/rcrowley/go-metrics"
 
 	"github.com/millrace/millrace/adapters/kafka/keyed"
 	"github.com/millrace/millrace/app"
@@ -38,6 +39,9 @@ type Config struct {
 	// Security is checked before.
 	Security Security
 }
+
+// Sarama measures each record and each request for a reader that is not there; what matters is in our own metrics.
+func init() { metrics.UseNilMetrics = true } //nolint:gochecknoinits // before any client is made
 
 func (c Config) sarama() *sarama.Config {
 	s := sarama.NewConfig()
@@ -244,11 +248,7 @@ func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Mes
 			return l, l.Done
 		},
 		WithLink: func(ctx context.Context, link any) context.Context { return app.WithLink(ctx, link.(*app.Link)) },
-		Announce: func(r *sarama.ConsumerMessage) {
-			if msg, err := (partitioned{}).Unmarshal(r); err == nil {
-				announce(msg)
-			}
-		},
+		Announce: announce,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("subscriber of group %s: %w", group, err)

@@ -95,8 +95,11 @@ func onLargeStack(next message.HandlerFunc) message.HandlerFunc {
 
 //go:noinline
 func enlarge(at int) byte {
-	var room [12 << 10]byte // the runtime grows a stack at once to what a function says that it needs
-	return room[at%len(room)]
+	if at >= 0 {
+		return 0
+	}
+	var room [20 << 10]byte // the runtime grows a stack at once to what a function says that it may need
+	return room[-at%len(room)]
 }
 
 // inHand tells what is being handled. Nothing is told of a message without a time.

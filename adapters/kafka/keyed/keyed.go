@@ -60,8 +60,8 @@ type Config struct {
 	Link     func(before any, next func()) (link any, done func())
 	WithLink func(ctx context.Context, link any) context.Context
 
-	// Announce is told of a record that waits for others of its key, when it begins to. Optional.
-	Announce func(*sarama.ConsumerMessage)
+	// Announce is told of a message that waits for others of its key, when it begins to. Optional.
+	Announce func(*message.Message)
 
 	Logger watermill.LoggerAdapter
 }

@@ -3,6 +3,7 @@ package keyed
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -38,6 +39,7 @@ type entry struct {
 	key      string
 	released bool // the next one of its key may begin
 	link     any
+	ahead    atomic.Pointer[message.Message] // what was announced, for when it is handed out first
 }
 
 // queue is what waits behind the record of a key that is at work.
@@ -65,8 +67,8 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 			p.window = append(p.window, e)
 			waits := p.enqueue(e)
 			p.mu.Unlock()
-			if waits && p.config.Announce != nil {
-				p.config.Announce(record)
+			if waits {
+				p.announce(e, record)
 			}
 			return true
 		}
@@ -77,6 +79,17 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 		case <-p.stop.Done():
 			return false
 		}
+	}
+}
+
+// announce tells of a record that waits, and keeps what was made of it.
+func (p *partition) announce(e *entry, record *sarama.ConsumerMessage) {
+	if p.config.Announce == nil {
+		return
+	}
+	if msg, err := p.config.Unmarshaler.Unmarshal(record); err == nil { // else it will be said when it is its turn
+		p.config.Announce(msg)
+		e.ahead.Store(msg)
 	}
 }
 
@@ -145,7 +158,10 @@ func (p *partition) next(e *entry) {
 // deliver hands a record out until it is acknowledged. If the partition stops or is lost before, nothing is marked.
 func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledged func()) {
 	for pause := p.config.NackPause; ; pause = min(2*pause, 100*p.config.NackPause) {
-		msg, err := p.config.Unmarshaler.Unmarshal(record)
+		msg, err := e.ahead.Swap(nil), error(nil)
+		if msg == nil {
+			msg, err = p.config.Unmarshaler.Unmarshal(record)
+		}
 		if err != nil {
 			p.config.Logger.Error("Cannot unmarshal a record; it is left, and what follows it of its key", err, map[string]any{"topic": p.topic, "offset": e.offset})
 			return
@@ -257,10 +273,10 @@ func size(r *sarama.ConsumerMessage) int {
 type budget struct {
 	mu      sync.Mutex
 	left    int
-	waiting chan struct{}
+	waiting chan struct{} // nil: nobody waits
 }
 
-func newBudget(n int) *budget { return &budget{left: n, waiting: make(chan struct{})} }
+func newBudget(n int) *budget { return &budget{left: n} }
 
 func (b *budget) take(n int, must bool) bool {
 	b.mu.Lock()
@@ -276,12 +292,17 @@ func (b *budget) give(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.left += n
-	close(b.waiting)
-	b.waiting = make(chan struct{})
+	if b.waiting != nil {
+		close(b.waiting)
+		b.waiting = nil
+	}
 }
 
 func (b *budget) freed() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.waiting == nil {
+		b.waiting = make(chan struct{})
+	}
 	return b.waiting
 }

@@ -18,15 +18,16 @@ type Gather[Q, A any] struct {
 	Parallel int
 
 	mu      sync.Mutex
-	waiting []*call[Q, A]
+	waiting []*group[Q, A] // all but the last one are full
 	running int
 }
 
-type call[Q, A any] struct {
-	q    Q
-	a    A
-	err  error
-	done chan struct{}
+// group is what one Do gets.
+type group[Q, A any] struct {
+	calls   []Q
+	answers []A
+	err     error
+	done    chan struct{}
 }
 
 // Call has q answered. The error may be ctx's: Do then goes on without anybody waiting.
@@ -34,9 +35,15 @@ func (g *Gather[Q, A]) Call(ctx context.Context, q Q) (A, error) { return g.Join
 
 // Join takes a place among the calls, and returns what waits for the answer.
 func (g *Gather[Q, A]) Join(q Q) (wait func(ctx context.Context) (A, error)) {
-	c := &call[Q, A]{q: q, done: make(chan struct{})}
 	g.mu.Lock()
-	g.waiting = append(g.waiting, c)
+	last := len(g.waiting) - 1
+	if last < 0 || len(g.waiting[last].calls) == g.Max {
+		g.waiting = append(g.waiting, &group[Q, A]{done: make(chan struct{})})
+		last++
+	}
+	mine := g.waiting[last]
+	place := len(mine.calls)
+	mine.calls = append(mine.calls, q)
 	lead := g.running < g.Parallel
 	if lead {
 		g.running++
@@ -45,12 +52,15 @@ func (g *Gather[Q, A]) Join(q Q) (wait func(ctx context.Context) (A, error)) {
 	if lead {
 		go g.run()
 	}
-	return func(ctx context.Context) (A, error) {
+	return func(ctx context.Context) (a A, err error) {
 		select {
-		case <-c.done:
-			return c.a, c.err
+		case <-mine.done:
+			if mine.err == nil {
+				a = mine.answers[place]
+			}
+			return a, mine.err
 		case <-ctx.Done():
-			return c.a, ctx.Err()
+			return a, ctx.Err()
 		}
 	}
 }
@@ -58,25 +68,15 @@ func (g *Gather[Q, A]) Join(q Q) (wait func(ctx context.Context) (A, error)) {
 func (g *Gather[Q, A]) run() {
 	for {
 		g.mu.Lock()
-		n := min(len(g.waiting), g.Max)
-		if n == 0 {
+		if len(g.waiting) == 0 {
 			g.running--
 			g.mu.Unlock()
 			return
 		}
-		calls := g.waiting[:n:n]
-		g.waiting = g.waiting[n:]
+		next := g.waiting[0]
+		g.waiting = g.waiting[1:]
 		g.mu.Unlock()
-		questions := make([]Q, n)
-		for i, c := range calls {
-			questions[i] = c.q
-		}
-		answers, err := g.Do(questions)
-		for i, c := range calls {
-			if c.err = err; err == nil {
-				c.a = answers[i]
-			}
-			close(c.done)
-		}
+		next.answers, next.err = g.Do(next.calls)
+		close(next.done)
 	}
 }
