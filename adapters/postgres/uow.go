@@ -263,23 +263,49 @@ func (u *UnitOfWork) Peek(ctx context.Context, d app.Delivery) (bool, error) {
 // Expect has a delivery looked up that waits for others of its key.
 func (u *UnitOfWork) Expect(d app.Delivery) { u.inbox.Expect(d.Consumer, d.Claimed()) }
 
-// Handle implements app.Inbox.
+// Handle implements app.Inbox. Nearly every message is new: it is handled without looking whether it is, and its claim, which is committed
+// with what comes of it, fails if it is not. Then, or if anything else goes wrong, it is handled again after a look.
 func (u *UnitOfWork) Handle(ctx context.Context, d app.Delivery, work func(ctx context.Context) error) (outcome app.Outcome, err error) {
+	trust := u.inbox.Trusts(d.Claimed())
 	err = u.Within(app.WithMeta(ctx, d.Meta), func(ctx context.Context) error {
-		outcome, err = app.Receive(ctx, inboxUnit{u.inbox, u.bus}, d, u.clock(), work)
+		trusted := trust
+		trust = false // next time
+		outcome, err = app.Receive(ctx, inboxUnit{u.inbox, u.bus, trusted}, d, u.clock(), func(ctx context.Context) error {
+			err := work(ctx)
+			if trusted && err != nil && ctx.Err() == nil {
+				return fmt.Errorf("%w: %w", errDoubtful, err)
+			}
+			return err
+		})
 		return err
 	})
 	return outcome, err
 }
 
+// Doubt has every message looked up before it is handled, for some time from now on and for as long again whenever one came that was not
+// new. Without it that is 10 s, from the first such message on.
+func (u *UnitOfWork) Doubt(d time.Duration) {
+	u.inbox.DoubtFor = d
+	u.inbox.Doubt()
+}
+
+// errDoubtful says that a message came to nothing that was taken for new. It may not be.
+var errDoubtful = fmt.Errorf("not looked up: %w", app.ErrConflict)
+
 // inboxUnit implements app.InboxUnit on the unit of work of the context.
 type inboxUnit struct {
 	inbox *inbox.Inbox
 	bus   EventBus
+	trust bool // the message is new
 }
 
 func (u inboxUnit) Take(ctx context.Context, consumer string, m app.Meta) (app.Outcome, error) {
-	outcome, err := u.inbox.Take(ctx, consumer, m)
+	outcome, err := app.Handled, error(nil)
+	if u.trust {
+		err = inbox.Claim(ctx, consumer, m)
+	} else {
+		outcome, err = u.inbox.Take(ctx, consumer, m)
+	}
 	unit := ctx.Value(unitKey{}).(*unit)
 	unit.claimed = unit.Mark()
 	return outcome, err

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,6 +67,11 @@ func (w *world) another() *world {
 	store := eventstore.New(db, inventory.Types)
 	w.stock = eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{})
 	w.uow = postgres.NewUnitOfWork(db, store, w.bus, func() time.Time { return w.now })
+	return w
+}
+
+func (w *world) doubting(d time.Duration) *world {
+	w.uow.Doubt(d)
 	return w
 }
 
@@ -190,7 +196,16 @@ func TestExpiredCommandsHaveNoEffect(t *testing.T) {
 	require.EqualValues(t, "done", outcome, "it bars no later attempt")
 }
 
-func TestBarrier(t *testing.T) {
+func TestBarrier(t *testing.T) { whetherLookedUpOrNot(t, testBarrier) }
+
+// whetherLookedUpOrNot has messages taken for new, and looked up before.
+func whetherLookedUpOrNot(t *testing.T, test func(t *testing.T, doubt time.Duration)) {
+	t.Run("taken for new", func(t *testing.T) { test(t, 0) })
+	t.Run("looked up", func(t *testing.T) { test(t, time.Hour) })
+}
+
+func testBarrier(t *testing.T, doubt time.Duration) {
+	newWorld := func(t *testing.T) *world { return newWorld(t).doubting(doubt) }
 	handle := func(w *world, id string, branch app.Branch) string {
 		outcome, err := w.uow.Handle(t.Context(), command(id, "reserve", branch), w.receive)
 		require.NoError(t, err)
@@ -242,8 +257,10 @@ func TestBarrier(t *testing.T) {
 
 // Actions and compensations of a step in any order, repeated and at the same time: the action takes effect at most once and
 // never after its compensation, and the compensation takes effect only if the action did.
-func TestBarrierProperties(t *testing.T) {
-	w := newWorld(t)
+func TestBarrierProperties(t *testing.T) { whetherLookedUpOrNot(t, testBarrierProperties) }
+
+func testBarrierProperties(t *testing.T, doubt time.Duration) {
+	w := newWorld(t).doubting(doubt)
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		n++
@@ -281,7 +298,12 @@ func TestBarrierProperties(t *testing.T) {
 
 // The simulation's inbox, which is a model of the table, decides as the table does.
 func TestTheSimulationsInboxIsThisOne(t *testing.T) {
-	w := newWorld(t)
+	whetherLookedUpOrNot(t, testTheSimulationsInboxIsThisOne)
+}
+
+func testTheSimulationsInboxIsThisOne(t *testing.T, doubt time.Duration) {
+	w := newWorld(t).doubting(doubt)
+	effects := func() int { return w.count(t, `SELECT count(*) FROM outbox WHERE topic = 'effects'`) }
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		n++
@@ -297,18 +319,24 @@ func TestTheSimulationsInboxIsThisOne(t *testing.T) {
 			if rapid.IntRange(0, 3).Draw(rt, "refuses") == 0 {
 				refuse = inventory.ErrNotReserved
 			}
-			handle := func(inbox app.Inbox) (worthwhile bool, outcome app.Outcome, worked bool) {
+			handle := func(inbox app.Inbox, work func(ctx context.Context) error) (worthwhile bool, outcome app.Outcome) {
 				worthwhile, err := inbox.Peek(context.Background(), d)
 				if err == nil {
-					outcome, err = inbox.Handle(context.Background(), d, func(context.Context) error { worked = true; return refuse })
+					outcome, err = inbox.Handle(context.Background(), d, func(ctx context.Context) error { return cmp.Or(work(ctx), refuse) })
 				}
 				if err != nil {
 					rt.Fatal(err)
 				}
-				return worthwhile, outcome, worked
+				return worthwhile, outcome
 			}
-			peekedTable, table, workedTable := handle(w.uow)
-			peekedModel, modelled, workedModel := handle(model)
+			before := effects()
+			peekedTable, table := handle(w.uow, func(ctx context.Context) error {
+				msg := message.NewMessage(uuid.NewString(), []byte("done"))
+				msg.SetContext(ctx)
+				return w.bus.publisher.Publish("effects", msg)
+			})
+			workedTable, workedModel := effects() > before, false
+			peekedModel, modelled := handle(model, func(context.Context) error { workedModel = refuse == nil; return nil })
 			if peekedTable != peekedModel || table != modelled || workedTable != workedModel {
 				rt.Fatalf("delivery %d, %+v: the table says %v %s %v, the model %v %s %v", i, d, peekedTable, table, workedTable, peekedModel, modelled, workedModel)
 			}

@@ -1,7 +1,9 @@
 package messages
 
 import (
+	"maps"
 	"reflect"
+	"slices"
 
 	"github.com/ThreeDotsLabs/watermill/components/cqrs"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -22,13 +24,16 @@ func (r *Router) AddCommands(handlers []app.Handler) error {
 		destinations[h.Destination][reflect.TypeOf(h.Type.New()).Elem()] = h
 	}
 	for name, byType := range destinations {
-		group := r.config.Prefix + ".commands." + name
+		group, expect := r.config.Prefix+".commands."+name, r.config.Expect
+		if !slices.ContainsFunc(slices.Collect(maps.Values(byType)), func(h app.Handler) bool { return h.Ask != nil }) {
+			expect = nil
+		}
 		processor, err := cqrs.NewCommandProcessorWithConfig(r.Router, cqrs.CommandProcessorConfig{
 			GenerateSubscribeTopic: func(cqrs.CommandProcessorGenerateSubscribeTopicParams) (string, error) {
 				return CommandTopic(r.config.Prefix, name), nil
 			},
 			SubscriberConstructor: func(cqrs.CommandProcessorSubscriberConstructorParams) (message.Subscriber, error) {
-				return r.config.Subscriber(group, "", r.announce(group, r.config.Expect, true))
+				return r.config.Subscriber(group, "", r.announce(group, expect))
 			},
 			Marshaler: subscription{r.config.Marshaler, name, nil}, Logger: r.config.Watermill,
 		})

@@ -72,15 +72,17 @@ func (r *Router) placeAt(consumer string, msg *message.Message) app.Place {
 	return p
 }
 
-// announce has what is known of messages looked up that wait for others of their key.
-func (r *Router) announce(consumer string, expect func(app.Delivery), command bool) func(*message.Message) {
+// announce has what must be known of a message looked up while it waits for others of its key: its line, and what expect, which may be
+// nil, wants to know of a command.
+func (r *Router) announce(consumer string, expect func(app.Delivery)) func(*message.Message) {
 	return func(msg *message.Message) {
-		meta, err := metaOf(msg)
-		if err != nil {
-			return // it will be said when it is handled
-		}
 		r.config.Lines.Expect(r.placeAt(consumer, msg), msg.UUID)
-		expect(app.Delivery{Consumer: consumer, Meta: meta, Command: command})
+		if expect == nil {
+			return
+		}
+		if meta, err := metaOf(msg); err == nil { // else it will be said when it is handled
+			expect(app.Delivery{Consumer: consumer, Meta: meta, Command: true})
+		}
 	}
 }
 

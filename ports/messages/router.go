@@ -27,7 +27,8 @@ type Config struct {
 	// Announce is told of messages that wait for others of their key.
 	Subscriber func(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error)
 
-	// Expect is told of deliveries that are waiting, so that what is known of them can be looked up meanwhile. Optional.
+	// Expect is told of commands that are waiting and whose handlers ask services outside, so that whether there is a point to it can be
+	// looked up meanwhile. Optional.
 	Expect func(app.Delivery)
 
 	Inbox      app.Inbox
@@ -87,9 +88,6 @@ func NewRouter(c Config) (*Router, error) {
 	if c.OnFailure == nil {
 		c.OnFailure = func(string, string) {}
 	}
-	if c.Expect == nil {
-		c.Expect = func(app.Delivery) {}
-	}
 	if c.InHand == nil {
 		c.InHand = func(string, time.Time) func() { return func() {} }
 	}
@@ -120,9 +118,9 @@ func (r *Router) listen(group, prefix, category string, m Marshaler, handlers ma
 		},
 		SubscriberConstructor: func(cqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
 			if r.sagaGroups[group] {
-				return r.config.Subscriber(group, app.HeaderSagaID, r.announce(group, r.config.Expect, false))
+				return r.config.Subscriber(group, app.HeaderSagaID, r.announce(group, nil))
 			}
-			return r.config.Subscriber(group, "", r.announce(group, func(app.Delivery) {}, false))
+			return r.config.Subscriber(group, "", r.announce(group, nil))
 		},
 		AckOnUnknownEvent: true, // known, but not to this group; what nobody knows was caught before
 		Marshaler:         subscription{m, group, names}, Logger: r.config.Watermill,

@@ -6,6 +6,7 @@ package inbox
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,6 +21,11 @@ type Inbox struct {
 	db      *sqlx.DB
 	lookups txn.Gather[lookup, []row]
 	ahead   txn.Ahead[place, []row]
+	doubt   atomic.Int64 // until when, in nanoseconds since 1970, repetitions are to be expected
+
+	// DoubtFor is for how long every message is looked up after one came again. Repetitions come in numbers: after a crash, or when
+	// another instance takes over. Default 10 s.
+	DoubtFor time.Duration
 }
 
 // place is a message at a consumer.
@@ -30,9 +36,23 @@ const lookupTimeout = 15 * time.Second
 
 // New makes an Inbox.
 func New(db *sqlx.DB) *Inbox {
-	i := &Inbox{db: db}
+	i := &Inbox{db: db, DoubtFor: 10 * time.Second}
 	i.lookups.Do, i.lookups.Max, i.lookups.Parallel = i.lookUp, 500, 1
 	return i
+}
+
+// Doubt has every message looked up for a while.
+func (i *Inbox) Doubt() { i.doubt.Store(time.Now().Add(i.DoubtFor).UnixNano()) }
+
+// Trusts tells whether a message may be taken for new without looking: its claim fails if it is not. That a compensation finds its
+// action is never taken for granted.
+func (i *Inbox) Trusts(m app.Meta) bool { return m.Branch != app.Undo && time.Now().UnixNano() > i.doubt.Load() }
+
+// Claim claims a message that is taken for new.
+func Claim(ctx context.Context, consumer string, m app.Meta) error { return claims.Write(ctx, claim(consumer, m)) }
+
+func claim(consumer string, m app.Meta) *row {
+	return &row{consumer, m.ID, m.SagaID, m.SagaStep, m.Branch, app.Handled}
 }
 
 // row is a row of the table. One with a branch stands in the way of all other messages of its saga's step and branch.
@@ -140,7 +160,9 @@ func (i *Inbox) Take(ctx context.Context, consumer string, m app.Meta) (app.Outc
 		return "", err
 	}
 	outcome, done := judge(known, m)
-	claim := &row{consumer, m.ID, m.SagaID, m.SagaStep, m.Branch, app.Handled}
+	if outcome != app.Handled {
+		i.Doubt()
+	}
 	switch {
 	case outcome == app.Barred:
 		return outcome, Record(ctx, consumer, m, app.Barred)
@@ -154,7 +176,7 @@ func (i *Inbox) Take(ctx context.Context, consumer string, m app.Meta) (app.Outc
 		}
 		outcome = app.Nothing
 	}
-	return outcome, claims.Write(ctx, claim)
+	return outcome, claims.Write(ctx, claim(consumer, m))
 }
 
 // judge tells whether a message is to be handled, and whether the action that it undoes was.
@@ -178,6 +200,9 @@ func judge(known []row, m app.Meta) (outcome app.Outcome, done bool) {
 func (i *Inbox) Peek(ctx context.Context, consumer string, m app.Meta) (app.Outcome, error) {
 	known, err := i.find(ctx, consumer, m)
 	outcome, _ := judge(known, m)
+	if err == nil && outcome != app.Handled {
+		i.Doubt()
+	}
 	return outcome, err
 }
 
