@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -89,7 +90,7 @@ func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits [
 	b.Queue(`
 		SELECT (SELECT epoch FROM outbox_epoch), NOT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL), shard,
 			ARRAY(SELECT id FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most)
-		FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, floor, most)`, shards, floors, limits).Query(func(found pgx.Rows) error {
+		FROM (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) LIMIT `+strconv.Itoa(len(shards))+`) s(shard, floor, most)`, shards, floors, limits).Query(func(found pgx.Rows) error {
 		var shard int16
 		var ids []int64
 		_, err := pgx.ForEachRow(found, []any{&epoch, &enough, &shard, &ids}, func() error {
