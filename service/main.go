@@ -44,7 +44,7 @@ func Main(ctx context.Context, args []string, getenv func(string) string, stdout
 
 // collectAt is by how much the heap may grow before it is collected, in percent, unless GOGC is set. What is in hand is small and lives
 // shortly; Go's default of 100 would have a quarter of the time at full load spent on collecting it.
-const collectAt = 300
+const collectAt = 400
 
 func isHelp(args []string) bool {
 	return len(args) > 0 && (args[0] == "help" || args[0] == "-h" || args[0] == "--help")

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/adapters/postgres/eventstore"
@@ -240,4 +243,22 @@ func TestWhatWasExpectedMayBeOutOfDate(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, app.Repeated, outcome)
 	require.Equal(t, 1, w.count(t, `SELECT count(*) FROM events`))
+}
+
+// A stream that is kept for the next unit must not keep what the last one has written.
+func TestWhatWasCommittedIsLetGo(t *testing.T) {
+	w := newWorld(t)
+	var written weak.Pointer[message.Message]
+	_, err := w.uow.Handle(t.Context(), command("m-1", "reserve", app.Do), func(ctx context.Context) error {
+		msg := message.NewMessage("sent", []byte("x"))
+		written = weak.Make(msg)
+		msg.SetContext(ctx)
+		return errors.Join(w.receiveOf("A", 1)(ctx), w.bus.publisher.Publish("effects", msg))
+	})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return written.Value() == nil
+	}, 5*time.Second, 10*time.Millisecond)
+	runtime.KeepAlive(w)
 }

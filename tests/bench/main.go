@@ -48,7 +48,7 @@ func main() {
 	passed := flag.Int("passed", 0, "instead, let so many messages pass through the outbox and see whether it ages, with a long transaction too")
 	draw := flag.String("draw", "", "instead, draw the figures of this file, a bench.json, by -svg")
 	flag.Parse()
-	debug.SetGCPercent(300) // as the service does
+	debug.SetGCPercent(400) // as the service does
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	work := func() error { return run(ctx, os.Stdout, o, *passed) }

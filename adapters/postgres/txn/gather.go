@@ -74,6 +74,7 @@ func (g *Gather[Q, A]) run() {
 			return
 		}
 		next := g.waiting[0]
+		g.waiting[0] = nil
 		g.waiting = g.waiting[1:]
 		g.mu.Unlock()
 		next.answers, next.err = g.Do(next.calls)

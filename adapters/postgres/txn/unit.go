@@ -106,12 +106,14 @@ func (u *Unit) Failed() bool { return !u.Pending() && u.err != nil }
 // After has f called once the unit is committed.
 func (u *Unit) After(f func()) { u.after = append(u.after, f) }
 
-// End notes what became of the unit.
+// End notes what became of the unit. Nothing else is kept of it, for streams remember who left them as they are.
 func (u *Unit) End(err error) {
+	after := u.after
+	u.writes, u.needs, u.after = nil, nil, nil
 	u.err = err
 	close(u.ended)
 	if err == nil {
-		for _, f := range u.after {
+		for _, f := range after {
 			f()
 		}
 	}
