@@ -46,10 +46,14 @@ func (i *Inbox) Doubt() { i.doubt.Store(time.Now().Add(i.DoubtFor).UnixNano()) }
 
 // Trusts tells whether a message may be taken for new without looking: its claim fails if it is not. That a compensation finds its
 // action is never taken for granted.
-func (i *Inbox) Trusts(m app.Meta) bool { return m.Branch != app.Undo && time.Now().UnixNano() > i.doubt.Load() }
+func (i *Inbox) Trusts(m app.Meta) bool {
+	return m.Branch != app.Undo && time.Now().UnixNano() > i.doubt.Load()
+}
 
 // Claim claims a message that is taken for new.
-func Claim(ctx context.Context, consumer string, m app.Meta) error { return claims.Write(ctx, claim(consumer, m)) }
+func Claim(ctx context.Context, consumer string, m app.Meta) error {
+	return claims.Write(ctx, claim(consumer, m))
+}
 
 func claim(consumer string, m app.Meta) *row {
 	return &row{consumer, m.ID, m.SagaID, m.SagaStep, m.Branch, app.Handled}
