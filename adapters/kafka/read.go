@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -48,11 +49,7 @@ func ReadAll(ctx context.Context, c Config, topics []string, each func(topic str
 }
 
 func readPartition(ctx context.Context, client sarama.Client, consumer sarama.Consumer, topic string, partition int32, each func(string, *message.Message) error) error {
-	first, err := client.GetOffset(topic, partition, sarama.OffsetOldest)
-	if err != nil {
-		return err
-	}
-	end, err := client.GetOffset(topic, partition, sarama.OffsetNewest)
+	first, end, err := bounds(ctx, client, topic, partition)
 	if err != nil || first >= end {
 		return err
 	}
@@ -75,4 +72,24 @@ func readPartition(ctx context.Context, client sarama.Client, consumer sarama.Co
 			}
 		}
 	}
+}
+
+// bounds are the offsets of a partition's first record, and of the one that comes next. All partitions are asked on the same connections,
+// and one answer that fails ends a connection for all who wait on it; so it is asked again.
+func bounds(ctx context.Context, client sarama.Client, topic string, partition int32) (first, end int64, err error) {
+	for range 3 {
+		first, err = client.GetOffset(topic, partition, sarama.OffsetOldest)
+		if err == nil {
+			end, err = client.GetOffset(topic, partition, sarama.OffsetNewest)
+		}
+		if err == nil {
+			return first, end, nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, 0, ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	return 0, 0, err
 }
