@@ -92,7 +92,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		Migrate:      s.onOff("MIGRATE", true),
 		Broker:       Broker(s.text("BROKER", string(InKafka))),
 		KafkaBrokers: s.list("KAFKA_BROKERS"),
-		Partitions:   int32(s.number("KAFKA_PARTITIONS", 12, 1, 1000)), //nolint:gosec // at most 1000
+		Partitions:   int32(s.number("KAFKA_PARTITIONS", 4, 1, 1000)), //nolint:gosec // at most 1000
 		Debezium:     s.onOff("DEBEZIUM", false),
 		Serial:       s.onOff("KAFKA_SERIAL", false),
 		InstanceID:   s.text("INSTANCE_ID", ""),
