@@ -29,6 +29,8 @@ type stockChange struct {
 }
 
 // changeStock adds what events say, those of one SKU all at once. What was applied already is left out; of the rest none may be missing.
+// Rows are locked before they are compared, in the order of their SKUs, and one that somebody else has begun meanwhile is a conflict:
+// whoever else counts the same events, a rebuilding or an instance that had them before, counts them before or after, not as well.
 var changeStock = &txn.Statement[stockChange]{
 	Doing: "change the stock", Rank: 52,
 	Query: func(rows []stockChange) (string, []any, error) {
@@ -40,14 +42,22 @@ var changeStock = &txn.Statement[stockChange]{
 		return `
 			WITH e AS (
 				SELECT DISTINCT ON (sku, version) * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[]) AS e(sku, received, on_hand, reserved, version)
-			), fresh AS (
+			), there AS MATERIALIZED (
+				SELECT s.* FROM (SELECT DISTINCT sku FROM e ORDER BY sku) w
+				CROSS JOIN LATERAL (SELECT sku, version FROM stock_rows WHERE sku = w.sku OFFSET 0 FOR UPDATE) s
+			), fresh AS MATERIALIZED (
 				SELECT e.sku, sum(e.received) AS received, sum(e.on_hand) AS on_hand, sum(e.reserved) AS reserved, max(e.version) AS version,
-					demand(max(e.version) = COALESCE(min(s.version), 0) + count(*), 'MR001',
+					min(s.version) IS NULL AS first, demand(max(e.version) = COALESCE(min(s.version), 0) + count(*), 'MR001',
 						'stock of ' || e.sku || ': event ' || min(e.version) || ' came after event ' || COALESCE(min(s.version), 0))
-				FROM e LEFT JOIN LATERAL (SELECT version FROM stock_rows WHERE sku = e.sku OFFSET 0) s ON true WHERE e.version > COALESCE(s.version, 0) GROUP BY e.sku ORDER BY e.sku)
-			INSERT INTO stock_rows AS s (sku, received, on_hand, reserved, version) SELECT sku, received, on_hand, reserved, version FROM fresh
-			ON CONFLICT (sku) DO UPDATE SET received = s.received + excluded.received, on_hand = s.on_hand + excluded.on_hand,
-				reserved = s.reserved + excluded.reserved, version = excluded.version`,
+				FROM e LEFT JOIN there s ON s.sku = e.sku WHERE e.version > COALESCE(s.version, 0) GROUP BY e.sku ORDER BY e.sku
+			), begun AS (
+				INSERT INTO stock_rows (sku, received, on_hand, reserved, version) SELECT sku, received, on_hand, reserved, version FROM fresh WHERE first
+				ON CONFLICT DO NOTHING RETURNING sku
+			), changed AS (
+				INSERT INTO stock_rows AS s (sku, received, on_hand, reserved, version) SELECT sku, received, on_hand, reserved, version FROM fresh WHERE NOT first
+				ON CONFLICT (sku) DO UPDATE SET received = s.received + excluded.received, on_hand = s.on_hand + excluded.on_hand,
+					reserved = s.reserved + excluded.reserved, version = excluded.version)
+			SELECT demand((SELECT count(*) FROM begun) = (SELECT count(*) FROM fresh WHERE first), 'MR002', 'stock has changed')`,
 			[]any{skus, received, onHand, reserved, versions}, nil
 	},
 }
