@@ -41,6 +41,7 @@ type pipeline struct {
 	relay  *Relay
 	worker int
 	sender Sender
+	deep   bool // there was more to read than one batch: the next one is larger
 
 	mu      sync.Mutex
 	busy    map[int64]int16 // rows that were read and are not deleted yet, and their shards

@@ -76,7 +76,8 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 			r.floors.looked(shards, time.Since(began))
 		}
 		if len(rows) == 0 || now == epoch {
-			more = len(rows) >= r.options.Batch // else no shard has reached its limit
+			more = len(rows) >= p.most() // else no shard has reached its limit
+			p.deep = more
 			rows, err = p.complete(ctx, rows)
 			return rows, more, err
 		}
@@ -131,9 +132,17 @@ func (p *pipeline) limits(shards []int16) []int64 {
 	}
 	out := make([]int64, len(shards))
 	for i, shard := range shards {
-		out[i] = int64(p.relay.options.Batch + busy[shard])
+		out[i] = int64(p.most() + busy[shard])
 	}
 	return out
+}
+
+// most is how many rows of a shard are read at a time: more of a backlog, of which a small batch is sent sooner than the next one is read.
+func (p *pipeline) most() int {
+	if p.deep {
+		return 4 * p.relay.options.Batch
+	}
+	return p.relay.options.Batch
 }
 
 // fill has the messages of rows of which only the number is known, as far as they are in memory, and returns the numbers of the others.

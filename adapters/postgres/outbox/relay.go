@@ -43,7 +43,7 @@ type Options struct {
 	// Workers read, publish and delete independently of each other, each its part of the shards. Default 2.
 	Workers int
 
-	// Batch is how many rows of a shard a worker takes at a time. Default 250.
+	// Batch is how many rows of a shard a worker takes at a time, four times as many of a backlog. Default 250.
 	Batch int
 
 	// Poll is how often a worker looks without being woken, as the net under the notifications. Default 1 s.
