@@ -262,3 +262,28 @@ func TestWhatWasCommittedIsLetGo(t *testing.T) {
 	}, 5*time.Second, 10*time.Millisecond)
 	runtime.KeepAlive(w)
 }
+
+// An event that nobody here understands makes whoever needs its stream fail, and nobody who reads at the same time.
+func TestAnUnreadableStreamIsNobodyElsesFault(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.db.Exec(`INSERT INTO events (stream, version, position, type, schema, payload, meta, at)
+		VALUES ('inventory/BAD', 1, nextval('events_position'), 'inventory.from-the-future', 1, '{}', '{}', now())`)
+	require.NoError(t, err)
+	var all sync.WaitGroup
+	for n := range 60 {
+		all.Go(func() {
+			sku := fmt.Sprint("SKU-", n)
+			if n%3 == 0 {
+				sku = "BAD"
+			}
+			_, err := w.uow.Handle(t.Context(), command(fmt.Sprint("m-", n), "", ""), w.receiveOf(sku, 1))
+			switch kind := app.KindOf(err); {
+			case sku == "BAD" && kind != app.Poison:
+				t.Errorf("%s: %s %v", sku, kind, err)
+			case sku != "BAD" && err != nil:
+				t.Errorf("%s: %s %v", sku, kind, err)
+			}
+		})
+	}
+	all.Wait()
+}

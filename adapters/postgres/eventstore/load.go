@@ -1,6 +1,7 @@
 package eventstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,6 +23,15 @@ type wanted struct {
 type found struct {
 	snapshot snapshot
 	events   []app.Event
+	err      error // one of them cannot be understood; that is the fault of nobody else who reads at the same time
+}
+
+// whole is an error if one of some streams cannot be understood.
+func whole(streams []found, err error) ([]found, error) {
+	for _, f := range streams {
+		err = cmp.Or(err, f.err)
+	}
+	return streams, err
 }
 
 type snapshot struct {
@@ -94,8 +104,9 @@ func (s *Store) read(ctx context.Context, u *txn.Unit, all []wanted) ([]found, e
 		var r row
 		_, err := pgx.ForEachRow(rows, append([]any{&n}, r.targets()...), func() error {
 			event, err := s.decode(r)
-			out[n-1].events = append(out[n-1].events, event)
-			return err
+			f := &out[n-1]
+			f.events, f.err = append(f.events, event), cmp.Or(f.err, err)
+			return nil
 		})
 		return err
 	})

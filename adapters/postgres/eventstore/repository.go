@@ -164,7 +164,7 @@ func (s *Store) History(ctx context.Context, category, id string) ([]app.Event, 
 	session := sessionOf(ctx)
 	var events []app.Event
 	if session == nil {
-		stored, err := s.read(ctx, nil, []wanted{{Stream(category, id), 0, false}})
+		stored, err := whole(s.read(ctx, nil, []wanted{{Stream(category, id), 0, false}}))
 		if err != nil {
 			return nil, err
 		}
@@ -188,7 +188,7 @@ func (s *Store) Histories(ctx context.Context, category string, ids []string) ([
 	for i, id := range ids {
 		asked[i] = wanted{stream: Stream(category, id)}
 	}
-	stored, err := s.read(ctx, nil, asked)
+	stored, err := whole(s.read(ctx, nil, asked))
 	if err != nil {
 		return nil, err
 	}
@@ -282,7 +282,7 @@ func (s *Session) lock(ctx context.Context, all []*tracked) error {
 // does not help is waited for; not by a session that may hold locks which he needs: it reads what is stored, and he is too late.
 func (s *Session) load(ctx context.Context, streams []*tracked, asked []wanted) ([]found, error) {
 	if s.unit.Own() {
-		return s.store.read(ctx, s.unit, asked)
+		return whole(s.store.read(ctx, s.unit, asked))
 	}
 	for _, t := range streams {
 		if t.stream != nil && t.stream.last != nil {
@@ -291,5 +291,5 @@ func (s *Session) load(ctx context.Context, streams []*tracked, asked []wanted) 
 			}
 		}
 	}
-	return s.store.loads.Call(ctx, asked)
+	return whole(s.store.loads.Call(ctx, asked))
 }
