@@ -73,7 +73,11 @@ func (l *listener) NewEvent() any { return &incoming{} }
 // Handle implements cqrs.GroupEventHandler.
 func (l *listener) Handle(ctx context.Context, event any) error {
 	body := event.(*incoming).body
-	_, err := l.handlers[reflect.TypeOf(body)](ctx, app.Event{
+	handle, ok := l.handlers[reflect.TypeOf(body)]
+	if !ok {
+		return fmt.Errorf("%s became a %T, which nobody here handles: %w", app.MetaOf(ctx).Type, body, app.ErrPoison)
+	}
+	_, err := handle(ctx, app.Event{
 		Body: body, Meta: app.MetaOf(ctx), Category: l.category, Key: cqrs.OriginalMessageFromCtx(ctx).Metadata.Get(app.HeaderKey),
 	})
 	return err

@@ -96,12 +96,6 @@ func NewRouter(c Config) (*Router, error) {
 	return r, nil
 }
 
-// Close stops consuming, and waits for what is in hand.
-func (r *Router) Close() error {
-	err := r.Router.Close()
-	return err
-}
-
 // listen has a group's events handled, each by the endpoint for its type; prefix is that of their topics.
 func (r *Router) listen(group, prefix, category string, m Marshaler, handlers map[reflect.Type]app.Endpoint) error {
 	names := map[string]bool{}
