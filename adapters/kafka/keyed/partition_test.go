@@ -35,6 +35,7 @@ type model struct {
 	begun  map[string]int64 // the highest offset of each key that has begun
 	open   map[string]bool  // the next one of the key may begin
 	acked  map[int64]bool
+	handed map[*message.Message]bool
 	marked int64
 	most   int
 	inHand int
@@ -45,9 +46,13 @@ func (m *model) fault(format string, args ...any) {
 	m.faults = append(m.faults, fmt.Sprintf(format, args...))
 }
 
-func (m *model) begins(key string, offset int64) {
+func (m *model) begins(msg *message.Message, key string, offset int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.handed[msg] { // what was announced is handed out once, however often its record is
+		m.fault("the message of %d was handed out again", offset)
+	}
+	m.handed[msg] = true
 	m.inHand++
 	m.most = max(m.most, m.inHand)
 	highest, before := m.begun[key]
@@ -106,7 +111,7 @@ func TestAPartitionFollowsTheModel(t *testing.T) {
 		nacks := rapid.IntRange(0, 5).Draw(rt, "nacks of ten")
 		early := rapid.IntRange(0, 5).Draw(rt, "early of ten")
 		chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
-		m := &model{begun: map[string]int64{}, open: map[string]bool{}, acked: map[int64]bool{}}
+		m := &model{begun: map[string]int64{}, open: map[string]bool{}, acked: map[int64]bool{}, handed: map[*message.Message]bool{}}
 		config := Config{
 			Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: unmarshaler{}, MaxInHand: limit, MaxAhead: ahead,
 			NackPause: 10 * time.Microsecond, Logger: watermill.NopLogger{},
@@ -115,6 +120,7 @@ func TestAPartitionFollowsTheModel(t *testing.T) {
 				return &link{before: b, next: next}, func() {}
 			},
 			WithLink: func(ctx context.Context, l any) context.Context { return context.WithValue(ctx, "link", l) }, //nolint:staticcheck // of this test
+			Announce: func(msg *message.Message) { time.Sleep(time.Duration(len(msg.Payload)) * time.Microsecond) },
 		}
 		require.NoError(rt, config.complete())
 		stop, end := context.WithCancel(context.Background())
@@ -135,7 +141,7 @@ func TestAPartitionFollowsTheModel(t *testing.T) {
 					var offset int64
 					_, _ = fmt.Sscan(msg.UUID, &offset)
 					key := msg.Metadata["key"]
-					m.begins(key, offset)
+					m.begins(msg, key, offset)
 					time.Sleep(time.Duration(roll(200)) * time.Microsecond)
 					if roll(10) < early {
 						m.releases(key, offset)
