@@ -21,7 +21,7 @@ func main() {
 	}
 }
 
-// gone are the example's own files and folders, and this program.
+// gone are the example's own files, with their tests, and folders, and this program.
 var gone = []string{
 	"domain/order", "domain/payment", "domain/shipment", "domain/money", "sagas/fulfilment", "adapters/gateway", "adapters/sandbox",
 	"adapters/postgres/readmodel/orders.go", "adapters/postgres/readmodel/stock.go", "app/projection/orders.go", "app/projection/stock.go",
@@ -53,7 +53,7 @@ func run() error {
 		return err
 	}
 	for _, path := range gone {
-		if err := os.RemoveAll(path); err != nil {
+		if err := errors.Join(os.RemoveAll(path), os.RemoveAll(strings.TrimSuffix(path, ".go")+"_test.go")); err != nil {
 			return err
 		}
 	}
