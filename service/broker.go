@@ -63,7 +63,10 @@ func (s *Service) startBroker(_ context.Context, _ func(string)) (err error) {
 		s.onStop(func(context.Context) error { own.Stop(); return nil })
 		s.Brokers = own.Brokers
 	}
-	s.broker = inKafka{s, kafka.Config{Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Instance: cmp.Or(s.config.InstanceID, uuid.NewString()[:8]), Security: s.config.KafkaAuth}}
+	s.broker = inKafka{s, kafka.Config{
+		Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Instance: cmp.Or(s.config.InstanceID, uuid.NewString()[:8]),
+		Presence: kafka.Presence{Machine: s.machine, Since: s.since}, Security: s.config.KafkaAuth,
+	}}
 	return nil
 }
 
@@ -118,7 +121,7 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 	// A request is a whole batch, and after a failure the next one comes later and later.
 	guard := s.newBreaker(s.broker.Name(), 3, func(err error) bool { return !s.broker.Refused(err) })
 	s.relay = outbox.NewRelay(s.db, func() outbox.Sender { return guarded{senders(), guard, s.broker.Refused} }, s.log, outbox.Options{
-		DSN: s.DSN, Refused: s.broker.Refused, OnRelayed: s.telemetry.Relayed,
+		DSN: s.DSN, Machine: s.machine, Since: s.since, Refused: s.broker.Refused, OnRelayed: s.telemetry.Relayed,
 		OnParked: func(string, string, error) { s.telemetry.Failed("relay", "dead") },
 	})
 	others := func() {

@@ -36,6 +36,7 @@ type Config struct {
 	Debezium     bool // sends what is in the outbox
 	Serial       bool // one message of a partition at a time, by Watermill's own subscriber
 	InstanceID   string
+	Spread       Spread
 	TopicPrefix  string
 	Others       map[string]string // the prefixes of other services' topics, by the services
 	Retention    postgres.Retention
@@ -64,6 +65,15 @@ type Broker string
 const (
 	InKafka    Broker = "kafka"
 	InPostgres Broker = "postgres" // for small installations: docs/brokers.md
+)
+
+// Spread says among whom work is divided.
+type Spread string
+
+// What work is spread over.
+const (
+	OverMachines  Spread = "machines" // of the instances on one, one works and the others stand by
+	OverInstances Spread = "instances"
 )
 
 // Role is a part of the service that an instance can run.
@@ -96,6 +106,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		Debezium:     s.onOff("DEBEZIUM", false),
 		Serial:       s.onOff("KAFKA_SERIAL", false),
 		InstanceID:   s.text("INSTANCE_ID", ""),
+		Spread:       Spread(s.text("SPREAD", string(OverMachines))),
 		TopicPrefix:  s.topics("TOPIC_PREFIX", "millrace"),
 		Others:       map[string]string{},
 		Retention: postgres.Retention{
@@ -140,6 +151,8 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 	switch {
 	case c.Broker != InKafka && c.Broker != InPostgres:
 		s.fault("BROKER", fmt.Sprintf("%q is neither kafka nor postgres", c.Broker))
+	case c.Spread != OverMachines && c.Spread != OverInstances:
+		s.fault("SPREAD", fmt.Sprintf("%q is neither machines nor instances", c.Spread))
 	case c.Debezium && (c.PostgresDSN == "" || len(c.KafkaBrokers) == 0):
 		s.fault("DEBEZIUM", "needs POSTGRES_DSN and KAFKA_BROKERS, which it reads from and sends to")
 	case c.Broker == InPostgres && len(c.KafkaBrokers) > 0:

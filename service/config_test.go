@@ -37,7 +37,7 @@ func TestTheExampleListsEverySetting(t *testing.T) {
 func TestEverySettingIsWrongByName(t *testing.T) {
 	for _, name := range []string{
 		"HTTP_ADDR", "POSTGRES_DSN", "POSTGRES_MAX_CONNS", "POSTGRES_WAIT", "MIGRATE", "BROKER", "KAFKA_BROKERS",
-		"KAFKA_PARTITIONS", "TOPIC_PREFIX", "MAX_MESSAGE_BYTES", "ROLES", "PAYMENTS_URL", "CARRIER_URL",
+		"KAFKA_PARTITIONS", "SPREAD", "TOPIC_PREFIX", "MAX_MESSAGE_BYTES", "ROLES", "PAYMENTS_URL", "CARRIER_URL",
 		"SANDBOX", "LOG_LEVEL", "LOG_FORMAT", "INBOX_RETENTION", "IDEMPOTENCY_RETENTION",
 	} {
 		_, err := ReadConfig(func(asked string) string {

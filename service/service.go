@@ -41,6 +41,8 @@ type Service struct {
 	watermill watermill.LoggerAdapter
 	telemetry *telemetry.Telemetry
 	clock     app.Clock
+	machine   string    // where this is; empty: a machine of its own
+	since     time.Time // from when on
 
 	postgres *embedded.Postgres // nil if it is not ours
 	broker   broker
@@ -72,7 +74,7 @@ func Start(ctx context.Context, c Config, log *slog.Logger, say func(string)) (*
 		config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
 		guards:   map[string]*breaker.Breaker{},
 		stopping: make(chan struct{}), failed: make(chan error, 8),
-		watermill: messages.NewLogger(log),
+		watermill: messages.NewLogger(log), machine: machine(c.Spread), since: time.Now(),
 	}
 	s.limit.Store(kafka.DefaultLimit)
 	listener, err := s.listen(ctx)

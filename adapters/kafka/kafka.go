@@ -32,6 +32,9 @@ type Config struct {
 	// instance: what has the same key then comes to one, whichever topic it comes by.
 	Instance string
 
+	// Presence says on which machine this instance is. Of the members of a group on one machine, one works.
+	Presence Presence
+
 	// InstanceID makes this a static member of its groups: restarted within the session's time, it gets its partitions back
 	// at once. It must differ between instances. Empty: a dynamic member, which hands its partitions over when it stops.
 	InstanceID string
@@ -223,10 +226,11 @@ func (c Config) consumer() *sarama.Config {
 	s.Consumer.Group.Session.Timeout = 6 * time.Second    // the least that brokers allow by default
 	s.Consumer.Group.Heartbeat.Interval = 2 * time.Second // a third of it, as usual: each group sends its own
 	s.Consumer.Group.Rebalance.Timeout = 10 * time.Second
-	// By ranges, in the order of the members' ids, which begin with the client's: the same in all groups. Sticky is what instances of an
-	// older version know.
+	// The others are what instances of older versions know.
 	s.ClientID += "-" + c.Instance
-	s.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategyRange(), sarama.NewBalanceStrategySticky()}
+	s.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{
+		newMachines(c.Presence), sarama.NewBalanceStrategyRange(), sarama.NewBalanceStrategySticky(),
+	}
 	return s
 }
 

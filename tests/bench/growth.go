@@ -247,7 +247,7 @@ func loading(ctx context.Context, g *ground, o options, r *report) error {
 
 // resting measures what an instance with all roles takes while nothing happens.
 func resting(ctx context.Context, g *ground, o options, r *report) (err error) {
-	f, stop, err := startFleet(ctx, g, "api,worker,relay")
+	f, stop, err := startFleet(ctx, g, []string{"api,worker,relay"})
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func main() {
 	flag.IntVar(&o.messages, "messages", 100_000, "how many messages to relay")
 	flag.IntVar(&o.keys, "keys", 5_000, "over how many keys")
 	flag.IntVar(&o.probes, "probes", 40, "how many messages, and sagas, to time at low load")
-	flag.IntVar(&o.sagas, "sagas", 5_000, "how many sagas to run")
+	flag.IntVar(&o.sagas, "sagas", 10_000, "how many sagas to run")
 	flag.IntVar(&o.requests, "requests", 20_000, "how many orders to have accepted")
 	flag.IntVar(&o.backlog, "backlog", 1_000_000, "how many rows of the outbox to drain at once")
 	flag.IntVar(&o.events, "events", 1_000_000, "from how many events to rebuild a projection")

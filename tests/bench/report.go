@@ -10,7 +10,10 @@ import (
 )
 
 // report gathers figures over the rounds.
-type report struct{ figures []*figure }
+type report struct {
+	figures []*figure
+	alone   float64 // sagas/s of one instance in this round
+}
 
 type figure struct {
 	name, unit, baselineName string

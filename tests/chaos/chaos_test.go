@@ -7,6 +7,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -112,7 +113,7 @@ func TestChaos(t *testing.T) {
 // setUp starts three instances, the third with a clock that is five minutes off, each behind a proxy of its own to PostgreSQL.
 func setUp(t *testing.T, seed uint64) *stage {
 	t.Helper()
-	s := &stage{t: t, chance: rand.New(rand.NewPCG(seed, 1)), world: harness.NewWorld(t), brokers: strings.Split(os.Getenv("KAFKA_BROKERS"), ",")}
+	s := &stage{t: t, chance: rand.New(rand.NewPCG(seed, 1)), world: harness.NewWorld(t, "SPREAD="+cmp.Or(os.Getenv("CHAOS_SPREAD"), "instances")), brokers: strings.Split(os.Getenv("KAFKA_BROKERS"), ",")}
 	s.prefix = s.world.Prefix
 	s.sandbox = s.world.Sandbox()
 	dsn := s.world.DSN()

@@ -14,12 +14,14 @@ import (
 	"github.com/millrace/millrace/tests/harness"
 )
 
+const messagesHandled = `millrace_handled_seconds_count{kind="message"`
+
 // metric adds up the samples of a metric.
 func metric(t *testing.T, i *harness.Instance, name string) (sum float64, err error) {
 	t.Helper()
 	_, body, err := i.Get("/metrics")
 	for line := range strings.SplitSeq(body, "\n") {
-		if rest, ok := strings.CutPrefix(line, name); ok && rest != "" && (rest[0] == ' ' || rest[0] == '{') {
+		if rest, ok := strings.CutPrefix(line, name); ok && rest != "" && strings.Contains(" {,", rest[:1]) {
 			v, err := strconv.ParseFloat(rest[strings.LastIndex(rest, " ")+1:], 64)
 			require.NoError(t, err, line)
 			sum += v
@@ -50,13 +52,13 @@ func shards(t *testing.T, instances ...*harness.Instance) {
 	})
 }
 
-// several starts instances that share everything.
+// several starts instances that share the work, although they are on one machine.
 func several(t *testing.T, n int) (*harness.World, []*harness.Instance) {
 	t.Helper()
 	if !harness.Real() {
 		t.Skip("several instances need POSTGRES_DSN and KAFKA_BROKERS")
 	}
-	w := harness.NewWorld(t)
+	w := harness.NewWorld(t, "SPREAD=instances")
 	w.Sandbox()
 	var all []*harness.Instance
 	for range n {
@@ -90,9 +92,9 @@ func TestInstancesShareTheWork(t *testing.T) {
 	shards(t, all...)
 	flow(t, all[1])
 	for n := range 3 {
-		handled, err := metric(t, all[n], "millrace_handled_seconds_count")
+		messages, err := metric(t, all[n], messagesHandled)
 		require.NoError(t, err)
-		require.Positive(t, handled, "instance %d does a part", n)
+		require.Positive(t, messages, "instance %d does a part", n)
 	}
 
 	all[0].Kill()
@@ -135,6 +137,56 @@ func TestAStoppedInstanceIsReplaced(t *testing.T) {
 	shards(t, all...)
 	flow(t, all[0])
 	all[1].Balanced()
+}
+
+// Of the instances on a machine the first one works; when it ends, however, the next one does.
+func TestOneInstanceOfAMachineWorks(t *testing.T) {
+	t.Parallel()
+	if !harness.Real() {
+		t.Skip("several instances need POSTGRES_DSN and KAFKA_BROKERS")
+	}
+	w := harness.NewWorld(t)
+	w.Sandbox()
+	all := []*harness.Instance{w.Start(), w.Start(), w.Start()}
+	all[0].Stock(10_000, "MUG-01")
+	works := func(which int) {
+		t.Helper()
+		shards(t, all[which])
+		before := handled(t, all)
+		flow(t, all[2])
+		for i, n := range handled(t, all) {
+			if i == which {
+				require.Greater(t, n, before[i])
+			} else {
+				require.InDelta(t, before[i], n, 0, "instance %d stands by", i)
+			}
+		}
+	}
+	works(0)
+	all[0].Kill()
+	killed := time.Now()
+	shards(t, all[1])
+	flow(t, all[2]) // the session of who was killed ends meanwhile
+	t.Logf("40 orders, decided by the next one %s after the first was killed", time.Since(killed).Round(time.Millisecond))
+	works(1)
+	code, _ := all[1].Terminate()
+	require.Zero(t, code)
+	works(2)
+	all[1] = w.Start()
+	works(2) // who came later stands by
+	all[2].Balanced()
+}
+
+// handled is how many messages each instance that runs has handled, and nothing of one that does not.
+func handled(t *testing.T, all []*harness.Instance) []float64 {
+	t.Helper()
+	counts := make([]float64, len(all))
+	for n, i := range all {
+		if sum, err := metric(t, i, messagesHandled); err == nil {
+			counts[n] = sum
+		}
+	}
+	return counts
 }
 
 // Each instance does what its roles say, and says truthfully whether it can.

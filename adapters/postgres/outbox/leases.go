@@ -2,14 +2,18 @@ package outbox
 
 import (
 	"context"
+	"crypto/rand"
+	"hash/fnv"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// leaseClass is the first number of the advisory locks: 0 says that a relay is there (shared), 1 to Shards are the shards.
+// leaseClass is the first number of the advisory locks: 0 says that a relay works (shared), 1 to Shards are the shards. Those that say that
+// a relay is there have the number of its machine, and from when on.
 const leaseClass = 0x6d73
 
 // An instance asks its session once a second. One that does not for leaseFor, because it is stopped or cut off, loses the session,
@@ -20,15 +24,23 @@ const (
 )
 
 // leases are the shards that this instance relays. A shard is an advisory lock of a session, so it is free again at the
-// moment when its holder's connection ends. How many relays there are says how many shards are each one's share.
+// moment when its holder's connection ends. How many relays work says how many shards are each one's share. Of those on one machine the
+// one that has been there for the longest works, and the others stand by.
 type leases struct {
 	dsn     string
+	machine int32 // a number made of its name
+	since   int32 // in ms, from when on this one is there; it begins anew each 24 days, and then they are not in order
+	working bool
 	log     *slog.Logger
 	changed func()
 
 	mu   sync.RWMutex // held for reading while shards are in use
 	held map[int]bool
 	beat time.Time // when the session was last asked with success
+}
+
+func newLeases(o Options, log *slog.Logger) *leases {
+	return &leases{dsn: o.DSN, machine: number(o.Machine), since: int32(o.Since.UnixMilli() & math.MaxInt32), log: log}
 }
 
 // use returns the held shards that pick chooses; none of them is let go before done is called.
@@ -78,9 +90,10 @@ func (l *leases) hold(ctx context.Context) error {
 		defer cancel()
 		conn.Close(closing) //nolint:errcheck,gosec // the locks go with the connection in any case
 	}()
-	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock_shared($1, 0)`, leaseClass); err != nil {
+	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock_shared($1, $2)`, l.machine, l.since); err != nil {
 		return err
 	}
+	l.working = false
 	for {
 		began := time.Now()
 		if err := l.balance(ctx, conn); err != nil {
@@ -100,13 +113,21 @@ func (l *leases) hold(ctx context.Context) error {
 func (l *leases) balance(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseFor)
 	defer cancel()
-	var relays int
-	err := conn.QueryRow(ctx, `SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = $1 AND objid = 0
-		AND objsubid = 2 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`, leaseClass).Scan(&relays)
+	var relays, earlier int
+	err := conn.QueryRow(ctx, `SELECT count(DISTINCT pid) FILTER (WHERE classid = $1 AND objid = 0 AND pid <> pg_backend_pid()), count(*) FILTER (WHERE classid = $2 AND objid < $3)
+		FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`,
+		leaseClass, l.machine, l.since).Scan(&relays, &earlier)
 	if err != nil {
 		return err
 	}
-	share := (Shards + relays - 1) / max(relays, 1)
+	share := 0
+	if earlier == 0 {
+		relays++
+		share = (Shards + relays - 1) / relays
+	}
+	if err := l.work(ctx, conn, earlier == 0); err != nil {
+		return err
+	}
 	if l.count() == share {
 		return nil
 	}
@@ -142,4 +163,29 @@ func (l *leases) balance(ctx context.Context, conn *pgx.Conn) error {
 		l.changed()
 	}
 	return nil
+}
+
+// work says to other relays whether this one works.
+func (l *leases) work(ctx context.Context, conn *pgx.Conn, works bool) error {
+	if works == l.working {
+		return nil
+	}
+	l.working = works
+	change := `SELECT pg_advisory_lock_shared($1, 0)`
+	if !works {
+		change = `SELECT pg_advisory_unlock_shared($1, 0)`
+		l.log.Info("relay: stands by for another instance on this machine")
+	}
+	_, err := conn.Exec(ctx, change, leaseClass)
+	return err
+}
+
+// number makes a number of a machine's name, of a random one if it has none.
+func number(machine string) int32 {
+	if machine == "" {
+		machine = rand.Text()
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(machine)) // a hash takes everything
+	return int32(h.Sum32() >> 1)
 }

@@ -37,6 +37,11 @@ type Options struct {
 	// DSN is for the relay's own two connections: one holds its shards, one listens for other instances' commits.
 	DSN string
 
+	// Machine is where this relay is, since then. Of the relays on one machine the one that has been there for the longest works, and the
+	// others stand by. Empty: a machine of its own.
+	Machine string
+	Since   time.Time
+
 	// Refused tells errors that say that the broker will never take a message from errors that will pass. Required.
 	Refused func(error) bool
 
@@ -73,7 +78,7 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	if o.OnParked == nil {
 		o.OnParked = func(string, string, error) {}
 	}
-	r := &Relay{db: db, sender: sender, options: o, log: log, leases: &leases{dsn: o.DSN, log: log}, floors: newFloors(), recent: newRecent()}
+	r := &Relay{db: db, sender: sender, options: o, log: log, leases: newLeases(o, log), floors: newFloors(), recent: newRecent()}
 	for range o.Workers + 1 {
 		r.wake = append(r.wake, make(chan struct{}, 1))
 	}

@@ -514,6 +514,31 @@ func TestRelaysShareTheShards(t *testing.T) {
 	})
 }
 
+// Of the relays on a machine the one that has been there for the longest works, and counts; when it ends, the next one does.
+func TestOneRelayOfAMachineWorks(t *testing.T) {
+	db, dsn := harness.Database(t)
+	hold := func(want map[*outbox.Relay]int) {
+		t.Helper()
+		harness.Eventually(t, func() error {
+			for relay, n := range want {
+				if held := relay.Held(); held != n {
+					return fmt.Errorf("one holds %d shards instead of %d", held, n)
+				}
+			}
+			return nil
+		})
+	}
+	now := time.Now()
+	second, _ := run(t, db, dsn, &log{}, outbox.Options{Machine: "a", Since: now})
+	hold(map[*outbox.Relay]int{second: outbox.Shards})
+	first, stopFirst := run(t, db, dsn, &log{}, outbox.Options{Machine: "a", Since: now.Add(-time.Minute)}) // has lost its connection
+	hold(map[*outbox.Relay]int{first: outbox.Shards, second: 0})
+	elsewhere, _ := run(t, db, dsn, &log{}, outbox.Options{Machine: "b", Since: now})
+	hold(map[*outbox.Relay]int{first: outbox.Shards / 2, second: 0, elsewhere: outbox.Shards / 2})
+	stopFirst()
+	hold(map[*outbox.Relay]int{second: outbox.Shards / 2, elsewhere: outbox.Shards / 2})
+}
+
 // While the broker is away the breaker keeps the relay from hammering it; afterwards everything arrives, in order.
 func TestBrokerAwayThenBack(t *testing.T) {
 	db, dsn := harness.Database(t)

@@ -1,0 +1,80 @@
+package kafka
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// Whoever is in a group, each partition of each topic comes to one member, machines get equal parts, and of the members of a machine that
+// want a topic only the one that has been there for the longest gets any.
+func TestMachines(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		topics := map[string][]int32{}
+		for n := range rapid.IntRange(1, 3).Draw(t, "topics") {
+			for p := range rapid.Int32Range(1, 9).Draw(t, "partitions") {
+				topics[fmt.Sprint("topic-", n)] = append(topics[fmt.Sprint("topic-", n)], p)
+			}
+		}
+		members := map[string]sarama.ConsumerGroupMemberMetadata{}
+		said := map[string]Presence{}
+		for n := range rapid.IntRange(1, 8).Draw(t, "members") {
+			id, p := fmt.Sprint("member-", n), Presence{}
+			if machine := rapid.IntRange(0, 3).Draw(t, "machine"); machine > 0 {
+				p = Presence{fmt.Sprint("machine-", machine), time.Unix(rapid.Int64Range(0, 5).Draw(t, "since"), 0).UTC()}
+			}
+			data, err := newMachines(p).(sarama.SubscriptionUserDataBalanceStrategy).SubscriptionUserData(nil)
+			require.NoError(t, err)
+			if rapid.IntRange(0, 9).Draw(t, "says nothing of itself") == 0 {
+				data, p = []byte("?"), Presence{}
+			}
+			wants := []string{"topic-0"}
+			for topic := range topics {
+				if topic != "topic-0" && rapid.Bool().Draw(t, "wants "+topic) {
+					wants = append(wants, topic)
+				}
+			}
+			if p.Machine == "" {
+				p.Machine = id
+			}
+			members[id], said[id] = sarama.ConsumerGroupMemberMetadata{Topics: wants, UserData: data}, p
+		}
+		plan, err := newMachines(Presence{}).Plan(members, topics)
+		require.NoError(t, err)
+		for topic, partitions := range topics {
+			byMachine, given := map[string]int{}, map[int32]bool{}
+			for id, m := range members {
+				if slices.Contains(m.Topics, topic) {
+					byMachine[said[id].Machine] = 0
+				}
+			}
+			if len(byMachine) == 0 {
+				continue
+			}
+			for id, of := range plan {
+				for _, p := range of[topic] {
+					require.False(t, given[p], "%s/%d is given twice", topic, p)
+					given[p] = true
+					byMachine[said[id].Machine]++
+				}
+				for other := range members {
+					if len(of[topic]) > 0 && other != id && said[other].Machine == said[id].Machine {
+						require.Empty(t, plan[other][topic], "two of %s work", said[id].Machine)
+						if slices.Contains(members[other].Topics, topic) {
+							require.False(t, said[other].Since.Before(said[id].Since), "%s was there before %s", other, id)
+						}
+					}
+				}
+			}
+			require.Len(t, given, len(partitions), topic)
+			for machine, n := range byMachine {
+				require.InDelta(t, float64(len(partitions))/float64(len(byMachine)), n, 0.99, machine)
+			}
+		}
+	})
+}
