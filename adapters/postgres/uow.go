@@ -270,10 +270,17 @@ func (u *UnitOfWork) Handle(ctx context.Context, d app.Delivery, work func(ctx c
 	err = u.Within(app.WithMeta(ctx, d.Meta), func(ctx context.Context) error {
 		trusted := trust
 		trust = false // next time
-		outcome, err = app.Receive(ctx, inboxUnit{u.inbox, u.bus, trusted}, d, u.clock(), func(ctx context.Context) error {
-			err := work(ctx)
-			if trusted && err != nil && ctx.Err() == nil {
-				return fmt.Errorf("%w: %w", errDoubtful, err)
+		outcome, err = app.Receive(ctx, inboxUnit{u.inbox, u.bus, trusted}, d, u.clock(), func(ctx context.Context) (err error) {
+			if !trusted {
+				return work(ctx)
+			}
+			defer func() {
+				if value := recover(); value != nil {
+					err = fmt.Errorf("%w: panic: %v", errDoubtful, value) // if it is new it comes again, with its stack
+				}
+			}()
+			if err = work(ctx); err != nil && ctx.Err() == nil {
+				err = fmt.Errorf("%w: %w", errDoubtful, err)
 			}
 			return err
 		})

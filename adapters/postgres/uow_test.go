@@ -130,6 +130,29 @@ func TestARepeatedMessageChangesNothing(t *testing.T) {
 	require.EqualValues(t, "done", outcome, "each consumer handles it")
 }
 
+// What panics because it is not new is only repeated; what panics although it is panics to whoever makes dead letters.
+func TestAPanicIsLookedUp(t *testing.T) {
+	w := newWorld(t)
+	received := false
+	once := func(ctx context.Context) error {
+		if received {
+			panic("received twice")
+		}
+		return w.receive(ctx)
+	}
+	for _, want := range []app.Outcome{app.Handled, app.Repeated} {
+		outcome, err := w.uow.Handle(t.Context(), command("one", "", ""), once)
+		require.NoError(t, err)
+		require.Equal(t, want, outcome)
+		received = true
+	}
+	w = newWorld(t)
+	require.PanicsWithValue(t, "always", func() {
+		_, _ = w.uow.Handle(t.Context(), command("two", "", ""), func(context.Context) error { panic("always") })
+	})
+	require.Zero(t, w.count(t, `SELECT count(*) FROM inbox`))
+}
+
 func TestAConflictBeginsAgainFromTheLoad(t *testing.T) {
 	w := newWorld(t)
 	other := w.another()

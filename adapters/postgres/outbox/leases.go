@@ -29,7 +29,7 @@ const (
 type leases struct {
 	dsn     string
 	machine int32 // a number made of its name
-	since   int32 // in ms, from when on this one is there; it begins anew each 24 days, and then they are not in order
+	since   int32 // in tenths of a second, from when on this one is there; it begins anew after six years, when two may be in the wrong order
 	working bool
 	log     *slog.Logger
 	changed func()
@@ -40,7 +40,7 @@ type leases struct {
 }
 
 func newLeases(o Options, log *slog.Logger) *leases {
-	return &leases{dsn: o.DSN, machine: number(o.Machine), since: int32(o.Since.UnixMilli() & math.MaxInt32), log: log}
+	return &leases{dsn: o.DSN, machine: number(o.Machine), since: int32(o.Since.UnixMilli() / 100 & math.MaxInt32), log: log}
 }
 
 // use returns the held shards that pick chooses; none of them is let go before done is called.
