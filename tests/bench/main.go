@@ -97,6 +97,18 @@ func run(ctx context.Context, out io.Writer, o options, passed int) (err error) 
 		defer pprof.StopCPUProfile()
 	}
 	r := &report{}
+	err = rounds(ctx, o, r)
+	if len(r.figures) > 0 { // also of a run that was interrupted
+		err = errors.Join(err, r.print(out))
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.save(o.json), plot(o.svg, r.lines()))
+}
+
+// rounds measures every case, round by round.
+func rounds(ctx context.Context, o options, r *report) error {
 	for round := range o.rounds {
 		for _, c := range cases {
 			if !strings.Contains(c.name, o.only) {
@@ -112,10 +124,7 @@ func run(ctx context.Context, out io.Writer, o options, passed int) (err error) 
 			}
 		}
 	}
-	if err := r.print(out); err != nil {
-		return err
-	}
-	return errors.Join(r.save(o.json), plot(o.svg, r.lines()))
+	return nil
 }
 
 // relaying measures the relay beside the stock forwarder and beside what PostgreSQL and Kafka allow.

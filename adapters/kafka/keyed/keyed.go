@@ -66,8 +66,11 @@ type Config struct {
 	Logger watermill.LoggerAdapter
 }
 
-// retryEvery is how long to wait after a failure to reach the brokers.
-const retryEvery = time.Second
+// retryEvery is how long to wait after a failure to reach the brokers, and sayEvery is how often such failures are said, at most.
+const (
+	retryEvery = time.Second
+	sayEvery   = 30 * time.Second
+)
 
 func (c *Config) complete() error {
 	switch {
@@ -160,9 +163,13 @@ func (s *Subscriber) Close() error {
 // consume is a member of the group until ctx is done.
 func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *message.Message) {
 	fields := watermill.LogFields{"topic": topic, "group": s.config.Group}
+	var said time.Time
 	for ctx.Err() == nil {
 		if err := s.member(ctx, topic, out); err != nil && ctx.Err() == nil {
-			s.config.Logger.Error("Cannot consume", err, fields)
+			if time.Since(said) > sayEvery {
+				s.config.Logger.Error("Cannot consume; it is tried again and again", err, fields)
+				said = time.Now()
+			}
 			select {
 			case <-ctx.Done():
 			case <-time.After(retryEvery):

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -224,4 +226,36 @@ func TestConfigIsChecked(t *testing.T) {
 	require.ErrorContains(t, err, "no group")
 	_, err = NewSubscriber(Config{Brokers: []string{"b"}, Group: "g"})
 	require.ErrorContains(t, err, "unmarshaler")
+}
+
+// A broker that is away is tried again and again, and that is said once in a while, not each time.
+func TestABrokerThatIsAwayIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close() //nolint:errcheck // nothing was written
+	var dialled atomic.Int32
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			dialled.Add(1)
+			_ = conn.Close()
+		}
+	}()
+	client := sarama.NewConfig()
+	client.Metadata.Retry.Max = 0
+	logger := watermill.NewCaptureLogger()
+	s, err := NewSubscriber(Config{Brokers: []string{listener.Addr().String()}, Group: "g", Sarama: client, Unmarshaler: unmarshaler{}, Logger: logger})
+	require.NoError(t, err)
+	_, err = s.Subscribe(t.Context(), "t")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return dialled.Load() > 0 }, 10*time.Second, 10*time.Millisecond)
+	before := dialled.Load()
+	time.Sleep(5 * retryEvery / 2)
+	require.Greater(t, dialled.Load(), before, "it is tried again")
+	require.NoError(t, s.Close())
+	require.Len(t, logger.Captured()[watermill.ErrorLogLevel], 1)
 }
