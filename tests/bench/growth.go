@@ -263,9 +263,12 @@ func resting(ctx context.Context, g *ground, o options, r *report) (err error) {
 	before, cpu, began := transactions(), cpuTime(), time.Now()
 	time.Sleep(o.rest)
 	used, passed, after := cpuTime()-cpu, time.Since(began), transactions()
+	if err != nil {
+		return err
+	}
 	r.add("at rest, CPU", "% of a core", 100*used.Seconds()/passed.Seconds(), "", 0)
 	r.add("at rest, PostgreSQL", "transactions/s", float64(after-before)/passed.Seconds(), "", 0)
-	return err
+	return nil
 }
 
 func cpuTime() time.Duration {
