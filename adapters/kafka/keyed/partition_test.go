@@ -233,7 +233,7 @@ func TestABrokerThatIsAwayIsSaidOnce(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	defer listener.Close() //nolint:errcheck // nothing was written
+	defer listener.Close()
 	var dialled atomic.Int32
 	go func() {
 		for {
