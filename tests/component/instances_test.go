@@ -52,13 +52,13 @@ func shards(t *testing.T, instances ...*harness.Instance) {
 	})
 }
 
-// several starts instances that share the work, although they are on one machine.
-func several(t *testing.T, n int) (*harness.World, []*harness.Instance) {
+// several starts instances that share the work, although they are on one machine, unless settings say otherwise.
+func several(t *testing.T, n int, settings ...string) (*harness.World, []*harness.Instance) {
 	t.Helper()
 	if !harness.Real() {
 		t.Skip("several instances need POSTGRES_DSN and KAFKA_BROKERS")
 	}
-	w := harness.NewWorld(t, "SPREAD=instances")
+	w := harness.NewWorld(t, append([]string{"SPREAD=instances"}, settings...)...)
 	w.Sandbox()
 	var all []*harness.Instance
 	for range n {
@@ -142,13 +142,7 @@ func TestAStoppedInstanceIsReplaced(t *testing.T) {
 // Of the instances on a machine the first one works; when it ends, however, the next one does.
 func TestOneInstanceOfAMachineWorks(t *testing.T) {
 	t.Parallel()
-	if !harness.Real() {
-		t.Skip("several instances need POSTGRES_DSN and KAFKA_BROKERS")
-	}
-	w := harness.NewWorld(t)
-	w.Sandbox()
-	all := []*harness.Instance{w.Start(), w.Start(), w.Start()}
-	all[0].Stock(10_000, "MUG-01")
+	w, all := several(t, 3, "SPREAD=machines")
 	works := func(which int) {
 		t.Helper()
 		shards(t, all[which])
@@ -192,11 +186,7 @@ func handled(t *testing.T, all []*harness.Instance) []float64 {
 // Each instance does what its roles say, and says truthfully whether it can.
 func TestRoles(t *testing.T) {
 	t.Parallel()
-	if !harness.Real() {
-		t.Skip("several instances need POSTGRES_DSN and KAFKA_BROKERS")
-	}
-	w := harness.NewWorld(t)
-	w.Sandbox()
+	w, _ := several(t, 0)
 	api := w.Start("ROLES=api")
 	response := api.Do(http.MethodPost, "/v1/stock/MUG-01/receipts", `{"quantity":1000}`)
 	require.Equal(t, http.StatusAccepted, response.Status)
