@@ -28,10 +28,15 @@ var (
 	ErrConflict  = errors.New("changed by somebody else meanwhile")
 	ErrTransient = errors.New("not available at the moment")
 	ErrDown      = errors.New("the service outside does not answer")
-	ErrPoison    = errors.New("can never be handled")
+	ErrPermanent = errors.New("can never be handled")
 	ErrNotFound  = errors.New("not found")
 	ErrKeyReused = errors.New("the idempotency key was used for another request")
+
+	ErrPoison = ErrPermanent // the older name
 )
+
+// ErrRejected says that the database rejects a statement, each time. It is permanent, and a fault of the service rather than of its caller.
+var ErrRejected = fmt.Errorf("the database rejects it: %w", ErrPermanent)
 
 // KindOf classifies an error by what it wraps.
 func KindOf(err error) Kind {
@@ -52,6 +57,17 @@ func KindOf(err error) Kind {
 		return Refused
 	}
 	return Unknown
+}
+
+// Retryable tells whether the same attempt may succeed later without anybody changing anything. A loop that tries again until it succeeds
+// must stop at an error that is not retryable.
+func Retryable(err error) bool {
+	switch KindOf(err) {
+	case Conflict, Transient, Down, Stopping:
+		return true
+	case None, Unknown, Refused, Poison:
+	}
+	return false
 }
 
 func (k Kind) String() string {

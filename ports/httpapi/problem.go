@@ -34,6 +34,9 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 	} else if f, ok := errors.AsType[*aggregate.FieldError](err); ok {
 		p.Status, p.Detail = http.StatusUnprocessableEntity, f.Error()
 		p.Errors = &[]FieldError{{Field: f.Field, Message: f.Err.Error()}}
+	} else if f, ok := errors.AsType[*app.TextError](err); ok {
+		p.Status, p.Detail = http.StatusBadRequest, f.Error()
+		p.Errors = &[]FieldError{{Field: f.Field, Message: f.Reason}}
 	} else {
 		switch app.KindOf(err) {
 		case app.Refused:
@@ -46,7 +49,7 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 			switch {
 			case errors.Is(err, app.ErrNotFound):
 				p.Status, p.Detail = http.StatusNotFound, err.Error()
-			case errors.Is(err, app.ErrPoison):
+			case errors.Is(err, app.ErrPermanent) && !errors.Is(err, app.ErrRejected) && !isPanic(err):
 				p.Status, p.Detail = http.StatusUnprocessableEntity, err.Error()
 			case r.Context().Err() == nil:
 				s.Log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
@@ -57,6 +60,11 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p) // the client is gone if this fails
+}
+
+func isPanic(err error) bool {
+	_, ok := errors.AsType[*app.PanicError](err)
+	return ok
 }
 
 func respond(w http.ResponseWriter, status int, body any) {

@@ -65,28 +65,60 @@ func Classify(err error, doing string) error {
 // taken are the constraints whose violation says that somebody else was first.
 var taken = map[string]bool{"events_pkey": true, "inbox_pkey": true, "inbox_barrier": true, "idempotency_keys_pkey": true}
 
+// kindOf returns the kind of a database error; nil if it is unknown. An error that PostgreSQL answers is permanent unless its class says
+// that the same statement may succeed later: whatever the cause is (bytes that text cannot hold, a row that is too large, a constraint), the
+// statement fails again.
 func kindOf(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch {
-		case pg.Code == "40001", pg.Code == "40P01", pg.Code == codeConflict: // serialization failure, deadlock
-			return app.ErrConflict
-		case pg.Code == "23505" && taken[pg.ConstraintName]:
-			return app.ErrConflict
-		case strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "57"),
-			strings.HasPrefix(pg.Code, "58"), pg.Code == "55P03", pg.Code == "25006": // connection, resources, shutdown, I/O, lock, read-only
-			return app.ErrTransient
-		}
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	switch {
+	case !ok && unreachable(err):
+		return app.ErrTransient
+	case !ok || pg.Code == codeRefused:
 		return nil
-	}
-	_, connect := errors.AsType[*pgconn.ConnectError](err)
-	_, network := errors.AsType[net.Error](err)
-	if connect || network || pgconn.SafeToRetry(err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
-		strings.Contains(err.Error(), "conn closed") {
+	case pg.Code == "40001", pg.Code == "40P01", pg.Code == codeConflict: // serialization failure, deadlock
+		return app.ErrConflict
+	case pg.Code == "23505" && taken[pg.ConstraintName]:
+		return app.ErrConflict
+	case transientClasses[pg.Code[:min(2, len(pg.Code))]], transientCodes[pg.Code], stalePlan(pg):
 		return app.ErrTransient
 	}
-	return nil
+	return app.ErrRejected
+}
+
+// transientClasses are the classes of SQLSTATE that pass: connection, transaction rollback, resources, object in use, operator intervention,
+// I/O and other system errors.
+var transientClasses = map[string]bool{"08": true, "40": true, "53": true, "55": true, "57": true, "58": true}
+
+// transientCodes are the codes of other classes that pass: the server is read-only (a failover), the server ended an idle transaction, a
+// pooler has given the session's prepared statements to another one.
+var transientCodes = map[string]bool{"25006": true, "25P03": true, "26000": true}
+
+// stalePlan tells whether a prepared statement was made before a migration changed its table. The driver has forgotten it by now.
+func stalePlan(pg *pgconn.PgError) bool {
+	return pg.Code == "0A000" && strings.Contains(pg.Message, "cached plan")
+}
+
+// Away tells whether the database as a whole cannot answer, so that it is no use to try the elements of a batch one by one.
+func Away(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return err != nil && unreachable(err)
+	}
+	switch pg.Code[:min(2, len(pg.Code))] {
+	case "08", "53", "58":
+		return true
+	}
+	return pg.Code == "25006" || strings.HasPrefix(pg.Code, "57P")
+}
+
+// unreachable tells whether an error says that there is no connection.
+func unreachable(err error) bool {
+	_, connect := errors.AsType[*pgconn.ConnectError](err)
+	_, network := errors.AsType[net.Error](err)
+	return connect || network || pgconn.SafeToRetry(err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		strings.Contains(err.Error(), "conn closed")
 }

@@ -1,0 +1,37 @@
+package app
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// MaxKey is how many bytes an id or a key that comes from outside may have. PostgreSQL refuses to index a row of more than about 2,700
+// bytes (error 54000), and an index row here holds at most three such texts.
+const MaxKey = 512
+
+// TextError is text from outside that cannot be stored. It is permanent: the same text is refused each time.
+type TextError struct {
+	Field  string // the field, header or setting that the text came in
+	Reason string
+}
+
+func (e *TextError) Error() string { return e.Field + ": " + e.Reason }
+
+// Is makes errors.Is(err, ErrPermanent) true.
+func (e *TextError) Is(target error) bool { return target == ErrPermanent }
+
+// CheckText checks text that comes from outside before it is stored or joins a query with the text of others: PostgreSQL's text holds
+// neither a NUL character nor bytes that are not UTF-8, and fails the whole statement. Limit is in bytes; 0 means no limit. The error is a
+// *TextError that names the field.
+func CheckText(field, value string, limit int) error {
+	switch {
+	case limit > 0 && len(value) > limit:
+		return &TextError{field, fmt.Sprintf("has %d bytes, at most %d are allowed", len(value), limit)}
+	case strings.IndexByte(value, 0) >= 0:
+		return &TextError{field, "contains a NUL character"}
+	case !utf8.ValidString(value):
+		return &TextError{field, "is not valid UTF-8"}
+	}
+	return nil
+}
