@@ -50,9 +50,6 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 	c := &s.core
 	c.wake, c.offer = func() {}, func([]*outbox.Written) {}
 	c.sagas = sagas.All()
-	if err := checkSagas(c.sagas); err != nil {
-		return err
-	}
 	var facts, all []aggregate.Types
 	var categories []string
 	for category, types := range kinds() {
@@ -66,6 +63,9 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 		c.handlers = append(c.handlers, n.Handlers()...)
 		prefix := s.config.Others[n.Service]
 		c.othersTopics = append(c.othersTopics, messages.CommandTopic(prefix, n.Category), messages.EventTopic(prefix, n.Category))
+	}
+	if err := checkSagas(c.sagas, c.handlers); err != nil {
+		return err
 	}
 	all = append(all, facts...)
 	all = append(all, saga.Answers)
@@ -125,9 +125,24 @@ type timers struct{}
 
 func (timers) Stop(ctx context.Context, ids []string) error { return outbox.Stop(ctx, ids) }
 
-func checkSagas(all []*saga.Saga) error {
+// checkSagas refuses what would leave a saga waiting for ever: a faulty definition, an event that no aggregate records, a command that
+// nobody handles. Handlers include the commands of other services.
+func checkSagas(all []*saga.Saga, handlers []app.Handler) error {
+	handled := map[reflect.Type]bool{}
+	for _, h := range handlers {
+		handled[reflect.TypeOf(h.Type.New()).Elem()] = true
+	}
 	var faults []error
 	for _, s := range all {
+		for _, c := range s.Sends() {
+			if t := c.Type; !handled[t] && (t.Kind() != reflect.Pointer || !handled[t.Elem()]) {
+				step := c.Step
+				if c.Undo {
+					step += " (compensation)"
+				}
+				faults = append(faults, fmt.Errorf("saga %s, step %q sends %s, which no handler is registered for: list it in app/command, or in app/elsewhere if another service handles it", s.Name(), step, t))
+			}
+		}
 		faults = append(faults, s.Check())
 		for _, t := range s.Listens() {
 			if _, ok := sourceOf(t); !ok {

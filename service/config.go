@@ -228,6 +228,18 @@ func (s *settings) checkAuth(c *Config) {
 	case !c.Auth.On() && !c.NoAuth && !loopback(c.HTTPAddr):
 		s.fault("HTTP_ADDR", fmt.Sprintf("%s is beyond loopback, and without AUTH_SECRET or AUTH_JWKS_URL everybody there could operate: set one of them, or AUTH_MODE=none if that is meant", c.HTTPAddr))
 	}
+	if keys := c.Auth.JWKSURL; keys != "" {
+		// Without these a token that the provider made for another service, or for one of its other tenants, would be good here.
+		if c.Auth.Audience == "" {
+			s.fault("AUTH_AUDIENCE", "must be set with AUTH_JWKS_URL: else every token of that provider is good here, whatever service it was made for")
+		}
+		if c.Auth.Issuer == "" {
+			s.fault("AUTH_ISSUER", "must be set with AUTH_JWKS_URL: else a token of any issuer that shares these keys is good here")
+		}
+		if u, err := url.Parse(keys); err == nil && u.Scheme == "http" && !loopback(net.JoinHostPort(u.Hostname(), "80")) {
+			s.fault("AUTH_JWKS_URL", fmt.Sprintf("%q is plain http, so anybody on the way could put in keys of their own: use https", keys))
+		}
+	}
 	limit := 0
 	if c.Auth.On() {
 		limit = 50

@@ -49,3 +49,20 @@ func TestEverySettingIsWrongByName(t *testing.T) {
 		require.ErrorContains(t, err, name+":")
 	}
 }
+
+// A provider signs tokens for many services: one that does not say for whom it is must not be good here.
+func TestJWKSNeedsIssuerAudienceAndHTTPS(t *testing.T) {
+	read := func(settings map[string]string) error {
+		_, err := ReadConfig(func(name string) string { return settings[name] })
+		return err
+	}
+	require.NoError(t, read(map[string]string{"AUTH_JWKS_URL": "https://id.example/k", "AUTH_ISSUER": "i", "AUTH_AUDIENCE": "a"}))
+	for _, loopback := range []string{"http://127.0.0.1:9/k", "http://localhost:9/k", "http://[::1]/k"} {
+		require.NoError(t, read(map[string]string{"AUTH_JWKS_URL": loopback, "AUTH_ISSUER": "i", "AUTH_AUDIENCE": "a"}))
+	}
+	require.EqualError(t, read(map[string]string{"AUTH_JWKS_URL": "http://id.example/k", "AUTH_ISSUER": "i", "AUTH_AUDIENCE": "a"}),
+		`AUTH_JWKS_URL: "http://id.example/k" is plain http, so anybody on the way could put in keys of their own: use https`)
+	err := read(map[string]string{"AUTH_JWKS_URL": "https://id.example/k"})
+	require.ErrorContains(t, err, "AUTH_AUDIENCE: ")
+	require.ErrorContains(t, err, "AUTH_ISSUER: ")
+}

@@ -26,7 +26,7 @@ type shipmentRequest struct {
 
 // Book implements command.Carrier.
 func (c Carrier) Book(ctx context.Context, id string, lines []order.Line) (command.Answer, error) {
-	return c.client.post(ctx, "/bookings", id, shipmentRequest{id, lines})
+	return c.client.post(ctx, "/bookings", id, shipmentRequest{id, lines}, false)
 }
 
 // Cancel implements command.Carrier.
@@ -34,6 +34,6 @@ func (c Carrier) Cancel(ctx context.Context, id string) error {
 	if c.client.base == "" {
 		return nil
 	}
-	answer, err := c.client.post(ctx, "/cancellations", id, shipmentRequest{ShipmentID: id})
+	answer, err := c.client.post(ctx, "/cancellations", id, shipmentRequest{ShipmentID: id}, true)
 	return must(answer, err, "cancel shipment "+id)
 }

@@ -3,6 +3,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/codes"
@@ -26,6 +28,12 @@ const Timeout = 2 * time.Second
 // maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 64 << 10
 
+// Bounds of the texts that are kept of an answer, in bytes.
+const (
+	maxReference = 255
+	maxReason    = 500
+)
+
 // client is what both gateways share.
 type client struct {
 	base string
@@ -35,12 +43,17 @@ type client struct {
 func newClient(base string) client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, 256 // as many as there are calls at once: dialling costs more than calling
-	return client{strings.TrimRight(base, "/"), &http.Client{Timeout: Timeout, Transport: transport}}
+	return client{strings.TrimRight(base, "/"), &http.Client{Timeout: Timeout, Transport: transport, CheckRedirect: refuseRedirect}}
 }
 
-// post calls with an idempotency key: what and for which id, the same for every attempt. Status 402, 409 and 422 are
-// refusals; whatever is neither these nor 2xx may pass, and wraps app.ErrDown.
-func (c client) post(ctx context.Context, path, id string, body any) (answer command.Answer, err error) {
+// refuseRedirect returns a redirect as the answer. Following it would turn the POST into a GET, and the 200 of that GET would count as
+// a payment.
+func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// post calls with an idempotency key: operation and id, the same for every attempt. Status 402, 409 and 422 are refusals. A status of
+// 2xx counts only with the provider's reference, or, if noContent is allowed, as a 204. Every other answer is an error that wraps
+// app.ErrDown: it is tried again, and the breaker counts it.
+func (c client) post(ctx context.Context, path, id string, body any, noContent bool) (answer command.Answer, err error) {
 	if c.base == "" {
 		return command.Answer{Refused: "there is no such service"}, nil
 	}
@@ -51,10 +64,10 @@ func (c client) post(ctx context.Context, path, id string, body any) (answer com
 		}
 		span.End()
 	}()
-	return c.call(ctx, path, id, body)
+	return c.call(ctx, path, id, body, noContent)
 }
 
-func (c client) call(ctx context.Context, path, id string, body any) (command.Answer, error) {
+func (c client) call(ctx context.Context, path, id string, body any, noContent bool) (command.Answer, error) {
 	payload, err := json.Marshal(body)
 	if err != nil {
 		return command.Answer{}, err
@@ -74,24 +87,44 @@ func (c client) call(ctx context.Context, path, id string, body any) (command.An
 		return command.Answer{}, fmt.Errorf("%w: %w", app.ErrDown, err)
 	}
 	defer response.Body.Close() //nolint:errcheck // read to its end, or given up
+	fault := func(what string) (command.Answer, error) {
+		return command.Answer{}, fmt.Errorf("%w: %s%s answers %s: %s", app.ErrDown, c.base, path, response.Status, what)
+	}
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err != nil {
+		return fault(err.Error())
+	}
 	var answer struct {
 		Reference string `json:"reference"`
 		Reason    string `json:"reason"`
 	}
-	decodeErr := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(&answer)
-	switch {
-	case response.StatusCode == http.StatusPaymentRequired, response.StatusCode == http.StatusConflict,
-		response.StatusCode == http.StatusUnprocessableEntity:
-		if answer.Reason == "" {
-			answer.Reason = "refused without a reason"
-		}
-		return command.Answer{Refused: answer.Reason}, nil
-	case response.StatusCode/100 != 2:
-		return command.Answer{}, fmt.Errorf("%w: %s%s answers %s", app.ErrDown, c.base, path, response.Status)
+	decodeErr := json.Unmarshal(text, &answer)
+	switch status := response.StatusCode; {
+	case status == http.StatusPaymentRequired, status == http.StatusConflict, status == http.StatusUnprocessableEntity:
+		return command.Answer{Refused: cmp.Or(clean(answer.Reason), "refused without a reason")}, nil
+	case status/100 == 3:
+		return fault("redirects are refused; set the URL that it redirects to")
+	case status/100 != 2:
+		return fault("no answer to the request")
+	case status == http.StatusNoContent && noContent:
+		return command.Answer{}, nil
+	case !utf8.Valid(text):
+		return fault("the body is not UTF-8")
 	case decodeErr != nil:
-		return command.Answer{}, fmt.Errorf("%w: %s%s: unreadable answer: %w", app.ErrDown, c.base, path, decodeErr)
+		return fault("the body is not JSON: " + decodeErr.Error())
+	case answer.Reference == "":
+		return fault("the body has no reference, so it does not say that anything was done")
+	}
+	if err := app.CheckText("reference", answer.Reference, maxReference); err != nil {
+		return fault(err.Error())
 	}
 	return command.Answer{Reference: answer.Reference}, nil
+}
+
+// clean makes a refusal's reason storable. The refusal counts whatever its reason holds.
+func clean(reason string) string {
+	reason = strings.ReplaceAll(strings.ToValidUTF8(reason, "\uFFFD"), "\x00", "\uFFFD")
+	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 }
 
 // must turns a refusal where none is possible into an error.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -122,7 +123,7 @@ func TestIdempotencyKey(t *testing.T) {
 	var keys []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		keys = append(keys, r.Header.Get("Idempotency-Key"))
-		_, _ = w.Write([]byte(`{}`))
+		_, _ = w.Write([]byte(`{"reference":"r"}`))
 	}))
 	defer server.Close()
 	payments := gateway.NewPayments(server.URL)
@@ -132,6 +133,83 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 	require.NoError(t, payments.Void(t.Context(), "p"))
 	require.Equal(t, []string{"authorisations/p", "authorisations/p", "voids/p"}, keys)
+}
+
+// An order must not be confirmed by an answer that does not say that the provider did anything.
+func TestRedirectsAndAnswersWithoutAReferenceAreFailures(t *testing.T) {
+	ctx := t.Context()
+	var status int
+	var body string
+	var calls []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls = append(calls, r.Method+" "+r.URL.Path)
+		if r.URL.Path == "/elsewhere" {
+			_, _ = w.Write([]byte(`{"reference":"never"}`))
+			return
+		}
+		w.Header().Set("Location", "/elsewhere")
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(body))
+	}))
+	defer server.Close()
+	payments, carrier := gateway.NewPayments(server.URL), gateway.NewCarrier("carrier", server.URL)
+	actions := map[string]func() error{
+		"authorise": func() error { _, err := payments.Authorise(ctx, "p", euros(1), "pm_ok"); return err },
+		"capture":   func() error { _, err := payments.Capture(ctx, "p", euros(1)); return err },
+		"book":      func() error { _, err := carrier.Book(ctx, "s", nil); return err },
+	}
+	undos := map[string]func() error{
+		"void":   func() error { return payments.Void(ctx, "p") },
+		"cancel": func() error { return carrier.Cancel(ctx, "s") },
+	}
+	check := func(call map[string]func() error, wrong bool) {
+		t.Helper()
+		for name, do := range call {
+			calls = nil
+			err := do()
+			require.Len(t, calls, 1, "%s: a redirect is not followed", name)
+			if wrong {
+				require.Equal(t, app.Down, app.KindOf(err), "%s: %d %q: %v", name, status, body, err)
+			} else {
+				require.NoError(t, err, "%s: %d %q", name, status, body)
+			}
+		}
+	}
+	for _, status = range []int{301, 302, 303, 307, 308} {
+		body = `{"reference":"r"}`
+		check(actions, true)
+		check(undos, true)
+	}
+	status = 200
+	for _, body = range []string{
+		`{}`, `null`, ``, `{"reference":""}`, `{"reference":null}`, `{"reference":"a\u0000b"}`, "{\"reference\":\"a\xffb\"}", `{"reference":"` + strings.Repeat("x", 5000) + `"}`, `[]`, `"r"`,
+	} {
+		check(actions, true)
+		check(undos, true)
+	}
+	status, body = 204, ""
+	check(actions, true)
+	check(undos, false)
+	status, body = 201, `{"reference":"r"}`
+	check(actions, false)
+	check(undos, false)
+}
+
+// A refusal counts whatever its reason holds, and the reason can be stored.
+func TestARefusalsReasonIsValidText(t *testing.T) {
+	var body string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusPaymentRequired)
+		_, _ = w.Write([]byte(body))
+	}))
+	defer server.Close()
+	for _, body = range []string{`{"reason":"no\u0000money"}`, "{\"reason\":\"no\xffmoney\"}", `{"reason":"` + strings.Repeat("ä", 5000) + `"}`, `null`, ``, `{}`} {
+		answer, err := gateway.NewPayments(server.URL).Authorise(t.Context(), "p", euros(1), "pm_ok")
+		require.NoError(t, err)
+		require.NotEmpty(t, answer.Refused)
+		require.LessOrEqual(t, len(answer.Refused), 500)
+		require.True(t, utf8.ValidString(answer.Refused) && !strings.Contains(answer.Refused, "\x00"), "%q", answer.Refused)
+	}
 }
 
 func TestKnobsNameWhatIsWrong(t *testing.T) {

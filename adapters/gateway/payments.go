@@ -22,16 +22,16 @@ type paymentRequest struct {
 
 // Authorise implements command.Provider.
 func (p Payments) Authorise(ctx context.Context, id string, amount money.Money, method string) (command.Answer, error) {
-	return p.client.post(ctx, "/authorisations", id, paymentRequest{id, amount.Amount, amount.Currency, method})
+	return p.client.post(ctx, "/authorisations", id, paymentRequest{id, amount.Amount, amount.Currency, method}, false)
 }
 
 // Capture implements command.Provider.
 func (p Payments) Capture(ctx context.Context, id string, amount money.Money) (command.Answer, error) {
-	return p.client.post(ctx, "/captures", id, paymentRequest{PaymentID: id, Amount: amount.Amount, Currency: amount.Currency})
+	return p.client.post(ctx, "/captures", id, paymentRequest{PaymentID: id, Amount: amount.Amount, Currency: amount.Currency}, false)
 }
 
 // Void implements command.Provider.
 func (p Payments) Void(ctx context.Context, id string) error {
-	answer, err := p.client.post(ctx, "/voids", id, paymentRequest{PaymentID: id})
+	answer, err := p.client.post(ctx, "/voids", id, paymentRequest{PaymentID: id}, true)
 	return must(answer, err, "void payment "+id)
 }

@@ -4,11 +4,14 @@ package identity
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/MicahParks/keyfunc/v3"
 	"github.com/golang-jwt/jwt/v5"
@@ -61,7 +64,7 @@ func NewVerifier(ctx context.Context, c Config, warn func(error)) (*Verifier, er
 	}
 	later := true
 	keys, err := keyfunc.NewDefaultOverrideCtx(ctx, []string{c.JWKSURL}, keyfunc.Override{
-		Client: &http.Client{Timeout: 5 * time.Second}, HTTPTimeout: 5 * time.Second, RateLimitWaitMax: time.Second, NoErrorReturnFirstHTTPReq: &later,
+		Client: &http.Client{Timeout: 5 * time.Second, CheckRedirect: refuseRedirect}, HTTPTimeout: 5 * time.Second, RateLimitWaitMax: time.Second, NoErrorReturnFirstHTTPReq: &later,
 		RefreshInterval: 10 * time.Minute, RefreshErrorHandlerFunc: func(string) func(context.Context, error) { return func(_ context.Context, err error) { warn(err) } },
 	})
 	if err != nil {
@@ -71,16 +74,25 @@ func NewVerifier(ctx context.Context, c Config, warn func(error)) (*Verifier, er
 	return &Verifier{jwt.NewParser(append(options, jwt.WithValidMethods(asymmetric))...), keys.Keyfunc}, nil
 }
 
+// refuseRedirect keeps keys from coming from elsewhere than the setting says, by plain http for example.
+func refuseRedirect(to *http.Request, _ []*http.Request) error {
+	return fmt.Errorf("redirects are refused; AUTH_JWKS_URL must be where the keys are, not %s://%s", to.URL.Scheme, to.URL.Host)
+}
+
 type claims struct {
 	jwt.RegisteredClaims
 	Role  string   `json:"role,omitempty"`
 	Roles []string `json:"roles,omitempty"`
 }
 
-// Verify reads a token. The error wraps ErrToken.
+// Verify reads a token. The error wraps ErrToken, and *app.TextError if a good token's subject cannot be stored.
 func (v *Verifier) Verify(token string) (app.Principal, error) {
 	var c claims
-	if _, err := v.parser.ParseWithClaims(token, &c, v.key); err != nil {
+	parsed, err := v.parser.ParseWithClaims(token, &c, v.key)
+	if err != nil {
+		return app.Principal{}, fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	if err := checkText(parsed.Raw, c.Subject); err != nil {
 		return app.Principal{}, fmt.Errorf("%w: %w", ErrToken, err)
 	}
 	roles := append(c.Roles, c.Role)
@@ -93,6 +105,19 @@ func (v *Verifier) Verify(token string) (app.Principal, error) {
 		return app.Principal{Subject: c.Subject}, nil
 	}
 	return app.Principal{}, fmt.Errorf("%w: its role is neither %s nor %s", ErrToken, Customer, Operator)
+}
+
+// checkText refuses subjects that cannot be stored, or that would become the same as others: JSON decoding replaces every byte that is not
+// UTF-8 by U+FFFD.
+func checkText(token, subject string) error {
+	if err := app.CheckText("sub", subject, app.MaxKey); err != nil {
+		return err
+	}
+	parts := strings.Split(token, ".")
+	if text, err := base64.RawURLEncoding.DecodeString(parts[min(1, len(parts)-1)]); err != nil || !utf8.Valid(text) {
+		return &app.TextError{Field: "sub", Reason: "the token's claims are not valid UTF-8"}
+	}
+	return nil
 }
 
 // Sign makes a token with the shared secret.

@@ -56,6 +56,50 @@ func TestSharedSecret(t *testing.T) {
 	}
 }
 
+// A subject becomes a customer's id, which is stored and looked up: what cannot be stored is refused, by name.
+func TestSubjectMustBeValidText(t *testing.T) {
+	config := identity.Config{Secret: secret}
+	verifier, err := identity.NewVerifier(t.Context(), config, func(error) {})
+	require.NoError(t, err)
+	sign := func(subject string) string { // whatever bytes it has
+		head := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
+		body := base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"` + subject + `","role":"customer","exp":` + fmt.Sprint(time.Now().Add(time.Hour).Unix()) + `}`))
+		signature, err := jwt.SigningMethodHS256.Sign(head+"."+body, []byte(secret))
+		require.NoError(t, err)
+		return head + "." + body + "." + base64.RawURLEncoding.EncodeToString(signature)
+	}
+	principal, err := verifier.Verify(sign("äda"))
+	require.NoError(t, err)
+	require.Equal(t, "äda", principal.Subject)
+	for _, subject := range []string{`a\u0000b`, "a\xffb", strings.Repeat("x", 6000)} {
+		_, err := verifier.Verify(sign(subject))
+		require.ErrorIs(t, err, identity.ErrToken, "%q", subject)
+		var text *app.TextError
+		require.ErrorAs(t, err, &text)
+		require.Equal(t, "sub", text.Field)
+	}
+}
+
+// Keys come from the URL that is set and from nowhere else.
+func TestJWKSRedirectIsRefused(t *testing.T) {
+	var asked atomic.Int32
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		_, _ = w.Write([]byte(`{"keys":[]}`))
+	}))
+	defer elsewhere.Close()
+	server := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusFound))
+	defer server.Close()
+	var warned atomic.Value
+	verifier, err := identity.NewVerifier(t.Context(), identity.Config{JWKSURL: server.URL, Issuer: "i", Audience: "a"}, func(err error) { warned.Store(err.Error()) })
+	require.NoError(t, err)
+	_, err = verifier.Verify("x.y.z")
+	require.Error(t, err)
+	require.Eventually(t, func() bool { return warned.Load() != nil }, 10*time.Second, 5*time.Millisecond)
+	require.Contains(t, warned.Load(), "redirects are refused")
+	require.Zero(t, asked.Load())
+}
+
 func TestKeysOfAProvider(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)

@@ -51,7 +51,7 @@ func (s *Server) definitions() page {
 		}
 		d := data{Known: s.Known}
 		for _, sg := range s.Known.Sagas {
-			d.Pictures = append(d.Pictures, definitionData{sg, sg.Outline(), drawSaga(sg, nil)})
+			d.Pictures = append(d.Pictures, definitionData{sg, sg.Outline(), drawSaga(sg.Name(), sg.Outline(), nil)})
 		}
 		return d, nil
 	}}
@@ -61,7 +61,7 @@ func (s *Server) definition() page {
 	return page{title: "Definition", nav: "definitions", template: "definition", load: func(r *http.Request) (any, error) {
 		for _, sg := range s.Known.Sagas {
 			if fmt.Sprintf("%s.v%d", sg.Name(), sg.Version()) == r.PathValue("name") {
-				return definitionData{sg, sg.Outline(), drawSaga(sg, nil)}, nil
+				return definitionData{sg, sg.Outline(), drawSaga(sg.Name(), sg.Outline(), nil)}, nil
 			}
 		}
 		return nil, fmt.Errorf("there is no definition %q: %w", r.PathValue("name"), app.ErrNotFound)

@@ -48,9 +48,8 @@ const (
 	gap          = 186 // where turning back runs
 )
 
-// drawSaga draws a definition; with d, the way of an instance through it.
-func drawSaga(s *saga.Saga, d *sagaData) picture {
-	outline := s.Outline()
+// drawSaga draws the outline of a definition; with d, the way of an instance through it.
+func drawSaga(name string, outline []saga.Outline, d *sagaData) picture {
 	steps, abort := outline[:len(outline)-1], outline[len(outline)-1]
 	p := picture{Width: pictureWidth, Height: (len(steps)+2)*rowHeight + 10}
 	y := func(row int) int { return 8 + row*rowHeight }
@@ -88,7 +87,7 @@ func drawSaga(s *saga.Saga, d *sagaData) picture {
 	for i, st := range steps {
 		row := i + 1
 		forward, undo := find(st.Name, false), find(st.Name, true)
-		b := box{leftX, y(row), leftWidth, boxHeight, st.Name, says(forward, "within "+span(st.Within)), class(st.Name, false)}
+		b := box{leftX, y(row), leftWidth, boxHeight, st.Name, says(forward, within(st.Within)), class(st.Name, false)}
 		from := y(0) + boxHeight
 		if previous >= 0 {
 			from = y(previous+1) + boxHeight
@@ -128,8 +127,40 @@ func drawSaga(s *saga.Saga, d *sagaData) picture {
 	completed := d != nil && d.State.Status == saga.IsCompleted
 	p.Lines = append(p.Lines, line{fmt.Sprintf("M%d %d V%d", spine, y(previous+1)+boxHeight, end-2), lit(completed, "completed")})
 	p.Boxes = append(p.Boxes, box{leftX, end, leftWidth, boxHeight, "completed", "", lit(completed, "completed")})
-	p.Says = description(s, outline, d)
+	p.Says = description(name, outline, d)
 	return p
+}
+
+// within is how long a step may take, if the outline knows it.
+func within(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return "within " + span(d)
+}
+
+// outlineOf is as much of a definition as the history of one of its instances tells: the steps in their order, with the compensations and
+// the fallbacks that were really taken. Where the pivot was is not in it.
+func outlineOf(d *sagaData) []saga.Outline {
+	var steps []saga.Outline
+	abort := saga.Outline{Name: "tell " + d.State.Subject, Retriable: true}
+	planned := map[string]bool{}
+	for _, name := range d.Planned {
+		planned[name] = true
+	}
+	for _, st := range d.State.Steps {
+		o := saga.Outline{Name: st.Name, Undo: d.find(st.Name, true) != nil, StandsIn: st.InsteadOf != ""}
+		if !planned[st.Name] && !o.StandsIn {
+			abort.Name = st.Name
+			continue
+		}
+		steps = append(steps, o)
+	}
+	if len(steps) == 0 {
+		steps = []saga.Outline{{Name: "started"}}
+	}
+	steps[0].Starts = "started"
+	return append(steps, abort)
 }
 
 // following is the next step that is no fallback; -1: there is none.
@@ -165,7 +196,7 @@ func mark(class string) string {
 	}[class]
 }
 
-func description(s *saga.Saga, outline []saga.Outline, d *sagaData) string {
+func description(name string, outline []saga.Outline, d *sagaData) string {
 	var parts []string
 	if d == nil {
 		for _, st := range outline[:len(outline)-1] {
@@ -178,7 +209,7 @@ func description(s *saga.Saga, outline []saga.Outline, d *sagaData) string {
 			}
 			parts = append(parts, part)
 		}
-		return fmt.Sprintf("Diagram of %s: %s. Each step before the point of no return has a compensation; they are carried out in reverse order.", s.Name(), strings.Join(parts, ", "))
+		return fmt.Sprintf("Diagram of %s: %s. Each step before the point of no return has a compensation; they are carried out in reverse order.", name, strings.Join(parts, ", "))
 	}
 	for _, t := range d.Tries {
 		parts = append(parts, t.name()+" "+t.Says)

@@ -86,7 +86,7 @@ func (s *Server) order() page {
 			return d, nil
 		}
 		if err == nil {
-			d.Saga, err = s.sagaOf(s.SagaOf(id), history)
+			d.Saga = s.sagaOf(s.SagaOf(id), history)
 		}
 		return d, err
 	}}

@@ -33,6 +33,7 @@ func (s *Server) sagas() page {
 type sagaData struct {
 	State   saga.State
 	Picture picture
+	Planned []string // the steps that its start names
 	Tries   []try
 	Facts   []fact
 	Stuck   *saga.StepState // what waits for a person
@@ -74,25 +75,32 @@ func (s *Server) saga() page {
 		if err != nil {
 			return nil, err
 		}
-		return s.sagaOf(r.PathValue("id"), history)
+		return s.sagaOf(r.PathValue("id"), history), nil
 	}}
 }
 
-func (s *Server) sagaOf(id string, history []app.Event) (*sagaData, error) {
+// sagaOf is drawn from the history alone where the version of its definition is not listed any more.
+func (s *Server) sagaOf(id string, history []app.Event) *sagaData {
 	d := &sagaData{State: saga.Rebuild(id, history)}
-	definition := s.Saga(d.State.Definition, d.State.DefVersion)
-	if definition == nil {
-		return nil, fmt.Errorf("saga %s runs by %s v%d, which is not listed here: %w", id, d.State.Definition, d.State.DefVersion, saga.ErrNotDefined)
-	}
 	d.tell(history)
-	d.Picture = drawSaga(definition, d)
+	definition := s.Saga(d.State.Definition, d.State.DefVersion)
+	outline := []saga.Outline(nil)
+	if definition != nil {
+		outline = definition.Outline()
+	} else {
+		outline = outlineOf(d)
+	}
+	d.Picture = drawSaga(d.State.Definition, outline, d)
 	for i := range d.State.Steps {
 		if st := &d.State.Steps[i]; d.State.Status == saga.Stuck && (st.Status == saga.InProgress || st.Status == saga.Undoing) {
 			d.Stuck = st
 		}
 	}
 	d.Means = meaning(d)
-	return d, nil
+	if definition == nil && !d.State.Status.Ended() {
+		d.Means += fmt.Sprintf(" Version %d of its definition is not listed by this instance, so it cannot go on here: list it again in sagas.All.", d.State.DefVersion)
+	}
+	return d
 }
 
 // tell makes the timeline out of the facts.
@@ -101,6 +109,7 @@ func (d *sagaData) tell(history []app.Event) {
 		at := e.Meta.Time
 		switch f := e.Body.(type) {
 		case saga.Started:
+			d.Planned = f.Steps
 			d.add(e, "", "", "began for %s", short(f.Subject))
 			d.asked(e, f.Next)
 		case saga.StepAsked:

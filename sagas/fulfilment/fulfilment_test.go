@@ -114,8 +114,9 @@ func TestCustomerCancels(t *testing.T) {
 	t.Run("while booking: in doubt", theSaga.Given(placed, reserved, authorised).When(byHand).Then(unbook))
 	t.Run("at the pivot: too late", theSaga.Given(placed, reserved, authorised, booked).When(byHand).Refused(saga.ErrTooLate))
 	t.Run("after the pivot: too late", theSaga.Given(placed, reserved, authorised, booked, captured).When(byHand).Refused(saga.ErrTooLate))
-	t.Run("on the way back: too late", theSaga.Given(placed, reserved, byHand).When(byHand).Refused(saga.ErrTooLate))
-	t.Run("ended: too late", theSaga.Given(placed, byHand, released, cancelled).When(byHand).Refused(saga.ErrTooLate))
+	t.Run("cancelled twice: accepted twice, compensated once", theSaga.Given(placed, reserved, byHand).When(byHand).Then())
+	t.Run("cancelled and compensated: accepted again", theSaga.Given(placed, byHand, released, cancelled).When(byHand).Ends(saga.IsCompensated))
+	t.Run("compensating for another reason: too late", theSaga.Given(placed, reserved, payment.Declined{Reason: "declined"}).When(byHand).Refused(saga.ErrTooLate))
 	t.Run("why", theSaga.Given(placed, byHand).When(released).Then(cancel("cancelled by the customer")))
 }
 

@@ -329,6 +329,9 @@ func (m *machine) timeout(in Timeout) error {
 }
 
 func (m *machine) cancel(in Cancel) error {
+	if m.state.CancelAsked {
+		return nil // a repeated request gets the same answer, at any time
+	}
 	if m.state.Status != Running {
 		return ErrTooLate
 	}

@@ -140,6 +140,32 @@ func (s *Saga) Listens() []reflect.Type {
 	return types
 }
 
+// Sent is a command that a saga sends: at which step, and of which Go type.
+type Sent struct {
+	Step string
+	Undo bool
+	Type reflect.Type
+}
+
+// Sends returns the commands that the saga sends, as far as the definition's functions tell without data: one that cannot make its command
+// from the zero value of the saga's data is left out.
+func (s *Saga) Sends() (all []Sent) {
+	add := func(step string, undo bool, make func(json.RawMessage, string) (app.Keyed, error)) {
+		defer func() { _ = recover() }() // it needs data: an element of an empty list, for example
+		if make == nil {
+			return
+		}
+		if c, err := make(json.RawMessage("{}"), ""); err == nil && c != nil {
+			all = append(all, Sent{step, undo, reflect.TypeOf(c)})
+		}
+	}
+	for _, st := range s.steps {
+		add(st.name, false, st.do)
+		add(st.name, true, st.undo)
+	}
+	return all
+}
+
 // namespace makes ids of sagas and their commands differ from other ids that are derived in the same way.
 var namespace = uuid.MustParse("6c7b1b5e-7d0f-5b38-9a53-6d696c6c7261")
 

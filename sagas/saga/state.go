@@ -68,6 +68,9 @@ type State struct {
 	Data       json.RawMessage `json:"data,omitempty"`
 	Version    int             `json:"version"` // number of facts
 
+	// CancelAsked says that a cancellation was accepted.
+	CancelAsked bool `json:"cancel_asked,omitempty"`
+
 	// Backwards says that a stuck instance was on its way back.
 	Backwards bool `json:"backwards,omitempty"`
 
@@ -118,6 +121,7 @@ func (s *State) Fold(f Fact, at time.Time) {
 		s.end(f.Step, IsUndone, f.CommandID, at)
 		s.asked(f.Next, at)
 	case CancelRequested:
+		s.CancelAsked = true
 		s.turnBack(f.Reason)
 	case AnswerIgnored, StepRetried:
 	case StepSkipped:

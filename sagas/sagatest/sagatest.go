@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,27 +76,48 @@ func (o Outcome) Refused(want error) func(*testing.T) { return o.judge("", want,
 func (o Outcome) judge(status saga.Status, wantErr error, want []app.Keyed) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
-		run := Run{Saga: o.scenario.kit.saga, Open: o.scenario.kit.open, State: saga.State{ID: "saga-1"}, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
-		for i, input := range o.scenario.given {
-			if _, err := run.Feed(input); err != nil {
-				t.Fatalf("given %d, %+v: %v", i+1, input, err)
-			}
-		}
-		reaction, err := run.Feed(o.when)
-		if !errors.Is(err, wantErr) || (wantErr == nil && err != nil) {
-			t.Fatalf("got error %v, want %v", err, wantErr)
-		}
-		var got []app.Keyed
-		for _, c := range reaction.Commands {
-			got = append(got, c.Body)
-		}
-		if len(got)+len(want) > 0 && !reflect.DeepEqual(got, want) {
-			t.Fatalf("sent %+v, want %+v", got, want)
-		}
-		if status != "" && run.State.Status != status {
-			t.Fatalf("the saga is %s, want %s", run.State.Status, status)
+		if err := o.verdict(status, wantErr, want); err != nil {
+			t.Fatal(err)
 		}
 	}
+}
+
+// verdict plays the scenario. The error says in what it differs from what is wanted; it is also the fault of a definition that the
+// service would refuse to start with.
+func (o Outcome) verdict(status saga.Status, wantErr error, want []app.Keyed) error {
+	if err := o.scenario.kit.saga.Check(); err != nil {
+		return fmt.Errorf("the service would not start with this definition: %w", err)
+	}
+	run := Run{Saga: o.scenario.kit.saga, Open: o.scenario.kit.open, State: saga.State{ID: "saga-1"}, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	for i, input := range o.scenario.given {
+		if _, err := run.Feed(input); err != nil {
+			return fmt.Errorf("given %d, %+v: %w", i+1, input, err)
+		}
+	}
+	reaction, err := run.Feed(o.when)
+	if !errors.Is(err, wantErr) || (wantErr == nil && err != nil) {
+		return fmt.Errorf("got error %w, want %v", err, wantErr)
+	}
+	var got []app.Keyed
+	for _, c := range reaction.Commands {
+		got = append(got, c.Body)
+	}
+	if len(got)+len(want) > 0 && !reflect.DeepEqual(got, want) {
+		return fmt.Errorf("sent %s, want %s", typed(got), typed(want))
+	}
+	if status != "" && run.State.Status != status {
+		return fmt.Errorf("the saga is %s, want %s", run.State.Status, status)
+	}
+	return nil
+}
+
+// typed shows commands with their types.
+func typed(commands []app.Keyed) string {
+	texts := make([]string, len(commands))
+	for i, c := range commands {
+		texts[i] = fmt.Sprintf("%T%+v", c, c)
+	}
+	return "[" + strings.Join(texts, ", ") + "]"
 }
 
 // Run feeds inputs to an instance, one after the other.

@@ -210,12 +210,18 @@ func TestCustomerCancels(t *testing.T) {
 			t.Skip("turns knobs that others use")
 		}
 		cancel := func(id string) { // at whichever step it is
-			response := i.Do(http.MethodPost, "/v1/orders/"+id+"/cancel", "")
-			require.Equal(t, http.StatusAccepted, response.Status, response.Body)
+			accepted := func(when string) {
+				t.Helper()
+				response := i.Do(http.MethodPost, "/v1/orders/"+id+"/cancel", "")
+				require.Equal(t, http.StatusAccepted, response.Status, "%s: %s", when, response.Body)
+			}
+			accepted("the first time")
+			accepted("repeated while it compensates")
 			order := i.Decided(id)
 			require.Equal(t, "cancelled", order.Status)
 			require.Equal(t, "cancelled by the customer", order.Reason)
 			require.Equal(t, "compensated", eventually(t, i, id, "compensated").Status)
+			accepted("repeated after its end")
 		}
 		cancel(i.Place("pm_ok", "MUG-01")) // perhaps before its saga has begun
 		i.Knobs("payments", `{"latency":"1s"}`)

@@ -1,0 +1,60 @@
+package ui
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/sagas"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+// What has happened can be shown without the definition by which it happened.
+func TestPageOfASagaWhoseDefinitionVersionIsNotListed(t *testing.T) {
+	deadline := time.Date(2026, 1, 2, 3, 4, 15, 0, time.UTC)
+	asked := func(step string, branch app.Branch) *saga.StepAsked {
+		return &saga.StepAsked{Step: step, Branch: branch, Attempt: 1, CommandID: step, Deadline: deadline}
+	}
+	begin := saga.Started{Definition: "lending", Version: 1, Subject: "o-1", Steps: []string{"reserve book", "send book"}, Next: asked("reserve book", app.Do)}
+	courier := asked("call courier", app.Do)
+	courier.InsteadOf = "send book"
+	for name, c := range map[string]struct {
+		facts []any
+		shows []string
+	}{
+		"just begun": {[]any{begin}, []string{"reserve book", "send book", "Version 1 of its definition is not listed"}},
+		"completed": {[]any{begin, saga.StepCompleted{Step: "reserve book", CommandID: "reserve book", Next: asked("send book", app.Do)},
+			saga.StepCompleted{Step: "send book", CommandID: "send book"}, saga.Completed{}}, []string{"Every step is done", "send book"}},
+		"by a fallback": {[]any{begin, saga.StepCompleted{Step: "reserve book", CommandID: "reserve book", Next: asked("send book", app.Do)},
+			saga.StepRefused{Step: "send book", CommandID: "send book", Reason: "too heavy", Fallback: "call courier"}, *courier,
+			saga.StepCompleted{Step: "call courier", CommandID: "call courier"}, saga.Completed{}}, []string{"call courier", "too heavy"}},
+		"compensated": {[]any{begin, saga.StepCompleted{Step: "reserve book", CommandID: "reserve book", Next: asked("send book", app.Do)},
+			saga.StepRefused{Step: "send book", CommandID: "send book", Reason: "too heavy"}, *asked("reserve book", app.Undo),
+			saga.StepCompensated{Step: "reserve book", CommandID: "u", Next: asked("say no", app.Do)},
+			saga.StepCompleted{Step: "say no", CommandID: "say no"}, saga.Compensated{Reason: "too heavy"}}, []string{"say no", "undo reserve book", "It came to nothing"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var history []app.Event
+			for i, f := range c.facts {
+				history = append(history, app.Event{Body: f, Meta: app.Meta{Version: i + 1, Time: deadline.Add(time.Duration(i-10) * time.Second)}})
+			}
+			s := &Server{
+				Queries: app.NewQueries([]app.QueryHandler{app.Query("History", func(context.Context, sagas.History) ([]app.Event, error) { return history, nil })}),
+				Log:     slog.New(slog.DiscardHandler), Saga: func(string, int) *saga.Saga { return nil },
+				Subject: func(saga.State) (string, string) { return "", "" }, Totals: func() Totals { return Totals{} }, Stopping: t.Context().Done(),
+			}
+			answer := httptest.NewRecorder()
+			s.Handler().ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/ui/sagas/01980000-0000-7000-8000-000000000000", nil))
+			require.Equal(t, http.StatusOK, answer.Code, answer.Body)
+			for _, text := range c.shows {
+				require.Contains(t, answer.Body.String(), text)
+			}
+		})
+	}
+}

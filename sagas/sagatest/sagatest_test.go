@@ -1,0 +1,53 @@
+package sagatest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+type memory struct{}
+
+type begun struct{}
+
+type done struct{}
+
+type undone struct{}
+
+type work struct{ N int }
+
+func (work) Key() string { return "k" }
+
+func definition() saga.Definition[memory] {
+	return saga.Definition[memory]{
+		Name: "working", Version: 1, Start: saga.Event[begun, memory](),
+		Steps: []saga.Step[memory]{{
+			Name: "do work", Do: func(memory) app.Keyed { return work{1} }, Completed: saga.Event[done, memory](), Within: time.Second,
+			Undo: func(memory) app.Keyed { return work{-1} }, Undone: saga.Event[undone, memory](),
+		}},
+		Abort: saga.Abort[memory]{
+			Name: "give up", Do: func(memory, string) app.Keyed { return work{0} }, Completed: saga.Event[done, memory](), Within: time.Second,
+		},
+	}
+}
+
+// A scenario must not pass with a definition that the service refuses to start with.
+func TestGivenWhenThenRefusesAnInvalidDefinition(t *testing.T) {
+	require.NoError(t, For(definition()).Given().When(begun{}).verdict("", nil, []app.Keyed{work{1}}))
+
+	invalid := definition()
+	invalid.Steps[0].Undo = nil
+	require.Error(t, saga.New(invalid).Check())
+	err := For(invalid).Given().When(begun{}).verdict("", nil, []app.Keyed{work{1}})
+	require.ErrorContains(t, err, "the service would not start with this definition")
+	require.ErrorContains(t, err, `step "do work" comes before the pivot`)
+}
+
+func TestADifferenceIsShownWithTypes(t *testing.T) {
+	err := For(definition()).Given().When(begun{}).verdict("", nil, []app.Keyed{work{2}})
+	require.EqualError(t, err, "sent [sagatest.work{N:1}], want [sagatest.work{N:2}]")
+}

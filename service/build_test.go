@@ -1,0 +1,46 @@
+package service
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/sagas"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+type lend struct{ Lines []string }
+
+func (lend) Key() string { return "k" }
+
+type giveBack struct{}
+
+func (giveBack) Key() string { return "k" }
+
+// A command that nobody handles would leave its saga waiting for an answer that never comes.
+func TestASagaThatSendsACommandNobodyHandlesIsRefusedAtStart(t *testing.T) {
+	type data struct{ Lines []string }
+	answered := saga.Event[saga.Completed, data]()
+	lending := saga.New(saga.Definition[data]{
+		Name: "lending", Version: 1, Start: saga.Event[saga.Started, data](),
+		Steps: []saga.Step[data]{{
+			Name: "lend book", Do: func(data) app.Keyed { return lend{} }, Completed: answered, Within: time.Second,
+			Undo: func(data) app.Keyed { return giveBack{} }, Undone: answered,
+		}},
+		Abort: saga.Abort[data]{Name: "say no", Do: func(d data, _ string) app.Keyed { return lend{d.Lines[:1]} }, Completed: answered, Within: time.Second},
+	})
+	lends := app.Handle("Lend", func(context.Context, lend) error { return nil })
+	gives := app.Elsewhere[giveBack]("GiveBack") // another service handles it
+
+	err := checkSagas([]*saga.Saga{lending}, nil)
+	require.ErrorContains(t, err, `saga lending, step "lend book" sends service.lend, which no handler is registered for`)
+	require.ErrorContains(t, err, `saga lending, step "lend book (compensation)" sends service.giveBack`)
+	require.ErrorContains(t, checkSagas([]*saga.Saga{lending}, []app.Handler{lends}), "service.giveBack")
+	require.NoError(t, checkSagas([]*saga.Saga{lending}, []app.Handler{lends, gives}))
+	for _, s := range sagas.All() {
+		require.NotEmpty(t, s.Sends(), s.Name())
+	}
+}
