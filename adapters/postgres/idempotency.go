@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,11 +56,14 @@ func (i *Idempotency) Claim(ctx context.Context, owner, key string, request []by
 	if txn.Of(ctx) == nil {
 		return nil, errors.New("claim an idempotency key: called outside a unit of work")
 	}
+	if err := cmp.Or(app.CheckText("Idempotency-Key", key, app.MaxKey), app.CheckText("owner of the Idempotency-Key", owner, app.MaxKey)); err != nil {
+		return nil, err
+	}
 	note, err := json.Marshal(answer)
 	if err != nil {
 		return nil, err
 	}
-	known, err := i.lookups.Call(ctx, idempotencyKey{owner, key})
+	known, err := i.find(ctx, idempotencyKey{owner, key})
 	switch {
 	case err != nil:
 		return nil, err
@@ -71,8 +75,26 @@ func (i *Idempotency) Claim(ctx context.Context, owner, key string, request []by
 	return known.answer, nil
 }
 
+// find reads what is stored under a key. A unit with a transaction of its own reads in it: it holds a connection, and must not wait for
+// another one.
+func (i *Idempotency) find(ctx context.Context, k idempotencyKey) (*idempotencyRow, error) {
+	u := txn.Of(ctx)
+	if !u.Own() {
+		return i.lookups.Call(ctx, k)
+	}
+	found, err := i.read(ctx, u, []idempotencyKey{k})
+	if err != nil {
+		return nil, err
+	}
+	return found[0], nil
+}
+
 func (i *Idempotency) lookUp(asked []idempotencyKey) ([]*idempotencyRow, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), unitTimeout)
+	return i.read(context.Background(), nil, asked)
+}
+
+func (i *Idempotency) read(ctx context.Context, u *txn.Unit, asked []idempotencyKey) ([]*idempotencyRow, error) {
+	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
 	owners, keys, out := make([]string, len(asked)), make([]string, len(asked)), make([]*idempotencyRow, len(asked))
 	for n, k := range asked {
@@ -91,5 +113,5 @@ func (i *Idempotency) lookUp(asked []idempotencyKey) ([]*idempotencyRow, error) 
 		}
 		return rows.Err()
 	})
-	return out, txn.Classify(txn.Send(ctx, i.db, nil, b), "look up idempotency keys")
+	return out, txn.Classify(txn.Send(ctx, i.db, u, b), "look up idempotency keys")
 }

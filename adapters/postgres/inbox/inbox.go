@@ -4,6 +4,7 @@
 package inbox
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync/atomic"
@@ -52,6 +53,9 @@ func (i *Inbox) Trusts(m app.Meta) bool {
 
 // Claim claims a message that is taken for new.
 func Claim(ctx context.Context, consumer string, m app.Meta) error {
+	if err := check(m); err != nil {
+		return err
+	}
 	return claims.Write(ctx, claim(consumer, m))
 }
 
@@ -136,13 +140,31 @@ func (i *Inbox) read(ctx context.Context, u *txn.Unit, asked []lookup) ([][]row,
 	return out, nil
 }
 
+// check refuses ids that the table cannot hold, before they join a query or a commit with those of other messages.
+func check(m app.Meta) error {
+	return cmp.Or(
+		app.CheckText("message id", m.ID, maxID),
+		app.CheckText("saga id", m.SagaID, maxID),
+		app.CheckText("saga step", m.SagaStep, maxID),
+	)
+}
+
+// maxID is more than app.MaxKey: the service's own ids are composed of ids that came from outside.
+const maxID = 2 * app.MaxKey
+
 // Expect has a message looked up that will come. What is found may be out of date when it comes; then its claim fails.
 func (i *Inbox) Expect(consumer string, m app.Meta) {
+	if check(m) != nil {
+		return // Take says so
+	}
 	i.ahead.Expect(place{consumer, m.ID}, i.lookups.Join(lookup{consumer, m}))
 }
 
 // find is what is known of a message, in the transaction of ctx if there is one.
 func (i *Inbox) find(ctx context.Context, consumer string, m app.Meta) ([]row, error) {
+	if err := check(m); err != nil {
+		return nil, err
+	}
 	if u := txn.Of(ctx); u != nil && u.Own() {
 		rows, err := i.read(ctx, u, []lookup{{consumer, m}})
 		if err != nil {

@@ -71,6 +71,9 @@ const inHand = "30 seconds"
 
 // Expect has the line of a message looked up that waits for others of its key.
 func (l *Lines) Expect(p app.Place, messageID string) {
+	if app.CheckText("message key", p.Line, 0) != nil {
+		return // Join says so
+	}
 	begun, wait := l.begun.Load(), l.lookups.Join(p)
 	l.ahead.Expect(p.Consumer+"\x00"+messageID, func(ctx context.Context) (standing, error) {
 		s, err := wait(ctx)
@@ -83,6 +86,9 @@ func (l *Lines) Expect(p app.Place, messageID string) {
 
 // look tells how a message's line stands.
 func (l *Lines) look(ctx context.Context, p app.Place, messageID string) (standing, error) {
+	if err := app.CheckText("message key", p.Line, 0); err != nil {
+		return standing{}, err
+	}
 	if expected := l.ahead.Take(p.Consumer + "\x00" + messageID); expected != nil {
 		return expected(ctx)
 	}

@@ -3,12 +3,16 @@ package txn
 import (
 	"context"
 	"sync"
+
+	"github.com/millrace/millrace/app"
 )
 
 // Gather has calls that come while others are under way share the next one. A call that finds nobody under way begins at once:
 // nothing is ever waited for to make a group larger.
 type Gather[Q, A any] struct {
-	// Do answers some calls at once, in their order. An error is for all of them.
+	// Do answers some calls at once, in their order. If it fails or panics, it is called again with each half of them, and so on, until
+	// the bad call fails alone; all fail together only if the error is one that passes, because then no call is bad. Do must therefore
+	// have no effect if it fails.
 	Do func(calls []Q) ([]A, error)
 
 	// Max is how many calls one Do gets at most.
@@ -25,9 +29,13 @@ type Gather[Q, A any] struct {
 // group is what one Do gets.
 type group[Q, A any] struct {
 	calls   []Q
-	answers []A
-	err     error
+	answers []answer[A]
 	done    chan struct{}
+}
+
+type answer[A any] struct {
+	value A
+	err   error
 }
 
 // Call has q answered. The error may be ctx's: Do then goes on without anybody waiting.
@@ -55,10 +63,7 @@ func (g *Gather[Q, A]) Join(q Q) (wait func(ctx context.Context) (A, error)) {
 	return func(ctx context.Context) (a A, err error) {
 		select {
 		case <-mine.done:
-			if mine.err == nil {
-				a = mine.answers[place]
-			}
-			return a, mine.err
+			return mine.answers[place].value, mine.answers[place].err
 		case <-ctx.Done():
 			return a, ctx.Err()
 		}
@@ -77,7 +82,30 @@ func (g *Gather[Q, A]) run() {
 		g.waiting[0] = nil
 		g.waiting = g.waiting[1:]
 		g.mu.Unlock()
-		next.answers, next.err = g.Do(next.calls)
+		next.answers = make([]answer[A], len(next.calls))
+		g.answer(next.calls, next.answers)
 		close(next.done)
+	}
+}
+
+func (g *Gather[Q, A]) answer(calls []Q, answers []answer[A]) {
+	var values []A
+	err := app.Protect(func() (err error) {
+		values, err = g.Do(calls)
+		return err
+	})
+	switch {
+	case err == nil:
+		for i := range answers {
+			answers[i].value = values[i]
+		}
+	case len(calls) == 1 || Away(err) || app.Retryable(err):
+		for i := range answers {
+			answers[i].err = err
+		}
+	default:
+		half := len(calls) / 2
+		g.answer(calls[:half], answers[:half])
+		g.answer(calls[half:], answers[half:])
 	}
 }
