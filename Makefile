@@ -3,7 +3,7 @@ SHIP := go tool -modfile=tools/ship/ship.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help init remove-example kit-diff run demo test race template-test simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate proto kubernetes dist image sbom vuln up down
+.PHONY: help init remove-example kit-diff run demo test race nightly long-test template-test simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate proto kubernetes dist image sbom vuln up down
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
@@ -27,7 +27,13 @@ test: ## All tests, on the embedded default; on real services if POSTGRES_DSN an
 	go test ./...
 
 race: ## The same with the race detector, in the service too
-	HARNESS_RACE=1 go test -race ./...
+	HARNESS_RACE=1 go test -race -timeout 60m ./...
+
+nightly: ## What takes long and seldom breaks: chaos, docker-compose, Debezium, guides, race detector in the service (NIGHTLY_ONLY)
+	.ci/nightly
+
+long-test: ## The component tests that take minutes too
+	LONG_TESTS=on go test -count=1 -timeout 30m ./tests/component
 
 template-test: ## The template itself: every guide followed, the example removed, two services made of it
 	@[ -d tests/tools ] || { echo "these tests are the template's; make init has left them behind"; exit 1; }
@@ -41,11 +47,11 @@ component-test: ## The component tests on docker-compose
 	COMPONENT_URL=http://127.0.0.1:18080 go test -count=1 ./tests/component
 	$(COMPOSE) down -v
 
-browser-test: node ## The pages in a real browser (Chromium), with axe-core
-	go test -count=1 ./tests/browser
+browser-test: node ## The pages in a real browser (Chromium), with axe-core; go test ./... leaves them out
+	BROWSER_TESTS=on go test -count=1 -timeout 20m ./tests/browser
 
 screenshots: ## The pictures in docs/
-	PICTURES=$(CURDIR)/docs/pictures go test -count=1 -run TestPictures ./tests/browser
+	BROWSER_TESTS=on PICTURES=$(CURDIR)/docs/pictures go test -count=1 -run TestPictures ./tests/browser
 
 asyncapi: node ## Whether docs/asyncapi.yaml is valid, by AsyncAPI's own parser
 	node tools/node/asyncapi.mjs docs/asyncapi.yaml

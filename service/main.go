@@ -37,7 +37,7 @@ func Main(ctx context.Context, args []string, getenv func(string) string, stdout
 	a := program{config, log, stdout, stderr}
 	return cli.App{
 		Stdout: stdout, Stderr: stderr, URL: "http://" + reachableAddr(config.HTTPAddr), Interactive: isTerminal(stderr),
-		Serve: a.serve, ServeOwn: a.serveOwn, Sandbox: a.sandbox, Migrate: a.migrate, Projections: a.listProjections, Rebuild: a.rebuild, Diagram: diagram, AsyncAPI: a.printAsyncAPI,
+		Serve: a.serve, ServeOwn: a.serveOwn, Sandbox: a.sandbox, Migrate: a.migrate, Projections: a.listProjections, Rebuild: a.rebuild, Audit: a.audit, Diagram: diagram, AsyncAPI: a.printAsyncAPI,
 		Token: a.token, Sign: a.sign,
 	}.Run(ctx, args)
 }

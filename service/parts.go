@@ -44,6 +44,11 @@ func (s *Service) deps(store *eventstore.Store) command.Deps {
 	}
 }
 
+// snapshots give the state that a category's snapshots keep, for the audit: one entry for each repository with SnapshotEvery.
+func snapshots() map[string]func([]app.Event) ([]byte, error) {
+	return map[string]func([]app.Event) ([]byte, error){inventory.Category: eventstore.FoldSnapshot(inventory.Rebuild)}
+}
+
 // sight is where queries look.
 func (s *Service) sight(store *eventstore.Store) query.Deps {
 	return query.Deps{History: store, Orders: readmodel.NewOrders(s.db), Stock: readmodel.NewStock(s.db)}

@@ -34,6 +34,7 @@ type App struct {
 	Migrate     func(ctx context.Context, action string) error
 	Projections func(ctx context.Context) error
 	Rebuild     func(ctx context.Context, name string, progress func(done float64, text string)) error
+	Audit       func(ctx context.Context) (Audit, error)
 	Diagram     func(name string) (string, error)
 	AsyncAPI    func() ([]byte, error)
 	Interactive bool // stderr is a terminal
@@ -81,6 +82,8 @@ const help = `millrace: orders that are fulfilled by a saga
   deadletters redrive ID… | --all            put their messages on their way again
   deadletters drop ID --reason R             give a message up
   projections list | rebuild NAME            read models; rebuild one from the event store, while the service runs
+  audit [--json]                             check what is stored: streams, snapshots, sagas, suspended messages; exit 1
+                                             if something is wrong, with the ids
   token --subject S --role R [--valid 1h]    a token for local use, signed with AUTH_SECRET; R is customer or operator
   asyncapi                                   the messages, described as AsyncAPI 3.0
   healthcheck                                exit 0 if the instance with these settings is alive
@@ -100,7 +103,7 @@ func (a App) Run(ctx context.Context, args []string) int {
 			}
 			return a.Serve(ctx)
 		},
-		"demo": a.demo, "sandbox": a.sandbox, "migrate": a.migrate, "projections": a.projections, "sagas": a.sagas, "deadletters": a.deadLetters, "healthcheck": a.healthcheck, "asyncapi": a.asyncapi, "token": a.token,
+		"demo": a.demo, "sandbox": a.sandbox, "migrate": a.migrate, "projections": a.projections, "audit": a.audit, "sagas": a.sagas, "deadletters": a.deadLetters, "healthcheck": a.healthcheck, "asyncapi": a.asyncapi, "token": a.token,
 	}
 	command, found := commands[args[0]]
 	switch {

@@ -1,4 +1,5 @@
-// Package browser looks at the pages with a real browser: Chromium, driven by chromedp. Where there is none, its tests are skipped.
+// Package browser looks at the pages with a real browser, Chromium, driven by chromedp. Its tests run where BROWSER_TESTS is set
+// and Chromium is installed; elsewhere they are skipped.
 // BROWSER_SHOTS names a folder for screenshots; without it they go to a temporary one.
 package browser
 
@@ -22,8 +23,6 @@ import (
 
 	"github.com/millrace/millrace/tests/harness"
 )
-
-func TestMain(m *testing.M) { harness.Main(m) }
 
 // look is a size and a colour scheme.
 type look struct {
@@ -49,9 +48,19 @@ type browser struct {
 	problems []string // what the console said
 }
 
+// world makes a world, if there is a browser to look at it.
+func world(t *testing.T, settings ...string) *harness.World {
+	t.Helper()
+	chromium(t)
+	return harness.NewWorld(t, settings...)
+}
+
 // chromium finds the browser, or skips the test.
 func chromium(t *testing.T) string {
 	t.Helper()
+	if os.Getenv("BROWSER_TESTS") == "" {
+		t.Skip("takes minutes: make browser-test sets BROWSER_TESTS")
+	}
 	for _, name := range []string{os.Getenv("CHROMIUM"), "chromium", "chromium-browser", "google-chrome"} {
 		if path, err := exec.LookPath(name); err == nil {
 			return path

@@ -18,7 +18,7 @@ import (
 
 // Every page, small and large, light and dark: nothing in the console, nothing wider than the screen, nothing that axe-core finds.
 func TestEveryPage(t *testing.T) {
-	i := harness.NewWorld(t).Start()
+	i := world(t).Start()
 	i.Stock(1000, "MUG-01", "HEAVY-99")
 	b := open(t, i.URL)
 	good, bad := i.Place("pm_ok", "MUG-01"), i.Place("pm_ok", "HEAVY-99")
@@ -48,7 +48,7 @@ func TestEveryPage(t *testing.T) {
 
 // The viewer of openapi.yaml comes from the binary alone, and what describes the messages is there.
 func TestDocuments(t *testing.T) {
-	i := harness.NewWorld(t).Start()
+	i := world(t).Start()
 	b := open(t, i.URL)
 	b.do(chromedp.Navigate(i.URL+"/docs"), chromedp.WaitVisible(".swagger-ui .opblock"))
 	b.until(".swagger-ui", "Place an order")
@@ -63,7 +63,7 @@ func TestDocuments(t *testing.T) {
 }
 
 func TestAnOrderIsWatchedToItsEnd(t *testing.T) {
-	i := harness.NewWorld(t).Start()
+	i := world(t).Start()
 	i.Stock(1000, "MUG-01", "HEAVY-99")
 	i.Knobs("carrier", `{"latency":"700ms"}`)
 	b := open(t, i.URL)
@@ -91,7 +91,7 @@ func TestAnOrderIsWatchedToItsEnd(t *testing.T) {
 // An event is on the page within 200 ms of its commit. What is measured here, with a browser and everything else on one machine, is
 // printed; the test fails only if the page does not follow at all.
 func TestThePageFollows(t *testing.T) {
-	i := harness.NewWorld(t).Start()
+	i := world(t).Start()
 	i.Stock(1000, "MUG-01")
 	i.Knobs("payments", `{"latency":"400ms"}`)
 	b := open(t, i.URL)
@@ -109,7 +109,7 @@ func TestThePageFollows(t *testing.T) {
 }
 
 func TestPaymentsBreakAndTheBannerSaysSo(t *testing.T) {
-	i := harness.NewWorld(t).Start()
+	i := world(t).Start()
 	i.Stock(1000, "MUG-01")
 	b := open(t, i.URL)
 	b.visit("/ui/sandbox")
@@ -134,7 +134,7 @@ func TestPaymentsBreakAndTheBannerSaysSo(t *testing.T) {
 
 // A saga whose stock was taken away behind its back waits for a person, who resolves it on the page.
 func TestAStuckSagaIsResolved(t *testing.T) {
-	i := harness.NewWorld(t).Start()
+	i := world(t).Start()
 	i.Stock(1000, "MUG-01")
 	i.Knobs("carrier", `{"latency":"1s"}`)
 	id := i.Place("pm_ok", "MUG-01")
@@ -164,7 +164,7 @@ func TestAStuckSagaIsResolved(t *testing.T) {
 }
 
 func TestADeadLetterIsRedrivenAndAnotherDropped(t *testing.T) {
-	i := harness.NewWorld(t).Start()
+	i := world(t).Start()
 	b := open(t, i.URL)
 	letter := bury(t, i)
 	b.visit("/ui/dead-letters")
@@ -182,7 +182,7 @@ func TestADeadLetterIsRedrivenAndAnotherDropped(t *testing.T) {
 }
 
 func TestOnlyOperatorsSeeThePages(t *testing.T) {
-	w := harness.NewWorld(t, "AUTH_SECRET=a secret of at least thirty-two characters")
+	w := world(t, "AUTH_SECRET=a secret of at least thirty-two characters")
 	i := w.Start()
 	b := open(t, i.URL)
 	b.visit("/ui/orders")
@@ -204,7 +204,7 @@ func TestOnlyOperatorsSeeThePages(t *testing.T) {
 
 // Pages of other sites cannot act through a visitor's browser, and what is asked without being sure is not done.
 func TestOtherSitesAreRefused(t *testing.T) {
-	i := harness.NewWorld(t).Start()
+	i := world(t).Start()
 	post := func(path, body string, headers ...string) harness.Response {
 		return i.Do(http.MethodPost, path, body, append(headers, "Content-Type", "application/x-www-form-urlencoded")...)
 	}
@@ -216,7 +216,7 @@ func TestOtherSitesAreRefused(t *testing.T) {
 
 // What a button will do is said first; then it is done.
 func TestActionsAskFirst(t *testing.T) {
-	i := harness.NewWorld(t).Start()
+	i := world(t).Start()
 	i.Stock(1000, "MUG-01")
 	i.Knobs("carrier", `{"latency":"3s"}`)
 	id := i.Place("pm_ok", "MUG-01")
@@ -238,7 +238,7 @@ func TestActionsAskFirst(t *testing.T) {
 
 // More than ten thousand orders do not make a page slow. Times are printed; a page that takes a whole second fails.
 func TestPagesWithTenThousandOrders(t *testing.T) {
-	i := harness.NewWorld(t).Start()
+	i := world(t).Start()
 	db := harness.OpenDB(t, i.DSN())
 	_, err := db.ExecContext(t.Context(), `
 		INSERT INTO order_rows (order_id, customer_id, status, reason, lines, total, currency, placed_at, updated_at, version)
@@ -309,7 +309,7 @@ func TestPictures(t *testing.T) {
 		t.Skip("PICTURES names no folder; make screenshots does")
 	}
 	t.Setenv("BROWSER_SHOTS", dir)
-	w := harness.NewWorld(t)
+	w := world(t)
 	i := w.Start()
 	demo := w.Command("demo", "--orders", "400", "--url", i.URL)
 	require.NoError(t, demo.Start())

@@ -147,6 +147,7 @@ func TestWhatIsBehindADroppedLetterGoesOn(t *testing.T) {
 
 // No saga hangs for a dead letter: before the pivot the step is refused, in doubt and undone; after it the saga is stuck and says so.
 func TestADeadCommandIsAnswered(t *testing.T) {
+	harness.Long(t)
 	t.Parallel()
 	i := harness.NewWorld(t).Start()
 	i.Stock(1000, "MUG-01")

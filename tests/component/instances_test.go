@@ -55,11 +55,11 @@ func shards(t *testing.T, instances ...*harness.Instance) {
 // several starts instances that share the work, although they are on one machine, unless settings say otherwise.
 func several(t *testing.T, n int, settings ...string) (*harness.World, []*harness.Instance) {
 	t.Helper()
-	if !harness.Real() {
-		t.Skip("several instances need POSTGRES_DSN and KAFKA_BROKERS")
-	}
 	w := harness.NewWorld(t, append([]string{"SPREAD=instances"}, settings...)...)
 	w.Sandbox()
+	if !harness.Real() {
+		w.Host("ROLES=api") // PostgreSQL and Kafka are embedded in an instance that neither works nor is stopped
+	}
 	var all []*harness.Instance
 	for range n {
 		all = append(all, w.Start())
@@ -90,12 +90,19 @@ func TestInstancesShareTheWork(t *testing.T) {
 	t.Parallel()
 	w, all := several(t, 3)
 	shards(t, all...)
-	flow(t, all[1])
-	for n := range 3 {
-		messages, err := metric(t, all[n], messagesHandled)
-		require.NoError(t, err)
-		require.Positive(t, messages, "instance %d does a part", n)
-	}
+	harness.Eventually(t, func() error { // a consumer group may still be balancing
+		flow(t, all[1])
+		for n := range 3 {
+			messages, err := metric(t, all[n], messagesHandled)
+			if err != nil {
+				return err
+			}
+			if messages == 0 {
+				return fmt.Errorf("instance %d has handled nothing", n)
+			}
+		}
+		return nil
+	})
 
 	all[0].Kill()
 	killed := time.Now()
@@ -141,6 +148,7 @@ func TestAStoppedInstanceIsReplaced(t *testing.T) {
 
 // Of the instances on a machine the first one works; when it ends, however, the next one does.
 func TestOneInstanceOfAMachineWorks(t *testing.T) {
+	harness.Long(t)
 	t.Parallel()
 	w, all := several(t, 3, "SPREAD=machines")
 	works := func(which int) {

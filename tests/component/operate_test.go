@@ -59,6 +59,7 @@ func TestAStuckSagaIsOperated(t *testing.T) {
 
 // The demo takes the payment provider down in the middle, and the books are balanced all the same.
 func TestTheDemosChaos(t *testing.T) {
+	harness.Long(t)
 	t.Parallel()
 	i := harness.NewWorld(t).Start()
 	output, code := run(t, nil, "demo", "--orders", "60", "--chaos", "--json", "--url", i.URL)

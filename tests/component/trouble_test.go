@@ -263,6 +263,7 @@ func TestBrokerDown(t *testing.T) {
 
 // Killed between any two steps, again and again; each time every saga goes on to its end, and the books balance.
 func TestKilledBetweenAnyTwoSteps(t *testing.T) {
+	harness.Long(t)
 	t.Parallel()
 	i := harness.NewWorld(t).Start()
 	i.Stock(10_000, "MUG-01", "TEE-02")

@@ -57,7 +57,10 @@ type World struct {
 	DataDir string
 	Prefix  string
 	admin   string // DSN to drop the database with
-	sandbox string // URL of the stand-ins, if they have a process of their own
+	sandbox string // URL of the sandbox, if it has a process of its own
+	spoilt  bool   // a test has spoilt what is stored
+	host    *Instance
+	shared  map[string]string // settings of the instances beside the host
 }
 
 // External is the URL of an instance that somebody else started, or empty.
@@ -149,6 +152,7 @@ func (w *World) tearDown() {
 	}
 	_ = os.RemoveAll(w.DataDir)
 	if w.admin != "" {
+		w.audited(w.env["POSTGRES_DSN"])
 		exec1(w.t, w.admin, "DROP DATABASE "+w.Prefix+" WITH (FORCE)")
 	}
 }
@@ -163,4 +167,12 @@ func Eventually(t *testing.T, try func() error) {
 		}
 	}
 	t.Fatalf("not within %s: %v", patience, err)
+}
+
+// Long leaves a test out that takes half a minute or more, unless LONG_TESTS is set: make long-test, and CI, do.
+func Long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("LONG_TESTS") == "" {
+		t.Skip("takes half a minute or more: make long-test sets LONG_TESTS")
+	}
 }

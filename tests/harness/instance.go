@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -31,7 +32,8 @@ type Instance struct {
 	output  strings.Builder
 }
 
-// Shared returns an instance for tests that neither break nor restart it: COMPONENT_URL's, or a new one.
+// Shared returns an instance for tests that neither break nor restart it: COMPONENT_URL's, or the first of two new ones that share the
+// work, so that what only two instances can get wrong is met by every such test.
 func Shared(t *testing.T, settings ...string) *Instance {
 	t.Helper()
 	if u := External(); u != "" {
@@ -39,7 +41,25 @@ func Shared(t *testing.T, settings ...string) *Instance {
 		i.waitReady()
 		return i
 	}
-	return NewWorld(t, settings...).Start()
+	w := NewWorld(t, append([]string{"SPREAD=instances"}, settings...)...)
+	i := w.Host()
+	w.Start()
+	return i
+}
+
+// Host starts the instance that the others of the world stand on: the embedded PostgreSQL and Kafka, where no real ones are set, and
+// the sandbox run in its process. Instances that are started after it share them.
+func (w *World) Host(settings ...string) *Instance {
+	w.t.Helper()
+	i := w.StartWith(settings...)
+	shared := map[string]string{"POSTGRES_DSN": i.DSN(), "KAFKA_BROKERS": strings.Join(i.Brokers(), ",")}
+	if w.sandbox == "" && w.env["PAYMENTS_URL"] == "" {
+		for name, path := range map[string]string{"PAYMENTS_URL": "/payments", "CARRIER_URL": "/carrier", "COURIER_URL": "/courier"} {
+			shared[name] = i.URL + "/sandbox" + path
+		}
+	}
+	w.host, w.shared = i, shared
+	return i
 }
 
 // Start starts an instance and waits until it is ready. It is stopped at the test's end.
@@ -84,7 +104,13 @@ func (i *Instance) launch(settings ...string) {
 		i.Client = NewClient(i.t, "http://"+i.addr)
 	}
 	i.command = i.world.Command("serve") // ended by cleanup
-	i.command.Env = append(append(append(i.command.Env, "HTTP_ADDR="+i.addr), i.own...), settings...)
+	i.command.Env = append(i.command.Env, "HTTP_ADDR="+i.addr)
+	if i.world.host != nil && i.world.host != i {
+		for name, value := range i.world.shared {
+			i.command.Env = append(i.command.Env, name+"="+value)
+		}
+	}
+	i.command.Env = append(append(i.command.Env, i.own...), settings...)
 	output, err := i.command.StdoutPipe()
 	require.NoError(i.t, err)
 	i.command.Stderr = i.command.Stdout
@@ -207,7 +233,45 @@ func (i *Instance) Restart() {
 	i.waitReady()
 }
 
+// Audit runs millrace audit on the instance's database and returns what it prints and its exit code.
+func (i *Instance) Audit(args ...string) (output string, code int) {
+	i.t.Helper()
+	return i.world.audit(i.DSN(), args...)
+}
+
+func (w *World) audit(dsn string, args ...string) (output string, code int) {
+	w.t.Helper()
+	command := exec.Command(Binary(w.t), append([]string{"audit"}, args...)...) // read to its end
+	command.Env = append(os.Environ(), "POSTGRES_DSN="+dsn, "KAFKA_BROKERS=", "TOPIC_PREFIX="+w.Prefix)
+	out, err := command.CombinedOutput()
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
+		require.NoError(w.t, err)
+	}
+	return string(out), command.ProcessState.ExitCode()
+}
+
+// ExpectFaults says that the test spoils what is stored: the audit at its end is left out.
+func (i *Instance) ExpectFaults() { i.world.spoilt = true }
+
+// audited fails the test if the audit of what it has stored finds something. An embedded database is audited before the instance stops
+// that it is embedded in, a real one before it is dropped.
+func (w *World) audited(dsn string) {
+	if w.spoilt || w.t.Failed() || w.t.Skipped() {
+		return
+	}
+	if len(Column(w.t, OpenDB(w.t, dsn), `SELECT 'there' WHERE to_regclass('events') IS NOT NULL`)) == 0 {
+		return // the test never came as far as to have a schema
+	}
+	if output, code := w.audit(dsn); code != 0 {
+		w.t.Errorf("the audit exits with %d:\n%s", code, output)
+	}
+}
+
 func (i *Instance) cleanup() {
+	embeds := i.world.env["POSTGRES_DSN"] == "" && (i.world.host == nil || i.world.host == i)
+	if found := dsnForm.FindString(i.Output()); embeds && found != "" && !i.Exited() && strings.Contains(i.Output(), " is ready\n") {
+		i.world.audited(i.DSN())
+	}
 	if i.command.ProcessState == nil {
 		_ = i.command.Process.Signal(syscall.SIGTERM)
 		select {
@@ -240,6 +304,9 @@ func (i *Instance) DSN() string {
 	if dsn := i.world.env["POSTGRES_DSN"]; dsn != "" {
 		return dsn
 	}
+	if dsn := i.world.shared["POSTGRES_DSN"]; dsn != "" {
+		return dsn
+	}
 	found := dsnForm.FindAllString(i.Output(), -1)
 	require.NotEmpty(i.t, found)
 	return found[len(found)-1]
@@ -252,6 +319,9 @@ func (i *Instance) Brokers() []string {
 		i.t.Skip("needs Kafka; COMPONENT_URL names somebody else's instance")
 	}
 	if brokers := i.world.env["KAFKA_BROKERS"]; brokers != "" {
+		return strings.Split(brokers, ",")
+	}
+	if brokers := i.world.shared["KAFKA_BROKERS"]; brokers != "" {
 		return strings.Split(brokers, ",")
 	}
 	found := brokersForm.FindAllStringSubmatch(i.Output(), -1)

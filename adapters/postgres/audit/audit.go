@@ -1,0 +1,170 @@
+// Package audit checks what is stored: that streams have no gaps, that what was derived from events equals their fold, and that
+// nothing waits for something that does not exist. It reads one snapshot of the database, so it can run beside working instances.
+package audit
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/adapters/postgres/txn"
+	"github.com/millrace/millrace/app"
+)
+
+// MaxIDs bounds how many offending ids a Result names.
+const MaxIDs = 20
+
+// Result is the outcome of one check.
+type Result struct {
+	Check   string   `json:"check"`
+	Checked int64    `json:"checked"` // how many streams, rows or keys were looked at
+	Faults  int64    `json:"faults"`
+	IDs     []string `json:"ids,omitempty"` // the offending ones, each with what is wrong with it; at most MaxIDs
+}
+
+func (r *Result) fault(text string) {
+	r.Faults++
+	if len(r.IDs) < MaxIDs {
+		r.IDs = append(r.IDs, text)
+	}
+}
+
+// Report has one Result a check.
+type Report struct {
+	Consistent bool     `json:"consistent"`
+	Checks     []Result `json:"checks"`
+}
+
+// Derived says how rows that were derived from streams are compared with them.
+type Derived struct {
+	Check string
+
+	// Rows selects the streams' names, and each row as json.
+	Rows string
+
+	// Compare returns an error that says how the row differs from the fold of the stream, of which it gets all events, oldest first.
+	Compare func(row []byte, events []app.Event) error
+}
+
+// Events decodes stored events; the event store does.
+type Events interface {
+	// Each calls fn for each stream that a query names in its first column, with the query's second column and all events of the stream.
+	Each(ctx context.Context, tx *sqlx.Tx, query string, fn func(stream string, row []byte, events []app.Event, err error)) error
+}
+
+// query is a check that SQL does alone: the first statement counts what is looked at, the second selects a sentence for each fault.
+type query struct{ check, count, faults string }
+
+var queries = []query{
+	{
+		"streams: versions 1 to n, no gap", `SELECT count(DISTINCT stream) FROM events`,
+		`SELECT format('%s: versions %s to %s, %s events', stream, min(version), max(version), count(*)) FROM events GROUP BY stream
+		HAVING min(version) <> 1 OR max(version) <> count(*) ORDER BY stream`,
+	},
+	{
+		"positions: unique", `SELECT count(*) FROM events`,
+		`SELECT format('position %s: %s events', position, count(*)) FROM events GROUP BY position HAVING count(*) > 1`,
+	},
+	{
+		"positions: rise with the versions of a stream", `SELECT count(*) FROM events`,
+		`SELECT format('%s: version %s has position %s, the version before it %s', stream, version, position, before) FROM (
+			SELECT stream, version, position, lag(position) OVER (PARTITION BY stream ORDER BY version) AS before FROM events) e
+		WHERE before >= position`,
+	},
+	{
+		"relay: each suspended key has an open dead letter", `SELECT count(DISTINCT (topic, key)) FROM outbox WHERE due_at = 'infinity' AND consumer IS NULL`,
+		`SELECT format('%s: key %s: %s messages suspended', topic, key, count(*)) FROM outbox o WHERE due_at = 'infinity' AND consumer IS NULL
+			AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.topic = o.topic AND d.key = o.key AND d.outbox_id IS NOT NULL AND d.dropped_at IS NULL)
+		GROUP BY topic, key`,
+	},
+}
+
+// Run runs all checks on one snapshot of the database. Its error says that a check could not be run, not that it found something.
+func Run(ctx context.Context, db *sqlx.DB, events Events, derived []Derived) (report Report, err error) {
+	tx, err := db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return Report{}, txn.Classify(err, "audit")
+	}
+	defer tx.Rollback() //nolint:errcheck // nothing was written
+	for _, q := range queries {
+		r := Result{Check: q.check}
+		var faults []string
+		if err := tx.GetContext(ctx, &r.Checked, q.count); err != nil {
+			return Report{}, txn.Classify(err, q.check)
+		}
+		if err := tx.SelectContext(ctx, &faults, q.faults); err != nil {
+			return Report{}, txn.Classify(err, q.check)
+		}
+		for _, f := range faults {
+			r.fault(f)
+		}
+		report.Checks = append(report.Checks, r)
+	}
+	for _, d := range derived {
+		r := Result{Check: d.Check}
+		err := events.Each(ctx, tx, d.Rows, func(stream string, row []byte, events []app.Event, err error) {
+			r.Checked++
+			if err == nil {
+				err = d.Compare(row, events)
+			}
+			if err != nil {
+				r.fault(fmt.Sprintf("%s: %v", stream, err))
+			}
+		})
+		if err != nil {
+			return Report{}, fmt.Errorf("%s: %w", d.Check, err)
+		}
+		report.Checks = append(report.Checks, r)
+	}
+	report.Consistent = true
+	for _, r := range report.Checks {
+		report.Consistent = report.Consistent && r.Faults == 0
+	}
+	return report, nil
+}
+
+// Snapshots compares each snapshot with the fold of its stream up to the snapshot's version. Folds gives a category's state, as its
+// snapshots keep it, after some events.
+func Snapshots(folds map[string]func([]app.Event) ([]byte, error)) Derived {
+	return Derived{
+		Check: "snapshots: equal to the fold of their streams",
+		Rows:  `SELECT stream, json_build_object('version', version, 'state', state)::text FROM snapshots`,
+		Compare: func(row []byte, events []app.Event) error {
+			var kept struct {
+				Version int
+				State   json.RawMessage
+			}
+			if err := json.Unmarshal(row, &kept); err != nil {
+				return err
+			}
+			if kept.Version > len(events) {
+				return fmt.Errorf("snapshot of version %d, of a stream of %d events", kept.Version, len(events))
+			}
+			if len(events) == 0 {
+				return errors.New("snapshot of version 0")
+			}
+			fold, known := folds[events[0].Category]
+			if !known {
+				return fmt.Errorf("nothing folds snapshots of the category %s", events[0].Category)
+			}
+			state, err := fold(events[:kept.Version])
+			if err != nil {
+				return err
+			}
+			if !sameJSON(kept.State, state) {
+				return fmt.Errorf("snapshot of version %d is %s, the fold is %s", kept.Version, kept.State, state)
+			}
+			return nil
+		},
+	}
+}
+
+func sameJSON(a, b []byte) bool {
+	var x, y any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
+}

@@ -1,0 +1,83 @@
+package eventstore
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/adapters/postgres/txn"
+	"github.com/millrace/millrace/app"
+)
+
+// Each calls fn for each stream that a query names in its first column, with the query's second column and all events of the stream,
+// oldest first; none if nothing is stored under that name. If one of them cannot be decoded, fn gets that error. Only one stream is in
+// memory at a time.
+func (s *Store) Each(ctx context.Context, tx *sqlx.Tx, query string, fn func(stream string, row []byte, events []app.Event, err error)) error {
+	rows, err := tx.QueryxContext(ctx, `
+		SELECT n, name, CASE WHEN row_number() OVER (PARTITION BY n ORDER BY e.version) = 1 THEN value END AS value, e.version IS NOT NULL AS stored,
+			COALESCE(e.version, 0) AS version, COALESCE(position, 0) AS position, COALESCE(type, '') AS type, COALESCE(schema, 0) AS schema,
+			payload, meta, COALESCE(at, 'epoch') AS at
+		FROM (SELECT row_number() OVER (ORDER BY name) AS n, name, value FROM (`+query+`) AS q(name, value)) named
+		LEFT JOIN events e ON e.stream = named.name ORDER BY n, e.version`)
+	if err != nil {
+		return txn.Classify(err, "read streams")
+	}
+	defer rows.Close()
+	var current struct {
+		n      int64
+		stream string
+		row    []byte
+		events []app.Event
+		err    error
+	}
+	emit := func() {
+		if current.n > 0 {
+			fn(current.stream, current.row, current.events, current.err)
+		}
+	}
+	for rows.Next() {
+		var n int64
+		var name string
+		var value []byte
+		var stored bool
+		var r row
+		if err := rows.Scan(&n, &name, &value, &stored, &r.Version, &r.Position, &r.Type, &r.Schema, &r.Payload, &r.Meta, &r.At); err != nil {
+			return txn.Classify(err, "read streams")
+		}
+		if n != current.n {
+			emit()
+			current.n, current.stream, current.row, current.events, current.err = n, name, nil, nil, nil
+		}
+		if value != nil {
+			current.row = value
+		}
+		if !stored || current.err != nil {
+			continue
+		}
+		r.Stream = name
+		event, err := s.decode(r)
+		if err != nil {
+			current.err = err
+			continue
+		}
+		current.events = append(current.events, event)
+	}
+	emit()
+	return txn.Classify(rows.Err(), "read streams")
+}
+
+// FoldSnapshot returns a function that gives the state after some events as a snapshot keeps it.
+func FoldSnapshot[A Snapshotter, E any](rebuild func([]E) A) func([]app.Event) ([]byte, error) {
+	return func(events []app.Event) ([]byte, error) {
+		bodies := make([]E, len(events))
+		for i, e := range events {
+			body, ok := e.Body.(E)
+			if !ok {
+				return nil, fmt.Errorf("event %d is a %T", e.Meta.Version, e.Body)
+			}
+			bodies[i] = body
+		}
+		return rebuild(bodies).Snapshot()
+	}
+}

@@ -1,0 +1,87 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/millrace/millrace/adapters/embedded"
+	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/adapters/postgres/audit"
+	"github.com/millrace/millrace/adapters/postgres/eventstore"
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/aggregate"
+	"github.com/millrace/millrace/migrations"
+	"github.com/millrace/millrace/ports/cli"
+	"github.com/millrace/millrace/sagas/saga"
+)
+
+// audit checks what is stored, of a service that runs or of one that does not.
+func (p program) audit(ctx context.Context) (report cli.Audit, err error) {
+	var dsn string
+	if p.config.PostgresDSN == "" {
+		dsn = embedded.Running(p.config.DataDir) // that of a running service
+	}
+	if dsn == "" {
+		var stop func() error
+		if dsn, stop, err = p.database(ctx); err != nil {
+			return report, err
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+	}
+	db, err := postgres.Open(dsn, 2)
+	if err != nil {
+		return report, fmt.Errorf("POSTGRES_DSN: %w", err)
+	}
+	defer db.Close() //nolint:errcheck // nothing is pending
+	if err := postgres.Wait(ctx, db, p.config.PostgresWait, p.log); err != nil {
+		return report, err
+	}
+	if err := migrations.Check(ctx, db.DB); err != nil {
+		return report, err
+	}
+	var types []aggregate.Types
+	for _, t := range kinds() {
+		types = append(types, t)
+	}
+	found, err := audit.Run(ctx, db, eventstore.New(db, aggregate.Merge(types...)), []audit.Derived{audit.Snapshots(snapshots()), sagaRows})
+	report.Consistent = found.Consistent
+	for _, r := range found.Checks {
+		report.Checks = append(report.Checks, cli.AuditCheck(r))
+	}
+	return report, err
+}
+
+// sagaRows compares the list of sagas with their streams. A row is written when the status changes, so it may be behind in its version
+// and in nothing else.
+var sagaRows = audit.Derived{
+	Check: "sagas: rows equal to the fold of their streams",
+	Rows: `SELECT stream, max(value) FROM (
+		SELECT 'sagas/' || saga_id, json_build_object('definition', definition, 'subject', subject, 'status', status, 'version', version)::text FROM saga_rows
+		UNION ALL SELECT DISTINCT stream, NULL FROM events WHERE starts_with(stream, 'sagas/')) AS either(stream, value) GROUP BY stream`,
+	Compare: func(row []byte, events []app.Event) error {
+		if row == nil {
+			return errors.New("a stream without a row")
+		}
+		var listed struct {
+			Definition, Subject string
+			Status              saga.Status
+			Version             int
+		}
+		if err := json.Unmarshal(row, &listed); err != nil {
+			return err
+		}
+		if listed.Version > len(events) {
+			return fmt.Errorf("a row of version %d, of a stream of %d events", listed.Version, len(events))
+		}
+		then, now := saga.Rebuild("", events[:listed.Version]), saga.Rebuild("", events)
+		for _, state := range []saga.State{then, now} {
+			if listed.Definition != state.Definition || listed.Subject != state.Subject || listed.Status != state.Status {
+				return fmt.Errorf("the row says %s of %s for %s; the events say %s of %s for %s", listed.Status, listed.Definition, listed.Subject,
+					state.Status, state.Definition, state.Subject)
+			}
+		}
+		return nil
+	},
+}
