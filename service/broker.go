@@ -66,6 +66,7 @@ func (s *Service) startBroker(_ context.Context, _ func(string)) (err error) {
 	s.broker = inKafka{s, kafka.Config{
 		Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Instance: cmp.Or(s.config.InstanceID, uuid.NewString()[:8]),
 		Presence: kafka.Presence{Machine: s.machine, Since: s.since}, Security: s.config.KafkaAuth,
+		GroupBytes: memoryFor(64<<20, groupsShare, 1<<20), FetchBytes: int32(memoryFor(256<<10, groupsShare*int(s.config.Partitions), 16<<10)), //nolint:gosec // at most 256 KiB
 	}}
 	return nil
 }

@@ -56,6 +56,7 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 		facts, categories = append(facts, types), append(categories, category)
 	}
 	c.store = eventstore.New(s.db, aggregate.Merge(facts...))
+	c.store.LimitCache(int64(memoryFor(160<<20, cacheShare, 1<<20)))
 	sagaRows := readmodel.NewSagas(s.db)
 	c.manager = &process.Manager{Sagas: c.sagas, Streams: c.store, Rows: measured{sagaRows, s.telemetry.SagaEnded}, Commands: lateCommands{c}, Timers: timers{}, Clock: s.clock, Open: s.open}
 	c.handlers = append(command.All(s.deps(c.store)), c.manager.Handlers()...)

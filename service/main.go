@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -30,21 +29,14 @@ func Main(ctx context.Context, args []string, getenv func(string) string, stdout
 		_, _ = fmt.Fprintln(stderr, "millrace:", strings.ReplaceAll(err.Error(), "\n", "\nmillrace: "))
 		return 2
 	}
-	if getenv("GOGC") == "" {
-		debug.SetGCPercent(collectAt)
-	}
 	log := newLog(config, stderr)
-	a := program{config, log, stdout, stderr}
+	a := program{config, log, limitMemory(getenv), stdout, stderr}
 	return cli.App{
 		Stdout: stdout, Stderr: stderr, URL: "http://" + reachableAddr(config.HTTPAddr), Interactive: isTerminal(stderr),
 		Serve: a.serve, ServeOwn: a.serveOwn, Sandbox: a.sandbox, Migrate: a.migrate, Projections: a.listProjections, Rebuild: a.rebuild, Audit: a.audit, Diagram: diagram, AsyncAPI: a.printAsyncAPI,
 		Token: a.token, Sign: a.sign,
 	}.Run(ctx, args)
 }
-
-// collectAt is by how much the heap may grow before it is collected, in percent, unless GOGC is set. What is in hand is small and lives
-// shortly; Go's default of 100 would have a quarter of the time at full load spent on collecting it.
-const collectAt = 400
 
 func isHelp(args []string) bool {
 	return len(args) > 0 && (args[0] == "help" || args[0] == "-h" || args[0] == "--help")
@@ -79,6 +71,7 @@ func isTerminal(w io.Writer) bool {
 type program struct {
 	config         Config
 	log            *slog.Logger
+	memory         memory
 	stdout, stderr io.Writer
 }
 
@@ -108,7 +101,7 @@ func (p program) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprint(p.stdout, s.banner())
+	_, _ = fmt.Fprint(p.stdout, s.banner(p.memory))
 	var failure error
 	select {
 	case <-ctx.Done():
@@ -120,7 +113,7 @@ func (p program) serve(ctx context.Context) error {
 	return errors.Join(failure, s.Stop(stopCtx))
 }
 
-func (s *Service) banner() string {
+func (s *Service) banner(memory memory) string {
 	var b strings.Builder
 	line := func(name, value string) { fmt.Fprintf(&b, "  %-10s %s\n", name, value) }
 	b.WriteString("millrace is ready\n")
@@ -137,6 +130,7 @@ func (s *Service) banner() string {
 	if s.sandbox != nil {
 		line("sandbox", s.URL+"/v1/sandbox/payments and …/carrier")
 	}
+	line("memory", memory.String())
 	b.WriteString("try, in another terminal:\n")
 	for _, try := range append(s.tries(), "go run . sagas list") {
 		b.WriteString("  " + try + "\n")

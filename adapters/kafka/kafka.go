@@ -39,6 +39,11 @@ type Config struct {
 	// at once. It must differ between instances. Empty: a dynamic member, which hands its partitions over when it stops.
 	InstanceID string
 
+	// GroupBytes bounds the records that a group has in flight, and FetchBytes what is fetched of a partition at once. Default: 64 MiB
+	// and 256 KiB.
+	GroupBytes int
+	FetchBytes int32
+
 	// Security is checked before.
 	Security Security
 }
@@ -214,12 +219,21 @@ func Refused(err error) bool {
 		errors.Is(err, sarama.ErrInvalidMessage) || errors.Is(err, sarama.ErrInvalidRecord)
 }
 
+// fetchBytes is how much of a partition is fetched at once: little, because there are many partitions, and more is fetched ahead than is
+// needed.
+func (c Config) fetchBytes() int32 {
+	if c.FetchBytes > 0 {
+		return min(c.FetchBytes, 256<<10)
+	}
+	return 256 << 10
+}
+
 // consumer is the configuration of a member of a group.
 func (c Config) consumer() *sarama.Config {
 	s := c.sarama()
 	s.Consumer.Return.Errors = true
 	s.Consumer.MaxWaitTime = time.Second // a fetch that finds nothing is answered after that; one that finds something, at once
-	s.Consumer.Fetch.Default = 256 << 10 // of a partition: there are many, and more is fetched ahead than is needed
+	s.Consumer.Fetch.Default = c.fetchBytes()
 	s.ChannelBufferSize = 64
 	s.Consumer.Offsets.Initial = sarama.OffsetOldest // a new group begins at the beginning: nothing is skipped
 	s.Consumer.Group.InstanceId = c.InstanceID
@@ -239,7 +253,7 @@ func (c Config) consumer() *sarama.Config {
 // that wait for others of their key.
 func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Message), logger watermill.LoggerAdapter) (message.Subscriber, error) {
 	s, err := keyed.NewSubscriber(keyed.Config{
-		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: partitioned{}, Logger: logger,
+		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: partitioned{}, Logger: logger, MaxBytes: c.GroupBytes,
 		Key: func(r *sarama.ConsumerMessage) string {
 			if key, ok := headerOf(r, keyHeader); ok {
 				return key

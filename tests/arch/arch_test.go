@@ -52,6 +52,7 @@ var homes = map[string][]string{
 	"github.com/twmb/franz-go":                    {"adapters/embedded"},
 	"github.com/fergusstrange/embedded-postgres":  {"adapters/embedded"},
 	"github.com/pressly/goose/v3":                 {"migrations"},
+	"github.com/KimMachineGun/automemlimit":       {"service"},
 	"github.com/prometheus/client_golang":         {"adapters/telemetry", "service"},
 	"github.com/ThreeDotsLabs/watermill":          {"adapters", "ports/messages", "service"},
 	"database/sql":                                {"adapters", "migrations"},

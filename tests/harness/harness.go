@@ -61,6 +61,7 @@ type World struct {
 	spoilt  bool   // a test has spoilt what is stored
 	host    *Instance
 	shared  map[string]string // settings of the instances beside the host
+	runBy   []string
 }
 
 // External is the URL of an instance that somebody else started, or empty.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -132,7 +133,8 @@ func (i *Instance) launch(settings ...string) {
 // Command is the binary with this world's settings, and whatever arguments.
 func (w *World) Command(args ...string) *exec.Cmd {
 	w.t.Helper()
-	command := exec.Command(Binary(w.t), args...)
+	line := append(append(slices.Clone(w.runBy), Binary(w.t)), args...)
+	command := exec.Command(line[0], line[1:]...)
 	command.Env = append(os.Environ(), "LOG_LEVEL="+level())
 	for _, unwanted := range []string{"POSTGRES_DSN", "KAFKA_BROKERS"} {
 		command.Env = append(command.Env, unwanted+"=")

@@ -28,7 +28,7 @@ var gone = []string{
 	"ports/httpapi/orders.go", "ports/httpapi/stock.go", "ports/httpapi/stream.go", "ports/httpapi/sandbox.go", "ports/httpapi/fuzz_test.go",
 	"ports/httpapi/testdata", "ports/ui/orders.go", "ports/ui/sandbox.go", "ports/ui/templates/order.html", "ports/ui/templates/orders.html",
 	"ports/ui/templates/sandbox.html", "ports/cli/demo.go", "ports/cli/chaos.go", "ports/cli/live.go", "service/orders.go", "service/demo.go",
-	"service/sandbox.go", "tests/books", "tests/bench", "tests/debezium", "tests/chaos", "tests/browser", "tests/tools",
+	"service/sandbox.go", "tests/books", "tests/bench", "tests/debezium", "tests/chaos", "tests/limits", "tests/browser", "tests/tools",
 	"tests/harness/orders.go", "tests/harness/books.go", "tests/harness/sandbox.go", "examples", "docs/pages.md", "docs/performance.md",
 	"docs/scale.md", "docs/pictures", "docs/order-fulfilment.mmd", "tools/node", "tools/removeexample",
 }

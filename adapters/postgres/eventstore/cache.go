@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/app"
 )
 
-// maxCached is how many streams are kept that nobody uses at the moment.
+// maxCached is how many streams are kept that nobody uses at the moment, unless LimitCache says less.
 const maxCached = 20_000
 
 // maxHistory is from how many events on a history is not kept.
@@ -31,6 +31,7 @@ type cache struct {
 	mu      sync.Mutex
 	streams map[string]*stream
 	idle    *list.List // of *stream, the longest unused first
+	maxIdle int
 	shared  map[string]time.Time
 }
 
@@ -55,7 +56,7 @@ type state struct {
 }
 
 func newCache() *cache {
-	return &cache{streams: map[string]*stream{}, idle: list.New(), shared: map[string]time.Time{}}
+	return &cache{streams: map[string]*stream{}, idle: list.New(), maxIdle: maxCached, shared: map[string]time.Time{}}
 }
 
 // take gives a unit the stream, after those that came before. It is nil if that takes too long for one that has others.
@@ -109,7 +110,7 @@ func (c *cache) leave(s *stream) {
 		return
 	}
 	s.place = c.idle.PushBack(s)
-	for c.idle.Len() > maxCached {
+	for c.idle.Len() > c.maxIdle {
 		oldest := c.idle.Remove(c.idle.Front()).(*stream)
 		oldest.place = nil
 		delete(c.streams, oldest.name)

@@ -38,6 +38,12 @@ func New(db *sqlx.DB, types aggregate.Types) *Store {
 	return s
 }
 
+// LimitCache bounds the memory that cached streams take, in bytes. It is called before the store is used.
+func (s *Store) LimitCache(bytes int64) {
+	const perStream = 8 << 10 // an estimate: an aggregate takes about 1 KiB, the history of a saga 15 KiB
+	s.cache.maxIdle = int(min(maxCached, bytes/perStream))
+}
+
 // Stream is the name of an aggregate's stream.
 func Stream(category, id string) string { return category + "/" + id }
 
