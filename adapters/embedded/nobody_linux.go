@@ -26,21 +26,21 @@ type capabilityHeader struct {
 
 type capabilityData struct{ effective, permitted, inheritable uint32 }
 
-// asNobody runs f on this thread, which the caller has locked and will not unlock, with another identity. The raw calls are
+// asUser runs f on this thread, which the caller has locked and will not unlock, with another identity. The raw calls are
 // the point: syscall.Setresuid would change every thread.
 //
 // One capability is kept where the kernel lets us: to pass through directories that are closed to others, because the data
 // directory of a user who is root often lies below one (/root, mktemp -d).
-func asNobody(f func() error) error {
+func asUser(o owner, f func() error) error {
 	// Without this bit, changing the user drops every capability, and access(2), which PostgreSQL asks, ignores those we have.
 	_, _, dropped := syscall.RawSyscall(syscall.SYS_PRCTL, prSetSecurebits, noSetuidFixup, 0)
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
 		return fmt.Errorf("leave root's groups: %w", errno)
 	}
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESGID, nobody, nobody, nobody); errno != 0 {
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESGID, uintptr(o.gid), uintptr(o.gid), uintptr(o.gid)); errno != 0 {
 		return fmt.Errorf("become an unprivileged group: %w", errno)
 	}
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(o.uid), uintptr(o.uid), uintptr(o.uid)); errno != 0 {
 		return fmt.Errorf("become an unprivileged user: %w", errno)
 	}
 	if dropped == 0 {
@@ -65,7 +65,7 @@ func keepOnlyReadSearch() error {
 	return nil
 }
 
-// mayPass tells whether asNobody will be able to keep its capability: whether we have it now.
+// mayPass tells whether asUser will be able to keep its capability: whether we have it now.
 func mayPass() bool {
 	header := capabilityHeader{version: capabilityVersion3}
 	var data [capabilityDataEntries]capabilityData

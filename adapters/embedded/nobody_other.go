@@ -4,7 +4,7 @@ package embedded
 
 import "errors"
 
-func asNobody(func() error) error {
+func asUser(owner, func() error) error {
 	return errors.New("PostgreSQL does not run as root: start as another user, or set POSTGRES_DSN")
 }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -33,31 +34,44 @@ type Postgres struct {
 }
 
 // StartPostgres starts a server on the data below dir, as another user than root if need be. A server of an earlier run that
-// was left behind is stopped first. Say is told what takes long.
-func StartPostgres(ctx context.Context, dir string, say func(string)) (*Postgres, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
+// was left behind is stopped first. If it returns an error, no server is running. Say is told what takes long.
+func StartPostgres(ctx context.Context, dir string, say func(string)) (_ *Postgres, err error) {
+	ignoreLibpqVariables()
+	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
 	data := filepath.Join(dir, "postgres")
-	cache, err := cacheDir(dir)
-	if err != nil {
-		return nil, err
-	}
+	cluster := filepath.Join(data, "cluster")
+	cache := cacheDir(dir)
 	for _, d := range []string{dir, data, cache} {
 		if err := os.MkdirAll(d, 0o755); err != nil { //nolint:gosec // the unprivileged user must get through
 			return nil, fmt.Errorf("embedded PostgreSQL: %w", err)
 		}
 	}
-	cluster := filepath.Join(data, "cluster")
+	owner, err := ownerOf(data)
+	if err != nil {
+		return nil, err
+	}
 	_, statErr := os.Stat(filepath.Join(cluster, "PG_VERSION"))
 	fresh := errors.Is(statErr, fs.ErrNotExist)
 	if err := stopLeftover(cluster); err != nil {
 		return nil, err
 	}
+	work, err := workDir(data, owner)
+	if err != nil {
+		return nil, fmt.Errorf("embedded PostgreSQL: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = os.RemoveAll(work) // else the next start does
+		}
+	}()
+	if err := copyArchives(cache, work); err != nil {
+		return nil, fmt.Errorf("embedded PostgreSQL: %w", err)
+	}
 	wanted := version
 	binaries, source := "", repository
-	if !downloaded(cache) {
+	if !downloaded(work) {
 		say("downloading PostgreSQL " + string(version) + " (15 MB, once)")
 		address, stop, err := watched(ctx, repository, say)
 		if err != nil {
@@ -76,7 +90,7 @@ func StartPostgres(ctx context.Context, dir string, say func(string)) (*Postgres
 		if err := sameMajor(cluster, wanted); err != nil {
 			return nil, err
 		}
-		config := embeddedpostgres.DefaultConfig().Version(wanted).Port(port).DataPath(cluster).CachePath(cache).BinaryRepositoryURL(source).
+		config := embeddedpostgres.DefaultConfig().Version(wanted).Port(port).DataPath(cluster).CachePath(work).BinaryRepositoryURL(source).
 			RuntimePath(filepath.Join(data, "runtime")).Username("millrace").Password("millrace").Database("millrace").
 			StartTimeout(30 * time.Second).Logger(&log).Encoding("UTF8").Locale("C").
 			StartParameters(map[string]string{"max_connections": "200", "listen_addresses": "127.0.0.1", "unix_socket_directories": ""})
@@ -84,25 +98,63 @@ func StartPostgres(ctx context.Context, dir string, say func(string)) (*Postgres
 			config = config.BinariesPath(binaries)
 		}
 		pg := embeddedpostgres.NewDatabase(config)
-		return pg, unprivileged(pg.Start, data, cache)
+		return pg, owner.run(pg.Start, data, work)
 	}
 	pg, err := start()
-	if err != nil && !downloaded(cache) {
+	if err != nil && !downloaded(work) {
 		if binaries, wanted = installed(ctx); binaries == "" {
 			return nil, fmt.Errorf("embedded PostgreSQL: %w; no PostgreSQL is installed either: allow the download, install PostgreSQL, or set POSTGRES_DSN", err)
 		}
 		say(fmt.Sprintf("cannot download PostgreSQL (%v); using the installed %s in %s", err, wanted, binaries))
 		pg, err = start()
 	}
-	if err != nil {
-		return nil, fmt.Errorf("embedded PostgreSQL in %s: %w\n%s", dir, err, tail(log.String(), 2000))
+	if err == nil && binaries == "" {
+		err = keepArchives(work, cache)
 	}
-	return &Postgres{DSN: dsnOf(strconv.Itoa(int(port))), Fresh: fresh, stop: func() error { return unprivileged(pg.Stop) }}, ctx.Err()
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		err = errors.Join(fmt.Errorf("embedded PostgreSQL in %s: %w\n%s", dir, err, tail(log.String(), 2000)), stopLeftover(cluster))
+		return nil, err
+	}
+	stop := func() error { return errors.Join(owner.run(pg.Stop), os.RemoveAll(work)) }
+	return &Postgres{DSN: dsnOf(strconv.Itoa(int(port))), Fresh: fresh, stop: stop}, nil
+}
+
+// workDir makes a directory for the downloads, logs and temporary files of one run. It is made anew, because it belongs to the user who
+// runs the server; the cache of downloads belongs to us. Those of runs that were killed are removed.
+func workDir(data string, o owner) (string, error) {
+	left, err := filepath.Glob(filepath.Join(data, "start-*"))
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range left {
+		if err := os.RemoveAll(dir); err != nil {
+			return "", err
+		}
+	}
+	dir, err := os.MkdirTemp(data, "start-")
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Lchown(dir, o.uid, o.gid)
+}
+
+// ignoreLibpqVariables removes PGHOST, PGSERVICE, PGOPTIONS and their like from this process's environment: they are meant for other
+// databases, and would change what the embedded server's programs and our connections to it do.
+func ignoreLibpqVariables() {
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "PG") {
+			_ = os.Unsetenv(name) // fails on odd names only
+		}
+	}
 }
 
 // Running returns the DSN of the server that runs on the data below dir, for a process beside the one that started it; empty if there is
 // none.
 func Running(dir string) string {
+	ignoreLibpqVariables()
 	cluster := filepath.Join(dir, "postgres", "cluster")
 	content, err := os.ReadFile(filepath.Join(cluster, "postmaster.pid")) //nolint:gosec // below the data directory
 	lines := strings.Split(string(content), "\n")
@@ -123,16 +175,64 @@ func dsnOf(port string) string {
 // Stop stops the server cleanly.
 func (p *Postgres) Stop() error { return p.stop() }
 
-func cacheDir(dir string) (string, error) {
-	if os.Geteuid() == 0 {
-		// Root's own cache is closed to the unprivileged user. This one is shared by all data directories.
-		return filepath.Join(os.TempDir(), "millrace-postgres"), nil
-	}
+// cacheDir is where downloads are kept for all data directories.
+func cacheDir(dir string) string {
 	base, err := os.UserCacheDir()
 	if err != nil {
-		return filepath.Join(dir, "cache"), nil //nolint:nilerr // a user without a home keeps it with the data
+		return filepath.Join(dir, "cache") // a user without a home keeps it with the data
 	}
-	return filepath.Join(base, "millrace-postgres"), nil
+	return filepath.Join(base, "millrace-postgres")
+}
+
+// copyArchives copies downloads that to does not have yet. Links and the like are left out, because from may belong to another user.
+func copyArchives(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.Type().IsRegular() || filepath.Ext(e.Name()) != ".txz" {
+			continue
+		}
+		target := filepath.Join(to, e.Name())
+		if _, err := os.Stat(target); err == nil {
+			continue
+		}
+		if err := copyFile(filepath.Join(from, e.Name()), target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepArchives moves downloads to the cache.
+func keepArchives(work, cache string) error {
+	if err := copyArchives(work, cache); err != nil {
+		return err
+	}
+	archives, err := filepath.Glob(filepath.Join(work, "*.txz"))
+	for _, archive := range archives {
+		err = errors.Join(err, os.Remove(archive))
+	}
+	return err
+}
+
+// copyFile copies a file. Other processes see all of it or nothing.
+func copyFile(from, to string) error {
+	source, err := os.OpenFile(from, os.O_RDONLY|syscall.O_NOFOLLOW, 0) //nolint:gosec // in a directory of ours
+	if err != nil {
+		return err
+	}
+	defer source.Close() //nolint:errcheck // it was only read
+	target, err := os.CreateTemp(filepath.Dir(to), "copy-")
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(target, source)
+	if err := errors.Join(err, target.Chmod(0o644), target.Close()); err != nil {
+		return errors.Join(err, os.Remove(target.Name()))
+	}
+	return os.Rename(target.Name(), to)
 }
 
 func downloaded(cache string) bool {
@@ -178,33 +278,63 @@ func sameMajor(cluster string, wanted embeddedpostgres.PostgresVersion) error {
 	return err
 }
 
-// nobody is who runs the server where we are root, whom PostgreSQL refuses. No account is needed for it.
+// nobody runs the server where we are root, whom PostgreSQL refuses. No account is needed for it.
 const nobody = 65534
 
-// unprivileged runs start as nobody if we are root. Only one thread changes its identity, by raw system calls, and it ends
-// with its goroutine, because the goroutine never unlocks it; the server, which is forked there, inherits the identity.
-func unprivileged(start func() error, dirs ...string) error {
+// owner is the user who runs the server.
+type owner struct{ uid, gid int }
+
+// ownerOf returns the user who runs the server on a data directory: us, or, if we are root, the user to whom the directory belongs. One
+// that was made just now is given to nobody. Nothing below it changes hands: the server makes all of it.
+func ownerOf(data string) (owner, error) {
 	if os.Geteuid() != 0 {
-		return start()
+		return owner{os.Geteuid(), os.Getegid()}, nil
 	}
-	for _, dir := range dirs {
-		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-			if err != nil {
-				return err
+	info, err := os.Lstat(data)
+	if err != nil {
+		return owner{}, fmt.Errorf("DATA_DIR: %w", err)
+	}
+	if !info.IsDir() {
+		return owner{}, fmt.Errorf("DATA_DIR: %s is a link or a file: remove it, or set DATA_DIR to another directory", data)
+	}
+	if at := info.Sys().(*syscall.Stat_t); at.Uid != 0 { //nolint:forcetypeassert // that of Unix
+		return owner{int(at.Uid), int(at.Gid)}, nil
+	}
+	entries, err := os.ReadDir(data)
+	if err == nil && len(entries) > 0 {
+		err = fmt.Errorf("%s belongs to root, whom PostgreSQL refuses: give it to another user, or set DATA_DIR to another directory", data)
+	}
+	if err == nil {
+		err = os.Lchown(data, nobody, nobody)
+	}
+	if err != nil {
+		return owner{}, fmt.Errorf("DATA_DIR: %w", err)
+	}
+	return owner{nobody, nobody}, nil
+}
+
+// run calls f as the owner. Only one thread changes its identity, by raw system calls, and it ends with its goroutine, because the
+// goroutine never unlocks it; the server, which is forked there, inherits the identity. The first of dirs must be open to the owner, and
+// the last one is for temporary files. A panic of the library is an error.
+func (o owner) run(f func() error, dirs ...string) error {
+	safe := func() (err error) {
+		defer func() {
+			if value := recover(); value != nil {
+				err = fmt.Errorf("panic: %v", value)
 			}
-			return os.Lchown(path, nobody, nobody) //nolint:gosec // only root and nobody can write there, and links are not followed
-		})
-		if err != nil {
-			return fmt.Errorf("hand %s to the user that runs PostgreSQL: %w", dir, err)
-		}
-		if err := reachable(dir); err != nil && !mayPass() {
+		}()
+		return f()
+	}
+	if os.Geteuid() != 0 {
+		return safe()
+	}
+	if len(dirs) > 0 {
+		if err := reachable(dirs[0]); err != nil && !mayPass() {
 			return err
 		}
-	}
-	// The library writes a temporary file; root's directory for those may be closed to nobody.
-	if len(dirs) > 0 {
+		// The library writes a temporary file; root's directory for those may be closed to others.
 		before, had := os.LookupEnv("TMPDIR")
-		_ = os.Setenv("TMPDIR", dirs[0]) // fails on odd names only
+		_ = os.Setenv("TMPDIR", dirs[len(dirs)-1]) // fails on odd names only
 		defer func() {
 			if had {
 				_ = os.Setenv("TMPDIR", before)
@@ -216,7 +346,7 @@ func unprivileged(start func() error, dirs ...string) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		done <- asNobody(start)
+		done <- asUser(o, safe)
 	}()
 	return <-done
 }
