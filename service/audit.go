@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"time"
 
 	"github.com/millrace/millrace/adapters/embedded"
 	"github.com/millrace/millrace/adapters/postgres"
@@ -30,12 +32,22 @@ func (p program) audit(ctx context.Context) (report cli.Audit, err error) {
 		}
 		defer func() { err = errors.Join(err, stop()) }()
 	}
+	found, err := Audit(ctx, dsn, p.config.PostgresWait, p.log)
+	report.Consistent = found.Consistent
+	for _, r := range found.Checks {
+		report.Checks = append(report.Checks, cli.AuditCheck(r))
+	}
+	return report, err
+}
+
+// Audit checks what this service has stored in a database, for which it waits.
+func Audit(ctx context.Context, dsn string, wait time.Duration, log *slog.Logger) (report audit.Report, err error) {
 	db, err := postgres.Open(dsn, 2)
 	if err != nil {
 		return report, fmt.Errorf("POSTGRES_DSN: %w", err)
 	}
 	defer db.Close() //nolint:errcheck // nothing is pending
-	if err := postgres.Wait(ctx, db, p.config.PostgresWait, p.log); err != nil {
+	if err := postgres.Wait(ctx, db, wait, log); err != nil {
 		return report, err
 	}
 	if err := migrations.Check(ctx, db.DB); err != nil {
@@ -45,12 +57,7 @@ func (p program) audit(ctx context.Context) (report cli.Audit, err error) {
 	for _, t := range kinds() {
 		types = append(types, t)
 	}
-	found, err := audit.Run(ctx, db, eventstore.New(db, aggregate.Merge(types...)), []audit.Derived{audit.Snapshots(snapshots()), sagaRows})
-	report.Consistent = found.Consistent
-	for _, r := range found.Checks {
-		report.Checks = append(report.Checks, cli.AuditCheck(r))
-	}
-	return report, err
+	return audit.Run(ctx, db, eventstore.New(db, aggregate.Merge(types...)), []audit.Derived{audit.Snapshots(snapshots()), sagaRows})
 }
 
 // sagaRows compares the list of sagas with their streams. A row is written when the status changes, so it may be behind in its version

@@ -41,7 +41,11 @@ func startFleet(ctx context.Context, g *ground, roles []string, more ...string) 
 			cancel()
 		}
 		f.http.CloseIdleConnections()
-		return errors.Join(faults...)
+		report, err := service.Audit(context.WithoutCancel(ctx), g.dsn, time.Minute, g.log)
+		if err == nil && !report.Consistent {
+			err = fmt.Errorf("the audit of what a case has stored: %+v", report.Checks)
+		}
+		return errors.Join(append(faults, err)...)
 	}
 	for n, role := range roles {
 		settings := map[string]string{

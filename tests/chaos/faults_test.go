@@ -97,6 +97,26 @@ var faults = []fault{
 	{name: "groups rebalanced", prepare: func(s *stage) func() {
 		return s.rebalance
 	}},
+	{name: "a topic deleted", prepare: func(s *stage) func() {
+		return s.external.deleted
+	}},
+	{name: "an ACL revoked", prepare: func(s *stage) func() {
+		topics := s.topics()
+		topic := topics[s.chance.IntN(len(topics))]
+		return func() { s.revoke(topic, 6*time.Second) }
+	}},
+	{name: "a row locked for 10 s", prepare: func(s *stage) func() {
+		return func() { s.lockRows(10 * time.Second) }
+	}},
+	{name: "hostile records", prepare: func(s *stage) func() {
+		return s.hostile
+	}},
+	{name: "transactions aborted", prepare: func(s *stage) func() {
+		return s.aborted
+	}},
+	{name: "Kafka answers after 8 s", prepare: func(s *stage) func() {
+		return func() { s.pauseKafka(8 * time.Second) }
+	}},
 }
 
 // one chooses an instance; who does something with its process locks it meanwhile.

@@ -12,12 +12,13 @@ import (
 	"github.com/millrace/millrace/tests/harness"
 )
 
-// While Kafka is away for a minute, every order is accepted, and afterwards each is decided.
+// While Kafka is away for a minute (a fifth of CHAOS_SECONDS, if that is less), every order is accepted, and afterwards each is decided.
 func TestAMinuteWithoutKafka(t *testing.T) {
 	ctl := os.Getenv("CHAOS_CTL")
 	if !harness.Real() || ctl == "" {
 		t.Skip("needs POSTGRES_DSN, KAFKA_BROKERS and CHAOS_CTL, as make chaos sets them")
 	}
+	length := min(time.Minute, time.Duration(setting(t, "CHAOS_SECONDS", 120))*time.Second/5)
 	i := harness.NewWorld(t).Start()
 	i.Stock(10_000, "MUG-01")
 	run := func(verb string) {
@@ -26,7 +27,7 @@ func TestAMinuteWithoutKafka(t *testing.T) {
 	}
 	run("stop")
 	placed := 0
-	for until := time.Now().Add(time.Minute); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+	for until := time.Now().Add(length); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
 		i.Place("pm_ok", "MUG-01") // fails if it is not accepted
 		placed++
 	}
@@ -35,5 +36,5 @@ func TestAMinuteWithoutKafka(t *testing.T) {
 	run("start")
 	report := i.Balanced()
 	require.Equal(t, placed, report.Orders)
-	t.Logf("%d orders placed within a minute without Kafka: all accepted, all decided, %d confirmed", placed, report.Confirmed)
+	t.Logf("%d orders placed within %s without Kafka: all accepted, all decided, %d confirmed", placed, length, report.Confirmed)
 }

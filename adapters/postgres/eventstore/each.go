@@ -14,16 +14,17 @@ import (
 // oldest first; none if nothing is stored under that name. If one of them cannot be decoded, fn gets that error. Only one stream is in
 // memory at a time.
 func (s *Store) Each(ctx context.Context, tx *sqlx.Tx, query string, fn func(stream string, row []byte, events []app.Event, err error)) error {
-	rows, err := tx.QueryxContext(ctx, `
+	all := `
 		SELECT n, name, CASE WHEN row_number() OVER (PARTITION BY n ORDER BY e.version) = 1 THEN value END AS value, e.version IS NOT NULL AS stored,
 			COALESCE(e.version, 0) AS version, COALESCE(position, 0) AS position, COALESCE(type, '') AS type, COALESCE(schema, 0) AS schema,
 			payload, meta, COALESCE(at, 'epoch') AS at
-		FROM (SELECT row_number() OVER (ORDER BY name) AS n, name, value FROM (`+query+`) AS q(name, value)) named
-		LEFT JOIN events e ON e.stream = named.name ORDER BY n, e.version`)
+		FROM (SELECT row_number() OVER (ORDER BY name) AS n, name, value FROM (` + query + `) AS q(name, value)) named
+		LEFT JOIN events e ON e.stream = named.name ORDER BY n, e.version`
+	rows, err := tx.QueryxContext(ctx, all) //nolint:sqlclosecheck // it is, below
 	if err != nil {
 		return txn.Classify(err, "read streams")
 	}
-	defer rows.Close()
+	defer rows.Close() //nolint:errcheck // its error is rows.Err's
 	var current struct {
 		n      int64
 		stream string
