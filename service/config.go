@@ -97,7 +97,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 	c := Config{
 		HTTPAddr:     s.text("HTTP_ADDR", "127.0.0.1:8080"),
 		PostgresDSN:  s.text("POSTGRES_DSN", ""),
-		PostgresPool: s.number("POSTGRES_MAX_CONNS", 40, 4, 1000),
+		PostgresPool: s.number("POSTGRES_MAX_CONNS", 40, postgres.MinConns, 1000),
 		PostgresWait: s.duration("POSTGRES_WAIT", 30*time.Second),
 		Migrate:      s.onOff("MIGRATE", true),
 		Broker:       Broker(s.text("BROKER", string(InKafka))),

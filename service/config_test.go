@@ -66,3 +66,14 @@ func TestJWKSNeedsIssuerAudienceAndHTTPS(t *testing.T) {
 	require.ErrorContains(t, err, "AUTH_AUDIENCE: ")
 	require.ErrorContains(t, err, "AUTH_ISSUER: ")
 }
+
+// With fewer connections, units of work that hold transactions of their own or wait for locks could use up the pool, and then need one more.
+func TestPoolMustBeLargeEnough(t *testing.T) {
+	_, err := ReadConfig(func(name string) string {
+		if name == "POSTGRES_MAX_CONNS" {
+			return "4"
+		}
+		return ""
+	})
+	require.EqualError(t, err, `POSTGRES_MAX_CONNS: "4" is not a whole number from 8 to 1000`)
+}

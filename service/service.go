@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"reflect"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -145,15 +147,36 @@ func (s *Service) onStop(f func(context.Context) error) { s.stops = append(s.sto
 // Failed tells of a part that ended although nobody stopped it.
 func (s *Service) Failed() <-chan error { return s.failed }
 
-// Stop takes nothing new, finishes what is in hand, leaves the consumer groups and closes, in the reverse order of the start.
+// stopGrace is what each part gets when the time for a clean stop is over: the embedded PostgreSQL must not be left running because another
+// part hangs.
+const stopGrace = 2 * time.Second
+
+// Stop takes nothing new, finishes what is in hand, leaves the consumer groups and closes, in the reverse order of the start. A part that
+// hangs is given up when ctx is done.
 func (s *Service) Stop(ctx context.Context) error {
 	s.stopOnce.Do(func() {
 		close(s.stopping)
 		for _, stop := range slices.Backward(s.stops) {
-			s.stopErr = errors.Join(s.stopErr, stop(ctx))
+			s.stopErr = errors.Join(s.stopErr, stopPart(ctx, stop))
 		}
 	})
 	return s.stopErr
+}
+
+func stopPart(ctx context.Context, stop func(context.Context) error) error {
+	stopped := make(chan error, 1)
+	go func() { stopped <- app.Protect(func() error { return stop(ctx) }) }()
+	select {
+	case err := <-stopped:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-stopped:
+		return err
+	case <-time.After(stopGrace):
+		return fmt.Errorf("%s did not end in time", runtime.FuncForPC(reflect.ValueOf(stop).Pointer()).Name())
+	}
 }
 
 func (s *Service) serve(listener net.Listener) {

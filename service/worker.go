@@ -119,14 +119,40 @@ func (s *Service) runRouter(ctx context.Context) error {
 			s.failed <- fmt.Errorf("worker: %w", err)
 		}
 	}()
-	s.onStop(func(context.Context) error {
+	s.onStop(func(ctx context.Context) error {
 		cancel()
-		var err error
-		if s.router.IsRunning() {
-			err = s.router.Close()
-		}
-		<-done
-		return err
+		return closeRouter(ctx, s.router, done)
 	})
 	return nil
+}
+
+// closeRouter closes a router and waits until done, which is closed when its Run has returned. A router that is still subscribing cannot be
+// closed: Watermill's Close would wait for handlers that were never started, so it is closed when it runs.
+func closeRouter(ctx context.Context, router interface {
+	Running() chan struct{}
+	Close() error
+}, done <-chan struct{}) error {
+	closed := make(chan error, 1)
+	go func() {
+		select {
+		case <-router.Running():
+			closed <- router.Close()
+		case <-done: // it never ran
+			closed <- nil
+		}
+	}()
+	select {
+	case err := <-closed:
+		if err != nil {
+			return err
+		}
+	case <-ctx.Done():
+		return fmt.Errorf("close the message router: %w", ctx.Err())
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the message router: %w", ctx.Err())
+	}
 }

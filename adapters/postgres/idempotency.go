@@ -36,7 +36,7 @@ func NewIdempotency(db *sqlx.DB) *Idempotency {
 }
 
 var keepAnswers = &txn.Statement[idempotencyRow]{
-	Doing: "claim idempotency keys", Rank: 1,
+	Doing: "claim idempotency keys", Rank: 1, Locks: func(r idempotencyRow) string { return r.owner + "/" + r.key },
 	Query: func(rows []idempotencyRow) (string, []any, error) {
 		n := len(rows)
 		owners, keys, requests, answers := make([]string, n), make([]string, n), make([][]byte, n), make([]string, n)

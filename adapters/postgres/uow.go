@@ -36,7 +36,7 @@ type UnitOfWork struct {
 	inbox   *inbox.Inbox
 	bus     EventBus
 	clock   app.Clock
-	commits txn.Gather[*committing, error]
+	commits *groupCommit
 	alone   chan struct{} // holds a token for each unit with a transaction of its own
 
 	// Committing is told that a commit begins; done is called afterwards. Optional.
@@ -46,15 +46,12 @@ type UnitOfWork struct {
 	OnCommit func(events []app.Event, messages []*outbox.Written)
 }
 
-// maxTogether is how many units are committed in one transaction at most.
-const maxTogether = 200
-
 // NewUnitOfWork makes a unit of work.
 func NewUnitOfWork(db *sqlx.DB, store *eventstore.Store, bus EventBus, clock app.Clock) *UnitOfWork {
 	u := &UnitOfWork{db: db, store: store, inbox: inbox.New(db), bus: bus, clock: clock}
 	u.Committing, u.OnCommit = func() func() { return func() {} }, func([]app.Event, []*outbox.Written) {}
-	u.alone = make(chan struct{}, maxAlone)
-	u.commits.Do, u.commits.Max, u.commits.Parallel = u.commit, maxTogether, 1
+	u.commits = newGroupCommit(db, func() func() { return u.Committing() }, u.committed)
+	u.alone = make(chan struct{}, ownTransactions(db))
 	return u
 }
 
@@ -74,6 +71,9 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 	}
 	for attempt := 1; ; attempt++ {
 		err := u.once(ctx, work, attempt > maxTogetherAttempts)
+		if out, ok := errors.AsType[*lockedOut](err); ok {
+			err = u.commits.wait(ctx, out)
+		}
 		if before, ok := app.LinkOf(ctx).Before().(*txn.Unit); ok && before.Failed() {
 			return err // not before the message before was dealt with
 		}
@@ -117,16 +117,12 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 			return fmt.Errorf("publish %s: %w", e.Meta.Type, err)
 		}
 	}
-	err = u.submit(ctx, &committing{un, session, events, outbox.Of(inner)})
+	err = u.submit(ctx, un, session, events, outbox.Of(inner))
 	if txn.Stale(err) {
 		session.Conflicted()
 	}
 	return err
 }
-
-// maxAlone is how many units of an instance have transactions of their own at once: they mostly wait for each other, and the others
-// need connections too.
-const maxAlone = 4
 
 // begin begins a unit's own transaction. Whom it depends on is waited for before it holds anything that he might need.
 func (u *UnitOfWork) begin(ctx context.Context) error {
@@ -145,110 +141,6 @@ func (u *UnitOfWork) begin(ctx context.Context) error {
 		return err
 	}
 	return nil
-}
-
-// committing is a unit that is ready.
-type committing struct {
-	*txn.Unit
-	session  *eventstore.Session
-	events   []app.Event
-	messages []*outbox.Written
-}
-
-// submit has a unit committed. Those that come after it, in its streams and under its message's key, begin when its place is certain.
-func (u *UnitOfWork) submit(ctx context.Context, c *committing) error {
-	link := app.LinkOf(ctx)
-	if before, ok := link.Before().(*txn.Unit); ok {
-		c.Needs(before)
-	}
-	if c.Own() {
-		err := c.Settled(ctx)
-		if err == nil {
-			err = txn.Commit(ctx, u.db, []*txn.Unit{c.Unit})
-		}
-		c.End(err)
-		if err == nil {
-			c.session.Submitted()
-			u.OnCommit(c.events, c.messages)
-		}
-		return err
-	}
-	wait := u.commits.Join(c)
-	c.session.Submitted()
-	link.Submitted(c.Unit)
-	failed, err := wait(ctx)
-	return cmp.Or(err, failed)
-}
-
-// commit commits units together. The error of each is its answer.
-func (u *UnitOfWork) commit(all []*committing) ([]error, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), unitTimeout)
-	defer cancel()
-	here := map[*txn.Unit]bool{}
-	var ready []*committing
-	for _, c := range all {
-		here[c.Unit] = true
-		if err := c.Foreign(ctx, here); err != nil {
-			c.End(err)
-			continue
-		}
-		ready = append(ready, c)
-	}
-	u.try(ctx, ready)
-	errs := make([]error, len(all))
-	for i, c := range all {
-		errs[i] = c.Err()
-	}
-	return errs, nil
-}
-
-// try commits units together; if that fails, in halves, so that whose fault it is fails alone. While the database is away, it is
-// nobody's.
-func (u *UnitOfWork) try(ctx context.Context, all []*committing) {
-	var units []*txn.Unit
-	var sound []*committing
-	for _, c := range all {
-		if err := c.Doomed(); err != nil {
-			c.End(err)
-			continue
-		}
-		units, sound = append(units, c.Unit), append(sound, c)
-	}
-	if len(sound) == 0 {
-		return
-	}
-	done := u.Committing()
-	err := txn.Commit(ctx, u.db, units)
-	kind := app.KindOf(err)
-	if err == nil {
-		u.committed(sound)
-	}
-	done()
-	switch {
-	case err == nil:
-	case len(sound) == 1, kind == app.Transient, kind == app.Stopping:
-		for _, c := range sound {
-			c.End(err)
-		}
-	default:
-		u.try(ctx, sound[:len(sound)/2])
-		u.try(ctx, sound[len(sound)/2:])
-	}
-}
-
-func (u *UnitOfWork) committed(all []*committing) {
-	m, n := 0, 0
-	for _, c := range all {
-		m, n = m+len(c.events), n+len(c.messages)
-	}
-	events, messages := make([]app.Event, 0, m), make([]*outbox.Written, 0, n)
-	for _, c := range all {
-		events, messages = append(events, c.events...), append(messages, c.messages...)
-	}
-	u.OnCommit(events, messages)
-	for _, c := range all {
-		c.End(nil)
-	}
 }
 
 // Peek implements app.Inbox.

@@ -46,6 +46,7 @@ func TestWrongSettings(t *testing.T) {
 		"KAFKA_CA_FILE=/nowhere":                         "KAFKA_TLS: must be on",
 		"POSTGRES_DSN=nonsense at all":                   "POSTGRES_DSN: is not a connection string",
 		"POSTGRES_MAX_CONNS=many":                        `POSTGRES_MAX_CONNS: "many" is not a whole number`,
+		"POSTGRES_MAX_CONNS=4":                           `POSTGRES_MAX_CONNS: "4" is not a whole number from 8 to 1000`,
 		"POSTGRES_WAIT=soon":                             "POSTGRES_WAIT:",
 		"KAFKA_BROKERS=broker":                           `KAFKA_BROKERS: "broker" is not host:port`,
 		"BROKER=rabbit":                                  `BROKER: "rabbit" is neither kafka nor postgres`,

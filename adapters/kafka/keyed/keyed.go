@@ -27,7 +27,8 @@ type Config struct {
 	// Sarama is the client's configuration. Required.
 	Sarama *sarama.Config
 
-	// Unmarshaler makes messages of records. A record for which it fails is never handed out, and holds back the offset. Required.
+	// Unmarshaler makes messages of records. A record for which it fails is handed out with its bytes and the error under MetadataError.
+	// Required.
 	Unmarshaler wkafka.Unmarshaler
 
 	// Key says whose order a record keeps; empty: nobody's. Default: the record's key.

@@ -2,11 +2,14 @@ package keyed
 
 import (
 	"context"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
@@ -59,7 +62,7 @@ func newPartition(c Config, topic string, stop, base context.Context, out chan<-
 
 // admit takes a record in, once there is room for it. It returns false if the partition stops before.
 func (p *partition) admit(record *sarama.ConsumerMessage) bool {
-	e := &entry{record: record, offset: record.Offset, size: size(record), key: p.config.Key(record)}
+	e := &entry{record: record, offset: record.Offset, size: size(record), key: p.key(record)}
 	for {
 		p.mu.Lock()
 		if p.inHand < p.config.MaxInHand && len(p.window) < p.config.MaxAhead && p.bytes.take(e.size, p.inHand == 0) {
@@ -87,10 +90,59 @@ func (p *partition) announce(e *entry, record *sarama.ConsumerMessage) {
 	if p.config.Announce == nil {
 		return
 	}
-	if msg, err := p.config.Unmarshaler.Unmarshal(record); err == nil { // else it will be said when it is its turn
-		p.config.Announce(msg)
-		e.ahead.Store(msg)
+	msg := p.unmarshal(record)
+	e.ahead.Store(msg)
+	if err := protect(func() error { p.config.Announce(msg); return nil }); err != nil {
+		p.config.Logger.Error("Cannot announce a message", err, p.fields(record))
 	}
+}
+
+// key is the key of a record. A Key function that panics must not end the process: the record keeps the order of its own key.
+func (p *partition) key(record *sarama.ConsumerMessage) (key string) {
+	err := protect(func() error { key = p.config.Key(record); return nil })
+	if err != nil {
+		p.config.Logger.Error("Cannot tell the key of a record", err, p.fields(record))
+		return string(record.Key)
+	}
+	return key
+}
+
+// MetadataError is the metadata key of a message whose record could not be unmarshaled: its value is the error. The payload, the key and the
+// headers are the record's bytes.
+const MetadataError = "unmarshal_error"
+
+// unmarshal makes a message of a record, whatever its bytes are. A record that was never handed out would hold back its key for ever, and
+// after MaxAhead further records its partition.
+func (p *partition) unmarshal(record *sarama.ConsumerMessage) (msg *message.Message) {
+	err := protect(func() (err error) {
+		msg, err = p.config.Unmarshaler.Unmarshal(record)
+		return err
+	})
+	if err == nil {
+		return msg
+	}
+	p.config.Logger.Error("Cannot unmarshal a record", err, p.fields(record))
+	msg = message.NewMessage(fmt.Sprintf("%s/%d/%d", p.topic, record.Partition, record.Offset), record.Value)
+	for _, h := range record.Headers {
+		msg.Metadata.Set(string(h.Key), string(h.Value))
+	}
+	msg.Metadata.Set("key", string(record.Key))
+	msg.Metadata.Set(MetadataError, err.Error())
+	return msg
+}
+
+func (p *partition) fields(record *sarama.ConsumerMessage) watermill.LogFields {
+	return watermill.LogFields{"topic": p.topic, "partition": record.Partition, "offset": record.Offset}
+}
+
+// protect returns a panic of f as an error.
+func protect(f func() error) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = fmt.Errorf("panic: %v\n%s", value, debug.Stack())
+		}
+	}()
+	return f()
 }
 
 // enqueue begins a record, or has it wait for those of its key, which it tells. A record without a key waits for nobody. It is called
@@ -158,13 +210,9 @@ func (p *partition) next(e *entry) {
 // deliver hands a record out until it is acknowledged. If the partition stops or is lost before, nothing is marked.
 func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledged func()) {
 	for pause := p.config.NackPause; ; pause = min(2*pause, 100*p.config.NackPause) {
-		msg, err := e.ahead.Swap(nil), error(nil)
+		msg := e.ahead.Swap(nil)
 		if msg == nil {
-			msg, err = p.config.Unmarshaler.Unmarshal(record)
-		}
-		if err != nil {
-			p.config.Logger.Error("Cannot unmarshal a record; it is left, and what follows it of its key", err, map[string]any{"topic": p.topic, "offset": e.offset})
-			return
+			msg = p.unmarshal(record)
 		}
 		ctx, cancel := context.WithCancel(p.base)
 		if e.link != nil {

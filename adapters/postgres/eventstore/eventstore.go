@@ -81,7 +81,7 @@ func (s *Store) Append(ctx context.Context, events []app.Event) error {
 }
 
 var appends = &txn.Statement[row]{
-	Doing: "append events", Rank: 20,
+	Doing: "append events", Rank: 20, Locks: func(r row) string { return r.Stream },
 	Query: func(rows []row) (string, []any, error) {
 		// In the order of the streams, which is the same for everybody: no deadlock.
 		slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(a.Stream, b.Stream) })

@@ -139,7 +139,7 @@ var expect = &txn.Statement[expectation]{
 }
 
 var locks = &txn.Statement[string]{
-	Doing: "lock streams that many want", Rank: 0,
+	Doing: "lock streams that many want", Rank: 0, Contended: true, Locks: func(stream string) string { return stream },
 	Query: func(streams []string) (string, []any, error) { return lockStreams, []any{streams}, nil },
 }
 
@@ -148,7 +148,7 @@ const lockStreams = `SELECT pg_advisory_xact_lock(n) FROM (
 	SELECT DISTINCT hashtextextended(s, 0) AS n FROM unnest($1::text[]) s ORDER BY n OFFSET 0) numbers`
 
 var saveSnapshots = &txn.Statement[snapshot]{
-	Doing: "save snapshots", Rank: 40,
+	Doing: "save snapshots", Rank: 40, Locks: func(s snapshot) string { return s.Stream },
 	Query: func(rows []snapshot) (string, []any, error) {
 		names, versions, states := make([]string, len(rows)), make([]int32, len(rows)), make([]string, len(rows))
 		for i, r := range rows {

@@ -73,7 +73,7 @@ type row struct {
 
 // claims fails with app.ErrConflict if somebody else has written such a row meanwhile; notes leaves it as it is.
 var (
-	claims = &txn.Statement[*row]{Doing: "claim messages", Rank: 5, Query: insert("")}
+	claims = &txn.Statement[*row]{Doing: "claim messages", Rank: 5, Query: insert(""), Locks: func(r *row) string { return r.consumer + "/" + r.id }}
 	notes  = &txn.Statement[*row]{Doing: "note messages", Rank: 6, Query: insert(" ON CONFLICT DO NOTHING")}
 )
 

@@ -38,7 +38,7 @@ func (r Orders) Decide(ctx context.Context, o query.Order) error {
 }
 
 var putOrders = &txn.Statement[orderRow]{
-	Doing: "list orders that were placed", Rank: 50,
+	Doing: "list orders that were placed", Rank: 50, Locks: func(r orderRow) string { return r.ID },
 	Query: func(rows []orderRow) (string, []any, error) {
 		n := len(rows)
 		ids, customers, statuses, lines, totals := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]int64, n)
@@ -57,7 +57,7 @@ var putOrders = &txn.Statement[orderRow]{
 }
 
 var decideOrders = &txn.Statement[orderRow]{
-	Doing: "list orders that were decided", Rank: 51,
+	Doing: "list orders that were decided", Rank: 51, Locks: func(r orderRow) string { return r.ID },
 	Query: func(rows []orderRow) (string, []any, error) {
 		n := len(rows)
 		ids, statuses, reasons, updated, versions := make([]string, n), make([]string, n), make([]string, n), make([]time.Time, n), make([]int32, n)

@@ -21,7 +21,7 @@ func NewSagas(db *sqlx.DB) Sagas { return Sagas{db} }
 func (r Sagas) Save(ctx context.Context, s saga.State) error { return saveSagas.Write(ctx, s) }
 
 var saveSagas = &txn.Statement[saga.State]{
-	Doing: "list sagas", Rank: 45,
+	Doing: "list sagas", Rank: 45, Locks: func(s saga.State) string { return s.ID },
 	Query: func(rows []saga.State) (string, []any, error) {
 		n := len(rows)
 		ids, definitions, subjects, statuses, started, versions := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]time.Time, n), make([]int32, n)

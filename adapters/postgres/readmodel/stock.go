@@ -32,7 +32,7 @@ type stockChange struct {
 // Rows are locked before they are compared, in the order of their SKUs, and one that somebody else has begun meanwhile is a conflict:
 // whoever else counts the same events, a rebuilding or an instance that had them before, counts them before or after, not as well.
 var changeStock = &txn.Statement[stockChange]{
-	Doing: "change the stock", Rank: 52,
+	Doing: "change the stock", Rank: 52, Locks: func(c stockChange) string { return c.SKU },
 	Query: func(rows []stockChange) (string, []any, error) {
 		n := len(rows)
 		skus, received, onHand, reserved, versions := make([]string, n), make([]int64, n), make([]int64, n), make([]int64, n), make([]int32, n)

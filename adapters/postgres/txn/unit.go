@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/jmoiron/sqlx"
 
@@ -142,16 +145,17 @@ func (u *Unit) Settled(ctx context.Context) error {
 	return u.Doomed()
 }
 
-// Foreign waits for what the unit has seen that is not among some others.
-func (u *Unit) Foreign(ctx context.Context, among map[*Unit]bool) error {
-	for _, n := range u.needs {
-		if !among[n] {
-			if err := n.Ended(ctx); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+// WaitsFor tells whether it is unknown what becomes of something that the unit has seen and that is not among some others.
+func (u *Unit) WaitsFor(among map[*Unit]bool) bool {
+	return slices.ContainsFunc(u.needs, func(n *Unit) bool { return !among[n] && n.Pending() })
+}
+
+// Leave ends the unit, so that no other unit builds on it, and returns one that writes the same. The error is what the others that have
+// seen it fail with.
+func (u *Unit) Leave() *Unit {
+	left := &Unit{db: u.db, writes: u.writes, needs: u.needs, after: u.after, ended: make(chan struct{})}
+	u.End(errFirst)
+	return left
 }
 
 // Err is why the unit was not committed.
@@ -187,6 +191,12 @@ type Statement[R any] struct {
 
 	// Read gets what the statement returns. Optional.
 	Read func(rows []R, result pgx.Rows) error
+
+	// Locks names what a row locks until its transaction ends: the units that write rows of one name wait for each other. Optional.
+	Locks func(row R) string
+
+	// Contended says that the units of several instances often want the same lock, so that it is normal to wait for it.
+	Contended bool
 }
 
 // Write has the unit of ctx write a row when it commits.
@@ -213,11 +223,22 @@ type statement interface {
 	doing() string
 	rank() int
 	queue(b *pgx.Batch, rows []any) error
+	locks(row any) string
+	contended() bool
 }
 
 func (s *Statement[R]) doing() string { return s.Doing }
 
 func (s *Statement[R]) rank() int { return s.Rank }
+
+func (s *Statement[R]) contended() bool { return s.Contended }
+
+func (s *Statement[R]) locks(row any) string {
+	if s.Locks == nil {
+		return ""
+	}
+	return s.Locks(row.(R))
+}
 
 func (s *Statement[R]) queue(b *pgx.Batch, rows []any) error {
 	typed := make([]R, len(rows))
@@ -236,7 +257,7 @@ func (s *Statement[R]) queue(b *pgx.Batch, rows []any) error {
 }
 
 // batchOf gathers what units will write, a statement for each kind of row.
-func batchOf(units []*Unit) (b *pgx.Batch, kinds []statement, err error) {
+func batchOf(units []*Unit, limits Waits) (b *pgx.Batch, kinds []statement, err error) {
 	rows := map[statement][]any{}
 	for _, u := range units {
 		for _, w := range u.writes {
@@ -248,17 +269,38 @@ func batchOf(units []*Unit) (b *pgx.Batch, kinds []statement, err error) {
 	}
 	slices.SortStableFunc(kinds, func(a, b statement) int { return cmp.Compare(a.rank(), b.rank()) })
 	b = &pgx.Batch{}
+	if limits != (Waits{}) && len(kinds) > 0 {
+		kinds = slices.Insert(kinds, 0, setWaits)
+		rows[setWaits] = []any{limits}
+	}
 	for _, s := range kinds {
-		if err := s.queue(b, rows[s]); err != nil {
+		err := app.Protect(func() error { return s.queue(b, rows[s]) })
+		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", s.doing(), err)
 		}
 	}
 	return b, kinds, nil
 }
 
+// Waits bounds how long each statement of a commit may wait for a lock, and how long it may take. Zero is what the connection is set to.
+type Waits struct{ Lock, Statement time.Duration }
+
+var setWaits statement = &Statement[Waits]{
+	Doing: "set time limits",
+	Query: func(w []Waits) (string, []any, error) {
+		return `SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)`,
+			[]any{milliseconds(w[0].Lock), milliseconds(w[0].Statement)}, nil
+	},
+}
+
 // Commit commits units in one transaction, all or none, in one round trip. A unit with a transaction of its own is committed alone.
 func Commit(ctx context.Context, db *sqlx.DB, units []*Unit) error {
-	b, kinds, err := batchOf(units)
+	return CommitWithin(ctx, db, units, Waits{})
+}
+
+// CommitWithin is Commit with time limits for each statement. If one takes longer, the error is a *WaitError.
+func CommitWithin(ctx context.Context, db *sqlx.DB, units []*Unit, limits Waits) error {
+	b, kinds, err := batchOf(units, limits)
 	if err != nil {
 		return err
 	}
@@ -276,7 +318,112 @@ func Commit(ctx context.Context, db *sqlx.DB, units []*Unit) error {
 		return Classify(err, "commit")
 	}
 	defer conn.Close() //nolint:errcheck // back to the pool
+	if limits.Lock > 0 {
+		if err := parseOnce(ctx, conn, b, kinds, limits.Lock); err != nil {
+			return err
+		}
+	}
 	return send(ctx, conn, b, kinds)
+}
+
+// parseOnce has a connection parse statements that it has not seen yet, within a time limit. The driver prepares them before the batch begins
+// and sets its time limits, and PostgreSQL locks the tables of a statement to parse it.
+func parseOnce(ctx context.Context, conn *sql.Conn, b *pgx.Batch, kinds []statement, lock time.Duration) error {
+	return conn.Raw(func(driver any) (err error) {
+		pg := driver.(interface{ Conn() *pgx.Conn }).Conn().PgConn()
+		limited := false
+		for i, q := range b.QueuedQueries {
+			seen := "millrace parsed " + q.SQL
+			if pg.CustomData()[seen] != nil {
+				continue
+			}
+			if !limited {
+				limited = true
+				if err := pg.Exec(ctx, `SET lock_timeout = `+milliseconds(lock)).Close(); err != nil {
+					return Classify(err, "set time limits")
+				}
+				defer func() { err = cmp.Or(err, Classify(pg.Exec(ctx, `RESET lock_timeout`).Close(), "set time limits")) }()
+			}
+			if _, err := pg.Prepare(ctx, "", q.SQL, nil); err != nil {
+				return waited(kinds[i], Classify(err, kinds[i].doing()))
+			}
+			pg.CustomData()[seen] = true
+		}
+		return nil
+	})
+}
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// WaitError says that a statement of a commit waited too long for a lock, or took too long.
+type WaitError struct {
+	statement statement
+	Slow      bool // it did not wait for a lock
+	err       error
+}
+
+func (e *WaitError) Error() string { return e.err.Error() }
+func (e *WaitError) Unwrap() error { return e.err }
+
+// Statement identifies the statement.
+func (e *WaitError) Statement() any { return e.statement }
+
+// waited makes a *WaitError of an error of a statement that took too long.
+func waited(s statement, err error) error {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || pg.Code != "55P03" && pg.Code != "57014" {
+		return err
+	}
+	return &WaitError{s, pg.Code == "57014", err}
+}
+
+// WaitForLocks waits for the locks of the statement that ran into one, and releases them: the unit's own writes are rolled back. It holds
+// nothing else meanwhile, so that no other unit waits for this one.
+func (u *Unit) WaitForLocks(ctx context.Context, e *WaitError) error {
+	alone := &Unit{db: u.db}
+	for _, w := range u.writes {
+		if w.statement == e.statement {
+			alone.writes = append(alone.writes, w)
+		}
+	}
+	b, kinds, err := batchOf([]*Unit{alone}, Waits{})
+	if err != nil {
+		return err
+	}
+	if _, err := alone.own(ctx); err != nil {
+		return err
+	}
+	defer alone.Close()
+	return send(ctx, alone.conn.Conn, b, kinds)
+}
+
+// Writes tells whether the unit writes rows by the statement of e.
+func (u *Unit) Writes(e *WaitError) bool {
+	return slices.ContainsFunc(u.writes, func(w write) bool { return w.statement == e.statement })
+}
+
+// Lock is what a statement locks, by the name that the statement gives it.
+type Lock struct {
+	statement statement
+	name      string
+}
+
+// Locks returns what the unit locks when it commits. With e, only what the statement of e locks.
+func (u *Unit) Locks(e *WaitError) (locks []Lock) {
+	for _, w := range u.writes {
+		if e != nil && w.statement != e.statement {
+			continue
+		}
+		if name := w.statement.locks(w.row); name != "" {
+			locks = append(locks, Lock{w.statement, name})
+		}
+	}
+	return locks
+}
+
+// Contended tells whether it is normal that the unit waits for a lock.
+func (u *Unit) Contended() bool {
+	return slices.ContainsFunc(u.writes, func(w write) bool { return w.statement.contended() })
 }
 
 // send sends a batch in one round trip. Outside a transaction it is one of its own, as PostgreSQL takes it in.
@@ -294,7 +441,7 @@ func send(ctx context.Context, conn *sql.Conn, b *pgx.Batch, kinds []statement) 
 				_, err = results.Exec()
 			}
 			if err != nil {
-				err = Classify(err, kinds[i].doing())
+				err = waited(kinds[i], Classify(err, kinds[i].doing()))
 				break
 			}
 		}

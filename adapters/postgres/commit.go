@@ -1,0 +1,343 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/adapters/postgres/eventstore"
+	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/adapters/postgres/txn"
+	"github.com/millrace/millrace/app"
+)
+
+// maxGroup is how many units are committed in one transaction at most.
+const maxGroup = 200
+
+// Time limits of a commit group's statements. Without them, one unit that waits for a row's lock stalls every commit of the instance.
+// ADR 22 has the figures.
+const (
+	// groupLockWait is more than a commit of another instance takes.
+	groupLockWait = 20 * time.Millisecond
+
+	// contendedLockWait is for groups with streams that many instances want, where it is normal to wait for several commits.
+	contendedLockWait = 200 * time.Millisecond
+
+	// splitLockWait is for the parts of a group that has waited already.
+	splitLockWait = 5 * time.Millisecond
+
+	// groupStatement is many times what a statement of a full group takes.
+	groupStatement = 2 * time.Second
+)
+
+// MinConns is the smallest pool of a service. It has two UnitsOfWork, each of which holds one connection for its group, and at least one for a
+// unit with a transaction of its own and one for a unit that waits for a lock: six. Two are left for look-ups and the relay.
+const MinConns = 8
+
+// ownTransactions is how many units of a UnitOfWork may have transactions of their own at once, and how many may wait for locks apart.
+// Together, those of two UnitsOfWork hold at most half of the pool: they mostly wait for each other, and the other units need connections.
+func ownTransactions(db *sqlx.DB) int {
+	if n := db.Stats().MaxOpenConnections; n > 0 {
+		return max(1, n/8)
+	}
+	return 8
+}
+
+// committing is a unit that is ready to be committed.
+type committing struct {
+	*txn.Unit
+	ctx      context.Context //nolint:containedctx // of the caller, who waits
+	ended    chan struct{}
+	err      error
+	apart    bool // it has waited for a lock
+	events   []app.Event
+	messages []*outbox.Written
+}
+
+// groupCommit commits units that end at the same time in one transaction. Each unit fails alone:
+//
+//   - A group never waits for a lock. The unit whose statement runs into a lock leaves the group, waits for the lock in a transaction of its
+//     own, and joins a later group; the others go on.
+//   - A group that fails for another reason is split by halves until the bad unit fails alone.
+//   - All units of a group fail only if the database is away.
+type groupCommit struct {
+	db        *sqlx.DB
+	groups    txn.Gather[*committing, struct{}]
+	apart     chan struct{} // holds a token for each unit that waits apart
+	begins    func() (ended func())
+	committed func([]*committing)
+
+	mu      sync.Mutex
+	waiting map[txn.Lock][]*committing // what a unit waits for apart, and the units that want the same
+
+}
+
+func newGroupCommit(db *sqlx.DB, begins func() (ended func()), committed func([]*committing)) *groupCommit {
+	g := &groupCommit{
+		db: db, apart: make(chan struct{}, ownTransactions(db)), begins: begins, committed: committed, waiting: map[txn.Lock][]*committing{},
+	}
+	g.groups.Do, g.groups.Max, g.groups.Parallel = g.commit, maxGroup, 1
+	return g
+}
+
+// join gives a unit to the next group.
+func (g *groupCommit) join(c *committing) { g.groups.Join(c) }
+
+// end tells the caller of a unit what became of it.
+func (c *committing) end(err error) {
+	c.End(err)
+	c.err = err
+	close(c.ended)
+}
+
+// wait waits until it is known what became of the unit. The error may be ctx's.
+func (c *committing) wait(ctx context.Context) error {
+	select {
+	case <-c.ended:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// commit commits the units of a group, or has them wait outside of it.
+func (g *groupCommit) commit(all []*committing) ([]struct{}, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), unitTimeout)
+	defer cancel()
+	here, ready, lockWait := map[*txn.Unit]bool{}, make([]*committing, 0, len(all)), groupLockWait
+	for _, c := range all {
+		switch {
+		case c.ctx.Err() != nil:
+			c.end(c.ctx.Err())
+		case c.WaitsFor(here):
+			go g.joinAfterNeeds(c)
+		default:
+			here[c.Unit], ready = true, append(ready, c)
+			if c.Contended() {
+				lockWait = contendedLockWait
+			}
+		}
+	}
+	g.try(ctx, ready, lockWait, map[any]int{})
+	return make([]struct{}, len(all)), nil
+}
+
+// joinAfterNeeds gives a unit to a group when it is known what becomes of the units that it has seen and that are not in its group.
+func (g *groupCommit) joinAfterNeeds(c *committing) {
+	if err := c.Settled(c.ctx); err != nil {
+		c.end(err)
+		return
+	}
+	g.join(c)
+}
+
+// maxLeaves is how many units of a group leave it one by one because of locks of one statement. Then it may be the table that is locked, and
+// the others that write it leave at once.
+const maxLeaves = 8
+
+// try commits units in one transaction. Left counts the units of the group that have left it, by the statement that ran into a lock.
+func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.Duration, left map[any]int) {
+	var units []*txn.Unit
+	var sound []*committing
+	for _, c := range all {
+		if err := c.Doomed(); err != nil {
+			c.end(err)
+		} else if !g.queuesBehind(c, c.Locks(nil)) {
+			units, sound = append(units, c.Unit), append(sound, c)
+		}
+	}
+	if len(sound) == 0 {
+		return
+	}
+	err := g.write(ctx, sound, units, txn.Waits{Lock: lockWait, Statement: groupStatement})
+	if err == nil {
+		return
+	}
+	waited, ok := errors.AsType[*txn.WaitError](err)
+	switch {
+	case txn.Away(err), ctx.Err() != nil:
+		for _, c := range sound {
+			c.end(err)
+		}
+	case ok && (len(sound) == 1 || waited.Slow || left[waited.Statement()] >= maxLeaves):
+		g.leave(ctx, sound, waited, left)
+	case len(sound) == 1:
+		sound[0].end(err)
+	default:
+		if ok {
+			lockWait = splitLockWait
+		}
+		half := len(sound) / 2
+		g.try(ctx, sound[:half], lockWait, left)
+		g.try(ctx, sound[half:], lockWait, left)
+	}
+}
+
+// write commits units in one transaction.
+func (g *groupCommit) write(ctx context.Context, all []*committing, units []*txn.Unit, limits txn.Waits) error {
+	ended := g.begins()
+	defer ended()
+	if err := txn.CommitWithin(ctx, g.db, units, limits); err != nil {
+		return err
+	}
+	err := app.Protect(func() error { g.committed(all); return nil })
+	for _, c := range all {
+		c.end(err) // it is committed; a caller that tries again finds that in its inbox row
+	}
+	return nil
+}
+
+// leave has the units that write a statement which waited too long leave their group, and commits the others.
+func (g *groupCommit) leave(ctx context.Context, all []*committing, waited *txn.WaitError, left map[any]int) {
+	var stay []*committing
+	writers := slices.ContainsFunc(all, func(c *committing) bool { return c.Writes(waited) })
+	for _, c := range all {
+		if writers && !c.Writes(waited) {
+			stay = append(stay, c)
+			continue
+		}
+		left[waited.Statement()]++
+		if locks := c.Locks(waited); !g.queuesBehind(c, locks) {
+			g.goApart(c, locks, waited)
+		}
+	}
+	if len(stay) > 0 {
+		g.try(ctx, stay, splitLockWait, left)
+	}
+}
+
+// queuesBehind has a unit wait in memory behind one that waits apart for one of some locks: the group would run into it again.
+func (g *groupCommit) queuesBehind(c *committing, locks []txn.Lock) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, l := range locks {
+		if behind, waited := g.waiting[l]; waited {
+			c.Unit = c.Leave()
+			g.waiting[l] = append(behind, c)
+			return true
+		}
+	}
+	return false
+}
+
+// goApart has a unit wait outside of its group. The units that queue behind it join a group when it has waited.
+func (g *groupCommit) goApart(c *committing, locks []txn.Lock, waited *txn.WaitError) {
+	c.Unit = c.Leave()
+	g.mu.Lock()
+	for _, l := range locks {
+		g.waiting[l] = nil
+	}
+	g.mu.Unlock()
+	go func() {
+		again, err := g.waitApart(c, waited)
+		if err != nil {
+			c.end(err)
+		}
+		g.mu.Lock()
+		var join []*committing
+		if again {
+			join = append(join, c)
+		}
+		for _, l := range locks {
+			join = append(join, g.waiting[l]...)
+			delete(g.waiting, l)
+		}
+		g.mu.Unlock()
+		for _, c := range join {
+			g.join(c)
+		}
+	}()
+}
+
+// waitApart waits for a lock that a unit needs, and tells whether the unit joins a group again. A unit that runs into a lock a second time, or
+// that is slow, is committed here: others may always be faster than a unit that holds nothing while it waits.
+func (g *groupCommit) waitApart(c *committing, waited *txn.WaitError) (again bool, err error) {
+	if err := c.Settled(c.ctx); err != nil {
+		return false, err
+	}
+	select { // until then it waits as long as its caller does
+	case g.apart <- struct{}{}:
+		defer func() { <-g.apart }()
+	case <-c.ctx.Done():
+		return false, c.ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), unitTimeout)
+	defer cancel()
+	if c.apart || waited.Slow {
+		return false, g.write(ctx, []*committing{c}, []*txn.Unit{c.Unit}, txn.Waits{})
+	}
+	c.apart = true
+	err = c.WaitForLocks(ctx, waited)
+	if _, still := errors.AsType[*txn.WaitError](err); still || txn.Away(err) || ctx.Err() != nil {
+		return false, err
+	}
+	return true, nil // another error is judged where the statements before it were executed too
+}
+
+// lockedOut says that a unit with a transaction of its own ran into a lock, and was rolled back.
+type lockedOut struct {
+	*txn.WaitError
+	unit *txn.Unit
+}
+
+// wait waits for the lock. The error is then app.ErrConflict: the unit runs again from the start.
+func (g *groupCommit) wait(ctx context.Context, out *lockedOut) error {
+	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
+	defer cancel()
+	select {
+	case g.apart <- struct{}{}:
+		defer func() { <-g.apart }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return cmp.Or(out.unit.WaitForLocks(ctx, out.WaitError), fmt.Errorf("%w: %w", app.ErrConflict, out.WaitError))
+}
+
+// submit commits a unit. Units that come after it, in its streams and under its message's key, begin when its place is certain.
+func (u *UnitOfWork) submit(ctx context.Context, un *txn.Unit, session *eventstore.Session, events []app.Event, messages []*outbox.Written) error {
+	c := &committing{Unit: un, ctx: ctx, ended: make(chan struct{}), events: events, messages: messages}
+	link := app.LinkOf(ctx)
+	if before, ok := link.Before().(*txn.Unit); ok {
+		un.Needs(before)
+	}
+	if un.Own() {
+		err := un.Settled(ctx)
+		if err == nil {
+			err = u.commits.write(ctx, []*committing{c}, []*txn.Unit{un}, txn.Waits{Lock: contendedLockWait})
+		}
+		if waited, ok := errors.AsType[*txn.WaitError](err); ok {
+			session.Discard()
+			un.Close() // it holds locks that other units want
+			return &lockedOut{waited, un.Leave()}
+		}
+		if err != nil {
+			c.end(err)
+			return err
+		}
+		session.Submitted()
+		return c.err
+	}
+	u.commits.join(c)
+	session.Submitted()
+	link.Submitted(un)
+	return c.wait(ctx)
+}
+
+// committed tells what was committed.
+func (u *UnitOfWork) committed(all []*committing) {
+	m, n := 0, 0
+	for _, c := range all {
+		m, n = m+len(c.events), n+len(c.messages)
+	}
+	events, messages := make([]app.Event, 0, m), make([]*outbox.Written, 0, n)
+	for _, c := range all {
+		events, messages = append(events, c.events...), append(messages, c.messages...)
+	}
+	u.OnCommit(events, messages)
+}
