@@ -8,20 +8,46 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/millrace/millrace/adapters/embedded"
 	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/adapters/postgres/deadletter"
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
+	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/aggregate"
+	"github.com/millrace/millrace/ports/messages"
 )
 
-// listProjections prints them.
-func (p program) listProjections(context.Context) error {
+// listProjections prints them. How many events each could not handle is known if there is a database.
+func (p program) listProjections(ctx context.Context) error {
+	dsn := p.config.PostgresDSN
+	if dsn == "" {
+		dsn = embedded.Running(p.config.DataDir)
+	}
+	failed := func(string) (string, error) { return "", nil }
+	if dsn != "" {
+		db, err := postgres.Open(dsn, 1)
+		if err != nil {
+			return fmt.Errorf("POSTGRES_DSN: %w", err)
+		}
+		defer db.Close() //nolint:errcheck // nothing is pending
+		letters := deadletter.New(db)
+		failed = func(projection string) (string, error) {
+			n, err := letters.CountOf(ctx, messages.ProjectionConsumer(p.config.TopicPrefix, projection))
+			return fmt.Sprintf("  dead letters: %d", n), err
+		}
+	}
 	for _, m := range readmodel.All() {
-		way := "by way of Kafka"
+		way := "from the broker"
 		if m.Inline {
 			way = "with the events"
 		}
-		_, _ = fmt.Fprintf(p.stdout, "%-10s table %-12s from events.%-12s written %s\n", m.Name, m.Table, m.Category, way)
+		letters, err := failed(m.Name)
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(p.stdout, "%-10s table %-12s from events.%-12s written %s%s\n", m.Name, m.Table, m.Category, way, letters)
 	}
 	return nil
 }
@@ -48,17 +74,48 @@ func (p program) rebuild(ctx context.Context, name string, say func(done float64
 		}
 		defer func() { err = errors.Join(err, stop()) }()
 	}
-	var facts []aggregate.Types
-	for _, types := range kinds() {
-		facts = append(facts, types)
+	db, err := postgres.Open(dsn, 1)
+	if err != nil {
+		return fmt.Errorf("POSTGRES_DSN: %w", err)
 	}
-	began := time.Now()
-	events, err := postgres.Rebuild(ctx, dsn, all[at].Table, all[at].Projection, aggregate.Merge(facts...), func(events int, position, last int64) {
-		say(min(1, float64(position)/float64(max(last, 1))), fmt.Sprintf("%d events, %.0f/s", events, float64(events)/time.Since(began).Seconds()))
-	})
+	defer db.Close() //nolint:errcheck // nothing is pending
+	var stored []aggregate.Types
+	for _, types := range kinds() {
+		stored = append(stored, types)
+	}
+	types := aggregate.Merge(stored...)
+	failed, began := 0, time.Now()
+	r := postgres.Rebuilding{
+		DSN: dsn, Table: all[at].Table, Projection: all[at].Projection, Types: types,
+		Progress: func(events int, position, last int64) {
+			say(min(1, float64(position)/float64(max(last, 1))), fmt.Sprintf("%d events, %.0f/s", events, float64(events)/time.Since(began).Seconds()))
+		},
+		Failed: func(ctx context.Context, e app.Event, cause error) error {
+			failed++
+			return p.keepFailed(ctx, deadletter.New(db), messages.NewMarshaler(types, "/"+p.config.TopicPrefix), name, e, cause)
+		},
+	}
+	events, err := r.Run(ctx)
 	if err != nil {
 		return fmt.Errorf("rebuild %s: %w", name, err)
 	}
 	_, _ = fmt.Fprintf(p.stdout, "%s: rebuilt from %d events in %.1f s\n", name, events, time.Since(began).Seconds())
+	if failed > 0 {
+		_, _ = fmt.Fprintf(p.stdout, "%s: %d events cannot be handled and are dead letters\n", name, failed)
+	}
 	return nil
+}
+
+// keepFailed makes an event that a projection cannot handle a dead letter of its consumer.
+func (p program) keepFailed(ctx context.Context, letters *deadletter.Store, m messages.Marshaler, projection string, e app.Event, cause error) error {
+	msg, err := m.Marshal(e)
+	if err != nil {
+		return err
+	}
+	p.log.Warn("an event cannot be handled by a projection; it is a dead letter", "projection", projection, "event", e.Meta.ID, "subject", e.Meta.Subject, "error", cause)
+	return letters.PutOnce(ctx, app.DeadLetter{
+		ID: uuid.NewString(), Consumer: messages.ProjectionConsumer(p.config.TopicPrefix, projection), MessageID: msg.UUID,
+		Topic: messages.EventTopic(p.config.TopicPrefix, e.Category), Key: e.Key, Headers: msg.Metadata, Payload: msg.Payload,
+		Reason: strings.ReplaceAll(cause.Error(), "\x00", "\uFFFD"),
+	})
 }

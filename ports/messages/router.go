@@ -175,11 +175,16 @@ func (r *Router) AddSaga(s *saga.Saga, manager *process.Manager, sources []Sourc
 	return nil
 }
 
+// ProjectionConsumer is the name of the consumer that builds a projection.
+func ProjectionConsumer(prefix, projection string) string {
+	return prefix + ".projection." + projection
+}
+
 // AddProjection has a projection built.
 func (r *Router) AddProjection(p app.Projection) error {
-	group := r.config.Prefix + ".projection." + p.Name
+	group := ProjectionConsumer(r.config.Prefix, p.Name)
 	handlers := map[reflect.Type]app.Endpoint{}
-	for _, on := range p.On {
+	for _, on := range p.Handlers() {
 		handlers[on.Type] = r.config.Decorate(group, func(ctx context.Context, e any) (any, error) {
 			return nil, r.config.Projecting.Within(ctx, func(ctx context.Context) error { return on.Handle(ctx, e.(app.Event)) })
 		})

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/adapters/postgres/eventstore"
 	"github.com/millrace/millrace/adapters/postgres/outbox"
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
+	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/projection"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/order"
@@ -145,12 +146,16 @@ func rebuilding(ctx context.Context, g *ground, o options, r *report) error {
 			return 0, 0, err
 		}
 		began, heap := time.Now(), peakHeap()
-		n, err := postgres.Rebuild(ctx, g.dsn, "order_rows", projection.Orders(readmodel.Orders{}), order.Types,
-			func(events int, position, last int64) {
+		rebuild := postgres.Rebuilding{
+			DSN: g.dsn, Table: "order_rows", Projection: projection.Orders(readmodel.Orders{}), Types: order.Types,
+			Progress: func(events int, position, last int64) {
 				if since := time.Since(began); events%100_000 == 0 {
 					fmt.Fprintf(os.Stderr, "  rebuild: %d events, %.0f/s\n", events, float64(events)/since.Seconds())
 				}
-			})
+			},
+			Failed: func(_ context.Context, _ app.Event, cause error) error { return cause },
+		}
+		n, err := rebuild.Run(ctx)
 		took, most := time.Since(began), heap()
 		if err == nil && n != events/2*2 {
 			err = fmt.Errorf("%d events were read of %d", n, events)

@@ -1,10 +1,17 @@
 package component_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/ports/messages"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -54,4 +61,71 @@ func TestReadModelsAreRebuiltWhileTheServiceRuns(t *testing.T) {
 	out, err = w.Command("projections", "list").CombinedOutput()
 	require.NoError(t, err)
 	require.Contains(t, string(out), "stock_rows")
+}
+
+// One event that a projection cannot store stops neither the projection nor its rebuild.
+func TestPoisonousEventStopsNoProjection(t *testing.T) {
+	if harness.External() != "" {
+		t.Skip("needs the database and the settings of the service")
+	}
+	t.Parallel()
+	w := harness.NewWorld(t)
+	i := w.Start()
+	i.ExpectFaults() // events that the service would not have recorded
+	db := harness.OpenDB(t, i.DSN())
+	i.Stock(100, "BOOK-1")
+	_, err := db.Exec(`ALTER TABLE order_rows ADD CONSTRAINT poison CHECK (reason <> 'poison')`)
+	require.NoError(t, err)
+
+	// One whose reason has a NUL character, and one that can never be stored. They are stored, and relayed, as the service's own are.
+	nul, poison := i.Decided(i.Place("pm_ok", "BOOK-1")).ID, i.Decided(i.Place("pm_ok", "BOOK-1")).ID
+	send := func(id, reason string) {
+		e := app.Event{Body: order.Cancelled{OrderID: id, Reason: reason}, Category: order.Category, Key: id}
+		e.Meta = app.Meta{ID: "poison-" + id, Subject: "orders/" + id, Time: time.Now(), Version: 3}
+		msg, err := messages.NewMarshaler(order.Types, "/"+w.Prefix).Marshal(e)
+		require.NoError(t, err)
+		headers, err := json.Marshal(msg.Metadata)
+		require.NoError(t, err)
+		_, err = db.Exec(`INSERT INTO events (stream, version, position, type, schema, payload, meta, at)
+			VALUES ($1, 3, nextval('events_position'), 'order.cancelled', 1, $2, json_build_object('id', $3::text), now())`, e.Meta.Subject, string(msg.Payload), msg.UUID)
+		require.NoError(t, err)
+		topic := i.Topic("events.orders")
+		_, err = db.Exec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ($1, $2, $3, $4, $5, $6)`,
+			msg.UUID, topic, id, outbox.ShardOf(topic, id), []byte(msg.Payload), string(headers))
+		require.NoError(t, err)
+	}
+	send(nul, "declined\x00here")
+	send(poison, "poison")
+	row := func(id string) (status, reason string) {
+		require.NoError(t, db.QueryRow(`SELECT status, reason FROM order_rows WHERE order_id = $1`, id).Scan(&status, &reason))
+		return status, reason
+	}
+	harness.Eventually(t, func() error {
+		if status, reason := row(nul); status != "cancelled" || reason != "declined\uFFFDhere" {
+			return fmt.Errorf("%s %q", status, reason)
+		}
+		return nil
+	})
+	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "BOOK-1")).Status, "the projection goes on")
+	harness.Eventually(t, func() error {
+		if n := harness.Column(t, db, `SELECT message_id FROM dead_letters WHERE consumer LIKE '%.projection.orders'`); len(n) != 1 {
+			return fmt.Errorf("%d dead letters: %s", len(n), n)
+		}
+		return nil
+	})
+
+	_, err = db.Exec(`DELETE FROM order_rows`)
+	require.NoError(t, err)
+	for range 2 {
+		out, err := w.Command("projections", "rebuild", "orders").CombinedOutput()
+		require.NoError(t, err, string(out))
+		require.Contains(t, string(out), "orders: 1 events cannot be handled and are dead letters")
+	}
+	status, reason := row(nul)
+	require.Equal(t, "cancelled declined\uFFFDhere", status+" "+reason)
+	status, _ = row(poison)
+	require.Equal(t, "confirmed", status)
+	out, err := w.Command("projections", "list").CombinedOutput()
+	require.NoError(t, err)
+	require.Regexp(t, `(?m)^orders .*dead letters: 1$`, string(out), "one for the event, however often it failed")
 }

@@ -36,6 +36,26 @@ func Put(ctx context.Context, tx sqlx.ExtContext, l app.DeadLetter) error {
 	return txn.Classify(err, "keep a dead letter")
 }
 
+// PutOnce keeps a letter, unless the consumer has one of the same message, which may block a key.
+func (s *Store) PutOnce(ctx context.Context, l app.DeadLetter) error {
+	headers, err := json.Marshal(l.Headers)
+	if err != nil {
+		return err
+	}
+	_, err = s.db.ExecContext(ctx, `
+		INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, stack, attempts, first_at, last_at)
+		SELECT $1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, 1, now(), now()
+		WHERE NOT EXISTS (SELECT FROM dead_letters WHERE consumer = $2 AND message_id = $3 AND dropped_at IS NULL)`,
+		l.ID, l.Consumer, l.MessageID, l.Topic, l.Key, string(headers), []byte(l.Payload), l.Reason, l.Stack)
+	return txn.Classify(err, "keep a dead letter")
+}
+
+// CountOf returns how many dead letters a consumer has.
+func (s *Store) CountOf(ctx context.Context, consumer string) (n int, err error) {
+	err = s.db.GetContext(ctx, &n, `SELECT count(*) FROM dead_letters WHERE consumer = $1 AND dropped_at IS NULL`, consumer)
+	return n, txn.Classify(err, "count dead letters")
+}
+
 // Advance lets the next message of a line come, if a message is its head; a line in which nobody waits ends.
 func Advance(ctx context.Context, tx sqlx.ExtContext, p app.Place, messageID string) error {
 	// By a statement of its own: the next one then sees who has joined the line while this one waited for its lock.

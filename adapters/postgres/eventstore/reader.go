@@ -60,6 +60,13 @@ func (r *Reader) Next(ctx context.Context, limit int) ([]app.Event, error) {
 	}
 }
 
+// Committed returns the events that follow and are committed by now. It does not wait for transactions that took a position and are still
+// open, so later ones may have lower positions, and Next returns all of them again.
+func (r *Reader) Committed(ctx context.Context) ([]app.Event, error) {
+	return r.store.query(ctx, r.store.db, `SELECT `+columns+` FROM events WHERE position > $1 AND ($2 = '' OR starts_with(stream, $2 || '/')) ORDER BY position`,
+		r.after, r.category)
+}
+
 // settled returns a position up to which everything is visible.
 func (s *Store) settled(ctx context.Context) (int64, error) {
 	var bound int64
