@@ -41,7 +41,7 @@ type Options struct {
 type Breaker struct {
 	name    string
 	options Options
-	circuit *gobreaker.CircuitBreaker
+	circuit *gobreaker.TwoStepCircuitBreaker
 
 	mu       sync.Mutex
 	openedAt time.Time
@@ -92,12 +92,11 @@ func New(name string, o Options) *Breaker {
 		o.OnChange = func(string, string, string) {}
 	}
 	b := &Breaker{name: name, options: o}
-	b.circuit = gobreaker.NewCircuitBreaker(gobreaker.Settings{
+	b.circuit = gobreaker.NewTwoStepCircuitBreaker(gobreaker.Settings{
 		Name: name, MaxRequests: 3, Interval: o.Window, Timeout: o.OpenFor,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
 			return c.Requests >= o.MinRequests && float64(c.TotalFailures) >= o.Ratio*float64(c.Requests)
 		},
-		IsSuccessful: func(err error) bool { return err == nil || !o.Failed(err) },
 		OnStateChange: func(name string, from, to gobreaker.State) {
 			b.changed(from.String(), to.String())
 			o.OnChange(name, from.String(), to.String())
@@ -125,9 +124,17 @@ func (b *Breaker) Snapshot() Snapshot {
 	return Snapshot{b.name, state.String(), int(counts.Requests), int(counts.TotalFailures), b.openedAt, slices.Clone(b.changes)}
 }
 
-// Do runs f unless the breaker is open; then the error is gobreaker's ErrOpenState or ErrTooManyRequests.
+// Do runs f unless the breaker is open; then the error is gobreaker's ErrOpenState or ErrTooManyRequests. A panic is passed on, and is no
+// failure of the destination.
 func (b *Breaker) Do(f func() error) error {
-	_, err := b.circuit.Execute(func() (any, error) { return nil, f() })
+	done, err := b.circuit.Allow()
+	if err != nil {
+		return err
+	}
+	succeeded := true
+	defer func() { done(succeeded) }()
+	err = f()
+	succeeded = err == nil || !b.options.Failed(err)
 	return err
 }
 

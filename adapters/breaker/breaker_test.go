@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/adapters/breaker"
+	"github.com/millrace/millrace/app"
 )
 
 var (
@@ -94,4 +95,39 @@ func TestPublisherFailsAtOnceWhileOpen(t *testing.T) {
 	b := newBreaker(breaker.Options{})
 	open(t, b)
 	require.True(t, breaker.Turned(b.Around(nil).Publish("topic", message.NewMessage("m", nil))))
+}
+
+// A breaker counts faults of its destination only. Bad elements (refused, hostile, too large, panicking, cancelled) do not open it for the
+// others, whatever their share is.
+func TestBreakerIgnoresBadElements(t *testing.T) {
+	for name, bad := range map[string]func() error{
+		"refused":   func() error { return errRefused },
+		"hostile":   func() error { return app.CheckText("payment_method", "a\xffb", app.MaxKey) },
+		"too large": func() error { return app.CheckText("payment_method", string(make([]byte, 6000)), app.MaxKey) },
+		"rejected":  func() error { return app.ErrRejected },
+		"panicking": func() error { panic("out of range") },
+		"cancelled": func() error { return context.Canceled },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := breaker.New("payments", breaker.Options{Failed: func(err error) bool { return app.KindOf(err) == app.Down }})
+			for range 50 {
+				err := app.Protect(func() error { return b.Do(bad) })
+				require.Error(t, err)
+				require.False(t, breaker.Turned(err), "%v", err)
+				require.NoError(t, b.Do(func() error { return nil }))
+			}
+			require.Equal(t, "closed", b.Snapshot().State)
+			require.Zero(t, b.Snapshot().Failures)
+		})
+	}
+}
+
+// A panic is passed on with its own stack.
+func TestBreakerPassesAPanicOn(t *testing.T) {
+	err := app.Protect(func() error {
+		return newBreaker(breaker.Options{}).Do(func() error { panic("out of range") })
+	})
+	var panicked *app.PanicError
+	require.ErrorAs(t, err, &panicked)
+	require.Contains(t, panicked.Stack, "TestBreakerPassesAPanicOn.func1.1")
 }

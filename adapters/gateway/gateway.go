@@ -51,8 +51,8 @@ func newClient(base string) client {
 func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // post calls with an idempotency key: operation and id, the same for every attempt. Status 402, 409 and 422 are refusals. A status of
-// 2xx counts only with the provider's reference, or, if noContent is allowed, as a 204. Every other answer is an error that wraps
-// app.ErrDown: it is tried again, and the breaker counts it.
+// 2xx counts only with the provider's reference, or, if noContent is allowed, as a 204. Every other answer is an error. It wraps app.ErrDown,
+// so that it is tried again and the breaker counts it, unless it is about this request only.
 func (c client) post(ctx context.Context, path, id string, body any, noContent bool) (answer command.Answer, err error) {
 	if c.base == "" {
 		return command.Answer{Refused: "there is no such service"}, nil
@@ -102,6 +102,8 @@ func (c client) call(ctx context.Context, path, id string, body any, noContent b
 	switch status := response.StatusCode; {
 	case status == http.StatusPaymentRequired, status == http.StatusConflict, status == http.StatusUnprocessableEntity:
 		return command.Answer{Refused: cmp.Or(clean(answer.Reason), "refused without a reason")}, nil
+	case aboutTheRequest[status]:
+		return command.Answer{}, fmt.Errorf("%s%s answers %s: it cannot take this request", c.base, path, response.Status)
 	case status/100 == 3:
 		return fault("redirects are refused; set the URL that it redirects to")
 	case status/100 != 2:
@@ -119,6 +121,12 @@ func (c client) call(ctx context.Context, path, id string, body any, noContent b
 		return fault(err.Error())
 	}
 	return command.Answer{Reference: answer.Reference}, nil
+}
+
+// aboutTheRequest are the answers that say that one request is wrong. They say nothing of others: the breaker does not count them, and the
+// message becomes a dead letter after a few attempts.
+var aboutTheRequest = map[int]bool{
+	http.StatusBadRequest: true, http.StatusRequestEntityTooLarge: true, http.StatusRequestURITooLong: true, http.StatusRequestHeaderFieldsTooLarge: true,
 }
 
 // clean makes a refusal's reason storable. The refusal counts whatever its reason holds.

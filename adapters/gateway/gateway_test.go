@@ -223,3 +223,16 @@ func TestKnobsNameWhatIsWrong(t *testing.T) {
 		require.Contains(t, problem.Detail, want)
 	}
 }
+
+// An answer about one request does not count for the breaker: a bad element must not keep the others from the provider.
+func TestBreakerDoesNotCountAnswersAboutOneRequest(t *testing.T) {
+	for status, want := range map[int]app.Kind{
+		http.StatusBadRequest: app.Unknown, http.StatusRequestEntityTooLarge: app.Unknown, http.StatusRequestHeaderFieldsTooLarge: app.Unknown,
+		http.StatusUnauthorized: app.Down, http.StatusNotFound: app.Down, http.StatusTooManyRequests: app.Down, http.StatusInternalServerError: app.Down,
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+		_, err := gateway.NewPayments(server.URL).Authorise(t.Context(), "p-1", euros(1), "pm_ok")
+		require.Equal(t, want, app.KindOf(err), "%d: %v", status, err)
+		server.Close()
+	}
+}

@@ -3,18 +3,24 @@ package postgres_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/adapters/postgres/eventstore"
 	"github.com/millrace/millrace/adapters/postgres/lines"
 	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/aggregate"
+	"github.com/millrace/millrace/domain/inventory"
 )
 
 // badText is text that PostgreSQL cannot hold or index. It is random where it can be, because an index compresses what repeats.
@@ -110,4 +116,57 @@ func TestGatheredLookUpsIsolateABadElement(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A table that is locked or missing does not keep the retention sweep from the others.
+func TestRetentionSweepIsolatesABadTable(t *testing.T) {
+	for name, spoil := range map[string]string{
+		"locked":  `LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE`,
+		"missing": `ALTER TABLE inbox RENAME TO inbox_before; COMMIT`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			_, err := w.db.Exec(`INSERT INTO idempotency_keys (owner, key, request, answer, created_at) VALUES ('o', 'k', '', '{}', now() - interval '2 days')`)
+			require.NoError(t, err)
+			w.locked(t, spoil)
+			keep := postgres.Retention{Inbox: time.Hour, Idempotency: time.Hour, Dropped: time.Hour, Topics: time.Hour}
+			n, err := postgres.NewJanitor(w.db, keep, time.Hour, slog.New(slog.DiscardHandler)).Sweep(t.Context())
+			require.Error(t, err)
+			require.Equal(t, int64(1), n)
+		})
+	}
+}
+
+// fragile is an event whose decoding panics, as an upcaster with a bug does.
+type fragile struct{ N int }
+
+func (f *fragile) UnmarshalJSON([]byte) error { panic("a bug in an upcaster") }
+
+// An event whose decoding panics fails the units that load its stream, and no other that reads at the same time.
+func TestEventLoadsIsolateAPanic(t *testing.T) {
+	w := newWorld(t)
+	types := aggregate.Merge(inventory.Types, aggregate.TypesOf(aggregate.NewType[fragile]("fragile")))
+	store := eventstore.New(w.db, types)
+	w.stock = eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{})
+	w.uow = postgres.NewUnitOfWork(w.db, store, w.bus, time.Now)
+	_, err := w.db.Exec(`INSERT INTO events (stream, version, position, type, schema, payload, meta, at)
+		VALUES ('inventory/bad', 1, nextval('events_position'), 'fragile', 1, '{}', '{}', now())`)
+	require.NoError(t, err)
+	var handling sync.WaitGroup
+	for n := range 50 {
+		handling.Go(func() {
+			for round := range 3 {
+				sku := fmt.Sprintf("good-%d-%d", n, round)
+				if n == 0 {
+					sku = "bad"
+				}
+				err := w.uow.Within(t.Context(), w.receiveOf(sku, 1))
+				if _, panicked := errors.AsType[*app.PanicError](err); panicked != (n == 0) || !panicked && err != nil {
+					t.Errorf("%s: %v", sku, err)
+				}
+			}
+		})
+	}
+	handling.Wait()
 }

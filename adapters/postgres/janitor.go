@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -58,8 +59,8 @@ func (j *Janitor) Run(ctx context.Context) {
 	}
 }
 
-// Sweep removes everything that is past its retention now, and tells how many rows that were. Rows that somebody uses are
-// left for the next time.
+// Sweep removes everything that is past its retention now, and tells how many rows that were. Rows that are locked are left for the next time.
+// A table that cannot be swept does not keep the others from it.
 func (j *Janitor) Sweep(ctx context.Context) (removed int64, err error) {
 	for _, sweep := range []struct {
 		statement string
@@ -74,14 +75,20 @@ func (j *Janitor) Sweep(ctx context.Context) (removed int64, err error) {
 		{`DELETE FROM topic_messages WHERE id IN (
 			SELECT id FROM topic_messages WHERE created_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)`, j.keep.Topics},
 	} {
-		for n := int64(sweepBatch); n == sweepBatch; removed += n {
-			result, err := j.db.ExecContext(ctx, sweep.statement, sweep.keep.Seconds(), sweepBatch)
-			if err != nil {
-				return removed, txn.Classify(err, "sweep")
-			}
-			if n, err = result.RowsAffected(); err != nil {
-				return removed, err
-			}
+		n, sweepErr := j.sweep(ctx, sweep.statement, sweep.keep)
+		removed, err = removed+n, errors.Join(err, sweepErr)
+	}
+	return removed, err
+}
+
+func (j *Janitor) sweep(ctx context.Context, statement string, keep time.Duration) (removed int64, err error) {
+	for n := int64(sweepBatch); n == sweepBatch; removed += n {
+		result, err := j.db.ExecContext(ctx, statement, keep.Seconds(), sweepBatch)
+		if err != nil {
+			return removed, txn.Classify(err, "remove what is past its retention")
+		}
+		if n, err = result.RowsAffected(); err != nil {
+			return removed, err
 		}
 	}
 	return removed, nil
