@@ -51,6 +51,7 @@ const (
 // Meta travels with a message.
 type Meta struct {
 	ID          string    // of this message; UUIDv7, except that a saga derives its commands' ids
+	Source      string    // of another service's message: who says it, within which ID is unique; empty: this service
 	Type        string    // stored name: "order.placed", "ReserveStock"
 	Schema      int       // schema version of the payload, from 1
 	Subject     string    // the aggregate: "orders/0198…"; for a command its key

@@ -2,14 +2,14 @@ package app
 
 import "time"
 
-// DeadLetter is a message that could not be handled or sent, and why.
+// DeadLetter is a message that could not be handled or sent, and why. Its texts are for people: what is not text is escaped. The message
+// itself is stored beside them to the byte.
 type DeadLetter struct {
 	ID        string
 	Consumer  string // who gave up; "relay" for a message that the broker refused
 	MessageID string
 	Topic     string
 	Key       string
-	Line      string // that it is the head of; empty: nothing waits for it
 	Headers   map[string]string
 	Payload   []byte
 	Reason    string

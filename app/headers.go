@@ -16,14 +16,13 @@ const (
 	HeaderSchema      = "schema_version"
 	HeaderCorrelation = "correlation_id"
 	HeaderCausation   = "causation_id"
-	HeaderSagaID      = "saga_id"
-	HeaderSagaStep    = "saga_step"
-	HeaderBranch      = "saga_branch"
-	HeaderExpires     = "expires_at"
 	HeaderTrace       = "traceparent"
 
-	// HeaderFor names the one consumer that a message comes to again; the others of its topic have had it.
-	HeaderFor = "consumer"
+	// Headers that only this service and those that take part in its sagas may set. On other services' topics they are ignored.
+	HeaderSagaID   = "millrace_saga_id"
+	HeaderSagaStep = "millrace_saga_step"
+	HeaderBranch   = "millrace_saga_branch"
+	HeaderExpires  = "millrace_expires_at"
 
 	// HeaderDue holds a message back in the outbox until a time; it is never sent.
 	HeaderDue = "due_at"
@@ -32,5 +31,10 @@ const (
 // Headers are the names that a message of ours may have on the wire.
 var Headers = [...]string{
 	HeaderSpec, HeaderID, HeaderType, HeaderSource, HeaderSubject, HeaderTime, HeaderKey, HeaderSequence, HeaderContent, HeaderSchema,
-	HeaderCorrelation, HeaderCausation, HeaderSagaID, HeaderSagaStep, HeaderBranch, HeaderExpires, HeaderTrace, HeaderFor,
+	HeaderCorrelation, HeaderCausation, HeaderSagaID, HeaderSagaStep, HeaderBranch, HeaderExpires, HeaderTrace,
+}
+
+// FormerHeaders are the names that messages of older versions have for headers of today, which may still be on topics and in the outbox.
+var FormerHeaders = map[string]string{
+	"saga_id": HeaderSagaID, "saga_step": HeaderSagaStep, "saga_branch": HeaderBranch, "expires_at": HeaderExpires,
 }

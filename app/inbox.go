@@ -23,7 +23,7 @@ type Inbox interface {
 	Peek(ctx context.Context, d Delivery) (bool, error)
 
 	// Handle claims a message and lets work handle it, all in one unit of work. A repeated message changes nothing, nor
-	// does one that is barred or out of time. A refusal of work is recorded, and the saga that asked is told; it is no
-	// error.
+	// does one that is barred or out of time. A refusal of work is recorded, and the saga that sent the command is
+	// told; it is no error then. A refusal that no saga waits for is returned.
 	Handle(ctx context.Context, d Delivery, work func(ctx context.Context) error) (Outcome, error)
 }

@@ -68,13 +68,13 @@ func Receive(ctx context.Context, u InboxUnit, d Delivery, now time.Time, work f
 		return outcome, nil
 	}
 	err = work(ctx)
-	if KindOf(err) != Refused {
-		return outcome, err
+	if KindOf(err) != Refused || !d.answered() {
+		return outcome, err // a refusal that no saga waits for would vanish: it becomes a dead letter
 	}
 	if err := u.Discard(ctx); err != nil {
 		return Declined, err
 	}
-	if err := u.Refuse(ctx, d.Consumer, d.Meta.ID); err != nil {
+	if err := u.Refuse(ctx, d.Consumer, d.Claimed().ID); err != nil {
 		return Declined, err
 	}
 	return Declined, answer(ctx, u, d, now, RefusedAnswer{err.Error()})
@@ -92,9 +92,16 @@ func (d Delivery) Expired(now time.Time) bool {
 	return !d.Meta.ExpiresAt.IsZero() && now.After(d.Meta.ExpiresAt)
 }
 
-// Claimed is the metadata that the inbox goes by.
+// answered tells whether a saga waits for an answer.
+func (d Delivery) answered() bool { return d.Command && d.Meta.Branch != "" }
+
+// Claimed is the metadata that the inbox goes by. The id of another service's message is unique within its source only; the length in front
+// keeps two pairs from being written the same way.
 func (d Delivery) Claimed() Meta {
 	m := d.Meta
+	if m.Source != "" {
+		m.ID = fmt.Sprintf("%d:%s %s", len(m.Source), m.Source, m.ID)
+	}
 	if !d.Command {
 		m.SagaID, m.SagaStep, m.Branch = "", "", ""
 	}
@@ -103,7 +110,7 @@ func (d Delivery) Claimed() Meta {
 
 // Answer is what tells the saga that sent the command, if one did, on the event topic of the command's kind of aggregate.
 func (d Delivery) Answer(body any, now time.Time) (e Event, wanted bool) {
-	if !d.Command || d.Meta.Branch == "" {
+	if !d.answered() {
 		return Event{}, false
 	}
 	m := Meta{

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/postgres/eventstore"
+	"github.com/millrace/millrace/adapters/postgres/keyqueue"
 	"github.com/millrace/millrace/adapters/postgres/outbox"
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
 	"github.com/millrace/millrace/app"
@@ -39,6 +40,7 @@ type core struct {
 	asyncAPI     []byte
 	sagas        []*saga.Saga
 	queries      *app.Queries
+	keyQueue     *keyqueue.Queue
 	topics       []string
 	othersTopics []string                // topics of other services
 	wake         func()                  // the relay, here or elsewhere
@@ -55,6 +57,7 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 	for category, types := range kinds() {
 		facts, categories = append(facts, types), append(categories, category)
 	}
+	c.keyQueue = keyqueue.New(s.db)
 	c.store = eventstore.New(s.db, aggregate.Merge(facts...))
 	c.store.LimitCache(int64(memoryFor(160<<20, cacheShare, 1<<20)))
 	sagaRows := readmodel.NewSagas(s.db)

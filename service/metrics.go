@@ -20,10 +20,11 @@ func (s *Service) gauges() {
 	s.telemetry.Registry.MustRegister(collectors.NewDBStatsCollector(s.db.DB, "millrace"))
 	s.telemetry.Gauges([]telemetry.Gauge{
 		{Name: "millrace_outbox_pending", Help: "Messages in the outbox that are due."},
-		{Name: "millrace_outbox_delayed", Help: "Messages in the outbox that are not due yet: timers, and messages that come again later."},
-		{Name: "millrace_outbox_parked", Help: "Messages that wait behind one of their key that could not be sent or handled."},
+		{Name: "millrace_outbox_delayed", Help: "Messages in the outbox that are not due yet: timers."},
+		{Name: "millrace_outbox_parked", Help: "Messages that wait behind one of their key that could not be sent."},
 		{Name: "millrace_outbox_oldest_seconds", Help: "Age of the oldest message in the outbox that is due."},
-		{Name: "millrace_lines", Help: "Keys whose messages wait for one that could not be handled, by consumer.", Labels: []string{"consumer"}},
+		{Name: "millrace_blocked_keys", Help: "Keys whose messages wait because one of them failed, by consumer.", Labels: []string{"consumer"}},
+		{Name: "millrace_waiting_messages", Help: "Messages of blocked keys, which wait to be retried or for an earlier message of their key."},
 		{Name: "millrace_dead_letters", Help: "Dead letters."},
 		{Name: "millrace_sagas", Help: "Sagas that have not ended, by definition and status.", Labels: []string{"definition", "status"}},
 	}, s.readDatabase)
@@ -52,7 +53,11 @@ func (s *Service) readDatabase() ([]telemetry.Sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	dead, lines, err := deadletter.New(s.db).Count(ctx)
+	dead, err := deadletter.New(s.db).Count(ctx)
+	if err != nil {
+		return nil, err
+	}
+	blocked, waiting, err := s.core.keyQueue.Count(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -63,10 +68,10 @@ func (s *Service) readDatabase() ([]telemetry.Sample, error) {
 	samples := []telemetry.Sample{
 		{Name: "millrace_outbox_pending", Value: float64(b.Pending)}, {Name: "millrace_outbox_delayed", Value: float64(b.Delayed)},
 		{Name: "millrace_outbox_parked", Value: float64(b.Parked)}, {Name: "millrace_outbox_oldest_seconds", Value: b.Oldest},
-		{Name: "millrace_dead_letters", Value: float64(dead)},
+		{Name: "millrace_dead_letters", Value: float64(dead)}, {Name: "millrace_waiting_messages", Value: float64(waiting)},
 	}
-	for consumer, n := range lines {
-		samples = append(samples, telemetry.Sample{Name: "millrace_lines", Labels: []string{consumer}, Value: float64(n)})
+	for consumer, n := range blocked {
+		samples = append(samples, telemetry.Sample{Name: "millrace_blocked_keys", Labels: []string{consumer}, Value: float64(n)})
 	}
 	for _, sg := range s.core.sagas { // 0 is a value too
 		for _, status := range []saga.Status{saga.Running, saga.Compensating, saga.Stuck} {

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/millrace/millrace/adapters/embedded"
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/postgres/deadletter"
@@ -113,9 +111,8 @@ func (p program) keepFailed(ctx context.Context, letters *deadletter.Store, m me
 		return err
 	}
 	p.log.Warn("an event cannot be handled by a projection; it is a dead letter", "projection", projection, "event", e.Meta.ID, "subject", e.Meta.Subject, "error", cause)
-	return letters.PutOnce(ctx, app.DeadLetter{
-		ID: uuid.NewString(), Consumer: messages.ProjectionConsumer(p.config.TopicPrefix, projection), MessageID: msg.UUID,
-		Topic: messages.EventTopic(p.config.TopicPrefix, e.Category), Key: e.Key, Headers: msg.Metadata, Payload: msg.Payload,
-		Reason: strings.ReplaceAll(cause.Error(), "\x00", "\uFFFD"),
-	})
+	return letters.Keep(ctx, app.Received{
+		Key:   app.MessageKey{Consumer: messages.ProjectionConsumer(p.config.TopicPrefix, projection), Key: e.Key},
+		Topic: messages.EventTopic(p.config.TopicPrefix, e.Category), ID: msg.UUID, Headers: msg.Metadata, Payload: msg.Payload,
+	}, cause.Error())
 }

@@ -25,7 +25,7 @@ func (s *Service) mountPages(r chi.Router) {
 	server := &ui.Server{
 		Commands: s.core.commands, Queries: s.core.queries, Letters: letters, Log: s.log, Cancel: s.cancelOrder, Operate: s.operate,
 		SagaOf: func(orderID string) string { return saga.ID(fulfilment.Name, orderID) }, Saga: s.definition, Subject: subject, Watch: s.watch.Streams,
-		Wake: func() { s.core.wake() }, Breakers: s.breakerList, Outbox: s.backlog, Ready: s.ready, Stopping: s.stopping, Known: s.known(),
+		Wake: func() { s.core.wake(); s.core.keyQueue.Wake() }, Breakers: s.breakerList, Outbox: s.backlog, Ready: s.ready, Stopping: s.stopping, Known: s.known(),
 		Totals: func() ui.Totals { return ui.Totals(s.telemetry.Totals()) },
 		Counts: func(ctx context.Context) (c ui.Counts, err error) {
 			if c.Own, err = s.counts(ctx); err != nil {
@@ -34,7 +34,7 @@ func (s *Service) mountPages(r chi.Router) {
 			if c.Sagas, err = readmodel.NewSagas(s.db).Count(ctx, ui.Most+1); err != nil {
 				return c, err
 			}
-			c.DeadLetters, _, err = letters.Count(ctx)
+			c.DeadLetters, err = letters.Count(ctx)
 			return c, err
 		},
 	}

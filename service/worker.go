@@ -9,7 +9,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/postgres/lines"
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/ports/messages"
@@ -29,7 +28,7 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 	}
 	router, err := messages.NewRouter(messages.Config{
 		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Codecs: codecs(), Subscriber: s.broker.Subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow, Projecting: s.core.projecting,
-		Events: s.core.events, Lines: lines.New(s.db, func() { s.core.wake() }), Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
+		Events: s.core.events, KeyQueue: s.core.keyQueue, Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
 		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InHand: s.telemetry.InHand, Breakers: guards, Expect: s.core.uow.Expect,
 	})
 	if err != nil {
@@ -58,6 +57,7 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 		}
 	}
 	s.runJanitor(ctx)
+	s.runKeyQueue(ctx) // before the router, so that it stops after it
 	return s.runRouter(ctx)
 }
 
@@ -99,6 +99,17 @@ func (s *Service) runJanitor(ctx context.Context) {
 	go func() {
 		defer close(done)
 		postgres.NewJanitor(s.db, s.config.Retention, sweepEvery, s.log).Run(ctx)
+	}()
+	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
+}
+
+// runKeyQueue hands messages that wait to be retried to their consumers.
+func (s *Service) runKeyQueue(ctx context.Context) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.core.keyQueue.Run(ctx, s.log)
 	}()
 	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
 }

@@ -4,9 +4,11 @@ package kafka
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -65,24 +67,62 @@ func (c Config) sarama() *sarama.Config {
 }
 
 // allHeaders is the header in which Debezium's event router puts the outbox's column of the same name: all of a message's, as JSON.
-const allHeaders = "headers"
+// formerAllHeaders is its name in older versions, which counts if the record has no headers of CloudEvents beside it: another service may
+// have a header of that name.
+const (
+	allHeaders       = "millrace_headers"
+	formerAllHeaders = "headers"
+)
 
-// headerOf finds a header of a record.
-func headerOf(record *sarama.ConsumerMessage, name string) (string, bool) {
+// headersOf returns the headers of a record; where a name is there twice, the last one.
+func headersOf(record *sarama.ConsumerMessage) message.Metadata {
+	metadata := make(message.Metadata, len(record.Headers)+1)
+	var values strings.Builder // all in one piece
 	for _, h := range record.Headers {
-		switch string(h.Key) {
-		case name:
-			return string(h.Value), true
-		case allHeaders:
-			var all map[string]string
-			if json.Unmarshal(h.Value, &all) == nil {
-				if value, ok := all[name]; ok {
-					return value, true
+		values.Write(h.Value)
+	}
+	rest := values.String()
+	for _, h := range record.Headers {
+		metadata[nameOf(h.Key)] = rest[:len(h.Value)]
+		rest = rest[len(h.Value):]
+	}
+	for _, name := range []string{allHeaders, formerAllHeaders} {
+		all, ok := metadata[name]
+		if !ok || metadata[app.HeaderID] != "" {
+			continue
+		}
+		var inner message.Metadata
+		if json.Unmarshal([]byte(all), &inner) == nil && inner[app.HeaderID] != "" {
+			delete(metadata, name)
+			maps.Copy(metadata, inner)
+		}
+	}
+	return metadata
+}
+
+// orderKey is the key whose order a record keeps: the header keyHeader, by today's or a former name, or the record's key.
+func orderKey(record *sarama.ConsumerMessage, keyHeader string) string {
+	if keyHeader == "" {
+		return string(record.Key)
+	}
+	for _, h := range record.Headers {
+		switch name := string(h.Key); name {
+		case keyHeader:
+			return string(h.Value)
+		case allHeaders, formerAllHeaders:
+			headers := headersOf(record)
+			for name, value := range headers {
+				if name == keyHeader || app.FormerHeaders[name] == keyHeader {
+					return value
 				}
+			}
+		default:
+			if app.FormerHeaders[name] == keyHeader {
+				return string(h.Value)
 			}
 		}
 	}
-	return "", false
+	return string(record.Key)
 }
 
 // partitioned puts a message's key and headers into a record, and back. It adds no header of its own: the message's id is
@@ -102,27 +142,19 @@ func (partitioned) Marshal(topic string, msg *message.Message) (*sarama.Producer
 }
 
 // Unmarshal implements wkafka.Unmarshaler. It never fails, because that would end the partition's consumption: what cannot be
-// understood is for the handler to park. A record without an id gets one from its place in the log.
+// understood becomes a dead letter. A record without an id gets one from its place in the log, its time and its content: a topic that was made
+// anew has another record in the same place. The record's key comes before the header of the same meaning, because it is what Kafka and the
+// subscriber keep the order by.
 func (partitioned) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, error) {
-	metadata := make(message.Metadata, len(record.Headers)+1)
-	var values strings.Builder // all in one piece
-	for _, h := range record.Headers {
-		values.Write(h.Value)
-	}
-	rest := values.String()
-	for _, h := range record.Headers {
-		value := rest[:len(h.Value)]
-		rest = rest[len(h.Value):]
-		if string(h.Key) == allHeaders && json.Unmarshal(h.Value, &metadata) == nil {
-			continue
-		}
-		metadata[nameOf(h.Key)] = value
-	}
+	metadata := headersOf(record)
 	id := metadata[app.HeaderID]
 	if id == "" {
-		id = fmt.Sprintf("%s/%d/%d", record.Topic, record.Partition, record.Offset)
+		hash := sha256.New()
+		hash.Write(record.Key)
+		hash.Write(record.Value)
+		id = fmt.Sprintf("%s/%d/%d/%d/%x", record.Topic, record.Partition, record.Offset, record.Timestamp.UnixMilli(), hash.Sum(nil)[:8])
 	}
-	if metadata[app.HeaderKey] == "" && len(record.Key) > 0 {
+	if len(record.Key) > 0 {
 		metadata[app.HeaderKey] = string(record.Key)
 	}
 	msg := message.NewMessage(id, record.Value)
@@ -254,12 +286,7 @@ func (c Config) consumer() *sarama.Config {
 func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Message), logger watermill.LoggerAdapter) (message.Subscriber, error) {
 	s, err := keyed.NewSubscriber(keyed.Config{
 		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: partitioned{}, Logger: logger, MaxBytes: c.GroupBytes,
-		Key: func(r *sarama.ConsumerMessage) string {
-			if key, ok := headerOf(r, keyHeader); ok {
-				return key
-			}
-			return string(r.Key)
-		},
+		Key: func(r *sarama.ConsumerMessage) string { return orderKey(r, keyHeader) },
 		Link: func(before any, next func()) (link any, done func()) {
 			b, _ := before.(*app.Link)
 			l := app.NewLink(b, next)

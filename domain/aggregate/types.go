@@ -130,7 +130,7 @@ func (ts Types) Decode(name string, schema int, payload []byte) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("decode %q: %w", name, ErrUnknownType)
 	}
-	payload, err := t.lift(schema, payload)
+	payload, err := t.lift(schema, withoutNUL(payload))
 	if err != nil {
 		return nil, fmt.Errorf("decode %s: %w", name, err)
 	}
@@ -139,6 +139,27 @@ func (ts Types) Decode(name string, schema int, payload []byte) (any, error) {
 		return nil, fmt.Errorf("decode %s: %w", name, err)
 	}
 	return v, nil
+}
+
+// withoutNUL replaces NUL characters, which JSON carries as \u0000, by U+FFFD. New text is checked where it comes in; in a payload that was
+// stored before that, the character would stop every read model whose columns cannot hold it.
+func withoutNUL(payload []byte) []byte {
+	escape := []byte(`\u0000`)
+	if !bytes.Contains(payload, escape) {
+		return payload
+	}
+	out := make([]byte, 0, len(payload))
+	for len(payload) > 0 {
+		switch {
+		case payload[0] != '\\' || len(payload) == 1:
+			out, payload = append(out, payload[0]), payload[1:]
+		case bytes.HasPrefix(payload, escape):
+			out, payload = append(out, `\ufffd`...), payload[len(escape):]
+		default: // another escape: two characters of it are enough to tell a backslash that is escaped itself
+			out, payload = append(out, payload[:2]...), payload[2:]
+		}
+	}
+	return out
 }
 
 func (t Type) lift(schema int, payload []byte) ([]byte, error) {

@@ -78,3 +78,20 @@ func TestNamesAreRegisteredOnce(t *testing.T) {
 	})
 	require.Panics(t, func() { aggregate.Merge(types, types) })
 }
+
+// A NUL character in a stored payload is replaced when it is decoded: a read model's text column cannot hold it.
+func TestStoredNULCharacterIsReplaced(t *testing.T) {
+	type said struct {
+		Text string `json:"text"`
+	}
+	types := aggregate.TypesOf(aggregate.NewType[said]("it.said"))
+	for payload, want := range map[string]string{
+		`{"text":"a\u0000b\u0000"}`: "a\uFFFDb\uFFFD",
+		`{"text":"a\\u0000b"}`:      `a\u0000b`,
+		`{"text":"\\\u0000\"\\"}`:   "\\\uFFFD\"\\",
+	} {
+		v, err := types.Decode("it.said", 1, []byte(payload))
+		require.NoError(t, err)
+		require.Equal(t, said{want}, v, payload)
+	}
+}

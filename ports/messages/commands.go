@@ -33,9 +33,9 @@ func (r *Router) AddCommands(handlers []app.Handler) error {
 				return CommandTopic(r.config.Prefix, name), nil
 			},
 			SubscriberConstructor: func(cqrs.CommandProcessorSubscriberConstructorParams) (message.Subscriber, error) {
-				return r.config.Subscriber(group, "", r.announce(group, expect))
+				return r.subscriber(group, expect)
 			},
-			Marshaler: subscription{r.config.Marshaler, name, nil}, Logger: r.config.Watermill,
+			Marshaler: subscription{r.config.Marshaler, name, nil, true}, Logger: r.config.Watermill,
 		})
 		if err != nil {
 			return err

@@ -21,6 +21,7 @@ type subscription struct {
 	Marshaler
 	name  string
 	types map[string]bool // the names of those that it takes; nil: all
+	outer bool            // messages may come from outside, so that their text is checked
 }
 
 func (s subscription) Name(any) string { return s.name }
@@ -33,8 +34,10 @@ func (s subscription) NameFromMessage(msg *message.Message) string {
 }
 
 func (s subscription) Unmarshal(msg *message.Message, v any) (err error) {
-	v.(*incoming).body, err = s.decode(msg)
-	return err
+	if v.(*incoming).body, err = s.decode(msg); err != nil || !s.outer {
+		return err
+	}
+	return s.checkPayload(msg, v.(*incoming).body)
 }
 
 // dispatcher is the cqrs.CommandHandler of a destination.
@@ -56,6 +59,9 @@ func (d *dispatcher) Handle(ctx context.Context, command any) error {
 	endpoint, ok := d.endpoints[reflect.TypeOf(body)]
 	if !ok {
 		return fmt.Errorf("%s is no command for %s: %w", app.MetaOf(ctx).Type, d.destination, app.ErrPoison)
+	}
+	if err := app.CheckText("key of "+app.MetaOf(ctx).Type, body.(app.Keyed).Key(), app.MaxKey); err != nil {
+		return err
 	}
 	_, err := endpoint(ctx, body)
 	return err

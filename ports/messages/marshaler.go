@@ -3,6 +3,7 @@
 package messages
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"reflect"
@@ -42,6 +43,9 @@ func (m Marshaler) Marshal(v any) (*message.Message, error) {
 			return nil, fmt.Errorf("command %T has no method Key", v.Body)
 		}
 		key = keyed.Key()
+		if err := app.CheckText("key of "+m.Name(v), key, app.MaxKey); err != nil {
+			return nil, err
+		}
 	case app.Event:
 		body, meta, key = v.Body, v.Meta, v.Key
 	default:
@@ -114,6 +118,9 @@ func (m Marshaler) decode(msg *message.Message) (any, error) {
 		}
 		return body, nil
 	}
+	if bytes.Equal(bytes.TrimSpace(msg.Payload), []byte("null")) {
+		return nil, fmt.Errorf("payload of %s: is null: %w", msg.Metadata.Get(app.HeaderType), app.ErrPermanent)
+	}
 	schema := 1
 	if text := msg.Metadata.Get(app.HeaderSchema); text != "" {
 		n, err := strconv.Atoi(text)
@@ -158,32 +165,51 @@ func (m Marshaler) known(msg *message.Message) error {
 	return nil
 }
 
-// metaOf reads the headers of an incoming message. The error names the header that is wrong, and is app.ErrPoison.
-func metaOf(msg *message.Message) (app.Meta, error) {
+// metaOf reads the headers of an incoming message. Text is checked here, so that no later part meets bytes that the database refuses. The
+// headers of sagas, and a command's end of validity, count on this service's own topics, and on those of a service that takes part in its
+// sagas; elsewhere they are another service's business. The error names the header that is wrong, and is app.ErrPermanent.
+func (r *Router) metaOf(consumer string, msg *message.Message) (app.Meta, error) {
 	h := msg.Metadata
-	m := app.Meta{
-		ID: h[app.HeaderID], Type: h[app.HeaderType], Subject: h[app.HeaderSubject], Correlation: h[app.HeaderCorrelation],
-		Causation: h[app.HeaderCausation], SagaID: h[app.HeaderSagaID], SagaStep: h[app.HeaderSagaStep], Branch: app.Branch(h[app.HeaderBranch]),
+	m := app.Meta{ID: h[app.HeaderID], Type: h[app.HeaderType], Subject: h[app.HeaderSubject], Correlation: h[app.HeaderCorrelation], Causation: h[app.HeaderCausation]}
+	checked := []string{app.HeaderID, app.HeaderType, app.HeaderSubject, app.HeaderCorrelation, app.HeaderCausation, app.HeaderTrace}
+	external, internal := r.external[consumer], !r.external[consumer] || r.remote[consumer]
+	if external {
+		m.Source = h[app.HeaderSource]
+		checked = append(checked, app.HeaderSource)
+	}
+	if internal {
+		m.SagaID, m.SagaStep, m.Branch = h[app.HeaderSagaID], h[app.HeaderSagaStep], app.Branch(h[app.HeaderBranch])
+		checked = append(checked, app.HeaderSagaID, app.HeaderSagaStep)
+	}
+	if !external || r.sagaGroups[consumer] {
+		checked = append(checked, app.HeaderKey) // it becomes the key of what comes of the message; else it only orders, and may be any bytes
+	}
+	for _, name := range checked {
+		if err := app.CheckText("header "+name, h[name], app.MaxKey); err != nil {
+			return m, err
+		}
 	}
 	if trace := h[app.HeaderTrace]; trace != "" {
 		m.Trace = map[string]string{app.HeaderTrace: trace}
 	}
 	for _, name := range []string{app.HeaderID, app.HeaderType} {
 		if h[name] == "" {
-			return m, fmt.Errorf("no header %s: %w", name, app.ErrPoison)
+			return m, fmt.Errorf("no header %s: %w", name, app.ErrPermanent)
 		}
 	}
 	switch m.Branch {
 	case "", app.Do, app.Undo:
 	default:
-		return m, fmt.Errorf("header %s: %q is neither do nor undo: %w", app.HeaderBranch, m.Branch, app.ErrPoison)
+		return m, fmt.Errorf("header %s: %q is neither do nor undo: %w", app.HeaderBranch, m.Branch, app.ErrPermanent)
 	}
 	if m.Branch != "" && (m.SagaID == "" || m.SagaStep == "") {
-		return m, fmt.Errorf("header %s needs %s and %s beside it: %w", app.HeaderBranch, app.HeaderSagaID, app.HeaderSagaStep, app.ErrPoison)
+		return m, fmt.Errorf("header %s needs %s and %s beside it: %w", app.HeaderBranch, app.HeaderSagaID, app.HeaderSagaStep, app.ErrPermanent)
 	}
 	var wrong [4]error
 	m.Time, wrong[0] = timeIn(h, app.HeaderTime)
-	m.ExpiresAt, wrong[1] = timeIn(h, app.HeaderExpires)
+	if internal {
+		m.ExpiresAt, wrong[1] = timeIn(h, app.HeaderExpires)
+	}
 	m.Version, wrong[2] = numberIn(h, app.HeaderSequence)
 	m.Schema, wrong[3] = numberIn(h, app.HeaderSchema)
 	return m, cmp.Or(wrong[:]...)

@@ -32,7 +32,7 @@ func TestHeadersAreThoseOfCloudEvents(t *testing.T) {
 	require.Equal(t, message.Metadata{
 		"ce_specversion": "1.0", "ce_id": "m-1", "ce_type": "note.noted", "ce_source": "/notes", "ce_subject": "notes/1", "ce_sequence": "3",
 		"ce_time": "2026-01-02T03:04:05.000006Z", "ce_partitionkey": "key-1", "content-type": "application/json", "schema_version": "1",
-		"correlation_id": "c", "causation_id": "b", "saga_id": "s", "saga_step": "a step", "saga_branch": "do", "traceparent": "00-1-2-01",
+		"correlation_id": "c", "causation_id": "b", "millrace_saga_id": "s", "millrace_saga_step": "a step", "millrace_saga_branch": "do", "traceparent": "00-1-2-01",
 	}, msg.Metadata)
 	var back noted
 	require.NoError(t, marshaler.Unmarshal(msg, &back))
@@ -55,7 +55,7 @@ func TestMetadataSurvivesTheWay(t *testing.T) {
 		}
 		msg, err := marshaler.Marshal(app.Event{Body: noted{}, Meta: want})
 		require.NoError(t, err)
-		got, err := metaOf(msg)
+		got, err := (&Router{}).metaOf("consumer", msg)
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 	})
@@ -63,12 +63,12 @@ func TestMetadataSurvivesTheWay(t *testing.T) {
 
 func FuzzHeaders(f *testing.F) {
 	f.Add("ce_time", "soon", []byte(`{}`))
-	f.Add("saga_branch", "do", []byte(`{"text":1}`))
+	f.Add("millrace_saga_branch", "do", []byte(`{"text":1}`))
 	f.Add("schema_version", "99999999999999999999", []byte(``))
 	f.Fuzz(func(t *testing.T, name, value string, payload []byte) {
 		msg := message.NewMessage("m", payload)
 		msg.Metadata = message.Metadata{"ce_id": "m", "ce_type": "note.noted", name: value}
-		if _, err := metaOf(msg); err != nil {
+		if _, err := (&Router{}).metaOf("consumer", msg); err != nil {
 			require.Equal(t, app.Poison, app.KindOf(err), "%v", err)
 		}
 		var back noted

@@ -10,33 +10,33 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/google/uuid"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/millrace/millrace/app"
 )
 
-// Lines keep the order of keys whose messages fail, and the dead letters.
-type Lines interface {
-	// Expect is told of a message that waits for others of its key.
-	Expect(p app.Place, messageID string)
+// KeyQueue keeps the order of keys whose messages fail, and the dead letters. What the broker has not delivered but the queue itself has an
+// app.Redelivery in its context.
+type KeyQueue interface {
+	// Expect is told of a message that waits for an earlier message of its key.
+	Expect(k app.MessageKey, messageID string)
 
-	// Join tells whether a message may be handled now, and how often it has failed. If not, it waits in line and comes again.
-	Join(ctx context.Context, p app.Place, topic string, msg *message.Message) (turn app.Turn, failures int, err error)
+	// Enqueue stores a message if its key is blocked. False: it may be handled.
+	Enqueue(ctx context.Context, m app.Received) (enqueued bool, err error)
 
-	// Later has a message come again at a time, as the head of its line.
-	Later(ctx context.Context, p app.Place, topic string, msg *message.Message, due time.Time) error
+	// RetryAfter stores a message that failed; it is handed to its consumer again after a delay.
+	RetryAfter(ctx context.Context, m app.Received, delay time.Duration) error
 
-	// Bury keeps a dead letter, in the unit of work of ctx. Hold says that the line waits until it is redriven or dropped.
-	// More is done in the same unit.
-	Bury(ctx context.Context, p app.Place, l app.DeadLetter, hold bool, more func(ctx context.Context) error) error
+	// DeadLetter keeps a message as a dead letter, in the unit of work of ctx. Hold says that its key stays blocked until the dead letter is
+	// replayed or dropped. No bytes of the message can make it fail.
+	DeadLetter(ctx context.Context, m app.Received, reason, stack string, hold bool) (id string, err error)
 
-	// Done notes that the head of a line was handled, and returns what comes next, to be handled at once.
-	Done(ctx context.Context, p app.Place, messageID string) (next *message.Message, err error)
+	// Complete removes a message that was handled.
+	Complete(ctx context.Context, m app.Received) error
 
-	// Release lets the head of a line come by way of the broker.
-	Release(ctx context.Context, p app.Place, messageID string) error
+	// Subscriber adds the messages of a consumer that wait in the queue to those that inner delivers.
+	Subscriber(consumer string, inner message.Subscriber) message.Subscriber
 }
 
 // Before an error that nobody foresaw makes a message dead, it is tried maxUnknown times; the first few at once, the others
@@ -56,31 +56,53 @@ type panicked struct {
 
 func (p panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 
-// place is the line of a message. What has no key waits for nobody.
-func (r *Router) place(msg *message.Message) app.Place {
-	return r.placeAt(message.HandlerNameFromCtx(msg.Context()), msg)
+// received is a message as it was received, with the key whose order it keeps.
+func (r *Router) received(msg *message.Message) app.Received {
+	m := app.Received{
+		Key: r.keyOf(message.HandlerNameFromCtx(msg.Context()), msg), Topic: message.SubscribeTopicFromCtx(msg.Context()), ID: msg.UUID,
+		Headers: msg.Metadata, Payload: msg.Payload,
+	}
+	if r.external[m.Key.Consumer] {
+		m.Source = msg.Metadata[app.HeaderSource]
+	}
+	return m
 }
 
-func (r *Router) placeAt(consumer string, msg *message.Message) app.Place {
-	p := app.Place{Consumer: consumer, Line: msg.Metadata.Get(app.HeaderKey)}
-	if id := msg.Metadata.Get(app.HeaderSagaID); id != "" && r.sagaGroups[p.Consumer] {
-		p.Line = id // its events have the keys of many aggregates
+// keyOf is the key whose order a message keeps. A message without a key waits for no other message.
+func (r *Router) keyOf(consumer string, msg *message.Message) app.MessageKey {
+	k := app.MessageKey{Consumer: consumer, Key: msg.Metadata[app.HeaderKey]}
+	if id := msg.Metadata[app.HeaderSagaID]; id != "" && r.sagaGroups[consumer] {
+		k.Key = id // a saga's events have the keys of many aggregates
 	}
-	if p.Line == "" {
-		p.Line = "message " + msg.UUID
+	if k.Key == "" {
+		k.Key = "message " + msg.UUID
 	}
-	return p
+	return k
 }
 
-// announce has what must be known of a message looked up while it waits for others of its key: its line, and what expect, which may be
-// nil, wants to know of a command.
+// renameHeaders gives headers of older versions the names of today, on topics on which they count.
+func (r *Router) renameHeaders(consumer string, msg *message.Message) {
+	if r.external[consumer] && !r.remote[consumer] {
+		return
+	}
+	for former, today := range app.FormerHeaders {
+		if value, ok := msg.Metadata[former]; ok && msg.Metadata[today] == "" {
+			msg.Metadata[today] = value
+			delete(msg.Metadata, former)
+		}
+	}
+}
+
+// announce begins to look up what must be known of a message while it waits for an earlier message of its key: whether the key is blocked,
+// and what expect, which may be nil, wants to know of a command.
 func (r *Router) announce(consumer string, expect func(app.Delivery)) func(*message.Message) {
 	return func(msg *message.Message) {
-		r.config.Lines.Expect(r.placeAt(consumer, msg), msg.UUID)
+		r.renameHeaders(consumer, msg)
+		r.config.KeyQueue.Expect(r.keyOf(consumer, msg), msg.UUID)
 		if expect == nil {
 			return
 		}
-		if meta, err := metaOf(msg); err == nil { // else it will be said when it is handled
+		if meta, err := r.metaOf(consumer, msg); err == nil { // else it is a dead letter soon
 			expect(app.Delivery{Consumer: consumer, Meta: meta, Command: true})
 		}
 	}
@@ -125,7 +147,7 @@ func (r *Router) deadLetters(next message.HandlerFunc) message.HandlerFunc {
 				return
 			}
 			r.config.OnFailure(message.HandlerNameFromCtx(msg.Context()), "dead")
-			if err = r.bury(msg, err); err == nil {
+			if err = r.deadLetter(msg, err); err == nil {
 				err = errKept
 			}
 		}()
@@ -133,34 +155,31 @@ func (r *Router) deadLetters(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// bury makes a message a dead letter. The saga that sent it is told, and decides; nothing waits then, for the barrier keeps what
-// comes of a redrive from doing harm. Whatever else has the same key waits until somebody has redriven or dropped the letter.
-func (r *Router) bury(msg *message.Message, reason error) error {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return err
-	}
-	place, now := r.place(msg), r.config.Clock().UTC()
-	letter := app.DeadLetter{
-		ID: id.String(), Consumer: place.Consumer, MessageID: msg.UUID, Topic: message.SubscribeTopicFromCtx(msg.Context()),
-		Key: msg.Metadata.Get(app.HeaderKey), Headers: msg.Metadata, Payload: msg.Payload, Reason: reason.Error(), Attempts: 1, First: now, Last: now,
-	}
+// deadLetter makes a message a dead letter. The key stays blocked until a person has replayed or dropped it, with two exceptions. The saga
+// that sent a command is answered, and decides; the barrier keeps a replay from doing harm. And a message that the domain refuses has no
+// effect that a later message could miss.
+func (r *Router) deadLetter(msg *message.Message, reason error) error {
+	m := r.received(msg)
+	stack := ""
 	if p, ok := reason.(panicked); ok { //nolint:errorlint // made two functions above, never wrapped
-		letter.Stack = p.stack
+		stack = p.stack
 	}
-	answer, answered := r.failed(place.Consumer, msg, reason)
-	r.config.Log.Error("message is dead", "consumer", place.Consumer, "message", msg.UUID, "type", msg.Metadata.Get(app.HeaderType),
-		"topic", letter.Topic, "reason", reason, "letter", letter.ID)
-	return r.keepTrying(func() error {
-		return r.config.UnitOfWork.Within(context.WithoutCancel(msg.Context()), func(ctx context.Context) error {
-			return r.config.Lines.Bury(ctx, place, letter, !answered, func(ctx context.Context) error {
-				if !answered {
-					return nil
-				}
-				return r.config.Events.Publish(ctx, answer)
-			})
+	answer, answered := r.failed(m.Key.Consumer, msg, reason)
+	hold := !answered && app.KindOf(reason) != app.Refused
+	id := ""
+	err := r.keepTrying(func() error {
+		return r.config.UnitOfWork.Within(context.WithoutCancel(msg.Context()), func(ctx context.Context) (err error) {
+			if id, err = r.config.KeyQueue.DeadLetter(ctx, m, reason.Error(), stack, hold); err != nil || !answered {
+				return err
+			}
+			return r.config.Events.Publish(ctx, answer)
 		})
 	}, "keep the dead letter of message "+msg.UUID)
+	if err == nil {
+		r.config.Log.Error("dead letter", "consumer", m.Key.Consumer, "message_id", msg.UUID, "type", msg.Metadata[app.HeaderType],
+			"topic", m.Topic, "error", reason, "dead_letter_id", id, "blocks_key", hold)
+	}
+	return err
 }
 
 // failed is what the saga of a command is told when the command is dead.
@@ -169,121 +188,114 @@ func (r *Router) failed(consumer string, msg *message.Message, reason error) (ap
 	if !ok {
 		return app.Event{}, false // no command
 	}
-	meta, err := metaOf(msg)
+	meta, err := r.metaOf(consumer, msg)
 	if err != nil {
 		return app.Event{}, false // nobody knows whose it was
 	}
-	delivery := app.Delivery{Consumer: consumer, Meta: meta, Command: true, Category: category, Key: msg.Metadata.Get(app.HeaderKey)}
+	delivery := app.Delivery{Consumer: consumer, Meta: meta, Command: true, Category: category, Key: msg.Metadata[app.HeaderKey]}
 	text, _, _ := strings.Cut(reason.Error(), "\n")
-	return delivery.Answer(app.FailedAnswer{Reason: fmt.Sprintf("%.200s", text)}, r.config.Clock())
+	return delivery.Answer(app.FailedAnswer{Reason: strings.ToValidUTF8(strings.ReplaceAll(fmt.Sprintf("%.200s", text), "\x00", "\uFFFD"), "\uFFFD")}, r.config.Clock())
 }
 
-// keepTrying does what only an absent database keeps from succeeding, until the service stops.
+// keepTrying tries until it succeeds, the service stops, or the error is one that does not pass.
 func (r *Router) keepTrying(do func() error, what string) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
 		if err == nil {
 			return nil
 		}
-		r.config.Log.Warn("will try again", "what", what, "error", err)
+		if !app.Retryable(err) {
+			r.config.Log.Error("cannot "+what, "error", err)
+			return fmt.Errorf("%s: %w: %w", what, context.Canceled, err) // the broker delivers it again
+		}
+		r.config.Log.Warn("cannot "+what+" yet; it is tried again", "error", err)
 		if !r.wait(backoff(attempt)) {
 			return fmt.Errorf("%s: stopping: %w: %w", what, context.Canceled, err)
 		}
 	}
 }
 
-// errKept says that the message is kept, as a dead letter or to come again, so that it is acknowledged, but not done.
+// errKept says that the message is stored, as a dead letter or for a retry, so that it is acknowledged, but not handled.
 var errKept = errors.New("kept")
 
-// maxInLine is how many of a line are handled one after the other, before others of the partition have their turn.
-const maxInLine = 200
-
-// inLine has a message wait for those of its key that came before it and could not be handled yet.
-func (r *Router) inLine(next message.HandlerFunc) message.HandlerFunc {
+// blockedKeys stores a message whose key is blocked behind the messages that wait.
+func (r *Router) blockedKeys(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
-		place := r.place(msg)
-		if only := msg.Metadata.Get(app.HeaderFor); only != "" && only != place.Consumer {
-			return nil, nil
+		r.renameHeaders(message.HandlerNameFromCtx(msg.Context()), msg)
+		m := r.received(msg)
+		if redelivery, ok := app.RedeliveryOf(msg.Context()); ok {
+			return r.redelivered(msg, m, redelivery, next)
 		}
 		link, outer := app.LinkOf(msg.Context()), msg.Context()
-	again:
-		early := link.Waits()
-		var turn app.Turn
-		var failures int
-		err := r.keepTrying(func() (err error) {
-			turn, failures, err = r.config.Lines.Join(outer, place, message.SubscribeTopicFromCtx(outer), msg)
-			return err
-		}, "find the line of message "+msg.UUID)
-		if err != nil {
-			return nil, err
-		}
-		if turn == app.Behind {
-			r.config.OnFailure(place.Consumer, "waiting")
-			return nil, nil
-		}
-		msg.SetContext(context.WithValue(outer, attemptKey{}, attempt{failures, early}))
-		produced, err := next(msg)
-		if err != nil && early {
+		for {
+			early := link.Waits()
+			enqueued := false
+			err := r.keepTrying(func() (err error) {
+				enqueued, err = r.config.KeyQueue.Enqueue(outer, m)
+				return err
+			}, "look for the key of message "+msg.UUID)
+			if err != nil {
+				return nil, err
+			}
+			if enqueued {
+				r.config.OnFailure(m.Key.Consumer, "waiting")
+				return nil, nil
+			}
+			msg.SetContext(context.WithValue(outer, attemptKey{}, attempt{0, early}))
+			produced, err := next(msg)
+			switch {
+			case errors.Is(err, errKept):
+				return nil, nil
+			case err == nil || !early:
+				return produced, err
+			}
 			// The message before it was not committed when this one was begun. Whatever failed may be due to that.
 			msg.SetContext(outer)
 			if err := link.Wait(outer); err != nil {
 				return nil, err
 			}
-			goto again
 		}
-		switch {
-		case errors.Is(err, errKept):
-			return nil, nil
-		case err != nil || turn == app.Alone:
-			return produced, err
-		}
-		return produced, r.goOn(place, msg, next)
 	}
 }
 
-// goOn handles what waits behind a head that is done.
-func (r *Router) goOn(place app.Place, head *message.Message, handle message.HandlerFunc) error {
-	ctx := context.WithValue(head.Context(), attemptKey{}, attempt{})
-	for n := 1; ; n++ {
-		var following *message.Message
-		err := r.keepTrying(func() (err error) {
-			following, err = r.config.Lines.Done(ctx, place, head.UUID)
-			return err
-		}, "let the next in line come")
-		if err != nil || following == nil {
-			return err
-		}
-		following.SetContext(ctx)
-		if n == maxInLine {
-			return r.keepTrying(func() error { return r.config.Lines.Release(ctx, place, following.UUID) }, "let the next in line come")
-		}
-		switch _, err := handle(following); {
-		case errors.Is(err, errKept):
-			return nil
-		case err != nil: // stopping; it comes by way of the broker
-			return nil //nolint:nilerr // the head is done
-		}
-		head = following
+// redelivered handles a message that the key queue has handed out.
+func (r *Router) redelivered(msg *message.Message, m app.Received, at app.Redelivery, next message.HandlerFunc) ([]*message.Message, error) {
+	outer := msg.Context()
+	msg.SetContext(context.WithValue(outer, attemptKey{}, attempt{at.Attempts, false}))
+	produced, err := next(msg)
+	switch {
+	case errors.Is(err, errKept):
+		return nil, nil
+	case err != nil:
+		return nil, err
 	}
+	return produced, r.keepTrying(func() error { return r.config.KeyQueue.Complete(outer, m) }, "remove the handled message "+msg.UUID+" from the key queue")
 }
 
 type attemptKey struct{}
 
 // attempt is what is known of a message before it is handled.
 type attempt struct {
-	failures int  // how often it has failed before
+	failures int  // attempts that failed before, of a message that was stored
 	early    bool // the message before it under its key was not dealt with yet
 }
 
-// recognise reads the headers into the context.
+// recognise checks what comes from outside, and reads the headers into the context.
 func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
-		if !r.strangers[message.HandlerNameFromCtx(msg.Context())] {
-			if err := r.config.Marshaler.known(msg); err != nil {
-				return nil, err
+		consumer := message.HandlerNameFromCtx(msg.Context())
+		if r.external[consumer] {
+			if msg.Payload == nil {
+				r.config.OnFailure(consumer, "tombstone") // another service has compacted its topic; no event has happened
+				return nil, nil
 			}
+			if name := msg.Metadata[app.HeaderType]; name != "" && !r.types[consumer][name] {
+				return nil, nil // an event that this consumer does not handle
+			}
+		} else if err := r.config.Marshaler.known(msg); err != nil {
+			return nil, err
 		}
-		meta, err := metaOf(msg)
+		meta, err := r.metaOf(consumer, msg)
 		if err != nil {
 			return nil, err
 		}
@@ -294,11 +306,11 @@ func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
 }
 
 // retry decides by the kind of an error what becomes of the message. A conflict is tried again at once. Everything else that may
-// pass is tried a few times, and then goes back to the outbox to come again later: its key waits for it, and its partition goes
-// on. While the database is away, which would have to keep it, there is nothing better to do than to wait.
+// pass is tried a few times, and is then stored to be retried later: its key is blocked until then, and its partition goes on. While the
+// database is away, which would have to store it, there is nothing better to do than to wait.
 func (r *Router) retry(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
-		place := r.place(msg)
+		m := r.received(msg)
 		at, _ := msg.Context().Value(attemptKey{}).(attempt)
 		failures := at.failures
 		began := time.Now()
@@ -319,17 +331,16 @@ func (r *Router) retry(next message.HandlerFunc) message.HandlerFunc {
 			if kind == app.Down || attempt >= maxAtOnce && kind != app.Conflict || attempt >= maxConflicts || failures > 0 ||
 				kind == app.Transient && time.Since(began) > maxHere {
 				pause := backoff(failures + 4)
-				r.config.Log.Warn("comes again later", "consumer", place.Consumer, "message", msg.UUID, "error", err, "kind", kind.String(), "failures", failures+1, "in", pause)
-				due := r.config.Clock().Add(pause)
-				later := r.config.Lines.Later(msg.Context(), place, message.SubscribeTopicFromCtx(msg.Context()), msg, due)
+				r.config.Log.Warn("retry scheduled", "consumer", m.Key.Consumer, "message_id", msg.UUID, "error", err, "kind", kind.String(), "attempt", failures+1, "delay", pause)
+				later := r.config.KeyQueue.RetryAfter(msg.Context(), m, pause)
 				if later == nil {
-					r.config.OnFailure(place.Consumer, "delayed")
+					r.config.OnFailure(m.Key.Consumer, "delayed")
 					return nil, errKept
 				}
 				err = later
 			}
-			r.config.OnFailure(place.Consumer, "retried")
-			r.config.Log.Warn("retrying", "consumer", place.Consumer, "message", msg.UUID, "error", err, "kind", kind.String(), "attempt", attempt)
+			r.config.OnFailure(m.Key.Consumer, "retried")
+			r.config.Log.Warn("retrying", "consumer", m.Key.Consumer, "message_id", msg.UUID, "error", err, "kind", kind.String(), "attempt", attempt)
 			if !r.wait(backoff(attempt)) {
 				return nil, fmt.Errorf("stopping: %w: %w", context.Canceled, err)
 			}

@@ -35,7 +35,7 @@ type Config struct {
 	UnitOfWork app.UnitOfWork
 	Projecting app.UnitOfWork // in which projections write
 	Events     Events
-	Lines      Lines
+	KeyQueue   KeyQueue
 	Decorate   app.Decorator
 	Clock      app.Clock
 	Log        *slog.Logger
@@ -65,18 +65,20 @@ type Router struct {
 	*message.Router
 	config Config
 
-	sagaGroups map[string]bool   // consumers that are sagas
-	strangers  map[string]bool   // consumers of other services' messages, which need not know all of them
-	categories map[string]string // of the aggregates that consumers of commands change
+	sagaGroups map[string]bool            // consumers that are sagas
+	external   map[string]bool            // consumers of other services' topics
+	types      map[string]map[string]bool // names of the events that a consumer handles
+	remote     map[string]bool            // those of them whose services answer sagas of this one
+	categories map[string]string          // of the aggregates that consumers of commands change
 }
 
 // NewRouter makes a router. Its middleware, outermost first, after a large stack for all of them:
 //
 //  1. in hand: how old what is being handled is
-//  2. in line: a message waits for those of its key that came before it and could not be handled yet
+//  2. blocked keys: a message is stored behind the earlier messages of its key that could not be handled yet
 //  3. dead letters: whatever comes out as an error, and panics too, ends here; only what fails because we are stopping
 //     goes back to Kafka
-//  4. recognise: headers become metadata in the context; a message that nobody knows goes no further
+//  4. recognise: what comes from outside is checked once, and headers become metadata in the context
 //  5. retry: by the kind of the error, here and now or later
 //  6. the destination's breaker: inside retry, which would otherwise count its waiting as an attempt
 //  7. observe: log, metric and trace of one attempt
@@ -91,8 +93,8 @@ func NewRouter(c Config) (*Router, error) {
 	if c.InHand == nil {
 		c.InHand = func(string, time.Time) func() { return func() {} }
 	}
-	r := &Router{Router: inner, config: c, sagaGroups: map[string]bool{}, strangers: map[string]bool{}, categories: map[string]string{}}
-	inner.AddMiddleware(onLargeStack, r.inHand, r.inLine, r.deadLetters, r.recognise, r.retry)
+	r := &Router{Router: inner, config: c, sagaGroups: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
+	inner.AddMiddleware(onLargeStack, r.inHand, r.blockedKeys, r.deadLetters, r.recognise, r.retry)
 	return r, nil
 }
 
@@ -106,23 +108,34 @@ func (r *Router) listen(group, prefix, category string, m Marshaler, handlers ma
 		}
 		names[t.Name] = true
 	}
+	r.types[group] = names
 	processor, err := cqrs.NewEventGroupProcessorWithConfig(r.Router, cqrs.EventGroupProcessorConfig{
 		GenerateSubscribeTopic: func(cqrs.EventGroupProcessorGenerateSubscribeTopicParams) (string, error) {
 			return EventTopic(prefix, category), nil
 		},
 		SubscriberConstructor: func(cqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
-			if r.sagaGroups[group] {
-				return r.config.Subscriber(group, app.HeaderSagaID, r.announce(group, nil))
-			}
-			return r.config.Subscriber(group, "", r.announce(group, nil))
+			return r.subscriber(group, nil)
 		},
 		AckOnUnknownEvent: true, // known, but not to this group; what nobody knows was caught before
-		Marshaler:         subscription{m, group, names}, Logger: r.config.Watermill,
+		Marshaler:         subscription{m, group, names, r.external[group]}, Logger: r.config.Watermill,
 	})
 	if err != nil {
 		return err
 	}
 	return processor.AddHandlersGroup(group, &listener{category, handlers})
+}
+
+// subscriber makes the subscriber of a consumer: what the broker delivers, and what waits to be retried.
+func (r *Router) subscriber(consumer string, expect func(app.Delivery)) (message.Subscriber, error) {
+	header := ""
+	if r.sagaGroups[consumer] {
+		header = app.HeaderSagaID
+	}
+	inner, err := r.config.Subscriber(consumer, header, r.announce(consumer, expect))
+	if err != nil {
+		return nil, err
+	}
+	return r.config.KeyQueue.Subscriber(consumer, inner), nil
 }
 
 // Topics lists every topic that the service reads or writes.
@@ -157,7 +170,7 @@ func (r *Router) AddSaga(s *saga.Saga, manager *process.Manager, sources []Sourc
 		group, prefix, marshaler := r.config.Prefix+".saga."+s.Name()+"."+source.Category, r.config.Prefix, r.config.Marshaler
 		if source.Service != "" {
 			group = r.config.Prefix + ".saga." + s.Name() + "." + source.Service + "." + source.Category
-			r.strangers[group] = true
+			r.external[group], r.remote[group] = true, true
 			prefix, marshaler = source.Prefix, NewMarshaler(source.Known, "").In(r.config.Codecs...)
 		}
 		r.sagaGroups[group] = true
@@ -198,7 +211,7 @@ func (r *Router) AddProjection(p app.Projection) error {
 // AddReaction has what another service says handled. Prefix is that of its topics.
 func (r *Router) AddReaction(a app.Reaction, prefix string) error {
 	group := r.config.Prefix + ".reaction." + a.Name
-	r.strangers[group] = true
+	r.external[group] = true
 	var types []aggregate.Type
 	handlers := map[reflect.Type]app.Endpoint{}
 	for _, heard := range a.On {

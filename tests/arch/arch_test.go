@@ -27,7 +27,7 @@ var layers = []string{"domain", "app", "sagas", "adapters", "ports", "service", 
 var pieces = []string{
 	"domain/aggregate", "sagas/saga", "sagas/process", "sagas/sagatest", "adapters/kafka", "adapters/breaker", "adapters/embedded", "adapters/identity", "adapters/telemetry",
 	"adapters/postgres/txn", "adapters/postgres/eventstore", "adapters/postgres/inbox", "adapters/postgres/outbox", "adapters/postgres/deadletter",
-	"adapters/postgres/lines", "adapters/postgres/audit", "adapters/postgres/topics", "migrations", "ports/messages", ":(glob)app/*.go", ":(glob)adapters/postgres/*.go",
+	"adapters/postgres/keyqueue", "adapters/postgres/audit", "adapters/postgres/topics", "migrations", "ports/messages", ":(glob)app/*.go", ":(glob)adapters/postgres/*.go",
 }
 
 // example is what belongs to order fulfilment.

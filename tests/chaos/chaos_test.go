@@ -201,11 +201,10 @@ func (s *stage) rest(after string) books.Report {
 // lookInside tells what is left where, for whoever has to find out why.
 func (s *stage) lookInside() {
 	for _, query := range []string{
-		`SELECT 'line ' || consumer || ' ' || line || ' head ' || head || ' attempts ' || attempts || ' rows ' || (
-			SELECT COALESCE(string_agg(message_id || ' ' || COALESCE(due_at::text, 'now'), ', ' ORDER BY id), '')
-			FROM outbox o WHERE o.consumer = l.consumer AND o.line = l.line) FROM lines l LIMIT 10`,
-		`SELECT 'outbox ' || topic || ' ' || COALESCE(consumer, '') || ' ' || COALESCE(due_at::text, 'now') || ' ' || count(*) FROM outbox
-			GROUP BY topic, consumer, due_at LIMIT 20`,
+		`SELECT 'blocked key ' || consumer || ' ' || encode(key, 'escape') || ' due ' || due_at || ' attempts ' || attempts || ' waiting ' || (
+			SELECT COALESCE(string_agg(encode(message_id, 'escape'), ', ' ORDER BY id), '')
+			FROM waiting_messages w WHERE w.consumer = b.consumer AND w.key = b.key) FROM blocked_keys b LIMIT 10`,
+		`SELECT 'outbox ' || topic || ' ' || COALESCE(due_at::text, 'now') || ' ' || count(*) FROM outbox GROUP BY topic, due_at LIMIT 20`,
 		`SELECT 'dead letter ' || consumer || ' ' || topic || ' ' || reason || ' ' || message_id FROM dead_letters WHERE dropped_at IS NULL LIMIT 10`,
 		`SELECT 'saga ' || status || ' ' || saga_id || ' ' || state::text FROM saga_rows WHERE status IN ('running', 'compensating', 'stuck') LIMIT 3`,
 	} {

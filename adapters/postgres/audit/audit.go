@@ -82,6 +82,17 @@ var queries = []query{
 			AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.topic = o.topic AND d.key = o.key AND d.outbox_id IS NOT NULL AND d.dropped_at IS NULL)
 		GROUP BY topic, key`,
 	},
+	{
+		"key queue: each blocked key has messages that wait, and they one", `SELECT count(*) FROM blocked_keys`,
+		`SELECT format('%s: key %s: %s', consumer, encode(key, 'escape'), CASE WHEN n IS NULL THEN 'blocked, but no message waits' ELSE n || ' messages wait, but it is not blocked' END)
+		FROM blocked_keys b FULL JOIN (SELECT consumer, key, count(*) AS n FROM waiting_messages GROUP BY consumer, key) w USING (consumer, key)
+		WHERE b.due_at IS NULL OR w.n IS NULL`,
+	},
+	{
+		"key queue: each key that is held has an open dead letter", `SELECT count(*) FROM blocked_keys WHERE due_at = 'infinity'`,
+		`SELECT format('%s: key %s: held without a dead letter', consumer, encode(key, 'escape')) FROM blocked_keys b WHERE due_at = 'infinity' AND NOT EXISTS (
+			SELECT FROM waiting_messages w JOIN dead_letters d ON d.id = w.receipt AND d.dropped_at IS NULL WHERE w.consumer = b.consumer AND w.key = b.key)`,
+	},
 }
 
 // Run runs all checks on one snapshot of the database. Its error says that a check could not be run, not that it found something.

@@ -230,7 +230,8 @@ func (r *Relay) park(ctx context.Context, row outboxRow, reason error) error {
 			UPDATE outbox SET due_at = 'infinity', consumer = NULL, line = NULL WHERE topic = $2 AND key = $3 AND shard = $4 AND due_at IS NULL AND id <> $1)
 		INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, attempts, outbox_id, first_at, last_at)
 		SELECT message_id || '@relay', 'relay', message_id, topic, key, headers, payload, $5, 2, id, created_at, now() FROM dead
-		ON CONFLICT (consumer, message_id) DO UPDATE SET last_at = now(), attempts = dead_letters.attempts + 2`,
+		ON CONFLICT (id) DO UPDATE SET last_at = now(), attempts = dead_letters.attempts + 2, reason = excluded.reason, outbox_id = excluded.outbox_id,
+			dropped_at = NULL, dropped_by = NULL, drop_reason = NULL`,
 		row.ID, row.Topic, row.Key, ShardOf(row.Topic, row.Key), reason.Error())
 	if err == nil {
 		r.options.OnParked(row.Topic, row.Key, reason)

@@ -379,7 +379,7 @@ func TestAParkedKeyGoesOn(t *testing.T) {
 				}
 				return nil
 			})
-			n, _, err := letters.Count(t.Context())
+			n, err := letters.Count(t.Context())
 			require.NoError(t, err)
 			require.Zero(t, n)
 			require.ErrorIs(t, decide(letters, list[0].ID), app.ErrNotFound)
