@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/millrace/millrace/adapters/gateway"
+	"github.com/millrace/millrace/adapters/postgres/audit"
 	"github.com/millrace/millrace/adapters/postgres/eventstore"
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
 	"github.com/millrace/millrace/app"
@@ -44,9 +45,9 @@ func (s *Service) deps(store *eventstore.Store) command.Deps {
 	}
 }
 
-// snapshots give the state that a category's snapshots keep, for the audit: one entry for each repository with SnapshotEvery.
-func snapshots() map[string]func([]app.Event) ([]byte, error) {
-	return map[string]func([]app.Event) ([]byte, error){inventory.Category: eventstore.FoldSnapshot(inventory.Rebuild)}
+// snapshots say how a category's snapshots are made, for the audit: one entry for each repository with SnapshotEvery.
+func snapshots() map[string]audit.Snapshot {
+	return map[string]audit.Snapshot{inventory.Category: audit.SnapshotOf(eventstore.FoldSnapshot(inventory.Rebuild, eventstore.Options{}))}
 }
 
 // sight is where queries look.

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,24 +103,49 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 	inner, session := u.store.WithSession(inner, un, u.clock)
 	defer session.Discard()
 	inner = context.WithValue(inner, unitKey{}, &unit{un, session, 0})
-	if err := work(inner); err != nil {
-		// What it has seen may come to nothing, and then so does what it says.
-		return cmp.Or(un.Settled(ctx), err)
-	}
-	events, err := session.Flush(inner)
+	events, err := u.prepare(inner, un, session, work)
 	if err != nil {
 		return err
-	}
-	for _, e := range events {
-		if err := u.bus.Publish(inner, e); err != nil {
-			return fmt.Errorf("publish %s: %w", e.Meta.Type, err)
-		}
 	}
 	err = u.submit(ctx, un, session, events, outbox.Of(inner))
 	if txn.Stale(err) {
 		session.Conflicted()
 	}
 	return err
+}
+
+// prepare does the work of a unit, all but the commit. An error or a panic is final only if everything that the unit has read is stored like
+// that. If not, the error is app.ErrConflict, and the unit runs again.
+func (u *UnitOfWork) prepare(ctx context.Context, un *txn.Unit, session *eventstore.Session, work func(ctx context.Context) error) (events []app.Event, err error) {
+	defer func() {
+		value := recover()
+		if value == nil && (err == nil || ctx.Err() != nil || app.KindOf(err) == app.Conflict) {
+			return
+		}
+		un.Close() // to hold no lock, and no connection, while another one is needed
+		current := un.Settled(ctx)
+		if current == nil {
+			current = session.Verify(ctx)
+		}
+		switch {
+		case current != nil:
+			err = current
+		case value != nil:
+			panic(value) // here, where the stack of the first panic is still known
+		}
+	}()
+	if err := work(ctx); err != nil {
+		return nil, err
+	}
+	if events, err = session.Flush(ctx); err != nil {
+		return nil, err
+	}
+	for _, e := range events {
+		if err := u.bus.Publish(ctx, e); err != nil {
+			return nil, fmt.Errorf("publish %s: %w", e.Meta.Type, err)
+		}
+	}
+	return events, nil
 }
 
 // begin begins a unit's own transaction. Whom it depends on is waited for before it holds anything that he might need.

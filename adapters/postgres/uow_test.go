@@ -49,6 +49,7 @@ func (b *bus) Publish(ctx context.Context, e any) error {
 type world struct {
 	db    *sqlx.DB
 	uow   *postgres.UnitOfWork
+	store *eventstore.Store
 	stock *eventstore.Repository[*inventory.Stock, inventory.Event]
 	bus   *bus
 	now   time.Time
@@ -64,9 +65,16 @@ func newWorld(t *testing.T) *world {
 func (w *world) another() *world {
 	db := w.db
 	w = &world{db: db, bus: &bus{publisher: outbox.NewPublisher(1_000_000)}, now: time.Now()}
-	store := eventstore.New(db, inventory.Types)
-	w.stock = eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{})
-	w.uow = postgres.NewUnitOfWork(db, store, w.bus, func() time.Time { return w.now })
+	w.store = eventstore.New(db, inventory.Types)
+	w.stock = eventstore.NewRepository(w.store, inventory.Category, inventory.Rebuild, eventstore.Options{})
+	w.uow = postgres.NewUnitOfWork(db, w.store, w.bus, func() time.Time { return w.now })
+	return w
+}
+
+// snapshots is another instance on the same database, which saves a snapshot every so many events.
+func (w *world) snapshots(every int) *world {
+	w = w.another()
+	w.stock = eventstore.NewRepository(w.store, inventory.Category, inventory.Rebuild, eventstore.Options{SnapshotEvery: every})
 	return w
 }
 

@@ -2,8 +2,6 @@
 package inventory
 
 import (
-	"encoding/json"
-	"fmt"
 	"maps"
 	"math"
 
@@ -43,20 +41,8 @@ func Rebuild(history []Event) *Stock {
 	return s
 }
 
-// Snapshot returns the state as JSON.
-func (s *Stock) Snapshot() ([]byte, error) { return json.Marshal(s.state) }
-
-// Restore starts from a snapshot that stands for the first version events.
-func (s *Stock) Restore(version int, snapshot []byte) error {
-	if err := json.Unmarshal(snapshot, &s.state); err != nil {
-		return fmt.Errorf("snapshot of a stock: %w", err)
-	}
-	if s.state.Reservations == nil {
-		s.state.Reservations = map[string]int64{}
-	}
-	s.SetVersion(version)
-	return nil
-}
+// State is what a snapshot keeps.
+func (s *Stock) State() any { return &s.state }
 
 // Continue folds what came after a snapshot.
 func (s *Stock) Continue(history []Event) { s.Replay(s.apply, history) }

@@ -43,7 +43,7 @@ func mainCode(m *testing.M) int {
 }
 
 // Database makes a database with our schema, and removes it at the test's end.
-func Database(t *testing.T) (db *sqlx.DB, dsn string) {
+func Database(t testing.TB) (db *sqlx.DB, dsn string) {
 	t.Helper()
 	name := "t" + strings.ReplaceAll(uuid.NewString(), "-", "")
 	exec1(t, server, "CREATE DATABASE "+name)

@@ -105,7 +105,7 @@ func (w *World) newDatabase(dsn string) string {
 	return u.String()
 }
 
-func exec1(t *testing.T, dsn, statement string) {
+func exec1(t testing.TB, dsn, statement string) {
 	t.Helper()
 	db := OpenDB(t, dsn)
 	_, err := db.ExecContext(context.Background(), statement)
@@ -113,7 +113,7 @@ func exec1(t *testing.T, dsn, statement string) {
 }
 
 // OpenDB connects to a database until the test's end.
-func OpenDB(t *testing.T, dsn string) *sql.DB {
+func OpenDB(t testing.TB, dsn string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("pgx", dsn)
 	require.NoError(t, err)

@@ -11,60 +11,73 @@ import (
 	"github.com/millrace/millrace/app"
 )
 
-// maxCached is how many streams are kept that nobody uses at the moment, unless LimitCache says less.
-const maxCached = 20_000
+// maxKept is how many streams and events are kept in memory, unless LimitCache says less. Streams that a unit of work holds at the moment
+// are kept in any case.
+const maxKept = 150_000
 
-// maxHistory is from how many events on a history is not kept.
-const maxHistory = 256
+// maxLength is how many events of one stream are kept, after its snapshot.
+const maxLength = 1_000
 
-// waitForSecond is how long a unit that has one stream waits for another one. Two units could wait for each other; whoever gives up
-// loads what is stored, and the store's versions decide.
+// waitForSecond is how long a unit that holds one stream waits for another one. Two units could wait for each other. After this time a
+// unit loads the stored events without holding the stream, and the versions in the database decide which unit was first.
 const waitForSecond = 100 * time.Millisecond
 
-// sharedFor is how long streams of a category are looked up again before each use after another instance was seen to write them.
+// sharedFor is for how long the streams of a category are read from the table before each use, after another instance was seen to write
+// one of them.
 const sharedFor = 10 * time.Second
 
-// cache keeps streams as the units of this instance have left them, committed or about to be, so that successive units of one stream
-// need not wait for each other's commits, nor load what they know. It promises nothing: what a unit has seen is compared with the
-// store when it commits.
+// prefix is the first events of a stream: a snapshot, or nothing, and the events after it. It is never changed. Units of work that read the
+// same prefix share it, and each folds it into an aggregate of its own.
+type prefix struct {
+	snapshot snapshot
+	events   []app.Event
+}
+
+func (p *prefix) version() int { return p.snapshot.Version + len(p.events) }
+
+// with is a longer prefix. The events are copied, so that two prefixes never append to the same array.
+func (p *prefix) with(events []app.Event) *prefix {
+	if len(events) == 0 {
+		return p
+	}
+	return &prefix{p.snapshot, append(slices.Clip(p.events), events...)}
+}
+
+// cache keeps prefixes of streams in memory. A prefix may be out of date, because other instances write the same streams: a unit of work
+// notes the version that it has read, and the database compares it when the unit commits, or before its error is final.
 type cache struct {
 	mu      sync.Mutex
 	streams map[string]*stream
 	idle    *list.List // of *stream, the longest unused first
-	maxIdle int
+	events  int        // in all prefixes
+	maxKept int
 	shared  map[string]time.Time
 }
 
-// stream is one of them. One unit at a time has it.
+// stream is the cache's entry for one stream. One unit at a time holds it, so that the units of one instance that change one stream do so
+// one after the other.
 type stream struct {
 	name  string
-	turn  chan struct{} // holds a token while a unit has the stream
-	users int
+	held  chan struct{} // has a token while a unit holds the stream
+	users int           // units that hold it or wait for it
 	place *list.Element // in idle
 
-	// Whoever has the stream may use these.
-	state state
-	last  *txn.Unit // the unit that left it like this, if that was not seen to be committed yet
-}
-
-// state is what is known of a stream: an aggregate, or its history. The zero state is nothing.
-type state struct {
-	aggregate Aggregate
-	history   []app.Event
-	version   int
-	known     bool
+	prefix *prefix   // nil: nothing is known
+	folded Aggregate // what a prefix was folded to; nil if a unit has taken it
+	by     *txn.Unit // the unit that has appended the prefix's last events, while it is not known to have committed
 }
 
 func newCache() *cache {
-	return &cache{streams: map[string]*stream{}, idle: list.New(), maxIdle: maxCached, shared: map[string]time.Time{}}
+	return &cache{streams: map[string]*stream{}, idle: list.New(), maxKept: maxKept, shared: map[string]time.Time{}}
 }
 
-// take gives a unit the stream, after those that came before. It is nil if that takes too long for one that has others.
-func (c *cache) take(ctx context.Context, name string, first bool) (*stream, error) {
+// hold waits until the units that came before have given the stream up. It returns nil if that takes too long for a unit that holds
+// other streams.
+func (c *cache) hold(ctx context.Context, name string, first bool) (*stream, error) {
 	c.mu.Lock()
 	s := c.streams[name]
 	if s == nil {
-		s = &stream{name: name, turn: make(chan struct{}, 1)}
+		s = &stream{name: name, held: make(chan struct{}, 1)}
 		c.streams[name] = s
 	}
 	if s.place != nil {
@@ -74,7 +87,7 @@ func (c *cache) take(ctx context.Context, name string, first bool) (*stream, err
 	s.users++
 	c.mu.Unlock()
 	select {
-	case s.turn <- struct{}{}:
+	case s.held <- struct{}{}:
 		return s, nil
 	default:
 	}
@@ -83,7 +96,7 @@ func (c *cache) take(ctx context.Context, name string, first bool) (*stream, err
 		enough = time.After(waitForSecond)
 	}
 	select {
-	case s.turn <- struct{}{}:
+	case s.held <- struct{}{}:
 		return s, nil
 	case <-enough:
 		c.leave(s)
@@ -94,12 +107,9 @@ func (c *cache) take(ctx context.Context, name string, first bool) (*stream, err
 	}
 }
 
-// give gives a stream back.
-func (c *cache) give(s *stream) {
-	if len(s.state.history) > maxHistory {
-		s.state = state{}
-	}
-	<-s.turn
+// release lets the next unit hold the stream.
+func (c *cache) release(s *stream) {
+	<-s.held
 	c.leave(s)
 }
 
@@ -110,25 +120,74 @@ func (c *cache) leave(s *stream) {
 		return
 	}
 	s.place = c.idle.PushBack(s)
-	for c.idle.Len() > c.maxIdle {
+	for c.idle.Len() > 0 && c.idle.Len()+c.events > c.maxKept {
 		oldest := c.idle.Remove(c.idle.Front()).(*stream)
 		oldest.place = nil
+		c.set(oldest, nil, nil, nil)
 		delete(c.streams, oldest.name)
 	}
 }
 
-// current returns what is known of a stream that the unit has, and what the unit depends on by using it.
-func (s *stream) current(u *txn.Unit) state {
-	if s.last != nil && !s.last.Pending() {
-		if s.last.Failed() {
-			s.state = state{}
+// get returns what is known of a stream that the unit holds. The aggregate is taken out of the cache and belongs to the unit alone: it comes
+// back with what the unit has recorded, by put, or it is lost and the next unit folds another one. Pending says that its last events are those of a unit that has not committed
+// yet; this unit then fails with it.
+func (c *cache) get(s *stream, u *txn.Unit) (p *prefix, folded Aggregate, pending bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.by != nil && !s.by.Pending() {
+		if s.by.Failed() {
+			c.set(s, nil, nil, nil)
 		}
-		s.last = nil
+		s.by = nil
 	}
-	if s.state.known {
-		u.Needs(s.last)
+	if s.prefix != nil {
+		u.Needs(s.by)
 	}
-	return s.state
+	folded, s.folded = s.folded, nil
+	return s.prefix, folded, s.by != nil
+}
+
+// pending returns the unit that has appended to a stream and is not known to have committed; nil if there is none.
+func (c *cache) pending(s *stream) *txn.Unit {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	return s.by
+}
+
+// put replaces what is known of a stream. By is the unit that has appended the last events, and will commit them; nil if they were read from
+// the table.
+func (c *cache) put(s *stream, p *prefix, folded Aggregate, by *txn.Unit) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p != nil && len(p.events) > maxLength {
+		p = nil
+	}
+	if folded != nil && (p == nil || folded.Version() != p.version()) {
+		folded = nil
+	}
+	c.set(s, p, folded, by)
+}
+
+func (c *cache) set(s *stream, p *prefix, folded Aggregate, by *txn.Unit) {
+	if s.prefix != nil {
+		c.events -= len(s.prefix.events)
+	}
+	if p != nil {
+		c.events += len(p.events)
+	}
+	s.prefix, s.folded, s.by = p, folded, by
+}
+
+// forget drops what is known of a stream.
+func (c *cache) forget(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.streams[name]; s != nil {
+		c.set(s, nil, nil, s.by)
+	}
 }
 
 // foreign notes that another instance writes streams of a category.
@@ -143,9 +202,4 @@ func (c *cache) isShared(category string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return time.Now().Before(c.shared[category])
-}
-
-// after returns a history and what came after it, without changing it for others.
-func after(history, events []app.Event) []app.Event {
-	return append(slices.Clip(history), events...)
 }

@@ -2,7 +2,6 @@ package eventstore
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/jmoiron/sqlx"
 
@@ -66,19 +65,4 @@ func (s *Store) Each(ctx context.Context, tx *sqlx.Tx, query string, fn func(str
 	}
 	emit()
 	return txn.Classify(rows.Err(), "read streams")
-}
-
-// FoldSnapshot returns a function that gives the state after some events as a snapshot keeps it.
-func FoldSnapshot[A Snapshotter, E any](rebuild func([]E) A) func([]app.Event) ([]byte, error) {
-	return func(events []app.Event) ([]byte, error) {
-		bodies := make([]E, len(events))
-		for i, e := range events {
-			body, ok := e.Body.(E)
-			if !ok {
-				return nil, fmt.Errorf("event %d is a %T", e.Meta.Version, e.Body)
-			}
-			bodies[i] = body
-		}
-		return rebuild(bodies).Snapshot()
-	}
 }

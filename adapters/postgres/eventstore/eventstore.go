@@ -40,8 +40,8 @@ func New(db *sqlx.DB, types aggregate.Types) *Store {
 
 // LimitCache bounds the memory that cached streams take, in bytes. It is called before the store is used.
 func (s *Store) LimitCache(bytes int64) {
-	const perStream = 8 << 10 // an estimate: an aggregate takes about 1 KiB, the history of a saga 15 KiB
-	s.cache.maxIdle = int(min(maxCached, bytes/perStream))
+	const each = 1 << 10 // an estimate of what an event takes in memory, and a stream
+	s.cache.maxKept = int(min(maxKept, bytes/each))
 }
 
 // Stream is the name of an aggregate's stream.

@@ -40,13 +40,8 @@ func rebuild(history []counted) *counter {
 
 func (c *counter) apply(e counted)            { c.n += e.By }
 func (c *counter) add(by int)                 { c.Record(c.apply, counted{by}) }
-func (c *counter) Snapshot() ([]byte, error)  { return fmt.Appendf(nil, "%d", c.n), nil }
+func (c *counter) State() any                 { return &c.n }
 func (c *counter) Continue(history []counted) { c.Replay(c.apply, history) }
-func (c *counter) Restore(version int, s []byte) error {
-	c.SetVersion(version)
-	_, err := fmt.Sscan(string(s), &c.n)
-	return err
-}
 
 // moved has had a unit since version 2; before, everything was in metres.
 type moved struct {

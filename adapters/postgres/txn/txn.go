@@ -40,12 +40,13 @@ func Or(ctx context.Context, db *sqlx.DB) sqlx.ExtContext {
 const (
 	codeRefused  = "MR001" // with a sentence for a person
 	codeConflict = "MR002" // somebody else was first
+	codeGap      = "MR003" // an event without the one before it: what the unit had read is not what is stored
 )
 
 // Stale tells whether an error says that a stream was not as the unit had read it.
 func Stale(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (pg.Code == codeConflict || pg.ConstraintName == "events_pkey")
+	return ok && (pg.Code == codeConflict || pg.Code == codeGap || pg.ConstraintName == "events_pkey")
 }
 
 // Classify wraps a database error with the kind that decides what becomes of the message, and with what was being done.
@@ -78,7 +79,7 @@ func kindOf(err error) error {
 		return app.ErrTransient
 	case !ok || pg.Code == codeRefused:
 		return nil
-	case pg.Code == "40001", pg.Code == "40P01", pg.Code == codeConflict: // serialization failure, deadlock
+	case pg.Code == "40001", pg.Code == "40P01", pg.Code == codeConflict, pg.Code == codeGap: // serialization failure, deadlock
 		return app.ErrConflict
 	case pg.Code == "23505" && taken[pg.ConstraintName]:
 		return app.ErrConflict
