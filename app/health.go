@@ -24,6 +24,18 @@ type Backlog struct {
 	Delayed int     // due later: timers, and messages that come again
 	Parked  int     // behind one of their key that could not be sent or handled
 	Oldest  float64 // seconds for which the oldest one that is due has waited
+
+	Suspended int              // messages of topics that cannot be sent to
+	Topics    []SuspendedTopic // those topics
+}
+
+// SuspendedTopic is a topic that cannot be sent to. Its messages wait and it is tried again; other topics go on.
+type SuspendedTopic struct {
+	Topic    string
+	Reason   string
+	Since    time.Time
+	NextTry  time.Time
+	Attempts int
 }
 
 // Check is the state of one part of the service.

@@ -3,9 +3,11 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -76,7 +78,24 @@ func (s *Service) breakerList() []app.Breaker {
 
 func (s *Service) backlog(ctx context.Context) (app.Backlog, error) {
 	b, err := outbox.Read(ctx, s.db)
-	return app.Backlog(b), err
+	if err != nil {
+		return app.Backlog{}, err
+	}
+	topics, err := outbox.SuspendedTopics(ctx, s.db)
+	out := app.Backlog{Pending: b.Pending, Delayed: b.Delayed, Parked: b.Parked, Oldest: b.Oldest, Suspended: b.Suspended}
+	for _, t := range topics {
+		out.Topics = append(out.Topics, app.SuspendedTopic(t))
+	}
+	return out, err
+}
+
+// suspended is an error that names the topics that cannot be sent to.
+func (s *Service) suspended(ctx context.Context) error {
+	topics, err := outbox.SuspendedTopics(ctx, s.db)
+	for _, t := range topics {
+		err = errors.Join(err, fmt.Errorf("topic %s is suspended since %s: %s", t.Topic, t.Since.UTC().Format(time.RFC3339), t.Reason))
+	}
+	return err
 }
 
 // ready checks the parts that this instance's roles need. Without Kafka the API still accepts, and a worker does nothing.
@@ -91,6 +110,9 @@ func (s *Service) ready(ctx context.Context) []app.Check {
 		brokerCheck.Err = ctx.Err()
 	}
 	checks = append(checks, brokerCheck)
+	if checks[0].Err == nil {
+		checks = append(checks, app.Check{Part: "topics", Err: s.suspended(ctx)})
+	}
 	if s.config.Roles[Worker] {
 		worker := app.Check{Part: "worker", Fatal: !s.config.Roles[API]}
 		if waiting := s.workerOK.Load(); waiting != nil {

@@ -3,6 +3,7 @@ package service
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -24,15 +25,18 @@ type broker interface {
 	Name() string
 	Where() string
 
-	// Ensure makes the topics that are missing, and returns the largest message that they take, in bytes.
+	// Ensure makes the topics that are missing, and returns the largest message that they take, in bytes. If it fails for some of them only,
+	// TopicFault is true for its error.
 	Ensure(ctx context.Context, topics []string) (limit int, err error)
 
 	// Ping returns an error if it does not answer.
 	Ping(ctx context.Context) error
 
-	// Senders makes the senders of the relay's workers. Refused tells that an error of theirs means never, not later.
+	// Senders makes the senders of the relay's workers. Refused tells that an error of theirs says that a message will never be taken,
+	// TopicFault that one topic cannot be sent to though the broker answers. All other errors are faults of the broker.
 	Senders(limit func() int) (func() outbox.Sender, error)
 	Refused(err error) bool
+	TopicFault(err error) bool
 
 	// Subscriber makes the subscriber of a group. Messages of one key come in order, one at a time; the key is that of the header
 	// keyHeader, if they have it, else their own. Announce may be told of messages that wait for others of their key.
@@ -75,6 +79,10 @@ func (s *Service) startBroker(_ context.Context, _ func(string)) (err error) {
 func (s *Service) ensureTopics(ctx context.Context) bool {
 	for {
 		limit, err := s.broker.Ensure(ctx, s.core.topics)
+		if err != nil && s.broker.TopicFault(err) { // others can be sent to; the relay tries these again
+			s.log.Error("cannot make a topic", "error", err)
+			err = nil
+		}
 		if err == nil {
 			s.limit.Store(int64(limit))
 			if _, err := s.broker.Ensure(ctx, s.core.othersTopics); err != nil {
@@ -120,10 +128,14 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 		return err
 	}
 	// A request is a whole batch, and after a failure the next one comes later and later.
-	guard := s.newBreaker(s.broker.Name(), 3, func(err error) bool { return !s.broker.Refused(err) })
-	s.relay = outbox.NewRelay(s.db, func() outbox.Sender { return guarded{senders(), guard, s.broker.Refused} }, s.log, outbox.Options{
-		DSN: s.DSN, Machine: s.machine, Since: s.since, Refused: s.broker.Refused, OnRelayed: s.telemetry.Relayed,
-		OnParked: func(string, string, error) { s.telemetry.Failed("relay", "dead") },
+	down := func(err error) bool {
+		return err != nil && !s.broker.Refused(err) && !s.broker.TopicFault(err) && !errors.Is(err, outbox.ErrLeaseLost)
+	}
+	guard := s.newBreaker(s.broker.Name(), 3, down)
+	s.relay = outbox.NewRelay(s.db, func() outbox.Sender { return guarded{senders(), guard, down} }, s.log, outbox.Options{
+		DSN: s.DSN, Machine: s.machine, Since: s.since, Refused: s.broker.Refused, TopicFault: s.broker.TopicFault, Repair: s.repairTopic,
+		OnRelayed: s.telemetry.Relayed,
+		OnParked:  func(string, string, error) { s.telemetry.Failed("relay", "dead") },
 	})
 	others := func() {
 		if !s.relay.HoldsAll() {
@@ -153,19 +165,28 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 	return nil
 }
 
-// guarded has the relay send behind a breaker.
+// repairTopic makes a topic of this service again if it has disappeared.
+func (s *Service) repairTopic(ctx context.Context, topic string) error {
+	if !slices.Contains(s.core.topics, topic) {
+		return nil // it is for its owner to make it
+	}
+	_, err := s.broker.Ensure(ctx, []string{topic})
+	return err
+}
+
+// guarded has the relay send behind a breaker, which counts faults of the broker only.
 type guarded struct {
 	outbox.Sender
-	guard   *breaker.Breaker
-	refused func(error) bool
+	guard *breaker.Breaker
+	down  func(error) bool
 }
 
 // Send implements outbox.Sender.
-func (s guarded) Send(topics []string, messages []*message.Message) (errs []error) {
+func (s guarded) Send(ctx context.Context, topics []string, messages []*message.Message) (errs []error) {
 	err := s.guard.Do(func() error {
-		errs = s.Sender.Send(topics, messages)
+		errs = s.Sender.Send(ctx, topics, messages)
 		for _, err := range errs {
-			if err != nil && !s.refused(err) {
+			if s.down(err) {
 				return err
 			}
 		}
@@ -175,4 +196,11 @@ func (s guarded) Send(topics []string, messages []*message.Message) (errs []erro
 		errs = slices.Repeat([]error{err}, len(messages))
 	}
 	return errs
+}
+
+// Close closes the sender's connections.
+func (s guarded) Close() {
+	if c, ok := s.Sender.(interface{ Close() }); ok {
+		c.Close()
+	}
 }

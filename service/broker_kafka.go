@@ -28,21 +28,30 @@ func (b inKafka) Where() string {
 }
 
 func (b inKafka) Ensure(ctx context.Context, topics []string) (limit int, err error) {
-	return kafka.EnsureTopics(ctx, b.config, topics, b.s.config.Partitions)
+	limits, err := kafka.EnsureTopics(ctx, b.config, topics, b.s.config.Partitions)
+	if len(limits.Unknown) > 0 {
+		b.s.sayOnce.Do(func() {
+			b.s.log.Warn("Kafka does not tell max.message.bytes without DESCRIBE_CONFIGS; its default is assumed, so keep MAX_MESSAGE_BYTES below the topics' limit",
+				"assumed", kafka.DefaultLimit, "topics", limits.Unknown)
+		})
+	}
+	return limits.Bytes, err
 }
 
 func (b inKafka) Ping(context.Context) error { return kafka.Ping(b.config) }
 
 func (b inKafka) Senders(limit func() int) (func() outbox.Sender, error) {
 	if b.s.config.Serial {
-		publisher := kafka.NewPublisher(b.config, limit, b.s.watermill)
+		publisher := kafka.NewPublisher(b.config, limit, b.s.now, b.s.watermill)
 		b.s.onStop(func(context.Context) error { return publisher.Close() })
 		return outbox.ThroughPublisher(publisher), nil
 	}
-	return func() outbox.Sender { return kafka.NewProducer(b.config, limit) }, nil
+	return func() outbox.Sender { return kafka.NewProducer(b.config, limit, b.s.now) }, nil
 }
 
 func (inKafka) Refused(err error) bool { return kafka.Refused(err) }
+
+func (inKafka) TopicFault(err error) bool { return kafka.TopicFault(err) }
 
 func (b inKafka) Subscriber(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error) {
 	if !b.s.config.Serial {

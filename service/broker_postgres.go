@@ -37,6 +37,9 @@ func (b inPostgres) Senders(func() int) (func() outbox.Sender, error) {
 // Refused is never so: what fits into the outbox fits into a topic.
 func (inPostgres) Refused(error) bool { return false }
 
+// TopicFault is never so: all topics are in one table.
+func (inPostgres) TopicFault(error) bool { return false }
+
 func (b inPostgres) Subscriber(group, _ string, _ func(*message.Message)) (message.Subscriber, error) {
 	inner, err := topics.NewSubscriber(b.readers, group, b.logger)
 	if err != nil {

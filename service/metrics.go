@@ -22,6 +22,8 @@ func (s *Service) gauges() {
 		{Name: "millrace_outbox_pending", Help: "Messages in the outbox that are due."},
 		{Name: "millrace_outbox_delayed", Help: "Messages in the outbox that are not due yet: timers."},
 		{Name: "millrace_outbox_parked", Help: "Messages that wait behind one of their key that could not be sent."},
+		{Name: "millrace_outbox_suspended", Help: "Messages of topics that cannot be sent to."},
+		{Name: "millrace_outbox_suspended_topics", Help: "Topics that cannot be sent to; they are tried again, and other topics go on."},
 		{Name: "millrace_outbox_oldest_seconds", Help: "Age of the oldest message in the outbox that is due."},
 		{Name: "millrace_blocked_keys", Help: "Keys whose messages wait because one of them failed, by consumer.", Labels: []string{"consumer"}},
 		{Name: "millrace_waiting_messages", Help: "Messages of blocked keys, which wait to be retried or for an earlier message of their key."},
@@ -53,6 +55,10 @@ func (s *Service) readDatabase() ([]telemetry.Sample, error) {
 	if err != nil {
 		return nil, err
 	}
+	suspended, err := outbox.SuspendedTopics(ctx, s.db)
+	if err != nil {
+		return nil, err
+	}
 	dead, err := deadletter.New(s.db).Count(ctx)
 	if err != nil {
 		return nil, err
@@ -68,6 +74,7 @@ func (s *Service) readDatabase() ([]telemetry.Sample, error) {
 	samples := []telemetry.Sample{
 		{Name: "millrace_outbox_pending", Value: float64(b.Pending)}, {Name: "millrace_outbox_delayed", Value: float64(b.Delayed)},
 		{Name: "millrace_outbox_parked", Value: float64(b.Parked)}, {Name: "millrace_outbox_oldest_seconds", Value: b.Oldest},
+		{Name: "millrace_outbox_suspended", Value: float64(b.Suspended)}, {Name: "millrace_outbox_suspended_topics", Value: float64(len(suspended))},
 		{Name: "millrace_dead_letters", Value: float64(dead)}, {Name: "millrace_waiting_messages", Value: float64(waiting)},
 	}
 	for consumer, n := range blocked {

@@ -56,6 +56,7 @@ type Service struct {
 	watch    *postgres.Watch
 	core     core
 	limit    atomic.Int64                // max.message.bytes of the topics
+	sayOnce  sync.Once                   // that the limit could not be read
 	breakers map[string]*breaker.Breaker // by name
 	guards   map[string]*breaker.Breaker // by the destination of commands
 	relay    *outbox.Relay

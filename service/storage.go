@@ -36,6 +36,9 @@ func (s *Service) startStorage(ctx context.Context, say func(string)) (err error
 	return migrations.Up(ctx, s.db.DB)
 }
 
+// now is the database's time, which is the one clock of all instances.
+func (s *Service) now() time.Time { return s.clock() }
+
 // startClock makes the database's time ours.
 func (s *Service) startClock(ctx context.Context) error {
 	local := func() time.Time { return time.Now().Add(s.config.ClockOffset) }

@@ -62,6 +62,8 @@ func (c Config) sarama() *sarama.Config {
 	s.Net.WriteTimeout = 10 * time.Second
 	s.Metadata.Retry.Max = 2
 	s.Metadata.Retry.Backoff = 250 * time.Millisecond
+	s.Metadata.AllowAutoTopicCreation = false        // EnsureTopics makes topics, with the right number of partitions
+	s.Consumer.IsolationLevel = sarama.ReadCommitted // records of aborted transactions never happened
 	c.Security.apply(s)
 	return s
 }
@@ -127,11 +129,11 @@ func orderKey(record *sarama.ConsumerMessage, keyHeader string) string {
 
 // partitioned puts a message's key and headers into a record, and back. It adds no header of its own: the message's id is
 // in ce_id.
-type partitioned struct{}
+type partitioned struct{ clock func() time.Time } // of records that are sent
 
 // Marshal implements wkafka.Marshaler.
-func (partitioned) Marshal(topic string, msg *message.Message) (*sarama.ProducerMessage, error) {
-	record := &sarama.ProducerMessage{Topic: topic, Value: sarama.ByteEncoder(msg.Payload)}
+func (p partitioned) Marshal(topic string, msg *message.Message) (*sarama.ProducerMessage, error) {
+	record := &sarama.ProducerMessage{Topic: topic, Value: sarama.ByteEncoder(msg.Payload), Timestamp: p.clock()}
 	for name, value := range msg.Metadata {
 		record.Headers = append(record.Headers, sarama.RecordHeader{Key: []byte(name), Value: []byte(value)})
 	}
@@ -182,6 +184,7 @@ func nameOf(key []byte) string {
 type Publisher struct {
 	config Config
 	limit  func() int
+	clock  func() time.Time
 	logger watermill.LoggerAdapter
 
 	mu       sync.Mutex
@@ -190,9 +193,9 @@ type Publisher struct {
 	failedAt time.Time
 }
 
-// NewPublisher makes a publisher; limit gives the largest record, in bytes, that the topics take.
-func NewPublisher(c Config, limit func() int, logger watermill.LoggerAdapter) *Publisher {
-	return &Publisher{config: c, limit: limit, logger: logger}
+// NewPublisher makes a publisher; limit gives the largest record, in bytes, that the topics take, clock the time of records.
+func NewPublisher(c Config, limit func() int, clock func() time.Time, logger watermill.LoggerAdapter) *Publisher {
+	return &Publisher{config: c, limit: limit, clock: clock, logger: logger}
 }
 
 // Publish implements message.Publisher. A record is acknowledged by all in-sync replicas; a retry inside the client neither
@@ -202,7 +205,10 @@ func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
 	if err != nil {
 		return err
 	}
-	return inner.Publish(topic, messages...)
+	if err := inner.Publish(topic, messages...); err != nil {
+		return topicFault(err, topic, "WRITE")
+	}
+	return nil
 }
 
 func (p *Publisher) connected() (*wkafka.Publisher, error) {
@@ -223,7 +229,7 @@ func (p *Publisher) connected() (*wkafka.Publisher, error) {
 	s.Producer.Retry.Backoff = 100 * time.Millisecond
 	s.Producer.Timeout = 10 * time.Second
 	s.Producer.MaxMessageBytes = p.limit()
-	inner, err := wkafka.NewPublisher(wkafka.PublisherConfig{Brokers: p.config.Brokers, Marshaler: partitioned{}, OverwriteSaramaConfig: s}, p.logger)
+	inner, err := wkafka.NewPublisher(wkafka.PublisherConfig{Brokers: p.config.Brokers, Marshaler: partitioned{p.clock}, OverwriteSaramaConfig: s}, p.logger)
 	if err != nil {
 		p.failed, p.failedAt = err, time.Now()
 		return nil, err
@@ -249,6 +255,34 @@ func Refused(err error) bool {
 	}
 	return errors.Is(err, sarama.ErrMessageSizeTooLarge) || errors.Is(err, sarama.ErrMessageSetSizeTooLarge) ||
 		errors.Is(err, sarama.ErrInvalidMessage) || errors.Is(err, sarama.ErrInvalidRecord)
+}
+
+// TopicError is an error of one topic or partition: the broker answers, and other topics can be sent to.
+type TopicError struct {
+	Topic string
+	err   error
+}
+
+func (e *TopicError) Error() string { return e.err.Error() }
+
+func (e *TopicError) Unwrap() error { return e.err }
+
+// TopicFault tells whether an error of Publish or Send is a fault of one topic, not of the broker or of a message.
+func TopicFault(err error) bool {
+	_, ok := errors.AsType[*TopicError](err)
+	return ok && !Refused(err)
+}
+
+// topicFault makes a TopicError of what a broker has answered about a topic, and says which right is missing. Errors of the connection
+// stay as they are.
+func topicFault(err error, topic, right string) error {
+	if _, answered := errors.AsType[sarama.KError](err); !answered {
+		return err
+	}
+	if errors.Is(err, sarama.ErrTopicAuthorizationFailed) {
+		err = fmt.Errorf("%w: the user of KAFKA_USER needs %s on topic %s", err, right, topic)
+	}
+	return &TopicError{topic, err}
 }
 
 // fetchBytes is how much of a partition is fetched at once: little, because there are many partitions, and more is fetched ahead than is

@@ -34,15 +34,15 @@ func config(t *testing.T) kafka.Config {
 func topic(t *testing.T, c kafka.Config) string {
 	t.Helper()
 	name := "test." + uuid.NewString()
-	limit, err := kafka.EnsureTopics(t.Context(), c, []string{name}, 4)
+	limits, err := kafka.EnsureTopics(t.Context(), c, []string{name}, 4)
 	require.NoError(t, err)
-	require.Equal(t, kafka.DefaultLimit, limit)
+	require.Equal(t, kafka.DefaultLimit, limits.Bytes)
 	return name
 }
 
 func publish(t *testing.T, c kafka.Config, topic string, n int) {
 	t.Helper()
-	p := kafka.NewPublisher(c, func() int { return kafka.DefaultLimit }, watermill.NopLogger{})
+	p := kafka.NewPublisher(c, func() int { return kafka.DefaultLimit }, time.Now, watermill.NopLogger{})
 	defer p.Close()
 	var sending sync.WaitGroup
 	for k := range 10 {
@@ -133,7 +133,7 @@ func TestSubscribingOutlastsTheBrokersAbsence(t *testing.T) {
 	require.NoError(t, err)
 	out, err := s.Subscribe(t.Context(), name)
 	require.NoError(t, err)
-	p := kafka.NewPublisher(c, func() int { return kafka.DefaultLimit }, watermill.NopLogger{})
+	p := kafka.NewPublisher(c, func() int { return kafka.DefaultLimit }, time.Now, watermill.NopLogger{})
 	defer p.Close()
 	err = p.Publish(name, message.NewMessage("m", nil))
 	require.Error(t, err)

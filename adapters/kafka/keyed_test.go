@@ -21,7 +21,7 @@ import (
 // produce sends messages numbered from 0 on over some keys, in order, by the producer.
 func produce(t *testing.T, c kafka.Config, topic string, n, keys int) {
 	t.Helper()
-	p := kafka.NewProducer(c, func() int { return kafka.DefaultLimit })
+	p := kafka.NewProducer(c, func() int { return kafka.DefaultLimit }, time.Now)
 	defer p.Close()
 	for from := 0; from < n; from += 500 {
 		var topics []string
@@ -34,7 +34,7 @@ func produce(t *testing.T, c kafka.Config, topic string, n, keys int) {
 		for tries := 0; len(messages) > 0; tries++ { // a broker that was just started is not ready at once
 			require.Less(t, tries, 100)
 			var again []*message.Message
-			for i, err := range p.Send(topics[:len(messages)], messages) {
+			for i, err := range p.Send(context.Background(), topics[:len(messages)], messages) {
 				if err != nil {
 					again = append(again, messages[i])
 				}
@@ -131,7 +131,7 @@ func TestTheProducersRecords(t *testing.T) {
 	}
 	require.Equal(t, places(theirs), places(ours))
 
-	p := kafka.NewProducer(c, func() int { return 2000 })
+	p := kafka.NewProducer(c, func() int { return 2000 }, time.Now)
 	defer p.Close()
 	messageOf := func(key string, size int) *message.Message {
 		msg := message.NewMessage("m", make([]byte, size))
@@ -143,13 +143,13 @@ func TestTheProducersRecords(t *testing.T) {
 	for range 40 { // more than fits into one batch
 		topics, messages = append(topics, ours), append(messages, messageOf("key-1", 500))
 	}
-	for _, err := range p.Send(topics, messages) {
+	for _, err := range p.Send(context.Background(), topics, messages) {
 		require.NoError(t, err)
 	}
-	errs := p.Send([]string{ours, ours, ours}, []*message.Message{messageOf("key-1", 1), messageOf("key-1", 3000), messageOf("key-1", 1)})
+	errs := p.Send(context.Background(), []string{ours, ours, ours}, []*message.Message{messageOf("key-1", 1), messageOf("key-1", 3000), messageOf("key-1", 1)})
 	require.NoError(t, errs[0])
 	require.True(t, kafka.Refused(errs[1]))
 	require.Error(t, errs[2], "it must not pass the one before it")
-	errs = p.Send([]string{"no.such.topic\x00"}, []*message.Message{messageOf("k", 1)})
+	errs = p.Send(context.Background(), []string{"no.such.topic\x00"}, []*message.Message{messageOf("k", 1)})
 	require.Error(t, errs[0])
 }

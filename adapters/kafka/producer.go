@@ -1,9 +1,12 @@
 package kafka
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
+	"net"
+	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -18,11 +21,14 @@ import (
 type Producer struct {
 	config Config
 	limit  func() int
+	clock  func() time.Time
 	hash   sarama.Partitioner
 
 	client   sarama.Client
+	conns    *connections // of the client
 	failed   error
 	failedAt time.Time
+	stale    bool // the epochs are used up: another producer id is needed
 
 	// With its id, an epoch and a sequence number a partition the broker recognises a request that it has taken already. After a
 	// failure the epoch goes up, so that a request that is still on its way comes too late.
@@ -36,9 +42,10 @@ type place struct {
 	partition int32
 }
 
-// NewProducer makes a producer that connects when it is needed; limit gives the largest record, in bytes, that the topics take.
-func NewProducer(c Config, limit func() int) *Producer {
-	return &Producer{config: c, limit: limit, hash: sarama.NewHashPartitioner("")}
+// NewProducer makes a producer that connects when it is needed; limit gives the largest record, in bytes, that the topics take, clock the
+// time of records.
+func NewProducer(c Config, limit func() int, clock func() time.Time) *Producer {
+	return &Producer{config: c, limit: limit, clock: clock, hash: sarama.NewHashPartitioner("")}
 }
 
 // recordOverhead is what a record may take beside its key, value and headers, in bytes; batchOverhead the same of a batch.
@@ -55,8 +62,8 @@ type part struct {
 }
 
 // Send sends messages, each to its topic, and returns an error for each, nil where all in-sync replicas have it. Those of one partition are in order, and
-// none of them is taken after one that failed.
-func (p *Producer) Send(topics []string, messages []*message.Message) []error {
+// none of them is taken after one that failed. When ctx is done, the connections are closed and what they have not sent yet is dropped.
+func (p *Producer) Send(ctx context.Context, topics []string, messages []*message.Message) []error {
 	errs := make([]error, len(messages))
 	fail := func(rows []int, err error) {
 		for _, i := range rows {
@@ -67,32 +74,56 @@ func (p *Producer) Send(topics []string, messages []*message.Message) []error {
 	for i := range rest {
 		rest[i] = i
 	}
-	if err := p.connect(); err != nil {
-		fail(rest, err)
-		return errs
-	}
-	failed := map[place]error{}
+	failed := failures{map[string]error{}, map[place]error{}}
 	for len(rest) > 0 {
+		err := context.Cause(ctx)
+		if err == nil {
+			err = p.connect()
+		}
+		if err != nil {
+			fail(rest, err)
+			return errs
+		}
 		var parts map[place]*part
 		parts, rest = p.divide(topics, messages, rest, errs, failed)
-		for at, err := range p.request(parts) {
+		abort := context.AfterFunc(ctx, p.conns.abort)
+		results := p.request(parts)
+		if !abort() { // the connections are closed
+			p.disconnect()
+		}
+		for at, err := range results {
+			if ctx.Err() != nil {
+				err = errors.Join(context.Cause(ctx), err)
+			}
 			fail(parts[at].rows, err)
-			failed[at] = err
+			failed.places[at] = err
 		}
 	}
 	return errs
 }
 
+// failures are the errors of topics and of partitions in one call: what failed is not asked for again in it.
+type failures struct {
+	topics map[string]error
+	places map[place]error
+}
+
 // divide puts messages into one batch a partition. What no longer fits is the rest.
-func (p *Producer) divide(topics []string, messages []*message.Message, rows []int, errs []error, failed map[place]error) (parts map[place]*part, rest []int) {
+func (p *Producer) divide(topics []string, messages []*message.Message, rows []int, errs []error, failed failures) (parts map[place]*part, rest []int) {
 	parts = map[place]*part{}
-	now, limit := time.Now().Truncate(time.Millisecond), p.limit()
+	now, limit := p.clock().Truncate(time.Millisecond), p.limit()
 	full := map[place]bool{}
 	for _, i := range rows {
 		record, size := recordOf(messages[i])
-		at, err := p.placeOf(topics[i], record.Key)
+		err := failed.topics[topics[i]]
+		var at place
 		if err == nil {
-			err = failed[at]
+			if at, err = p.placeOf(topics[i], record.Key); err != nil {
+				failed.topics[topics[i]] = err
+			}
+		}
+		if err == nil {
+			err = failed.places[at]
 		}
 		switch {
 		case err != nil:
@@ -100,7 +131,7 @@ func (p *Producer) divide(topics []string, messages []*message.Message, rows []i
 			continue
 		case size+batchOverhead > limit:
 			errs[i] = fmt.Errorf("a record of %d bytes, at most %d: %w", size, limit, sarama.ErrMessageSizeTooLarge)
-			failed[at] = errs[i]
+			failed.places[at] = errs[i]
 			continue
 		case full[at]:
 			rest = append(rest, i)
@@ -155,7 +186,7 @@ func recordOf(msg *message.Message) (*sarama.Record, int) {
 func (p *Producer) placeOf(topic string, key []byte) (place, error) {
 	partitions, err := p.client.Partitions(topic)
 	if err != nil {
-		return place{}, fmt.Errorf("partitions of %s: %w", topic, err)
+		return place{}, topicFault(fmt.Errorf("partitions of %s: %w", topic, err), topic, "DESCRIBE")
 	}
 	record := &sarama.ProducerMessage{}
 	if key != nil {
@@ -172,7 +203,7 @@ func (p *Producer) request(parts map[place]*part) map[place]error {
 	for at, b := range parts {
 		leader, err := p.client.Leader(at.topic, at.partition)
 		if err != nil {
-			failed[at] = fmt.Errorf("leader of %s/%d: %w", at.topic, at.partition, err)
+			failed[at] = topicFault(fmt.Errorf("leader of %s/%d: %w", at.topic, at.partition, err), at.topic, "DESCRIBE")
 			continue
 		}
 		if requests[leader] == nil {
@@ -231,7 +262,8 @@ func (p *Producer) request(parts map[place]*part) map[place]error {
 }
 
 func (p *Producer) taken(at place, response *sarama.ProduceResponse, err error) error {
-	if err == nil {
+	answered := err == nil
+	if answered {
 		block := response.GetBlock(at.topic, at.partition)
 		switch {
 		case block == nil:
@@ -245,18 +277,27 @@ func (p *Producer) taken(at place, response *sarama.ProduceResponse, err error) 
 	if !Refused(err) {
 		_ = p.client.RefreshMetadata(at.topic) // somebody else may be its leader now; if not, the next attempt says so
 	}
-	return fmt.Errorf("produce to %s/%d: %w", at.topic, at.partition, err)
+	err = fmt.Errorf("produce to %s/%d: %w", at.topic, at.partition, err)
+	if answered {
+		return topicFault(err, at.topic, "WRITE")
+	}
+	return err
 }
 
 // anew begins a new epoch: what is still on its way comes too late.
 func (p *Producer) anew() {
 	clear(p.sequences)
-	if p.epoch++; p.epoch == math.MaxInt16 {
-		p.disconnect()
+	if p.epoch == math.MaxInt16-1 { // the next one is no epoch
+		p.stale = true
+		return
 	}
+	p.epoch++
 }
 
 func (p *Producer) connect() error {
+	if p.stale {
+		p.disconnect()
+	}
 	if p.client != nil {
 		return nil
 	}
@@ -268,6 +309,8 @@ func (p *Producer) connect() error {
 	s.Producer.RequiredAcks = sarama.WaitForAll
 	s.Net.MaxOpenRequests = 1
 	s.Net.ReadTimeout = 15 * time.Second
+	conns := &connections{dialer: net.Dialer{Timeout: s.Net.DialTimeout, KeepAlive: s.Net.KeepAlive}}
+	s.Net.Proxy.Enable, s.Net.Proxy.Dialer = true, conns
 	client, err := sarama.NewClient(p.config.Brokers, s)
 	if err == nil {
 		var answer *sarama.InitProducerIDResponse
@@ -275,7 +318,8 @@ func (p *Producer) connect() error {
 			err = answer.Err
 		}
 		if err == nil {
-			p.client, p.failed, p.id, p.epoch, p.sequences = client, nil, answer.ProducerID, answer.ProducerEpoch, map[place]int32{}
+			p.client, p.conns, p.failed, p.stale = client, conns, nil, false
+			p.id, p.epoch, p.sequences = answer.ProducerID, answer.ProducerEpoch, map[place]int32{}
 			return nil
 		}
 		err = errors.Join(err, client.Close())
@@ -289,6 +333,37 @@ func (p *Producer) disconnect() {
 		_ = p.client.Close() // nothing is on its way
 		p.client = nil
 	}
+}
+
+// connections are those of a client, which can be closed at once. sarama closes one only after its answers have come.
+type connections struct {
+	dialer net.Dialer
+	mu     sync.Mutex
+	open   []net.Conn
+}
+
+// Dial implements proxy.Dialer.
+func (c *connections) Dial(network, address string) (net.Conn, error) {
+	conn, err := c.dialer.Dial(network, address)
+	if err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.open = append(c.open, conn)
+	}
+	return conn, err
+}
+
+// abort closes all connections. What the system has not sent yet is dropped: a request of which a part is missing has no effect.
+func (c *connections) abort() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range c.open {
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // at worst it is sent
+		}
+		_ = conn.Close() // the client may have closed it before
+	}
+	c.open = nil
 }
 
 // Close ends the connections.

@@ -1,9 +1,12 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,34 +15,31 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// ReadAll reads topics from their beginning to the end that they have now, all partitions at once, each in order. Each is not
-// called by two at the same time.
+// ReadAll reads topics from their beginning to the end that they have now, all partitions at once, each in order. Records of aborted
+// transactions are left out, and so is what comes after a transaction that is open. Each is not called by two at the same time.
 func ReadAll(ctx context.Context, c Config, topics []string, each func(topic string, msg *message.Message) error) error {
 	client, err := sarama.NewClient(c.Brokers, c.sarama())
 	if err != nil {
 		return fmt.Errorf("reach Kafka at %v: %w", c.Brokers, err)
 	}
 	defer client.Close() //nolint:errcheck // only read from
-	consumer, err := sarama.NewConsumerFromClient(client)
-	if err != nil {
-		return err
-	}
 	var one sync.Mutex
-	serial := func(topic string, msg *message.Message) error {
-		one.Lock()
-		defer one.Unlock()
-		return each(topic, msg)
-	}
 	readers, ctx := errgroup.WithContext(ctx)
 	for _, topic := range topics {
 		partitions, err := client.Partitions(topic)
 		if err != nil {
-			return errors.Join(fmt.Errorf("partitions of %s: %w", topic, err), readers.Wait())
+			return errors.Join(topicFault(fmt.Errorf("partitions of %s: %w", topic, err), topic, "DESCRIBE"), readers.Wait())
 		}
 		for _, partition := range partitions {
+			r := reader{client: client, bytes: c.fetchBytes(), topic: topic, partition: partition, each: func(record *sarama.ConsumerMessage) error {
+				msg, _ := partitioned{}.Unmarshal(record) // it never fails
+				one.Lock()
+				defer one.Unlock()
+				return each(topic, msg)
+			}}
 			readers.Go(func() error {
-				if err := readPartition(ctx, client, consumer, topic, partition, serial); err != nil {
-					return fmt.Errorf("read %s/%d: %w", topic, partition, err)
+				if err := r.read(ctx); err != nil {
+					return topicFault(fmt.Errorf("read %s/%d: %w", topic, partition, err), topic, "READ")
 				}
 				return nil
 			})
@@ -48,48 +48,139 @@ func ReadAll(ctx context.Context, c Config, topics []string, each func(topic str
 	return readers.Wait()
 }
 
-func readPartition(ctx context.Context, client sarama.Client, consumer sarama.Consumer, topic string, partition int32, each func(string, *message.Message) error) error {
-	first, end, err := bounds(ctx, client, topic, partition)
-	if err != nil || first >= end {
+// reader reads a partition by requests of its own: sarama's consumer does not tell how far it has read when the last records are markers of
+// transactions, or of transactions that were aborted.
+type reader struct {
+	client    sarama.Client
+	bytes     int32 // of a request
+	topic     string
+	partition int32
+	each      func(*sarama.ConsumerMessage) error
+}
+
+func (r reader) read(ctx context.Context) error {
+	var offset, end int64
+	err := r.again(ctx, func(leader *sarama.Broker) (err error) {
+		if offset, err = r.offset(leader, sarama.OffsetOldest); err == nil {
+			end, err = r.offset(leader, sarama.OffsetNewest)
+		}
 		return err
+	})
+	for err == nil && offset < end {
+		var block *sarama.FetchResponseBlock
+		err = r.again(ctx, func(leader *sarama.Broker) (err error) {
+			block, err = r.fetch(leader, offset)
+			return err
+		})
+		if err == nil {
+			offset, err = r.deliver(block, offset, end)
+		}
 	}
-	records, err := consumer.ConsumePartition(topic, partition, first)
-	if err != nil {
-		return err
-	}
-	defer records.AsyncClose()
-	for {
+	return err
+}
+
+// again asks the partition's leader, and asks again if that fails: all partitions are read by the same connections, and one answer that fails
+// ends a connection for all who wait on it.
+func (r reader) again(ctx context.Context, ask func(*sarama.Broker) error) (err error) {
+	for range 3 {
+		var leader *sarama.Broker
+		if leader, err = r.client.Leader(r.topic, r.partition); err == nil {
+			err = ask(leader)
+		}
+		if err == nil || errors.Is(err, sarama.ErrTopicAuthorizationFailed) {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case record := <-records.Messages():
-			msg, _ := partitioned{}.Unmarshal(record) // it never fails
-			if err := each(topic, msg); err != nil {
-				return err
-			}
-			if record.Offset >= end-1 {
-				return nil
-			}
-		}
-	}
-}
-
-// bounds are the offsets of a partition's first record, and of the one that comes next. All partitions are asked on the same connections,
-// and one answer that fails ends a connection for all who wait on it; so it is asked again.
-func bounds(ctx context.Context, client sarama.Client, topic string, partition int32) (first, end int64, err error) {
-	for range 3 {
-		first, err = client.GetOffset(topic, partition, sarama.OffsetOldest)
-		if err == nil {
-			end, err = client.GetOffset(topic, partition, sarama.OffsetNewest)
-		}
-		if err == nil {
-			return first, end, nil
-		}
-		select {
-		case <-ctx.Done():
-			return 0, 0, ctx.Err()
 		case <-time.After(200 * time.Millisecond):
 		}
+		_ = r.client.RefreshMetadata(r.topic) // if not, the next attempt says so
 	}
-	return 0, 0, err
+	return err
+}
+
+// offset is that of the first record, or of the one after the last record that is decided: neither it nor one before it belongs to an open
+// transaction.
+func (r reader) offset(leader *sarama.Broker, at int64) (int64, error) {
+	request := &sarama.OffsetRequest{Version: 2, IsolationLevel: sarama.ReadCommitted}
+	request.AddBlock(r.topic, r.partition, at, 1)
+	response, err := leader.GetAvailableOffsets(request)
+	if err != nil {
+		_ = leader.Close() // it is opened again when it is needed
+		return 0, err
+	}
+	block := response.GetBlock(r.topic, r.partition)
+	switch {
+	case block == nil:
+		return 0, sarama.ErrIncompleteResponse
+	case block.Err != sarama.ErrNoError:
+		return 0, block.Err
+	}
+	return block.Offset, nil
+}
+
+func (r reader) fetch(leader *sarama.Broker, offset int64) (*sarama.FetchResponseBlock, error) {
+	request := &sarama.FetchRequest{Version: 4, Isolation: sarama.ReadCommitted, MaxWaitTime: 500, MinBytes: 1, MaxBytes: r.bytes}
+	request.AddBlock(r.topic, r.partition, offset, r.bytes, -1)
+	response, err := leader.Fetch(request)
+	if err != nil {
+		_ = leader.Close() // it is opened again when it is needed
+		return nil, err
+	}
+	block := response.GetBlock(r.topic, r.partition)
+	switch {
+	case block == nil:
+		return nil, sarama.ErrIncompleteResponse
+	case block.Err != sarama.ErrNoError:
+		return nil, block.Err
+	}
+	return block, nil
+}
+
+// deliver hands the records of an answer over, and returns the offset after them. Transactions that were aborted are listed beside the
+// records; each ends with a marker.
+func (r reader) deliver(block *sarama.FetchResponseBlock, offset, end int64) (int64, error) {
+	pending := slices.SortedFunc(slices.Values(block.AbortedTransactions), func(a, b *sarama.AbortedTransaction) int {
+		return cmp.Compare(a.FirstOffset, b.FirstOffset)
+	})
+	aborted := map[int64]bool{} // by producer
+	for _, records := range block.RecordsSet {
+		batch := records.RecordBatch
+		if batch == nil {
+			return offset, errors.New("records are of a format from before Kafka 0.11")
+		}
+		if batch.PartialTrailingRecord {
+			break // it comes again, whole
+		}
+		for len(pending) > 0 && pending[0].FirstOffset <= batch.LastOffset() {
+			aborted[pending[0].ProducerID] = true
+			pending = pending[1:]
+		}
+		if batch.Control && isAbort(batch) {
+			delete(aborted, batch.ProducerID)
+		}
+		if !batch.Control && !(batch.IsTransactional && aborted[batch.ProducerID]) {
+			for _, record := range batch.Records {
+				at := batch.FirstOffset + record.OffsetDelta
+				if at < offset || at >= end {
+					continue
+				}
+				err := r.each(&sarama.ConsumerMessage{
+					Topic: r.topic, Partition: r.partition, Offset: at, Key: record.Key, Value: record.Value, Headers: record.Headers,
+					Timestamp: batch.FirstTimestamp.Add(record.TimestampDelta),
+				})
+				if err != nil {
+					return offset, err
+				}
+			}
+		}
+		offset = max(offset, batch.LastOffset()+1)
+	}
+	return offset, nil
+}
+
+// isAbort tells whether a transaction's marker says that it was aborted: the key has a version and a type, 0 for that.
+func isAbort(marker *sarama.RecordBatch) bool {
+	return len(marker.Records) == 1 && len(marker.Records[0].Key) >= 4 && binary.BigEndian.Uint16(marker.Records[0].Key[2:]) == 0
 }

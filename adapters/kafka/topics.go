@@ -13,40 +13,67 @@ import (
 // DefaultLimit is Kafka's own default of max.message.bytes.
 const DefaultLimit = 1048588
 
+// Limits is what topics take.
+type Limits struct {
+	Bytes   int      // the smallest max.message.bytes of all, of those that could be read
+	Unknown []string // topics whose max.message.bytes we have no right to read: Kafka's default is assumed
+}
+
 // EnsureTopics creates those topics that are missing, with this many partitions and the broker's default replication, and
-// returns the smallest max.message.bytes of all.
-func EnsureTopics(ctx context.Context, c Config, topics []string, partitions int32) (limit int, err error) {
+// returns the smallest max.message.bytes of all. A fault of one topic is a *TopicError, joined with those of others; then the rest
+// is done all the same.
+func EnsureTopics(ctx context.Context, c Config, topics []string, partitions int32) (limits Limits, err error) {
+	limits.Bytes = DefaultLimit
+	if len(topics) == 0 {
+		return limits, nil
+	}
 	admin, err := sarama.NewClusterAdmin(c.Brokers, c.sarama())
 	if err != nil {
-		return 0, fmt.Errorf("reach Kafka at %v: %w", c.Brokers, err)
+		return limits, fmt.Errorf("reach Kafka at %v: %w", c.Brokers, err)
 	}
 	defer admin.Close() //nolint:errcheck // nothing was left undone
-	existing, err := admin.ListTopics()
+	found, err := admin.DescribeTopics(topics)
 	if err != nil {
-		return 0, fmt.Errorf("list topics: %w", err)
+		return limits, fmt.Errorf("describe topics: %w", err)
 	}
-	limit = DefaultLimit
+	exists := map[string]bool{}
+	for _, topic := range found {
+		exists[topic.Name] = topic.Err == sarama.ErrNoError
+	}
+	var faults []error
 	for _, topic := range topics {
 		if ctx.Err() != nil {
-			return 0, ctx.Err()
+			return limits, ctx.Err()
 		}
-		if _, ok := existing[topic]; !ok {
+		if !exists[topic] {
 			err := admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: partitions, ReplicationFactor: -1}, false)
 			if err != nil && !errors.Is(err, sarama.ErrTopicAlreadyExists) {
-				return 0, fmt.Errorf("create topic %s: %w", topic, err)
+				err = topicFault(fmt.Errorf("create topic %s, which does not exist or may not be seen: %w", topic, err), topic, "DESCRIBE, or CREATE if it does not exist,")
+				if !TopicFault(err) {
+					return limits, err
+				}
+				faults = append(faults, err)
+				continue
 			}
 		}
 		entries, err := describe(ctx, admin, topic)
-		if err != nil {
-			return 0, err
+		switch {
+		case errors.Is(err, sarama.ErrTopicAuthorizationFailed), errors.Is(err, sarama.ErrClusterAuthorizationFailed):
+			limits.Unknown = append(limits.Unknown, topic)
+			continue
+		case err != nil:
+			if err = topicFault(err, topic, "DESCRIBE"); !TopicFault(err) {
+				return limits, err
+			}
+			faults = append(faults, err)
 		}
 		for _, e := range entries {
 			if n, err := strconv.Atoi(e.Value); err == nil && e.Name == "max.message.bytes" {
-				limit = min(limit, n)
+				limits.Bytes = min(limits.Bytes, n)
 			}
 		}
 	}
-	return limit, nil
+	return limits, errors.Join(faults...)
 }
 
 // describe asks again for a moment: a topic that was just created is not known everywhere at once.
@@ -55,8 +82,8 @@ func describe(ctx context.Context, admin sarama.ClusterAdmin, topic string) (ent
 		entries, err = admin.DescribeConfig(sarama.ConfigResource{ //nolint:staticcheck // its successor needs a Version that the embedded broker lacks
 			Type: sarama.TopicResource, Name: topic, ConfigNames: []string{"max.message.bytes"},
 		})
-		if err == nil {
-			return entries, nil
+		if err == nil || errors.Is(err, sarama.ErrTopicAuthorizationFailed) || errors.Is(err, sarama.ErrClusterAuthorizationFailed) {
+			return entries, err
 		}
 		select {
 		case <-ctx.Done():

@@ -268,6 +268,12 @@ type Outbox struct {
 
 	// Pending Messages that are due
 	Pending int `json:"pending"`
+
+	// Suspended Messages of topics that cannot be sent to
+	Suspended int `json:"suspended"`
+
+	// SuspendedTopics Topics that cannot be sent to. They are tried again, and other topics go on.
+	SuspendedTopics []SuspendedTopic `json:"suspended_topics"`
 }
 
 // Problem defines model for Problem.
@@ -344,6 +350,15 @@ type Stock struct {
 	Received  int64  `json:"received"`
 	Reserved  int64  `json:"reserved"`
 	Sku       string `json:"sku"`
+}
+
+// SuspendedTopic defines model for SuspendedTopic.
+type SuspendedTopic struct {
+	Attempts int       `json:"attempts"`
+	NextTry  time.Time `json:"next_try"`
+	Reason   string    `json:"reason"`
+	Since    time.Time `json:"since"`
+	Topic    string    `json:"topic"`
 }
 
 // Cursor defines model for cursor.

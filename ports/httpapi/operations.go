@@ -103,5 +103,12 @@ func (s *Server) GetOutbox(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, err)
 		return
 	}
-	respond(w, http.StatusOK, Outbox{Pending: backlog.Pending, OldestAgeSeconds: float32(backlog.Oldest), Delayed: backlog.Delayed, Parked: backlog.Parked})
+	topics := make([]SuspendedTopic, len(backlog.Topics))
+	for i, t := range backlog.Topics {
+		topics[i] = SuspendedTopic{Topic: t.Topic, Reason: t.Reason, Since: t.Since.UTC(), NextTry: t.NextTry.UTC(), Attempts: t.Attempts}
+	}
+	respond(w, http.StatusOK, Outbox{
+		Pending: backlog.Pending, OldestAgeSeconds: float32(backlog.Oldest), Delayed: backlog.Delayed, Parked: backlog.Parked,
+		Suspended: backlog.Suspended, SuspendedTopics: topics,
+	})
 }

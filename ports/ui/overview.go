@@ -121,6 +121,9 @@ func sentences(d overviewData, c Counts) (out []string) {
 	if c.DeadLetters > 0 {
 		say("%s: messages that could not be handled. What has the same key waits behind them.", plural(c.DeadLetters, "dead letter waits to be looked at", "dead letters wait to be looked at"))
 	}
+	for _, t := range d.Outbox.Topics {
+		say("The topic %s cannot be sent to: %s. Its messages wait and it is tried again; other topics go on.", t.Topic, t.Reason)
+	}
 	if d.Outbox.Oldest > oldAge {
 		say("The oldest message in the outbox has waited for %.0f seconds: the broker or the relay is behind.", d.Outbox.Oldest)
 	}

@@ -138,7 +138,7 @@ func (o *ours) start(ctx context.Context, g *ground) (func() error, error) {
 // senders makes the relay's, as the service does, but without a breaker.
 func (g *ground) senders() func() outbox.Sender {
 	return func() outbox.Sender {
-		return kafka.NewProducer(kafka.Config{Brokers: g.brokers, ClientID: "bench"}, func() int { return kafka.DefaultLimit })
+		return kafka.NewProducer(kafka.Config{Brokers: g.brokers, ClientID: "bench"}, func() int { return kafka.DefaultLimit }, time.Now)
 	}
 }
 

@@ -294,7 +294,7 @@ func (i *Instance) cleanup() {
 
 var (
 	dsnForm     = regexp.MustCompile(`postgres://millrace\S+`)
-	brokersForm = regexp.MustCompile(`kafka +(\S+)`)
+	brokersForm = regexp.MustCompile(`kafka +(\S+:\d+)`)
 )
 
 // DSN is the instance's database.

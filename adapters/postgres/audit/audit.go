@@ -83,6 +83,16 @@ var queries = []query{
 		GROUP BY topic, key`,
 	},
 	{
+		"relay: each message that is aside belongs to a suspended topic", `SELECT count(*) FROM outbox WHERE due_at = '-infinity'`,
+		`SELECT format('%s: %s messages aside, and the topic is not suspended', topic, count(*)) FROM outbox o WHERE due_at = '-infinity'
+			AND NOT EXISTS (SELECT FROM suspended_topics t WHERE t.topic = o.topic) GROUP BY topic`,
+	},
+	{
+		"relay: each lease has an owner that runs", `SELECT count(*) FROM relay_leases WHERE owner IS NOT NULL AND expires_at > now()`,
+		`SELECT format('shard %s: leased to %s, which is no relay', shard, owner) FROM relay_leases l WHERE owner IS NOT NULL AND expires_at > now()
+			AND NOT EXISTS (SELECT FROM relays r WHERE r.owner = l.owner)`,
+	},
+	{
 		"key queue: each blocked key has messages that wait, and they one", `SELECT count(*) FROM blocked_keys`,
 		`SELECT format('%s: key %s: %s', consumer, encode(key, 'escape'), CASE WHEN n IS NULL THEN 'blocked, but no message waits' ELSE n || ' messages wait, but it is not blocked' END)
 		FROM blocked_keys b FULL JOIN (SELECT consumer, key, count(*) AS n FROM waiting_messages GROUP BY consumer, key) w USING (consumer, key)

@@ -2,190 +2,324 @@ package outbox
 
 import (
 	"context"
-	"crypto/rand"
-	"hash/fnv"
+	"errors"
 	"log/slog"
-	"math"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
-// leaseClass is the first number of the advisory locks: 0 says that a relay works (shared), 1 to Shards are the shards. Those that say that
-// a relay is there have the number of its machine, and from when on.
-const leaseClass = 0x6d73
-
-// An instance asks its session once a second. One that does not for leaseFor, because it is stopped or cut off, loses the session,
-// and knows it by its own clock, which goes on, before it uses a shard again.
+// A lease lasts for leaseFor and is renewed every leaseBeat. By its own clock a relay stops sending leaseMargin earlier, so that a request
+// that is under way has ended before another relay takes the shard over.
 const (
-	leaseFor  = 5 * time.Second
-	leaseBeat = time.Second
+	leaseFor    = 5 * time.Second
+	leaseBeat   = time.Second
+	leaseMargin = time.Second
 )
 
-// leases are the shards that this instance relays. A shard is an advisory lock of a session, so it is free again at the
-// moment when its holder's connection ends. How many relays work says how many shards are each one's share. Of those on one machine the
-// one that has been there for the longest works, and the others stand by.
+// ErrLeaseLost ends what a relay does with shards that another relay may have taken over.
+var ErrLeaseLost = errors.New("the lease on the shard was lost")
+
+// leases are the shards that this instance relays: rows of relay_leases that have its session as their owner. The heartbeat has a
+// goroutine and a connection of its own and waits for nobody, so a lease lasts for as long as a send takes. A session ends when one of its
+// leases is lost or could not be renewed in time; its sends are cancelled, and its token matches no row any more.
 type leases struct {
 	dsn     string
-	machine int32 // a number made of its name
-	since   int32 // in tenths of a second, from when on this one is there; it begins anew after six years, when two may be in the wrong order
-	working bool
+	host    string
+	since   time.Time
 	log     *slog.Logger
-	changed func()
+	changed func() // called after shards were taken or given away
+	beatNow chan struct{}
 
-	mu   sync.RWMutex // held for reading while shards are in use
-	held map[int]bool
-	beat time.Time // when the session was last asked with success
+	mu      sync.Mutex
+	session *session
+	ended   []string      // tokens of the last sessions before, whose rows may not have expired yet
+	inUse   map[int16]int // how many batches of a shard are under way
+	giving  map[int16]bool
+	standby bool
+}
+
+// session is a time during which leases were held without a gap.
+type session struct {
+	owner  string
+	ctx    context.Context // cancelled when the session ends
+	end    context.CancelCauseFunc
+	expiry *time.Timer
+	until  time.Time // when it ends by itself
+	shards map[int16]bool
+}
+
+// lease lets batches of some shards be sent.
+type lease struct {
+	owner  string
+	ctx    context.Context // cancelled when the lease is lost
+	shards []int16
+	done   func()      // must be called when the batch is finished
+	valid  func() bool // tells whether the lease still lasts
+	lost   func()      // must be called when the database says that the lease is lost
 }
 
 func newLeases(o Options, log *slog.Logger) *leases {
-	return &leases{dsn: o.DSN, machine: number(o.Machine), since: int32(o.Since.UnixMilli() / 100 & math.MaxInt32), log: log}
+	host := o.Machine
+	if host == "" {
+		host = uuid.NewString() // a host of its own
+	}
+	return &leases{dsn: o.DSN, host: host, since: o.Since, log: log, beatNow: make(chan struct{}, 1), inUse: map[int16]int{}, giving: map[int16]bool{}}
 }
 
-// use returns the held shards that pick chooses; none of them is let go before done is called.
-func (l *leases) use(pick func(int) bool) (shards []int16, done func()) {
-	l.mu.RLock()
-	fresh := time.Since(l.beat) < leaseFor-leaseBeat
-	for shard := range l.held {
-		if fresh && pick(shard) {
-			shards = append(shards, int16(shard)) //nolint:gosec // less than Shards
+// valid tells whether the session's leases still last. The wall clock is compared too, because the monotonic clock stands still while a
+// virtual machine is suspended.
+func (s *session) valid() bool {
+	now := time.Now()
+	return s.ctx.Err() == nil && now.Before(s.until) && now.Round(0).Before(s.until.Round(0))
+}
+
+// use returns a lease on the held shards that pick chooses, nil if there is none. A shard is not given away before its batches are done.
+func (l *leases) use(pick func(shard int) bool) *lease {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.session == nil || !l.session.valid() {
+		return nil
+	}
+	var shards []int16
+	for shard := range l.session.shards {
+		if !l.giving[shard] && pick(int(shard)) {
+			shards = append(shards, shard)
+			l.inUse[shard]++
 		}
 	}
-	return shards, l.mu.RUnlock
+	if len(shards) == 0 {
+		return nil
+	}
+	slices.Sort(shards)
+	s := l.session
+	return &lease{
+		owner: s.owner, ctx: s.ctx, shards: shards,
+		valid: func() bool {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return s.valid()
+		},
+		lost: func() {
+			s.end(ErrLeaseLost)
+			wake(l.beatNow)
+		},
+		done: sync.OnceFunc(func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			for _, shard := range shards {
+				if l.inUse[shard]--; l.inUse[shard] == 0 && l.giving[shard] {
+					wake(l.beatNow)
+				}
+			}
+		}),
+	}
 }
 
 func (l *leases) count() int {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return len(l.held)
-}
-
-func (l *leases) run(ctx context.Context) {
-	for ctx.Err() == nil {
-		if err := l.hold(ctx); err != nil && ctx.Err() == nil {
-			l.log.Warn("relay: cannot hold shards", "error", err)
-			pause(ctx, time.Second)
-		}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.session == nil || !l.session.valid() {
+		return 0
 	}
+	return len(l.session.shards)
 }
 
-// hold keeps one connection and balances the shards on it until the connection or ctx ends.
-func (l *leases) hold(ctx context.Context) error {
+// run renews the leases until ctx is done, and then gives them back.
+func (l *leases) run(ctx context.Context) {
+	var conn *pgx.Conn
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := l.beat(ctx, &conn)
+		if err != nil && ctx.Err() == nil {
+			l.log.Warn("relay: cannot renew leases", "error", err)
+		}
+		pause := max(leaseBeat-time.Since(began), 50*time.Millisecond)
+		if err != nil {
+			pause = 200 * time.Millisecond
+		}
+		sleep(ctx, l.beatNow, pause)
+	}
+	l.release(context.WithoutCancel(ctx), &conn)
+}
+
+// connect makes the heartbeat's connection, unless it is there.
+func (l *leases) connect(ctx context.Context, conn **pgx.Conn) error {
+	if *conn != nil && !(*conn).IsClosed() {
+		return nil
+	}
 	config, err := pgx.ParseConfig(l.dsn)
 	if err != nil {
 		return err
 	}
-	config.ConnectTimeout = leaseFor
-	config.RuntimeParams["idle_session_timeout"] = leaseFor.String()
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		l.mu.Lock()
-		l.held = nil
-		l.mu.Unlock()
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		conn.Close(closing) //nolint:errcheck,gosec // the locks go with the connection in any case
-	}()
-	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock_shared($1, $2)`, l.machine, l.since); err != nil {
-		return err
-	}
-	l.working = false
-	for {
-		began := time.Now()
-		if err := l.balance(ctx, conn); err != nil {
-			return err
-		}
-		l.mu.Lock()
-		l.beat = began
-		l.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(leaseBeat):
-		}
-	}
+	*conn, err = pgx.ConnectConfig(ctx, config)
+	return err
 }
 
-func (l *leases) balance(ctx context.Context, conn *pgx.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, leaseFor)
+// beat renews the leases and takes or gives away shards, so that each host has its share.
+func (l *leases) beat(ctx context.Context, conn **pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, leaseFor/2)
 	defer cancel()
-	var relays, earlier int
-	err := conn.QueryRow(ctx, `SELECT count(DISTINCT pid) FILTER (WHERE classid = $1 AND objid = 0 AND pid <> pg_backend_pid()), count(*) FILTER (WHERE classid = $2 AND objid < $3)
-		FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`,
-		leaseClass, l.machine, l.since).Scan(&relays, &earlier)
-	if err != nil {
+	if err := l.connect(ctx, conn); err != nil {
 		return err
+	}
+	s, ended := l.current(ctx)
+	began := time.Now()
+	var renewed []int16
+	var hosts int
+	var earlier bool
+	b := &pgx.Batch{}
+	b.Queue(`DELETE FROM relays WHERE expires_at < now()`)
+	b.Queue(`INSERT INTO relays (owner, host, since, expires_at) VALUES ($1, $2, $3, now() + $4::interval)
+		ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at`, s.owner, l.host, l.since, leaseFor)
+	b.Queue(`WITH renewed AS (UPDATE relay_leases SET expires_at = now() + $2::interval WHERE owner = $1 RETURNING shard)
+		SELECT COALESCE(array_agg(shard), '{}') FROM renewed`, s.owner, leaseFor).QueryRow(func(row pgx.Row) error { return row.Scan(&renewed) })
+	b.Queue(`SELECT count(DISTINCT host), COALESCE(bool_or(host = $1 AND (since, owner) < ($2, $3) AND owner <> ALL(COALESCE($4, '{}'::text[]))), false) FROM relays`,
+		l.host, l.since, s.owner, ended).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&hosts, &earlier) })
+	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
+		return errors.Join(err, closeConn(conn))
+	}
+	if !l.renew(s, began, renewed) {
+		return ErrLeaseLost // the next beat begins another session
 	}
 	share := 0
-	if earlier == 0 {
-		relays++
-		share = (Shards + relays - 1) / relays
+	if !earlier {
+		share = (Shards + hosts - 1) / hosts
 	}
-	if err := l.work(ctx, conn, earlier == 0); err != nil {
-		return err
+	if l.standby != earlier {
+		l.standby = earlier
+		l.log.Info("relay: standby", "standby", earlier, "host", l.host)
 	}
-	if l.count() == share {
+	give, missing := l.balance(s, share)
+	if len(give) == 0 && missing == 0 {
 		return nil
 	}
+	var taken []int16
+	b = &pgx.Batch{}
+	b.Queue(`UPDATE relay_leases SET owner = NULL, expires_at = '-infinity' WHERE owner = $1 AND shard = ANY($2)`, s.owner, give)
+	b.Queue(`WITH taken AS (
+			UPDATE relay_leases SET owner = $1, expires_at = now() + $2::interval WHERE shard IN (
+				SELECT shard FROM relay_leases WHERE owner IS NULL OR expires_at < now() ORDER BY shard LIMIT $3 FOR UPDATE SKIP LOCKED)
+			RETURNING shard)
+		SELECT COALESCE(array_agg(shard), '{}') FROM taken`, s.owner, leaseFor, missing).QueryRow(func(row pgx.Row) error { return row.Scan(&taken) })
+	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
+		l.finish(s) // the shards of a statement that failed may have been given away
+		return errors.Join(err, closeConn(conn))
+	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.held == nil {
-		l.held = map[int]bool{}
+	for _, shard := range give {
+		delete(s.shards, shard)
+		delete(l.giving, shard)
 	}
-	before := len(l.held)
-	for shard := range l.held {
-		if len(l.held) <= share {
-			break
-		}
-		if _, err := conn.Exec(ctx, `SELECT pg_advisory_unlock($1, $2)`, leaseClass, shard+1); err != nil {
-			return err
-		}
-		delete(l.held, shard)
+	for _, shard := range taken {
+		s.shards[shard] = true
 	}
-	for shard := 0; shard < Shards && len(l.held) < share; shard++ {
-		if l.held[shard] {
-			continue
-		}
-		var got bool
-		if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, $2)`, leaseClass, shard+1).Scan(&got); err != nil {
-			return err
-		}
-		if got {
-			l.held[shard] = true
-		}
-	}
-	if len(l.held) != before {
-		l.log.Info("relay: shards", "held", len(l.held), "of", Shards, "relays", relays)
+	held := len(s.shards)
+	l.mu.Unlock()
+	if len(give)+len(taken) > 0 {
+		l.log.Info("relay: shards", "held", held, "of", Shards, "hosts", hosts)
 		l.changed()
 	}
 	return nil
 }
 
-// work says to other relays whether this one works.
-func (l *leases) work(ctx context.Context, conn *pgx.Conn, works bool) error {
-	if works == l.working {
-		return nil
+// current returns the session, a new one if the last one has ended, and the tokens of sessions before it.
+func (l *leases) current(ctx context.Context) (s *session, ended []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.session != nil && l.session.ctx.Err() == nil && !l.session.valid() {
+		l.session.end(ErrLeaseLost)
 	}
-	l.working = works
-	change := `SELECT pg_advisory_lock_shared($1, 0)`
-	if !works {
-		change = `SELECT pg_advisory_unlock_shared($1, 0)`
-		l.log.Info("relay: stands by for another instance on this machine")
+	if l.session == nil || l.session.ctx.Err() != nil {
+		if l.session != nil {
+			l.ended = append(l.ended[max(0, len(l.ended)-20):], l.session.owner)
+		}
+		own, end := context.WithCancelCause(context.WithoutCancel(ctx))
+		until := time.Now().Add(leaseFor - leaseMargin)
+		l.session = &session{owner: uuid.NewString(), ctx: own, end: end, until: until, shards: map[int16]bool{}}
+		l.session.expiry = time.AfterFunc(time.Until(until), func() { end(ErrLeaseLost) })
+		clear(l.giving)
 	}
-	_, err := conn.Exec(ctx, change, leaseClass)
-	return err
+	return l.session, slices.Clone(l.ended)
 }
 
-// number makes a number of a machine's name, of a random one if it has none.
-func number(machine string) int32 {
-	if machine == "" {
-		machine = rand.Text()
+// renew notes that leases were renewed by a statement that was sent at began. It returns false, and ends the session, if one of them was
+// lost, or if the answer came too late.
+func (l *leases) renew(s *session, began time.Time, renewed []int16) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for shard := range s.shards {
+		if !slices.Contains(renewed, shard) {
+			s.end(ErrLeaseLost)
+		}
 	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(machine)) // a hash takes everything
-	return int32(h.Sum32() >> 1)
+	if !s.valid() || !s.expiry.Reset(time.Until(began.Add(leaseFor-leaseMargin))) {
+		s.end(ErrLeaseLost)
+		return false
+	}
+	s.until = began.Add(leaseFor - leaseMargin)
+	return true
+}
+
+// balance chooses which shards to give away now, and says how many are missing. A shard that is in use is given away later, and no new
+// batch of it begins.
+func (l *leases) balance(s *session, share int) (give []int16, missing int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.giving)
+	surplus := len(s.shards) - share
+	for shard := int16(Shards - 1); shard >= 0 && surplus > 0; shard-- {
+		if !s.shards[shard] {
+			continue
+		}
+		surplus--
+		l.giving[shard] = true
+		if l.inUse[shard] == 0 {
+			give = append(give, shard)
+		}
+	}
+	return give, max(0, share-len(s.shards))
+}
+
+// finish ends a session.
+func (l *leases) finish(s *session) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.end(ErrLeaseLost)
+}
+
+// release gives everything back, so that other relays need not wait for its expiry.
+func (l *leases) release(ctx context.Context, conn **pgx.Conn) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	l.mu.Lock()
+	s := l.session
+	l.session = nil
+	l.mu.Unlock()
+	if s == nil {
+		return
+	}
+	s.end(ErrLeaseLost)
+	if err := l.connect(ctx, conn); err != nil {
+		return // the leases expire
+	}
+	b := &pgx.Batch{}
+	b.Queue(`UPDATE relay_leases SET owner = NULL, expires_at = '-infinity' WHERE owner = $1`, s.owner)
+	b.Queue(`DELETE FROM relays WHERE owner = $1`, s.owner)
+	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
+		l.log.Warn("relay: leases are left to expire", "error", err)
+	}
+	_ = closeConn(conn) // everything was said
+}
+
+func closeConn(conn **pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := (*conn).Close(ctx)
+	*conn = nil
+	return err
 }

@@ -144,8 +144,13 @@ var stops = &txn.Statement[string]{
 
 // Free lets the messages of a key go on that were parked behind what the broker refused, unless another such message is left.
 func Free(ctx context.Context, tx sqlx.ExtContext, topic, key string) error {
-	_, err := tx.ExecContext(ctx, `
-		WITH moved AS (UPDATE outbox_epoch SET epoch = epoch + 1)
+	// By a statement of its own, and first: of two dead letters of a key that are removed at the same time, the one that comes second sees that
+	// the first one is gone.
+	_, err := tx.ExecContext(ctx, `UPDATE outbox_epoch SET epoch = epoch + 1`)
+	if err != nil {
+		return txn.Classify(err, "begin a new epoch of the outbox")
+	}
+	_, err = tx.ExecContext(ctx, `
 		UPDATE outbox SET due_at = NULL WHERE topic = $1 AND key = $2 AND due_at = 'infinity' AND consumer IS NULL
 			AND NOT EXISTS (SELECT FROM dead_letters WHERE topic = $1 AND key = $2 AND outbox_id IS NOT NULL)`, topic, key)
 	return txn.Classify(err, "free what is parked behind "+topic+" "+key)
@@ -157,6 +162,8 @@ type Backlog struct {
 	Delayed int     `db:"delayed"` // messages that are not
 	Parked  int     `db:"parked"`  // messages behind one of their key that could not be sent or handled
 	Oldest  float64 `db:"oldest"`  // age of the oldest due one, in seconds
+
+	Suspended int `db:"suspended"` // messages of topics that cannot be sent to
 }
 
 // Read counts the backlog.
@@ -164,8 +171,9 @@ func Read(ctx context.Context, db *sqlx.DB) (Backlog, error) {
 	var b Backlog
 	err := db.GetContext(ctx, &b, `SELECT
 		count(*) FILTER (WHERE due_at IS NULL) AS pending,
-		count(*) FILTER (WHERE due_at < 'infinity') AS delayed,
+		count(*) FILTER (WHERE due_at > '-infinity' AND due_at < 'infinity') AS delayed,
 		count(*) FILTER (WHERE due_at = 'infinity') AS parked,
+		count(*) FILTER (WHERE due_at = '-infinity') AS suspended,
 		COALESCE(EXTRACT(epoch FROM clock_timestamp() - min(created_at) FILTER (WHERE due_at IS NULL)), 0)::float8 AS oldest
 		FROM outbox`)
 	return b, txn.Classify(err, "count the outbox")

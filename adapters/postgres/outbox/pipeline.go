@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
+	"github.com/jmoiron/sqlx"
 
 	"github.com/millrace/millrace/adapters/postgres/txn"
 )
@@ -19,7 +21,8 @@ type outboxRow struct {
 	ID        int64  `db:"id"`
 	Shard     int16  `db:"shard"`
 	Epoch     int64  `db:"epoch"`
-	Parked    bool   `db:"parked"`
+	Parked    bool   `db:"parked"`    // its key waits behind a dead letter
+	Suspended bool   `db:"suspended"` // its topic cannot be sent to
 	Topic     string `db:"topic"`
 	Key       string `db:"key"`
 	MessageID string `db:"message_id"`
@@ -29,11 +32,20 @@ type outboxRow struct {
 	message *message.Message
 }
 
+// decode makes the message of a row that was read.
+func (row *outboxRow) decode() error {
+	row.message = message.NewMessage(row.MessageID, row.Payload)
+	if err := json.Unmarshal(row.Headers, &row.message.Metadata); err != nil {
+		return fmt.Errorf("headers of outbox row %d: %w", row.ID, err)
+	}
+	return nil
+}
+
 // batch is some rows on their way through a pipeline.
 type batch struct {
-	rows    []outboxRow
-	release func() // the shards, which are not let go before
-	sent    []int64
+	rows  []outboxRow
+	lease *lease // of their shards
+	sent  []int64
 }
 
 // pipeline is a worker at work: while one batch is sent, the next one is read, and what was sent before is deleted.
@@ -102,76 +114,138 @@ func (p *pipeline) failed() error {
 
 type keyed struct{ topic, key string }
 
+// errReread ends a pipeline because what it has read ahead may have to wait for something that was not known when it was read.
+var errReread = errors.New("rows are read again")
+
 // send sends a batch. Whatever is not as it should be ends the pipeline, after it was dealt with.
 func (p *pipeline) send(b *batch) {
 	r := p.relay
-	n := len(b.rows)
-	topics, messages, rows := make([]string, 0, n), make([]*message.Message, 0, n), make([]outboxRow, 0, n)
-	var behind []int64 // rows of keys that were parked earlier
+	rows := make([]outboxRow, 0, len(b.rows))
+	var behind, aside []outboxRow
 	for _, row := range b.rows {
-		if row.Parked {
-			behind = append(behind, row.ID)
+		switch {
+		case row.Parked:
+			behind = append(behind, row)
+		case row.Suspended:
+			aside = append(aside, row)
+		default:
+			rows = append(rows, row)
+		}
+	}
+	ctx, cancel := context.WithTimeout(b.lease.ctx, finishFor) // a batch is finished even if the relay is stopped
+	defer cancel()
+	for _, move := range []struct {
+		rows []outboxRow
+		to   func(context.Context, *lease, []outboxRow) (all bool, err error)
+	}{{behind, r.putBehind}, {aside, r.putAside}} {
+		if len(move.rows) == 0 {
 			continue
 		}
-		rows = append(rows, row)
-		topics, messages = append(topics, row.Topic), append(messages, row.message)
+		all, err := move.to(ctx, b.lease, move.rows)
+		if err == nil && !all {
+			err = errReread // a dead letter was replayed, or a topic is no longer suspended: the rows come before those that were read later
+		}
+		if err != nil {
+			p.fail(err)
+			return
+		}
+	}
+	sent, faults, err := r.transmit(b.lease, p.sender, rows)
+	b.sent = sent
+	if len(faults) > 0 {
+		if suspendErr := r.suspend(ctx, b.lease, faults, without(rows, sent)); suspendErr != nil {
+			err = suspendErr
+		} else if err == nil {
+			err = errReread
+		}
+	}
+	if err != nil {
+		p.fail(err)
+	}
+}
+
+// finishFor bounds what is done about a batch that was sent.
+const finishFor = 30 * time.Second
+
+// transmit sends rows and returns the ids of those that the broker has, and which topics cannot be sent to. A message that the broker refuses
+// becomes a dead letter, and the error is errReread, unless something else has failed.
+func (r *Relay) transmit(held *lease, sender Sender, rows []outboxRow) (sent []int64, faults map[string]error, err error) {
+	if len(rows) == 0 {
+		return nil, nil, nil
+	}
+	if !held.valid() {
+		return nil, nil, ErrLeaseLost
+	}
+	topics, messages := make([]string, len(rows)), make([]*message.Message, len(rows))
+	for i, row := range rows {
+		topics[i], messages[i] = row.Topic, row.message
 	}
 	refused := map[keyed][]outboxRow{} // from the first one on that was not taken
 	var order []keyed
-	transient := error(nil)
-	for i, err := range p.sender.Send(topics, messages) {
+	faults = map[string]error{} // by topic
+	for i, sendErr := range sender.Send(held.ctx, topics, messages) {
 		switch {
-		case err == nil:
-			b.sent = append(b.sent, rows[i].ID)
-		case r.options.Refused(err):
+		case sendErr == nil:
+			sent = append(sent, rows[i].ID)
+		case r.options.Refused(sendErr):
 			k := keyed{rows[i].Topic, rows[i].Key}
 			if refused[k] == nil {
 				order = append(order, k)
 			}
 			refused[k] = append(refused[k], rows[i])
+		case r.options.TopicFault(sendErr):
+			faults[rows[i].Topic] = sendErr
 		default:
-			transient = fmt.Errorf("publish to %s: %w", rows[i].Topic, err)
+			err = fmt.Errorf("publish to %s: %w", rows[i].Topic, sendErr)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) // what is in hand is finished even if we are told to stop
+	ctx, cancel := context.WithTimeout(held.ctx, finishFor)
 	defer cancel()
-	if len(behind) > 0 {
-		_, err := r.db.ExecContext(ctx, `UPDATE outbox SET due_at = 'infinity', consumer = NULL, line = NULL WHERE id = ANY($1)`, behind)
-		if err != nil {
-			p.fail(txn.Classify(err, "park messages"))
-		}
-	}
 	for _, k := range order {
-		if err := p.alone(ctx, b, refused[k]); err != nil {
-			transient = err
+		more, aloneErr := r.alone(ctx, held, sender, refused[k])
+		sent = append(sent, more...)
+		switch {
+		case aloneErr == nil:
+		case r.options.TopicFault(aloneErr):
+			faults[k.topic] = aloneErr
+		default:
+			err = aloneErr
 		}
 	}
-	switch {
-	case transient != nil:
-		p.fail(transient)
-	case len(order) > 0:
-		p.fail(errParked)
+	if err == nil && len(order) > 0 {
+		err = errReread
 	}
+	return sent, faults, err
 }
 
-// errParked ends a pipeline because what it has read ahead may be behind a message that was refused.
-var errParked = errors.New("the broker has refused messages")
+func without(rows []outboxRow, sent []int64) (rest []outboxRow) {
+	done := make(map[int64]bool, len(sent))
+	for _, id := range sent {
+		done[id] = true
+	}
+	for _, row := range rows {
+		if !done[row.ID] {
+			rest = append(rest, row)
+		}
+	}
+	return rest
+}
 
 // alone sends the messages of a key one by one. One that was refused may only have shared a request with the guilty one; if it is refused
 // again, it becomes a dead letter and its key is parked behind it.
-func (p *pipeline) alone(ctx context.Context, b *batch, rows []outboxRow) error {
+func (r *Relay) alone(ctx context.Context, held *lease, sender Sender, rows []outboxRow) (sent []int64, err error) {
 	for _, row := range rows {
-		err := p.sender.Send([]string{row.Topic}, []*message.Message{row.message})[0]
+		err := sender.Send(held.ctx, []string{row.Topic}, []*message.Message{row.message})[0]
 		switch {
 		case err == nil:
-			b.sent = append(b.sent, row.ID)
-		case p.relay.options.Refused(err):
-			return p.relay.park(ctx, row, err)
+			sent = append(sent, row.ID)
+		case r.options.Refused(err):
+			return sent, r.park(ctx, held, row, err)
 		default:
-			return err
+			return sent, err
 		}
 	}
-	return nil
+	return sent, nil
 }
 
 // remove deletes what was sent, of this batch and of those that wait behind it.
@@ -188,26 +262,14 @@ func (p *pipeline) remove(b *batch, more <-chan *batch) {
 			waiting = false
 		}
 	}
-	var ids []int64
 	for _, b := range all {
-		ids = append(ids, b.sent...)
-	}
-	if len(ids) > 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		defer cancel()
-		// Not waited for until it is on the disk: what a crash of the database brings back is sent once more.
-		b := &pgx.Batch{}
-		b.Queue(`SELECT set_config('synchronous_commit', 'off', true)`)
-		b.Queue(`DELETE FROM outbox WHERE id = ANY($1)`, ids)
-		if err := txn.Send(ctx, r.db, nil, b); err != nil {
-			p.fail(txn.Classify(err, "delete relayed messages"))
-		} else {
-			p.relayed.Add(int64(len(ids)))
-			r.options.OnRelayed(len(ids))
-			for _, b := range all {
-				r.floors.relayed(b.rows, b.sent)
-			}
+		n, err := r.removeSent(b.lease, b.sent)
+		p.relayed.Add(int64(n))
+		if err != nil {
+			p.fail(err)
+			continue
 		}
+		r.floors.relayed(b.rows, b.sent)
 	}
 	p.mu.Lock()
 	for _, b := range all {
@@ -218,23 +280,81 @@ func (p *pipeline) remove(b *batch, more <-chan *batch) {
 	}
 	p.mu.Unlock()
 	for _, b := range all {
-		b.release()
+		b.lease.done()
 	}
 }
 
-// park makes a row a dead letter and holds back what is behind it in its key.
-func (r *Relay) park(ctx context.Context, row outboxRow, reason error) error {
-	r.log.Error("relay: the broker refuses a message; its key is parked", "topic", row.Topic, "key", row.Key, "message", row.message.UUID, "error", reason)
-	_, err := r.db.ExecContext(ctx, `
-		WITH dead AS (DELETE FROM outbox WHERE id = $1 RETURNING *), held AS (
-			UPDATE outbox SET due_at = 'infinity', consumer = NULL, line = NULL WHERE topic = $2 AND key = $3 AND shard = $4 AND due_at IS NULL AND id <> $1)
+// removeSent deletes rows whose messages the broker has. The error is ErrLeaseLost if the lease was lost meanwhile: then another relay may
+// send them once more, and their inbox recognises them.
+func (r *Relay) removeSent(held *lease, ids []int64) (deleted int, err error) {
+	if len(ids) == 0 {
+		return 0, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), finishFor)
+	defer cancel()
+	// The commit does not wait for the disk: a row that a crash of the database brings back is sent once more.
+	b := &pgx.Batch{}
+	b.Queue(`SELECT set_config('synchronous_commit', 'off', true)`)
+	b.Queue(`WITH deleted AS (DELETE FROM outbox o USING relay_leases l WHERE o.id = ANY($1) AND l.shard = o.shard AND l.owner = $2 RETURNING 1)
+		SELECT count(*) FROM deleted`, ids, held.owner).QueryRow(func(row pgx.Row) error { return row.Scan(&deleted) })
+	if err := txn.Send(ctx, r.db, nil, b); err != nil {
+		return 0, txn.Classify(err, "delete relayed messages")
+	}
+	r.options.OnRelayed(deleted)
+	if deleted < len(ids) {
+		held.lost()
+		return deleted, ErrLeaseLost
+	}
+	return deleted, nil
+}
+
+// putBehind has rows wait behind the dead letter of their key. It locks the dead letters, as replay and drop do, so a row waits only for one
+// that is there; all is false if it is gone for some of the rows.
+func (r *Relay) putBehind(ctx context.Context, held *lease, rows []outboxRow) (all bool, err error) {
+	return move(ctx, r.db, held, rows, `
+		WITH letters AS MATERIALIZED (
+			SELECT d.topic, d.key FROM dead_letters d WHERE d.outbox_id IS NOT NULL
+				AND (d.topic, d.key) IN (SELECT topic, key FROM outbox WHERE id = ANY($1)) FOR SHARE)
+		UPDATE outbox o SET due_at = 'infinity', consumer = NULL, line = NULL
+		FROM (SELECT DISTINCT topic, key FROM letters) d, relay_leases l
+		WHERE o.id = ANY($1) AND o.due_at IS NULL AND o.topic = d.topic AND o.key = d.key AND l.shard = o.shard AND l.owner = $2`)
+}
+
+// move changes rows by a statement that gets their ids and the lease's owner, and tells whether it has changed all of them.
+func move(ctx context.Context, db sqlx.ExecerContext, held *lease, rows []outboxRow, statement string) (all bool, err error) {
+	ids := make([]int64, len(rows))
+	for i, row := range rows {
+		ids[i] = row.ID
+	}
+	result, err := db.ExecContext(ctx, statement, ids, held.owner)
+	if err != nil {
+		return false, txn.Classify(err, "put messages aside")
+	}
+	n, err := result.RowsAffected()
+	return int(n) == len(rows), err
+}
+
+// park makes a row a dead letter and holds back the rows behind it in its key. Those before it were sent: to change them too would get into a
+// deadlock with the statement that deletes them.
+func (r *Relay) park(ctx context.Context, held *lease, row outboxRow, reason error) error {
+	result, err := r.db.ExecContext(ctx, `
+		WITH dead AS (
+			DELETE FROM outbox o USING relay_leases l WHERE o.id = $1 AND l.shard = o.shard AND l.owner = $6 RETURNING o.*
+		), behind AS (
+			UPDATE outbox SET due_at = 'infinity', consumer = NULL, line = NULL FROM dead
+			WHERE outbox.topic = $2 AND outbox.key = $3 AND outbox.shard = $4 AND (outbox.due_at IS NULL OR outbox.due_at = '-infinity') AND outbox.id > $1)
 		INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, attempts, outbox_id, first_at, last_at)
 		SELECT message_id || '@relay', 'relay', message_id, topic, key, headers, payload, $5, 2, id, created_at, now() FROM dead
-		ON CONFLICT (id) DO UPDATE SET last_at = now(), attempts = dead_letters.attempts + 2, reason = excluded.reason, outbox_id = excluded.outbox_id,
-			dropped_at = NULL, dropped_by = NULL, drop_reason = NULL`,
-		row.ID, row.Topic, row.Key, ShardOf(row.Topic, row.Key), reason.Error())
-	if err == nil {
-		r.options.OnParked(row.Topic, row.Key, reason)
+		ON CONFLICT (id) DO UPDATE SET last_at = now(), attempts = dead_letters.attempts + 2, outbox_id = excluded.outbox_id,
+			reason = excluded.reason, headers = excluded.headers, payload = excluded.payload, dropped_at = NULL, dropped_by = NULL, drop_reason = NULL`,
+		row.ID, row.Topic, row.Key, ShardOf(row.Topic, row.Key), reason.Error(), held.owner)
+	if err != nil {
+		return txn.Classify(err, "park "+row.Topic+" "+row.Key)
 	}
-	return txn.Classify(err, "park "+row.Topic+" "+row.Key)
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(err, ErrLeaseLost)
+	}
+	r.log.Error("relay: the broker refuses a message; its key is parked", "topic", row.Topic, "key", row.Key, "message", row.message.UUID, "error", reason)
+	r.options.OnParked(row.Topic, row.Key, reason)
+	return nil
 }

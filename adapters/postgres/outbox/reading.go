@@ -2,13 +2,10 @@ package outbox
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"slices"
 	"strconv"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/millrace/millrace/adapters/postgres/txn"
@@ -19,25 +16,25 @@ import (
 func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	r := p.relay
 	for ctx.Err() == nil {
-		shards, release := r.leases.use(func(shard int) bool { return shard%r.options.Workers == p.worker })
-		var rows []outboxRow
-		more := false
-		if len(shards) > 0 {
-			var err error
-			if rows, more, err = p.next(ctx, shards); err != nil {
-				release()
-				p.fail(err)
-				return
-			}
+		held := r.leases.use(func(shard int) bool { return shard%r.options.Workers == p.worker })
+		if held == nil {
+			sleep(ctx, r.wake[p.worker], r.options.Poll)
+			continue
 		}
-		if len(rows) > 0 {
+		rows, more, err := p.next(ctx, held.shards)
+		switch {
+		case err != nil:
+			held.done()
+			p.fail(err)
+			return
+		case len(rows) == 0:
+			held.done()
+		default:
 			select {
-			case out <- &batch{rows: rows, release: release}:
+			case out <- &batch{rows: rows, lease: held}:
 			case <-ctx.Done():
-				release()
+				held.done()
 			}
-		} else {
-			release()
 		}
 		if !more {
 			sleep(ctx, r.wake[p.worker], r.options.Poll)
@@ -85,11 +82,11 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 	}
 }
 
-// numbers reads no more than the numbers of rows, and which epoch it is. That is not enough if keys are parked.
+// numbers reads no more than the numbers of rows, and which epoch it is. That is not enough if keys are parked or topics suspended.
 func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, epoch int64, enough bool, err error) {
 	b := &pgx.Batch{}
 	b.Queue(`
-		SELECT (SELECT epoch FROM outbox_epoch), NOT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL), shard,
+		SELECT (SELECT epoch FROM outbox_epoch), NOT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL) AND NOT EXISTS (SELECT FROM suspended_topics), shard,
 			ARRAY(SELECT id FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most)
 		FROM (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) LIMIT `+strconv.Itoa(len(shards))+`) s(shard, floor, most)`, shards, floors, limits).Query(func(found pgx.Rows) error {
 		var shard int16
@@ -109,12 +106,13 @@ func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits [
 
 const columns = `id, shard, topic, key, message_id, payload, headers`
 
-// rows reads rows, whether their keys are parked, and which epoch it is.
+// rows reads rows, whether their keys are parked or their topics suspended, and which epoch it is.
 func (p *pipeline) rows(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, epoch int64, err error) {
 	err = p.relay.db.SelectContext(ctx, &rows, `
 		SELECT o.*, (SELECT epoch FROM outbox_epoch) AS epoch,
 			CASE WHEN (SELECT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL))
-				THEN EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) ELSE false END AS parked
+				THEN EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) ELSE false END AS parked,
+			EXISTS (SELECT FROM suspended_topics t WHERE t.topic = o.topic) AS suspended
 		FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, floor, most) CROSS JOIN LATERAL (
 			SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most) o`, shards, floors, limits)
 	if len(rows) > 0 {
@@ -192,15 +190,15 @@ func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow,
 	out := fresh[:0]
 	for _, row := range fresh {
 		if f, ok := full[row.ID]; ok {
+			f.Parked, f.Suspended = row.Parked, row.Suspended
 			row = f
 		}
 		if row.message == nil {
 			if row.Headers == nil {
 				continue // it was taken away meanwhile
 			}
-			row.message = message.NewMessage(row.MessageID, row.Payload)
-			if err := json.Unmarshal(row.Headers, &row.message.Metadata); err != nil {
-				return nil, fmt.Errorf("headers of outbox row %d: %w", row.ID, err)
+			if err := row.decode(); err != nil {
+				return nil, err
 			}
 		}
 		out = append(out, row)

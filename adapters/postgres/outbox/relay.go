@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"sync"
@@ -22,19 +23,20 @@ type Relay struct {
 	floors  *floors
 	wake    []chan struct{} // one a worker, and one for the timers
 	looks   atomic.Int64    // when the timers are looked at by themselves, as Unix time in ns
+	retry   chan struct{}   // wakes the goroutine that tries suspended topics again
 	log     *slog.Logger
 }
 
 // Sender sends messages to the broker.
 type Sender interface {
 	// Send sends messages, each to its topic, and returns an error for each, nil where the broker has it. Of the messages of one key,
-	// none is taken after one that failed.
-	Send(topics []string, messages []*message.Message) []error
+	// none is taken after one that failed. Once ctx is done it begins no request any more, and gives up the one that is under way if it can.
+	Send(ctx context.Context, topics []string, messages []*message.Message) []error
 }
 
 // Options of a Relay. What is zero is replaced by the default.
 type Options struct {
-	// DSN is for the relay's own two connections: one holds its shards, one listens for other instances' commits.
+	// DSN is for the relay's own two connections: one renews its leases, one listens for other instances' commits.
 	DSN string
 
 	// Machine is where this relay is, since then. Of the relays on one machine the one that has been there for the longest works, and the
@@ -44,6 +46,13 @@ type Options struct {
 
 	// Refused tells errors that say that the broker will never take a message from errors that will pass. Required.
 	Refused func(error) bool
+
+	// TopicFault tells errors that say that a topic cannot be sent to, though the broker answers. Such a topic is suspended: its messages
+	// wait, are tried again with growing delays, and are not in the way of other topics. Default: no error.
+	TopicFault func(error) bool
+
+	// Repair is called before a suspended topic is tried again. Optional.
+	Repair func(ctx context.Context, topic string) error
 
 	// Workers read, publish and delete independently of each other, each its part of the shards. Default 2.
 	Workers int
@@ -57,7 +66,7 @@ type Options struct {
 	// OnRelayed is told how many messages the broker has acknowledged. Optional.
 	OnRelayed func(n int)
 
-	// Parked is told of each message that the broker refused. Optional.
+	// OnParked is told of each message that the broker refused. Optional.
 	OnParked func(topic, key string, err error)
 }
 
@@ -75,10 +84,16 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	if o.OnRelayed == nil {
 		o.OnRelayed = func(int) {}
 	}
+	if o.TopicFault == nil {
+		o.TopicFault = func(error) bool { return false }
+	}
+	if o.Repair == nil {
+		o.Repair = func(context.Context, string) error { return nil }
+	}
 	if o.OnParked == nil {
 		o.OnParked = func(string, string, error) {}
 	}
-	r := &Relay{db: db, sender: sender, options: o, log: log, leases: newLeases(o, log), floors: newFloors(), recent: newRecent()}
+	r := &Relay{db: db, sender: sender, options: o, log: log, leases: newLeases(o, log), floors: newFloors(), recent: newRecent(), retry: make(chan struct{}, 1)}
 	for range o.Workers + 1 {
 		r.wake = append(r.wake, make(chan struct{}, 1))
 	}
@@ -109,13 +124,14 @@ func (r *Relay) Held() int { return r.leases.count() }
 // HoldsAll tells whether nobody else needs to be woken.
 func (r *Relay) HoldsAll() bool { return r.leases.count() == Shards }
 
-// Run relays until ctx is done, then finishes the batches at hand and lets its shards go.
+// Run relays until ctx is done, then finishes the batches that are under way and gives its shards back.
 func (r *Relay) Run(ctx context.Context) {
 	var background, workers sync.WaitGroup
 	leaseCtx, release := context.WithCancel(context.WithoutCancel(ctx))
 	background.Go(func() { r.leases.run(leaseCtx) })
 	background.Go(func() { listen(leaseCtx, r.options.DSN, r.log, r.Wake) })
 	background.Go(func() { r.promote(ctx) })
+	workers.Go(func() { r.retrySuspended(ctx) })
 	for w := range r.options.Workers {
 		workers.Go(func() { r.work(ctx, w) })
 	}
@@ -129,11 +145,16 @@ func (r *Relay) work(ctx context.Context, w int) {
 	sender := r.sender()
 	for ctx.Err() == nil {
 		relayed, err := r.pipeline(ctx, w, sender)
+		if err != nil {
+			r.floors.reset() // a row that failed may be below what was relayed of other keys
+		}
 		if relayed > 0 {
 			failures = 0
 		}
 		if err != nil && ctx.Err() == nil {
-			r.log.Warn("relay: the outbox waits", "error", err, "worker", w, "relayed meanwhile", relayed)
+			if !errors.Is(err, errReread) {
+				r.log.Warn("relay: the outbox waits", "error", err, "worker", w, "relayed meanwhile", relayed)
+			}
 			failures++
 			pause(ctx, min(50*time.Millisecond<<min(failures-1, 6), 2*time.Second)) // a commit does not mend the broker
 		}
@@ -172,7 +193,7 @@ func (r *Relay) promote(ctx context.Context) {
 		}
 		err := r.db.GetContext(ctx, &next, `
 			WITH due AS (
-				SELECT id FROM outbox WHERE due_at <= now() ORDER BY due_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+				SELECT id FROM outbox WHERE due_at > '-infinity' AND due_at <= now() ORDER BY due_at LIMIT 1000 FOR UPDATE SKIP LOCKED
 			), promoted AS (UPDATE outbox SET due_at = NULL, id = DEFAULT FROM due WHERE outbox.id = due.id RETURNING 1)
 			SELECT (SELECT count(*) FROM promoted) AS promoted,
 				(SELECT EXTRACT(epoch FROM min(due_at) - now())::float8 FROM outbox WHERE due_at > now() AND due_at < 'infinity') AS wait`)

@@ -149,7 +149,7 @@ func TestEveryKeyArrivesInOrder(t *testing.T) {
 	db, dsn := harness.Database(t)
 	brokers := harness.Kafka(t)
 	name, read := topic(t, brokers, 6, 1_000_000)
-	publisher := kafka.NewPublisher(kafka.Config{Brokers: brokers}, func() int { return 1_000_000 }, watermill.NopLogger{})
+	publisher := kafka.NewPublisher(kafka.Config{Brokers: brokers}, func() int { return 1_000_000 }, time.Now, watermill.NopLogger{})
 	defer publisher.Close()
 	run(t, db, dsn, publisher, outbox.Options{Batch: 20})
 	const writers, each = 8, 100
@@ -194,7 +194,7 @@ func TestARefusedRecordParksItsKeyOnly(t *testing.T) {
 			db, dsn := harness.Database(t)
 			brokers := harness.Kafka(t)
 			name, read := topic(t, brokers, 1, topicLimit) // one partition: all share it
-			publisher := kafka.NewPublisher(kafka.Config{Brokers: brokers}, func() int { return clientLimit }, watermill.NopLogger{})
+			publisher := kafka.NewPublisher(kafka.Config{Brokers: brokers}, func() int { return clientLimit }, time.Now, watermill.NopLogger{})
 			defer publisher.Close()
 			var items []item
 			for n := 1; n <= 6; n++ {

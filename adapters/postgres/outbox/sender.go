@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"context"
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -24,7 +25,7 @@ type throughBatches struct{ message.Publisher }
 func (throughBatches) Close() {}
 
 // Send implements Sender.
-func (t throughBatches) Send(topics []string, messages []*message.Message) []error {
+func (t throughBatches) Send(ctx context.Context, topics []string, messages []*message.Message) []error {
 	errs := make([]error, len(messages))
 	rows := map[string][]int{}
 	for i, topic := range topics {
@@ -35,7 +36,10 @@ func (t throughBatches) Send(topics []string, messages []*message.Message) []err
 		for n, i := range of {
 			batch[n] = messages[i]
 		}
-		err := t.Publish(topic, batch...)
+		err := context.Cause(ctx)
+		if err == nil {
+			err = t.Publish(topic, batch...)
+		}
 		for _, i := range of {
 			errs[i] = err
 		}
@@ -49,7 +53,7 @@ type throughPublisher struct{ message.Publisher }
 func (throughPublisher) Close() {}
 
 // Send implements Sender.
-func (t throughPublisher) Send(topics []string, messages []*message.Message) []error {
+func (t throughPublisher) Send(ctx context.Context, topics []string, messages []*message.Message) []error {
 	errs := make([]error, len(messages))
 	lines := map[keyed][]int{}
 	for i, m := range messages {
@@ -60,7 +64,10 @@ func (t throughPublisher) Send(topics []string, messages []*message.Message) []e
 	for _, line := range lines {
 		wg.Go(func() {
 			for n, i := range line {
-				if errs[i] = t.Publish(topics[i], messages[i]); errs[i] == nil {
+				if errs[i] = context.Cause(ctx); errs[i] == nil {
+					errs[i] = t.Publish(topics[i], messages[i])
+				}
+				if errs[i] == nil {
 					continue
 				}
 				for _, behind := range line[n+1:] {

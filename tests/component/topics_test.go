@@ -1,0 +1,135 @@
+package component
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/IBM/sarama"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/tests/harness"
+)
+
+func admin(t *testing.T, i *harness.Instance) sarama.ClusterAdmin {
+	t.Helper()
+	config := sarama.NewConfig()
+	config.Version = sarama.V2_8_0_0
+	a, err := sarama.NewClusterAdmin(i.Brokers(), config)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = a.Close() })
+	return a
+}
+
+// toTopic puts a message for a topic into an instance's outbox.
+func toTopic(t *testing.T, i *harness.Instance, topic string) {
+	t.Helper()
+	_, err := harness.OpenDB(t, i.DSN()).Exec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ($1, $2, 'k', $3, '{}', '{}')`,
+		uuid.NewString(), topic, outbox.ShardOf(topic, "k"))
+	require.NoError(t, err)
+}
+
+// suspendedTopics are those that the API shows, with their reasons.
+func suspendedTopics(i *harness.Instance) (map[string]string, error) {
+	_, body, err := i.Get("/v1/outbox")
+	if err != nil {
+		return nil, err
+	}
+	var backlog struct {
+		Topics []struct {
+			Topic  string `json:"topic"`
+			Reason string `json:"reason"`
+		} `json:"suspended_topics"`
+	}
+	if err := json.Unmarshal([]byte(body), &backlog); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, body)
+	}
+	topics := map[string]string{}
+	for _, t := range backlog.Topics {
+		topics[t.Topic] = t.Reason
+	}
+	return topics, nil
+}
+
+// A topic that never existed is suspended, which /readyz, /v1/outbox, the page and the metric show. Orders are confirmed meanwhile. When
+// somebody makes the topic, its messages arrive.
+func TestUnknownTopicIsSuspended(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01")
+	missing := i.Topic("never.existed")
+	toTopic(t, i, missing)
+	harness.Eventually(t, func() error {
+		topics, err := suspendedTopics(i)
+		if err == nil && topics[missing] == "" {
+			err = fmt.Errorf("%v", topics)
+		}
+		return err
+	})
+	for range 20 {
+		i.Place("pm_ok", "MUG-01")
+	}
+	id := i.Place("pm_ok", "MUG-01")
+	require.Equal(t, "confirmed", i.Decided(id).Status)
+	ready := i.Do(http.MethodGet, "/readyz", "")
+	require.Equal(t, http.StatusOK, ready.Status)
+	require.Contains(t, ready.Body, "degraded")
+	require.Contains(t, ready.Body, missing)
+	require.Contains(t, i.Do(http.MethodGet, "/metrics", "").Body, "\nmillrace_outbox_suspended_topics 1\n")
+	require.Contains(t, i.Do(http.MethodGet, "/ui/", "").Body, missing)
+	breakers := i.Do(http.MethodGet, "/v1/breakers", "").Body
+	require.NotContains(t, strings.ReplaceAll(breakers, " ", ""), `"state":"open"`, "the broker is well")
+	require.NoError(t, admin(t, i).CreateTopic(missing, &sarama.TopicDetail{NumPartitions: 1, ReplicationFactor: 1}, false))
+	noneSuspended(t, i)
+	i.Balanced()
+}
+
+func noneSuspended(t *testing.T, i *harness.Instance) {
+	t.Helper()
+	harness.Eventually(t, func() error {
+		topics, err := suspendedTopics(i)
+		if err == nil && len(topics) > 0 {
+			err = fmt.Errorf("%v", topics)
+		}
+		return err
+	})
+}
+
+// An own topic that somebody deletes is made again, with its partitions, and its consumers read it again.
+func TestDeletedTopicIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	i.Stock(1000, "MUG-01")
+	for range 5 {
+		i.Decided(i.Place("pm_ok", "MUG-01"))
+	}
+	harness.Eventually(t, func() error { // nothing is on its way
+		_, body, err := i.Get("/v1/outbox")
+		if err == nil && !strings.Contains(body, `"pending":0,`) {
+			err = errors.New(body)
+		}
+		return err
+	})
+	kafka := admin(t, i)
+	topic := i.Topic("commands.shipments")
+	require.NoError(t, kafka.DeleteTopic(topic))
+	var ids []string
+	for range 5 {
+		ids = append(ids, i.Place("pm_ok", "MUG-01"))
+	}
+	declined := i.Place("pm_declined", "MUG-01")
+	require.Equal(t, "cancelled", i.Decided(declined).Status, "other topics go on")
+	for _, id := range ids {
+		i.Decided(id) // confirmed, or cancelled by a deadline
+	}
+	noneSuspended(t, i)
+	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
+	found, err := kafka.DescribeTopics([]string{topic})
+	require.NoError(t, err)
+	require.Len(t, found[0].Partitions, 4, "KAFKA_PARTITIONS")
+}
