@@ -35,7 +35,7 @@ func ParseCursor(text string) (Cursor, error) {
 	}
 	at, id, found := strings.Cut(string(raw), " ")
 	parsed, err := time.Parse(time.RFC3339Nano, at)
-	if err != nil || !found || strings.ContainsRune(id, 0) {
+	if err != nil || !found || CheckText("cursor", id, MaxKey) != nil {
 		return Cursor{}, ErrBadCursor
 	}
 	return Cursor{parsed, id}, nil

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/millrace/millrace/adapters/postgres"
@@ -21,15 +21,16 @@ import (
 	"github.com/millrace/millrace/sagas/saga"
 )
 
-// handler serves the API on instances with that role; health and metrics on all.
-func (s *Service) handler() http.Handler {
+// handlers are what each listener serves: the one of HTTP_ADDR, and the one of OPS_ADDR if that is set. Instances without the role api
+// serve probes and metrics only.
+func (s *Service) handlers() (public, ops http.Handler, err error) {
 	s.gauges()
 	server := &httpapi.Server{
 		Commands: s.core.commands, UnitOfWork: s.core.uow, Queries: s.core.queries, Idempotency: postgres.NewIdempotency(s.db),
 		Letters: deadletter.New(s.db), Log: s.log, Cancel: s.cancelOrder, Operate: s.operate, Watch: s.watch.Streams, Breakers: s.breakerList, Wake: func() { s.core.wake(); s.core.keyQueue.Wake() },
 		SagaOf: func(orderID string) string { return saga.ID(fulfilment.Name, orderID) }, Outbox: s.backlog, Ready: s.ready,
 		Metrics: promhttp.HandlerFor(s.telemetry.Registry, promhttp.HandlerOpts{}), Stopping: s.stopping, RateLimit: s.config.RateLimit,
-		OnRequest: s.telemetry.Request, AsyncAPI: s.core.asyncAPI,
+		OnRequest: s.telemetry.Request, AsyncAPI: s.core.asyncAPI, Hosts: s.hosts(), Proxies: s.config.Proxies, Streams: s.streams, OnPanic: s.telemetry.Panicked,
 	}
 	if s.verifier != nil {
 		server.Verify = s.verifier.Verify
@@ -37,14 +38,32 @@ func (s *Service) handler() http.Handler {
 	if s.sandbox != nil {
 		server.Sandbox = s.sandbox.Control()
 	}
-	if s.config.Roles[API] {
-		return server.Handler(s.mountSandbox, s.mountPages)
+	all := httpapi.Everything
+	if !s.config.Roles[API] {
+		all = httpapi.Serves{Probes: true}
 	}
-	r := chi.NewRouter()
-	r.Get("/healthz", server.GetHealth)
-	r.Get("/readyz", server.GetReadiness)
-	r.Get("/metrics", server.GetMetrics)
-	return r
+	open := []func() []httpapi.Mount{s.mountSandbox}
+	whole := append(open, s.mountPages)
+	if s.config.OpsAddr == "" {
+		public, err = server.Handler(all, whole...)
+		return public, nil, err
+	}
+	if ops, err = server.Handler(all, whole...); err != nil {
+		return nil, nil, err
+	}
+	public, err = server.Handler(httpapi.Serves{API: s.config.Roles[API]}, open...)
+	return public, ops, err
+}
+
+// hosts are the names that requests may be sent to without tokens: those of HTTP_HOSTS, and those that are listened on.
+func (s *Service) hosts() []string {
+	hosts := s.config.Hosts
+	for _, addr := range []string{s.config.HTTPAddr, s.config.OpsAddr} {
+		if host, _, err := net.SplitHostPort(addr); err == nil && host != "" && !net.ParseIP(host).IsUnspecified() {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
 }
 
 func (s *Service) operate(ctx context.Context, sagaID string, in saga.Input) error {
@@ -76,6 +95,7 @@ func (s *Service) breakerList() []app.Breaker {
 	return list
 }
 
+// backlog is what waits in the outbox.
 func (s *Service) backlog(ctx context.Context) (app.Backlog, error) {
 	b, err := outbox.Read(ctx, s.db)
 	if err != nil {
@@ -98,8 +118,20 @@ func (s *Service) suspended(ctx context.Context) error {
 	return err
 }
 
-// ready checks the parts that this instance's roles need. Without Kafka the API still accepts, and a worker does nothing.
+// ready checks the parts that this instance's roles need. Without Kafka the API still accepts, and a worker does nothing. However many
+// ask, the parts are asked once a second.
 func (s *Service) ready(ctx context.Context) []app.Check {
+	return s.checks.get(func() []app.Check {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
+		defer cancel()
+		return s.check(ctx)
+	})
+}
+
+// checkTimeout bounds one look at the parts.
+const checkTimeout = 3 * time.Second
+
+func (s *Service) check(ctx context.Context) []app.Check {
 	checks := []app.Check{{Part: "postgres", Err: s.db.PingContext(ctx), Fatal: true}}
 	reached := make(chan error, 1)
 	go func() { reached <- s.broker.Ping(ctx) }()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"regexp"
@@ -26,7 +27,11 @@ import (
 // Config is every setting. .env.example says what each is for.
 type Config struct {
 	HTTPAddr     string
-	PostgresDSN  string // empty: the embedded one
+	OpsAddr      string         // of the listener for operators and probes; empty: there is one listener for all
+	Hosts        []string       // names that requests may be sent to without tokens
+	Proxies      []netip.Prefix // whose X-Forwarded-* headers count
+	MaxStreams   int            // event streams of an instance
+	PostgresDSN  string         // empty: the embedded one
 	PostgresPool int
 	PostgresWait time.Duration
 	Migrate      bool
@@ -96,6 +101,10 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 	s := settings{getenv: getenv}
 	c := Config{
 		HTTPAddr:     s.text("HTTP_ADDR", "127.0.0.1:8080"),
+		OpsAddr:      s.text("OPS_ADDR", ""),
+		Hosts:        s.hosts("HTTP_HOSTS"),
+		Proxies:      s.prefixes("TRUSTED_PROXIES"),
+		MaxStreams:   s.number("MAX_STREAMS", 1000, 1, 1_000_000),
 		PostgresDSN:  s.text("POSTGRES_DSN", ""),
 		PostgresPool: s.number("POSTGRES_MAX_CONNS", 40, postgres.MinConns, 1000),
 		PostgresWait: s.duration("POSTGRES_WAIT", 30*time.Second),
@@ -135,8 +144,10 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		s.fault("LOG_FORMAT", "must be text or json")
 	}
-	if _, _, err := net.SplitHostPort(c.HTTPAddr); err != nil {
-		s.fault("HTTP_ADDR", fmt.Sprintf("%q is not host:port", c.HTTPAddr))
+	for name, addr := range map[string]string{"HTTP_ADDR": c.HTTPAddr, "OPS_ADDR": c.OpsAddr} {
+		if _, _, err := net.SplitHostPort(addr); err != nil && addr != "" {
+			s.fault(name, fmt.Sprintf("%q is not host:port", addr))
+		}
 	}
 	if c.PostgresDSN != "" {
 		if db, err := postgres.Open(c.PostgresDSN, 1); err != nil {
@@ -225,6 +236,8 @@ func (s *settings) checkAuth(c *Config) {
 		s.fault("AUTH_SECRET", "must have at least 32 characters; openssl rand -hex 32 makes one") // it is not shown
 	case c.Auth.On() && c.NoAuth:
 		s.fault("AUTH_MODE", "none contradicts AUTH_SECRET and AUTH_JWKS_URL")
+	case !c.Auth.On() && !c.NoAuth && c.OpsAddr != "" && !loopback(c.OpsAddr):
+		s.fault("OPS_ADDR", fmt.Sprintf("%s is beyond loopback, and without AUTH_SECRET or AUTH_JWKS_URL everybody there could operate: set one of them, or AUTH_MODE=none if that is meant", c.OpsAddr))
 	case !c.Auth.On() && !c.NoAuth && !loopback(c.HTTPAddr):
 		s.fault("HTTP_ADDR", fmt.Sprintf("%s is beyond loopback, and without AUTH_SECRET or AUTH_JWKS_URL everybody there could operate: set one of them, or AUTH_MODE=none if that is meant", c.HTTPAddr))
 	}
@@ -290,6 +303,33 @@ func (s *settings) list(name string) (out []string) {
 		if part = strings.TrimSpace(part); part != "" {
 			out = append(out, part)
 		}
+	}
+	return out
+}
+
+// hosts are names of this service, or *.
+func (s *settings) hosts(name string) []string {
+	hosts := s.list(name)
+	for _, host := range hosts {
+		if host != "*" && !regexp.MustCompile(`^[a-zA-Z0-9._:\[\]-]+$`).MatchString(host) {
+			s.fault(name, fmt.Sprintf("%q is neither a host's name nor *", host))
+		}
+	}
+	return hosts
+}
+
+// prefixes are networks, or single addresses.
+func (s *settings) prefixes(name string) (out []netip.Prefix) {
+	for _, text := range s.list(name) {
+		prefix, err := netip.ParsePrefix(text)
+		if addr, addrErr := netip.ParseAddr(text); addrErr == nil {
+			prefix, err = netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()), nil
+		}
+		if err != nil {
+			s.fault(name, fmt.Sprintf("%q is neither an IP address nor a network like 10.0.0.0/8", text))
+			continue
+		}
+		out = append(out, prefix.Masked())
 	}
 	return out
 }

@@ -26,7 +26,7 @@ func (p program) serveOwn(ctx context.Context) (url string, checkLog func(contex
 		defer cancel()
 		return s.Stop(stopCtx)
 	}
-	return s.URL, s.checkLog, stop, nil
+	return s.OpsURL, s.checkLog, stop, nil
 }
 
 // checkLog compares the event store with what stands in Kafka.

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ func Main(ctx context.Context, args []string, getenv func(string) string, stdout
 	log := newLog(config, stderr)
 	a := program{config, log, limitMemory(getenv), stdout, stderr}
 	return cli.App{
-		Stdout: stdout, Stderr: stderr, URL: "http://" + reachableAddr(config.HTTPAddr), Interactive: isTerminal(stderr),
+		Stdout: stdout, Stderr: stderr, URL: "http://" + reachableAddr(cmp.Or(config.OpsAddr, config.HTTPAddr)), Interactive: isTerminal(stderr),
 		Serve: a.serve, ServeOwn: a.serveOwn, Sandbox: a.sandbox, Migrate: a.migrate, Projections: a.listProjections, Rebuild: a.rebuild, Audit: a.audit, Diagram: diagram, AsyncAPI: a.printAsyncAPI,
 		Token: a.token, Sign: a.sign,
 	}.Run(ctx, args)
@@ -118,7 +119,7 @@ func (s *Service) banner(memory memory) string {
 	line := func(name, value string) { fmt.Fprintf(&b, "  %-10s %s\n", name, value) }
 	b.WriteString("millrace is ready\n")
 	if s.config.Roles[API] {
-		line("pages", s.URL+"/ui/")
+		line("pages", s.OpsURL+"/ui/")
 		line("api", s.URL+"/docs")
 	}
 	where := "set by POSTGRES_DSN"
@@ -128,7 +129,7 @@ func (s *Service) banner(memory memory) string {
 	line("postgres", where)
 	line(s.broker.Name(), s.broker.Where())
 	if s.sandbox != nil {
-		line("sandbox", s.URL+"/v1/sandbox/payments and …/carrier")
+		line("sandbox", s.OpsURL+"/v1/sandbox/payments and …/carrier")
 	}
 	line("memory", memory.String())
 	b.WriteString("try, in another terminal:\n")

@@ -15,21 +15,25 @@ import (
 	"github.com/millrace/millrace/sagas/saga"
 )
 
-// gauges registers what is read when metrics are asked for. The queries do not grow with the history.
+// gauges registers what is read when metrics are asked for: once a second, however many ask. The queries grow neither with the history nor
+// with a backlog, of which they count the first outbox.MaxCounted.
 func (s *Service) gauges() {
 	s.telemetry.Registry.MustRegister(collectors.NewDBStatsCollector(s.db.DB, "millrace"))
 	s.telemetry.Gauges([]telemetry.Gauge{
-		{Name: "millrace_outbox_pending", Help: "Messages in the outbox that are due."},
-		{Name: "millrace_outbox_delayed", Help: "Messages in the outbox that are not due yet: timers."},
-		{Name: "millrace_outbox_parked", Help: "Messages that wait behind one of their key that could not be sent."},
-		{Name: "millrace_outbox_suspended", Help: "Messages of topics that cannot be sent to."},
+		{Name: "millrace_outbox_pending", Help: "Messages in the outbox that are due. At most 10000 are counted."},
+		{Name: "millrace_outbox_delayed", Help: "Messages in the outbox that are not due yet: timers. At most 10000 are counted."},
+		{Name: "millrace_outbox_parked", Help: "Messages that wait behind one of their key that could not be sent. At most 10000 are counted."},
+		{Name: "millrace_outbox_suspended", Help: "Messages of topics that cannot be sent to. At most 10000 are counted."},
 		{Name: "millrace_outbox_suspended_topics", Help: "Topics that cannot be sent to; they are tried again, and other topics go on."},
 		{Name: "millrace_outbox_oldest_seconds", Help: "Age of the oldest message in the outbox that is due."},
-		{Name: "millrace_blocked_keys", Help: "Keys whose messages wait because one of them failed, by consumer.", Labels: []string{"consumer"}},
-		{Name: "millrace_waiting_messages", Help: "Messages of blocked keys, which wait to be retried or for an earlier message of their key."},
-		{Name: "millrace_dead_letters", Help: "Dead letters."},
-		{Name: "millrace_sagas", Help: "Sagas that have not ended, by definition and status.", Labels: []string{"definition", "status"}},
-	}, s.readDatabase)
+		{Name: "millrace_blocked_keys", Help: "Keys whose messages wait because one of them failed, by consumer. At most 10000 are counted.", Labels: []string{"consumer"}},
+		{Name: "millrace_waiting_messages", Help: "Messages of blocked keys, which wait to be retried or for an earlier message of their key. At most 10000 are counted."},
+		{Name: "millrace_dead_letters", Help: "Dead letters. At most 10000 are counted."},
+		{Name: "millrace_sagas", Help: "Sagas that have not ended, by definition and status. At most 10000 are counted.", Labels: []string{"definition", "status"}},
+	}, func() ([]telemetry.Sample, error) {
+		figures := s.figures.get(func() figures { samples, err := s.readDatabase(); return figures{samples, err} })
+		return figures.samples, figures.err
+	})
 	s.telemetry.Gauges([]telemetry.Gauge{
 		{Name: "millrace_breaker_state", Help: "0 while the breaker is closed, 0.5 while it is half-open, 1 while it is open.", Labels: []string{"destination"}},
 		{Name: "millrace_relay_shards", Help: "Shards of the outbox that this instance relays."},
@@ -43,6 +47,12 @@ func (s *Service) gauges() {
 		}
 		return samples, nil
 	})
+}
+
+// figures are what the database was last asked for.
+type figures struct {
+	samples []telemetry.Sample
+	err     error
 }
 
 // scrapeTimeout bounds the queries of one look at the metrics.
@@ -67,7 +77,7 @@ func (s *Service) readDatabase() ([]telemetry.Sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	open, err := readmodel.NewSagas(s.db).Open(ctx)
+	open, err := readmodel.NewSagas(s.db).Open(ctx, outbox.MaxCounted)
 	if err != nil {
 		return nil, err
 	}

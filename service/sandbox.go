@@ -10,9 +10,8 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/go-chi/chi/v5"
-
 	"github.com/millrace/millrace/adapters/sandbox"
+	"github.com/millrace/millrace/ports/httpapi"
 	"github.com/millrace/millrace/ports/ui"
 )
 
@@ -51,10 +50,11 @@ func (s *Service) outside(url, path string) string {
 }
 
 // mountSandbox lets other instances share the sandbox of this one.
-func (s *Service) mountSandbox(r chi.Router) {
-	if s.sandbox != nil {
-		r.Mount("/sandbox", http.StripPrefix("/sandbox", s.sandbox.Handler()))
+func (s *Service) mountSandbox() []httpapi.Mount {
+	if s.sandbox == nil {
+		return nil
 	}
+	return []httpapi.Mount{{Pattern: "/sandbox/*", Handler: http.StripPrefix("/sandbox", s.sandbox.Handler())}}
 }
 
 func knobs(box *sandbox.Sandbox) []ui.SandboxService {

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,12 +30,14 @@ import (
 	"github.com/millrace/millrace/adapters/telemetry"
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/ports/web"
 )
 
 // Service is a running instance.
 type Service struct {
-	// URL is where HTTP is served; DSN and Brokers are what the instance uses, its own embedded ones included.
+	// URL is where HTTP is served, OpsURL where operators are (the same, unless OPS_ADDR is set); DSN and Brokers are what the instance uses, its own embedded ones included.
 	URL     string
+	OpsURL  string
 	DSN     string
 	Brokers []string
 
@@ -51,6 +54,10 @@ type Service struct {
 	sandbox  *sandbox.Sandbox // nil if there is none here
 	sandURL  string
 	verifier *identity.Verifier // nil: no tokens
+
+	streams *web.Streams
+	checks  cached[[]app.Check]
+	figures cached[figures]
 
 	db       *sqlx.DB
 	watch    *postgres.Watch
@@ -76,37 +83,56 @@ func Start(ctx context.Context, c Config, log *slog.Logger, say func(string)) (*
 	s := &Service{
 		config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
 		guards:   map[string]*breaker.Breaker{},
-		stopping: make(chan struct{}), failed: make(chan error, 8),
+		stopping: make(chan struct{}), failed: make(chan error, 8), streams: &web.Streams{Max: c.MaxStreams},
 		watermill: messages.NewLogger(log), machine: machine(c.Spread), since: time.Now(),
 	}
 	s.limit.Store(kafka.DefaultLimit)
-	listener, err := s.listen(ctx)
+	listeners, err := s.listen(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, func(string)) error{s.startTraces, s.startAuth, s.lockData, s.startStorage, s.startBroker, s.startSandbox, s.build, s.startRelay, s.startWorker} {
+	for _, step := range []func(context.Context, func(string)) error{s.startTraces, s.startAuth, s.lockData, s.startStorage, s.startBroker, s.startSandbox, s.build, s.startRelay, s.startWorker, s.serve(listeners)} {
 		if err := step(ctx, say); err != nil {
-			_ = listener.Close() // nobody was served
+			closeAll(listeners) // nobody was served
 			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 			defer cancel()
 			return nil, errors.Join(err, s.Stop(stopCtx))
 		}
 	}
-	s.serve(listener)
 	return s, nil
 }
 
-// listen takes the port first, so that its being taken is said before anything else is started.
-func (s *Service) listen(ctx context.Context) (net.Listener, error) {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.config.HTTPAddr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("HTTP_ADDR: %s is in use: stop what listens there, or set HTTP_ADDR to another address", s.config.HTTPAddr)
+// listen takes the ports first, so that their being taken is said before anything else is started.
+func (s *Service) listen(ctx context.Context) ([]net.Listener, error) {
+	var listeners []net.Listener
+	for _, at := range []struct {
+		setting, addr string
+		url           *string
+	}{{"HTTP_ADDR", s.config.HTTPAddr, &s.URL}, {"OPS_ADDR", s.config.OpsAddr, &s.OpsURL}} {
+		if at.addr == "" {
+			continue
+		}
+		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", at.addr)
+		if err != nil {
+			closeAll(listeners)
+		}
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, fmt.Errorf("%s: %s is in use: stop what listens there, or set %s to another address", at.setting, at.addr, at.setting)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: cannot listen on %s: %w", at.setting, at.addr, err)
+		}
+		*at.url = "http://" + listener.Addr().String()
+		listeners = append(listeners, listener)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("HTTP_ADDR: cannot listen on %s: %w", s.config.HTTPAddr, err)
+	s.OpsURL = cmp.Or(s.OpsURL, s.URL)
+	return listeners, nil
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		_ = l.Close()
 	}
-	s.URL = "http://" + listener.Addr().String()
-	return listener, nil
 }
 
 func (s *Service) startTraces(ctx context.Context, _ func(string)) error {
@@ -180,15 +206,25 @@ func stopPart(ctx context.Context, stop func(context.Context) error) error {
 	}
 }
 
-func (s *Service) serve(listener net.Listener) {
-	server := &http.Server{
-		Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 60 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	s.onStop(server.Shutdown)
-	go func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			s.failed <- fmt.Errorf("HTTP: %w", err)
+// serve serves HTTP on the listeners: that of HTTP_ADDR, and that of OPS_ADDR if it is set.
+func (s *Service) serve(listeners []net.Listener) func(context.Context, func(string)) error {
+	return func(context.Context, func(string)) error {
+		public, ops, err := s.handlers()
+		if err != nil {
+			return err
 		}
-	}()
+		for i, handler := range []http.Handler{public, ops}[:len(listeners)] {
+			server := &http.Server{
+				Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 60 * time.Second,
+				IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+			}
+			s.onStop(server.Shutdown)
+			go func() {
+				if err := server.Serve(listeners[i]); !errors.Is(err, http.ErrServerClosed) {
+					s.failed <- fmt.Errorf("HTTP: %w", err)
+				}
+			}()
+		}
+		return nil
+	}
 }

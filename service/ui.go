@@ -8,11 +8,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/go-chi/chi/v5"
-
 	"github.com/millrace/millrace/adapters/postgres/deadletter"
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
 	"github.com/millrace/millrace/domain/aggregate"
+	"github.com/millrace/millrace/ports/httpapi"
 	"github.com/millrace/millrace/ports/messages"
 	"github.com/millrace/millrace/ports/ui"
 	"github.com/millrace/millrace/sagas/fulfilment"
@@ -20,12 +19,12 @@ import (
 )
 
 // mountPages serves /ui/.
-func (s *Service) mountPages(r chi.Router) {
+func (s *Service) mountPages() []httpapi.Mount {
 	letters := deadletter.New(s.db)
 	server := &ui.Server{
 		Commands: s.core.commands, Queries: s.core.queries, Letters: letters, Log: s.log, Cancel: s.cancelOrder, Operate: s.operate,
 		SagaOf: func(orderID string) string { return saga.ID(fulfilment.Name, orderID) }, Saga: s.definition, Subject: subject, Watch: s.watch.Streams,
-		Wake: func() { s.core.wake(); s.core.keyQueue.Wake() }, Breakers: s.breakerList, Outbox: s.backlog, Ready: s.ready, Stopping: s.stopping, Known: s.known(),
+		Wake: func() { s.core.wake(); s.core.keyQueue.Wake() }, Breakers: s.breakerList, Outbox: s.backlog, Ready: s.ready, Stopping: s.stopping, Streams: s.streams, Known: s.known(),
 		Totals: func() ui.Totals { return ui.Totals(s.telemetry.Totals()) },
 		Counts: func(ctx context.Context) (c ui.Counts, err error) {
 			if c.Own, err = s.counts(ctx); err != nil {
@@ -44,9 +43,10 @@ func (s *Service) mountPages(r chi.Router) {
 	if s.sandbox != nil {
 		server.Sandbox = knobs(s.sandbox)
 	}
-	r.Handle("/ui/*", server.Handler())
-	r.Get("/ui", http.RedirectHandler("/ui/", http.StatusSeeOther).ServeHTTP)
-	r.Get("/", http.RedirectHandler("/ui/", http.StatusSeeOther).ServeHTTP)
+	home := http.RedirectHandler("/ui/", http.StatusSeeOther)
+	return []httpapi.Mount{
+		{Pattern: "/ui/*", Handler: server.Handler(), Operators: true}, {Pattern: "/ui", Handler: home, Operators: true}, {Pattern: "/", Handler: home, Operators: true},
+	}
 }
 
 // definition finds one version of a saga; nil if it is not listed.

@@ -227,7 +227,11 @@ func TestSmallestPoolIsNotUsedUpByUnitsThatWaitForLocks(t *testing.T) {
 						return err
 					}
 				}
-				_, err := keys.Claim(ctx, "customer", fmt.Sprint("waits-", n), []byte("hash"), "answer")
+				key := app.IdempotencyKey{Owner: "customer", Scope: "POST /", Key: fmt.Sprint("waits-", n)}
+				if _, err := keys.Find(ctx, key, []byte("hash")); err != nil {
+					return err
+				}
+				err := keys.Keep(ctx, key, []byte("hash"), app.KeptAnswer{Status: 202, Body: []byte("null")})
 				return errors.Join(err, items.Write(ctx, item{key: "locked", n: 1}))
 			})
 			if err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 
 	"github.com/jackc/pgx/v5"
@@ -17,15 +16,13 @@ import (
 // Idempotency keeps the answers to requests that bore a key, in the unit of work that carries the request out.
 type Idempotency struct {
 	db      *sqlx.DB
-	lookups txn.Gather[idempotencyKey, *idempotencyRow]
+	lookups txn.Gather[app.IdempotencyKey, *idempotencyRow]
 }
 
-type idempotencyKey struct{ owner, key string }
-
 type idempotencyRow struct {
-	idempotencyKey
+	app.IdempotencyKey
 	request []byte
-	answer  json.RawMessage
+	answer  app.KeptAnswer
 }
 
 // NewIdempotency makes it.
@@ -36,77 +33,80 @@ func NewIdempotency(db *sqlx.DB) *Idempotency {
 }
 
 var keepAnswers = &txn.Statement[idempotencyRow]{
-	Doing: "claim idempotency keys", Rank: 1, Locks: func(r idempotencyRow) string { return r.owner + "/" + r.key },
+	Doing: "claim idempotency keys", Rank: 1, Locks: func(r idempotencyRow) string { return r.Owner + "/" + r.Scope + "/" + r.Key },
 	Query: func(rows []idempotencyRow) (string, []any, error) {
 		n := len(rows)
-		owners, keys, requests, answers := make([]string, n), make([]string, n), make([][]byte, n), make([]string, n)
+		owners, scopes, keys, requests := make([]string, n), make([]string, n), make([]string, n), make([][]byte, n)
+		statuses, locations, answers := make([]int32, n), make([]string, n), make([]string, n)
 		for i, r := range rows {
-			owners[i], keys[i], requests[i], answers[i] = r.owner, r.key, r.request, string(r.answer)
+			owners[i], scopes[i], keys[i], requests[i] = r.Owner, r.Scope, r.Key, r.request
+			statuses[i], locations[i], answers[i] = int32(r.answer.Status), r.answer.Location, string(r.answer.Body) //nolint:gosec // a status of HTTP
 		}
-		return `INSERT INTO idempotency_keys (owner, key, request, answer)
-			SELECT owner, key, request, answer::json FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[]) AS k(owner, key, request, answer)`,
-			[]any{owners, keys, requests, answers}, nil
+		return `INSERT INTO idempotency_keys (owner, scope, key, request, status, location, answer)
+			SELECT owner, scope, key, request, status, location, answer::json
+			FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::int[], $6::text[], $7::text[]) AS k(owner, scope, key, request, status, location, answer)`,
+			[]any{owners, scopes, keys, requests, statuses, locations, answers}, nil
 	},
 }
 
-// Claim takes a key for a request (its hash) and notes the answer that it will get. If the key was taken before, the answer of that
-// time is returned; if it is taken at this moment, the unit of work fails with app.ErrConflict, and its next attempt finds the answer.
-// The error is app.ErrKeyReused if that request was another one.
-func (i *Idempotency) Claim(ctx context.Context, owner, key string, request []byte, answer any) (earlier json.RawMessage, err error) {
+// Find returns the answer that a request (its hash) with this key got earlier, nil if there was none. The error is app.ErrKeyReused if the
+// key was used for another request.
+func (i *Idempotency) Find(ctx context.Context, key app.IdempotencyKey, request []byte) (*app.KeptAnswer, error) {
 	if txn.Of(ctx) == nil {
-		return nil, errors.New("claim an idempotency key: called outside a unit of work")
+		return nil, errors.New("find an idempotency key: called outside a unit of work")
 	}
-	if err := cmp.Or(app.CheckText("Idempotency-Key", key, app.MaxKey), app.CheckText("owner of the Idempotency-Key", owner, app.MaxKey)); err != nil {
+	if err := cmp.Or(app.CheckText("Idempotency-Key", key.Key, app.MaxKey), app.CheckText("owner of the Idempotency-Key", key.Owner, app.MaxKey), app.CheckText("path", key.Scope, 2*app.MaxKey)); err != nil {
 		return nil, err
 	}
-	note, err := json.Marshal(answer)
-	if err != nil {
-		return nil, err
-	}
-	known, err := i.find(ctx, idempotencyKey{owner, key})
+	known, err := i.find(ctx, key)
 	switch {
-	case err != nil:
+	case err != nil || known == nil:
 		return nil, err
-	case known == nil:
-		return nil, keepAnswers.Write(ctx, idempotencyRow{idempotencyKey{owner, key}, request, note})
-	case !bytes.Equal(known.request, request):
+	case len(known.request) == len(request) && !bytes.Equal(known.request, request): // versions before 00010 kept hashes of another length
 		return nil, app.ErrKeyReused
 	}
-	return known.answer, nil
+	return &known.answer, nil
+}
+
+// Keep has the answer kept when the unit of work of ctx commits, together with the effects of the request. If another unit of work has used
+// the key meanwhile, this one fails with app.ErrConflict, and its next attempt finds that answer.
+func (i *Idempotency) Keep(ctx context.Context, key app.IdempotencyKey, request []byte, answer app.KeptAnswer) error {
+	return keepAnswers.Write(ctx, idempotencyRow{key, request, answer})
 }
 
 // find reads what is stored under a key. A unit with a transaction of its own reads in it: it holds a connection, and must not wait for
 // another one.
-func (i *Idempotency) find(ctx context.Context, k idempotencyKey) (*idempotencyRow, error) {
+func (i *Idempotency) find(ctx context.Context, k app.IdempotencyKey) (*idempotencyRow, error) {
 	u := txn.Of(ctx)
 	if !u.Own() {
 		return i.lookups.Call(ctx, k)
 	}
-	found, err := i.read(ctx, u, []idempotencyKey{k})
+	found, err := i.read(ctx, u, []app.IdempotencyKey{k})
 	if err != nil {
 		return nil, err
 	}
 	return found[0], nil
 }
 
-func (i *Idempotency) lookUp(asked []idempotencyKey) ([]*idempotencyRow, error) {
+func (i *Idempotency) lookUp(asked []app.IdempotencyKey) ([]*idempotencyRow, error) {
 	return i.read(context.Background(), nil, asked)
 }
 
-func (i *Idempotency) read(ctx context.Context, u *txn.Unit, asked []idempotencyKey) ([]*idempotencyRow, error) {
+func (i *Idempotency) read(ctx context.Context, u *txn.Unit, asked []app.IdempotencyKey) ([]*idempotencyRow, error) {
 	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
-	owners, keys, out := make([]string, len(asked)), make([]string, len(asked)), make([]*idempotencyRow, len(asked))
+	owners, scopes, keys := make([]string, len(asked)), make([]string, len(asked)), make([]string, len(asked))
 	for n, k := range asked {
-		owners[n], keys[n] = k.owner, k.key
+		owners[n], scopes[n], keys[n] = k.Owner, k.Scope, k.Key
 	}
+	out := make([]*idempotencyRow, len(asked))
 	b := &pgx.Batch{}
-	b.Queue(`SELECT w.n::int, k.request, k.answer FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(owner, key, n)
-		CROSS JOIN LATERAL (SELECT * FROM idempotency_keys WHERE owner = w.owner AND key = w.key OFFSET 0) k`, owners, keys).Query(func(rows pgx.Rows) error {
+	b.Queue(`SELECT w.n::int, k.request, k.status, k.location, k.answer FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS w(owner, scope, key, n)
+		CROSS JOIN LATERAL (SELECT * FROM idempotency_keys WHERE owner = w.owner AND scope = w.scope AND key = w.key OFFSET 0) k`, owners, scopes, keys).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			var n int
 			r := &idempotencyRow{}
-			if err := rows.Scan(&n, &r.request, &r.answer); err != nil {
+			if err := rows.Scan(&n, &r.request, &r.answer.Status, &r.answer.Location, &r.answer.Body); err != nil {
 				return err
 			}
 			out[n-1] = r

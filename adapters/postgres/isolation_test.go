@@ -39,7 +39,7 @@ func TestGatheredLookUpsIsolateABadElement(t *testing.T) {
 			keys := postgres.NewIdempotency(w.db)
 			return func(ctx context.Context, text string) error {
 				return w.uow.Within(ctx, func(ctx context.Context) error {
-					_, err := keys.Claim(ctx, "customer", text, []byte("hash"), "answer")
+					_, err := keys.Find(ctx, app.IdempotencyKey{Owner: "customer", Scope: "POST /", Key: text}, []byte("hash"))
 					return err
 				})
 			}

@@ -417,22 +417,38 @@ func TestTheDatabasesTimeCounts(t *testing.T) {
 func TestIdempotencyKeyIsTakenOnce(t *testing.T) {
 	w := newWorld(t)
 	keys := postgres.NewIdempotency(w.db)
-	claim := func(request string) (earlier []byte, err error) {
+	key := app.IdempotencyKey{Owner: "guest", Scope: "POST /v1/things", Key: "k"}
+	once := func(key app.IdempotencyKey, request string) (earlier *app.KeptAnswer, err error) {
 		err = w.uow.Within(t.Context(), func(ctx context.Context) error {
-			raw, err := keys.Claim(ctx, "guest", "k", []byte(request), map[string]int{"n": 1})
-			earlier = raw
-			return err
+			if earlier, err = keys.Find(ctx, key, []byte(request)); err != nil || earlier != nil {
+				return err
+			}
+			return keys.Keep(ctx, key, []byte(request), app.KeptAnswer{Status: 202, Location: "/there", Body: []byte(`{"n":1}`)})
 		})
 		return earlier, err
 	}
-	earlier, err := claim("a")
+	earlier, err := once(key, "a")
 	require.NoError(t, err)
 	require.Nil(t, earlier)
-	earlier, err = claim("a")
+	earlier, err = once(key, "a")
 	require.NoError(t, err)
-	require.JSONEq(t, `{"n":1}`, string(earlier))
-	_, err = claim("b")
+	require.Equal(t, &app.KeptAnswer{Status: 202, Location: "/there", Body: []byte(`{"n":1}`)}, earlier)
+	_, err = once(key, "b")
 	require.ErrorIs(t, err, app.ErrKeyReused)
-	_, err = keys.Claim(t.Context(), "guest", "k", nil, nil)
+	for _, other := range []app.IdempotencyKey{{Owner: "else", Scope: key.Scope, Key: "k"}, {Owner: "guest", Scope: "POST /v1/others", Key: "k"}} {
+		earlier, err = once(other, "b")
+		require.NoError(t, err)
+		require.Nil(t, earlier, "of another owner or scope it is another key")
+	}
+	_, err = keys.Find(t.Context(), key, nil)
 	require.ErrorContains(t, err, "outside a unit of work")
+
+	t.Run("kept by a version before migration 00010", func(t *testing.T) {
+		_, err := w.db.ExecContext(t.Context(), `INSERT INTO idempotency_keys (owner, key, request, answer) VALUES ('guest', 'old', sha256('x'), '{"order_id":"1"}')`)
+		require.NoError(t, err)
+		earlier, err := once(app.IdempotencyKey{Owner: "guest", Scope: "POST /v1/orders", Key: "old"}, strings.Repeat("y", 33))
+		require.NoError(t, err)
+		require.Equal(t, 202, earlier.Status)
+		require.JSONEq(t, `{"order_id":"1"}`, string(earlier.Body))
+	})
 }

@@ -28,6 +28,7 @@ type Telemetry struct {
 	log      *slog.Logger
 	handled  *prometheus.HistogramVec
 	http     *prometheus.HistogramVec
+	panics   prometheus.Counter
 	failures *prometheus.CounterVec
 	changes  *prometheus.CounterVec
 	sagas    *prometheus.HistogramVec
@@ -65,6 +66,7 @@ func New(log *slog.Logger) *Telemetry {
 		relayed: prometheus.NewCounter(prometheus.CounterOpts{Name: "millrace_outbox_relayed_total", Help: "Messages that the broker has acknowledged."}),
 		handled: histogram("millrace_handled_seconds", "Time of one attempt to handle a command, event or query, by what it is and how it went.", quick, "kind", "name", "result"),
 		http:    histogram("millrace_http_seconds", "Time of requests, by route and status.", quick, "method", "route", "status"),
+		panics:  prometheus.NewCounter(prometheus.CounterOpts{Name: "millrace_http_panics_total", Help: "Requests whose handler panicked; the log has the stack."}),
 		failures: counter("millrace_messages_failed_total",
 			"Attempts that failed, by consumer and what became of the message: retried, delayed, dead; and messages waiting behind such a one.", "consumer", "then"),
 		changes: counter("millrace_breaker_changes_total", "Transitions of circuit breakers, by destination and new state.", "destination", "to"),
@@ -72,7 +74,7 @@ func New(log *slog.Logger) *Telemetry {
 			[]float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200}, "definition", "status"),
 		inHand: &inHand{since: map[string]map[time.Time]int{}},
 	}
-	t.Registry.MustRegister(t.relayed, t.handled, t.http, t.failures, t.changes, t.sagas, t.inHand, collectors.NewGoCollector(),
+	t.Registry.MustRegister(t.relayed, t.handled, t.http, t.panics, t.failures, t.changes, t.sagas, t.inHand, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return t
 }
@@ -177,6 +179,9 @@ func (t *Telemetry) SagaEnded(definition, status string, took time.Duration) {
 func (t *Telemetry) Request(method, route string, status int, took time.Duration) {
 	t.http.WithLabelValues(method, route, strconv.Itoa(status)).Observe(took.Seconds())
 }
+
+// Panicked counts a request whose handler panicked.
+func (t *Telemetry) Panicked() { t.panics.Inc() }
 
 // Failed counts an attempt that failed.
 func (t *Telemetry) Failed(consumer, then string) {

@@ -212,6 +212,9 @@ type Knobs struct {
 
 	// RefusalRate Part of the requests that are refused
 	RefusalRate *float32 `json:"refusal_rate,omitempty"`
+
+	// Twice Every call is carried out twice
+	Twice *bool `json:"twice,omitempty"`
 }
 
 // Line defines model for Line.
@@ -271,8 +274,14 @@ type Outbox struct {
 	// Parked Messages behind a dead letter of their key
 	Parked int `json:"parked"`
 
-	// Pending Messages that are due
+	// Pending Messages that are due; of each kind 10000 at most are counted
 	Pending int `json:"pending"`
+
+	// Suspended Messages of topics that cannot be sent to
+	Suspended int `json:"suspended"`
+
+	// SuspendedTopics Topics that cannot be sent to. They are tried again, and other topics go on.
+	SuspendedTopics []SuspendedTopic `json:"suspended_topics"`
 }
 
 // Problem defines model for Problem.
@@ -351,11 +360,23 @@ type Stock struct {
 	Sku       string `json:"sku"`
 }
 
+// SuspendedTopic defines model for SuspendedTopic.
+type SuspendedTopic struct {
+	Attempts int       `json:"attempts"`
+	NextTry  time.Time `json:"next_try"`
+	Reason   string    `json:"reason"`
+	Since    time.Time `json:"since"`
+	Topic    string    `json:"topic"`
+}
+
 // Cursor defines model for cursor.
 type Cursor = string
 
 // Id defines model for id.
 type Id = string
+
+// IdempotencyKey defines model for idempotencyKey.
+type IdempotencyKey = string
 
 // Limit defines model for limit.
 type Limit = int
@@ -377,6 +398,12 @@ type DropDeadLetterParams struct {
 	Reason *string `form:"reason,omitempty" json:"reason,omitempty"`
 }
 
+// RedriveDeadLetterParams defines parameters for RedriveDeadLetter.
+type RedriveDeadLetterParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListOrdersParams defines parameters for ListOrders.
 type ListOrdersParams struct {
 	// Status pending, confirmed or cancelled
@@ -389,11 +416,17 @@ type ListOrdersParams struct {
 
 // PlaceOrderParams defines parameters for PlaceOrder.
 type PlaceOrderParams struct {
-	// IdempotencyKey The same key with the same body gives the same answer, once.
-	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 
 	// Prefer `wait=N` waits up to N seconds, 30 at most, for the order to be decided.
 	Prefer *string `json:"Prefer,omitempty"`
+}
+
+// CancelOrderParams defines parameters for CancelOrder.
+type CancelOrderParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ListSagasParams defines parameters for ListSagas.
@@ -404,6 +437,30 @@ type ListSagasParams struct {
 
 	// Cursor The next_cursor of the page before
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ResolveSagaParams defines parameters for ResolveSaga.
+type ResolveSagaParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RetrySagaParams defines parameters for RetrySaga.
+type RetrySagaParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// SkipSagaStepParams defines parameters for SkipSagaStep.
+type SkipSagaStepParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ReceiveStockParams defines parameters for ReceiveStock.
+type ReceiveStockParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // PlaceOrderJSONRequestBody defines body for PlaceOrder for application/json ContentType.
@@ -619,7 +676,7 @@ type ClientInterface interface {
 	// RedriveDeadLetter Put a message on its way again
 	//
 	// Corresponds with POST /v1/dead-letters/{id}/redrive (the `RedriveDeadLetter` operationId).
-	RedriveDeadLetter(ctx context.Context, id Id, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RedriveDeadLetter(ctx context.Context, id Id, params *RedriveDeadLetterParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListOrders List orders, newest first
 	//
@@ -648,7 +705,7 @@ type ClientInterface interface {
 	// CancelOrder Cancel an order before its saga's pivot
 	//
 	// Corresponds with POST /v1/orders/{id}/cancel (the `CancelOrder` operationId).
-	CancelOrder(ctx context.Context, id Id, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CancelOrder(ctx context.Context, id Id, params *CancelOrderParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetOrderHistory The events of an order, oldest first
 	//
@@ -682,33 +739,33 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/sagas/{id}/resolve (the `ResolveSaga` operationId).
-	ResolveSagaWithBody(ctx context.Context, id Id, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ResolveSagaWithBody(ctx context.Context, id Id, params *ResolveSagaParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ResolveSaga Vouch for all that is left of a stuck saga; only its subject is told
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/sagas/{id}/resolve (the `ResolveSaga` operationId).
-	ResolveSaga(ctx context.Context, id Id, body ResolveSagaJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ResolveSaga(ctx context.Context, id Id, params *ResolveSagaParams, body ResolveSagaJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RetrySaga Have the step at which a saga is stuck asked again
 	//
 	// Corresponds with POST /v1/sagas/{id}/retry (the `RetrySaga` operationId).
-	RetrySaga(ctx context.Context, id Id, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RetrySaga(ctx context.Context, id Id, params *RetrySagaParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// SkipSagaStepWithBody Vouch for the step at which a saga is stuck, and have it go on
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/sagas/{id}/skip (the `SkipSagaStep` operationId).
-	SkipSagaStepWithBody(ctx context.Context, id Id, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	SkipSagaStepWithBody(ctx context.Context, id Id, params *SkipSagaStepParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// SkipSagaStep Vouch for the step at which a saga is stuck, and have it go on
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/sagas/{id}/skip (the `SkipSagaStep` operationId).
-	SkipSagaStep(ctx context.Context, id Id, body SkipSagaStepJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	SkipSagaStep(ctx context.Context, id Id, params *SkipSagaStepParams, body SkipSagaStepJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetSandbox The knobs and the ledger of a stand-in, while the sandbox runs here
 	//
@@ -739,14 +796,14 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/stock/{sku}/receipts (the `ReceiveStock` operationId).
-	ReceiveStockWithBody(ctx context.Context, sku Sku, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ReceiveStockWithBody(ctx context.Context, sku Sku, params *ReceiveStockParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ReceiveStock Take goods in
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/stock/{sku}/receipts (the `ReceiveStock` operationId).
-	ReceiveStock(ctx context.Context, sku Sku, body ReceiveStockJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ReceiveStock(ctx context.Context, sku Sku, params *ReceiveStockParams, body ReceiveStockJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // GetHealth Whether the process is alive
@@ -872,8 +929,8 @@ func (c *Client) GetDeadLetter(ctx context.Context, id Id, reqEditors ...Request
 // RedriveDeadLetter Put a message on its way again
 //
 // Corresponds with POST /v1/dead-letters/{id}/redrive (the `RedriveDeadLetter` operationId).
-func (c *Client) RedriveDeadLetter(ctx context.Context, id Id, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRedriveDeadLetterRequest(c.Server, id)
+func (c *Client) RedriveDeadLetter(ctx context.Context, id Id, params *RedriveDeadLetterParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRedriveDeadLetterRequest(c.Server, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -951,8 +1008,8 @@ func (c *Client) GetOrder(ctx context.Context, id Id, reqEditors ...RequestEdito
 // CancelOrder Cancel an order before its saga's pivot
 //
 // Corresponds with POST /v1/orders/{id}/cancel (the `CancelOrder` operationId).
-func (c *Client) CancelOrder(ctx context.Context, id Id, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCancelOrderRequest(c.Server, id)
+func (c *Client) CancelOrder(ctx context.Context, id Id, params *CancelOrderParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelOrderRequest(c.Server, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1045,8 +1102,8 @@ func (c *Client) GetSaga(ctx context.Context, id Id, reqEditors ...RequestEditor
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/sagas/{id}/resolve (the `ResolveSaga` operationId).
-func (c *Client) ResolveSagaWithBody(ctx context.Context, id Id, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewResolveSagaRequestWithBody(c.Server, id, contentType, body)
+func (c *Client) ResolveSagaWithBody(ctx context.Context, id Id, params *ResolveSagaParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResolveSagaRequestWithBody(c.Server, id, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1062,8 +1119,8 @@ func (c *Client) ResolveSagaWithBody(ctx context.Context, id Id, contentType str
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/sagas/{id}/resolve (the `ResolveSaga` operationId).
-func (c *Client) ResolveSaga(ctx context.Context, id Id, body ResolveSagaJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewResolveSagaRequest(c.Server, id, body)
+func (c *Client) ResolveSaga(ctx context.Context, id Id, params *ResolveSagaParams, body ResolveSagaJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResolveSagaRequest(c.Server, id, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1077,8 +1134,8 @@ func (c *Client) ResolveSaga(ctx context.Context, id Id, body ResolveSagaJSONReq
 // RetrySaga Have the step at which a saga is stuck asked again
 //
 // Corresponds with POST /v1/sagas/{id}/retry (the `RetrySaga` operationId).
-func (c *Client) RetrySaga(ctx context.Context, id Id, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRetrySagaRequest(c.Server, id)
+func (c *Client) RetrySaga(ctx context.Context, id Id, params *RetrySagaParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRetrySagaRequest(c.Server, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1094,8 +1151,8 @@ func (c *Client) RetrySaga(ctx context.Context, id Id, reqEditors ...RequestEdit
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/sagas/{id}/skip (the `SkipSagaStep` operationId).
-func (c *Client) SkipSagaStepWithBody(ctx context.Context, id Id, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewSkipSagaStepRequestWithBody(c.Server, id, contentType, body)
+func (c *Client) SkipSagaStepWithBody(ctx context.Context, id Id, params *SkipSagaStepParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSkipSagaStepRequestWithBody(c.Server, id, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1111,8 +1168,8 @@ func (c *Client) SkipSagaStepWithBody(ctx context.Context, id Id, contentType st
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/sagas/{id}/skip (the `SkipSagaStep` operationId).
-func (c *Client) SkipSagaStep(ctx context.Context, id Id, body SkipSagaStepJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewSkipSagaStepRequest(c.Server, id, body)
+func (c *Client) SkipSagaStep(ctx context.Context, id Id, params *SkipSagaStepParams, body SkipSagaStepJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSkipSagaStepRequest(c.Server, id, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1192,8 +1249,8 @@ func (c *Client) GetStock(ctx context.Context, sku Sku, reqEditors ...RequestEdi
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/stock/{sku}/receipts (the `ReceiveStock` operationId).
-func (c *Client) ReceiveStockWithBody(ctx context.Context, sku Sku, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewReceiveStockRequestWithBody(c.Server, sku, contentType, body)
+func (c *Client) ReceiveStockWithBody(ctx context.Context, sku Sku, params *ReceiveStockParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReceiveStockRequestWithBody(c.Server, sku, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1209,8 +1266,8 @@ func (c *Client) ReceiveStockWithBody(ctx context.Context, sku Sku, contentType 
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/stock/{sku}/receipts (the `ReceiveStock` operationId).
-func (c *Client) ReceiveStock(ctx context.Context, sku Sku, body ReceiveStockJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewReceiveStockRequest(c.Server, sku, body)
+func (c *Client) ReceiveStock(ctx context.Context, sku Sku, params *ReceiveStockParams, body ReceiveStockJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReceiveStockRequest(c.Server, sku, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1518,7 +1575,7 @@ func NewGetDeadLetterRequest(server string, id Id) (*http.Request, error) {
 }
 
 // NewRedriveDeadLetterRequest constructs an http.Request for the RedriveDeadLetter method
-func NewRedriveDeadLetterRequest(server string, id Id) (*http.Request, error) {
+func NewRedriveDeadLetterRequest(server string, id Id, params *RedriveDeadLetterParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1546,6 +1603,21 @@ func NewRedriveDeadLetterRequest(server string, id Id) (*http.Request, error) {
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -1730,7 +1802,7 @@ func NewGetOrderRequest(server string, id Id) (*http.Request, error) {
 }
 
 // NewCancelOrderRequest constructs an http.Request for the CancelOrder method
-func NewCancelOrderRequest(server string, id Id) (*http.Request, error) {
+func NewCancelOrderRequest(server string, id Id, params *CancelOrderParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1758,6 +1830,21 @@ func NewCancelOrderRequest(server string, id Id) (*http.Request, error) {
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -1971,18 +2058,18 @@ func NewGetSagaRequest(server string, id Id) (*http.Request, error) {
 }
 
 // NewResolveSagaRequest calls the generic ResolveSaga builder with application/json body
-func NewResolveSagaRequest(server string, id Id, body ResolveSagaJSONRequestBody) (*http.Request, error) {
+func NewResolveSagaRequest(server string, id Id, params *ResolveSagaParams, body ResolveSagaJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewResolveSagaRequestWithBody(server, id, "application/json", bodyReader)
+	return NewResolveSagaRequestWithBody(server, id, params, "application/json", bodyReader)
 }
 
 // NewResolveSagaRequestWithBody constructs an http.Request for the ResolveSaga method, with any body, and a specified content type
-func NewResolveSagaRequestWithBody(server string, id Id, contentType string, body io.Reader) (*http.Request, error) {
+func NewResolveSagaRequestWithBody(server string, id Id, params *ResolveSagaParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -2014,11 +2101,26 @@ func NewResolveSagaRequestWithBody(server string, id Id, contentType string, bod
 
 	req.Header.Add("Content-Type", contentType)
 
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
 	return req, nil
 }
 
 // NewRetrySagaRequest constructs an http.Request for the RetrySaga method
-func NewRetrySagaRequest(server string, id Id) (*http.Request, error) {
+func NewRetrySagaRequest(server string, id Id, params *RetrySagaParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -2048,22 +2150,37 @@ func NewRetrySagaRequest(server string, id Id) (*http.Request, error) {
 		return nil, err
 	}
 
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
 	return req, nil
 }
 
 // NewSkipSagaStepRequest calls the generic SkipSagaStep builder with application/json body
-func NewSkipSagaStepRequest(server string, id Id, body SkipSagaStepJSONRequestBody) (*http.Request, error) {
+func NewSkipSagaStepRequest(server string, id Id, params *SkipSagaStepParams, body SkipSagaStepJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewSkipSagaStepRequestWithBody(server, id, "application/json", bodyReader)
+	return NewSkipSagaStepRequestWithBody(server, id, params, "application/json", bodyReader)
 }
 
 // NewSkipSagaStepRequestWithBody constructs an http.Request for the SkipSagaStep method, with any body, and a specified content type
-func NewSkipSagaStepRequestWithBody(server string, id Id, contentType string, body io.Reader) (*http.Request, error) {
+func NewSkipSagaStepRequestWithBody(server string, id Id, params *SkipSagaStepParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -2094,6 +2211,21 @@ func NewSkipSagaStepRequestWithBody(server string, id Id, contentType string, bo
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }
@@ -2214,18 +2346,18 @@ func NewGetStockRequest(server string, sku Sku) (*http.Request, error) {
 }
 
 // NewReceiveStockRequest calls the generic ReceiveStock builder with application/json body
-func NewReceiveStockRequest(server string, sku Sku, body ReceiveStockJSONRequestBody) (*http.Request, error) {
+func NewReceiveStockRequest(server string, sku Sku, params *ReceiveStockParams, body ReceiveStockJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewReceiveStockRequestWithBody(server, sku, "application/json", bodyReader)
+	return NewReceiveStockRequestWithBody(server, sku, params, "application/json", bodyReader)
 }
 
 // NewReceiveStockRequestWithBody constructs an http.Request for the ReceiveStock method, with any body, and a specified content type
-func NewReceiveStockRequestWithBody(server string, sku Sku, contentType string, body io.Reader) (*http.Request, error) {
+func NewReceiveStockRequestWithBody(server string, sku Sku, params *ReceiveStockParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -2256,6 +2388,21 @@ func NewReceiveStockRequestWithBody(server string, sku Sku, contentType string, 
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }
@@ -2365,7 +2512,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/dead-letters/{id}/redrive (the `RedriveDeadLetter` operationId).
-	RedriveDeadLetterWithResponse(ctx context.Context, id Id, reqEditors ...RequestEditorFn) (*RedriveDeadLetterResponse, error)
+	RedriveDeadLetterWithResponse(ctx context.Context, id Id, params *RedriveDeadLetterParams, reqEditors ...RequestEditorFn) (*RedriveDeadLetterResponse, error)
 
 	// ListOrdersWithResponse List orders, newest first
 	//
@@ -2400,7 +2547,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/orders/{id}/cancel (the `CancelOrder` operationId).
-	CancelOrderWithResponse(ctx context.Context, id Id, reqEditors ...RequestEditorFn) (*CancelOrderResponse, error)
+	CancelOrderWithResponse(ctx context.Context, id Id, params *CancelOrderParams, reqEditors ...RequestEditorFn) (*CancelOrderResponse, error)
 
 	// GetOrderHistoryWithResponse The events of an order, oldest first
 	//
@@ -2444,35 +2591,35 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/sagas/{id}/resolve (the `ResolveSaga` operationId).
-	ResolveSagaWithBodyWithResponse(ctx context.Context, id Id, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResolveSagaResponse, error)
+	ResolveSagaWithBodyWithResponse(ctx context.Context, id Id, params *ResolveSagaParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResolveSagaResponse, error)
 
 	// ResolveSagaWithResponse Vouch for all that is left of a stuck saga; only its subject is told
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/sagas/{id}/resolve (the `ResolveSaga` operationId).
-	ResolveSagaWithResponse(ctx context.Context, id Id, body ResolveSagaJSONRequestBody, reqEditors ...RequestEditorFn) (*ResolveSagaResponse, error)
+	ResolveSagaWithResponse(ctx context.Context, id Id, params *ResolveSagaParams, body ResolveSagaJSONRequestBody, reqEditors ...RequestEditorFn) (*ResolveSagaResponse, error)
 
 	// RetrySagaWithResponse Have the step at which a saga is stuck asked again
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/sagas/{id}/retry (the `RetrySaga` operationId).
-	RetrySagaWithResponse(ctx context.Context, id Id, reqEditors ...RequestEditorFn) (*RetrySagaResponse, error)
+	RetrySagaWithResponse(ctx context.Context, id Id, params *RetrySagaParams, reqEditors ...RequestEditorFn) (*RetrySagaResponse, error)
 
 	// SkipSagaStepWithBodyWithResponse Vouch for the step at which a saga is stuck, and have it go on
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/sagas/{id}/skip (the `SkipSagaStep` operationId).
-	SkipSagaStepWithBodyWithResponse(ctx context.Context, id Id, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SkipSagaStepResponse, error)
+	SkipSagaStepWithBodyWithResponse(ctx context.Context, id Id, params *SkipSagaStepParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SkipSagaStepResponse, error)
 
 	// SkipSagaStepWithResponse Vouch for the step at which a saga is stuck, and have it go on
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/sagas/{id}/skip (the `SkipSagaStep` operationId).
-	SkipSagaStepWithResponse(ctx context.Context, id Id, body SkipSagaStepJSONRequestBody, reqEditors ...RequestEditorFn) (*SkipSagaStepResponse, error)
+	SkipSagaStepWithResponse(ctx context.Context, id Id, params *SkipSagaStepParams, body SkipSagaStepJSONRequestBody, reqEditors ...RequestEditorFn) (*SkipSagaStepResponse, error)
 
 	// GetSandboxWithResponse The knobs and the ledger of a stand-in, while the sandbox runs here
 	//
@@ -2507,14 +2654,14 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/stock/{sku}/receipts (the `ReceiveStock` operationId).
-	ReceiveStockWithBodyWithResponse(ctx context.Context, sku Sku, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReceiveStockResponse, error)
+	ReceiveStockWithBodyWithResponse(ctx context.Context, sku Sku, params *ReceiveStockParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReceiveStockResponse, error)
 
 	// ReceiveStockWithResponse Take goods in
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/stock/{sku}/receipts (the `ReceiveStock` operationId).
-	ReceiveStockWithResponse(ctx context.Context, sku Sku, body ReceiveStockJSONRequestBody, reqEditors ...RequestEditorFn) (*ReceiveStockResponse, error)
+	ReceiveStockWithResponse(ctx context.Context, sku Sku, params *ReceiveStockParams, body ReceiveStockJSONRequestBody, reqEditors ...RequestEditorFn) (*ReceiveStockResponse, error)
 }
 
 type GetHealthResponse struct {
@@ -3785,8 +3932,8 @@ func (c *ClientWithResponses) GetDeadLetterWithResponse(ctx context.Context, id 
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/dead-letters/{id}/redrive (the `RedriveDeadLetter` operationId).
-func (c *ClientWithResponses) RedriveDeadLetterWithResponse(ctx context.Context, id Id, reqEditors ...RequestEditorFn) (*RedriveDeadLetterResponse, error) {
-	rsp, err := c.RedriveDeadLetter(ctx, id, reqEditors...)
+func (c *ClientWithResponses) RedriveDeadLetterWithResponse(ctx context.Context, id Id, params *RedriveDeadLetterParams, reqEditors ...RequestEditorFn) (*RedriveDeadLetterResponse, error) {
+	rsp, err := c.RedriveDeadLetter(ctx, id, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -3850,8 +3997,8 @@ func (c *ClientWithResponses) GetOrderWithResponse(ctx context.Context, id Id, r
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/orders/{id}/cancel (the `CancelOrder` operationId).
-func (c *ClientWithResponses) CancelOrderWithResponse(ctx context.Context, id Id, reqEditors ...RequestEditorFn) (*CancelOrderResponse, error) {
-	rsp, err := c.CancelOrder(ctx, id, reqEditors...)
+func (c *ClientWithResponses) CancelOrderWithResponse(ctx context.Context, id Id, params *CancelOrderParams, reqEditors ...RequestEditorFn) (*CancelOrderResponse, error) {
+	rsp, err := c.CancelOrder(ctx, id, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -3930,8 +4077,8 @@ func (c *ClientWithResponses) GetSagaWithResponse(ctx context.Context, id Id, re
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/sagas/{id}/resolve (the `ResolveSaga` operationId).
-func (c *ClientWithResponses) ResolveSagaWithBodyWithResponse(ctx context.Context, id Id, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResolveSagaResponse, error) {
-	rsp, err := c.ResolveSagaWithBody(ctx, id, contentType, body, reqEditors...)
+func (c *ClientWithResponses) ResolveSagaWithBodyWithResponse(ctx context.Context, id Id, params *ResolveSagaParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResolveSagaResponse, error) {
+	rsp, err := c.ResolveSagaWithBody(ctx, id, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -3943,8 +4090,8 @@ func (c *ClientWithResponses) ResolveSagaWithBodyWithResponse(ctx context.Contex
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/sagas/{id}/resolve (the `ResolveSaga` operationId).
-func (c *ClientWithResponses) ResolveSagaWithResponse(ctx context.Context, id Id, body ResolveSagaJSONRequestBody, reqEditors ...RequestEditorFn) (*ResolveSagaResponse, error) {
-	rsp, err := c.ResolveSaga(ctx, id, body, reqEditors...)
+func (c *ClientWithResponses) ResolveSagaWithResponse(ctx context.Context, id Id, params *ResolveSagaParams, body ResolveSagaJSONRequestBody, reqEditors ...RequestEditorFn) (*ResolveSagaResponse, error) {
+	rsp, err := c.ResolveSaga(ctx, id, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -3956,8 +4103,8 @@ func (c *ClientWithResponses) ResolveSagaWithResponse(ctx context.Context, id Id
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/sagas/{id}/retry (the `RetrySaga` operationId).
-func (c *ClientWithResponses) RetrySagaWithResponse(ctx context.Context, id Id, reqEditors ...RequestEditorFn) (*RetrySagaResponse, error) {
-	rsp, err := c.RetrySaga(ctx, id, reqEditors...)
+func (c *ClientWithResponses) RetrySagaWithResponse(ctx context.Context, id Id, params *RetrySagaParams, reqEditors ...RequestEditorFn) (*RetrySagaResponse, error) {
+	rsp, err := c.RetrySaga(ctx, id, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -3969,8 +4116,8 @@ func (c *ClientWithResponses) RetrySagaWithResponse(ctx context.Context, id Id, 
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/sagas/{id}/skip (the `SkipSagaStep` operationId).
-func (c *ClientWithResponses) SkipSagaStepWithBodyWithResponse(ctx context.Context, id Id, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SkipSagaStepResponse, error) {
-	rsp, err := c.SkipSagaStepWithBody(ctx, id, contentType, body, reqEditors...)
+func (c *ClientWithResponses) SkipSagaStepWithBodyWithResponse(ctx context.Context, id Id, params *SkipSagaStepParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SkipSagaStepResponse, error) {
+	rsp, err := c.SkipSagaStepWithBody(ctx, id, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -3982,8 +4129,8 @@ func (c *ClientWithResponses) SkipSagaStepWithBodyWithResponse(ctx context.Conte
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/sagas/{id}/skip (the `SkipSagaStep` operationId).
-func (c *ClientWithResponses) SkipSagaStepWithResponse(ctx context.Context, id Id, body SkipSagaStepJSONRequestBody, reqEditors ...RequestEditorFn) (*SkipSagaStepResponse, error) {
-	rsp, err := c.SkipSagaStep(ctx, id, body, reqEditors...)
+func (c *ClientWithResponses) SkipSagaStepWithResponse(ctx context.Context, id Id, params *SkipSagaStepParams, body SkipSagaStepJSONRequestBody, reqEditors ...RequestEditorFn) (*SkipSagaStepResponse, error) {
+	rsp, err := c.SkipSagaStep(ctx, id, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -4047,8 +4194,8 @@ func (c *ClientWithResponses) GetStockWithResponse(ctx context.Context, sku Sku,
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/stock/{sku}/receipts (the `ReceiveStock` operationId).
-func (c *ClientWithResponses) ReceiveStockWithBodyWithResponse(ctx context.Context, sku Sku, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReceiveStockResponse, error) {
-	rsp, err := c.ReceiveStockWithBody(ctx, sku, contentType, body, reqEditors...)
+func (c *ClientWithResponses) ReceiveStockWithBodyWithResponse(ctx context.Context, sku Sku, params *ReceiveStockParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReceiveStockResponse, error) {
+	rsp, err := c.ReceiveStockWithBody(ctx, sku, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -4060,8 +4207,8 @@ func (c *ClientWithResponses) ReceiveStockWithBodyWithResponse(ctx context.Conte
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/stock/{sku}/receipts (the `ReceiveStock` operationId).
-func (c *ClientWithResponses) ReceiveStockWithResponse(ctx context.Context, sku Sku, body ReceiveStockJSONRequestBody, reqEditors ...RequestEditorFn) (*ReceiveStockResponse, error) {
-	rsp, err := c.ReceiveStock(ctx, sku, body, reqEditors...)
+func (c *ClientWithResponses) ReceiveStockWithResponse(ctx context.Context, sku Sku, params *ReceiveStockParams, body ReceiveStockJSONRequestBody, reqEditors ...RequestEditorFn) (*ReceiveStockResponse, error) {
+	rsp, err := c.ReceiveStock(ctx, sku, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}

@@ -98,9 +98,12 @@ func (a App) sagas(ctx context.Context, args []string) error {
 }
 
 func (a App) operateSaga(ctx context.Context, base, action, id, reason string) error {
-	body, err := json.Marshal(map[string]string{"reason": reason})
-	if err != nil {
-		return err
+	var body []byte
+	if action != "retry" { // which needs no reason
+		var err error
+		if body, err = json.Marshal(map[string]string{"reason": reason}); err != nil {
+			return err
+		}
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/sagas/"+url.PathEscape(id)+"/"+action, bytes.NewReader(body))
 	if err != nil {

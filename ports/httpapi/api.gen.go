@@ -207,6 +207,9 @@ type Knobs struct {
 
 	// RefusalRate Part of the requests that are refused
 	RefusalRate *float32 `json:"refusal_rate,omitempty"`
+
+	// Twice Every call is carried out twice
+	Twice *bool `json:"twice,omitempty"`
 }
 
 // Line defines model for Line.
@@ -266,7 +269,7 @@ type Outbox struct {
 	// Parked Messages behind a dead letter of their key
 	Parked int `json:"parked"`
 
-	// Pending Messages that are due
+	// Pending Messages that are due; of each kind 10000 at most are counted
 	Pending int `json:"pending"`
 
 	// Suspended Messages of topics that cannot be sent to
@@ -367,6 +370,9 @@ type Cursor = string
 // Id defines model for id.
 type Id = string
 
+// IdempotencyKey defines model for idempotencyKey.
+type IdempotencyKey = string
+
 // Limit defines model for limit.
 type Limit = int
 
@@ -387,6 +393,12 @@ type DropDeadLetterParams struct {
 	Reason *string `form:"reason,omitempty" json:"reason,omitempty"`
 }
 
+// RedriveDeadLetterParams defines parameters for RedriveDeadLetter.
+type RedriveDeadLetterParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListOrdersParams defines parameters for ListOrders.
 type ListOrdersParams struct {
 	// Status pending, confirmed or cancelled
@@ -399,11 +411,17 @@ type ListOrdersParams struct {
 
 // PlaceOrderParams defines parameters for PlaceOrder.
 type PlaceOrderParams struct {
-	// IdempotencyKey The same key with the same body gives the same answer, once.
-	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 
 	// Prefer `wait=N` waits up to N seconds, 30 at most, for the order to be decided.
 	Prefer *string `json:"Prefer,omitempty"`
+}
+
+// CancelOrderParams defines parameters for CancelOrder.
+type CancelOrderParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ListSagasParams defines parameters for ListSagas.
@@ -414,6 +432,30 @@ type ListSagasParams struct {
 
 	// Cursor The next_cursor of the page before
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ResolveSagaParams defines parameters for ResolveSaga.
+type ResolveSagaParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RetrySagaParams defines parameters for RetrySaga.
+type RetrySagaParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// SkipSagaStepParams defines parameters for SkipSagaStep.
+type SkipSagaStepParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ReceiveStockParams defines parameters for ReceiveStock.
+type ReceiveStockParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // PlaceOrderJSONRequestBody defines body for PlaceOrder for application/json ContentType.
@@ -540,7 +582,7 @@ type ServerInterface interface {
 	GetDeadLetter(w http.ResponseWriter, r *http.Request, id Id)
 	// RedriveDeadLetter Put a message on its way again
 	// (POST /v1/dead-letters/{id}/redrive)
-	RedriveDeadLetter(w http.ResponseWriter, r *http.Request, id Id)
+	RedriveDeadLetter(w http.ResponseWriter, r *http.Request, id Id, params RedriveDeadLetterParams)
 	// ListOrders List orders, newest first
 	// (GET /v1/orders)
 	ListOrders(w http.ResponseWriter, r *http.Request, params ListOrdersParams)
@@ -552,7 +594,7 @@ type ServerInterface interface {
 	GetOrder(w http.ResponseWriter, r *http.Request, id Id)
 	// CancelOrder Cancel an order before its saga's pivot
 	// (POST /v1/orders/{id}/cancel)
-	CancelOrder(w http.ResponseWriter, r *http.Request, id Id)
+	CancelOrder(w http.ResponseWriter, r *http.Request, id Id, params CancelOrderParams)
 	// GetOrderHistory The events of an order, oldest first
 	// (GET /v1/orders/{id}/history)
 	GetOrderHistory(w http.ResponseWriter, r *http.Request, id Id)
@@ -570,13 +612,13 @@ type ServerInterface interface {
 	GetSaga(w http.ResponseWriter, r *http.Request, id Id)
 	// ResolveSaga Vouch for all that is left of a stuck saga; only its subject is told
 	// (POST /v1/sagas/{id}/resolve)
-	ResolveSaga(w http.ResponseWriter, r *http.Request, id Id)
+	ResolveSaga(w http.ResponseWriter, r *http.Request, id Id, params ResolveSagaParams)
 	// RetrySaga Have the step at which a saga is stuck asked again
 	// (POST /v1/sagas/{id}/retry)
-	RetrySaga(w http.ResponseWriter, r *http.Request, id Id)
+	RetrySaga(w http.ResponseWriter, r *http.Request, id Id, params RetrySagaParams)
 	// SkipSagaStep Vouch for the step at which a saga is stuck, and have it go on
 	// (POST /v1/sagas/{id}/skip)
-	SkipSagaStep(w http.ResponseWriter, r *http.Request, id Id)
+	SkipSagaStep(w http.ResponseWriter, r *http.Request, id Id, params SkipSagaStepParams)
 	// GetSandbox The knobs and the ledger of a stand-in, while the sandbox runs here
 	// (GET /v1/sandbox/{service})
 	GetSandbox(w http.ResponseWriter, r *http.Request, service string)
@@ -588,7 +630,7 @@ type ServerInterface interface {
 	GetStock(w http.ResponseWriter, r *http.Request, sku Sku)
 	// ReceiveStock Take goods in
 	// (POST /v1/stock/{sku}/receipts)
-	ReceiveStock(w http.ResponseWriter, r *http.Request, sku Sku)
+	ReceiveStock(w http.ResponseWriter, r *http.Request, sku Sku, params ReceiveStockParams)
 }
 
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
@@ -645,7 +687,7 @@ func (_ Unimplemented) GetDeadLetter(w http.ResponseWriter, r *http.Request, id 
 
 // RedriveDeadLetter Put a message on its way again
 // (POST /v1/dead-letters/{id}/redrive)
-func (_ Unimplemented) RedriveDeadLetter(w http.ResponseWriter, r *http.Request, id Id) {
+func (_ Unimplemented) RedriveDeadLetter(w http.ResponseWriter, r *http.Request, id Id, params RedriveDeadLetterParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -669,7 +711,7 @@ func (_ Unimplemented) GetOrder(w http.ResponseWriter, r *http.Request, id Id) {
 
 // CancelOrder Cancel an order before its saga's pivot
 // (POST /v1/orders/{id}/cancel)
-func (_ Unimplemented) CancelOrder(w http.ResponseWriter, r *http.Request, id Id) {
+func (_ Unimplemented) CancelOrder(w http.ResponseWriter, r *http.Request, id Id, params CancelOrderParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -705,19 +747,19 @@ func (_ Unimplemented) GetSaga(w http.ResponseWriter, r *http.Request, id Id) {
 
 // ResolveSaga Vouch for all that is left of a stuck saga; only its subject is told
 // (POST /v1/sagas/{id}/resolve)
-func (_ Unimplemented) ResolveSaga(w http.ResponseWriter, r *http.Request, id Id) {
+func (_ Unimplemented) ResolveSaga(w http.ResponseWriter, r *http.Request, id Id, params ResolveSagaParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
 // RetrySaga Have the step at which a saga is stuck asked again
 // (POST /v1/sagas/{id}/retry)
-func (_ Unimplemented) RetrySaga(w http.ResponseWriter, r *http.Request, id Id) {
+func (_ Unimplemented) RetrySaga(w http.ResponseWriter, r *http.Request, id Id, params RetrySagaParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
 // SkipSagaStep Vouch for the step at which a saga is stuck, and have it go on
 // (POST /v1/sagas/{id}/skip)
-func (_ Unimplemented) SkipSagaStep(w http.ResponseWriter, r *http.Request, id Id) {
+func (_ Unimplemented) SkipSagaStep(w http.ResponseWriter, r *http.Request, id Id, params SkipSagaStepParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -741,7 +783,7 @@ func (_ Unimplemented) GetStock(w http.ResponseWriter, r *http.Request, sku Sku)
 
 // ReceiveStock Take goods in
 // (POST /v1/stock/{sku}/receipts)
-func (_ Unimplemented) ReceiveStock(w http.ResponseWriter, r *http.Request, sku Sku) {
+func (_ Unimplemented) ReceiveStock(w http.ResponseWriter, r *http.Request, sku Sku, params ReceiveStockParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -953,8 +995,32 @@ func (siw *ServerInterfaceWrapper) RedriveDeadLetter(w http.ResponseWriter, r *h
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RedriveDeadLetterParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.RedriveDeadLetter(w, r, id)
+		siw.Handler.RedriveDeadLetter(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1036,7 +1102,7 @@ func (siw *ServerInterfaceWrapper) PlaceOrder(w http.ResponseWriter, r *http.Req
 
 	// ------------- Optional header parameter "Idempotency-Key" -------------
 	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
-		var IdempotencyKey string
+		var IdempotencyKey IdempotencyKey
 		n := len(valueList)
 		if n != 1 {
 			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
@@ -1124,8 +1190,32 @@ func (siw *ServerInterfaceWrapper) CancelOrder(w http.ResponseWriter, r *http.Re
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CancelOrderParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CancelOrder(w, r, id)
+		siw.Handler.CancelOrder(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1301,8 +1391,32 @@ func (siw *ServerInterfaceWrapper) ResolveSaga(w http.ResponseWriter, r *http.Re
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ResolveSagaParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ResolveSaga(w, r, id)
+		siw.Handler.ResolveSaga(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1327,8 +1441,32 @@ func (siw *ServerInterfaceWrapper) RetrySaga(w http.ResponseWriter, r *http.Requ
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RetrySagaParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.RetrySaga(w, r, id)
+		siw.Handler.RetrySaga(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1353,8 +1491,32 @@ func (siw *ServerInterfaceWrapper) SkipSagaStep(w http.ResponseWriter, r *http.R
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params SkipSagaStepParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.SkipSagaStep(w, r, id)
+		siw.Handler.SkipSagaStep(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1457,8 +1619,32 @@ func (siw *ServerInterfaceWrapper) ReceiveStock(w http.ResponseWriter, r *http.R
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReceiveStockParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ReceiveStock(w, r, sku)
+		siw.Handler.ReceiveStock(w, r, sku, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {

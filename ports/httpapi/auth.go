@@ -1,7 +1,7 @@
 package httpapi
 
 import (
-	"net"
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -9,61 +9,55 @@ import (
 	"github.com/go-chi/httprate"
 
 	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/ports/web"
 )
 
 // Verify reads a bearer token. The error says why it is not good.
 type Verify func(token string) (app.Principal, error)
 
-// authenticate finds out who asks. What is neither open to all nor for customers is for operators.
-func (s *Server) authenticate(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.Verify == nil {
-			next.ServeHTTP(w, r.WithContext(app.WithPrincipal(r.Context(), app.Guest)))
-			return
-		}
-		access := accessTo(r)
-		if access == forAll {
+// authenticate finds out who asks, and whether openapi.yaml lets them. Requests without a good token count for the rate limit of their
+// address.
+func (s *Server) authenticate(limit func(http.Handler) http.Handler) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if s.Verify == nil {
+				next.ServeHTTP(w, r.WithContext(app.WithPrincipal(r.Context(), app.Guest)))
+				return
+			}
+			access := routedOf(r.Context()).access
+			if access == forAll {
+				next.ServeHTTP(w, r)
+				return
+			}
+			refuse := func(challenge string, err error) {
+				limit(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("WWW-Authenticate", challenge)
+					s.problem(w, r, err)
+				})).ServeHTTP(w, r)
+			}
+			scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+			if !strings.EqualFold(scheme, "Bearer") {
+				refuse(`Bearer realm="millrace"`, &web.Fault{Status: http.StatusUnauthorized, Detail: "a bearer token is needed: Authorization: Bearer …"})
+				return
+			}
+			principal, err := s.Verify(strings.TrimSpace(token))
+			if err != nil {
+				if _, text := errors.AsType[*app.TextError](err); !text { // which is answered by 400
+					err = &web.Fault{Status: http.StatusUnauthorized, Detail: err.Error()}
+				}
+				refuse(`Bearer realm="millrace", error="invalid_token"`, err)
+				return
+			}
+			r = r.WithContext(app.WithPrincipal(r.Context(), principal))
+			if access == forOperators && !principal.Operator {
+				limit(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					s.problem(w, r, &web.Fault{Status: http.StatusForbidden, Detail: "this is for operators"})
+				})).ServeHTTP(w, r)
+				return
+			}
 			next.ServeHTTP(w, r)
-			return
-		}
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if !strings.EqualFold(scheme, "Bearer") {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="millrace"`)
-			s.problem(w, r, &fault{status: http.StatusUnauthorized, detail: "a bearer token is needed: Authorization: Bearer …"})
-			return
-		}
-		principal, err := s.Verify(strings.TrimSpace(token))
-		if err != nil {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="millrace", error="invalid_token"`)
-			s.problem(w, r, &fault{status: http.StatusUnauthorized, detail: err.Error()})
-			return
-		}
-		if access == forOperators && !principal.Operator {
-			s.problem(w, r, &fault{status: http.StatusForbidden, detail: "this is for operators"})
-			return
-		}
-		next.ServeHTTP(w, r.WithContext(app.WithPrincipal(r.Context(), principal)))
-	})
-}
-
-// access is who may ask for something.
-type access int
-
-const (
-	forOperators access = iota // what is not listed
-	forCustomers
-	forAll
-)
-
-func accessTo(r *http.Request) access {
-	path := r.URL.Path
-	switch {
-	case path == "/healthz", path == "/readyz", path == "/metrics", path == "/openapi.yaml", strings.HasPrefix(path, "/sandbox/"), path == "/", path == "/ui", path == "/asyncapi.yaml", path == "/docs", strings.HasPrefix(path, "/docs/"), strings.HasPrefix(path, "/ui/"):
-		return forAll
-	case path == "/v1/orders", strings.HasPrefix(path, "/v1/orders/"), r.Method == http.MethodGet && strings.HasPrefix(path, "/v1/stock/"):
-		return forCustomers
+		})
 	}
-	return forOperators
 }
 
 // limit bounds how many requests a second a client may make: a principal, or without auth an address.
@@ -75,12 +69,10 @@ func (s *Server) limit() func(http.Handler) http.Handler {
 		if p := app.PrincipalOf(r.Context()); p.Subject != "" && p != app.Guest {
 			return "subject " + p.Subject, nil
 		}
-		host, _, err := net.SplitHostPort(r.RemoteAddr) // not what a header claims
-		return "address " + host, err
+		return "address " + web.ClientOf(r.Context()).Addr, nil // not what a header claims, unless a trusted proxy wrote it
 	}
 	return httprate.LimitBy(s.RateLimit, time.Second, key, httprate.WithLimitHandler(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Retry-After", "1")
-		s.problem(w, r, &fault{status: http.StatusTooManyRequests, detail: "too many requests in this second"})
+		s.problem(w, r, &web.Fault{Status: http.StatusTooManyRequests, Detail: "too many requests in this second", RetryAfter: 1})
 	}))
 }
 

@@ -3,13 +3,12 @@ package httpapi
 import (
 	"net/http"
 
-	"github.com/go-chi/chi/v5"
 	"github.com/swaggest/swgui/v5emb"
 )
 
 // documents serves what describes the service, and a page to read and try openapi.yaml, which loads nothing from elsewhere.
-func (s *Server) documents(r chi.Router) {
-	r.Get("/asyncapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) documents() []Mount {
+	asyncAPI := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/yaml")
 		_, _ = w.Write(s.AsyncAPI)
 	})
@@ -20,6 +19,7 @@ func (s *Server) documents(r chi.Router) {
 			"img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'")
 		viewer.ServeHTTP(w, r)
 	})
-	r.Get("/docs", http.RedirectHandler("/docs/", http.StatusSeeOther).ServeHTTP)
-	r.Get("/docs/*", page)
+	return []Mount{
+		{Pattern: "/asyncapi.yaml", Handler: asyncAPI}, {Pattern: "/docs", Handler: http.RedirectHandler("/docs/", http.StatusSeeOther)}, {Pattern: "/docs/*", Handler: page},
+	}
 }

@@ -41,10 +41,14 @@ func FuzzPlaceOrder(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte, prefer, key string) {
 		d := &desk{}
 		s := &Server{Commands: d, UnitOfWork: d, Log: slog.New(slog.DiscardHandler)}
+		handler, err := s.Handler(Everything)
+		require.NoError(t, err)
 		request := httptest.NewRequest(http.MethodPost, "/v1/orders", strings.NewReader(string(body)))
+		request.Host = "localhost"
+		request.Header.Set("Content-Type", "application/json")
 		request.Header.Set("X-Prefer", prefer) // what is read of it is tried below
 		answer := httptest.NewRecorder()
-		s.Handler().ServeHTTP(answer, request)
+		handler.ServeHTTP(answer, request)
 		switch answer.Code {
 		case http.StatusAccepted:
 			require.NotNil(t, d.placed)
@@ -58,7 +62,7 @@ func FuzzPlaceOrder(f *testing.F) {
 		default:
 			t.Fatalf("%q: %d %s", body, answer.Code, answer.Body)
 		}
-		if wait, err := preferredWait(&prefer); err == nil {
+		if wait, err := preferredWait([]string{prefer}); err == nil {
 			require.GreaterOrEqual(t, wait.Seconds(), 0.0)
 			require.LessOrEqual(t, wait, maxWait)
 		}

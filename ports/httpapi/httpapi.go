@@ -4,13 +4,11 @@ package httpapi
 import (
 	"context"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
-	"net/url"
+	"net/netip"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -23,6 +21,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/ports/web"
 	"github.com/millrace/millrace/sagas/saga"
 )
 
@@ -36,7 +35,7 @@ type Server struct {
 	Commands    app.Commands
 	UnitOfWork  app.UnitOfWork
 	Queries     *app.Queries
-	Idempotency Idempotency
+	Idempotency web.IdempotencyStore
 	Letters     Letters
 	Log         *slog.Logger
 
@@ -68,18 +67,23 @@ type Server struct {
 	// RateLimit is how many requests a second a client may make; 0: any number.
 	RateLimit int
 
+	// Hosts are the names that requests may be sent to without tokens, beside those of loopback; "*" is any.
+	Hosts []string
+
+	// Proxies are the addresses whose X-Forwarded-For and X-Forwarded-Proto count.
+	Proxies []netip.Prefix
+
+	// Streams bounds the event streams.
+	Streams *web.Streams
+
+	// OnPanic is told of every handler that panicked. Optional.
+	OnPanic func()
+
 	// OnRequest is told of every request when it is answered. Optional.
 	OnRequest func(method, route string, status int, took time.Duration)
 
 	// Stopping is closed when the service stops: streams and waits end then.
 	Stopping <-chan struct{}
-}
-
-// Idempotency keeps the answers to requests that bear a key.
-type Idempotency interface {
-	// Claim takes a key, in the unit of work of ctx, or returns the answer that it was taken with. The error is
-	// app.ErrKeyReused if that was for another request.
-	Claim(ctx context.Context, owner, key string, request []byte, answer any) (earlier json.RawMessage, err error)
 }
 
 // Letters keeps dead letters.
@@ -90,34 +94,53 @@ type Letters interface {
 	Drop(ctx context.Context, id, by, reason string) error
 }
 
-// Handler routes requests. Pages and other things that are not part of the API are added to the router by more.
-func (s *Server) Handler(more ...func(chi.Router)) http.Handler {
+// Mount is something that is served beside the API and does not ask for tokens by itself: its handler does, if it has to.
+type Mount struct {
+	Pattern   string // chi's
+	Handler   http.Handler
+	Operators bool // it is for operators: not on a listener without them
+}
+
+// Handler routes requests to what a listener serves. The error is a fault of openapi.yaml.
+func (s *Server) Handler(serves Serves, more ...func() []Mount) (http.Handler, error) {
+	table, err := readAccess(openapi)
+	if err != nil {
+		return nil, err
+	}
 	r := chi.NewRouter()
+	routes := &routes{router: r, operations: table, mounts: map[string]Mount{}, serves: serves}
+	border := &web.Border{CheckHost: s.Verify == nil, Hosts: s.Hosts, Proxies: s.Proxies, Log: s.Log, OnPanic: s.OnPanic, Fail: s.problem}
 	// A page of another site must not act through its visitor's browser.
 	foreign := http.NewCrossOriginProtection()
 	foreign.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.problem(w, r, &fault{status: http.StatusForbidden, detail: "requests from pages of other sites are refused"})
+		s.problem(w, r, &web.Fault{Status: http.StatusForbidden, Detail: "requests from pages of other sites are refused"})
 	}))
-	r.Use(middleware.RequestID, s.recover, secure, s.begin, foreign.Handler, s.authenticate, s.limit())
+	once := &web.Idempotency{UnitOfWork: s.UnitOfWork, Store: s.Idempotency, Committed: s.Wake, Fail: s.problem}
+	limit := s.limit()
+	// In this order: what is cheap and refuses comes first; the handler and the record of an idempotency key are innermost, in one unit of
+	// work, so that waiting for an order to be decided comes after its commit.
+	r.Use(middleware.RequestID, s.begin, border.Recover, secure, border.Enter, foreign.Handler, s.route(routes), s.authenticate(limit), limit, s.waiting, forOperations(once.Handler))
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		s.problem(w, r, &fault{status: http.StatusNotFound, detail: "there is nothing at " + r.URL.Path})
+		s.problem(w, r, &web.Fault{Status: http.StatusNotFound, Detail: "there is nothing at " + r.URL.Path})
 	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		s.problem(w, r, &fault{status: http.StatusMethodNotAllowed, detail: r.Method + " is not possible at " + r.URL.Path})
+		s.problem(w, r, &web.Fault{Status: http.StatusMethodNotAllowed, Detail: r.Method + " is not possible at " + r.URL.Path})
 	})
 	HandlerWithOptions(s, ChiServerOptions{BaseRouter: r, ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {
 		if odd, ok := errors.AsType[*InvalidParamFormatError](err); ok {
-			err = invalid(http.StatusBadRequest, odd.ParamName, "is not of the form that openapi.yaml gives")
+			err = web.Invalid(http.StatusBadRequest, odd.ParamName, "is not of the form that openapi.yaml gives")
 		} else {
-			err = &fault{status: http.StatusBadRequest, detail: err.Error()}
+			err = &web.Fault{Status: http.StatusBadRequest, Detail: err.Error()}
 		}
 		s.problem(w, r, err)
 	}})
-	s.documents(r)
-	for _, add := range more {
-		add(r)
+	for _, mounts := range append(more, s.documents) {
+		for _, m := range mounts() {
+			r.Handle(m.Pattern, m.Handler)
+			routes.mounts[m.Pattern] = m
+		}
 	}
-	return r
+	return r, nil
 }
 
 // begin makes the request the first message of what comes of it, and continues the caller's trace.
@@ -128,15 +151,14 @@ func (s *Server) begin(next http.Handler) http.Handler {
 			s.problem(w, r, err)
 			return
 		}
-		began := time.Now()
+		began, at := time.Now(), &routed{}
 		ctx := otel.GetTextMapPropagator().Extract(r.Context(), propagation.HeaderCarrier(r.Header))
 		ctx, span := otel.Tracer("millrace").Start(ctx, r.Method, trace.WithSpanKind(trace.SpanKindServer))
 		defer span.End()
-		r.URL.RawQuery = withoutEmpty(r.URL.Query())
-		r = r.WithContext(app.WithMeta(ctx, app.Meta{ID: id.String(), Correlation: id.String()}))
+		r = r.WithContext(context.WithValue(app.WithMeta(ctx, app.Meta{ID: id.String(), Correlation: id.String()}), routedKey{}, at))
 		answer := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		next.ServeHTTP(answer, r)
-		route, status := chi.RouteContext(ctx).RoutePattern(), answer.Status()
+		route, status := at.pattern, answer.Status()
 		if status == 0 {
 			status = http.StatusOK
 		}
@@ -148,26 +170,6 @@ func (s *Server) begin(next http.Handler) http.Handler {
 		if s.OnRequest != nil {
 			s.OnRequest(r.Method, route, status, time.Since(began))
 		}
-	})
-}
-
-// withoutEmpty has a parameter without a value be as if it were not there.
-func withoutEmpty(query url.Values) string {
-	maps.DeleteFunc(query, func(_ string, values []string) bool { return len(values) == 1 && values[0] == "" })
-	return query.Encode()
-}
-
-func (s *Server) recover(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() {
-			if value := recover(); value != nil {
-				if value == http.ErrAbortHandler { //nolint:errorlint // compared as net/http does
-					panic(value)
-				}
-				s.problem(w, r, fmt.Errorf("panic: %v", value))
-			}
-		}()
-		next.ServeHTTP(w, r)
 	})
 }
 

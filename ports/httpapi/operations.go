@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/ports/web"
 )
 
 // ListDeadLetters implements ServerInterface.
@@ -38,7 +39,11 @@ func (s *Server) GetDeadLetter(w http.ResponseWriter, r *http.Request, id Id) {
 }
 
 // RedriveDeadLetter implements ServerInterface.
-func (s *Server) RedriveDeadLetter(w http.ResponseWriter, r *http.Request, id Id) {
+func (s *Server) RedriveDeadLetter(w http.ResponseWriter, r *http.Request, id Id, _ RedriveDeadLetterParams) {
+	if err := web.NoBody(w, r); err != nil {
+		s.problem(w, r, err)
+		return
+	}
 	s.takeLetter(w, r, id, func() error {
 		defer s.Wake()
 		return s.Letters.Redrive(r.Context(), id)
@@ -53,7 +58,7 @@ func (s *Server) DropDeadLetter(w http.ResponseWriter, r *http.Request, id Id, p
 	}
 	s.takeLetter(w, r, id, func() error {
 		if len(reason) > 500 {
-			return invalid(http.StatusUnprocessableEntity, "reason", "must be at most 500 characters")
+			return web.Invalid(http.StatusUnprocessableEntity, "reason", "must be at most 500 characters")
 		}
 		defer s.Wake()
 		return s.Letters.Drop(r.Context(), id, app.PrincipalOf(r.Context()).Subject, reason)

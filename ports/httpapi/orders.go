@@ -2,9 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -18,6 +15,7 @@ import (
 	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/app/query"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/ports/web"
 )
 
 // maxWait bounds Prefer: wait.
@@ -37,10 +35,10 @@ type orderRequest struct {
 // command checks the form of the request; its rules are the order's own.
 func (q orderRequest) command(id, customer string) (command.PlaceOrder, error) {
 	c := command.PlaceOrder{OrderID: id, CustomerID: customer}
-	var missing []FieldError
+	var missing []web.FieldError
 	require := func(field string, present bool) {
 		if !present {
-			missing = append(missing, FieldError{Field: field, Message: "is missing"})
+			missing = append(missing, web.FieldError{Field: field, Message: "is missing"})
 		}
 	}
 	require("lines", q.Lines != nil)
@@ -59,7 +57,7 @@ func (q orderRequest) command(id, customer string) (command.PlaceOrder, error) {
 		}
 	}
 	if len(missing) > 0 {
-		return c, &fault{http.StatusBadRequest, missing[0].Field + ": is missing", missing}
+		return c, &web.Fault{Status: http.StatusBadRequest, Detail: missing[0].Field + ": is missing", Fields: missing}
 	}
 	c.Currency, c.PaymentMethod = *q.Currency, *q.PaymentMethod
 	if err := checkMethod(c.PaymentMethod); err != nil {
@@ -70,107 +68,82 @@ func (q orderRequest) command(id, customer string) (command.PlaceOrder, error) {
 
 func checkMethod(method string) error {
 	if method == "" || len(method) > 64 || strings.ContainsFunc(method, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return invalid(http.StatusUnprocessableEntity, "payment_method", "must be 1 to 64 printable characters")
+		return web.Invalid(http.StatusUnprocessableEntity, "payment_method", "must be 1 to 64 printable characters")
 	}
 	return nil
 }
 
 // PlaceOrder implements ServerInterface. The order exists when the answer is on its way: it is placed in the request's own
 // transaction, together with the event that starts its saga.
-func (s *Server) PlaceOrder(w http.ResponseWriter, r *http.Request, params PlaceOrderParams) {
+func (s *Server) PlaceOrder(w http.ResponseWriter, r *http.Request, _ PlaceOrderParams) {
 	var request orderRequest
-	if err := decode(w, r, &request); err != nil {
-		s.problem(w, r, err)
-		return
+	err := decode(w, r, &request)
+	var id uuid.UUID
+	if err == nil {
+		id, err = uuid.NewV7()
 	}
-	id, err := uuid.NewV7()
+	var place command.PlaceOrder
+	if err == nil {
+		place, err = request.command(id.String(), app.PrincipalOf(r.Context()).Subject)
+	}
+	if err == nil {
+		err = s.Commands.Execute(r.Context(), app.Command{Body: place})
+	}
 	if err != nil {
 		s.problem(w, r, err)
 		return
 	}
-	place, err := request.command(id.String(), app.PrincipalOf(r.Context()).Subject)
-	if err != nil {
-		s.problem(w, r, err)
-		return
-	}
-	wait, err := preferredWait(params.Prefer)
-	if err != nil {
-		s.problem(w, r, err)
-		return
-	}
-	accepted, replayed, err := s.place(r.Context(), place, params.IdempotencyKey)
-	if err != nil {
-		s.problem(w, r, err)
-		return
-	}
-	if replayed {
-		w.Header().Set("Idempotency-Replayed", "true")
-	}
-	w.Header().Set("Location", "/v1/orders/"+accepted.OrderId)
-	if wait > 0 {
-		o, err := s.decided(r.Context(), accepted.OrderId, wait)
+	w.Header().Set("Location", "/v1/orders/"+place.OrderID)
+	respond(w, http.StatusAccepted, AcceptedOrder{OrderId: place.OrderID, Status: string(order.Pending)})
+}
+
+// waiting has a client that places an order wait until it is decided, if it prefers that. It waits when the order is committed.
+func (s *Server) waiting(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost || routedOf(r.Context()).pattern != "/v1/orders" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		wait, err := preferredWait(r.Header.Values("Prefer"))
 		if err != nil {
 			s.problem(w, r, err)
 			return
 		}
-		w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(wait.Seconds())))
-		if o.Status != order.Pending {
-			respond(w, http.StatusOK, toOrder(o))
+		if wait == 0 {
+			next.ServeHTTP(w, r)
 			return
 		}
-	}
-	respond(w, http.StatusAccepted, accepted)
-}
-
-func (s *Server) place(ctx context.Context, c command.PlaceOrder, key *string) (accepted AcceptedOrder, replayed bool, err error) {
-	if key != nil && (*key == "" || len(*key) > 255 || strings.ContainsFunc(*key, func(r rune) bool { return !unicode.IsPrint(r) })) {
-		return accepted, false, invalid(http.StatusBadRequest, "Idempotency-Key", "must be 1 to 255 printable characters")
-	}
-	request, err := fingerprint(c)
-	if err != nil {
-		return accepted, false, err
-	}
-	err = s.UnitOfWork.Within(ctx, func(ctx context.Context) error {
-		accepted, replayed = AcceptedOrder{OrderId: c.OrderID, Status: string(order.Pending)}, false
-		if key != nil {
-			earlier, err := s.Idempotency.Claim(ctx, c.CustomerID, *key, request, accepted)
-			if errors.Is(err, app.ErrKeyReused) {
-				return invalid(http.StatusUnprocessableEntity, "Idempotency-Key", "was used for another request")
-			}
-			if err != nil {
-				return err
-			}
-			if earlier != nil {
-				replayed = true
-				return json.Unmarshal(earlier, &accepted)
-			}
+		answer := web.NewRecorder()
+		next.ServeHTTP(answer, r)
+		id, placed := strings.CutPrefix(answer.Header().Get("Location"), "/v1/orders/")
+		if !placed || answer.Status != http.StatusAccepted {
+			answer.WriteTo(w)
+			return
 		}
-		return s.Commands.Execute(ctx, app.Command{Body: c})
+		o, err := s.decided(r.Context(), id, wait)
+		if err != nil {
+			s.problem(w, r, err)
+			return
+		}
+		answer.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(wait.Seconds())))
+		if o.Status != order.Pending {
+			answer.Body.Reset()
+			respond(answer, http.StatusOK, toOrder(o))
+		}
+		answer.WriteTo(w)
 	})
-	return accepted, replayed, err
 }
 
-// fingerprint tells requests apart by what they ask for, not by how it is written.
-func fingerprint(c command.PlaceOrder) ([]byte, error) {
-	c.OrderID = ""
-	text, err := json.Marshal(c)
-	sum := sha256.Sum256(text)
-	return sum[:], err
-}
-
-// preferredWait reads "wait=N" from a Prefer header (RFC 7240); other preferences are ignored, as it asks.
-func preferredWait(prefer *string) (time.Duration, error) {
-	if prefer == nil {
-		return 0, nil
-	}
-	for _, preference := range strings.FieldsFunc(*prefer, func(r rune) bool { return r == ',' || r == ';' }) {
+// preferredWait reads "wait=N" from Prefer headers (RFC 7240); other preferences are ignored, as it asks.
+func preferredWait(prefer []string) (time.Duration, error) {
+	for _, preference := range strings.FieldsFunc(strings.Join(prefer, ","), func(r rune) bool { return r == ',' || r == ';' }) {
 		name, value, found := strings.Cut(strings.TrimSpace(preference), "=")
 		if !strings.EqualFold(strings.TrimSpace(name), "wait") || !found {
 			continue
 		}
 		n, err := strconv.Atoi(strings.Trim(strings.TrimSpace(value), `"`))
 		if err != nil || n < 0 {
-			return 0, invalid(http.StatusBadRequest, "Prefer", "wait must be a number of seconds")
+			return 0, web.Invalid(http.StatusBadRequest, "Prefer", "wait must be a number of seconds")
 		}
 		return min(time.Duration(min(n, 3600))*time.Second, maxWait), nil
 	}
@@ -255,8 +228,11 @@ func (s *Server) ListOrders(w http.ResponseWriter, r *http.Request, params ListO
 }
 
 // CancelOrder implements ServerInterface.
-func (s *Server) CancelOrder(w http.ResponseWriter, r *http.Request, id Id) {
-	_, err := s.order(r.Context(), id)
+func (s *Server) CancelOrder(w http.ResponseWriter, r *http.Request, id Id, _ CancelOrderParams) {
+	err := web.NoBody(w, r)
+	if err == nil {
+		_, err = s.order(r.Context(), id)
+	}
 	if err == nil {
 		err = s.Cancel(r.Context(), id)
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/ports/web"
 	"github.com/millrace/millrace/sagas"
 	"github.com/millrace/millrace/sagas/saga"
 )
@@ -53,17 +54,17 @@ func (s *Server) showSaga(w http.ResponseWriter, r *http.Request, status int, id
 }
 
 // RetrySaga implements ServerInterface.
-func (s *Server) RetrySaga(w http.ResponseWriter, r *http.Request, id Id) {
+func (s *Server) RetrySaga(w http.ResponseWriter, r *http.Request, id Id, _ RetrySagaParams) {
 	s.operate(w, r, id, func(by, _ string) saga.Input { return saga.Retry{By: by} }, false)
 }
 
 // SkipSagaStep implements ServerInterface.
-func (s *Server) SkipSagaStep(w http.ResponseWriter, r *http.Request, id Id) {
+func (s *Server) SkipSagaStep(w http.ResponseWriter, r *http.Request, id Id, _ SkipSagaStepParams) {
 	s.operate(w, r, id, func(by, reason string) saga.Input { return saga.Skip{By: by, Reason: reason} }, true)
 }
 
 // ResolveSaga implements ServerInterface.
-func (s *Server) ResolveSaga(w http.ResponseWriter, r *http.Request, id Id) {
+func (s *Server) ResolveSaga(w http.ResponseWriter, r *http.Request, id Id, _ ResolveSagaParams) {
 	s.operate(w, r, id, func(by, reason string) saga.Input { return saga.Resolve{By: by, Reason: reason} }, true)
 }
 
@@ -72,9 +73,12 @@ func (s *Server) operate(w http.ResponseWriter, r *http.Request, id string, inpu
 		Reason string `json:"reason"`
 	}
 	err := checkID("saga", id)
+	if err == nil && !needsReason {
+		err = web.NoBody(w, r)
+	}
 	if err == nil && needsReason {
 		if err = decode(w, r, &request); err == nil && (strings.TrimSpace(request.Reason) == "" || len(request.Reason) > 500) {
-			err = invalid(http.StatusUnprocessableEntity, "reason", "must be 1 to 500 characters")
+			err = web.Invalid(http.StatusUnprocessableEntity, "reason", "must be 1 to 500 characters")
 		}
 	}
 	if err == nil {

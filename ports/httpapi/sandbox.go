@@ -1,8 +1,12 @@
 package httpapi
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
+
+	"github.com/millrace/millrace/ports/web"
 )
 
 // GetSandbox implements ServerInterface.
@@ -12,12 +16,26 @@ func (s *Server) GetSandbox(w http.ResponseWriter, r *http.Request, service stri
 
 // PutSandbox implements ServerInterface.
 func (s *Server) PutSandbox(w http.ResponseWriter, r *http.Request, service string) {
+	if s.Sandbox == nil {
+		s.sandbox(w, r, service)
+		return
+	}
+	body, err := web.ReadBody(w, r)
+	if err == nil {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		err = web.Decode(w, r, &Knobs{})
+	}
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
 	s.sandbox(w, r, service)
 }
 
 func (s *Server) sandbox(w http.ResponseWriter, r *http.Request, service string) {
 	if s.Sandbox == nil {
-		s.problem(w, r, &fault{status: http.StatusNotFound, detail: fmt.Sprintf("no sandbox runs here, so there is none of %q", service)})
+		s.problem(w, r, &web.Fault{Status: http.StatusNotFound, Detail: fmt.Sprintf("no sandbox runs here, so there is none of %q", service)})
 		return
 	}
 	s.Sandbox.ServeHTTP(w, r)

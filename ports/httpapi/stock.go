@@ -7,6 +7,7 @@ import (
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/app/query"
+	"github.com/millrace/millrace/ports/web"
 )
 
 var skuForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
@@ -16,7 +17,7 @@ const maxReceipt = 1_000_000_000_000
 
 func checkSKU(sku string) error {
 	if !skuForm.MatchString(sku) {
-		return invalid(http.StatusBadRequest, "sku", "a SKU is 1 to 64 letters, digits, dots, dashes or underscores")
+		return web.Invalid(http.StatusBadRequest, "sku", "a SKU is 1 to 64 letters, digits, dots, dashes or underscores")
 	}
 	return nil
 }
@@ -38,7 +39,7 @@ func (s *Server) GetStock(w http.ResponseWriter, r *http.Request, sku Sku) {
 }
 
 // ReceiveStock implements ServerInterface. The command goes by way of the outbox; the stock shows it a moment later.
-func (s *Server) ReceiveStock(w http.ResponseWriter, r *http.Request, sku Sku) {
+func (s *Server) ReceiveStock(w http.ResponseWriter, r *http.Request, sku Sku, _ ReceiveStockParams) {
 	var request struct {
 		Quantity *int64 `json:"quantity"`
 	}
@@ -49,9 +50,9 @@ func (s *Server) ReceiveStock(w http.ResponseWriter, r *http.Request, sku Sku) {
 	switch {
 	case err != nil:
 	case request.Quantity == nil:
-		err = invalid(http.StatusBadRequest, "quantity", "is missing")
+		err = web.Invalid(http.StatusBadRequest, "quantity", "is missing")
 	case *request.Quantity < 1 || *request.Quantity > maxReceipt:
-		err = invalid(http.StatusUnprocessableEntity, "quantity", "must be from 1 to 1000000000000")
+		err = web.Invalid(http.StatusUnprocessableEntity, "quantity", "must be from 1 to 1000000000000")
 	default:
 		err = s.Commands.Send(r.Context(), app.Command{Body: command.ReceiveStock{SKU: sku, Quantity: *request.Quantity}})
 	}

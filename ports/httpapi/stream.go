@@ -6,17 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/query"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/ports/web"
 	"github.com/millrace/millrace/sagas"
 	"github.com/millrace/millrace/sagas/saga"
 )
-
-// heartbeat keeps an idle stream from being cut by what is in between.
-const heartbeat = 15 * time.Second
 
 // StreamOrder implements ServerInterface.
 func (s *Server) StreamOrder(w http.ResponseWriter, r *http.Request, id Id) {
@@ -28,39 +28,52 @@ func (s *Server) StreamOrder(w http.ResponseWriter, r *http.Request, id Id) {
 	sagaID := s.SagaOf(id)
 	changes, stop := s.Watch(order.Category+"/"+id, saga.Category+"/"+sagaID)
 	defer stop()
-	stream := &eventStream{w: w, out: http.NewResponseController(w)}
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	if err := stream.out.SetWriteDeadline(time.Time{}); err != nil {
-		s.Log.DebugContext(r.Context(), "stream: the server's write deadline stays", "error", err)
-	}
-	beat := time.NewTicker(heartbeat)
-	defer beat.Stop()
-	orderVersion, sagaVersion := 0, 0
+	var beat <-chan time.Time
+	var stream *web.Stream // opened by the first event
+	orderVersion, sagaVersion := lastSeen(r.Header.Get("Last-Event-ID"))
+	resumed := orderVersion+sagaVersion > 0
 	for {
 		state, err := s.sagaState(r.Context(), sagaID)
-		if err != nil {
-			return
+		if err == nil {
+			o, err = app.AskFor(r.Context(), s.Queries, query.OrderByID{ID: id})
 		}
-		if o, err = app.AskFor(r.Context(), s.Queries, query.OrderByID{ID: id}); err != nil {
-			return
+		atRest := o.Status != order.Pending && state.Status.Ended()
+		if stream == nil {
+			if err == nil && resumed && atRest && o.Version <= orderVersion && state.Version <= sagaVersion {
+				w.WriteHeader(http.StatusNoContent) // a browser does not ask again then
+				return
+			}
+			var done func()
+			if err == nil {
+				stream, done, err = s.Streams.Begin(w, r)
+			}
+			if err != nil {
+				s.problem(w, r, err)
+			}
+			if stream == nil {
+				return
+			}
+			defer done()
+			ticker := time.NewTicker(web.Heartbeat)
+			defer ticker.Stop()
+			beat = ticker.C
 		}
-		if state.Version > sagaVersion {
+		if err == nil && state.Version > sagaVersion {
 			sagaVersion = state.Version
-			err = stream.send("saga", fmt.Sprintf("%d-%d", o.Version, sagaVersion), toSaga(state))
+			err = sendJSON(stream, "saga", fmt.Sprintf("%d-%d", orderVersion, sagaVersion), toSaga(state))
 		}
 		if err == nil && o.Version > orderVersion {
 			orderVersion = o.Version
-			err = stream.send("order", fmt.Sprintf("%d-%d", orderVersion, sagaVersion), toOrder(o))
+			err = sendJSON(stream, "order", fmt.Sprintf("%d-%d", orderVersion, sagaVersion), toOrder(o))
 		}
-		if err != nil || (o.Status != order.Pending && state.Status.Ended()) {
+		if err != nil || atRest {
 			return
 		}
 		select {
 		case <-changes:
 		case <-time.After(pollEvery):
-		case <-beat.C:
-			if stream.comment("still here") != nil {
+		case <-beat:
+			if stream.Beat() != nil {
 				return
 			}
 		case <-s.Stopping:
@@ -80,26 +93,21 @@ func (s *Server) sagaState(ctx context.Context, id string) (saga.State, error) {
 	return state, err
 }
 
-// eventStream writes server-sent events.
-type eventStream struct {
-	w   http.ResponseWriter
-	out *http.ResponseController
+// lastSeen reads the id of the last event that a client got before its connection ended: the versions of the order and of its saga.
+func lastSeen(id string) (orderVersion, sagaVersion int) {
+	left, right, found := strings.Cut(id, "-")
+	o, errOrder := strconv.Atoi(left)
+	g, errSaga := strconv.Atoi(right)
+	if !found || errOrder != nil || errSaga != nil || o < 0 || g < 0 {
+		return 0, 0 // none of ours: everything is sent
+	}
+	return o, g
 }
 
-func (e *eventStream) send(name, id string, v any) error {
+func sendJSON(stream *web.Stream, name, id string, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(e.w, "event: %s\nid: %s\ndata: %s\n\n", name, id, data); err != nil {
-		return err
-	}
-	return e.out.Flush()
-}
-
-func (e *eventStream) comment(text string) error {
-	if _, err := fmt.Fprintf(e.w, ": %s\n\n", text); err != nil {
-		return err
-	}
-	return e.out.Flush()
+	return stream.Send(name, id, string(data))
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/millrace/millrace/app"
@@ -40,30 +39,11 @@ func count(n int) string {
 	return fmt.Sprint(n)
 }
 
-// checks are those of the parts, asked for at most once in checkEvery, however many look.
-type checks struct {
-	mu   sync.Mutex
-	at   time.Time
-	last []app.Check
-}
-
-const checkEvery = 2 * time.Second
-
-func (c *checks) get(ctx context.Context, ready func(context.Context) []app.Check) []app.Check {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if time.Since(c.at) > checkEvery {
-		c.last, c.at = ready(context.WithoutCancel(ctx)), time.Now()
-	}
-	return c.last
-}
-
 func (s *Server) overview() page {
-	var parts checks
 	return page{title: "Overview", nav: "overview", template: "overview", streams: func(*http.Request) []string { return nil }, load: func(r *http.Request) (any, error) {
 		ctx, cancel := context.WithTimeout(r.Context(), 3*time.Second)
 		defer cancel()
-		d := overviewData{Checks: parts.get(ctx, s.ready), Breakers: s.Breakers(), Charts: s.rates.charts()}
+		d := overviewData{Checks: s.Ready(ctx), Breakers: s.Breakers(), Charts: s.rates.charts()}
 		counts, err := s.Counts(ctx)
 		if err == nil {
 			d.Outbox, err = s.Outbox(ctx)
@@ -86,13 +66,6 @@ func (s *Server) overview() page {
 		}
 		return d, nil
 	}}
-}
-
-// ready asks the parts, for a bounded time.
-func (s *Server) ready(ctx context.Context) []app.Check {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	return s.Ready(ctx)
 }
 
 // oldAge is from how many seconds on a message that waits in the outbox is worth a sentence.

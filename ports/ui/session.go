@@ -7,9 +7,22 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/ports/web"
 )
 
-const tokenCookie = "millrace_token"
+// tokenCookie is the cookie that keeps the operator's token. Its prefix has browsers take it from this host alone, and over TLS alone; on
+// loopback, where there is no TLS, it has another name.
+func tokenCookie(r *http.Request) string {
+	if plainLoopback(r) {
+		return "millrace_token"
+	}
+	return "__Host-millrace_token"
+}
+
+func plainLoopback(r *http.Request) bool {
+	client := web.ClientOf(r.Context())
+	return client.Loopback && !client.HTTPS
+}
 
 // guard lets operators in; without auth, everybody is one.
 func (s *Server) guard(next http.HandlerFunc) http.Handler {
@@ -19,12 +32,12 @@ func (s *Server) guard(next http.HandlerFunc) http.Handler {
 			return
 		}
 		token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if cookie, err := r.Cookie(tokenCookie); err == nil && token == "" {
+		if cookie, err := r.Cookie(tokenCookie(r)); err == nil && token == "" {
 			token = cookie.Value
 		}
 		principal, err := s.Verify(token)
 		switch {
-		case err != nil && r.Method == http.MethodGet:
+		case err != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 			http.Redirect(w, r, "/ui/login?next="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
 		case err != nil:
 			s.render(w, http.StatusUnauthorized, "login", view{Title: "Sign in", Page: loginForm{Next: "/ui/", Fault: "Sign in first."}})
@@ -53,6 +66,8 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	principal, err := s.Verify(token)
 	fault := ""
 	switch {
+	case !web.ClientOf(r.Context()).HTTPS && !plainLoopback(r):
+		fault = "Sign in over https: the token is kept in a cookie that browsers take over TLS only. If a proxy ends TLS, TRUSTED_PROXIES must name it, and it must set X-Forwarded-Proto."
 	case err != nil:
 		fault = "This token is not good: " + err.Error()
 	case !principal.Operator:
@@ -62,19 +77,24 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 		s.render(w, http.StatusUnauthorized, "login", view{Title: "Sign in", Page: loginForm{next, fault}})
 		return
 	}
-	setCookie(w, r, tokenCookie, token, 0)
+	setCookie(w, r, tokenCookie(r), token, 0)
 	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 
 func (s *Server) logout(w http.ResponseWriter, r *http.Request) {
-	setCookie(w, r, tokenCookie, "", -1)
+	setCookie(w, r, tokenCookie(r), "", -1)
 	http.Redirect(w, r, "/ui/login", http.StatusSeeOther)
 }
 
 // setCookie sets a cookie of these pages, which no script and no other site gets. Seconds below 0 delete it; 0 lasts as long as the browser.
 func setCookie(w http.ResponseWriter, r *http.Request, name, value string, seconds int) {
+	path := "/ui/"
+	if name == tokenCookie(r) && !plainLoopback(r) {
+		path = "/" // as __Host- demands
+	}
 	http.SetCookie(w, &http.Cookie{ //nolint:gosec // not secure where the pages themselves are not: on loopback
-		Name: name, Value: value, Path: "/ui/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: seconds, Secure: r.TLS != nil,
+		Name: name, Value: value, Path: path, HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: seconds,
+		Secure: web.ClientOf(r.Context()).HTTPS || strings.HasPrefix(name, "__Host-"),
 	})
 }
 

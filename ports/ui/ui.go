@@ -6,18 +6,22 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"html/template"
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/aggregate"
+	"github.com/millrace/millrace/ports/web"
 	"github.com/millrace/millrace/sagas/saga"
 )
 
@@ -58,6 +62,9 @@ type Server struct {
 
 	// Verify reads a token; nil: nobody has to say who they are.
 	Verify func(token string) (app.Principal, error)
+
+	// Streams bounds the event streams.
+	Streams *web.Streams
 
 	// Stopping is closed when the service stops: streams end then.
 	Stopping <-chan struct{}
@@ -259,15 +266,20 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request, p page) {
 		w.WriteHeader(http.StatusNoContent) // tells a browser not to ask again
 		return
 	}
+	stream, done, err := s.Streams.Begin(w, r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	if stream == nil {
+		return
+	}
+	defer done()
 	changes, stop := s.Watch(p.streams(r)...)
 	defer stop()
-	out := http.NewResponseController(w)
-	w.Header().Set("Content-Type", "text/event-stream")
-	if err := out.SetWriteDeadline(time.Time{}); err != nil {
-		s.Log.Debug("stream: the server's write deadline stays", "error", err)
-	}
 	var sent []byte
-	beat := time.NewTicker(15 * time.Second)
+	seen := r.Header.Get("Last-Event-ID") // what the browser shows, if it had to connect again
+	beat := time.NewTicker(web.Heartbeat)
 	defer beat.Stop()
 	for {
 		var html bytes.Buffer
@@ -282,17 +294,19 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request, p page) {
 		}
 		if !bytes.Equal(html.Bytes(), sent) {
 			sent = html.Bytes()
-			_, _ = fmt.Fprintf(w, "data: %s\n\n", strings.ReplaceAll(strings.ReplaceAll(string(sent), "\r", ""), "\n", "\ndata: "))
-			if out.Flush() != nil {
+			sum := sha256.Sum256(sent)
+			id := hex.EncodeToString(sum[:8])
+			if id != seen && stream.Send("", id, string(sent)) != nil {
 				return
 			}
+			seen = id
 		}
 		pause := time.After(atMost)
 		select {
 		case <-changes:
 		case <-time.After(every):
 		case <-beat.C:
-			if _, err := fmt.Fprint(w, ": still here\n\n"); err != nil || out.Flush() != nil {
+			if stream.Beat() != nil {
 				return
 			}
 		case <-s.Stopping:
@@ -312,7 +326,16 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request, p page) {
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status, title, detail := http.StatusInternalServerError, "This is our fault", "The log says more."
 	var field *aggregate.FieldError
+	var text *app.TextError
+	var fault *web.Fault
 	switch kind := app.KindOf(err); {
+	case errors.As(err, &fault):
+		status, title, detail = fault.Status, "This cannot be done", fault.Detail
+		if fault.RetryAfter > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(fault.RetryAfter))
+		}
+	case errors.As(err, &text):
+		status, title, detail = http.StatusBadRequest, "This cannot be read", text.Error()
 	case errors.Is(err, app.ErrNotFound):
 		status, title, detail = http.StatusNotFound, "There is nothing here", err.Error()
 	case errors.As(err, &field), errors.Is(err, errForm):
@@ -349,6 +372,14 @@ func (s *Server) act(a action) http.HandlerFunc {
 		if err := r.ParseForm(); err != nil {
 			s.fail(w, r, wrong("the form", "cannot be read"))
 			return
+		}
+		for name, values := range r.PostForm {
+			for _, value := range append(values, name) {
+				if err := app.CheckText(strings.ToValidUTF8(name, "\uFFFD"), value, 0); err != nil {
+					s.fail(w, r, err)
+					return
+				}
+			}
 		}
 		if a.ask != nil && r.PostForm.Get("sure") == "" {
 			question, sure := a.ask(r)

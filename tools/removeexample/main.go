@@ -117,7 +117,7 @@ func code() error {
 		cut("service/main.go", "if s.sandbox", "ServeOwn: ", "Sandbox: "),
 		cut("service/config.go", "PaymentsURL ", "CarrierURL ", "CourierURL ", "Sandbox ", "PaymentsURL:", "CarrierURL:", "CourierURL:", "Sandbox:", "s.checkSandbox(c)",
 			"func (s *settings) checkSandbox("),
-		cut("ports/httpapi/httpapi.go", "Cancel ", "SagaOf ", "Sandbox "),
+		cut("ports/httpapi/httpapi.go", "Cancel ", "SagaOf ", "Sandbox ", "s.waiting"),
 		cut("ports/ui/ui.go", "Cancel ", "SagaOf ", "Sandbox ", `{"orders"`, "if len(s.Sandbox)", `"/ui/orders": `, `"/ui/orders/{id}": `, `"/ui/sandbox": `),
 		cut("ports/ui/sagas.go", `"/ui/orders": `, `"/ui/orders/{id}/cancel": `, "if len(s.Sandbox)"),
 		cut("ports/cli/cli.go", "ServeOwn ", "Sandbox ", `"demo": `, `"sandbox": `, "func (a App) sandbox("),

@@ -131,30 +131,27 @@ func resend(l app.DeadLetter) func(context.Context, sqlx.ExtContext, keyqueue.Le
 	}
 }
 
+// MaxCounted is up to how many are counted: what probes and scrapers ask for must not take the longer the more there are.
+const MaxCounted = 10_000
+
 // relay is the consumer in whose name the outbox's relay writes letters.
 const relay = "relay"
 
 // remove takes a dead letter away by a statement that returns it, and sees to the messages behind it.
 func (s *Store) remove(ctx context.Context, id string, free func(context.Context, sqlx.ExtContext, keyqueue.Letter) error, statement string, args ...any) error {
-	tx, err := s.db.BeginTxx(ctx, nil)
-	if err != nil {
-		return txn.Classify(err, "take a dead letter away")
-	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
-	var l keyqueue.Letter
-	if err := tx.GetContext(ctx, &l, statement, append([]any{id}, args...)...); errors.Is(err, sql.ErrNoRows) {
-		return fmt.Errorf("dead letter %s: %w", id, app.ErrNotFound) // another operator was first
-	} else if err != nil {
-		return txn.Classify(err, "take dead letter "+id+" away")
-	}
-	if err := free(ctx, tx, l); err != nil {
-		return err
-	}
-	return txn.Classify(tx.Commit(), "commit")
+	return txn.Do(ctx, s.db, func(tx sqlx.ExtContext) error {
+		var l keyqueue.Letter
+		if err := sqlx.GetContext(ctx, tx, &l, statement, append([]any{id}, args...)...); errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("dead letter %s: %w", id, app.ErrNotFound) // another operator was first
+		} else if err != nil {
+			return txn.Classify(err, "take dead letter "+id+" away")
+		}
+		return free(ctx, tx, l)
+	})
 }
 
-// Count returns how many there are.
+// Count returns how many there are; MaxCounted at most are counted.
 func (s *Store) Count(ctx context.Context) (n int, err error) {
-	err = s.db.GetContext(ctx, &n, `SELECT count(*) FROM dead_letters WHERE dropped_at IS NULL`)
+	err = s.db.GetContext(ctx, &n, `SELECT count(*) FROM (SELECT FROM dead_letters WHERE dropped_at IS NULL LIMIT $1) found`, MaxCounted)
 	return n, txn.Classify(err, "count dead letters")
 }

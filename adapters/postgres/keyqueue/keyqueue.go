@@ -220,16 +220,19 @@ func free(ctx context.Context, tx sqlx.ExtContext, consumer string, key []byte) 
 	return err
 }
 
-// Count returns how many keys are blocked at each consumer, and how many messages wait.
+// MaxCounted is up to how many are counted: what probes and scrapers ask for must not take the longer the more there are.
+const MaxCounted = 10_000
+
+// Count returns how many keys are blocked at each consumer, and how many messages wait; of both MaxCounted at most are counted.
 func (q *Queue) Count(ctx context.Context) (blocked map[string]int, waiting int, err error) {
-	if err := q.db.GetContext(ctx, &waiting, `SELECT count(*) FROM waiting_messages`); err != nil {
+	if err := q.db.GetContext(ctx, &waiting, `SELECT count(*) FROM (SELECT FROM waiting_messages LIMIT $1) found`, MaxCounted); err != nil {
 		return nil, 0, txn.Classify(err, "count waiting messages")
 	}
 	var rows []struct {
 		Consumer string `db:"consumer"`
 		N        int    `db:"n"`
 	}
-	if err := q.db.SelectContext(ctx, &rows, `SELECT consumer, count(*) AS n FROM blocked_keys GROUP BY consumer`); err != nil {
+	if err := q.db.SelectContext(ctx, &rows, `SELECT consumer, count(*) AS n FROM (SELECT consumer FROM blocked_keys LIMIT $1) found GROUP BY consumer`, MaxCounted); err != nil {
 		return nil, 0, txn.Classify(err, "count blocked keys")
 	}
 	blocked = map[string]int{}

@@ -156,7 +156,7 @@ func Free(ctx context.Context, tx sqlx.ExtContext, topic, key string) error {
 	return txn.Classify(err, "free what is parked behind "+topic+" "+key)
 }
 
-// Backlog is what waits to be relayed.
+// Backlog is what waits to be relayed. MaxCounted messages stand for as many or more.
 type Backlog struct {
 	Pending int     `db:"pending"` // messages that are due
 	Delayed int     `db:"delayed"` // messages that are not
@@ -166,15 +166,20 @@ type Backlog struct {
 	Suspended int `db:"suspended"` // messages of topics that cannot be sent to
 }
 
-// Read counts the backlog.
+// MaxCounted is up to how many messages of each kind are counted: what probes and scrapers ask for must not take the longer the more waits.
+const MaxCounted = 10_000
+
+// Read counts the backlog, up to MaxCounted of each kind. The age of the oldest message is exact to within what one shard holds: it is
+// that of the shards' first ones.
 func Read(ctx context.Context, db *sqlx.DB) (Backlog, error) {
 	var b Backlog
 	err := db.GetContext(ctx, &b, `SELECT
-		count(*) FILTER (WHERE due_at IS NULL) AS pending,
-		count(*) FILTER (WHERE due_at > '-infinity' AND due_at < 'infinity') AS delayed,
-		count(*) FILTER (WHERE due_at = 'infinity') AS parked,
-		count(*) FILTER (WHERE due_at = '-infinity') AS suspended,
-		COALESCE(EXTRACT(epoch FROM clock_timestamp() - min(created_at) FILTER (WHERE due_at IS NULL)), 0)::float8 AS oldest
-		FROM outbox`)
+		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at IS NULL LIMIT $1) found) AS pending,
+		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at > '-infinity' AND due_at < 'infinity' LIMIT $1) found) AS delayed,
+		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at = 'infinity' LIMIT $1) found) AS parked,
+		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at = '-infinity' LIMIT $1) found) AS suspended,
+		COALESCE((SELECT EXTRACT(epoch FROM clock_timestamp() - min(first.created_at)) FROM generate_series(0, $2::int - 1) AS s(shard)
+			CROSS JOIN LATERAL (SELECT created_at FROM outbox WHERE outbox.shard = s.shard AND due_at IS NULL ORDER BY id LIMIT 1) first), 0)::float8 AS oldest`,
+		MaxCounted, Shards)
 	return b, txn.Classify(err, "count the outbox")
 }

@@ -56,14 +56,14 @@ type OpenSagas struct {
 	Status     saga.Status `db:"status"`
 }
 
-// Open counts the sagas that have not ended.
-func (r Sagas) Open(ctx context.Context) (map[OpenSagas]int, error) {
+// Open counts the sagas that have not ended, up to a number of each status.
+func (r Sagas) Open(ctx context.Context, atMost int) (map[OpenSagas]int, error) {
 	var rows []struct {
 		OpenSagas
 		N int `db:"n"`
 	}
-	err := r.db.SelectContext(ctx, &rows, `SELECT definition, status, count(*) AS n FROM saga_rows
-		WHERE status IN ('running', 'compensating', 'stuck') GROUP BY definition, status`)
+	err := r.db.SelectContext(ctx, &rows, `SELECT definition, w.status, count(*) AS n FROM unnest(ARRAY['running', 'compensating', 'stuck']) AS w(status)
+		CROSS JOIN LATERAL (SELECT definition FROM saga_rows WHERE status = w.status LIMIT $1) found GROUP BY definition, w.status`, atMost)
 	if err != nil {
 		return nil, txn.Classify(err, "count sagas")
 	}

@@ -36,6 +36,27 @@ func Or(ctx context.Context, db *sqlx.DB) sqlx.ExtContext {
 	return db
 }
 
+// Do runs statements in the transaction of the unit of work of ctx, which commits them with everything else, or in a transaction of their
+// own if there is no such unit. The error of a commit is classified.
+func Do(ctx context.Context, db *sqlx.DB, work func(tx sqlx.ExtContext) error) error {
+	if Of(ctx) != nil {
+		tx, err := From(ctx)
+		if err != nil {
+			return err
+		}
+		return work(tx)
+	}
+	tx, err := db.BeginTxx(ctx, nil)
+	if err != nil {
+		return Classify(err, "begin a transaction")
+	}
+	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	if err := work(tx); err != nil {
+		return err
+	}
+	return Classify(tx.Commit(), "commit")
+}
+
 // Codes of errors that our own statements raise by the function demand.
 const (
 	codeRefused  = "MR001" // with a sentence for a person
