@@ -30,6 +30,9 @@ type FailedAnswer struct {
 	Reason string `json:"reason"`
 }
 
+// ProcessedAnswer is what a saga is told when its command was handled without an event, because there was nothing to change.
+type ProcessedAnswer struct{}
+
 // NothingToUndo is what a saga is told when it has something undone that was never done, and now never will be.
 type NothingToUndo struct{}
 
@@ -50,6 +53,8 @@ type InboxUnit interface {
 
 	// Publish sends an event.
 	Publish(ctx context.Context, e Event) error
+	// AnswerIfSilent sends an event if the unit records no other event.
+	AnswerIfSilent(ctx context.Context, e Event) error
 }
 
 // Receive is the protocol of the inbox, inside a unit of work: it has each message handled once, keeps the barrier between a
@@ -68,6 +73,9 @@ func Receive(ctx context.Context, u InboxUnit, d Delivery, now time.Time, work f
 		return outcome, nil
 	}
 	err = work(ctx)
+	if e, wanted := d.Answer(ProcessedAnswer{}, now); err == nil && wanted {
+		return outcome, u.AnswerIfSilent(ctx, e) // else the step would wait until its deadline
+	}
 	if KindOf(err) != Refused || !d.answered() {
 		return outcome, err // a refusal that no saga waits for would vanish: it becomes a dead letter
 	}

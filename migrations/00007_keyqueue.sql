@@ -39,7 +39,7 @@ ALTER TABLE dead_letters
 ALTER TABLE dead_letters DROP CONSTRAINT dead_letters_consumer_message_id_key;
 
 -- +goose StatementBegin
-CREATE FUNCTION pg_temp.raw_headers(headers text) RETURNS jsonb LANGUAGE sql AS
+CREATE OR REPLACE FUNCTION pg_temp.raw_headers(headers text) RETURNS jsonb LANGUAGE sql AS
 $$ SELECT COALESCE(jsonb_agg(jsonb_build_array(encode(convert_to(name, 'UTF8'), 'base64'), encode(convert_to(value, 'UTF8'), 'base64'))), '[]')
    FROM json_each_text(replace(headers, '\u0000', '\ufffd')::json) AS h(name, value) WHERE name <> 'consumer' $$;
 -- +goose StatementEnd
@@ -67,6 +67,7 @@ DELETE FROM outbox o USING lines l WHERE l.consumer = o.consumer AND l.line = o.
 DELETE FROM blocked_keys b WHERE NOT EXISTS (SELECT FROM waiting_messages w WHERE w.consumer = b.consumer AND w.key = b.key);
 DROP TABLE lines;
 DROP INDEX outbox_lines;
+DROP FUNCTION pg_temp.raw_headers(text);
 ALTER TABLE dead_letters DROP COLUMN line;
 
 -- +goose Down

@@ -60,7 +60,8 @@ type unitKey struct{}
 type unit struct {
 	*txn.Unit
 	session *eventstore.Session
-	claimed int // what it had written when the message was claimed
+	claimed int        // what it had written when the message was claimed
+	silent  *app.Event // what is published if no event is recorded
 }
 
 // Within implements app.UnitOfWork. Inside a unit it joins that one.
@@ -102,7 +103,7 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 	}
 	inner, session := u.store.WithSession(inner, un, u.clock)
 	defer session.Discard()
-	inner = context.WithValue(inner, unitKey{}, &unit{un, session, 0})
+	inner = context.WithValue(inner, unitKey{}, &unit{Unit: un, session: session})
 	events, err := u.prepare(inner, un, session, work)
 	if err != nil {
 		return err
@@ -140,7 +141,11 @@ func (u *UnitOfWork) prepare(ctx context.Context, un *txn.Unit, session *eventst
 	if events, err = session.Flush(ctx); err != nil {
 		return nil, err
 	}
-	for _, e := range events {
+	said := events
+	if silent := ctx.Value(unitKey{}).(*unit).silent; silent != nil && len(events) == 0 {
+		said = []app.Event{*silent}
+	}
+	for _, e := range said {
 		if err := u.bus.Publish(ctx, e); err != nil {
 			return nil, fmt.Errorf("publish %s: %w", e.Meta.Type, err)
 		}
@@ -249,3 +254,8 @@ func (inboxUnit) Discard(ctx context.Context) error {
 }
 
 func (u inboxUnit) Publish(ctx context.Context, e app.Event) error { return u.bus.Publish(ctx, e) }
+
+func (inboxUnit) AnswerIfSilent(ctx context.Context, e app.Event) error {
+	ctx.Value(unitKey{}).(*unit).silent = &e
+	return nil
+}

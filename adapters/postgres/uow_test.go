@@ -211,6 +211,57 @@ func TestARefusalIsTheAnswer(t *testing.T) {
 	require.EqualValues(t, "done", outcome, "a person may have it asked again")
 }
 
+// A command that is handled without an event is answered, or its step would wait until its deadline. An event is answer enough, and a
+// command that no saga sent needs none.
+func TestACommandWithoutAnEventIsAnswered(t *testing.T) {
+	whetherLookedUpOrNot(t, func(t *testing.T, doubt time.Duration) {
+		w := newWorld(t).doubting(doubt)
+		nothing := func(context.Context) error { return nil }
+		for _, d := range []app.Delivery{command("m-1", "reserve", app.Do), command("m-1", "reserve", app.Do)} { // the second is repeated
+			_, err := w.uow.Handle(t.Context(), d, nothing)
+			require.NoError(t, err)
+		}
+		sent := func() int { return w.count(t, `SELECT count(*) FROM outbox`) }
+		require.Equal(t, 1, sent())
+		answer := w.bus.published[0]
+		require.Equal(t, saga.Processed{}, answer.Body)
+		require.Equal(t, []any{"m-1", "saga-1", "reserve", app.Do, inventory.Category}, []any{answer.Meta.Causation, answer.Meta.SagaID, answer.Meta.SagaStep, answer.Meta.Branch, answer.Category})
+
+		_, err := w.uow.Handle(t.Context(), command("m-2", "", ""), nothing)
+		require.NoError(t, err)
+		require.Equal(t, 1, sent())
+		_, err = w.uow.Handle(t.Context(), command("m-3", "commit", app.Do), w.receive)
+		require.NoError(t, err)
+		require.Equal(t, 2, sent())
+		require.IsType(t, inventory.Received{}, w.bus.published[len(w.bus.published)-1].Body)
+	})
+}
+
+// A refusal that no saga waits for is returned, so that it becomes a dead letter; nothing is left of the delivery, and a replay is handled.
+func TestARefusalWithoutASagaIsReturned(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.uow.Handle(t.Context(), command("m-1", "", ""), func(ctx context.Context) error {
+		return errors.Join(w.receive(ctx), inventory.ErrNotReserved)
+	})
+	require.ErrorIs(t, err, inventory.ErrNotReserved)
+	require.Equal(t, app.Refused, app.KindOf(err))
+	require.Zero(t, w.onHand(t))
+	require.Zero(t, w.count(t, `SELECT count(*) FROM inbox`))
+	outcome, err := w.uow.Handle(t.Context(), command("m-1", "", ""), w.receive)
+	require.NoError(t, err)
+	require.Equal(t, app.Handled, outcome)
+}
+
+// Processed once means per source and id: two services may use the same id.
+func TestOneIDOfTwoSources(t *testing.T) {
+	w := newWorld(t)
+	for _, source := range []string{"", "/warehouse", "/depot", "/depot"} {
+		_, err := w.uow.Handle(t.Context(), app.Delivery{Consumer: "c", Meta: app.Meta{ID: "1", Source: source}}, w.receive)
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 3, w.count(t, `SELECT count(*) FROM events`))
+}
+
 func TestExpiredCommandsHaveNoEffect(t *testing.T) {
 	w := newWorld(t)
 	late := command("m-1", "reserve", app.Do)

@@ -170,11 +170,15 @@ type Failed = app.FailedAnswer
 // NothingToUndo is the answer of a participant that is to undo what it never did.
 type NothingToUndo = app.NothingToUndo
 
+// Processed is the answer of a participant that had nothing to change: the step is done, or undone.
+type Processed = app.ProcessedAnswer
+
 // Answers names the answers that every participant can give. They stand on the participant's event topic.
 var Answers = aggregate.TypesOf(
 	aggregate.NewType[Refused]("saga.refused"),
 	aggregate.NewType[Failed]("saga.failed"),
 	aggregate.NewType[NothingToUndo]("saga.nothing-to-undo"),
+	aggregate.NewType[Processed]("saga.processed"),
 )
 
 // Timeout is the command that a timer sends to its saga. It names what was being waited for when the timer was set; if that was answered
@@ -191,5 +195,5 @@ func (t Timeout) Key() string { return t.SagaID }
 
 // AnswerTypes are the Go types of Answers.
 func AnswerTypes() []reflect.Type {
-	return []reflect.Type{reflect.TypeFor[Refused](), reflect.TypeFor[Failed](), reflect.TypeFor[NothingToUndo]()}
+	return []reflect.Type{reflect.TypeFor[Refused](), reflect.TypeFor[Failed](), reflect.TypeFor[NothingToUndo](), reflect.TypeFor[Processed]()}
 }

@@ -190,6 +190,11 @@ func (m *machine) answer(in Answer) error {
 
 func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
 	def := m.saga.steps[i]
+	if _, processed := in.Event.(Processed); processed { // there is nothing new to remember
+		m.stopLateTimer(st, in.Branch)
+		m.record(StepCompleted{Step: in.Step, CommandID: in.CommandID})
+		return m.forward(i)
+	}
 	if reflect.TypeOf(in.Event) == def.completed.event {
 		data, err := def.completed.remember(m.state.Data, in.Event)
 		if err != nil {
@@ -245,7 +250,7 @@ func (m *machine) undoAnswer(i int, st *StepState, in Answer) error {
 	case Failed:
 		m.stuck(st, event.Reason)
 		return nil
-	case NothingToUndo:
+	case NothingToUndo, Processed:
 	default:
 		if reflect.TypeOf(in.Event) != m.saga.steps[i].undone.event {
 			return nil

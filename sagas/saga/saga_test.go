@@ -69,6 +69,8 @@ func TestFallback(t *testing.T) {
 	open := theSaga.While(func(c app.Keyed) bool { return strings.HasPrefix(c.Key(), "a ") })
 	timeOut, cancel := sagatest.TimeOut{}, saga.Cancel{Reason: "by hand"}
 
+	t.Run("processed without an event", theSaga.Given(begun{"1"}).When(saga.Processed{}).Then(ask{"b 1"}))
+	t.Run("undone without an event", theSaga.Given(begun{"1"}, timeOut).When(saga.Processed{}).Leaves(saga.Running, ask{"a2 1"}))
 	t.Run("not needed", theSaga.Given(begun{"1"}).When(did{}).Then(ask{"b 1!"}))
 	t.Run("breaker open: not even asked", open.Given().When(begun{"1"}).Leaves(saga.Running, ask{"a2 1"}))
 	t.Run("refused for a listed reason", theSaga.Given(begun{"1"}).When(refused{"full"}).Leaves(saga.Running, ask{"a2 1"}))

@@ -1,12 +1,15 @@
 package sagatest
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/app"
+	domain "github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/sagas/saga"
 )
 
@@ -50,4 +53,37 @@ func TestGivenWhenThenRefusesAnInvalidDefinition(t *testing.T) {
 func TestADifferenceIsShownWithTypes(t *testing.T) {
 	err := For(definition()).Given().When(begun{}).verdict("", nil, []app.Keyed{work{2}})
 	require.EqualError(t, err, "sent [sagatest.work{N:1}], want [sagatest.work{N:2}]")
+}
+
+// subject is an aggregate that only begins.
+type subject struct{ domain.Root[any] }
+
+func (s *subject) begin() {
+	if s.Version() == 0 {
+		s.Record(func(any) {}, begun{})
+	}
+}
+
+func rebuild(history []any) *subject {
+	s := &subject{}
+	s.Replay(func(any) {}, history)
+	return s
+}
+
+// A step whose handler succeeds without recording an event is answered, forwards and backwards, whatever goes wrong.
+func TestAStepWithoutAnEventIsAnswered(t *testing.T) {
+	Faults{
+		Sagas: []*saga.Saga{saga.New(definition())}, Runs: 500,
+		Play: func(w *World) Play {
+			subjects := NewStore(w, "subjects", rebuild)
+			handler := app.Handle("DoWork", func(context.Context, work) error { return nil }) // there was nothing to change
+			return Play{
+				Handlers: app.For("subjects", handler),
+				Start: func(ctx context.Context, n int) error {
+					return subjects.Update(ctx, fmt.Sprint(n), func(s *subject) error { s.begin(); return nil })
+				},
+				Check: func() error { return nil }, // that all sagas have ended is checked before
+			}
+		},
+	}.Run(t)
 }

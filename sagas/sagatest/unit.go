@@ -19,8 +19,9 @@ type unit struct {
 	appended map[string][]app.Event
 	sent     []sent
 	stopped  []string
-	undo     []func() // of inbox rows
-	barrier  string   // that this unit has taken
+	undo     []func()   // of inbox rows
+	barrier  string     // that this unit has taken
+	silent   *app.Event // what is published if no event is recorded
 }
 
 type loaded struct {
@@ -88,6 +89,9 @@ func (w *World) commit(ctx context.Context, u *unit) error {
 		}
 		w.streams[e.Meta.Subject] = append(w.streams[e.Meta.Subject], e)
 		w.publish(e)
+	}
+	if len(events) == 0 && u.silent != nil {
+		w.publish(*u.silent)
 	}
 	for _, m := range u.sent {
 		if m.due.IsZero() {
@@ -333,5 +337,11 @@ func (i inboxUnit) Discard(context.Context) error {
 func (i inboxUnit) Publish(_ context.Context, e app.Event) error {
 	e.Meta.ID, e.Meta.Type = i.w.id(), typeName(e.Body)
 	i.w.unit.sent = append(i.w.unit.sent, sent{topic: "events." + e.Category, key: e.Key, body: e.Body, meta: e.Meta})
+	return nil
+}
+
+// AnswerIfSilent implements app.InboxUnit.
+func (i inboxUnit) AnswerIfSilent(_ context.Context, e app.Event) error {
+	i.w.unit.silent = &e
 	return nil
 }

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -175,6 +177,32 @@ func TestHostileRecordsEndAsDeadLetters(t *testing.T) {
 	}
 	db := harness.OpenDB(t, i.DSN())
 	require.Equal(t, []string{"0", "0"}, harness.Column(t, db, `SELECT count(*)::text FROM blocked_keys UNION ALL SELECT count(*)::text FROM waiting_messages`))
+	i.Balanced()
+}
+
+// A command that a saga sent and whose handler records no event is answered on the event topic.
+func TestACommandWithoutAnEventIsAnswered(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	i.Stock(10, "MUG-01")
+	order := i.Decided(i.Place("pm_ok", "MUG-01"))
+	require.Equal(t, "confirmed", order.Status)
+	_, _, err := producer(t, i).SendMessage(external(i.Topic("commands.orders"), 0, []byte(order.ID), fmt.Sprintf(`{"order_id":%q}`, order.ID),
+		"ce_id", "again", "ce_type", "ConfirmOrder", "ce_partitionkey", order.ID, "millrace_saga_id", "another saga", "millrace_saga_step", "confirm order", "millrace_saga_branch", "do"))
+	require.NoError(t, err)
+	harness.Eventually(t, func() error {
+		var answers []string
+		err := kafka.ReadAll(t.Context(), kafka.Config{Brokers: i.Brokers()}, []string{i.Topic("events.orders")}, func(_ string, msg *message.Message) error {
+			if msg.Metadata["causation_id"] == "again" {
+				answers = append(answers, msg.Metadata["ce_type"]+" "+msg.Metadata["millrace_saga_id"])
+			}
+			return nil
+		})
+		if err == nil && (len(answers) != 1 || answers[0] != "saga.processed another saga") {
+			err = fmt.Errorf("%v", answers)
+		}
+		return err
+	})
 	i.Balanced()
 }
 

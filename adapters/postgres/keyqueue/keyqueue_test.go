@@ -20,6 +20,7 @@ import (
 	"github.com/millrace/millrace/adapters/postgres/keyqueue"
 	"github.com/millrace/millrace/adapters/postgres/txn"
 	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/migrations"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -353,4 +354,57 @@ func TestDeadLetterAgainAfterDrop(t *testing.T) {
 	require.Equal(t, 2, l.Attempts)
 	require.NoError(t, db.Get(&keys, `SELECT count(*) FROM blocked_keys`))
 	require.Equal(t, 1, keys)
+}
+
+// What waits in the tables of the version before is moved, in its order: behind a message that is retried, and behind a dead letter.
+func TestMigrationKeepsWaitingMessages(t *testing.T) {
+	db, _ := harness.Database(t)
+	version := func() (v int) {
+		require.NoError(t, db.Get(&v, `SELECT max(version_id) FROM goose_db_version`))
+		return v
+	}
+	for version() >= 7 {
+		require.NoError(t, migrations.Down(t.Context(), db.DB))
+	}
+	_, err := db.Exec(`
+		INSERT INTO lines (consumer, line, head, attempts, first_at) VALUES
+			('c', 'retried', 'a1', 2, now()), ('c', 'dead', 'b1', 8, now()), ('c', 'in Kafka', 'c1', 0, now());
+		INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at, consumer, line) VALUES
+			('a2', 'topic', 'retried', 0, '2', '{"ce_partitionkey":"retried","consumer":"c"}', 'infinity', 'c', 'retried'),
+			('a1', 'topic', 'retried', 0, '1', '{"ce_partitionkey":"retried","consumer":"c","x":"ü\u0000"}', now(), 'c', 'retried'),
+			('a3', 'topic', 'retried', 0, '3', '{"ce_partitionkey":"retried","consumer":"c"}', 'infinity', 'c', 'retried'),
+			('b2', 'topic', 'dead', 0, '2', '{"ce_partitionkey":"dead","consumer":"c"}', 'infinity', 'c', 'dead'),
+			('own', 'topic', 'own', 0, '', '{}', now() + interval '1 hour', NULL, NULL);
+		INSERT INTO dead_letters (id, consumer, message_id, topic, key, line, headers, payload, reason, attempts, first_at, last_at) VALUES
+			('letter', 'c', 'b1', 'topic', 'dead', 'dead', '{"ce_partitionkey":"dead"}', '1', 'reason', 8, now(), now()),
+			('m1@relay', 'relay', 'm1', 'topic', 'k', NULL, '{}', '', 'too large', 2, now(), now())`)
+	require.NoError(t, err)
+	require.NoError(t, migrations.Up(t.Context(), db.DB))
+	require.ErrorContains(t, func() error {
+		for version() >= 7 {
+			if err := migrations.Down(t.Context(), db.DB); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(), "messages wait to be retried")
+	require.NoError(t, migrations.Up(t.Context(), db.DB))
+
+	w := &world{t: t, db: db, consumer: "c", handled: map[string][]string{}, outcome: func() string { return "ok" }}
+	i := w.start()
+	defer i.stop()
+	handled := func(key string, ids ...string) func() bool {
+		return func() bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return slices.Equal(w.handled[key], ids)
+		}
+	}
+	require.Eventually(t, handled("retried", "a1", "a2", "a3"), 30*time.Second, 10*time.Millisecond)
+	require.True(t, handled("dead")())
+	require.NoError(t, deadletter.New(db).Redrive(t.Context(), "letter"))
+	require.Eventually(t, handled("dead", "b1", "b2"), 30*time.Second, 10*time.Millisecond)
+	var left []string
+	require.NoError(t, db.Select(&left, `SELECT message_id FROM outbox UNION ALL SELECT convert_from(key, 'UTF8') FROM blocked_keys UNION ALL SELECT message_id FROM dead_letters`))
+	require.Equal(t, []string{"own", "m1"}, left)
 }
