@@ -237,7 +237,7 @@ func TestOperationsShowTheirState(t *testing.T) {
 	t.Parallel()
 	i := harness.Shared(t)
 	for path, want := range map[string]string{
-		"/healthz": "ok", "/readyz": "postgres: ok\nkafka: ok\nworker: ok\n", "/metrics": "millrace_outbox_pending",
+		"/healthz": "ok", "/readyz": "postgres: ok\nkafka: ok\ntopics: ok\nworker: ok\n", "/metrics": "millrace_outbox_pending",
 		"/openapi.yaml": "operationId: placeOrder", "/v1/outbox": `"pending"`, "/v1/breakers": `"name":"payments"`,
 		"/v1/dead-letters": `"dead_letters"`, "/v1/sandbox/payments": `"held"`, "/v1/sandbox/carrier": `"booked"`,
 	} {

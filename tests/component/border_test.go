@@ -115,6 +115,18 @@ func TestIdempotencyKeyOnEveryPost(t *testing.T) {
 		require.Equal(t, http.StatusNotFound, i.Do(http.MethodPost, "/v1/dead-letters/"+dead.ID+"/redrive", "").Status)
 		settle("BAD", 3)
 	})
+	t.Run("a cancellation", func(t *testing.T) {
+		i.Stock(10, "MUG-01")
+		i.Knobs("payments", `{"latency":"2s"}`)
+		id := i.Place("pm_ok", "MUG-01")
+		first := i.Do(http.MethodPost, "/v1/orders/"+id+"/cancel", "", "Idempotency-Key", "c")
+		require.Equal(t, http.StatusAccepted, first.Status, first.Body)
+		again := i.Do(http.MethodPost, "/v1/orders/"+id+"/cancel", "", "Idempotency-Key", "c")
+		require.Equal(t, http.StatusAccepted, again.Status, again.Body)
+		require.Equal(t, "true", again.Header.Get("Idempotency-Replayed"))
+		require.Equal(t, "cancelled", i.Decided(id).Status)
+		i.Knobs("payments", `{"latency":"0s"}`)
+	})
 	t.Run("across a crash", func(t *testing.T) {
 		i.Kill()
 		i.Restart()

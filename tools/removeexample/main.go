@@ -29,7 +29,7 @@ var gone = []string{
 	"ports/httpapi/testdata", "ports/ui/orders.go", "ports/ui/sandbox.go", "ports/ui/templates/order.html", "ports/ui/templates/orders.html",
 	"ports/ui/templates/sandbox.html", "ports/cli/demo.go", "ports/cli/chaos.go", "ports/cli/live.go", "service/orders.go", "service/demo.go",
 	"service/sandbox.go", "tests/books", "tests/bench", "tests/debezium", "tests/chaos", "tests/limits", "tests/browser", "tests/tools",
-	"tests/harness/orders.go", "tests/harness/books.go", "tests/harness/sandbox.go", "examples", "docs/pages.md", "docs/performance.md",
+	"tests/harness/orders.go", "tests/harness/books.go", "tests/harness/sandbox.go", "tests/harness/limits.go", "tests/limits", "examples", "docs/pages.md", "docs/performance.md",
 	"docs/scale.md", "docs/pictures", "docs/order-fulfilment.mmd", "tools/node", "tools/removeexample",
 }
 
@@ -103,7 +103,7 @@ func code() error {
 		cut("app/reaction/reaction.go", "deliveries{"),
 		cut("adapters/postgres/readmodel/readmodel.go", "{projection.Orders", "{projection.Stock"),
 		cut("sagas/sagas.go", "saga.New(fulfilment.Definition)", "saga.New(fulfilment.V1)"),
-		cut("service/parts.go", "order.Category: ", "inventory.Category: ", "payment.Category: ", "shipment.Category: ", "Orders: ", "Stock: ", "Payments: ",
+		cut("service/parts.go", "order.Category: ", "inventory.Category: ", "inventory.Category: audit", "payment.Category: ", "shipment.Category: ", "Orders: ", "Stock: ", "Payments: ",
 			"Shipments: ", "Provider: ", "Carrier: ", "Courier: ", "Orders: ", "Stock: ", "payment.Category: ", "shipment.Category: ", "command.Couriers: ",
 			"messages.Protobuf(", "if state.Definition", "orders, err := ", "group := ", "for _, status := ", `"go run . demo"`, "fmt.Sprintf(`curl", "if s.postgres == nil", "return s.core.uow"),
 		swap("service/parts.go", "return []ui.Group{group}, err", "return nil, nil"),
@@ -137,6 +137,7 @@ func tests() error {
 		swap("tests/component/start_test.go", "HTTP_ADDR=0.0.0.0:8080|SANDBOX=on", "HTTP_ADDR=0.0.0.0:8080"),
 		cut("tests/component/start_test.go", `"demo --orders 0"`, `"demo --orders x"`, `"demo please"`, `"sandbox here"`),
 		cut("tests/harness/harness.go", "sandbox "),
+		cut("tests/harness/instance.go", "if w.sandbox"),
 		swap("tests/harness/harness.go", `w.env["DATA_DIR"], w.env["TOPIC_PREFIX"], w.env["WAREHOUSE_TOPICS"] = dir, w.Prefix, w.Prefix+".warehouse"`, `w.env["DATA_DIR"], w.env["TOPIC_PREFIX"] = dir, w.Prefix`),
 		cut("tests/harness/client.go", "placed "),
 		swap("tests/harness/client.go", ", &atomic.Int64{}}", "}"),
