@@ -89,6 +89,22 @@ func TestAuditFindsEachFault(t *testing.T) {
 			`INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at) VALUES ('m', 'nowhere', 'no-letter', 0, '', '{}', 'infinity')`,
 			`DELETE FROM outbox WHERE message_id = 'm'`,
 		},
+		{
+			"key queue: each blocked key has waiting messages, and each waiting message a blocked key", "no-messages",
+			`INSERT INTO blocked_keys (consumer, key, due_at) VALUES ('nobody', 'no-messages', now() + interval '1 hour')`,
+			`DELETE FROM blocked_keys WHERE key = 'no-messages'`,
+		},
+		{
+			"key queue: each blocked key has waiting messages, and each waiting message a blocked key", "no-block",
+			`INSERT INTO waiting_messages (receipt, consumer, key, topic, source, message_id, headers) VALUES ('r', 'nobody', 'no-block', 't', '', 'm', '[]')`,
+			`DELETE FROM waiting_messages WHERE key = 'no-block'`,
+		},
+		{
+			"key queue: a key that waits for a person has an open dead letter", "for-ever",
+			`INSERT INTO blocked_keys (consumer, key, due_at) VALUES ('nobody', 'for-ever', 'infinity');
+			INSERT INTO waiting_messages (receipt, consumer, key, topic, source, message_id, headers) VALUES ('r', 'nobody', 'for-ever', 't', '', 'm', '[]')`,
+			`DELETE FROM blocked_keys WHERE key = 'for-ever'; DELETE FROM waiting_messages WHERE key = 'for-ever'`,
+		},
 	} {
 		_, err := db.Exec(fault.spoil)
 		require.NoError(t, err, fault.check)

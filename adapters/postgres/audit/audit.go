@@ -77,8 +77,8 @@ var queries = []query{
 		WHERE before >= position`,
 	},
 	{
-		"relay: each suspended key has an open dead letter", `SELECT count(DISTINCT (topic, key)) FROM outbox WHERE due_at = 'infinity' AND consumer IS NULL`,
-		`SELECT format('%s: key %s: %s messages suspended', topic, key, count(*)) FROM outbox o WHERE due_at = 'infinity' AND consumer IS NULL
+		"relay: each suspended key has an open dead letter", `SELECT count(DISTINCT (topic, key)) FROM outbox WHERE due_at = 'infinity'`,
+		`SELECT format('%s: key %s: %s messages suspended', topic, key, count(*)) FROM outbox o WHERE due_at = 'infinity'
 			AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.topic = o.topic AND d.key = o.key AND d.outbox_id IS NOT NULL AND d.dropped_at IS NULL)
 		GROUP BY topic, key`,
 	},
@@ -93,15 +93,19 @@ var queries = []query{
 			AND NOT EXISTS (SELECT FROM relays r WHERE r.owner = l.owner)`,
 	},
 	{
-		"key queue: each blocked key has messages that wait, and they one", `SELECT count(*) FROM blocked_keys`,
+		"key queue: each blocked key has waiting messages, and each waiting message a blocked key", `SELECT count(*) FROM blocked_keys`,
 		`SELECT format('%s: key %s: %s', consumer, encode(key, 'escape'), CASE WHEN n IS NULL THEN 'blocked, but no message waits' ELSE n || ' messages wait, but it is not blocked' END)
 		FROM blocked_keys b FULL JOIN (SELECT consumer, key, count(*) AS n FROM waiting_messages GROUP BY consumer, key) w USING (consumer, key)
 		WHERE b.due_at IS NULL OR w.n IS NULL`,
 	},
 	{
-		"key queue: each key that is held has an open dead letter", `SELECT count(*) FROM blocked_keys WHERE due_at = 'infinity'`,
-		`SELECT format('%s: key %s: held without a dead letter', consumer, encode(key, 'escape')) FROM blocked_keys b WHERE due_at = 'infinity' AND NOT EXISTS (
-			SELECT FROM waiting_messages w JOIN dead_letters d ON d.id = w.receipt AND d.dropped_at IS NULL WHERE w.consumer = b.consumer AND w.key = b.key)`,
+		"key queue: a key that waits for a person has an open dead letter", `SELECT count(*) FROM blocked_keys WHERE due_at = 'infinity'`,
+		`SELECT format('%s: key %s', consumer, encode(key, 'escape')) FROM blocked_keys b WHERE due_at = 'infinity'
+			AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.consumer = b.consumer AND d.raw_key = b.key AND d.dropped_at IS NULL)`,
+	},
+	{
+		"key queue: no key is leased for ever", `SELECT count(*) FROM blocked_keys WHERE lease IS NOT NULL`,
+		`SELECT format('%s: key %s: leased by %s', consumer, encode(key, 'escape'), lease) FROM blocked_keys WHERE lease IS NOT NULL AND due_at = 'infinity'`,
 	},
 }
 
