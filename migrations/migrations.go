@@ -32,7 +32,7 @@ func provider(db *sql.DB) (*goose.Provider, error) {
 // Up brings the schema to this program's version. Several instances may do so at once. The error wraps ErrNewer if the
 // schema is ahead.
 func Up(ctx context.Context, db *sql.DB) error {
-	// One at a time: a session lock on a connection of its own, which goes with the connection.
+	// One at a time in each schema: a session lock on a connection of its own, which goes with the connection.
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
@@ -41,11 +41,11 @@ func Up(ctx context.Context, db *sql.DB) error {
 	if _, err := conn.ExecContext(ctx, `SET lock_timeout = 0`); err != nil { // another instance may take its time
 		return fmt.Errorf("migrate: %w", err)
 	}
-	if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock(hashtextextended('millrace migrations', 0))`); err != nil {
+	if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock(hashtextextended('millrace migrations ' || current_schema(), 0))`); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	defer func() {
-		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(hashtextextended('millrace migrations', 0))`)
+		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(hashtextextended('millrace migrations ' || current_schema(), 0))`)
 		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `RESET lock_timeout`)
 	}()
 	p, err := provider(db)

@@ -151,7 +151,7 @@ func (s *Service) startRelay(ctx context.Context, _ func(string)) error {
 		defer close(finished)
 		if s.ensureTopics(relayCtx) { // also for the topics' limit, which the publisher must know
 			if s.config.Debezium {
-				s.relay.RunTimers(relayCtx)
+				s.relay.RunTimers(relayCtx, s.config.DebeziumSlot)
 				return
 			}
 			s.relay.Run(relayCtx)

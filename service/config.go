@@ -39,6 +39,7 @@ type Config struct {
 	KafkaBrokers []string // empty: the embedded one
 	Partitions   int32
 	Debezium     bool // sends what is in the outbox
+	DebeziumSlot string
 	Serial       bool // one message of a partition at a time, by Watermill's own subscriber
 	InstanceID   string
 	Spread       Spread
@@ -113,6 +114,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 		KafkaBrokers: s.list("KAFKA_BROKERS"),
 		Partitions:   int32(s.number("KAFKA_PARTITIONS", 4, 1, 1000)), //nolint:gosec // at most 1000
 		Debezium:     s.onOff("DEBEZIUM", false),
+		DebeziumSlot: s.text("DEBEZIUM_SLOT", "millrace_outbox"),
 		Serial:       s.onOff("KAFKA_SERIAL", false),
 		InstanceID:   s.text("INSTANCE_ID", ""),
 		Spread:       Spread(s.text("SPREAD", string(OverMachines))),

@@ -27,6 +27,9 @@ func (s *Service) startStorage(ctx context.Context, say func(string)) (err error
 	if err := postgres.Wait(ctx, s.db, s.config.PostgresWait, s.log); err != nil {
 		return err
 	}
+	if err := postgres.CheckSession(ctx, s.DSN); err != nil {
+		return err
+	}
 	if err := s.startClock(ctx); err != nil {
 		return err
 	}

@@ -103,11 +103,10 @@ func (r *Rebuilding) Run(ctx context.Context) (events int, err error) {
 // openBeside opens a pool of one connection, which is never replaced by another: a new one would not have the temporary table, and what is
 // written to the same name would be written to the table that is in use.
 func openBeside(dsn string) (*sqlx.DB, error) {
-	config, err := pgx.ParseConfig(dsn)
+	config, err := txn.Config(dsn, map[string]string{"application_name": "millrace rebuild"})
 	if err != nil {
-		return nil, fmt.Errorf("not a PostgreSQL connection string: %w", err)
+		return nil, err
 	}
-	config.RuntimeParams["application_name"] = "millrace rebuild"
 	var connected atomic.Bool
 	db := sqlx.NewDb(stdlib.OpenDB(*config, stdlib.OptionBeforeConnect(func(context.Context, *pgx.ConnConfig) error {
 		if connected.Swap(true) {

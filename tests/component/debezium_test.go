@@ -47,7 +47,7 @@ func TestDebeziumInTheRelaysPlace(t *testing.T) {
 		}
 		return nil
 	})
-	i := w.Start()
+	i := w.Start("DEBEZIUM_SLOT=" + w.Prefix)
 	i.Stock(1000, "MUG-01", "TEE-02", "HEAVY-99")
 	for range 5 {
 		i.Place("pm_ok", "MUG-01", "TEE-02")

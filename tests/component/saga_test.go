@@ -131,7 +131,7 @@ func TestEveryStepTimedOut(t *testing.T) {
 		require.NoError(t, err)
 		return func() { _ = tx.Rollback() }
 	}
-	const lock = `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`
+	const lock = `SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' ' || $1, 0))`
 
 	slow := i.Place("pm_slow", "SLOW-1")
 	releaseStock := hold(lock, "inventory/SLOW-2")

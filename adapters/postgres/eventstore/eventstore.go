@@ -17,8 +17,9 @@ import (
 	"github.com/millrace/millrace/domain/aggregate"
 )
 
-// fenceClass and fenceID name the advisory lock that every append holds until its transaction ends. See Reader.
-const fenceClass, fenceID = 0x6d72, 1
+// fenceClass and the schema's hash name the advisory lock that every append holds until its transaction ends. See Reader. Locks are global to
+// the database, which services share that have a schema each.
+const fenceClass = 0x6d72
 
 // Store is the table of events, and what this instance knows of it.
 type Store struct {
@@ -94,12 +95,12 @@ var appends = &txn.Statement[row]{
 		}
 		// The fence is taken before the first position is: the select list is computed on rows that the join has made.
 		return `
-			WITH fence AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared($1, $2))
+			WITH fence AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared($1, hashtext(current_schema())))
 			INSERT INTO events (position, stream, version, type, schema, payload, meta, at)
 			SELECT nextval('events_position'), e.stream, e.version, e.type, e.schema, e.payload::json, e.meta::json, e.at
-			FROM fence, unnest($3::text[], $4::int[], $5::text[], $6::int[], $7::text[], $8::text[], $9::timestamptz[])
+			FROM fence, unnest($2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[], $8::timestamptz[])
 				AS e(stream, version, type, schema, payload, meta, at)`,
-			[]any{fenceClass, fenceID, streams, versions, types, schemas, payloads, metas, times}, nil
+			[]any{fenceClass, streams, versions, types, schemas, payloads, metas, times}, nil
 	},
 }
 

@@ -183,4 +183,4 @@ var locks = &txn.Statement[string]{
 
 // lockStreams locks in the order of the locks' own numbers, which is the same for everybody: no deadlock.
 const lockStreams = `SELECT pg_advisory_xact_lock(n) FROM (
-	SELECT DISTINCT hashtextextended(s, 0) AS n FROM unnest($1::text[]) s ORDER BY n OFFSET 0) numbers`
+	SELECT DISTINCT hashtextextended(current_schema() || ' ' || s, 0) AS n FROM unnest($1::text[]) s ORDER BY n OFFSET 0) numbers`

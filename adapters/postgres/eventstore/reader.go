@@ -74,7 +74,7 @@ func (s *Store) settled(ctx context.Context) (int64, error) {
 		return 0, txn.Classify(err, "read the last position")
 	}
 	var writers []string
-	err := s.db.SelectContext(ctx, &writers, holders, fenceClass, fenceID)
+	err := s.db.SelectContext(ctx, &writers, holders, fenceClass)
 	for pause := time.Millisecond; err == nil && len(writers) > 0; pause = min(2*pause, 100*time.Millisecond) {
 		select {
 		case <-ctx.Done():
@@ -82,7 +82,7 @@ func (s *Store) settled(ctx context.Context) (int64, error) {
 		case <-time.After(pause):
 		}
 		var still []string
-		query, args, inErr := sqlx.In(`SELECT * FROM (`+holdersIn+`) h WHERE writer IN (?)`, fenceClass, fenceID, writers)
+		query, args, inErr := sqlx.In(`SELECT * FROM (`+holdersIn+`) h WHERE writer IN (?)`, fenceClass, writers)
 		if inErr != nil {
 			return 0, inErr
 		}
@@ -94,7 +94,8 @@ func (s *Store) settled(ctx context.Context) (int64, error) {
 
 const (
 	holdersFrom = ` FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
-		AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND classid = `
-	holders   = `SELECT virtualtransaction` + holdersFrom + `$1 AND objid = $2`
-	holdersIn = `SELECT virtualtransaction AS writer` + holdersFrom + `? AND objid = ?`
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+		AND objid::bigint = hashtext(current_schema())::bigint & 4294967295 AND classid = `
+	holders   = `SELECT virtualtransaction` + holdersFrom + `$1`
+	holdersIn = `SELECT virtualtransaction AS writer` + holdersFrom + `?`
 )

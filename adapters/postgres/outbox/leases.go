@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace/millrace/adapters/postgres/txn"
 )
 
 // A lease lasts for leaseFor and is renewed every leaseBeat. By its own clock a relay stops sending leaseMargin earlier, so that a request
@@ -151,7 +153,7 @@ func (l *leases) connect(ctx context.Context, conn **pgx.Conn) error {
 	if *conn != nil && !(*conn).IsClosed() {
 		return nil
 	}
-	config, err := pgx.ParseConfig(l.dsn)
+	config, err := txn.Config(l.dsn, map[string]string{"application_name": "millrace relay", "lock_timeout": "1s"})
 	if err != nil {
 		return err
 	}

@@ -7,12 +7,16 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/adapters/postgres/txn"
 )
 
-const channel = "millrace_outbox"
+// channel is the name of the notifications' channel, in SQL. Channels are global to the database, which services share that have a schema
+// each.
+const channel = `'millrace_outbox_' || md5(current_schema())`
 
 func notify(ctx context.Context, db *sqlx.DB) error {
-	_, err := db.ExecContext(ctx, `SELECT pg_notify('`+channel+`', '')`)
+	_, err := db.ExecContext(ctx, `SELECT pg_notify(`+channel+`, '')`)
 	return err
 }
 
@@ -51,12 +55,20 @@ func (n *Notifier) Run(ctx context.Context) {
 func listen(ctx context.Context, dsn string, log *slog.Logger, wake func()) {
 	for ctx.Err() == nil {
 		err := func() error {
-			conn, err := pgx.Connect(ctx, dsn)
+			config, err := txn.Config(dsn, map[string]string{"application_name": "millrace relay"})
+			if err != nil {
+				return err
+			}
+			conn, err := pgx.ConnectConfig(ctx, config)
 			if err != nil {
 				return err
 			}
 			defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is lost with it
-			if _, err := conn.Exec(ctx, `LISTEN `+channel); err != nil {
+			var name string
+			if err := conn.QueryRow(ctx, `SELECT `+channel).Scan(&name); err != nil {
+				return err
+			}
+			if _, err := conn.Exec(ctx, `LISTEN `+pgx.Identifier{name}.Sanitize()); err != nil { //nolint:misspell // its author's spelling
 				return err
 			}
 			for {

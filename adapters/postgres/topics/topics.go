@@ -12,7 +12,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	wsql "github.com/ThreeDotsLabs/watermill-sql/v3/pkg/sql"
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/jmoiron/sqlx"
 
@@ -34,12 +33,13 @@ const ackWithin = 5 * time.Minute
 // OpenReaders makes the pool of subscribers, each of which holds a connection while its messages are handled. What they write is how far
 // they have read; losing the last of it in a crash of the database costs a repetition, so nobody waits for the disk.
 func OpenReaders(dsn string) (*sqlx.DB, error) {
-	config, err := pgx.ParseConfig(dsn)
+	config, err := txn.Config(dsn, map[string]string{
+		"synchronous_commit":                  "off",
+		"idle_in_transaction_session_timeout": "60s", // an instance that was stopped must not keep a topic from others
+	})
 	if err != nil {
-		return nil, fmt.Errorf("not a PostgreSQL connection string: %w", err)
+		return nil, err
 	}
-	config.RuntimeParams["synchronous_commit"] = "off"
-	config.RuntimeParams["idle_in_transaction_session_timeout"] = "60s" // an instance that was stopped must not keep a topic from others
 	db := sqlx.NewDb(stdlib.OpenDB(*config), "pgx")
 	db.SetConnMaxIdleTime(5 * time.Minute)
 	return db, nil
@@ -113,7 +113,7 @@ func (schema) InsertQuery(topic string, messages message.Messages) (wsql.Query, 
 		ids[i], payloads[i], headers[i] = m.UUID, m.Payload, string(h)
 	}
 	return wsql.Query{
-		Query: `WITH first AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended('topic ' || $1, 0)))
+		Query: `WITH first AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended('topic ' || current_schema() || ' ' || $1, 0)))
 			INSERT INTO topic_messages (topic, message_id, payload, headers)
 			SELECT $1, m.id, m.payload, m.headers::json FROM first, unnest($2::text[], $3::bytea[], $4::text[]) WITH ORDINALITY AS m(id, payload, headers, n) ORDER BY n`,
 		Args: []any{topic, ids, payloads, headers},
