@@ -55,15 +55,15 @@ type committing struct {
 	ctx      context.Context //nolint:containedctx // of the caller, who waits
 	ended    chan struct{}
 	err      error
-	apart    bool // it has waited for a lock
+	rejoins  int // how often it has waited for a lock
 	events   []app.Event
 	messages []*outbox.Written
 }
 
 // groupCommit commits units that end at the same time in one transaction. Each unit fails alone:
 //
-//   - A group never waits for a lock. The unit whose statement runs into a lock leaves the group, waits for the lock in a transaction of its
-//     own, and joins a later group; the others go on.
+//   - A group never waits for a lock. The unit whose statement runs into a lock leaves the group, waits for the lock while it holds no other,
+//     and joins a later group; the others go on.
 //   - A group that fails for another reason is split by halves until the bad unit fails alone.
 //   - All units of a group fail only if the database is away.
 type groupCommit struct {
@@ -73,14 +73,14 @@ type groupCommit struct {
 	begins    func() (ended func())
 	committed func([]*committing)
 
-	mu      sync.Mutex
-	waiting map[txn.Lock][]*committing // what a unit waits for apart, and the units that want the same
+	mu    sync.Mutex
+	waits map[txn.Lock]*lockWait // locks for which units wait apart
 
 }
 
 func newGroupCommit(db *sqlx.DB, begins func() (ended func()), committed func([]*committing)) *groupCommit {
 	g := &groupCommit{
-		db: db, apart: make(chan struct{}, ownTransactions(db)), begins: begins, committed: committed, waiting: map[txn.Lock][]*committing{},
+		db: db, apart: make(chan struct{}, ownTransactions(db)), begins: begins, committed: committed, waits: map[txn.Lock]*lockWait{},
 	}
 	g.groups.Do, g.groups.Max, g.groups.Parallel = g.commit, maxGroup, 1
 	return g
@@ -148,7 +148,7 @@ func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.
 	for _, c := range all {
 		if err := c.Doomed(); err != nil {
 			c.end(err)
-		} else if !g.queuesBehind(c, c.Locks(nil)) {
+		} else if !g.queuesBehind(c, c.Locks()) {
 			units, sound = append(units, c.Unit), append(sound, c)
 		}
 	}
@@ -203,8 +203,8 @@ func (g *groupCommit) leave(ctx context.Context, all []*committing, waited *txn.
 			continue
 		}
 		left[waited.Statement()]++
-		if locks := c.Locks(waited); !g.queuesBehind(c, locks) {
-			g.goApart(c, locks, waited)
+		if !g.queuesBehind(c, c.Locks()) {
+			g.goApart(c, waited)
 		}
 	}
 	if len(stay) > 0 {
@@ -212,91 +212,154 @@ func (g *groupCommit) leave(ctx context.Context, all []*committing, waited *txn.
 	}
 }
 
-// queuesBehind has a unit wait in memory behind one that waits apart for one of some locks: the group would run into it again.
+// queuesBehind has a unit wait in memory behind one that waits for one of some locks: its group would run into it again.
 func (g *groupCommit) queuesBehind(c *committing, locks []txn.Lock) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, l := range locks {
-		if behind, waited := g.waiting[l]; waited {
+		if wait := g.waits[l]; wait != nil {
 			c.Unit = c.Leave()
-			g.waiting[l] = append(behind, c)
+			wait.behind = append(wait.behind, c)
 			return true
 		}
 	}
 	return false
 }
 
-// goApart has a unit wait outside of its group. The units that queue behind it join a group when it has waited.
-func (g *groupCommit) goApart(c *committing, locks []txn.Lock, waited *txn.WaitError) {
+// goApart has a unit wait outside of its group.
+func (g *groupCommit) goApart(c *committing, waited *txn.WaitError) {
 	c.Unit = c.Leave()
-	g.mu.Lock()
-	for _, l := range locks {
-		g.waiting[l] = nil
-	}
-	g.mu.Unlock()
 	go func() {
 		again, err := g.waitApart(c, waited)
-		if err != nil {
+		switch {
+		case err != nil:
 			c.end(err)
-		}
-		g.mu.Lock()
-		var join []*committing
-		if again {
-			join = append(join, c)
-		}
-		for _, l := range locks {
-			join = append(join, g.waiting[l]...)
-			delete(g.waiting, l)
-		}
-		g.mu.Unlock()
-		for _, c := range join {
+		case again:
 			g.join(c)
 		}
 	}()
 }
 
-// waitApart waits for a lock that a unit needs, and tells whether the unit joins a group again. A unit that runs into a lock a second time, or
-// that is slow, is committed here: others may always be faster than a unit that holds nothing while it waits.
+// maxRejoins is how often a unit that ran into a lock waits for it and joins a group again. Then it is committed apart: others may always be
+// faster than a unit that holds nothing while it waits.
+const maxRejoins = 5
+
+// waitApart waits for the locks that a unit needs, and tells whether the unit joins a group again. A slow unit is committed here.
 func (g *groupCommit) waitApart(c *committing, waited *txn.WaitError) (again bool, err error) {
 	if err := c.Settled(c.ctx); err != nil {
 		return false, err
 	}
-	select { // until then it waits as long as its caller does
-	case g.apart <- struct{}{}:
-		defer func() { <-g.apart }()
-	case <-c.ctx.Done():
-		return false, c.ctx.Err()
+	if c.rejoins++; c.rejoins <= maxRejoins && !waited.Slow {
+		err := g.waitForLocks(c.ctx, c.Unit, waited)
+		return err == nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), unitTimeout)
-	defer cancel()
-	if c.apart || waited.Slow {
-		return false, g.write(ctx, []*committing{c}, []*txn.Unit{c.Unit}, txn.Waits{})
-	}
-	c.apart = true
-	err = c.WaitForLocks(ctx, waited)
-	if _, still := errors.AsType[*txn.WaitError](err); still || txn.Away(err) || ctx.Err() != nil {
-		return false, err
-	}
-	return true, nil // another error is judged where the statements before it were executed too
+	return false, g.holdingToken(c.ctx, func(ctx context.Context) error {
+		return g.write(ctx, []*committing{c}, []*txn.Unit{c.Unit}, txn.Waits{})
+	})
 }
 
-// lockedOut says that a unit with a transaction of its own ran into a lock, and was rolled back.
-type lockedOut struct {
-	*txn.WaitError
-	unit *txn.Unit
-}
-
-// wait waits for the lock. The error is then app.ErrConflict: the unit runs again from the start.
-func (g *groupCommit) wait(ctx context.Context, out *lockedOut) error {
-	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
-	defer cancel()
+// holdingToken calls f when few enough units wait apart. Until then it waits as long as ctx; f gets as long as a unit may take.
+func (g *groupCommit) holdingToken(ctx context.Context, f func(ctx context.Context) error) error {
 	select {
 	case g.apart <- struct{}{}:
 		defer func() { <-g.apart }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return cmp.Or(out.unit.WaitForLocks(ctx, out.WaitError), fmt.Errorf("%w: %w", app.ErrConflict, out.WaitError))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unitTimeout)
+	defer cancel()
+	return f(ctx)
+}
+
+const (
+	// lockPatience is how long a unit waits for a lock. Then its caller is told, and tries again later.
+	lockPatience = 5 * time.Second
+
+	// lockTurn is how long a unit waits for a lock before another one that waits gets its connection.
+	lockTurn = 500 * time.Millisecond
+)
+
+// waitForLocks waits until each row of the statement that ran into a lock can be written. Each is tried out in a transaction of its own: while
+// the unit waits for one lock, it holds no other, so that no other unit waits for it.
+func (g *groupCommit) waitForLocks(ctx context.Context, u *txn.Unit, waited *txn.WaitError) error {
+	for _, row := range u.Rows(waited) {
+		if err := g.waitForLock(ctx, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *groupCommit) waitForLock(ctx context.Context, row *txn.Unit) error {
+	leave, err := g.register(ctx, row.Locks())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	for began := time.Now(); ; {
+		err := g.holdingToken(ctx, func(ctx context.Context) error { return row.TryOut(ctx, lockTurn) })
+		_, waited := errors.AsType[*txn.WaitError](err)
+		switch {
+		case waited && time.Since(began) < lockPatience:
+		case waited, txn.Away(err), ctx.Err() != nil:
+			return err
+		default:
+			return nil // it holds no lock; another error is judged where the statements before it are executed too
+		}
+	}
+}
+
+// register notes that a unit waits for a lock, after any other that does. Leave has the units that queue behind it join a group.
+func (g *groupCommit) register(ctx context.Context, locks []txn.Lock) (leave func(), err error) {
+	if len(locks) == 0 {
+		return func() {}, nil
+	}
+	lock, mine := locks[0], &lockWait{done: make(chan struct{})}
+	for {
+		g.mu.Lock()
+		other := g.waits[lock]
+		if other == nil {
+			g.waits[lock] = mine
+		}
+		g.mu.Unlock()
+		if other == nil {
+			break
+		}
+		select {
+		case <-other.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return func() {
+		g.mu.Lock()
+		delete(g.waits, lock)
+		behind := mine.behind
+		g.mu.Unlock()
+		close(mine.done)
+		for _, c := range behind {
+			g.join(c)
+		}
+	}, nil
+}
+
+// lockWait is a lock for which a unit waits.
+type lockWait struct {
+	done   chan struct{} // closed when that unit waits no longer
+	behind []*committing // units that want the same lock
+}
+
+// lockedOutError says that a unit with a transaction of its own ran into a lock, and was rolled back.
+type lockedOutError struct {
+	*txn.WaitError
+	unit *txn.Unit
+}
+
+// wait waits for the lock. The error is then app.ErrConflict: the unit runs again from the start.
+func (g *groupCommit) wait(ctx context.Context, out *lockedOutError) error {
+	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
+	defer cancel()
+	return cmp.Or(g.waitForLocks(ctx, out.unit, out.WaitError), fmt.Errorf("%w: %w", app.ErrConflict, out.WaitError))
 }
 
 // submit commits a unit. Units that come after it, in its streams and under its message's key, begin when its place is certain.
@@ -311,13 +374,10 @@ func (u *UnitOfWork) submit(ctx context.Context, un *txn.Unit, session *eventsto
 		if err == nil {
 			err = u.commits.write(ctx, []*committing{c}, []*txn.Unit{un}, txn.Waits{Lock: contendedLockWait})
 		}
-		if waited, ok := errors.AsType[*txn.WaitError](err); ok {
-			session.Discard()
-			un.Close() // it holds locks that other units want
-			return &lockedOut{waited, un.Leave()}
-		}
 		if err != nil {
-			c.end(err)
+			if _, waited := errors.AsType[*txn.WaitError](err); !waited {
+				c.end(err)
+			}
 			return err
 		}
 		session.Submitted()

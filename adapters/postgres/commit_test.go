@@ -13,8 +13,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/adapters/postgres/eventstore"
 	"github.com/millrace/millrace/adapters/postgres/txn"
 	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -70,6 +72,7 @@ func (w *world) locked(t *testing.T, statement string) *sqlx.Tx {
 // Of fifty units that commit in one transaction, one is bad: the others are committed, and the caller of the bad one gets an error. A locked
 // row stalled every commit for 5 s, and then failed 49 of 50 units.
 func TestCommitGroupIsolatesABadUnit(t *testing.T) {
+	t.Parallel()
 	texts := badText()
 	cases := map[string]struct {
 		lock string
@@ -251,4 +254,50 @@ func TestSmallestPoolIsNotUsedUpByUnitsThatWaitForLocks(t *testing.T) {
 	require.NoError(t, lock.Commit())
 	waiting.Wait()
 	require.Equal(t, 20, w.count(t, `SELECT n FROM items WHERE key = 'locked'`))
+}
+
+// A stream that many instances want is locked by an instance that hangs: units of other such streams go on, those of a stream too that is
+// changed together with the locked one.
+func TestCommitGroupIsolatesAContendedStream(t *testing.T) {
+	w := newWorld(t)
+	store := eventstore.New(w.db, inventory.Types)
+	w.stock = eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{Contended: true})
+	w.uow = postgres.NewUnitOfWork(w.db, store, w.bus, time.Now)
+	both := func(ctx context.Context) error {
+		return w.stock.UpdateAll(ctx, []string{"bad", "shared"}, func(s []*inventory.Stock) error {
+			return errors.Join(s[0].Receive("bad", 1), s[1].Receive("shared", 1))
+		})
+	}
+	lock := w.locked(t, `SELECT pg_advisory_xact_lock(hashtextextended('inventory/bad', 0))`)
+	var good, bad sync.WaitGroup
+	var ended atomic.Int32
+	for n := range 5 {
+		bad.Go(func() {
+			if _, err := w.uow.Handle(t.Context(), command(fmt.Sprint("bad-", n), "", ""), both); err != nil {
+				t.Errorf("bad-%d: %v", n, err)
+			}
+			ended.Add(1)
+		})
+	}
+	for n := range 45 {
+		good.Go(func() {
+			for round := range 3 {
+				id, sku := fmt.Sprintf("good-%d-%d", n, round), fmt.Sprint("SKU-", n)
+				if n%5 == 0 {
+					sku = "shared" // a unit that waits for the lock must not keep this stream from others
+				}
+				if _, err := w.uow.Handle(t.Context(), command(id, "", ""), w.receiveOf(sku, 1)); err != nil {
+					t.Errorf("%s: %v", id, err)
+				}
+			}
+		})
+	}
+	good.Wait()
+	require.Zero(t, ended.Load(), "the others end while the lock is held")
+	require.NoError(t, lock.Commit())
+	bad.Wait()
+	require.Equal(t, 3*45+2*5, w.count(t, `SELECT count(*) FROM events`))
+	s, err := w.stock.Load(t.Context(), "bad")
+	require.NoError(t, err)
+	require.Equal(t, int64(5), s.OnHand())
 }

@@ -107,6 +107,7 @@ func TestGatheredLookUpsIsolateABadElement(t *testing.T) {
 
 // A table that is locked or missing does not keep the retention sweep from the others.
 func TestRetentionSweepIsolatesABadTable(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]string{
 		"locked":  `LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE`,
 		"missing": `ALTER TABLE inbox RENAME TO inbox_before; COMMIT`,

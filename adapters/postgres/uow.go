@@ -71,7 +71,7 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 	}
 	for attempt := 1; ; attempt++ {
 		err := u.once(ctx, work, attempt > maxTogetherAttempts)
-		if out, ok := errors.AsType[*lockedOut](err); ok {
+		if out, ok := errors.AsType[*lockedOutError](err); ok {
 			err = u.commits.wait(ctx, out)
 		}
 		if before, ok := app.LinkOf(ctx).Before().(*txn.Unit); ok && before.Failed() {
@@ -103,6 +103,13 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 	}
 	inner, session := u.store.WithSession(inner, un, u.clock)
 	defer session.Discard()
+	defer func() {
+		if waited, ok := errors.AsType[*txn.WaitError](err); ok && un.Pending() {
+			session.Discard()
+			un.Close() // it holds locks that other units want
+			err = &lockedOutError{waited, un.Leave()}
+		}
+	}()
 	inner = context.WithValue(inner, unitKey{}, &unit{Unit: un, session: session})
 	events, err := u.prepare(inner, un, session, work)
 	if err != nil {

@@ -68,7 +68,7 @@ func TestBadRequestsAreIsolated(t *testing.T) {
 		db := harness.OpenDB(t, i.DSN())
 		lock, err := db.BeginTx(context.Background(), nil)
 		require.NoError(t, err)
-		defer lock.Rollback() //nolint:errcheck // done below
+		defer lock.Rollback()
 		_, err = lock.Exec(`INSERT INTO idempotency_keys (owner, key, request, answer) VALUES ('guest', 'locked', '', '{}')`)
 		require.NoError(t, err)
 		var ended atomic.Bool

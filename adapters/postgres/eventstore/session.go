@@ -146,6 +146,10 @@ func (s *Session) known(t *tracked) (p *prefix, pending bool) {
 	return p, pending
 }
 
+// lockWait is how long a unit with a transaction of its own waits for a lock while it may hold others. Afterwards it is rolled back and waits
+// without them.
+const lockWait = 200 * time.Millisecond
+
 // lock locks streams that many instances want: now if the unit has a transaction of its own, else when it commits.
 func (s *Session) lock(ctx context.Context, all []*tracked) error {
 	names := make([]string, len(all))
@@ -153,11 +157,7 @@ func (s *Session) lock(ctx context.Context, all []*tracked) error {
 		names[i] = t.name
 	}
 	if s.unit.Own() && len(names) > 0 {
-		tx, err := txn.From(ctx)
-		if err == nil {
-			_, err = tx.ExecContext(ctx, lockStreams, names)
-		}
-		return txn.Classify(err, "lock contended streams")
+		return locks.Lock(ctx, names, lockWait)
 	}
 	for _, name := range names {
 		if err := locks.Write(ctx, name); err != nil {

@@ -209,6 +209,26 @@ func (s *Statement[R]) Write(ctx context.Context, row R) error {
 	return nil
 }
 
+// Lock executes the statement in the unit's own transaction now, and again when it commits: it is for statements that only lock. It waits for
+// at most a limited time; then the error is a *WaitError.
+func (s *Statement[R]) Lock(ctx context.Context, rows []R, wait time.Duration) error {
+	u := Of(ctx)
+	if u == nil || u.conn == nil {
+		return fmt.Errorf("%s: called outside a transaction of the unit's own", s.Doing)
+	}
+	locking := &Unit{}
+	for _, row := range rows {
+		locking.writes = append(locking.writes, write{s, row})
+	}
+	u.writes = append(u.writes, locking.writes...)
+	b, kinds, err := batchOf([]*Unit{locking}, Waits{Lock: wait})
+	if err != nil {
+		return err
+	}
+	b.Queue(`SET LOCAL lock_timeout TO DEFAULT`)
+	return send(ctx, u.conn.Conn, b, append(kinds, setWaits))
+}
+
 // Written returns what the unit of ctx will write by this statement.
 func (s *Statement[R]) Written(ctx context.Context) (rows []R) {
 	for _, w := range Of(ctx).writes {
@@ -377,24 +397,28 @@ func waited(s statement, err error) error {
 	return &WaitError{s, pg.Code == "57014", err}
 }
 
-// WaitForLocks waits for the locks of the statement that ran into one, and releases them: the unit's own writes are rolled back. It holds
-// nothing else meanwhile, so that no other unit waits for this one.
-func (u *Unit) WaitForLocks(ctx context.Context, e *WaitError) error {
-	alone := &Unit{db: u.db}
+// Rows returns a unit for each row of the statement that ran into a lock.
+func (u *Unit) Rows(e *WaitError) (rows []*Unit) {
 	for _, w := range u.writes {
 		if w.statement == e.statement {
-			alone.writes = append(alone.writes, w)
+			rows = append(rows, &Unit{db: u.db, writes: []write{w}})
 		}
 	}
-	b, kinds, err := batchOf([]*Unit{alone}, Waits{})
+	return rows
+}
+
+// TryOut writes what the unit writes in a transaction of its own, and rolls it back. It waits for locks for a limited time at most; then the
+// error is a *WaitError.
+func (u *Unit) TryOut(ctx context.Context, wait time.Duration) error {
+	b, kinds, err := batchOf([]*Unit{u}, Waits{Lock: wait})
 	if err != nil {
 		return err
 	}
-	if _, err := alone.own(ctx); err != nil {
+	if _, err := u.own(ctx); err != nil {
 		return err
 	}
-	defer alone.Close()
-	return send(ctx, alone.conn.Conn, b, kinds)
+	defer u.Close()
+	return send(ctx, u.conn.Conn, b, kinds)
 }
 
 // Writes tells whether the unit writes rows by the statement of e.
@@ -408,12 +432,9 @@ type Lock struct {
 	name      string
 }
 
-// Locks returns what the unit locks when it commits. With e, only what the statement of e locks.
-func (u *Unit) Locks(e *WaitError) (locks []Lock) {
+// Locks returns what the unit locks when it commits.
+func (u *Unit) Locks() (locks []Lock) {
 	for _, w := range u.writes {
-		if e != nil && w.statement != e.statement {
-			continue
-		}
 		if name := w.statement.locks(w.row); name != "" {
 			locks = append(locks, Lock{w.statement, name})
 		}
