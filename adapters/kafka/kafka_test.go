@@ -183,3 +183,36 @@ func TestTopicsAreLeftAsTheyAre(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, partitions, 4)
 }
+
+// A topic that is deleted and made anew has another record in the same place: without an id of its own, it must not get the other's.
+func TestARecordWithoutAnIDIsNotTheOneOfAnEarlierTopic(t *testing.T) {
+	c := config(t)
+	name := topic(t, c)
+	s := sarama.NewConfig()
+	s.Producer.Return.Successes = true
+	admin, err := sarama.NewClusterAdmin(c.Brokers, s)
+	require.NoError(t, err)
+	defer admin.Close()
+	ids := map[string]bool{}
+	for _, value := range []string{"first", "second"} {
+		p, err := sarama.NewSyncProducer(c.Brokers, s)
+		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			_, offset, err := p.SendMessage(&sarama.ProducerMessage{Topic: name, Key: sarama.StringEncoder("k"), Value: sarama.StringEncoder(value)})
+			return err == nil && offset == 0
+		}, 30*time.Second, 200*time.Millisecond)
+		require.NoError(t, p.Close())
+		require.NoError(t, kafka.ReadAll(t.Context(), c, []string{name}, func(_ string, msg *message.Message) error {
+			ids[msg.UUID] = true
+			return nil
+		}))
+		if value == "first" {
+			require.NoError(t, admin.DeleteTopic(name))
+			require.Eventually(t, func() bool {
+				_, err := kafka.EnsureTopics(t.Context(), c, []string{name}, 4)
+				return err == nil
+			}, 30*time.Second, 200*time.Millisecond)
+		}
+	}
+	require.Len(t, ids, 2)
+}

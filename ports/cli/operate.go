@@ -180,7 +180,7 @@ type letterView struct {
 
 func (a App) deadLetters(ctx context.Context, args []string) error {
 	base, reason, all := a.URL, "", false
-	usage := fmt.Errorf("%w: deadletters list | show ID | redrive ID… | redrive --all | drop ID --reason R, each with [--url U]", ErrUsage)
+	usage := fmt.Errorf("%w: deadletters list | show ID | redrive ID… | redrive --all | drop ID --reason R (replay means redrive), each with [--url U]", ErrUsage)
 	if len(args) == 0 {
 		return usage
 	}
@@ -213,7 +213,7 @@ func (a App) deadLetters(ctx context.Context, args []string) error {
 			_, err = fmt.Fprintf(a.Stdout, "%s\n", text)
 		}
 		return err
-	case args[0] == "redrive" && all == (len(rest) == 0):
+	case (args[0] == "redrive" || args[0] == "replay") && all == (len(rest) == 0):
 		if all {
 			letters, err := a.letters(ctx, base)
 			if err != nil {

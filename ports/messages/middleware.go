@@ -174,9 +174,9 @@ func (r *Router) deadLetter(msg *message.Message, reason error) error {
 			}
 			return r.config.Events.Publish(ctx, answer)
 		})
-	}, "keep the dead letter of message "+msg.UUID)
+	}, "keep the dead letter of message "+shownID(msg))
 	if err == nil {
-		r.config.Log.Error("dead letter", "consumer", m.Key.Consumer, "message_id", msg.UUID, "type", msg.Metadata[app.HeaderType],
+		r.config.Log.Error("dead letter", "consumer", m.Key.Consumer, "message_id", shownID(msg), "type", msg.Metadata[app.HeaderType],
 			"topic", m.Topic, "error", reason, "dead_letter_id", id, "blocks_key", hold)
 	}
 	return err
@@ -215,6 +215,15 @@ func (r *Router) keepTrying(do func() error, what string) error {
 	}
 }
 
+// shownID is a message's id as a log line has it: one from outside may be long.
+func shownID(msg *message.Message) string {
+	const most = 100
+	if len(msg.UUID) > most {
+		return msg.UUID[:most] + "…"
+	}
+	return msg.UUID
+}
+
 // errKept says that the message is stored, as a dead letter or for a retry, so that it is acknowledged, but not handled.
 var errKept = errors.New("kept")
 
@@ -233,7 +242,7 @@ func (r *Router) blockedKeys(next message.HandlerFunc) message.HandlerFunc {
 			err := r.keepTrying(func() (err error) {
 				enqueued, err = r.config.KeyQueue.Enqueue(outer, m)
 				return err
-			}, "look for the key of message "+msg.UUID)
+			}, "look for the key of message "+shownID(msg))
 			if err != nil {
 				return nil, err
 			}
@@ -269,7 +278,7 @@ func (r *Router) redelivered(msg *message.Message, m app.Received, at app.Redeli
 	case err != nil:
 		return nil, err
 	}
-	return produced, r.keepTrying(func() error { return r.config.KeyQueue.Complete(outer, m) }, "remove the handled message "+msg.UUID+" from the key queue")
+	return produced, r.keepTrying(func() error { return r.config.KeyQueue.Complete(outer, m) }, "remove the handled message "+shownID(msg)+" from the key queue")
 }
 
 type attemptKey struct{}
@@ -331,7 +340,7 @@ func (r *Router) retry(next message.HandlerFunc) message.HandlerFunc {
 			if kind == app.Down || attempt >= maxAtOnce && kind != app.Conflict || attempt >= maxConflicts || failures > 0 ||
 				kind == app.Transient && time.Since(began) > maxHere {
 				pause := backoff(failures + 4)
-				r.config.Log.Warn("retry scheduled", "consumer", m.Key.Consumer, "message_id", msg.UUID, "error", err, "kind", kind.String(), "attempt", failures+1, "delay", pause)
+				r.config.Log.Warn("retry scheduled", "consumer", m.Key.Consumer, "message_id", shownID(msg), "error", err, "kind", kind.String(), "attempt", failures+1, "delay", pause)
 				later := r.config.KeyQueue.RetryAfter(msg.Context(), m, pause)
 				if later == nil {
 					r.config.OnFailure(m.Key.Consumer, "delayed")
@@ -340,7 +349,7 @@ func (r *Router) retry(next message.HandlerFunc) message.HandlerFunc {
 				err = later
 			}
 			r.config.OnFailure(m.Key.Consumer, "retried")
-			r.config.Log.Warn("retrying", "consumer", m.Key.Consumer, "message_id", msg.UUID, "error", err, "kind", kind.String(), "attempt", attempt)
+			r.config.Log.Warn("retrying", "consumer", m.Key.Consumer, "message_id", shownID(msg), "error", err, "kind", kind.String(), "attempt", attempt)
 			if !r.wait(backoff(attempt)) {
 				return nil, fmt.Errorf("stopping: %w: %w", context.Canceled, err)
 			}

@@ -43,10 +43,19 @@ func letter(t *testing.T, i *harness.Instance, commandType string) deadLetter {
 	return found
 }
 
-// What cannot be handled is tried again later, then kept; meanwhile its key waits, and no other. Redriven, it comes first.
+// What cannot be handled is tried again later, then kept; meanwhile its key waits, and no other. Redriven, it comes first. It is so whatever
+// carries the messages.
 func TestAFailingMessageHoldsItsKeyAndNoOther(t *testing.T) {
-	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	for name, settings := range map[string][]string{"Kafka": nil, "Watermill's subscriber": {"KAFKA_SERIAL=on"}, "PostgreSQL": {"BROKER=postgres"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testAFailingMessageHoldsItsKeyAndNoOther(t, settings...)
+		})
+	}
+}
+
+func testAFailingMessageHoldsItsKeyAndNoOther(t *testing.T, settings ...string) {
+	i := harness.NewWorld(t, settings...).Start()
 	receive := func(sku string, quantity int) {
 		response := i.Do(http.MethodPost, "/v1/stock/"+sku+"/receipts", fmt.Sprintf(`{"quantity":%d}`, quantity))
 		require.Equal(t, http.StatusAccepted, response.Status, response.Body)

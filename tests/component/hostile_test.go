@@ -163,7 +163,7 @@ func TestHostileRecordsEndAsDeadLetters(t *testing.T) {
 		require.Zero(t, code, output)
 		require.NotContains(t, output, "\x00")
 	}
-	output, code := run(t, nil, "deadletters", "redrive", "--all", "--url", i.URL)
+	output, code := run(t, nil, "deadletters", "replay", "--all", "--url", i.URL)
 	require.Zero(t, code, output)
 	harness.Eventually(t, func() error { // each is dead again, for the same reason
 		if n := len(deadLetters(t, i)); n != wanted {

@@ -212,8 +212,9 @@ func TestRetryKeepsKeyOrder(t *testing.T) {
 			for i := range n {
 				want[key] = append(want[key], fmt.Sprintf("%d-%d", k, i))
 			}
+			ids := want[key]
 			publishing.Go(func() {
-				for i, id := range want[key] {
+				for i, id := range ids {
 					to := a
 					if i >= moves {
 						to = b
