@@ -104,3 +104,8 @@ func Ping(c Config) error {
 	}
 	return client.Close()
 }
+
+// NewAdmin connects as an administrator, for tools and tests.
+func NewAdmin(c Config) (sarama.ClusterAdmin, error) {
+	return sarama.NewClusterAdmin(c.Brokers, c.sarama())
+}

@@ -167,6 +167,9 @@ func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *mess
 	var said time.Time
 	for ctx.Err() == nil {
 		if err := s.member(ctx, topic, out); err != nil && ctx.Err() == nil {
+			if missing := missingRight(err, topic, s.config.Group); missing != nil {
+				err = missing
+			}
 			if time.Since(said) > sayEvery {
 				s.config.Logger.Error("Cannot consume; it is tried again and again", err, fields)
 				said = time.Now()
@@ -179,6 +182,17 @@ func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *mess
 	}
 }
 
+// missingRight says which right on the topic or the group an error is about, if it is about one.
+func missingRight(err error, topic, group string) error {
+	switch {
+	case errors.Is(err, sarama.ErrTopicAuthorizationFailed):
+		return fmt.Errorf("%w: the user of KAFKA_USER needs READ on topic %s", sarama.ErrTopicAuthorizationFailed, topic)
+	case errors.Is(err, sarama.ErrGroupAuthorizationFailed):
+		return fmt.Errorf("%w: the user of KAFKA_USER needs READ on group %s", sarama.ErrGroupAuthorizationFailed, group)
+	}
+	return nil
+}
+
 func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *message.Message) (err error) {
 	group, err := sarama.NewConsumerGroup(s.config.Brokers, s.config.Group, s.config.Sarama)
 	if err != nil {
@@ -187,7 +201,12 @@ func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *messa
 	errs := make(chan struct{})
 	go func() {
 		defer close(errs)
+		var said time.Time
 		for err := range group.Errors() {
+			if missing := missingRight(err, topic, s.config.Group); missing != nil && time.Since(said) > sayEvery {
+				s.config.Logger.Error("Cannot consume; it is tried again and again", missing, watermill.LogFields{"topic": topic, "group": s.config.Group})
+				said = time.Now()
+			}
 			s.config.Logger.Debug("Consumer group", watermill.LogFields{"error": err.Error()})
 		}
 	}()

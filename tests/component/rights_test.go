@@ -1,0 +1,103 @@
+package component
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"testing"
+
+	"github.com/IBM/sarama"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/tests/harness"
+)
+
+// right is a line of the table in docs/guides/security.md, for the user ada.
+type right struct {
+	resource  sarama.AclResourceType
+	prefix    string
+	operation sarama.AclOperation
+}
+
+// With exactly the rights of docs/guides/security.md on a Kafka with an authorizer, the service works. Each right that is taken away gives one
+// line that names the topic or group and the right; when it is given back, the service goes on.
+func TestKafkaRights(t *testing.T) {
+	if os.Getenv("POSTGRES_DSN") == "" {
+		t.Skip("needs a database that is not embedded, beside the Kafka that it starts: set POSTGRES_DSN and KAFKA_BROKERS")
+	}
+	certificate, ca := harness.Certificate(t)
+	brokers := harness.SecuredKafka(t, certificate, "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer", "super.users=User:bob;User:ANONYMOUS",
+		"auto.create.topics.enable=false", "transaction.state.log.replication.factor=1", "transaction.state.log.min.isr=1", "group.initial.rebalance.delay.ms=0")
+	super := kafka.Security{TLS: true, CAFile: ca, SASL: "PLAIN", User: "bob", Password: "s3cret"}
+	harness.Eventually(t, func() error { return kafka.Ping(kafka.Config{Brokers: brokers, Security: super}) })
+	w := harness.NewWorld(t, "KAFKA_BROKERS="+brokers[0], "KAFKA_TLS=on", "KAFKA_CA_FILE="+ca, "KAFKA_SASL=SCRAM-SHA-512", "KAFKA_USER=ada", "KAFKA_PASSWORD=s3cret")
+	admin, err := kafka.NewAdmin(kafka.Config{Brokers: brokers, Security: super})
+	require.NoError(t, err)
+	defer admin.Close()
+	own := w.Prefix
+	rights := map[string]right{
+		"create own topics": {sarama.AclResourceTopic, own, sarama.AclOperationCreate},
+		"read own topics":   {sarama.AclResourceTopic, own, sarama.AclOperationRead},
+		"write own topics":  {sarama.AclResourceTopic, own, sarama.AclOperationWrite},
+		"read own groups":   {sarama.AclResourceGroup, own, sarama.AclOperationRead},
+	}
+	grant := func(r right) {
+		require.NoError(t, admin.CreateACL(
+			sarama.Resource{ResourceType: r.resource, ResourceName: r.prefix, ResourcePatternType: sarama.AclPatternPrefixed},
+			sarama.Acl{Principal: "User:ada", Host: "*", Operation: r.operation, PermissionType: sarama.AclPermissionAllow}))
+	}
+	revoke := func(r right) {
+		principal := "User:ada"
+		_, err := admin.DeleteACL(sarama.AclFilter{
+			ResourceType: r.resource, ResourceName: &r.prefix, ResourcePatternTypeFilter: sarama.AclPatternPrefixed, Principal: &principal,
+			Operation: r.operation, PermissionType: sarama.AclPermissionAllow,
+		}, false)
+		require.NoError(t, err)
+	}
+	for name, r := range rights {
+		if name != "create own topics" {
+			grant(r)
+		}
+	}
+	i := w.Launch()
+	says := func(form string) {
+		t.Helper()
+		harness.Eventually(t, func() error {
+			if !regexp.MustCompile(form).MatchString(i.Output()) {
+				return errors.New("it does not say " + form)
+			}
+			return nil
+		})
+	}
+	says(`create topic ` + own + `\.events\.orders.*needs .*CREATE.* on topic ` + own + `\.events\.orders`)
+	require.False(t, i.Exited())
+	i.Kill()
+	grant(rights["create own topics"])
+	i = w.Start()
+	says(`DESCRIBE_CONFIGS.*default is assumed`)
+	i.Stock(1000, "MUG-01")
+	confirmed := func() {
+		t.Helper()
+		require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
+	}
+	confirmed()
+	for name, line := range map[string]string{
+		"write own topics": `needs WRITE on topic ` + own + `\.`,
+		"read own topics":  `needs READ on topic ` + own + `\.`,
+		"read own groups":  `needs READ on group ` + own + `\.`,
+	} {
+		t.Log(name)
+		revoke(rights[name])
+		id := i.Place("pm_ok", "MUG-01")
+		says(line)
+		grant(rights[name])
+		i.Decided(id) // or cancelled by a deadline
+		noneSuspended(t, i)
+		confirmed()
+	}
+	if i.Exited() {
+		t.Error(fmt.Sprint("it exited:\n", i.Output()))
+	}
+}
