@@ -40,7 +40,7 @@ var keepAnswers = &txn.Statement[idempotencyRow]{
 		statuses, locations, answers := make([]int32, n), make([]string, n), make([]string, n)
 		for i, r := range rows {
 			owners[i], scopes[i], keys[i], requests[i] = r.Owner, r.Scope, r.Key, r.request
-			statuses[i], locations[i], answers[i] = int32(r.answer.Status), r.answer.Location, string(r.answer.Body) //nolint:gosec // a status of HTTP
+			statuses[i], locations[i], answers[i] = int32(r.answer.Status), r.answer.Location, string(r.answer.Body)
 		}
 		return `INSERT INTO idempotency_keys (owner, scope, key, request, status, location, answer)
 			SELECT owner, scope, key, request, status, location, answer::json

@@ -138,7 +138,7 @@ func (s *Server) route(all *routes) func(http.Handler) http.Handler {
 			}
 			if !served {
 				at.pattern = ""
-				s.problem(w, r, &web.Fault{Status: http.StatusNotFound, Detail: "there is nothing at " + r.URL.Path + " on this address"})
+				s.problem(w, r, &web.RequestError{Status: http.StatusNotFound, Detail: "there is nothing at " + r.URL.Path + " on this address"})
 				return
 			}
 			if err := web.CheckText(r, params); err != nil {

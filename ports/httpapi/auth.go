@@ -37,13 +37,13 @@ func (s *Server) authenticate(limit func(http.Handler) http.Handler) func(http.H
 			}
 			scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 			if !strings.EqualFold(scheme, "Bearer") {
-				refuse(`Bearer realm="millrace"`, &web.Fault{Status: http.StatusUnauthorized, Detail: "a bearer token is needed: Authorization: Bearer …"})
+				refuse(`Bearer realm="millrace"`, &web.RequestError{Status: http.StatusUnauthorized, Detail: "a bearer token is needed: Authorization: Bearer …"})
 				return
 			}
 			principal, err := s.Verify(strings.TrimSpace(token))
 			if err != nil {
 				if _, text := errors.AsType[*app.TextError](err); !text { // which is answered by 400
-					err = &web.Fault{Status: http.StatusUnauthorized, Detail: err.Error()}
+					err = &web.RequestError{Status: http.StatusUnauthorized, Detail: err.Error()}
 				}
 				refuse(`Bearer realm="millrace", error="invalid_token"`, err)
 				return
@@ -51,7 +51,7 @@ func (s *Server) authenticate(limit func(http.Handler) http.Handler) func(http.H
 			r = r.WithContext(app.WithPrincipal(r.Context(), principal))
 			if access == forOperators && !principal.Operator {
 				limit(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					s.problem(w, r, &web.Fault{Status: http.StatusForbidden, Detail: "this is for operators"})
+					s.problem(w, r, &web.RequestError{Status: http.StatusForbidden, Detail: "this is for operators"})
 				})).ServeHTTP(w, r)
 				return
 			}
@@ -72,7 +72,7 @@ func (s *Server) limit() func(http.Handler) http.Handler {
 		return "address " + web.ClientOf(r.Context()).Addr, nil // not what a header claims, unless a trusted proxy wrote it
 	}
 	return httprate.LimitBy(s.RateLimit, time.Second, key, httprate.WithLimitHandler(func(w http.ResponseWriter, r *http.Request) {
-		s.problem(w, r, &web.Fault{Status: http.StatusTooManyRequests, Detail: "too many requests in this second", RetryAfter: 1})
+		s.problem(w, r, &web.RequestError{Status: http.StatusTooManyRequests, Detail: "too many requests in this second", RetryAfter: 1})
 	}))
 }
 

@@ -65,7 +65,7 @@ func checkID(whose, id string) error {
 		if whose == "saga" {
 			message = "is not the id of a saga"
 		}
-		return &web.Fault{Status: http.StatusNotFound, Detail: fmt.Sprintf("%.80q %s", id, message), Fields: []web.FieldError{{Field: "id", Message: message}}}
+		return &web.RequestError{Status: http.StatusNotFound, Detail: fmt.Sprintf("%.80q %s", id, message), Fields: []web.FieldError{{Field: "id", Message: message}}}
 	}
 	return nil
 }

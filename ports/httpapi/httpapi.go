@@ -113,7 +113,7 @@ func (s *Server) Handler(serves Serves, more ...func() []Mount) (http.Handler, e
 	// A page of another site must not act through its visitor's browser.
 	foreign := http.NewCrossOriginProtection()
 	foreign.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.problem(w, r, &web.Fault{Status: http.StatusForbidden, Detail: "requests from pages of other sites are refused"})
+		s.problem(w, r, &web.RequestError{Status: http.StatusForbidden, Detail: "requests from pages of other sites are refused"})
 	}))
 	once := &web.Idempotency{UnitOfWork: s.UnitOfWork, Store: s.Idempotency, Committed: s.Wake, Fail: s.problem}
 	limit := s.limit()
@@ -121,16 +121,16 @@ func (s *Server) Handler(serves Serves, more ...func() []Mount) (http.Handler, e
 	// work, so that waiting for an order to be decided comes after its commit.
 	r.Use(middleware.RequestID, s.begin, border.Recover, secure, border.Enter, foreign.Handler, s.route(routes), s.authenticate(limit), limit, s.waiting, forOperations(once.Handler))
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		s.problem(w, r, &web.Fault{Status: http.StatusNotFound, Detail: "there is nothing at " + r.URL.Path})
+		s.problem(w, r, &web.RequestError{Status: http.StatusNotFound, Detail: "there is nothing at " + r.URL.Path})
 	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		s.problem(w, r, &web.Fault{Status: http.StatusMethodNotAllowed, Detail: r.Method + " is not possible at " + r.URL.Path})
+		s.problem(w, r, &web.RequestError{Status: http.StatusMethodNotAllowed, Detail: r.Method + " is not possible at " + r.URL.Path})
 	})
 	HandlerWithOptions(s, ChiServerOptions{BaseRouter: r, ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {
 		if odd, ok := errors.AsType[*InvalidParamFormatError](err); ok {
 			err = web.Invalid(http.StatusBadRequest, odd.ParamName, "is not of the form that openapi.yaml gives")
 		} else {
-			err = &web.Fault{Status: http.StatusBadRequest, Detail: err.Error()}
+			err = &web.RequestError{Status: http.StatusBadRequest, Detail: err.Error()}
 		}
 		s.problem(w, r, err)
 	}})

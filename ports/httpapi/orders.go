@@ -57,7 +57,7 @@ func (q orderRequest) command(id, customer string) (command.PlaceOrder, error) {
 		}
 	}
 	if len(missing) > 0 {
-		return c, &web.Fault{Status: http.StatusBadRequest, Detail: missing[0].Field + ": is missing", Fields: missing}
+		return c, &web.RequestError{Status: http.StatusBadRequest, Detail: missing[0].Field + ": is missing", Fields: missing}
 	}
 	c.Currency, c.PaymentMethod = *q.Currency, *q.PaymentMethod
 	if err := checkMethod(c.PaymentMethod); err != nil {

@@ -15,7 +15,7 @@ import (
 func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 	web.Failed(r.Context(), err)
 	status, detail, fields := http.StatusInternalServerError, "this is our fault; the log says more", []web.FieldError(nil)
-	if f, ok := errors.AsType[*web.Fault](err); ok {
+	if f, ok := errors.AsType[*web.RequestError](err); ok {
 		status, detail, fields = f.Status, f.Detail, f.Fields
 		if f.RetryAfter > 0 {
 			w.Header().Set("Retry-After", strconv.Itoa(f.RetryAfter))

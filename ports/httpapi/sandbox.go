@@ -35,7 +35,7 @@ func (s *Server) PutSandbox(w http.ResponseWriter, r *http.Request, service stri
 
 func (s *Server) sandbox(w http.ResponseWriter, r *http.Request, service string) {
 	if s.Sandbox == nil {
-		s.problem(w, r, &web.Fault{Status: http.StatusNotFound, Detail: fmt.Sprintf("no sandbox runs here, so there is none of %q", service)})
+		s.problem(w, r, &web.RequestError{Status: http.StatusNotFound, Detail: fmt.Sprintf("no sandbox runs here, so there is none of %q", service)})
 		return
 	}
 	s.Sandbox.ServeHTTP(w, r)

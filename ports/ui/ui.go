@@ -327,7 +327,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status, title, detail := http.StatusInternalServerError, "This is our fault", "The log says more."
 	var field *aggregate.FieldError
 	var text *app.TextError
-	var fault *web.Fault
+	var fault *web.RequestError
 	switch kind := app.KindOf(err); {
 	case errors.As(err, &fault):
 		status, title, detail = fault.Status, "This cannot be done", fault.Detail

@@ -74,7 +74,7 @@ func (b *Border) Enter(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := HostName(r.Host)
 		if b.CheckHost && !isLoopback(host) && !slices.ContainsFunc(b.Hosts, func(name string) bool { return name == "*" || HostName(name) == host }) {
-			b.Fail(w, r, &Fault{
+			b.Fail(w, r, &RequestError{
 				Status: http.StatusMisdirectedRequest,
 				Detail: fmt.Sprintf("Host: %.100q is none of the names of this service; without tokens only loopback names are accepted, and those that HTTP_HOSTS lists", r.Host),
 				Fields: []FieldError{{Field: "Host", Message: "is none of the names of this service"}},

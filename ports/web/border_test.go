@@ -20,9 +20,9 @@ import (
 )
 
 func fail(w http.ResponseWriter, _ *http.Request, err error) {
-	f, ok := errors.AsType[*web.Fault](err)
+	f, ok := errors.AsType[*web.RequestError](err)
 	if !ok {
-		f = &web.Fault{Status: http.StatusInternalServerError, Detail: err.Error()}
+		f = &web.RequestError{Status: http.StatusInternalServerError, Detail: err.Error()}
 	}
 	web.WriteProblem(w, f.Status, f.Detail, f.Fields)
 }

@@ -19,20 +19,20 @@ import (
 // MaxBody bounds a request's body, in bytes.
 const MaxBody = 1 << 20
 
-// ReadBody reads a request's body. The error is a Fault.
+// ReadBody reads a request's body. The error is a RequestError.
 func ReadBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
-		return nil, &Fault{Status: http.StatusRequestEntityTooLarge, Detail: fmt.Sprintf("the body is larger than %d bytes", MaxBody)}
+		return nil, &RequestError{Status: http.StatusRequestEntityTooLarge, Detail: fmt.Sprintf("the body is larger than %d bytes", MaxBody)}
 	}
 	if err != nil {
-		return nil, &Fault{Status: http.StatusBadRequest, Detail: "the body cannot be read: " + err.Error()}
+		return nil, &RequestError{Status: http.StatusBadRequest, Detail: "the body cannot be read: " + err.Error()}
 	}
 	return body, nil
 }
 
 // Decode reads a JSON body into v, a pointer to a struct, strictly: Content-Type is JSON, the body is one object in UTF-8, every name is
-// known, in its exact case, and stands once, every value has its type, and no text holds NUL. The error is a Fault that names the field by
+// known, in its exact case, and stands once, every value has its type, and no text holds NUL. The error is a RequestError that names the field by
 // its path: lines[0].quantity.
 func Decode(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := ReadBody(w, r)
@@ -40,7 +40,7 @@ func Decode(w http.ResponseWriter, r *http.Request, v any) error {
 		return err
 	}
 	if len(bytes.TrimSpace(body)) == 0 {
-		return &Fault{Status: http.StatusBadRequest, Detail: "the body is empty; a JSON object is expected"}
+		return &RequestError{Status: http.StatusBadRequest, Detail: "the body is empty; a JSON object is expected"}
 	}
 	if err := checkType(r); err != nil {
 		return err
@@ -64,7 +64,7 @@ func checkType(r *http.Request) error {
 	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	charset := strings.ToLower(params["charset"])
 	if err != nil || (kind != "application/json" && !strings.HasSuffix(kind, "+json")) || (charset != "" && charset != "utf-8") {
-		return &Fault{
+		return &RequestError{
 			Status: http.StatusUnsupportedMediaType, Detail: fmt.Sprintf("Content-Type: %.100q is not application/json", r.Header.Get("Content-Type")),
 			Fields: []FieldError{{Field: "Content-Type", Message: "must be application/json"}},
 		}
@@ -77,19 +77,19 @@ func DecodeBytes(body []byte, v any) error {
 	s := &scanner{text: body, decoder: json.NewDecoder(bytes.NewReader(body))}
 	s.decoder.UseNumber()
 	if err := s.document(reflect.TypeOf(v).Elem()); err != nil {
-		if _, ours := errors.AsType[*Fault](err); ours {
+		if _, ours := errors.AsType[*RequestError](err); ours {
 			return err
 		}
 		if _, ours := errors.AsType[*app.TextError](err); ours {
 			return err
 		}
-		return &Fault{Status: http.StatusBadRequest, Detail: "the body is not JSON: " + err.Error()}
+		return &RequestError{Status: http.StatusBadRequest, Detail: "the body is not JSON: " + err.Error()}
 	}
 	if err := json.Unmarshal(body, v); err != nil {
 		if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && t.Field != "" {
 			return Invalid(http.StatusBadRequest, t.Field, fmt.Sprintf("must be a %s, not a %s", t.Type, t.Value))
 		}
-		return &Fault{Status: http.StatusBadRequest, Detail: "the body cannot be read: " + err.Error()}
+		return &RequestError{Status: http.StatusBadRequest, Detail: "the body cannot be read: " + err.Error()}
 	}
 	return nil
 }
@@ -111,13 +111,13 @@ func (s *scanner) document(t reflect.Type) error {
 		return err
 	}
 	if token != json.Delim('{') {
-		return &Fault{Status: http.StatusBadRequest, Detail: "the body must be a JSON object, not " + describe(token)}
+		return &RequestError{Status: http.StatusBadRequest, Detail: "the body must be a JSON object, not " + describe(token)}
 	}
 	if err := s.object("", t); err != nil {
 		return err
 	}
 	if _, err := s.decoder.Token(); !errors.Is(err, io.EOF) {
-		return &Fault{Status: http.StatusBadRequest, Detail: "the body has more than one JSON value"}
+		return &RequestError{Status: http.StatusBadRequest, Detail: "the body has more than one JSON value"}
 	}
 	return nil
 }
@@ -165,13 +165,12 @@ func (s *scanner) object(path string, t reflect.Type) error {
 		case seen[name]:
 			return Invalid(http.StatusBadRequest, at, "stands there twice")
 		case !known:
-			message := "unknown field"
 			for other := range fields {
 				if strings.EqualFold(other, name) {
-					message += "; names count by their exact case: " + other
+					return Invalid(http.StatusBadRequest, at, "unknown field; names count by their exact case: "+other)
 				}
 			}
-			return Invalid(http.StatusBadRequest, at, message)
+			return Invalid(http.StatusBadRequest, at, "unknown field")
 		}
 		seen[name] = true
 		if err := s.value(at, inner); err != nil {
@@ -236,19 +235,20 @@ func (s *scanner) value(path string, t reflect.Type) error {
 	return nil
 }
 
+// number tells whether a number is one of a Go type.
 func number(n json.Number, t reflect.Type) bool {
-	switch t.Kind() {
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		_, err := strconv.ParseInt(n.String(), 10, t.Bits())
-		return err == nil
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		_, err := strconv.ParseUint(n.String(), 10, t.Bits())
-		return err == nil
-	case reflect.Float32, reflect.Float64:
-		_, err := strconv.ParseFloat(n.String(), t.Bits())
-		return err == nil
+	v, err := reflect.New(t).Elem(), error(nil)
+	switch {
+	case v.CanInt():
+		_, err = strconv.ParseInt(n.String(), 10, t.Bits())
+	case v.CanUint():
+		_, err = strconv.ParseUint(n.String(), 10, t.Bits())
+	case v.CanFloat():
+		_, err = strconv.ParseFloat(n.String(), t.Bits())
+	default:
+		return false
 	}
-	return false
+	return err == nil
 }
 
 // fieldsOf are the types of a struct's fields, by their names in JSON.

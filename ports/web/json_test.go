@@ -41,7 +41,7 @@ func fault(t *testing.T, err error) (status int, field string) {
 	if text, ok := errors.AsType[*app.TextError](err); ok {
 		return http.StatusBadRequest, text.Field
 	}
-	f, ok := errors.AsType[*web.Fault](err)
+	f, ok := errors.AsType[*web.RequestError](err)
 	require.True(t, ok, "%v", err)
 	if len(f.Fields) > 0 {
 		field = f.Fields[0].Field

@@ -6,8 +6,8 @@ import (
 	"net/http"
 )
 
-// Fault is an error that knows its status and the fields that it is about.
-type Fault struct {
+// RequestError is what is wrong with a request: it knows its status and the fields that it is about.
+type RequestError struct {
 	Status int
 	Detail string
 	Fields []FieldError
@@ -22,11 +22,11 @@ type FieldError struct {
 	Message string `json:"message"`
 }
 
-func (f *Fault) Error() string { return f.Detail }
+func (f *RequestError) Error() string { return f.Detail }
 
 // Invalid is a fault in one field.
 func Invalid(status int, field, message string) error {
-	return &Fault{Status: status, Detail: field + ": " + message, Fields: []FieldError{{Field: field, Message: message}}}
+	return &RequestError{Status: status, Detail: field + ": " + message, Fields: []FieldError{{Field: field, Message: message}}}
 }
 
 // WriteProblem answers with problem details (RFC 9457).

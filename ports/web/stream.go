@@ -38,7 +38,7 @@ type Stream struct {
 func (s *Streams) Begin(w http.ResponseWriter, r *http.Request) (stream *Stream, done func(), err error) {
 	if n := s.open.Add(1); s.Max > 0 && n > int64(s.Max) {
 		s.open.Add(-1)
-		return nil, nil, &Fault{
+		return nil, nil, &RequestError{
 			Status: http.StatusServiceUnavailable, RetryAfter: 5,
 			Detail: fmt.Sprintf("this instance has as many event streams open as MAX_STREAMS allows: %d", s.Max),
 		}

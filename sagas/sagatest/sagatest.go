@@ -96,7 +96,7 @@ func (o Outcome) verdict(status saga.Status, wantErr error, want []app.Keyed) er
 	}
 	reaction, err := run.Feed(o.when)
 	if !errors.Is(err, wantErr) || (wantErr == nil && err != nil) {
-		return fmt.Errorf("got error %w, want %v", err, wantErr)
+		return fmt.Errorf("got error %v, want %v", err, wantErr) //nolint:errorlint // to be read, not to be handled
 	}
 	var got []app.Keyed
 	for _, c := range reaction.Commands {
