@@ -157,3 +157,19 @@ func TestRefusalByAHistoryIsDecidedOnTheStoredState(t *testing.T) {
 	require.NoError(t, atLeast(2))
 	require.ErrorIs(t, atLeast(3), few)
 }
+
+// That a stream does not exist is read from memory too.
+func TestNotFoundIsDecidedOnTheStoredState(t *testing.T) {
+	a := newWorld(t)
+	b := a.another()
+	look := func(ctx context.Context) error {
+		_, err := a.store.History(ctx, inventory.Category, "A")
+		return err
+	}
+	require.NoError(t, a.uow.Within(t.Context(), func(ctx context.Context) error {
+		require.ErrorIs(t, look(ctx), app.ErrNotFound)
+		return nil // A has in memory that there is no such stream
+	}))
+	b.mustReceive(t, "A")
+	require.NoError(t, a.uow.Within(t.Context(), look))
+}

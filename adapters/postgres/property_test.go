@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/adapters/postgres/audit"
 	"github.com/millrace/millrace/adapters/postgres/eventstore"
 	"github.com/millrace/millrace/adapters/postgres/txn"
 	"github.com/millrace/millrace/app"
@@ -297,7 +298,7 @@ func TestInstancesAgree(t *testing.T) {
 		}
 		total += len(done)
 		for n := range 2 {
-			audit(rt, instances[0], name("SKU-", n))
+			auditStream(rt, instances[0], name("SKU-", n))
 		}
 		stored := map[string]int{}
 		rows, err := instances[0].db.Query(`SELECT meta->>'causation', count(*) FROM events WHERE stream = ANY($1) AND meta->>'causation' IS NOT NULL GROUP BY 1`,
@@ -328,11 +329,15 @@ func TestInstancesAgree(t *testing.T) {
 		}
 	})
 	t.Logf("%d operations in %d checks: %v", total, checks, results)
+	snapshots := audit.SnapshotOf(eventstore.FoldSnapshot(inventory.Rebuild, eventstore.Options{}))
+	report, err := audit.Run(t.Context(), instances[0].db, instances[0].store, []audit.Derived{audit.Snapshots(map[string]audit.Snapshot{inventory.Category: snapshots})})
+	require.NoError(t, err)
+	require.True(t, report.Consistent, "%+v", report)
 	require.GreaterOrEqual(t, total, minOperations)
 }
 
-// audit checks a stream: its versions, and that its snapshot and what instances load are the fold of its events.
-func audit(rt *rapid.T, w *world, sku string) {
+// auditStream checks a stream: its versions, and that its snapshot and what instances load are the fold of its events.
+func auditStream(rt *rapid.T, w *world, sku string) {
 	history, err := w.store.History(context.Background(), inventory.Category, sku)
 	if err != nil {
 		rt.Fatal(err)

@@ -18,7 +18,7 @@ func (r *Root[E]) Record(apply func(E), events ...E) {
 	}
 }
 
-// Replay applies events that are stored already.
+// Replay applies events that are stored already. Apply must not change them: other aggregates are made from the same values.
 func (r *Root[E]) Replay(apply func(E), history []E) {
 	for _, e := range history {
 		apply(e)

@@ -69,7 +69,7 @@ func (r *Repository[A, E]) UpdateAll(ctx context.Context, ids []string, decide f
 	aggregates := make([]A, len(ids))
 	for i, t := range streams {
 		if t.aggregate == nil {
-			a, err := r.goOn(t)
+			a, err := r.aggregate(t)
 			if err != nil {
 				return err
 			}
@@ -113,8 +113,8 @@ func (r *Repository[A, E]) Load(ctx context.Context, id string) (a A, err error)
 	return a, err
 }
 
-// goOn makes the aggregate of a unit of work: from one that was folded for earlier units, if there is one, or else from the prefix.
-func (r *Repository[A, E]) goOn(t *tracked) (A, error) {
+// aggregate makes the aggregate of a unit of work: from one that was folded for earlier units, if there is one, or else from the prefix.
+func (r *Repository[A, E]) aggregate(t *tracked) (A, error) {
 	a, ok := t.folded.(A)
 	t.folded = nil
 	if !ok || a.Version() < t.prefix.snapshot.Version || a.Version() > t.prefix.version() {
@@ -124,13 +124,13 @@ func (r *Repository[A, E]) goOn(t *tracked) (A, error) {
 	if len(later) == 0 {
 		return a, nil
 	}
-	goesOn, ok := any(a).(restorer[E])
+	continues, ok := any(a).(restorer[E])
 	if !ok {
 		return r.fold(t.name, t.prefix)
 	}
 	history, err := bodies[E](t.name, later)
 	if err == nil {
-		goesOn.Continue(history)
+		continues.Continue(history)
 	}
 	return a, err
 }

@@ -82,7 +82,7 @@ func (s *Session) touch(category, id string) *tracked {
 // read reads streams that the session has not read yet: from memory, or else all of them in one query.
 func (s *Session) read(ctx context.Context, all []*tracked) error {
 	all = slices.DeleteFunc(slices.Clone(all), func(t *tracked) bool { return t.prefix != nil })
-	slices.SortFunc(all, func(a, b *tracked) int { return cmp.Compare(a.name, b.name) }) // in one order, so that units wait in a row, not in a circle
+	slices.SortFunc(all, func(a, b *tracked) int { return cmp.Compare(a.name, b.name) }) // the same order for all units, so that two units do not wait for each other
 	all = slices.Compact(all)
 	if err := s.hold(ctx, all); err != nil {
 		return err
@@ -93,7 +93,7 @@ func (s *Session) read(ctx context.Context, all []*tracked) error {
 		known, pending := s.known(t)
 		if known != nil && (pending || !s.store.cache.isShared(t.category)) {
 			s.memory = true
-			s.found(t, known)
+			s.note(t, known)
 			continue
 		}
 		missing = append(missing, t)
@@ -111,12 +111,13 @@ func (s *Session) read(ctx context.Context, all []*tracked) error {
 			s.store.cache.foreign(t.category)
 		}
 		t.stored = true
-		s.found(t, loaded[i])
+		s.note(t, loaded[i])
 	}
 	return nil
 }
 
-func (s *Session) found(t *tracked, p *prefix) {
+// note notes what was read of a stream.
+func (s *Session) note(t *tracked, p *prefix) {
 	t.prefix = p
 	s.reads = append(s.reads, read{t.name, t.category, p.version()})
 }
@@ -271,7 +272,7 @@ func (s *Session) extend(ctx context.Context, t *tracked) error {
 	if !ok || t.schema == "" || t.prefix.version()-t.prefix.snapshot.Version < t.options.SnapshotEvery {
 		return nil
 	}
-	snapshot, err := take(t.name, t.schema, a)
+	snapshot, err := snapshotOf(t.name, t.schema, a)
 	if err != nil {
 		return err
 	}
@@ -292,7 +293,7 @@ func (s *Session) Submitted() {
 				t.aggregate.Saved()
 			}
 			s.store.cache.put(t.stream, t.prefix, t.aggregate, s.unit)
-		case t.stored:
+		case t.stored && !s.unit.Own(): // which has not waited for units that are about to commit
 			s.store.cache.put(t.stream, t.prefix, nil, nil)
 		}
 	}

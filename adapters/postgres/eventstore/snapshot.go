@@ -38,8 +38,8 @@ type snapshot struct {
 	State   []byte
 }
 
-// take makes the snapshot of an aggregate as it is after its changes.
-func take(stream, schema string, a Snapshotter) (snapshot, error) {
+// snapshotOf makes the snapshot of an aggregate as it is after its changes.
+func snapshotOf(stream, schema string, a Snapshotter) (snapshot, error) {
 	state, err := json.Marshal(a.State())
 	if err != nil {
 		return snapshot{}, fmt.Errorf("snapshot of %s: %w", stream, err)

@@ -6,6 +6,8 @@
 package aggregatetest
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"reflect"
 	"testing"
@@ -42,7 +44,7 @@ type Asked[A Aggregate, E any] struct {
 func (a Asked[A, E]) Then(want ...E) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
-		got, err := a.run()
+		got, err := a.run(t)
 		if err != nil {
 			t.Fatalf("refused: %v", err)
 		}
@@ -63,7 +65,7 @@ func (a Asked[A, E]) Nothing() func(*testing.T) { return a.Then() }
 func (a Asked[A, E]) Refused(want error) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
-		got, err := a.run()
+		got, err := a.run(t)
 		if !errors.Is(err, want) {
 			t.Fatalf("got error %v, want %v", err, want)
 		}
@@ -73,8 +75,18 @@ func (a Asked[A, E]) Refused(want error) func(*testing.T) {
 	}
 }
 
-func (a Asked[A, E]) run() ([]any, error) {
+// run asks, and fails the test if the aggregate has changed an event of its history: the event store shares events between units of work, so
+// an aggregate must copy the slices and maps that it changes.
+func (a Asked[A, E]) run(t *testing.T) ([]any, error) {
+	t.Helper()
+	before, err := json.Marshal(a.scenario.history)
+	if err != nil {
+		t.Fatalf("an event is no JSON: %v", err)
+	}
 	it := a.scenario.kit.rebuild(a.scenario.history)
-	err := a.ask(it)
-	return it.Changes(), err
+	refusal := a.ask(it)
+	if after, err := json.Marshal(a.scenario.history); err != nil || !bytes.Equal(before, after) {
+		t.Fatalf("%T changes events of its history: they were %s, and are %s (%v)", it, before, after, err)
+	}
+	return it.Changes(), refusal
 }
