@@ -29,6 +29,10 @@ type broker interface {
 	// TopicFault is true for its error.
 	Ensure(ctx context.Context, topics []string) (limit int, err error)
 
+	// LongestRetention returns how long the topic, of some, that keeps messages longest keeps them. Unknown are topics of which that may not be
+	// known.
+	LongestRetention(topics []string) (longest time.Duration, topic string, unknown []string, err error)
+
 	// Ping returns an error if it does not answer.
 	Ping(ctx context.Context) error
 

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -38,15 +39,19 @@ func (b inKafka) Ensure(ctx context.Context, topics []string) (limit int, err er
 	return limits.Bytes, err
 }
 
+func (b inKafka) LongestRetention(topics []string) (longest time.Duration, topic string, unknown []string, err error) {
+	return kafka.LongestRetention(b.config, topics)
+}
+
 func (b inKafka) Ping(context.Context) error { return kafka.Ping(b.config) }
 
 func (b inKafka) Senders(limit func() int) (func() outbox.Sender, error) {
 	if b.s.config.Serial {
-		publisher := kafka.NewPublisher(b.config, limit, b.s.now, b.s.watermill)
+		publisher := kafka.NewPublisher(b.config, limit, b.s.brokerTime, b.s.watermill)
 		b.s.onStop(func(context.Context) error { return publisher.Close() })
 		return outbox.ThroughPublisher(publisher), nil
 	}
-	return func() outbox.Sender { return kafka.NewProducer(b.config, limit, b.s.now) }, nil
+	return func() outbox.Sender { return kafka.NewProducer(b.config, limit, b.s.brokerTime) }, nil
 }
 
 func (inKafka) Refused(err error) bool { return kafka.Refused(err) }

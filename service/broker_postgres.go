@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"math"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -26,6 +27,11 @@ func (inPostgres) Where() string { return "tables of PostgreSQL" }
 
 // Ensure has nothing to make: topics are rows.
 func (inPostgres) Ensure(context.Context, []string) (limit int, err error) { return math.MaxInt32, nil }
+
+// LongestRetention has nothing to ask: TOPIC_RETENTION is compared when the settings are read.
+func (inPostgres) LongestRetention([]string) (longest time.Duration, topic string, unknown []string, err error) {
+	return 0, "", nil, nil
+}
 
 func (b inPostgres) Ping(ctx context.Context) error { return b.readers.PingContext(ctx) }
 

@@ -22,6 +22,8 @@ import (
 	"github.com/millrace/millrace/adapters/telemetry"
 	"github.com/millrace/millrace/app/elsewhere"
 	"github.com/millrace/millrace/app/reaction"
+	"github.com/millrace/millrace/sagas"
+	"github.com/millrace/millrace/sagas/saga"
 )
 
 // Config is every setting. .env.example says what each is for.
@@ -185,13 +187,38 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 	if setting, err := c.KafkaAuth.Check(); err != nil {
 		s.fault("KAFKA_"+setting, err.Error())
 	}
-	if c.Retention.Inbox < time.Minute || c.Retention.Idempotency < time.Minute {
-		s.fault("INBOX_RETENTION", "and IDEMPOTENCY_RETENTION must be at least 1m")
-	}
+	s.checkRetention(c, sagas.All())
 	if dir, err := filepath.Abs(c.DataDir); err == nil {
 		c.DataDir = dir
 	}
 	return c, errors.Join(s.faults...)
+}
+
+// checkRetention refuses to forget which messages were handled while they can be delivered again.
+func (s *settings) checkRetention(c Config, all []*saga.Saga) {
+	if c.Retention.Idempotency < time.Minute {
+		s.fault("IDEMPOTENCY_RETENTION", "must be at least 1m")
+	}
+	kept := c.Retention.Inbox
+	switch step, saga, longest := longestWait(all); {
+	case kept == 0: // for ever
+	case kept < time.Minute:
+		s.fault("INBOX_RETENTION", "must be at least 1m, or 0, which keeps message ids for ever")
+	case kept < longest:
+		s.fault("INBOX_RETENTION", fmt.Sprintf("%s is shorter than the saga %s may run: its step %q may take %s", kept, saga, step, longest))
+	case c.Broker == InPostgres && (c.Retention.Topics == 0 || kept < c.Retention.Topics):
+		s.fault("INBOX_RETENTION", fmt.Sprintf("%s is shorter than TOPIC_RETENTION, so that a message could be handled twice", kept))
+	}
+}
+
+// longestWait is the step of a saga that may take longest.
+func longestWait(all []*saga.Saga) (step, name string, longest time.Duration) {
+	for _, each := range all {
+		if st, d := each.LongestWait(); d > longest {
+			step, name, longest = st, each.Name(), d
+		}
+	}
+	return step, name, longest
 }
 
 // checkSandbox refuses stand-ins for real services where strangers could take them for real.

@@ -2,11 +2,16 @@ package service
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/sagas/saga"
 )
 
 // .env.example lists every setting that is read, and no other, each with the default that it has.
@@ -76,4 +81,16 @@ func TestPoolMustBeLargeEnough(t *testing.T) {
 		return ""
 	})
 	require.EqualError(t, err, `POSTGRES_MAX_CONNS: "4" is not a whole number from 8 to 1000`)
+}
+
+func TestRetentionShorterThanASagaMayRunIsRefused(t *testing.T) {
+	long := saga.New(saga.Definition[struct{}]{Name: "subscription", Steps: []saga.Step[struct{}]{{Name: "await payment", Within: 30 * 24 * time.Hour}}})
+	kept := postgres.Retention{Inbox: 14 * 24 * time.Hour, Idempotency: time.Hour}
+	var s settings
+	s.checkRetention(Config{Retention: kept}, []*saga.Saga{long})
+	require.EqualError(t, errors.Join(s.faults...), `INBOX_RETENTION: 336h0m0s is shorter than the saga subscription may run: its step "await payment" may take 720h0m0s`)
+	kept.Inbox = 31 * 24 * time.Hour
+	s = settings{}
+	s.checkRetention(Config{Retention: kept}, []*saga.Saga{long})
+	require.NoError(t, errors.Join(s.faults...))
 }

@@ -46,8 +46,10 @@ type Service struct {
 	watermill watermill.LoggerAdapter
 	telemetry *telemetry.Telemetry
 	clock     app.Clock
-	machine   string    // where this is; empty: a machine of its own
-	since     time.Time // from when on
+
+	brokerClock app.Clock
+	machine     string    // where this is; empty: a machine of its own
+	since       time.Time // from when on
 
 	postgres *embedded.Postgres // nil if it is not ours
 	broker   broker
@@ -81,7 +83,7 @@ type Service struct {
 // is stopped again if something fails.
 func Start(ctx context.Context, c Config, log *slog.Logger, say func(string)) (*Service, error) {
 	s := &Service{
-		config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
+		config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, brokerClock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
 		guards:   map[string]*breaker.Breaker{},
 		stopping: make(chan struct{}), failed: make(chan error, 8), streams: &web.Streams{Max: c.MaxStreams},
 		watermill: messages.NewLogger(log), machine: machine(c.Spread), since: time.Now(),
@@ -153,7 +155,9 @@ func (s *Service) startAuth(ctx context.Context, _ func(string)) (err error) {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.onStop(func(context.Context) error { cancel(); return nil })
-	s.verifier, err = identity.NewVerifier(ctx, s.config.Auth, func(err error) { s.log.Warn("cannot fetch the keys of tokens", "error", err) })
+	config := s.config.Auth
+	config.Clock = func() time.Time { return s.clock() } // that of the database, once it is known
+	s.verifier, err = identity.NewVerifier(ctx, config, func(err error) { s.log.Warn("cannot fetch the keys of tokens", "error", err) })
 	return err
 }
 

@@ -30,17 +30,21 @@ func (s *Service) startStorage(ctx context.Context, say func(string)) (err error
 	if err := postgres.CheckSession(ctx, s.DSN); err != nil {
 		return err
 	}
-	if err := s.startClock(ctx); err != nil {
+	if err := s.migrate(ctx); err != nil {
 		return err
 	}
+	return s.startClock(ctx)
+}
+
+func (s *Service) migrate(ctx context.Context) error {
 	if !s.config.Migrate {
 		return migrations.Check(ctx, s.db.DB)
 	}
 	return migrations.Up(ctx, s.db.DB)
 }
 
-// now is the database's time, which is the one clock of all instances.
-func (s *Service) now() time.Time { return s.clock() }
+// brokerTime is the database's time, which is the one clock of all instances, without a test's weeks: Kafka refuses records of the future.
+func (s *Service) brokerTime() time.Time { return s.brokerClock() }
 
 // startClock makes the database's time ours.
 func (s *Service) startClock(ctx context.Context) error {
@@ -49,7 +53,7 @@ func (s *Service) startClock(ctx context.Context) error {
 	if err := clock.Sync(ctx); err != nil {
 		return err
 	}
-	s.clock = clock.Now
+	s.clock, s.brokerClock = clock.Now, clock.Real
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.onStop(func(context.Context) error { cancel(); return nil })
 	go clock.Run(ctx)

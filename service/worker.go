@@ -8,6 +8,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/millrace/millrace/adapters/kafka"
 	"github.com/millrace/millrace/adapters/postgres"
 	"github.com/millrace/millrace/adapters/postgres/readmodel"
 	"github.com/millrace/millrace/app"
@@ -103,6 +104,30 @@ func (s *Service) runJanitor(ctx context.Context) {
 	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
 }
 
+// checkRetention refuses to forget which messages were handled while Kafka can deliver them again.
+func (s *Service) checkRetention() error {
+	if s.config.Retention.Inbox == 0 {
+		return nil
+	}
+	longest, topic, unknown, err := s.broker.LongestRetention(s.core.topics)
+	if err != nil {
+		s.log.Warn("cannot compare INBOX_RETENTION with the topics' retention.ms", "error", err)
+		return nil
+	}
+	if len(unknown) > 0 {
+		s.log.Warn("no right (DESCRIBE_CONFIGS) to compare INBOX_RETENTION with the retention.ms of topics; it must be the longer one", "topics", unknown)
+	}
+	if longest > s.config.Retention.Inbox {
+		kept := longest.String()
+		if longest == kafka.Forever {
+			kept = "for ever"
+		}
+		return &SettingError{"INBOX_RETENTION", fmt.Sprintf("%s is shorter than topic %s keeps messages (retention.ms: %s), so that one could be handled twice; 0 keeps message ids for ever",
+			s.config.Retention.Inbox, topic, kept)}
+	}
+	return nil
+}
+
 // runKeyQueue hands messages that wait to be retried to their consumers.
 func (s *Service) runKeyQueue(ctx context.Context) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -122,6 +147,10 @@ func (s *Service) runRouter(ctx context.Context) error {
 	go func() {
 		defer close(done)
 		if !s.ensureTopics(ctx) {
+			return
+		}
+		if err := s.checkRetention(); err != nil {
+			s.failed <- err
 			return
 		}
 		s.workerOK.Store(nil)

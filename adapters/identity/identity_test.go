@@ -143,3 +143,17 @@ func TestKeysOfAProvider(t *testing.T) {
 	_, err = verifier.Verify(text)
 	require.ErrorIs(t, err, identity.ErrToken)
 }
+
+func TestTokenExpiresByTheGivenClock(t *testing.T) {
+	ahead := time.Duration(0)
+	config := identity.Config{Secret: secret, Clock: func() time.Time { return time.Now().Add(ahead) }}
+	verifier, err := identity.NewVerifier(t.Context(), config, func(error) {})
+	require.NoError(t, err)
+	token, err := config.Sign("ada", "customer", time.Now().Add(14*24*time.Hour))
+	require.NoError(t, err)
+	_, err = verifier.Verify(token)
+	require.NoError(t, err)
+	ahead = 15 * 24 * time.Hour
+	_, err = verifier.Verify(token)
+	require.ErrorIs(t, err, identity.ErrToken)
+}

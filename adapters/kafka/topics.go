@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -92,6 +93,45 @@ func describe(ctx context.Context, admin sarama.ClusterAdmin, topic string) (ent
 		}
 	}
 	return nil, fmt.Errorf("describe topic %s: %w", topic, err)
+}
+
+// Forever is the retention of a topic that keeps all messages.
+const Forever = time.Duration(math.MaxInt64)
+
+// LongestRetention returns how long messages are kept in the topic, of some, that keeps them longest, and that topic. Unknown are topics whose
+// configuration may not be read.
+func LongestRetention(c Config, topics []string) (longest time.Duration, topic string, unknown []string, err error) {
+	admin, err := sarama.NewClusterAdmin(c.Brokers, c.sarama())
+	if err != nil {
+		return 0, "", nil, fmt.Errorf("reach Kafka at %v: %w", c.Brokers, err)
+	}
+	defer admin.Close() //nolint:errcheck // nothing was left undone
+	for _, name := range topics {
+		entries, err := admin.DescribeConfig(sarama.ConfigResource{ //nolint:staticcheck // its successor needs a Version that the embedded broker lacks
+			Type: sarama.TopicResource, Name: name, ConfigNames: []string{"retention.ms"},
+		})
+		if errors.Is(err, sarama.ErrTopicAuthorizationFailed) || errors.Is(err, sarama.ErrClusterAuthorizationFailed) {
+			unknown = append(unknown, name)
+			continue
+		}
+		if err != nil {
+			return 0, "", nil, fmt.Errorf("describe topic %s: %w", name, err)
+		}
+		for _, e := range entries {
+			ms, err := strconv.ParseInt(e.Value, 10, 64)
+			if err != nil || e.Name != "retention.ms" {
+				continue
+			}
+			kept := Forever
+			if ms >= 0 && ms < int64(Forever/time.Millisecond) {
+				kept = time.Duration(ms) * time.Millisecond
+			}
+			if kept > longest {
+				longest, topic = kept, name
+			}
+		}
+	}
+	return longest, topic, unknown, nil
 }
 
 // Ping asks the brokers for their metadata.

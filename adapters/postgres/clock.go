@@ -18,6 +18,7 @@ type Clock struct {
 	local  func() time.Time
 	log    *slog.Logger
 	offset atomic.Int64 // of the database's clock from the local one, in nanoseconds
+	ahead  atomic.Int64 // of the test clock from the database's; 0 but in tests
 }
 
 const (
@@ -35,15 +36,19 @@ func NewClock(db *sqlx.DB, local func() time.Time, log *slog.Logger) *Clock {
 // Now is the time.
 func (c *Clock) Now() time.Time { return c.local().Add(time.Duration(c.offset.Load())) }
 
+// Real is the time for those who do not follow a test's clock: Kafka.
+func (c *Clock) Real() time.Time { return c.Now().Add(-time.Duration(c.ahead.Load())) }
+
 // Sync asks the database for its time.
 func (c *Clock) Sync(ctx context.Context) error {
 	before := c.local()
-	var there time.Time
-	if err := c.db.GetContext(ctx, &there, `SELECT clock_timestamp()`); err != nil {
+	var there struct{ Time, Real time.Time }
+	if err := c.db.GetContext(ctx, &there, `SELECT app_clock() AS time, clock_timestamp() AS real`); err != nil {
 		return txn.Classify(err, "ask the database for its time")
 	}
 	took := c.local().Sub(before)
-	offset := there.Sub(before.Add(took / 2))
+	c.ahead.Store(int64(there.Time.Sub(there.Real).Round(time.Second)))
+	offset := there.Time.Sub(before.Add(took / 2))
 	if known := time.Duration(c.offset.Load()); (offset - known).Abs() > max(clockSlack, took) {
 		c.log.Warn("the clock here is not that of the database, which counts", "ahead", -offset)
 		c.offset.Store(int64(offset))

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"log/slog"
 	"time"
@@ -9,12 +10,14 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/millrace/millrace/adapters/postgres/txn"
+	"github.com/millrace/millrace/sagas/saga"
 )
 
-// Retention is how long what has done its duty is kept.
+// Retention is how long rows are kept that have served their purpose; 0 means for ever.
 type Retention struct {
-	// Inbox is for processed message ids. A message that comes again later than that is handled again, so it must be longer
-	// than Kafka keeps messages and than dead letters wait for their redrive.
+	// Inbox is for processed message ids. A message that is delivered again later than that is handled again, so it must be longer than
+	// Kafka keeps messages and than dead letters wait to be replayed. Ids of a saga's commands are kept until the saga has ended, because
+	// its compensations ask what was done.
 	Inbox time.Duration
 
 	// Idempotency is for the answers to requests with an Idempotency-Key.
@@ -46,9 +49,11 @@ func NewJanitor(db *sqlx.DB, keep Retention, every time.Duration, log *slog.Logg
 // Run sweeps until ctx is done.
 func (j *Janitor) Run(ctx context.Context) {
 	for {
-		if n, err := j.Sweep(ctx); err != nil && ctx.Err() == nil {
+		n, err := j.Sweep(ctx)
+		if err != nil && ctx.Err() == nil {
 			j.log.Warn("janitor: will try again", "error", err)
-		} else if n > 0 {
+		}
+		if n > 0 {
 			j.log.Info("janitor: removed what is past its retention", "rows", n)
 		}
 		select {
@@ -59,37 +64,64 @@ func (j *Janitor) Run(ctx context.Context) {
 	}
 }
 
-// Sweep removes everything that is past its retention now, and tells how many rows that were. Rows that are locked are left for the next time.
-// A table that cannot be swept does not keep the others from it.
+// Sweep removes everything that is past its retention now, and tells how many rows that were. Locked rows are left for the next time, and a
+// table that cannot be swept keeps no other from it.
 func (j *Janitor) Sweep(ctx context.Context) (removed int64, err error) {
-	for _, sweep := range []struct {
-		statement string
-		keep      time.Duration
-	}{
-		{`DELETE FROM inbox WHERE (consumer, message_id) IN (
-			SELECT consumer, message_id FROM inbox WHERE received_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)`, j.keep.Inbox},
-		{`DELETE FROM idempotency_keys WHERE (owner, key) IN (
-			SELECT owner, key FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)`, j.keep.Idempotency},
-		{`DELETE FROM dead_letters WHERE id IN (
-			SELECT id FROM dead_letters WHERE dropped_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)`, j.keep.Dropped},
-		{`DELETE FROM topic_messages WHERE id IN (
-			SELECT id FROM topic_messages WHERE created_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)`, j.keep.Topics},
+	for _, s := range []sweep{
+		{"inbox", "received_at", heldBySaga, j.keep.Inbox},
+		{"idempotency_keys", "created_at", "false", j.keep.Idempotency},
+		{"dead_letters", "dropped_at", "false", j.keep.Dropped},
+		{"topic_messages", "created_at", "false", j.keep.Topics},
 	} {
-		n, sweepErr := j.sweep(ctx, sweep.statement, sweep.keep)
+		n, sweepErr := s.run(ctx, j.db)
 		removed, err = removed+n, errors.Join(err, sweepErr)
 	}
 	return removed, err
 }
 
-func (j *Janitor) sweep(ctx context.Context, statement string, keep time.Duration) (removed int64, err error) {
-	for n := int64(sweepBatch); n == sweepBatch; removed += n {
-		result, err := j.db.ExecContext(ctx, statement, keep.Seconds(), sweepBatch)
+// sweep removes the rows of a table whose time is past a retention, unless they are held.
+type sweep struct {
+	table, time, held string
+	keep              time.Duration
+}
+
+// heldBySaga tells whether the command of a row belongs to a saga that has not ended. When a saga of another service ends is not known here; its
+// commands are kept for a year.
+const heldBySaga = `CASE WHEN r.saga_id IS NULL THEN false ELSE COALESCE(
+	(SELECT s.status NOT IN ('` + string(saga.IsCompleted) + `', '` + string(saga.IsCompensated) + `') FROM saga_rows s WHERE s.saga_id = r.saga_id),
+	r.received_at > app_now() - interval '1 year') END`
+
+// statement looks at a batch of rows that come after a time and a place, and deletes those that are not held.
+func (s sweep) statement() string {
+	at := "r." + s.time
+	return `WITH old AS MATERIALIZED (
+			SELECT r.ctid AS place, ` + at + ` AS at, ` + s.held + ` AS held FROM ` + s.table + ` r
+			WHERE ` + at + ` < app_now() - interval '1 second' * $1 AND ` + at + ` >= $2 AND (` + at + ` > $2 OR r.ctid > $3::tid)
+			ORDER BY ` + at + `, r.ctid LIMIT $4 FOR UPDATE OF r SKIP LOCKED
+		), gone AS (DELETE FROM ` + s.table + ` WHERE ctid = ANY (ARRAY(SELECT place FROM old WHERE NOT held)) RETURNING 1)
+		SELECT at, place::text AS place, (SELECT count(*) FROM old) AS seen, (SELECT count(*) FROM gone) AS removed
+		FROM old ORDER BY at DESC, place DESC LIMIT 1`
+}
+
+func (s sweep) run(ctx context.Context, db *sqlx.DB) (removed int64, err error) {
+	if s.keep == 0 {
+		return 0, nil
+	}
+	batch := struct {
+		At      time.Time `db:"at"`
+		Place   string    `db:"place"`
+		Seen    int       `db:"seen"`
+		Removed int64     `db:"removed"`
+	}{Place: "(0,0)", Seen: sweepBatch}
+	for batch.Seen == sweepBatch {
+		err := db.GetContext(ctx, &batch, s.statement(), s.keep.Seconds(), batch.At, batch.Place, sweepBatch)
+		if errors.Is(err, sql.ErrNoRows) {
+			break
+		}
 		if err != nil {
-			return removed, txn.Classify(err, "remove what is past its retention")
+			return removed, txn.Classify(err, "sweep "+s.table)
 		}
-		if n, err = result.RowsAffected(); err != nil {
-			return removed, err
-		}
+		removed += batch.Removed
 	}
 	return removed, nil
 }

@@ -117,6 +117,16 @@ func (s *Saga) Version() int { return s.version }
 // Check returns the definition's faults.
 func (s *Saga) Check() error { return s.check }
 
+// LongestWait is the longest time that a step may take to be answered, and that step.
+func (s *Saga) LongestWait() (step string, d time.Duration) {
+	for _, st := range s.steps {
+		if st.within > d {
+			step, d = st.name, st.within
+		}
+	}
+	return step, d
+}
+
 // Starts tells whether an event begins an instance.
 func (s *Saga) Starts(event any) bool { return reflect.TypeOf(event) == s.start.event }
 

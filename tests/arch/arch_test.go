@@ -8,7 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -193,5 +197,28 @@ func TestBreachesAreFound(t *testing.T) {
 	}
 	if found := faults([]pkg{breach("service", "m/adapters/kafka"), breach("adapters/postgres", "m/adapters/postgres/txn")}); len(found) > 0 {
 		t.Errorf("found what is allowed: %v", found)
+	}
+}
+
+// SQL asks for the time by app_now() and app_clock() only (ADR 8): what asks another way would not follow the one clock.
+func TestSQLUsesTheOneClock(t *testing.T) {
+	other := regexp.MustCompile(`(?i)(^|[^_.\w])(now\(\)|clock_timestamp\(\)|current_timestamp|statement_timestamp\(\))`)
+	err := filepath.WalkDir("../../adapters", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.HasSuffix(path, "postgres/clock.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for i, line := range strings.Split(string(text), "\n") {
+			if code, _, _ := strings.Cut(line, "//"); other.MatchString(code) {
+				t.Errorf("%s:%d: %s", path, i+1, strings.TrimSpace(line))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

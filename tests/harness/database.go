@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
@@ -56,6 +57,32 @@ func Database(t testing.TB) (db *sqlx.DB, dsn string) {
 	t.Cleanup(func() { _ = db.Close() })
 	require.NoError(t, migrations.Up(t.Context(), db.DB))
 	return db, u.String()
+}
+
+// ClockAhead connects to the database of db with a clock that is ahead: what is written there is of a later time, and what was written before
+// is older. Weeks pass in an instant.
+func ClockAhead(t *testing.T, db *sqlx.DB, d time.Duration) *sqlx.DB {
+	t.Helper()
+	var name string
+	require.NoError(t, db.Get(&name, `SELECT current_database()`))
+	u, err := url.Parse(server)
+	require.NoError(t, err)
+	u.Path = "/" + name
+	ahead, err := postgres.Open(ClockAheadDSN(t, u.String(), d), 10)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = ahead.Close() })
+	return ahead
+}
+
+// ClockAheadDSN is a database with a clock that is ahead.
+func ClockAheadDSN(t *testing.T, dsn string, d time.Duration) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	require.NoError(t, err)
+	query := u.Query()
+	query.Set("millrace.test_clock_ahead", fmt.Sprintf("%ds", int(d.Seconds())))
+	u.RawQuery = query.Encode()
+	return u.String()
 }
 
 // ExampleDatabase is Database for examples, which have no test. Done removes it.

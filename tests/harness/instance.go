@@ -228,6 +228,20 @@ func (i *Instance) Wait() int {
 	return i.command.ProcessState.ExitCode()
 }
 
+// ClockAhead lets time pass: it stops the process, sets the clock of the database, which all instances follow, ahead of the real one, and
+// starts the process again.
+func (i *Instance) ClockAhead(d time.Duration) {
+	i.t.Helper()
+	db := OpenDB(i.t, i.DSN())
+	var name string
+	require.NoError(i.t, db.QueryRow(`SELECT current_database()`).Scan(&name))
+	_, err := db.Exec(fmt.Sprintf(`ALTER DATABASE %q SET millrace.test_clock_ahead = '%ds'`, name, int(d.Seconds())))
+	require.NoError(i.t, err)
+	code, _ := i.Terminate()
+	require.Zero(i.t, code, i.Output())
+	i.Restart()
+}
+
 // Restart starts a new process with the same settings, and waits until it is ready.
 func (i *Instance) Restart() {
 	i.t.Helper()

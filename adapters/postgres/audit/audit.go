@@ -88,8 +88,8 @@ var queries = []query{
 			AND NOT EXISTS (SELECT FROM suspended_topics t WHERE t.topic = o.topic) GROUP BY topic`,
 	},
 	{
-		"relay: each lease has an owner that runs", `SELECT count(*) FROM relay_leases WHERE owner IS NOT NULL AND expires_at > now()`,
-		`SELECT format('shard %s: leased to %s, which is no relay', shard, owner) FROM relay_leases l WHERE owner IS NOT NULL AND expires_at > now()
+		"relay: each lease has an owner that runs", `SELECT count(*) FROM relay_leases WHERE owner IS NOT NULL AND expires_at > app_now()`,
+		`SELECT format('shard %s: leased to %s, which is no relay', shard, owner) FROM relay_leases l WHERE owner IS NOT NULL AND expires_at > app_now()
 			AND NOT EXISTS (SELECT FROM relays r WHERE r.owner = l.owner)`,
 	},
 	{

@@ -120,7 +120,7 @@ func (s *Store) Drop(ctx context.Context, id, by, reason string) error {
 		free = resend(l)
 	}
 	return s.remove(ctx, id, free, `
-		UPDATE dead_letters SET dropped_at = now(), dropped_by = $2, drop_reason = $3, outbox_id = NULL WHERE id = $1 AND dropped_at IS NULL
+		UPDATE dead_letters SET dropped_at = app_now(), dropped_by = $2, drop_reason = $3, outbox_id = NULL WHERE id = $1 AND dropped_at IS NULL
 		RETURNING `+keyqueue.Columns, by, reason)
 }
 

@@ -71,7 +71,7 @@ func Insert(ctx context.Context, tx sqlx.ExtContext, m app.Received, reason, sta
 		INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, stack, attempts, first_at, last_at,
 			raw_key, raw_source, raw_id, raw_headers, tombstone)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
-			COALESCE((SELECT first_at FROM blocked_keys WHERE consumer = $2 AND key = $11 AND $16), clock_timestamp()), clock_timestamp(), $11, $12, $13, $14, $15)
+			COALESCE((SELECT first_at FROM blocked_keys WHERE consumer = $2 AND key = $11 AND $16), app_clock()), app_clock(), $11, $12, $13, $14, $15)
 		ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, stack = excluded.stack, last_at = excluded.last_at,
 			attempts = GREATEST(excluded.attempts, dead_letters.attempts + 1), raw_key = excluded.raw_key, raw_headers = excluded.raw_headers,
 			headers = excluded.headers, payload = excluded.payload, tombstone = excluded.tombstone,
@@ -115,7 +115,7 @@ const first = ` AND NOT EXISTS (SELECT FROM waiting_messages f WHERE f.consumer 
 // Replay puts the message of a dead letter back into its place: first of its key if the key was held for it, else behind the messages that
 // wait. It is handed to its consumer from there.
 func Replay(ctx context.Context, tx sqlx.ExtContext, l Letter) error {
-	result, err := tx.ExecContext(ctx, `UPDATE blocked_keys b SET attempts = 0, first_at = NULL, due_at = clock_timestamp(), lease = NULL
+	result, err := tx.ExecContext(ctx, `UPDATE blocked_keys b SET attempts = 0, first_at = NULL, due_at = app_clock(), lease = NULL
 		FROM waiting_messages w WHERE w.receipt = $1 AND b.consumer = w.consumer AND b.key = w.key`+first, l.ID)
 	if err != nil {
 		return txn.Classify(err, "replay dead letter "+l.ID)
@@ -124,7 +124,7 @@ func Replay(ctx context.Context, tx sqlx.ExtContext, l Letter) error {
 		return txn.Classify(err, "replay dead letter "+l.ID)
 	}
 	_, err = tx.ExecContext(ctx, `
-		WITH blocked AS (INSERT INTO blocked_keys (consumer, key, due_at) VALUES ($2, $3, clock_timestamp())
+		WITH blocked AS (INSERT INTO blocked_keys (consumer, key, due_at) VALUES ($2, $3, app_clock())
 			ON CONFLICT (consumer, key) DO UPDATE SET due_at = blocked_keys.due_at)
 		INSERT INTO waiting_messages (receipt, consumer, key, topic, source, message_id, headers, payload) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (receipt) DO NOTHING`,
@@ -136,7 +136,7 @@ func Replay(ctx context.Context, tx sqlx.ExtContext, l Letter) error {
 func Drop(ctx context.Context, tx sqlx.ExtContext, l Letter) error {
 	_, err := tx.ExecContext(ctx, `SELECT FROM blocked_keys WHERE consumer = $1 AND key = $2 FOR UPDATE`, l.Consumer, l.RawKey)
 	if err == nil {
-		_, err = tx.ExecContext(ctx, `UPDATE blocked_keys b SET attempts = 0, first_at = NULL, due_at = clock_timestamp(), lease = NULL
+		_, err = tx.ExecContext(ctx, `UPDATE blocked_keys b SET attempts = 0, first_at = NULL, due_at = app_clock(), lease = NULL
 			FROM waiting_messages w WHERE w.receipt = $1 AND b.consumer = w.consumer AND b.key = w.key`+first, l.ID)
 	}
 	if err == nil {

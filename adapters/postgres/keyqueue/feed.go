@@ -152,9 +152,9 @@ func (q *Queue) handOut(ctx context.Context) (wait time.Duration, err error) {
 	err = q.db.SelectContext(ctx, &due, `
 		WITH due AS MATERIALIZED (
 			SELECT b.consumer, b.key FROM unnest($1::text[], $2::int[]) AS c(consumer, room) CROSS JOIN LATERAL (
-				SELECT consumer, key FROM blocked_keys WHERE consumer = c.consumer AND due_at <= clock_timestamp()
+				SELECT consumer, key FROM blocked_keys WHERE consumer = c.consumer AND due_at <= app_clock()
 				ORDER BY due_at LIMIT c.room FOR UPDATE SKIP LOCKED) b)
-		UPDATE blocked_keys b SET lease = $3, due_at = clock_timestamp() + make_interval(secs => $4) FROM due
+		UPDATE blocked_keys b SET lease = $3, due_at = app_clock() + make_interval(secs => $4) FROM due
 		WHERE b.consumer = due.consumer AND b.key = due.key RETURNING b.consumer, b.key`, consumers, room, lease, leaseFor.Seconds())
 	if err != nil {
 		return q.Poll, txn.Classify(err, "lease blocked keys")
@@ -177,8 +177,8 @@ func (q *Queue) handOut(ctx context.Context) (wait time.Duration, err error) {
 		}()
 	}
 	var next sql.NullFloat64
-	err = q.db.GetContext(ctx, &next, `SELECT EXTRACT(epoch FROM min(d.due_at) - clock_timestamp())::float8 FROM unnest($1::text[]) AS c(consumer)
-		CROSS JOIN LATERAL (SELECT due_at FROM blocked_keys WHERE consumer = c.consumer AND due_at > clock_timestamp() AND due_at < 'infinity' ORDER BY due_at LIMIT 1) d`, consumers)
+	err = q.db.GetContext(ctx, &next, `SELECT EXTRACT(epoch FROM min(d.due_at) - app_clock())::float8 FROM unnest($1::text[]) AS c(consumer)
+		CROSS JOIN LATERAL (SELECT due_at FROM blocked_keys WHERE consumer = c.consumer AND due_at > app_clock() AND due_at < 'infinity' ORDER BY due_at LIMIT 1) d`, consumers)
 	if err != nil {
 		return q.Poll, txn.Classify(err, "look for the next blocked key")
 	}
@@ -193,7 +193,7 @@ func (q *Queue) giveBack(consumer string, key []byte, lease string, pause time.D
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	// If it fails the lease ends by itself.
-	_, _ = q.db.ExecContext(ctx, `UPDATE blocked_keys SET due_at = clock_timestamp() + make_interval(secs => $4), lease = NULL
+	_, _ = q.db.ExecContext(ctx, `UPDATE blocked_keys SET due_at = app_clock() + make_interval(secs => $4), lease = NULL
 		WHERE consumer = $1 AND key = $2 AND lease = $3`, consumer, key, lease, pause.Seconds())
 }
 
@@ -235,7 +235,7 @@ func (f *feed) renew(ctx context.Context, key []byte, lease string, lost func())
 			return
 		case <-time.After(renewEvery):
 		}
-		result, err := f.queue.db.ExecContext(ctx, `UPDATE blocked_keys SET due_at = clock_timestamp() + make_interval(secs => $4)
+		result, err := f.queue.db.ExecContext(ctx, `UPDATE blocked_keys SET due_at = app_clock() + make_interval(secs => $4)
 			WHERE consumer = $1 AND key = $2 AND lease = $3`, f.consumer, key, lease, leaseFor.Seconds())
 		if err != nil {
 			continue // the lease lasts for some more attempts

@@ -143,11 +143,11 @@ func (q *Queue) RetryAfter(ctx context.Context, m app.Received, delay time.Durat
 	return q.within(ctx, "schedule a retry", func(tx *sqlx.Tx) error {
 		if r, ok := app.RedeliveryOf(ctx); ok {
 			_, err := tx.ExecContext(ctx, `UPDATE blocked_keys
-				SET attempts = attempts + 1, first_at = COALESCE(first_at, now()), due_at = clock_timestamp() + make_interval(secs => $4), lease = NULL
+				SET attempts = attempts + 1, first_at = COALESCE(first_at, app_now()), due_at = app_clock() + make_interval(secs => $4), lease = NULL
 				WHERE consumer = $1 AND key = $2 AND lease = $3`, m.Key.Consumer, stored(m.Key), r.Lease, delay.Seconds())
 			return err // without the lease there is nothing to do: another instance handles the message
 		}
-		return q.block(ctx, tx, m, 1, "clock_timestamp() + make_interval(secs => $4)", delay.Seconds())
+		return q.block(ctx, tx, m, 1, "app_clock() + make_interval(secs => $4)", delay.Seconds())
 	})
 }
 
@@ -155,7 +155,7 @@ func (q *Queue) RetryAfter(ctx context.Context, m app.Received, delay time.Durat
 // message is stored behind those that wait.
 func (q *Queue) block(ctx context.Context, tx *sqlx.Tx, m app.Received, attempts int, due string, args ...any) error {
 	q.blocked.Add(1)
-	_, err := tx.ExecContext(ctx, `INSERT INTO blocked_keys (consumer, key, attempts, first_at, due_at) VALUES ($1, $2, $3, now(), `+due+`)
+	_, err := tx.ExecContext(ctx, `INSERT INTO blocked_keys (consumer, key, attempts, first_at, due_at) VALUES ($1, $2, $3, app_now(), `+due+`)
 		ON CONFLICT (consumer, key) DO UPDATE SET due_at = blocked_keys.due_at`, append([]any{m.Key.Consumer, stored(m.Key), attempts}, args...)...)
 	if err != nil {
 		return err

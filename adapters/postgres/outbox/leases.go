@@ -174,10 +174,10 @@ func (l *leases) beat(ctx context.Context, conn **pgx.Conn) error {
 	var hosts int
 	var earlier bool
 	b := &pgx.Batch{}
-	b.Queue(`DELETE FROM relays WHERE expires_at < now()`)
-	b.Queue(`INSERT INTO relays (owner, host, since, expires_at) VALUES ($1, $2, $3, now() + $4::interval)
+	b.Queue(`DELETE FROM relays WHERE expires_at < app_now()`)
+	b.Queue(`INSERT INTO relays (owner, host, since, expires_at) VALUES ($1, $2, $3, app_now() + $4::interval)
 		ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at`, s.owner, l.host, l.since, leaseFor)
-	b.Queue(`WITH renewed AS (UPDATE relay_leases SET expires_at = now() + $2::interval WHERE owner = $1 RETURNING shard)
+	b.Queue(`WITH renewed AS (UPDATE relay_leases SET expires_at = app_now() + $2::interval WHERE owner = $1 RETURNING shard)
 		SELECT COALESCE(array_agg(shard), '{}') FROM renewed`, s.owner, leaseFor).QueryRow(func(row pgx.Row) error { return row.Scan(&renewed) })
 	b.Queue(`SELECT count(DISTINCT host), COALESCE(bool_or(host = $1 AND (since, owner) < ($2, $3) AND owner <> ALL(COALESCE($4, '{}'::text[]))), false) FROM relays`,
 		l.host, l.since, s.owner, ended).
@@ -204,8 +204,8 @@ func (l *leases) beat(ctx context.Context, conn **pgx.Conn) error {
 	b = &pgx.Batch{}
 	b.Queue(`UPDATE relay_leases SET owner = NULL, expires_at = '-infinity' WHERE owner = $1 AND shard = ANY($2)`, s.owner, give)
 	b.Queue(`WITH taken AS (
-			UPDATE relay_leases SET owner = $1, expires_at = now() + $2::interval WHERE shard IN (
-				SELECT shard FROM relay_leases WHERE owner IS NULL OR expires_at < now() ORDER BY shard LIMIT $3 FOR UPDATE SKIP LOCKED)
+			UPDATE relay_leases SET owner = $1, expires_at = app_now() + $2::interval WHERE shard IN (
+				SELECT shard FROM relay_leases WHERE owner IS NULL OR expires_at < app_now() ORDER BY shard LIMIT $3 FOR UPDATE SKIP LOCKED)
 			RETURNING shard)
 		SELECT COALESCE(array_agg(shard), '{}') FROM taken`, s.owner, leaseFor, missing).QueryRow(func(row pgx.Row) error { return row.Scan(&taken) })
 	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {

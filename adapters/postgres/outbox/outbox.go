@@ -178,7 +178,7 @@ func Read(ctx context.Context, db *sqlx.DB) (Backlog, error) {
 		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at > '-infinity' AND due_at < 'infinity' LIMIT $1) found) AS delayed,
 		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at = 'infinity' LIMIT $1) found) AS parked,
 		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at = '-infinity' LIMIT $1) found) AS suspended,
-		COALESCE((SELECT EXTRACT(epoch FROM clock_timestamp() - min(first.created_at)) FROM generate_series(0, $2::int - 1) AS s(shard)
+		COALESCE((SELECT EXTRACT(epoch FROM app_clock() - min(first.created_at)) FROM generate_series(0, $2::int - 1) AS s(shard)
 			CROSS JOIN LATERAL (SELECT created_at FROM outbox WHERE outbox.shard = s.shard AND due_at IS NULL ORDER BY id LIMIT 1) first), 0)::float8 AS oldest`,
 		MaxCounted, Shards)
 	return b, txn.Classify(err, "count the outbox")

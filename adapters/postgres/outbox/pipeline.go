@@ -344,8 +344,8 @@ func (r *Relay) park(ctx context.Context, held *lease, row outboxRow, reason err
 			UPDATE outbox SET due_at = 'infinity', consumer = NULL, line = NULL FROM dead
 			WHERE outbox.topic = $2 AND outbox.key = $3 AND outbox.shard = $4 AND (outbox.due_at IS NULL OR outbox.due_at = '-infinity') AND outbox.id > $1)
 		INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, attempts, outbox_id, first_at, last_at)
-		SELECT message_id || '@relay', 'relay', message_id, topic, key, headers, payload, $5, 2, id, created_at, now() FROM dead
-		ON CONFLICT (id) DO UPDATE SET last_at = now(), attempts = dead_letters.attempts + 2, outbox_id = excluded.outbox_id,
+		SELECT message_id || '@relay', 'relay', message_id, topic, key, headers, payload, $5, 2, id, created_at, app_now() FROM dead
+		ON CONFLICT (id) DO UPDATE SET last_at = app_now(), attempts = dead_letters.attempts + 2, outbox_id = excluded.outbox_id,
 			reason = excluded.reason, headers = excluded.headers, payload = excluded.payload, dropped_at = NULL, dropped_by = NULL, drop_reason = NULL`,
 		row.ID, row.Topic, row.Key, ShardOf(row.Topic, row.Key), reason.Error(), held.owner)
 	if err != nil {

@@ -193,10 +193,10 @@ func (r *Relay) promote(ctx context.Context) {
 		}
 		err := r.db.GetContext(ctx, &next, `
 			WITH due AS (
-				SELECT id FROM outbox WHERE due_at > '-infinity' AND due_at <= now() ORDER BY due_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+				SELECT id FROM outbox WHERE due_at > '-infinity' AND due_at <= app_now() ORDER BY due_at LIMIT 1000 FOR UPDATE SKIP LOCKED
 			), promoted AS (UPDATE outbox SET due_at = NULL, id = DEFAULT FROM due WHERE outbox.id = due.id RETURNING 1)
 			SELECT (SELECT count(*) FROM promoted) AS promoted,
-				(SELECT EXTRACT(epoch FROM min(due_at) - now())::float8 FROM outbox WHERE due_at > now() AND due_at < 'infinity') AS wait`)
+				(SELECT EXTRACT(epoch FROM min(due_at) - app_now())::float8 FROM outbox WHERE due_at > app_now() AND due_at < 'infinity') AS wait`)
 		wait := r.options.Poll
 		switch {
 		case err != nil:

@@ -514,6 +514,24 @@ func TestRelaysShareTheShards(t *testing.T) {
 	})
 }
 
+// A lease of an instance that is gone ends by the database's clock, and only then another relay takes the shard.
+func TestLeasesExpireByTheDatabasesClock(t *testing.T) {
+	db, dsn := harness.Database(t)
+	_, err := db.Exec(`UPDATE relay_leases SET owner = 'gone', expires_at = app_now() + interval '1 hour'`)
+	require.NoError(t, err)
+	now, stop := run(t, db, dsn, &log{}, outbox.Options{Poll: 50 * time.Millisecond})
+	time.Sleep(500 * time.Millisecond)
+	require.Zero(t, now.Held())
+	stop()
+	later, _ := run(t, harness.ClockAhead(t, db, 2*time.Hour), harness.ClockAheadDSN(t, dsn, 2*time.Hour), &log{}, outbox.Options{Poll: 50 * time.Millisecond})
+	harness.Eventually(t, func() error {
+		if !later.HoldsAll() {
+			return errors.New("it has not taken over")
+		}
+		return nil
+	})
+}
+
 // Of the relays on a machine the one that has been there for the longest works, and counts; when it ends, the next one does.
 func TestOneRelayOfAMachineWorks(t *testing.T) {
 	db, dsn := harness.Database(t)

@@ -56,7 +56,7 @@ func (r *Relay) suspend(ctx context.Context, held *lease, faults map[string]erro
 	for _, topic := range slices.Sorted(maps.Keys(faults)) {
 		var first bool
 		err := tx.GetContext(ctx, &first, `
-			INSERT INTO suspended_topics (topic, reason, next_try) SELECT $1, $2, now() + $3::interval
+			INSERT INTO suspended_topics (topic, reason, next_try) SELECT $1, $2, app_now() + $3::interval
 			WHERE EXISTS (SELECT FROM relay_leases WHERE owner = $4)
 			ON CONFLICT (topic) DO UPDATE SET reason = excluded.reason RETURNING xmax = 0`, topic, faults[topic].Error(), retryDelay(1), held.owner)
 		if errors.Is(err, sql.ErrNoRows) {
@@ -105,7 +105,7 @@ func (r *Relay) retrySuspended(ctx context.Context) {
 			Wait     float64 `db:"wait"`
 		}
 		wait := r.options.Poll
-		err := r.db.SelectContext(ctx, &topics, `SELECT topic, attempts, EXTRACT(epoch FROM next_try - now())::float8 AS wait FROM suspended_topics`)
+		err := r.db.SelectContext(ctx, &topics, `SELECT topic, attempts, EXTRACT(epoch FROM next_try - app_now())::float8 AS wait FROM suspended_topics`)
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("relay: cannot read suspended topics", "error", err)
 		}
@@ -196,10 +196,10 @@ func (r *Relay) progress(ctx context.Context, topic string) {
 func (r *Relay) postpone(ctx context.Context, topic string, attempts int, fault error) {
 	var err error
 	if fault != nil {
-		_, err = r.db.ExecContext(ctx, `UPDATE suspended_topics SET reason = $3, attempts = attempts + 1, next_try = now() + $4::interval
+		_, err = r.db.ExecContext(ctx, `UPDATE suspended_topics SET reason = $3, attempts = attempts + 1, next_try = app_now() + $4::interval
 			WHERE topic = $1 AND attempts = $2`, topic, attempts, fault.Error(), retryDelay(attempts+1))
 	} else {
-		_, err = r.db.ExecContext(ctx, `UPDATE suspended_topics SET next_try = now() + $2::interval WHERE topic = $1 AND next_try <= now()`, topic, r.options.Poll)
+		_, err = r.db.ExecContext(ctx, `UPDATE suspended_topics SET next_try = app_now() + $2::interval WHERE topic = $1 AND next_try <= app_now()`, topic, r.options.Poll)
 	}
 	if err != nil && ctx.Err() == nil {
 		r.log.Warn("relay: cannot postpone a suspended topic", "topic", topic, "error", err)
