@@ -46,14 +46,14 @@ func withoutNUL(v any) any {
 }
 
 func hasNUL(v reflect.Value) bool {
-	switch v.Kind() {
+	switch v.Kind() { //nolint:exhaustive // the other kinds hold no text
 	case reflect.String:
 		return strings.IndexByte(v.String(), 0) >= 0
 	case reflect.Pointer, reflect.Interface:
 		return !v.IsNil() && hasNUL(v.Elem())
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if hasNUL(v.Field(i)) {
+		for _, field := range v.Fields() {
+			if hasNUL(field) {
 				return true
 			}
 		}
@@ -81,7 +81,7 @@ func replaceNUL(v reflect.Value) reflect.Value {
 		return v
 	}
 	out := reflect.New(v.Type()).Elem()
-	switch v.Kind() {
+	switch v.Kind() { //nolint:exhaustive // the other kinds hold no text
 	case reflect.String:
 		out.SetString(strings.ReplaceAll(v.String(), "\x00", "\uFFFD"))
 	case reflect.Pointer:

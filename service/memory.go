@@ -30,7 +30,7 @@ func limitMemory(getenv func(string) string) memory {
 	}
 	var m memory
 	if limit, err := memlimit.FromCgroup(); err == nil && limit < math.MaxInt64 { // an error: no cgroup, or no limit
-		m.cgroup = int64(limit) //nolint:gosec // compared above
+		m.cgroup = int64(limit) // compared above
 	}
 	switch {
 	case getenv("GOMEMLIMIT") != "":

@@ -160,7 +160,7 @@ func (r reader) deliver(block *sarama.FetchResponseBlock, offset, end int64) (in
 		if batch.Control && isAbort(batch) {
 			delete(aborted, batch.ProducerID)
 		}
-		if !batch.Control && !(batch.IsTransactional && aborted[batch.ProducerID]) {
+		if !batch.Control && (!batch.IsTransactional || !aborted[batch.ProducerID]) {
 			for _, record := range batch.Records {
 				at := batch.FirstOffset + record.OffsetDelta
 				if at < offset || at >= end {

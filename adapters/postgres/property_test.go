@@ -214,7 +214,7 @@ func TestInstancesAgree(t *testing.T) {
 	for range 3 {
 		db, err := postgres.Open(dsn+"&synchronous_commit=off", 20)
 		require.NoError(t, err)
-		defer db.Close() //nolint:errcheck // at the end of the test
+		defer db.Close() // at the end of the test
 		w := (&world{db: db}).another()
 		w.stock = eventstore.NewRepository(w.store, inventory.Category, inventory.Rebuild, eventstore.Options{SnapshotEvery: 7, Contended: len(instances) > 0})
 		instances = append(instances, w)
@@ -306,7 +306,7 @@ func TestInstancesAgree(t *testing.T) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		defer rows.Close() //nolint:errcheck // read to the end
+		defer rows.Close() // read to the end
 		for rows.Next() {
 			var id string
 			var n int
@@ -314,6 +314,9 @@ func TestInstancesAgree(t *testing.T) {
 				rt.Fatal(err)
 			}
 			stored[id] = n
+		}
+		if err := rows.Err(); err != nil {
+			rt.Fatal(err)
 		}
 		for _, o := range done {
 			n, want := stored[o.id], operations[o.kind]

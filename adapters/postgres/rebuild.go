@@ -215,9 +215,9 @@ func (r *Rebuilding) failed(ctx context.Context, e app.Event, cause error) error
 // and what they write afterwards goes to the new rows. Readers go on. Rows that are equal are left alone. Again says that another attempt
 // may succeed.
 func (r *Rebuilding) replace(ctx context.Context) (again bool, err error) {
-	built := pgx.Identifier{"pg_temp", r.Table}.Sanitize() //nolint:misspell // its author's spelling
-	if _, err := r.beside.ExecContext(ctx, `ANALYZE `+built); err != nil {
-		return false, txn.Classify(err, "analyze the temporary table")
+	built := pgx.Identifier{"pg_temp", r.Table}.Sanitize()                 //nolint:misspell // its author's spelling
+	if _, err := r.beside.ExecContext(ctx, `ANALYZE `+built); err != nil { //nolint:misspell // SQL
+		return false, txn.Classify(err, "gather statistics of the temporary table")
 	}
 	inner, unit := txn.NewUnit(ctx, r.beside)
 	defer unit.Close()

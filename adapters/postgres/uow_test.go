@@ -259,7 +259,7 @@ func TestOneIDOfTwoSources(t *testing.T) {
 		_, err := w.uow.Handle(t.Context(), app.Delivery{Consumer: "c", Meta: app.Meta{ID: "1", Source: source}}, w.receive)
 		require.NoError(t, err)
 	}
-	require.EqualValues(t, 3, w.count(t, `SELECT count(*) FROM events`))
+	require.Equal(t, 3, w.count(t, `SELECT count(*) FROM events`))
 }
 
 func TestExpiredCommandsHaveNoEffect(t *testing.T) {

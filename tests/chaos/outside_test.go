@@ -180,7 +180,9 @@ func (s *stage) revoke(topic string, d time.Duration) {
 		defer a.Close() // nothing is pending
 		return call(a)
 	}
-	err := admin(func(a sarama.ClusterAdmin) error { return a.CreateACL(resource, deny) })
+	err := admin(func(a sarama.ClusterAdmin) error {
+		return a.CreateACLs([]*sarama.ResourceAcls{{Resource: resource, Acls: []*sarama.Acl{&deny}}})
+	})
 	if err != nil {
 		if strings.Contains(err.Error(), "Security") || strings.Contains(err.Error(), "security") || errors.Is(err, sarama.ErrSecurityDisabled) {
 			require.NoError(s.t, err, "this fault needs a broker with an authorizer: see tests/chaos/run.sh")
@@ -258,7 +260,8 @@ func (s *stage) hostile() {
 }
 
 func isAway(err error) bool {
-	return errors.Is(err, sarama.ErrOutOfBrokers) || errors.Is(err, sarama.ErrNotConnected) || errors.Is(err, sarama.ErrClosedClient) || errors.Is(err, syscall.ECONNREFUSED)
+	return errors.Is(err, sarama.ErrOutOfBrokers) || errors.Is(err, sarama.ErrNotConnected) || errors.Is(err, sarama.ErrClosedClient) || errors.Is(err, syscall.ECONNREFUSED) ||
+		strings.Contains(err.Error(), "circuit breaker is open") // Sarama's own
 }
 
 // aborted sends deliveries in transactions that are aborted: nobody may take them up.

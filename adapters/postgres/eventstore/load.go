@@ -79,7 +79,7 @@ func (s *Store) read(ctx context.Context, u *txn.Unit, all []wanted) ([]found, e
 		case w.after != nil:
 			from[i] = *w.after
 		case w.schema != "":
-			places, streams, schemas = append(places, int32(i)), append(streams, w.stream), append(schemas, w.schema) //nolint:gosec // hundreds
+			places, streams, schemas = append(places, int32(i)), append(streams, w.stream), append(schemas, w.schema)
 		}
 	}
 	if len(places) > 0 {

@@ -109,13 +109,12 @@ func describe(to *strings.Builder, t reflect.Type, outer map[reflect.Type]bool) 
 	switch t.Kind() {
 	case reflect.Struct:
 		to.WriteString("{")
-		for i := range t.NumField() {
-			f := t.Field(i)
+		for f := range t.Fields() {
 			tag := f.Tag.Get("json")
 			if tag == "-" {
 				continue
 			}
-			if !f.IsExported() && !(f.Anonymous && f.Type.Kind() == reflect.Struct) {
+			if !f.IsExported() && (!f.Anonymous || f.Type.Kind() != reflect.Struct) {
 				return fmt.Errorf("JSON does not keep the unexported field %s of %s", f.Name, t)
 			}
 			to.WriteString(f.Name + " " + tag + " ")

@@ -279,7 +279,7 @@ func TestRetryLeaseOfADeadInstance(t *testing.T) {
 	require.Eventually(t, func() bool { return db.Get(&keys, `SELECT count(*) FROM blocked_keys`) == nil && keys == 0 }, 30*time.Second, 10*time.Millisecond)
 	tx, err := db.Beginx()
 	require.NoError(t, err)
-	defer tx.Rollback() //nolint:errcheck // never committed
+	defer tx.Rollback() // never committed
 	_, err = q.DeadLetter(txn.With(late, tx), m, "reason", "", true)
 	require.ErrorIs(t, err, keyqueue.ErrLeaseLost)
 }
@@ -303,7 +303,7 @@ func TestDeadLetterOfAnyBytes(t *testing.T) {
 		q := keyqueue.New(db)
 		tx, err := db.Beginx()
 		require.NoError(t, err)
-		defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+		defer tx.Rollback() // after a commit it does nothing
 		id, err := q.DeadLetter(txn.With(context.Background(), tx), m, "reason "+raw("reason"), raw("stack"), hold)
 		require.NoError(t, err)
 		require.NoError(t, tx.Commit())

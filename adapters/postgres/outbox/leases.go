@@ -47,7 +47,7 @@ type leases struct {
 // session is a time during which leases were held without a gap.
 type session struct {
 	owner  string
-	ctx    context.Context // cancelled when the session ends
+	ctx    context.Context //nolint:containedctx // cancelled when the session ends
 	end    context.CancelCauseFunc
 	expiry *time.Timer
 	until  time.Time // when it ends by itself
@@ -57,7 +57,7 @@ type session struct {
 // lease lets batches of some shards be sent.
 type lease struct {
 	owner  string
-	ctx    context.Context // cancelled when the lease is lost
+	ctx    context.Context //nolint:containedctx // cancelled when the lease is lost
 	shards []int16
 	done   func()      // must be called when the batch is finished
 	valid  func() bool // tells whether the lease still lasts

@@ -43,7 +43,7 @@ const (
 // retryDelay is how long to wait after so many failed tries, give or take a fifth.
 func retryDelay(attempts int) time.Duration {
 	d := min(firstRetry<<min(attempts-1, 10), maxRetry)
-	return d*4/5 + rand.N(d*2/5)
+	return d*4/5 + rand.N(d*2/5) //nolint:gosec // it only spreads attempts
 }
 
 // suspend suspends topics and puts those of some rows aside that belong to them.
