@@ -9,7 +9,7 @@ CREATE TABLE blocked_keys (
     due_at   timestamptz NOT NULL, -- when it is tried again, or when the lease ends; infinity: it is a dead letter
     lease    text, -- of the instance that handles the key's messages at the moment
     PRIMARY KEY (consumer, key)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0); -- rows come and go
 CREATE INDEX blocked_keys_due ON blocked_keys (consumer, due_at);
 
 -- The messages that wait, as they were received, in the order of their ids within a key.
@@ -24,7 +24,7 @@ CREATE TABLE waiting_messages (
     headers     jsonb       NOT NULL, -- pairs of a name and a value, both in base64
     payload     bytea, -- null: a tombstone
     received_at timestamptz NOT NULL DEFAULT now()
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0); -- rows come and go
 CREATE INDEX waiting_messages_of_key ON waiting_messages (consumer, key, id);
 
 -- What a dead letter's message was to the byte, from which it is replayed. The older columns hold the same as text to be shown. They are

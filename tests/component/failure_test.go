@@ -3,6 +3,7 @@ package component
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -247,4 +248,45 @@ func TestTheCourierStandsIn(t *testing.T) {
 		}
 	}
 	i.Balanced()
+}
+
+// Messages that wait to be retried belong to no instance: when the one that handles them is killed, another goes on, in the order of each key.
+func TestRetryOutlivesAKilledInstance(t *testing.T) {
+	t.Parallel()
+	_, all := several(t, 2)
+	db := harness.OpenDB(t, all[1].DSN())
+	_, err := db.Exec(`
+		CREATE FUNCTION fail_receipts() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'in use' USING ERRCODE = '55006'; END $$;
+		CREATE TRIGGER fail_receipts BEFORE INSERT ON events FOR EACH ROW WHEN (NEW.stream LIKE 'inventory/BAD-%') EXECUTE FUNCTION fail_receipts()`)
+	require.NoError(t, err)
+	const keys = 8
+	for _, quantity := range []int{1, 2, 4} {
+		for k := range keys {
+			_, err := db.Exec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) SELECT $1, $2, $3, $4, $5::text::bytea, json_build_object(
+				'ce_id', $1::text, 'ce_type', 'ReceiveStock', 'ce_partitionkey', $3::text, 'ce_source', '/test', 'ce_time', '2026-01-02T03:04:05Z')`,
+				fmt.Sprintf("m-%d-%d", k, quantity), all[0].Topic("commands.inventory"), fmt.Sprint("BAD-", k), k, fmt.Sprintf(`{"sku":"BAD-%d","quantity":%d}`, k, quantity))
+			require.NoError(t, err)
+		}
+	}
+	harness.Eventually(t, func() error {
+		var waiting, attempts int
+		require.NoError(t, db.QueryRow(`SELECT (SELECT count(*) FROM waiting_messages), COALESCE((SELECT min(attempts) FROM blocked_keys), 0)`).Scan(&waiting, &attempts))
+		if waiting != 3*keys || attempts < 2 {
+			return fmt.Errorf("%d messages wait, %d attempts", waiting, attempts)
+		}
+		return nil
+	})
+	all[0].Kill()
+	_, err = db.Exec(`DROP TRIGGER fail_receipts ON events`)
+	require.NoError(t, err)
+	harness.Eventually(t, func() error {
+		if left := harness.Column(t, db, `SELECT count(*)::text FROM blocked_keys`); left[0] != "0" {
+			return fmt.Errorf("%s keys are blocked", left[0])
+		}
+		return nil
+	})
+	order := harness.Column(t, db, `SELECT string_agg(payload->>'quantity', ' ' ORDER BY version) FROM events WHERE stream LIKE 'inventory/BAD-%' GROUP BY stream`)
+	require.Equal(t, slices.Repeat([]string{"1 2 4"}, keys), order)
+	require.Empty(t, deadLetters(t, all[1]))
+	all[1].Balanced()
 }
