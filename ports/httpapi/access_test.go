@@ -3,9 +3,11 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -198,4 +200,30 @@ func TestMetricsOfRequestsHaveBoundedLabels(t *testing.T) {
 		ask(t, s, Everything, method, "/v1/outbox")
 	}
 	require.Equal(t, map[string]bool{"other ": true, "GET ": true, "GET /v1/outbox": true}, seen)
+}
+
+// Behind a proxy each of its clients has a rate limit of its own, and none by a header that it made up itself.
+func TestRateLimitCountsClientsBehindATrustedProxy(t *testing.T) {
+	s := things()
+	s.RateLimit = 5
+	s.Proxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")}
+	handler, err := s.Handler(Everything)
+	require.NoError(t, err)
+	limited := func(peer string, forwarded func(n int) string) (limited int) {
+		for n := range 40 {
+			r := httptest.NewRequest(http.MethodGet, "/healthz", nil)
+			r.Host, r.RemoteAddr = "localhost", peer+":1"
+			r.Header.Set("X-Forwarded-For", forwarded(n))
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, r)
+			if w.Code == http.StatusTooManyRequests {
+				limited++
+			}
+		}
+		return limited
+	}
+	each := func(n int) string { return fmt.Sprintf("198.51.100.%d", n) }
+	require.Zero(t, limited("10.0.0.1", each))
+	require.Positive(t, limited("192.0.2.9", each), "this one is no proxy")
+	require.Positive(t, limited("10.0.0.1", func(n int) string { return each(n) + ", 203.0.113.7" }), "one client that claims to be many")
 }
