@@ -33,7 +33,7 @@ nightly: ## What takes long and seldom breaks: chaos, docker-compose, Debezium, 
 	.ci/nightly
 
 long-test: ## The component tests that take minutes too
-	LONG_TESTS=on go test -count=1 -timeout 30m ./tests/component
+	LONG_TESTS=on go test -count=1 -p 1 -timeout 30m ./tests/component ./tests/limits
 
 template-test: ## The template itself: every guide followed, the example removed, two services made of it
 	@[ -d tests/tools ] || { echo "these tests are the template's; make init has left them behind"; exit 1; }

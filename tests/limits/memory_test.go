@@ -52,6 +52,7 @@ func TestMemoryLimitOfTheCgroupIsRead(t *testing.T) {
 }
 
 func TestMemoryLimitUnderLoad(t *testing.T) {
+	harness.Long(t)
 	i, group := inMemory(t, mb256)
 	i.Stock(100_000, "MUG-01")
 	duration := orNightly(20*time.Second, 3*time.Minute)
@@ -64,6 +65,7 @@ func TestMemoryLimitUnderLoad(t *testing.T) {
 
 // A million messages wait to be relayed, and then to be consumed.
 func TestMemoryLimitWithABacklog(t *testing.T) {
+	harness.Long(t)
 	i, group := inMemory(t, mb256)
 	db := harness.OpenDB(t, i.DSN())
 	event := app.Event{Body: payment.Captured{PaymentID: "backlog", OrderID: "backlog", Amount: money.Money{Amount: 100, Currency: "EUR"}}, Category: payment.Category, Key: "backlog"}
@@ -99,6 +101,7 @@ func TestMemoryLimitWithABacklog(t *testing.T) {
 }
 
 func TestMemoryLimitOfARebuild(t *testing.T) {
+	harness.Long(t)
 	w := harness.NewWorld(t, harness.OwnServices(t)...)
 	i := w.Start()
 	db := harness.OpenDB(t, i.DSN())
@@ -119,6 +122,7 @@ func TestMemoryLimitOfARebuild(t *testing.T) {
 }
 
 func TestMemoryLimitWithOpenStreams(t *testing.T) {
+	harness.Long(t)
 	i, group := inMemory(t, mb256)
 	i.Stock(10, "MUG-01")
 	harness.NewClient(t, i.World().SandboxURL()).Knobs("carrier", `{"down":true}`) // the order stays pending, and its streams stay open
