@@ -75,7 +75,6 @@ type groupCommit struct {
 
 	mu    sync.Mutex
 	waits map[txn.Lock]*lockWait // locks for which units wait apart
-
 }
 
 func newGroupCommit(db *sqlx.DB, begins func() (ended func()), committed func([]*committing)) *groupCommit {

@@ -268,7 +268,7 @@ func TestCommitGroupIsolatesAContendedStream(t *testing.T) {
 			return errors.Join(s[0].Receive("bad", 1), s[1].Receive("shared", 1))
 		})
 	}
-	lock := w.locked(t, `SELECT pg_advisory_xact_lock(hashtextextended('inventory/bad', 0))`)
+	lock := w.locked(t, `SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' inventory/bad', 0))`)
 	var good, bad sync.WaitGroup
 	var ended atomic.Int32
 	for n := range 5 {

@@ -308,7 +308,8 @@ type Waits struct{ Lock, Statement time.Duration }
 var setWaits statement = &Statement[Waits]{
 	Doing: "set time limits",
 	Query: func(w []Waits) (string, []any, error) {
-		return `SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)`,
+		return `SELECT set_config('lock_timeout', COALESCE(NULLIF($1, '0'), current_setting('lock_timeout')), true),
+			set_config('statement_timeout', COALESCE(NULLIF($2, '0'), current_setting('statement_timeout')), true)`,
 			[]any{milliseconds(w[0].Lock), milliseconds(w[0].Statement)}, nil
 	},
 }
