@@ -224,7 +224,7 @@ func (s *Service) serve(listeners []net.Listener) func(context.Context, func(str
 			}
 			s.onStop(server.Shutdown)
 			go func() {
-				if err := server.Serve(listeners[i]); !errors.Is(err, http.ErrServerClosed) {
+				if err := server.Serve(&listener{Listener: listeners[i], log: s.log}); !errors.Is(err, http.ErrServerClosed) {
 					s.failed <- fmt.Errorf("HTTP: %w", err)
 				}
 			}()

@@ -1,0 +1,112 @@
+package limits
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/tests/harness"
+)
+
+// While others have taken all connections of PostgreSQL, the service says so; afterwards it goes on by itself.
+func TestConnectionsOfPostgreSQLTakenByOthers(t *testing.T) {
+	db, dsn := harness.Database(t)
+	const limit = 40
+	var name string
+	require.NoError(t, db.Get(&name, `SELECT current_database()`))
+	role := name + "_service"
+	_, err := db.Exec(fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD 'x' CONNECTION LIMIT %d; GRANT USAGE ON SCHEMA public TO %s;
+		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO %s; GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO %s`, role, limit, role, role, role))
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, err := db.Exec(`DROP OWNED BY ` + role + `; DROP ROLE ` + role)
+		require.NoError(t, err)
+	})
+	u, err := url.Parse(dsn)
+	require.NoError(t, err)
+	u.User = url.UserPassword(role, "x")
+	w := harness.NewWorld(t, "POSTGRES_DSN="+u.String(), "KAFKA_BROKERS="+strings.Join(harness.Kafka(t), ","), "MIGRATE=off", "POSTGRES_MAX_CONNS=12")
+	i := w.Start()
+	i.Stock(100, "MUG-01")
+	i.Decided(i.Place("pm_ok", "MUG-01"))
+
+	taker, err := pgx.ParseConfig(u.String())
+	require.NoError(t, err)
+	taker.RuntimeParams["application_name"] = "taker"
+	var taken []*pgx.Conn
+	for deadline := time.Now().Add(30 * time.Second); len(taken) < limit && time.Now().Before(deadline); {
+		conn, err := pgx.ConnectConfig(context.Background(), taker)
+		if err == nil {
+			taken = append(taken, conn)
+			continue
+		}
+		_, err = db.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1 AND application_name <> 'taker'`, role)
+		require.NoError(t, err)
+	}
+	require.Len(t, taken, limit)
+	response, err := i.Try("POST", "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"))
+	require.NoError(t, err)
+	require.Equal(t, 503, response.Status, response.Body)
+	harness.Eventually(t, func() error {
+		if !strings.Contains(i.Output(), "too many connections") {
+			return fmt.Errorf("it says nothing of it: %s", i.Output())
+		}
+		return nil
+	})
+	for _, conn := range taken {
+		require.NoError(t, conn.Close(context.Background()))
+	}
+	harness.Eventually(t, func() error {
+		response, err := i.Try("POST", "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"), "Prefer", "wait=20")
+		if err == nil && response.Status != 200 {
+			err = fmt.Errorf("%d: %s", response.Status, response.Body)
+		}
+		return err
+	})
+	require.False(t, i.Exited())
+}
+
+// Clients that take all file descriptors are told of in a line; once they are gone, the service goes on by itself.
+func TestFewFileDescriptors(t *testing.T) {
+	if _, err := exec.LookPath("prlimit"); err != nil {
+		t.Skip("needs prlimit")
+	}
+	w := harness.NewWorld(t, append(harness.OwnServices(t), "POSTGRES_MAX_CONNS=10", "KAFKA_PARTITIONS=1")...)
+	w.Sandbox()
+	w.RunBy("prlimit", "--nofile=200:200", "--")
+	i := w.Start()
+	i.Stock(100, "MUG-01")
+	addr := strings.TrimPrefix(i.URL, "http://")
+	var held []net.Conn
+	for range 300 {
+		if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
+			held = append(held, conn)
+		}
+	}
+	harness.Eventually(t, func() error {
+		if n := strings.Count(i.Output(), "no file descriptor is left"); n != 1 {
+			return fmt.Errorf("it is said %d times", n)
+		}
+		return nil
+	})
+	for _, conn := range held {
+		require.NoError(t, conn.Close())
+	}
+	i.HTTP().CloseIdleConnections()
+	harness.Eventually(t, func() error {
+		response, err := i.Try("POST", "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"), "Prefer", "wait=20")
+		if err == nil && response.Status != 200 {
+			err = fmt.Errorf("%d: %s", response.Status, response.Body)
+		}
+		return err
+	})
+	i.Balanced()
+}
