@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -108,5 +110,42 @@ func TestFewFileDescriptors(t *testing.T) {
 		}
 		return err
 	})
+	i.Balanced()
+}
+
+// A full disk under DATA_DIR keeps orders from being accepted, and says so. Once there is room, the service goes on by itself, and nothing is lost.
+func TestFullDiskUnderDataDir(t *testing.T) {
+	if harness.Real() {
+		t.Skip("is about the embedded PostgreSQL and Kafka")
+	}
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=400m,mode=755", "tmpfs", dir).CombinedOutput(); err != nil {
+		t.Skipf("no file system of its own can be mounted here: %s", out)
+	}
+	t.Cleanup(func() { require.NoError(t, exec.Command("umount", "-l", dir).Run()) })
+	w := harness.NewWorld(t, "DATA_DIR="+dir)
+	i := w.Start()
+	i.Decided(i.Place("pm_ok", "MUG-01"))
+	ballast := filepath.Join(dir, "ballast")
+	_ = exec.Command("dd", "if=/dev/zero", "of="+ballast, "bs=64k").Run() // until there is no room
+	order := harness.OrderBody("pm_ok", "MUG-01")
+	refused := 0
+	for deadline := time.Now().Add(60 * time.Second); refused == 0 && time.Now().Before(deadline); {
+		response, err := i.Try("POST", "/v1/orders", order)
+		if err != nil || response.Status != 202 {
+			refused++
+			t.Logf("%v %d %s", err, response.Status, response.Body)
+		}
+	}
+	require.Positive(t, refused, "the disk is not full")
+	require.NoError(t, os.Remove(ballast))
+	harness.Eventually(t, func() error {
+		response, err := i.Try("POST", "/v1/orders", order, "Prefer", "wait=20")
+		if err == nil && response.Status != 200 {
+			err = fmt.Errorf("%d: %s", response.Status, response.Body)
+		}
+		return err
+	})
+	require.False(t, i.Exited())
 	i.Balanced()
 }
