@@ -84,14 +84,14 @@ func TestRetentionSweepReadsFewPages(t *testing.T) {
 			INSERT INTO inbox (consumer, message_id, outcome, received_at)
 				SELECT 'c', gen_random_uuid()::text, 'done', clock_timestamp() FROM generate_series(1, 50000) n`)
 		require.NoError(t, err)
-		_, err = w.db.Exec(`VACUUM ANALYZE inbox`)
+		_, err = w.db.Exec(`VACUUM ANALYZE inbox`) //nolint:misspell // as PostgreSQL spells it
 		require.NoError(t, err)
 	}
 	var pages int
 	require.NoError(t, w.db.Get(&pages, `SELECT pg_relation_size('inbox') / 8192`))
 	require.Greater(t, pages, 500)
 	var plan []byte
-	require.NoError(t, w.db.Get(&plan, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+postgres.SweepOfInbox(), 3600, time.Time{}, "(0,0)", 1000))
+	require.NoError(t, w.db.Get(&plan, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+postgres.SweepOfInbox(), 3600, time.Time{}, "(0,0)", 1000)) //nolint:misspell // as PostgreSQL spells it
 	var explained []struct {
 		Plan struct {
 			Hit  int `json:"Shared Hit Blocks"`
