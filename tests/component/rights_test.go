@@ -44,9 +44,10 @@ func TestKafkaRights(t *testing.T) {
 		"read own groups":   {sarama.AclResourceGroup, own, sarama.AclOperationRead},
 	}
 	grant := func(r right) {
-		require.NoError(t, admin.CreateACL(
-			sarama.Resource{ResourceType: r.resource, ResourceName: r.prefix, ResourcePatternType: sarama.AclPatternPrefixed},
-			sarama.Acl{Principal: "User:ada", Host: "*", Operation: r.operation, PermissionType: sarama.AclPermissionAllow}))
+		require.NoError(t, admin.CreateACLs([]*sarama.ResourceAcls{{
+			Resource: sarama.Resource{ResourceType: r.resource, ResourceName: r.prefix, ResourcePatternType: sarama.AclPatternPrefixed},
+			Acls:     []*sarama.Acl{{Principal: "User:ada", Host: "*", Operation: r.operation, PermissionType: sarama.AclPermissionAllow}},
+		}}))
 	}
 	revoke := func(r right) {
 		principal := "User:ada"
