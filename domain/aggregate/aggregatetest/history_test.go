@@ -38,7 +38,7 @@ func TestAggregateThatChangesItsHistoryFails(t *testing.T) {
 		aggregatetest.For(newBox).Given(packed{[]string{"mug"}}).When((*box).unpack).Nothing()(t)
 		return
 	}
-	again := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$") //nolint:gosec // this test
+	again := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$") // this test
 	again.Env = append(os.Environ(), "CHANGE_HISTORY=1")
 	out, err := again.CombinedOutput()
 	require.Error(t, err)
