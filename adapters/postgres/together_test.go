@@ -187,6 +187,23 @@ func TestALongHistoryIsNotReadAgain(t *testing.T) {
 	require.Equal(t, int64(10_001), again.OnHand())
 }
 
+// Of a long stream without snapshots an instance keeps the aggregate, so that it does not read the history for each command.
+func TestALongHistoryWithoutSnapshotsIsNotReadAgain(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.db.Exec(`INSERT INTO events (position, stream, version, type, schema, payload, meta, at)
+		SELECT nextval('events_position'), 'inventory/LONG', n, 'inventory.received', 1, '{"sku":"LONG","quantity":1}', '{}', now() FROM generate_series(1, 3000) n`)
+	require.NoError(t, err)
+	w.mustReceive(t, "LONG")
+	_, err = w.db.Exec(`DELETE FROM events WHERE stream = 'inventory/LONG' AND version < 2990`)
+	require.NoError(t, err)
+	for range 3 {
+		w.mustReceive(t, "LONG") // to read it now would find a gap
+	}
+	_, err = w.stock.Load(t.Context(), "LONG")
+	require.ErrorContains(t, err, "stream inventory/LONG has a gap")
+	require.Equal(t, 3004, w.count(t, `SELECT max(version) FROM events WHERE stream = 'inventory/LONG'`))
+}
+
 // Three instances want the same few aggregates, several at a time, for a while. Whoever was too late queues up in the database; nobody
 // waits in memory for one who waits for him in the database, so that nobody comes to the end of its patience.
 func TestInstancesThatWantTheSameDoNotBlockEachOther(t *testing.T) {

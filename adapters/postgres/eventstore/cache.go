@@ -15,7 +15,7 @@ import (
 // are kept in any case.
 const maxKept = 150_000
 
-// maxLength is how many events of one stream are kept, after its snapshot.
+// maxLength is how many events of one stream are kept, after its snapshot. Of a longer stream only the folded aggregate is kept.
 const maxLength = 1_000
 
 // waitForSecond is how long a unit that holds one stream waits for another one. Two units could wait for each other. After this time a
@@ -34,6 +34,13 @@ type prefix struct {
 }
 
 func (p *prefix) version() int { return p.snapshot.Version + len(p.events) }
+
+// trimmed tells whether a prefix has no events from before it was trimmed: the aggregate that was folded from them stands for them, and is of
+// use only together with it.
+func (p *prefix) trimmed() bool { return p.snapshot.Version > 0 && p.snapshot.State == nil }
+
+// trim is a prefix of the same version without events.
+func (p *prefix) trim() *prefix { return &prefix{snapshot: snapshot{Version: p.version()}} }
 
 // with is a longer prefix. The events are copied, so that two prefixes never append to the same array.
 func (p *prefix) with(events []app.Event) *prefix {
@@ -129,8 +136,8 @@ func (c *cache) leave(s *stream) {
 }
 
 // get returns what is known of a stream that the unit holds. The aggregate is taken out of the cache and belongs to the unit alone: it comes
-// back with what the unit has recorded, by put, or it is lost and the next unit folds another one. Pending says that its last events are those of a unit that has not committed
-// yet; this unit then fails with it.
+// back with what the unit has recorded, by put, or it is lost and the next unit folds another one. Pending says that its last events are
+// those of a unit that has not committed yet; this unit then fails with it.
 func (c *cache) get(s *stream, u *txn.Unit) (p *prefix, folded Aggregate, pending bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,8 +150,14 @@ func (c *cache) get(s *stream, u *txn.Unit) (p *prefix, folded Aggregate, pendin
 	if s.prefix != nil {
 		u.Needs(s.by)
 	}
-	folded, s.folded = s.folded, nil
-	return s.prefix, folded, s.by != nil
+	p, folded, s.folded = s.prefix, s.folded, nil
+	if p != nil && p.trimmed() {
+		c.set(s, nil, nil, s.by) // it comes back with the aggregate
+		if folded == nil {
+			p = nil
+		}
+	}
+	return p, folded, s.by != nil
 }
 
 // pending returns the unit that has appended to a stream and is not known to have committed; nil if there is none.
@@ -162,13 +175,25 @@ func (c *cache) pending(s *stream) *txn.Unit {
 func (c *cache) put(s *stream, p *prefix, folded Aggregate, by *txn.Unit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p != nil && len(p.events) > maxLength {
-		p = nil
-	}
 	if folded != nil && (p == nil || folded.Version() != p.version()) {
 		folded = nil
 	}
+	switch {
+	case p == nil || len(p.events) <= maxLength && !p.trimmed():
+	case folded == nil:
+		p = nil
+	default:
+		p = p.trim()
+	}
 	c.set(s, p, folded, by)
+}
+
+// putBack returns what get has taken out, unchanged.
+func (c *cache) putBack(s *stream, p *prefix, folded Aggregate) {
+	c.mu.Lock()
+	by := s.by
+	c.mu.Unlock()
+	c.put(s, p, folded, by)
 }
 
 func (c *cache) set(s *stream, p *prefix, folded Aggregate, by *txn.Unit) {

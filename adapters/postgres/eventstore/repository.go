@@ -63,7 +63,7 @@ func (r *Repository[A, E]) UpdateAll(ctx context.Context, ids []string, decide f
 		return fmt.Errorf("update %s: called outside a unit of work", r.category)
 	}
 	streams := r.touch(session, ids)
-	if err := session.read(ctx, streams); err != nil {
+	if err := session.read(ctx, streams, false); err != nil {
 		return err
 	}
 	aggregates := make([]A, len(ids))
@@ -96,10 +96,17 @@ func (r *Repository[A, E]) Load(ctx context.Context, id string) (a A, err error)
 	name, p := Stream(r.category, id), (*prefix)(nil)
 	if session := sessionOf(ctx); session != nil {
 		streams := r.touch(session, []string{id})
-		if err := session.read(ctx, streams); err != nil {
+		if err := session.read(ctx, streams, true); err != nil {
 			return a, err
 		}
-		p = streams[0].prefix
+		if p = streams[0].prefix; p.trimmed() { // it was read for an update before
+			loaded, err := session.load(ctx, streams, []wanted{{name, nil, r.schema}})
+			if err != nil {
+				return a, err
+			}
+			p = loaded[0]
+			session.reads = append(session.reads, read{name, r.category, p.version()})
+		}
 	} else {
 		stored, err := whole(r.store.read(ctx, nil, []wanted{{name, nil, r.schema}}))
 		if err != nil {

@@ -79,8 +79,9 @@ func (s *Session) touch(category, id string) *tracked {
 	return t
 }
 
-// read reads streams that the session has not read yet: from memory, or else all of them in one query.
-func (s *Session) read(ctx context.Context, all []*tracked) error {
+// read reads streams that the session has not read yet: from memory, or else all of them in one query. Events says that their events are
+// needed, and not only their aggregates.
+func (s *Session) read(ctx context.Context, all []*tracked, events bool) error {
 	all = slices.DeleteFunc(slices.Clone(all), func(t *tracked) bool { return t.prefix != nil })
 	slices.SortFunc(all, func(a, b *tracked) int { return cmp.Compare(a.name, b.name) }) // the same order for all units, so that two units do not wait for each other
 	all = slices.Compact(all)
@@ -91,6 +92,9 @@ func (s *Session) read(ctx context.Context, all []*tracked) error {
 	var asked []wanted
 	for _, t := range all {
 		known, pending := s.known(t)
+		if known != nil && known.trimmed() && (events || s.store.cache.isShared(t.category)) {
+			known = nil
+		}
 		if known != nil && (pending || !s.store.cache.isShared(t.category)) {
 			s.memory = true
 			s.note(t, known)
@@ -188,7 +192,7 @@ func (s *Session) load(ctx context.Context, streams []*tracked, asked []wanted) 
 
 // history returns the whole history of a stream, with the events that the unit has recorded.
 func (s *Session) history(ctx context.Context, t *tracked) ([]app.Event, error) {
-	if err := s.read(ctx, []*tracked{t}); err != nil {
+	if err := s.read(ctx, []*tracked{t}, true); err != nil {
 		return nil, err
 	}
 	if t.prefix.snapshot.Version == 0 {
@@ -269,7 +273,7 @@ func (s *Session) extend(ctx context.Context, t *tracked) error {
 	}
 	t.prefix = t.prefix.with(t.appended)
 	a, ok := t.aggregate.(Snapshotter)
-	if !ok || t.schema == "" || t.prefix.version()-t.prefix.snapshot.Version < t.options.SnapshotEvery {
+	if !ok || t.schema == "" || !t.snapshotDue() {
 		return nil
 	}
 	snapshot, err := snapshotOf(t.name, t.schema, a)
@@ -278,6 +282,15 @@ func (s *Session) extend(ctx context.Context, t *tracked) error {
 	}
 	t.prefix = &prefix{snapshot: snapshot}
 	return saveSnapshots.Write(ctx, snapshot)
+}
+
+// snapshotDue tells whether enough events came after the snapshot, or, of a trimmed prefix, whether the version has passed a multiple.
+func (t *tracked) snapshotDue() bool {
+	after, every := t.prefix.version(), t.options.SnapshotEvery
+	if t.prefix.trimmed() {
+		return (after-len(t.appended))/every < after/every
+	}
+	return after-t.prefix.snapshot.Version >= every
 }
 
 // Submitted keeps in memory what the unit has read and appended, for the next units. It is called when the unit's place among those that
@@ -293,6 +306,8 @@ func (s *Session) Submitted() {
 				t.aggregate.Saved()
 			}
 			s.store.cache.put(t.stream, t.prefix, t.aggregate, s.unit)
+		case t.prefix != nil && t.prefix.trimmed():
+			s.store.cache.putBack(t.stream, t.prefix, t.aggregate)
 		case t.stored && !s.unit.Own(): // which has not waited for units that are about to commit
 			s.store.cache.put(t.stream, t.prefix, nil, nil)
 		}
