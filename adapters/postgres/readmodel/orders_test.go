@@ -133,6 +133,7 @@ func TestRebuildIsAllOrNothing(t *testing.T) {
 	_, err = cancelled.Run(ctx)
 	require.Error(t, err)
 	require.Equal(t, 3, rows(t, db))
+	ended(t, db)
 
 	// Its connection is killed while it has the lock, or waits for it.
 	for _, state := range []string{"", "locked"} {
@@ -157,11 +158,25 @@ func TestRebuildIsAllOrNothing(t *testing.T) {
 		_, err = killed.Run(t.Context())
 		require.Error(t, err)
 		require.Equal(t, 3, rows(t, db))
+		ended(t, db)
 	}
 	last := rebuilding(dsn)
 	_, err = last.Run(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 5003, rows(t, db))
+}
+
+// ended waits until PostgreSQL has ended the sessions of a rebuild, and with them its lock.
+func ended(t *testing.T, db *sqlx.DB) {
+	t.Helper()
+	harness.Eventually(t, func() error {
+		var n int
+		err := db.Get(&n, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'millrace rebuild' AND datname = current_database()`)
+		if err == nil && n > 0 {
+			err = fmt.Errorf("%d sessions are left", n)
+		}
+		return err
+	})
 }
 
 func kill(t *testing.T, db *sqlx.DB) {
