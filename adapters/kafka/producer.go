@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -75,7 +76,7 @@ func (p *Producer) Send(ctx context.Context, topics []string, messages []*messag
 		rest[i] = i
 	}
 	failed := failures{map[string]error{}, map[place]error{}}
-	for len(rest) > 0 {
+	for moved := 0; len(rest) > 0; {
 		err := context.Cause(ctx)
 		if err == nil {
 			err = p.connect()
@@ -91,15 +92,41 @@ func (p *Producer) Send(ctx context.Context, topics []string, messages []*messag
 		if !abort() { // the connections are closed
 			p.disconnect()
 		}
+		again := 0
 		for at, err := range results {
-			if ctx.Err() != nil {
+			switch {
+			case ctx.Err() != nil:
 				err = errors.Join(context.Cause(ctx), err)
+			case leaderMoved(err) && moved < leaderTries:
+				rest = append(rest, parts[at].rows...)
+				again++
+				continue
 			}
 			fail(parts[at].rows, err)
 			failed.places[at] = err
 		}
+		if again > 0 {
+			slices.Sort(rest) // those of one partition are in order again
+			moved++
+			select {
+			case <-ctx.Done():
+			case <-time.After(leaderPause):
+			}
+		}
 	}
 	return errs
+}
+
+// A partition whose leader changes, or that was made just now, is tried again before it counts as failed.
+const (
+	leaderTries = 3
+	leaderPause = 100 * time.Millisecond
+)
+
+// leaderMoved tells whether an error says that a partition has another leader than the one that was asked, or none yet. None of the
+// records was taken.
+func leaderMoved(err error) bool {
+	return errors.Is(err, sarama.ErrNotLeaderForPartition) || errors.Is(err, sarama.ErrLeaderNotAvailable)
 }
 
 // failures are the errors of topics and of partitions in one call: what failed is not asked for again in it.

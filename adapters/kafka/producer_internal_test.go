@@ -36,13 +36,13 @@ func TestProducerEpochsAreUsedUp(t *testing.T) {
 	for range 5 { // one of each topic a request
 		topics, messages = append(topics, "things", "others"), append(messages, keyedMessage("k", 600), keyedMessage("k", 600))
 	}
-	const produce, notLeader = 0, 6
+	const produce, notAuthorised = 0, 29
 	cluster.ControlKey(produce, func(request kmsg.Request) (kmsg.Response, error, bool) { // once: it refuses one topic and takes the other
 		answer := request.ResponseKind().(*kmsg.ProduceResponse)
 		for _, topic := range request.(*kmsg.ProduceRequest).Topics {
 			partition := kmsg.NewProduceResponseTopicPartition()
 			if topic.Topic == "things" {
-				partition.ErrorCode = notLeader
+				partition.ErrorCode = notAuthorised
 			}
 			answer.Topics = append(answer.Topics, kmsg.ProduceResponseTopic{Topic: topic.Topic, Partitions: []kmsg.ProduceResponseTopicPartition{partition}})
 		}
@@ -61,6 +61,37 @@ func TestProducerEpochsAreUsedUp(t *testing.T) {
 	for _, err := range p.Send(t.Context(), topics, messages) {
 		require.NoError(t, err)
 	}
+}
+
+// A partition that has another leader by now is tried again, in order, before it counts as failed; one that has none fails.
+func TestProducerFollowsALeaderThatMoves(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "things"))
+	require.NoError(t, err)
+	defer cluster.Close()
+	p := NewProducer(Config{Brokers: cluster.ListenAddrs(), ClientID: "test"}, func() int { return DefaultLimit }, time.Now)
+	defer p.Close()
+	const produce, notLeader = 0, 6
+	refuse := func(times int) {
+		for range times {
+			cluster.ControlKey(produce, func(request kmsg.Request) (kmsg.Response, error, bool) { // once
+				answer := request.ResponseKind().(*kmsg.ProduceResponse)
+				partition := kmsg.NewProduceResponseTopicPartition()
+				partition.ErrorCode = notLeader
+				answer.Topics = []kmsg.ProduceResponseTopic{{Topic: "things", Partitions: []kmsg.ProduceResponseTopicPartition{partition}}}
+				return answer, nil, true
+			})
+		}
+	}
+	send := func() []error {
+		return p.Send(t.Context(), []string{"things", "things"}, []*message.Message{keyedMessage("k", 1), keyedMessage("k", 1)})
+	}
+	refuse(leaderTries)
+	require.Equal(t, []error{nil, nil}, send())
+	refuse(leaderTries + 1)
+	for _, err := range send() {
+		require.True(t, TopicFault(err), err)
+	}
+	require.Equal(t, []error{nil, nil}, send())
 }
 
 // A send ends when the lease that it depends on is lost, although the broker does not answer, and the producer works afterwards.

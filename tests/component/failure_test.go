@@ -41,6 +41,8 @@ func letter(t *testing.T, i *harness.Instance, commandType string) deadLetter {
 		}
 		return fmt.Errorf("no dead letter of a %s", commandType)
 	})
+	page := i.Do(http.MethodGet, "/ui/dead-letters/"+found.ID, "")
+	require.Equal(t, http.StatusOK, page.Status, page.Body)
 	return found
 }
 
