@@ -22,7 +22,7 @@ type Received struct {
 type Redelivery struct {
 	Position int64  // in the key queue
 	Attempts int    // that failed before
-	Lease    string // under which this instance handles the key; whoever lost it changes nothing
+	Lease    string // under which this instance handles the key; an instance that lost it changes nothing
 }
 
 type redeliveryKey struct{}

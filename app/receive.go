@@ -30,7 +30,7 @@ type FailedAnswer struct {
 	Reason string `json:"reason"`
 }
 
-// ProcessedAnswer is what a saga is told when its command was handled without an event, because there was nothing to change.
+// ProcessedAnswer is the answer to a saga whose command was handled without an event, because there was nothing to change.
 type ProcessedAnswer struct{}
 
 // NothingToUndo is what a saga is told when it has something undone that was never done, and now never will be.

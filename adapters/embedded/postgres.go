@@ -34,7 +34,7 @@ type Postgres struct {
 }
 
 // StartPostgres starts a server on the data below dir, as another user than root if need be. A server of an earlier run that
-// was left behind is stopped first. If it returns an error, no server is running. Say is told what takes long.
+// was left behind is stopped first. If it returns an error, no server is running. Say is called before what takes long.
 func StartPostgres(ctx context.Context, dir string, say func(string)) (_ *Postgres, err error) {
 	ignoreLibpqVariables()
 	if dir, err = filepath.Abs(dir); err != nil {

@@ -151,7 +151,7 @@ func (r reader) deliver(block *sarama.FetchResponseBlock, offset, end int64) (in
 			return offset, errors.New("records are of a format from before Kafka 0.11")
 		}
 		if batch.PartialTrailingRecord {
-			break // it comes again, whole
+			break // it is fetched again, whole
 		}
 		for len(pending) > 0 && pending[0].FirstOffset <= batch.LastOffset() {
 			aborted[pending[0].ProducerID] = true

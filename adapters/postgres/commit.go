@@ -271,7 +271,7 @@ func (g *groupCommit) holdingToken(ctx context.Context, f func(ctx context.Conte
 }
 
 const (
-	// lockPatience is how long a unit waits for a lock. Then its caller is told, and tries again later.
+	// lockPatience is how long a unit waits for a lock. Then its caller gets an error, and tries again later.
 	lockPatience = 5 * time.Second
 
 	// lockTurn is how long a unit waits for a lock before another one that waits gets its connection.

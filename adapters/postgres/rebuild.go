@@ -27,7 +27,7 @@ type Rebuilding struct {
 	Projection app.Projection
 	Types      aggregate.Types
 
-	// Progress is told after each page: how many events were read, the position that was read up to, and the last one when it began.
+	// Progress is called after each page: how many events were read, the position that was read up to, and the last one when it began.
 	Progress func(events int, position, last int64)
 
 	// Failed keeps an event that the projection can never handle, so that the others go on. If it returns an error, the rebuild fails.

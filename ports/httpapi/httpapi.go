@@ -76,7 +76,7 @@ type Server struct {
 	// Streams bounds the event streams.
 	Streams *web.Streams
 
-	// OnPanic is told of every handler that panicked. Optional.
+	// OnPanic is called for every handler that panicked. Optional.
 	OnPanic func()
 
 	// OnRequest is told of every request when it is answered. Optional.

@@ -19,7 +19,7 @@ import (
 // KeyQueue keeps the order of keys whose messages fail, and the dead letters. What the broker has not delivered but the queue itself has an
 // app.Redelivery in its context.
 type KeyQueue interface {
-	// Expect is told of a message that waits for an earlier message of its key.
+	// Expect is called for a message that waits for an earlier message of its key.
 	Expect(k app.MessageKey, messageID string)
 
 	// Enqueue stores a message if its key is blocked. False: it may be handled.

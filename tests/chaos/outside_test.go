@@ -23,7 +23,7 @@ import (
 	"github.com/millrace/millrace/tests/harness"
 )
 
-// marker is in the payload of each hostile record, so that its dead letter is told apart from others.
+// marker is in the payload of each hostile record, so that its dead letter is recognised.
 const marker = "chaos-hostile"
 
 // hostileKey begins the keys of hostile records: no order has one of these.
@@ -135,7 +135,7 @@ func (e *external) missing() (ids []string, err error) {
 	return ids, nil
 }
 
-// settled checks what the books do not know of, and removes the dead letters of hostile records.
+// settled checks what the invariants do not include, and removes the dead letters of hostile records.
 func (s *stage) settled(after string) {
 	s.t.Helper()
 	harness.Eventually(s.t, func() error {

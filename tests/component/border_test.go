@@ -325,7 +325,7 @@ func TestStreamGoesOnAfterLastEventID(t *testing.T) {
 	require.Contains(t, all, "event: order")
 	require.Contains(t, all, "event: saga")
 
-	// More streams than MAX_STREAMS are refused, and may come again.
+	// More streams than MAX_STREAMS are refused, and can be opened later.
 	i.Knobs("payments", `{"latency":"30s"}`)
 	slow := i.Place("pm_ok", "MUG-01")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -354,7 +354,7 @@ func TestStreamGoesOnAfterLastEventID(t *testing.T) {
 	i.Knobs("payments", `{"latency":"0s"}`)
 }
 
-// Events arrive while they happen, through a proxy that knows nothing of event streams.
+// Events arrive while they happen, through a proxy with its default settings.
 func TestStreamThroughNginxWithItsDefaults(t *testing.T) {
 	t.Parallel()
 	nginx, err := exec.LookPath("nginx")

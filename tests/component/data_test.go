@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/adapters/embedded"
@@ -29,12 +30,10 @@ func restore(t *testing.T, dsn, dump string) {
 	conn, err := db.Conn(context.Background())
 	require.NoError(t, err)
 	defer conn.Close()
-	for statement := range strings.SplitSeq(dump, ";\n") {
-		if statement = strings.TrimSpace(statement); statement != "" {
-			_, err := conn.ExecContext(context.Background(), statement)
-			require.NoError(t, err, statement)
-		}
-	}
+	require.NoError(t, conn.Raw(func(driver any) error {
+		_, err := driver.(*stdlib.Conn).Conn().PgConn().Exec(context.Background(), dump).ReadAll()
+		return err
+	}))
 }
 
 // balanced waits until the books balance, without the log: what was before is in no topic here.

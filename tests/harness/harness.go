@@ -153,7 +153,9 @@ func (w *World) tearDown() {
 	}
 	_ = os.RemoveAll(w.DataDir)
 	if w.admin != "" {
-		w.audited(w.env["POSTGRES_DSN"])
+		if dsn := w.env["POSTGRES_DSN"]; dsn != "" { // else the test has chosen the embedded one
+			w.audited(dsn)
+		}
 		exec1(w.t, w.admin, "DROP DATABASE "+w.Prefix+" WITH (FORCE)")
 	}
 }

@@ -29,6 +29,7 @@ type Instance struct {
 	exited  chan struct{}
 	exit    error
 	own     []string // settings of this one
+	mark    int      // where the output of the last process begins
 	mu      sync.Mutex
 	output  strings.Builder
 }
@@ -112,6 +113,7 @@ func (i *Instance) launch(settings ...string) {
 		}
 	}
 	i.command.Env = append(append(i.command.Env, i.own...), settings...)
+	i.mark = len(i.Output())
 	output, err := i.command.StdoutPipe()
 	require.NoError(i.t, err)
 	i.command.Stderr = i.command.Stdout
@@ -171,6 +173,9 @@ func (i *Instance) waitReady() {
 		status, body, err := i.Get("/readyz")
 		if err == nil && (status != http.StatusOK || strings.Contains(body, "degraded")) {
 			err = fmt.Errorf("%d: %s", status, body)
+		}
+		if err == nil && i.command != nil && !strings.Contains(i.Output()[i.mark:], " is ready\n") {
+			err = errors.New("it has not printed its addresses yet")
 		}
 		return err
 	})

@@ -76,7 +76,7 @@ func TestConnectionsOfPostgreSQLTakenByOthers(t *testing.T) {
 	require.False(t, i.Exited())
 }
 
-// Clients that take all file descriptors are told of in a line; once they are gone, the service goes on by itself.
+// Clients that take all file descriptors are logged in one line; once they are closed, the service goes on by itself.
 func TestFewFileDescriptors(t *testing.T) {
 	if _, err := exec.LookPath("prlimit"); err != nil {
 		t.Skip("needs prlimit")

@@ -179,7 +179,7 @@ func TestDatabaseRefusesAGapInAStream(t *testing.T) {
 	require.Equal(t, 4, n)
 }
 
-// A stream with a gap, from before the database refused one, is an error for whoever reads it, and only for that unit.
+// A stream with a gap, from before the database refused one, is an error for the unit that reads it, and for no other.
 func TestLoadRefusesAGapInAStream(t *testing.T) {
 	db, _ := harness.Database(t)
 	store, ctx := eventstore.New(db, types), t.Context()

@@ -256,7 +256,7 @@ func TestRetryKeepsKeyOrder(t *testing.T) {
 	require.Positive(t, round)
 }
 
-// A lease that is not renewed ends: another instance goes on with the key, and whoever lost it changes nothing any more.
+// A lease that is not renewed ends: another instance goes on with the key, and the instance that lost it changes nothing any more.
 func TestRetryLeaseOfADeadInstance(t *testing.T) {
 	db, _ := harness.Database(t)
 	q := keyqueue.New(db)

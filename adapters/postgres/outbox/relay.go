@@ -66,7 +66,7 @@ type Options struct {
 	// OnRelayed is told how many messages the broker has acknowledged. Optional.
 	OnRelayed func(n int)
 
-	// OnParked is told of each message that the broker refused. Optional.
+	// OnParked is called for each message that the broker refused. Optional.
 	OnParked func(topic, key string, err error)
 }
 
