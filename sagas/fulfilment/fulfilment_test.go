@@ -125,3 +125,11 @@ func TestSecondEventOfACommandIsNoNews(t *testing.T) {
 	second := sagatest.Late{Event: inventory.Reserved{SKU: "TEE-02", OrderID: "o", Quantity: 1}, Step: "reserve stock", Branch: app.Do}
 	t.Run("nothing", theSaga.Given(placed, reserved).When(second).Leaves(saga.Running))
 }
+
+// The check at the start that each command has a handler sees all commands of this saga.
+func TestSagaTellsWhichCommandsItSends(t *testing.T) {
+	sends := saga.New(fulfilment.Definition).Sends()
+	if len(sends) < 10 {
+		t.Errorf("only %d: %+v", len(sends), sends)
+	}
+}

@@ -91,13 +91,21 @@ func (r *Renaming) file(path string) error {
 	return nil
 }
 
+// headers are names on the wire that services of different names share. They stay as they are.
+var headers = []string{"millrace_saga_id", "millrace_saga_step", "millrace_saga_branch", "millrace_expires_at"}
+
 // Text renames in a text. The module's path stands for itself meanwhile, for it may contain the old name.
 func (r *Renaming) Text(s string) string {
 	const here = "\x00"
 	for _, m := range r.Old {
 		s = strings.ReplaceAll(s, m, here)
 	}
-	s = strings.NewReplacer(Name, r.Name, capital(Name), capital(r.Name), strings.ToUpper(Name), strings.ToUpper(r.Name)).Replace(s)
+	var pairs []string
+	for _, h := range headers {
+		pairs = append(pairs, h, h) // of texts that begin at the same place, the first one counts
+	}
+	pairs = append(pairs, Name, r.Name, capital(Name), capital(r.Name), strings.ToUpper(Name), strings.ToUpper(r.Name))
+	s = strings.NewReplacer(pairs...).Replace(s)
 	return strings.ReplaceAll(s, here, r.Module)
 }
 
