@@ -182,7 +182,7 @@ func (s *Service) Failed() <-chan error { return s.failed }
 // part hangs.
 const stopGrace = 2 * time.Second
 
-// Stop takes nothing new, finishes what is in hand, leaves the consumer groups and closes, in the reverse order of the start. A part that
+// Stop takes nothing new, finishes what is in flight, leaves the consumer groups and closes, in the reverse order of the start. A part that
 // hangs is given up when ctx is done.
 func (s *Service) Stop(ctx context.Context) error {
 	s.stopOnce.Do(func() {
