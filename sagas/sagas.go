@@ -2,8 +2,8 @@
 package sagas
 
 import (
+	"github.com/millrace/millrace/kit/saga"
 	"github.com/millrace/millrace/sagas/fulfilment"
-	"github.com/millrace/millrace/sagas/saga"
 )
 
 // All lists the sagas, old versions that still have running instances included.

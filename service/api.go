@@ -12,20 +12,20 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/postgres/deadletter"
-	"github.com/millrace/millrace/adapters/postgres/outbox"
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/ports/httpapi"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/deadletter"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/ports/api"
 	"github.com/millrace/millrace/sagas/fulfilment"
-	"github.com/millrace/millrace/sagas/saga"
 )
 
 // handlers are what each listener serves: the one of HTTP_ADDR, and the one of OPS_ADDR if that is set. Instances without the role api
 // serve probes and metrics only.
 func (s *Service) handlers() (public, ops http.Handler, err error) {
 	s.gauges()
-	server := &httpapi.Server{
+	server := &api.Server{
 		Commands: s.core.commands, UnitOfWork: s.core.uow, Queries: s.core.queries, Idempotency: postgres.NewIdempotency(s.db),
 		Letters: deadletter.New(s.db), Log: s.log, Cancel: s.cancelOrder, Operate: s.operate, Watch: s.watch.Streams, Breakers: s.breakerList, Wake: func() { s.core.wake(); s.core.keyQueue.Wake() },
 		SagaOf: func(orderID string) string { return saga.ID(fulfilment.Name, orderID) }, Outbox: s.backlog, Ready: s.ready,
@@ -38,11 +38,11 @@ func (s *Service) handlers() (public, ops http.Handler, err error) {
 	if s.sandbox != nil {
 		server.Sandbox = s.sandbox.Control()
 	}
-	all := httpapi.Everything
+	all := api.Everything
 	if !s.config.Roles[API] {
-		all = httpapi.Serves{Probes: true}
+		all = api.Serves{Probes: true}
 	}
-	open := []func() []httpapi.Mount{s.mountSandbox}
+	open := []func() []api.Mount{s.mountSandbox}
 	whole := append(open, s.mountPages)
 	if s.config.OpsAddr == "" {
 		public, err = server.Handler(all, whole...)
@@ -51,7 +51,7 @@ func (s *Service) handlers() (public, ops http.Handler, err error) {
 	if ops, err = server.Handler(all, whole...); err != nil {
 		return nil, nil, err
 	}
-	public, err = server.Handler(httpapi.Serves{API: s.config.Roles[API]}, open...)
+	public, err = server.Handler(api.Serves{API: s.config.Roles[API]}, open...)
 	return public, ops, err
 }
 
@@ -81,30 +81,30 @@ func (s *Service) saga(name string) *saga.Saga {
 	return newest
 }
 
-func (s *Service) breakerList() []app.Breaker {
-	list := make([]app.Breaker, 0, len(s.breakers))
+func (s *Service) breakerList() []cqrs.Breaker {
+	list := make([]cqrs.Breaker, 0, len(s.breakers))
 	for _, b := range s.breakers {
 		at := b.Snapshot()
-		out := app.Breaker{Name: at.Name, State: at.State, Requests: at.Requests, Failures: at.Failures, OpenedAt: at.OpenedAt}
+		out := cqrs.Breaker{Name: at.Name, State: at.State, Requests: at.Requests, Failures: at.Failures, OpenedAt: at.OpenedAt}
 		for _, c := range slices.Backward(at.Changes) {
-			out.Changes = append(out.Changes, app.BreakerChange(c))
+			out.Changes = append(out.Changes, cqrs.BreakerChange(c))
 		}
 		list = append(list, out)
 	}
-	slices.SortFunc(list, func(a, b app.Breaker) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(list, func(a, b cqrs.Breaker) int { return strings.Compare(a.Name, b.Name) })
 	return list
 }
 
 // backlog is what waits in the outbox.
-func (s *Service) backlog(ctx context.Context) (app.Backlog, error) {
+func (s *Service) backlog(ctx context.Context) (cqrs.Backlog, error) {
 	b, err := outbox.Read(ctx, s.db)
 	if err != nil {
-		return app.Backlog{}, err
+		return cqrs.Backlog{}, err
 	}
 	topics, err := outbox.SuspendedTopics(ctx, s.db)
-	out := app.Backlog{Pending: b.Pending, Delayed: b.Delayed, Parked: b.Parked, Oldest: b.Oldest, Suspended: b.Suspended}
+	out := cqrs.Backlog{Pending: b.Pending, Delayed: b.Delayed, Parked: b.Parked, Oldest: b.Oldest, Suspended: b.Suspended}
 	for _, t := range topics {
-		out.Topics = append(out.Topics, app.SuspendedTopic(t))
+		out.Topics = append(out.Topics, cqrs.SuspendedTopic(t))
 	}
 	return out, err
 }
@@ -120,8 +120,8 @@ func (s *Service) suspended(ctx context.Context) error {
 
 // ready checks the parts that this instance's roles need. Without Kafka the API still accepts, and a worker does nothing. However many
 // ask, the parts are asked once a second.
-func (s *Service) ready(ctx context.Context) []app.Check {
-	return s.checks.get(func() []app.Check {
+func (s *Service) ready(ctx context.Context) []cqrs.Check {
+	return s.checks.get(func() []cqrs.Check {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
 		defer cancel()
 		return s.check(ctx)
@@ -131,11 +131,11 @@ func (s *Service) ready(ctx context.Context) []app.Check {
 // checkTimeout bounds one look at the parts.
 const checkTimeout = 3 * time.Second
 
-func (s *Service) check(ctx context.Context) []app.Check {
-	checks := []app.Check{{Part: "postgres", Err: s.db.PingContext(ctx), Fatal: true}}
+func (s *Service) check(ctx context.Context) []cqrs.Check {
+	checks := []cqrs.Check{{Part: "postgres", Err: s.db.PingContext(ctx), Fatal: true}}
 	reached := make(chan error, 1)
 	go func() { reached <- s.broker.Ping(ctx) }()
-	brokerCheck := app.Check{Part: s.broker.Name(), Fatal: !s.config.Roles[API]}
+	brokerCheck := cqrs.Check{Part: s.broker.Name(), Fatal: !s.config.Roles[API]}
 	select {
 	case brokerCheck.Err = <-reached:
 	case <-ctx.Done():
@@ -143,10 +143,10 @@ func (s *Service) check(ctx context.Context) []app.Check {
 	}
 	checks = append(checks, brokerCheck)
 	if checks[0].Err == nil {
-		checks = append(checks, app.Check{Part: "topics", Err: s.suspended(ctx)})
+		checks = append(checks, cqrs.Check{Part: "topics", Err: s.suspended(ctx)})
 	}
 	if s.config.Roles[Worker] {
-		worker := app.Check{Part: "worker", Fatal: !s.config.Roles[API]}
+		worker := cqrs.Check{Part: "worker", Fatal: !s.config.Roles[API]}
 		if waiting := s.workerOK.Load(); waiting != nil {
 			worker.Err = errors.New("waiting " + *waiting)
 		}

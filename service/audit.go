@@ -8,15 +8,14 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/millrace/millrace/adapters/embedded"
-	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/postgres/audit"
-	"github.com/millrace/millrace/adapters/postgres/eventstore"
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/domain/aggregate"
-	"github.com/millrace/millrace/migrations"
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/audit"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/saga"
 	"github.com/millrace/millrace/ports/cli"
-	"github.com/millrace/millrace/sagas/saga"
 )
 
 // audit checks what is stored, of a service that runs or of one that does not.
@@ -50,7 +49,7 @@ func Audit(ctx context.Context, dsn string, wait time.Duration, log *slog.Logger
 	if err := postgres.Wait(ctx, db, wait, log); err != nil {
 		return report, err
 	}
-	if err := migrations.Check(ctx, db.DB); err != nil {
+	if err := schema.Check(ctx, db.DB); err != nil {
 		return report, err
 	}
 	var types []aggregate.Types
@@ -67,7 +66,7 @@ var sagaRows = audit.Derived{
 	Rows: `SELECT stream, max(value) FROM (
 		SELECT 'sagas/' || saga_id, json_build_object('definition', definition, 'subject', subject, 'status', status, 'version', version)::text FROM saga_rows
 		UNION ALL SELECT DISTINCT stream, NULL FROM events WHERE starts_with(stream, 'sagas/')) AS either(stream, value) GROUP BY stream`,
-	Compare: func(row []byte, events []app.Event) error {
+	Compare: func(row []byte, events []cqrs.Event) error {
 		if row == nil {
 			return errors.New("a stream without a row")
 		}

@@ -11,11 +11,11 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 
-	"github.com/millrace/millrace/adapters/breaker"
-	"github.com/millrace/millrace/adapters/embedded"
-	"github.com/millrace/millrace/adapters/kafka"
-	"github.com/millrace/millrace/adapters/postgres/outbox"
-	"github.com/millrace/millrace/adapters/postgres/topics"
+	"github.com/millrace/millrace/kit/breaker"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/topics"
 )
 
 // broker carries messages from the outbox to handlers: Kafka, or tables of PostgreSQL. For another one that Watermill knows, this is what

@@ -7,9 +7,9 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
-	"github.com/millrace/millrace/adapters/kafka"
-	"github.com/millrace/millrace/adapters/postgres/outbox"
-	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
 // inKafka is Apache Kafka: by this service's own producer and subscriber, or, with KAFKA_SERIAL, by Watermill's.
@@ -66,7 +66,7 @@ func (b inKafka) Subscriber(group, keyHeader string, announce func(*message.Mess
 	if err != nil {
 		return nil, err
 	}
-	return messages.Drain(inner, b.s.watermill), nil
+	return messaging.Drain(inner, b.s.watermill), nil
 }
 
 func (b inKafka) ReadAll(ctx context.Context, topics []string, each func(topic string, msg *message.Message) error) error {

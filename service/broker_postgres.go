@@ -9,9 +9,9 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jmoiron/sqlx"
 
-	"github.com/millrace/millrace/adapters/postgres/outbox"
-	"github.com/millrace/millrace/adapters/postgres/topics"
-	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/topics"
 )
 
 // inPostgres is Watermill's SQL Pub/Sub in the service's own database.
@@ -51,7 +51,7 @@ func (b inPostgres) Subscriber(group, _ string, _ func(*message.Message)) (messa
 	if err != nil {
 		return nil, err
 	}
-	return messages.Drain(inner, b.logger), nil
+	return messaging.Drain(inner, b.logger), nil
 }
 
 func (b inPostgres) ReadAll(ctx context.Context, names []string, each func(topic string, msg *message.Message) error) error {

@@ -6,23 +6,23 @@ import (
 	"fmt"
 	"reflect"
 
-	"github.com/ThreeDotsLabs/watermill/components/cqrs"
+	wcqrs "github.com/ThreeDotsLabs/watermill/components/cqrs"
 
-	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/postgres/eventstore"
-	"github.com/millrace/millrace/adapters/postgres/keyqueue"
-	"github.com/millrace/millrace/adapters/postgres/outbox"
-	"github.com/millrace/millrace/adapters/postgres/readmodel"
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/app/consumer"
 	"github.com/millrace/millrace/app/elsewhere"
 	"github.com/millrace/millrace/app/query"
-	"github.com/millrace/millrace/app/reaction"
-	"github.com/millrace/millrace/domain/aggregate"
-	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/postgres/keyqueue"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/readmodel"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
 	"github.com/millrace/millrace/sagas"
-	"github.com/millrace/millrace/sagas/process"
-	"github.com/millrace/millrace/sagas/saga"
 )
 
 // core is what every role stands on.
@@ -30,16 +30,16 @@ type core struct {
 	store        *eventstore.Store
 	uow          *postgres.UnitOfWork
 	projecting   *postgres.UnitOfWork // of projections, which are committed apart from what makes the events
-	marshaler    messages.Marshaler
+	marshaler    messaging.Marshaler
 	publisher    outbox.Publisher
-	handlers     []app.Handler
-	commands     *messages.Commands
-	manager      *process.Manager
-	events       *cqrs.EventBus
-	reactions    []app.Reaction
+	handlers     []cqrs.Handler
+	commands     *messaging.Commands
+	manager      *manager.Manager
+	events       *wcqrs.EventBus
+	reactions    []cqrs.Reaction
 	asyncAPI     []byte
 	sagas        []*saga.Saga
-	queries      *app.Queries
+	queries      *cqrs.Queries
 	keyQueue     *keyqueue.Queue
 	topics       []string
 	othersTopics []string                // topics of other services
@@ -61,12 +61,12 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 	c.store = eventstore.New(s.db, aggregate.Merge(facts...))
 	c.store.LimitCache(int64(memoryFor(160<<20, cacheShare, 1<<20)))
 	sagaRows := readmodel.NewSagas(s.db)
-	c.manager = &process.Manager{Sagas: c.sagas, Streams: c.store, Rows: measured{sagaRows, s.telemetry.SagaEnded}, Commands: lateCommands{c}, Timers: timers{}, Clock: s.clock, Open: s.open}
+	c.manager = &manager.Manager{Sagas: c.sagas, Streams: c.store, Rows: measured{sagaRows, s.telemetry.SagaEnded}, Commands: lateCommands{c}, Timers: timers{}, Clock: s.clock, Open: s.open}
 	c.handlers = append(command.All(s.deps(c.store)), c.manager.Handlers()...)
 	for _, n := range elsewhere.All() {
 		c.handlers = append(c.handlers, n.Handlers()...)
 		prefix := s.config.Others[n.Service]
-		c.othersTopics = append(c.othersTopics, messages.CommandTopic(prefix, n.Category), messages.EventTopic(prefix, n.Category))
+		c.othersTopics = append(c.othersTopics, messaging.CommandTopic(prefix, n.Category), messaging.EventTopic(prefix, n.Category))
 	}
 	if err := checkSagas(c.sagas, c.handlers); err != nil {
 		return err
@@ -76,34 +76,34 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 	for _, h := range c.handlers {
 		all = append(all, aggregate.TypesOf(h.Type))
 	}
-	c.marshaler = messages.NewMarshaler(aggregate.Merge(all...), "/"+s.config.TopicPrefix).In(codecs()...)
+	c.marshaler = messaging.NewMarshaler(aggregate.Merge(all...), "/"+s.config.TopicPrefix).In(codecs()...)
 	c.publisher = outbox.NewPublisher(s.config.MaxMessage)
-	bus, err := messages.NewEventBus(s.config.TopicPrefix, c.publisher, c.marshaler, s.clock, s.watermill)
+	bus, err := messaging.NewEventBus(s.config.TopicPrefix, c.publisher, c.marshaler, s.clock, s.watermill)
 	if err != nil {
 		return err
 	}
 	c.events = bus
 	c.uow = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock)
-	c.uow.OnCommit = func(events []app.Event, messages []*outbox.Written) {
+	c.uow.OnCommit = func(events []cqrs.Event, messages []*outbox.Written) {
 		if len(messages) > 0 {
 			c.offer(messages)
 		}
 		s.watch.Committed(events)
 	}
 	c.projecting = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock)
-	if c.commands, err = messages.NewCommands(s.config.TopicPrefix, s.config.Others, c.publisher, c.marshaler, c.uow, s.clock, s.watermill); err != nil {
+	if c.commands, err = messaging.NewCommands(s.config.TopicPrefix, s.config.Others, c.publisher, c.marshaler, c.uow, s.clock, s.watermill); err != nil {
 		return err
 	}
 	c.commands.Register(c.handlers)
-	questions := append(query.All(s.sight(c.store)), sagas.Queries(c.store, sagaRows)...)
-	c.queries = app.NewQueries(questions, s.telemetry.Decorator("query"))
-	c.reactions = reaction.All(reaction.Deps{Commands: c.commands})
+	questions := append(query.All(s.sight(c.store)), manager.Queries(c.store, sagaRows)...)
+	c.queries = cqrs.NewQueries(questions, s.telemetry.Decorator("query"))
+	c.reactions = consumer.All(consumer.Deps{Commands: c.commands})
 	if c.asyncAPI, err = asyncAPI(s.config, c.handlers); err != nil {
 		return err
 	}
-	c.topics = messages.Topics(s.config.TopicPrefix, c.handlers, categories...)
+	c.topics = messaging.Topics(s.config.TopicPrefix, c.handlers, categories...)
 	for _, r := range c.reactions {
-		c.othersTopics = append(c.othersTopics, messages.EventTopic(s.config.Others[r.From], r.Category))
+		c.othersTopics = append(c.othersTopics, messaging.EventTopic(s.config.Others[r.From], r.Category))
 	}
 	return s.seed()
 }
@@ -111,16 +111,16 @@ func (s *Service) build(_ context.Context, _ func(string)) error {
 // lateCommands breaks the circle between the saga manager, which sends commands, and the bus, which knows the manager's handlers.
 type lateCommands struct{ core *core }
 
-func (l lateCommands) Send(ctx context.Context, c app.Command) error {
+func (l lateCommands) Send(ctx context.Context, c cqrs.Command) error {
 	return l.core.commands.Send(ctx, c)
 }
 
-func (l lateCommands) Execute(ctx context.Context, c app.Command) error {
+func (l lateCommands) Execute(ctx context.Context, c cqrs.Command) error {
 	return l.core.commands.Execute(ctx, c)
 }
 
 // open tells a saga whether the breaker of a command's destination is open here.
-func (s *Service) open(c app.Keyed) bool {
+func (s *Service) open(c cqrs.Keyed) bool {
 	b := s.guards[s.core.commands.Destination(c)]
 	return b != nil && b.Snapshot().State == "open"
 }
@@ -131,7 +131,7 @@ func (timers) Stop(ctx context.Context, ids []string) error { return outbox.Stop
 
 // checkSagas refuses what would leave a saga waiting for ever: a faulty definition, an event that no aggregate records, a command that
 // nobody handles. Handlers include the commands of other services.
-func checkSagas(all []*saga.Saga, handlers []app.Handler) error {
+func checkSagas(all []*saga.Saga, handlers []cqrs.Handler) error {
 	handled := map[reflect.Type]bool{}
 	for _, h := range handlers {
 		handled[reflect.TypeOf(h.Type.New()).Elem()] = true
@@ -158,17 +158,17 @@ func checkSagas(all []*saga.Saga, handlers []app.Handler) error {
 }
 
 // sourceOf finds the kind of aggregate, of this service or of another one, that records an event.
-func sourceOf(event reflect.Type) (messages.Source, bool) {
+func sourceOf(event reflect.Type) (messaging.Source, bool) {
 	one := reflect.Zero(event).Interface()
 	for category, types := range kinds() {
 		if _, ok := types.Of(one); ok {
-			return messages.Source{Category: category}, true
+			return messaging.Source{Category: category}, true
 		}
 	}
 	for _, n := range elsewhere.All() {
 		if _, ok := n.Events.Of(one); ok {
-			return messages.Source{Category: n.Category, Service: n.Service, Known: aggregate.Merge(n.Events, saga.Answers)}, true
+			return messaging.Source{Category: n.Category, Service: n.Service, Known: aggregate.Merge(n.Events, saga.Answers)}, true
 		}
 	}
-	return messages.Source{}, false
+	return messaging.Source{}, false
 }

@@ -7,8 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
 )
 
 type lend struct{ Lines []string }
@@ -26,17 +26,17 @@ func TestASagaThatSendsACommandNobodyHandlesIsRefusedAtStart(t *testing.T) {
 	lending := saga.New(saga.Definition[data]{
 		Name: "lending", Version: 1, Start: saga.Event[saga.Started, data](),
 		Steps: []saga.Step[data]{{
-			Name: "lend book", Do: func(data) app.Keyed { return lend{} }, Completed: answered, Within: time.Second,
-			Undo: func(data) app.Keyed { return giveBack{} }, Undone: answered,
+			Name: "lend book", Do: func(data) cqrs.Keyed { return lend{} }, Completed: answered, Within: time.Second,
+			Undo: func(data) cqrs.Keyed { return giveBack{} }, Undone: answered,
 		}},
-		Abort: saga.Abort[data]{Name: "say no", Do: func(d data, _ string) app.Keyed { return lend{d.Lines[:1]} }, Completed: answered, Within: time.Second},
+		Abort: saga.Abort[data]{Name: "say no", Do: func(d data, _ string) cqrs.Keyed { return lend{d.Lines[:1]} }, Completed: answered, Within: time.Second},
 	})
-	lends := app.Handle("Lend", func(context.Context, lend) error { return nil })
-	gives := app.Elsewhere[giveBack]("GiveBack") // another service handles it
+	lends := cqrs.Handle("Lend", func(context.Context, lend) error { return nil })
+	gives := cqrs.Elsewhere[giveBack]("GiveBack") // another service handles it
 
 	err := checkSagas([]*saga.Saga{lending}, nil)
 	require.ErrorContains(t, err, `saga lending, step "lend book" sends service.lend, which no handler is registered for`)
 	require.ErrorContains(t, err, `saga lending, step "lend book (compensation)" sends service.giveBack`)
-	require.ErrorContains(t, checkSagas([]*saga.Saga{lending}, []app.Handler{lends}), "service.giveBack")
-	require.NoError(t, checkSagas([]*saga.Saga{lending}, []app.Handler{lends, gives}))
+	require.ErrorContains(t, checkSagas([]*saga.Saga{lending}, []cqrs.Handler{lends}), "service.giveBack")
+	require.NoError(t, checkSagas([]*saga.Saga{lending}, []cqrs.Handler{lends, gives}))
 }

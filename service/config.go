@@ -16,14 +16,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/adapters/identity"
-	"github.com/millrace/millrace/adapters/kafka"
-	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/telemetry"
+	"github.com/millrace/millrace/app/consumer"
 	"github.com/millrace/millrace/app/elsewhere"
-	"github.com/millrace/millrace/app/reaction"
+	"github.com/millrace/millrace/kit/identity"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/telemetry"
 	"github.com/millrace/millrace/sagas"
-	"github.com/millrace/millrace/sagas/saga"
 )
 
 // Config is every setting. .env.example says what each is for.
@@ -178,7 +178,7 @@ func ReadConfig(getenv func(string) string) (Config, error) {
 			s.fault("KAFKA_BROKERS", fmt.Sprintf("%q is not host:port", broker))
 		}
 	}
-	for _, r := range reaction.All(reaction.Deps{}) {
+	for _, r := range consumer.All(consumer.Deps{}) {
 		c.Others[r.From] = s.topics(strings.ToUpper(r.From)+"_TOPICS", r.From)
 	}
 	c.Traces = s.traces()

@@ -10,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/saga"
 )
 
 // .env.example lists every setting that is read, and no other, each with the default that it has.

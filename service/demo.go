@@ -7,8 +7,8 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/messaging"
 	"github.com/millrace/millrace/tests/books"
 )
 
@@ -33,15 +33,15 @@ func (p program) serveOwn(ctx context.Context) (url string, checkLog func(contex
 func (s *Service) checkLog(ctx context.Context) (faults []string, err error) {
 	var topics []string
 	for category := range kinds() {
-		topics = append(topics, messages.EventTopic(s.config.TopicPrefix, category))
+		topics = append(topics, messaging.EventTopic(s.config.TopicPrefix, category))
 	}
 	var logged books.Logged
 	err = s.broker.ReadAll(ctx, topics, func(_ string, msg *message.Message) error {
 		var version int
-		if _, err := fmt.Sscan(msg.Metadata.Get(app.HeaderSequence), &version); err != nil {
+		if _, err := fmt.Sscan(msg.Metadata.Get(cqrs.HeaderSequence), &version); err != nil {
 			return nil //nolint:nilerr // an answer that no stream holds
 		}
-		if fault := logged.Saw(msg.Metadata.Get(app.HeaderSubject), version); fault != nil {
+		if fault := logged.Saw(msg.Metadata.Get(cqrs.HeaderSubject), version); fault != nil {
 			faults = append(faults, fault.Error())
 		}
 		return nil

@@ -12,10 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/adapters/embedded"
-	"github.com/millrace/millrace/adapters/identity"
-	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/migrations"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/identity"
+	"github.com/millrace/millrace/kit/postgres"
 	"github.com/millrace/millrace/ports/cli"
 	"github.com/millrace/millrace/sagas"
 )
@@ -171,20 +170,20 @@ func (p program) migrate(ctx context.Context, action string) (err error) {
 	}
 	switch action {
 	case "up":
-		err = migrations.Up(ctx, db.DB)
+		err = schema.Up(ctx, db.DB)
 	case "down":
-		err = migrations.Down(ctx, db.DB)
+		err = schema.Down(ctx, db.DB)
 	}
 	if err != nil {
 		return err
 	}
-	versions, err := migrations.List(ctx, db.DB)
+	versions, err := schema.List(ctx, db.DB)
 	for _, v := range versions {
 		state := "pending"
 		if v.Applied {
 			state = "applied"
 		}
-		_, _ = fmt.Fprintf(p.stdout, "%5d  %-8s %s\n", v.Version, state, v.Name)
+		_, _ = fmt.Fprintf(p.stdout, "%-8s %5d  %-8s %s\n", v.Set, v.Version, state, v.Name)
 	}
 	return err
 }

@@ -6,13 +6,13 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/millrace/millrace/adapters/postgres/deadletter"
-	"github.com/millrace/millrace/adapters/postgres/outbox"
-	"github.com/millrace/millrace/adapters/postgres/readmodel"
-	"github.com/millrace/millrace/adapters/postgres/txn"
-	"github.com/millrace/millrace/adapters/telemetry"
-	"github.com/millrace/millrace/sagas/process"
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/postgres/deadletter"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/readmodel"
+	"github.com/millrace/millrace/kit/postgres/txn"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
+	"github.com/millrace/millrace/kit/telemetry"
 )
 
 // gauges registers what is read when metrics are asked for: once a second, however many ask. The queries grow neither with the history nor
@@ -103,11 +103,11 @@ func (s *Service) readDatabase() ([]telemetry.Sample, error) {
 
 // measured tells how long each saga took, once its end is committed.
 type measured struct {
-	process.Rows
+	manager.Rows
 	ended func(definition, status string, took time.Duration)
 }
 
-// Save implements process.Rows.
+// Save implements manager.Rows.
 func (m measured) Save(ctx context.Context, state saga.State) error {
 	if state.Status.Ended() && state.EndedAt != nil {
 		txn.Of(ctx).After(func() { m.ended(state.Definition, string(state.Status), state.EndedAt.Sub(state.StartedAt)) })

@@ -12,8 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/telemetry"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/telemetry"
 )
 
 var (

@@ -5,7 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/saga"
 )
 
 // Stored names and versions never change, because events under them lie in tables and on topics. A new one is added here,

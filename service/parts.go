@@ -5,23 +5,23 @@ import (
 	"fmt"
 
 	"github.com/millrace/millrace/adapters/gateway"
-	"github.com/millrace/millrace/adapters/postgres/audit"
-	"github.com/millrace/millrace/adapters/postgres/eventstore"
-	"github.com/millrace/millrace/adapters/postgres/readmodel"
-	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/adapters/views"
 	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/app/consumer"
+	"github.com/millrace/millrace/app/consumer/warehousepb"
 	"github.com/millrace/millrace/app/query"
-	"github.com/millrace/millrace/app/reaction"
-	"github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/domain/payment"
 	"github.com/millrace/millrace/domain/shipment"
-	"github.com/millrace/millrace/ports/messages"
-	"github.com/millrace/millrace/ports/messages/warehousepb"
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres/audit"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/saga"
 	"github.com/millrace/millrace/ports/ui"
 	"github.com/millrace/millrace/sagas/fulfilment"
-	"github.com/millrace/millrace/sagas/saga"
 )
 
 // kinds are the aggregates: the category of their streams and topics, and their events.
@@ -52,7 +52,7 @@ func snapshots() map[string]audit.Snapshot {
 
 // sight is where queries look.
 func (s *Service) sight(store *eventstore.Store) query.Deps {
-	return query.Deps{History: store, Orders: readmodel.NewOrders(s.db), Stock: readmodel.NewStock(s.db)}
+	return query.Deps{History: store, Orders: views.NewOrders(s.db), Stock: views.NewStock(s.db)}
 }
 
 // breakers names those of the destinations whose commands ask services outside.
@@ -61,14 +61,14 @@ func breakers() map[string]string {
 }
 
 // codecs are of messages that are not, or not only, in JSON: what the warehouse says may come as Protocol Buffers too.
-func codecs() []messages.Codec {
-	return []messages.Codec{
-		messages.Protobuf("delivery.arrived",
-			func(e reaction.DeliveryArrived) *warehousepb.DeliveryArrived {
+func codecs() []messaging.Codec {
+	return []messaging.Codec{
+		messaging.Protobuf("delivery.arrived",
+			func(e consumer.DeliveryArrived) *warehousepb.DeliveryArrived {
 				return &warehousepb.DeliveryArrived{Sku: e.SKU, Quantity: e.Quantity}
 			},
-			func(p *warehousepb.DeliveryArrived) reaction.DeliveryArrived {
-				return reaction.DeliveryArrived{SKU: p.GetSku(), Quantity: p.GetQuantity()}
+			func(p *warehousepb.DeliveryArrived) consumer.DeliveryArrived {
+				return consumer.DeliveryArrived{SKU: p.GetSku(), Quantity: p.GetQuantity()}
 			}),
 	}
 }
@@ -83,7 +83,7 @@ func subject(state saga.State) (noun, address string) {
 
 // counts are what the first page tells of what the service is about.
 func (s *Service) counts(ctx context.Context) ([]ui.Group, error) {
-	orders, err := readmodel.NewOrders(s.db).Count(ctx, ui.Most+1)
+	orders, err := views.NewOrders(s.db).Count(ctx, ui.Most+1)
 	group := ui.Group{Title: "Orders"}
 	for _, status := range []order.Status{order.Pending, order.IsConfirmed, order.IsCancelled} {
 		group.Of = append(group.Of, ui.Tally{Name: string(status), N: orders[status], Address: "/ui/orders?status=" + string(status)})
@@ -106,7 +106,7 @@ func (s *Service) seed() error {
 	}
 	return s.core.uow.Within(context.Background(), func(ctx context.Context) error {
 		for _, sku := range []string{"MUG-01", "TEE-02", "CAP-03", "HEAVY-99"} {
-			if err := s.core.commands.Execute(ctx, app.Command{Body: command.ReceiveStock{SKU: sku, Quantity: 1_000_000}}); err != nil {
+			if err := s.core.commands.Execute(ctx, cqrs.Command{Body: command.ReceiveStock{SKU: sku, Quantity: 1_000_000}}); err != nil {
 				return err
 			}
 		}

@@ -8,13 +8,15 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/adapters/embedded"
-	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/postgres/deadletter"
-	"github.com/millrace/millrace/adapters/postgres/readmodel"
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/domain/aggregate"
-	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/adapters/views"
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/deadletter"
+	"github.com/millrace/millrace/kit/postgres/readmodel"
+	"github.com/millrace/millrace/kit/saga/manager"
 )
 
 // listProjections prints them. How many events each could not handle is known if there is a database.
@@ -32,11 +34,11 @@ func (p program) listProjections(ctx context.Context) error {
 		defer db.Close() //nolint:errcheck // nothing is pending
 		letters := deadletter.New(db)
 		failed = func(projection string) (string, error) {
-			n, err := letters.CountOf(ctx, messages.ProjectionConsumer(p.config.TopicPrefix, projection))
+			n, err := letters.CountOf(ctx, messaging.ProjectionConsumer(p.config.TopicPrefix, projection))
 			return fmt.Sprintf("  dead letters: %d", n), err
 		}
 	}
-	for _, m := range readmodel.All() {
+	for _, m := range readModels() {
 		way := "from the broker"
 		if m.Inline {
 			way = "with the events"
@@ -52,7 +54,7 @@ func (p program) listProjections(ctx context.Context) error {
 
 // rebuild builds a read model anew from the event store, of a service that runs or of one that does not.
 func (p program) rebuild(ctx context.Context, name string, say func(done float64, text string)) (err error) {
-	all := readmodel.All()
+	all := readModels()
 	at := slices.IndexFunc(all, func(m readmodel.Model) bool { return m.Name == name })
 	if at < 0 {
 		var names []string
@@ -88,9 +90,9 @@ func (p program) rebuild(ctx context.Context, name string, say func(done float64
 		Progress: func(events int, position, last int64) {
 			say(min(1, float64(position)/float64(max(last, 1))), fmt.Sprintf("%d events, %.0f/s", events, float64(events)/time.Since(began).Seconds()))
 		},
-		Failed: func(ctx context.Context, e app.Event, cause error) error {
+		Failed: func(ctx context.Context, e cqrs.Event, cause error) error {
 			failed++
-			return p.keepFailed(ctx, deadletter.New(db), messages.NewMarshaler(types, "/"+p.config.TopicPrefix), name, e, cause)
+			return p.keepFailed(ctx, deadletter.New(db), messaging.NewMarshaler(types, "/"+p.config.TopicPrefix), name, e, cause)
 		},
 	}
 	events, err := r.Run(ctx)
@@ -105,14 +107,19 @@ func (p program) rebuild(ctx context.Context, name string, say func(done float64
 }
 
 // keepFailed makes an event that a projection cannot handle a dead letter of its consumer.
-func (p program) keepFailed(ctx context.Context, letters *deadletter.Store, m messages.Marshaler, projection string, e app.Event, cause error) error {
+func (p program) keepFailed(ctx context.Context, letters *deadletter.Store, m messaging.Marshaler, projection string, e cqrs.Event, cause error) error {
 	msg, err := m.Marshal(e)
 	if err != nil {
 		return err
 	}
 	p.log.Warn("an event cannot be handled by a projection; it is a dead letter", "projection", projection, "event", e.Meta.ID, "subject", e.Meta.Subject, "error", cause)
-	return letters.Keep(ctx, app.Received{
-		Key:   app.MessageKey{Consumer: messages.ProjectionConsumer(p.config.TopicPrefix, projection), Key: e.Key},
-		Topic: messages.EventTopic(p.config.TopicPrefix, e.Category), ID: msg.UUID, Headers: msg.Metadata, Payload: msg.Payload,
+	return letters.Keep(ctx, cqrs.Received{
+		Key:   cqrs.MessageKey{Consumer: messaging.ProjectionConsumer(p.config.TopicPrefix, projection), Key: e.Key},
+		Topic: messaging.EventTopic(p.config.TopicPrefix, e.Category), ID: msg.UUID, Headers: msg.Metadata, Payload: msg.Payload,
 	}, cause.Error())
+}
+
+// readModels are this service's and the kit's: the list of sagas.
+func readModels() []readmodel.Model {
+	return append(views.All(), readmodel.Model{Projection: manager.Projection(readmodel.Sagas{}), Table: "saga_rows"})
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/adapters/sandbox"
-	"github.com/millrace/millrace/ports/httpapi"
+	"github.com/millrace/millrace/ports/api"
 	"github.com/millrace/millrace/ports/ui"
 )
 
@@ -50,11 +50,11 @@ func (s *Service) outside(url, path string) string {
 }
 
 // mountSandbox lets other instances share the sandbox of this one.
-func (s *Service) mountSandbox() []httpapi.Mount {
+func (s *Service) mountSandbox() []api.Mount {
 	if s.sandbox == nil {
 		return nil
 	}
-	return []httpapi.Mount{{Pattern: "/sandbox/*", Handler: http.StripPrefix("/sandbox", s.sandbox.Handler())}}
+	return []api.Mount{{Pattern: "/sandbox/*", Handler: http.StripPrefix("/sandbox", s.sandbox.Handler())}}
 }
 
 func knobs(box *sandbox.Sandbox) []ui.SandboxService {

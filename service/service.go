@@ -20,17 +20,17 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/jmoiron/sqlx"
 
-	"github.com/millrace/millrace/adapters/breaker"
-	"github.com/millrace/millrace/adapters/embedded"
-	"github.com/millrace/millrace/adapters/identity"
-	"github.com/millrace/millrace/adapters/kafka"
-	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/postgres/outbox"
 	"github.com/millrace/millrace/adapters/sandbox"
-	"github.com/millrace/millrace/adapters/telemetry"
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/ports/messages"
-	"github.com/millrace/millrace/ports/web"
+	"github.com/millrace/millrace/kit/breaker"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/httpapi"
+	"github.com/millrace/millrace/kit/identity"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/telemetry"
 )
 
 // Service is a running instance.
@@ -45,9 +45,9 @@ type Service struct {
 	log       *slog.Logger
 	watermill watermill.LoggerAdapter
 	telemetry *telemetry.Telemetry
-	clock     app.Clock
+	clock     cqrs.Clock
 
-	brokerClock app.Clock
+	brokerClock cqrs.Clock
 	machine     string    // where this is; empty: a machine of its own
 	since       time.Time // from when on
 
@@ -57,8 +57,8 @@ type Service struct {
 	sandURL  string
 	verifier *identity.Verifier // nil: no tokens
 
-	streams *web.Streams
-	checks  cached[[]app.Check]
+	streams *httpapi.Streams
+	checks  cached[[]cqrs.Check]
 	figures cached[figures]
 
 	db       *sqlx.DB
@@ -69,7 +69,7 @@ type Service struct {
 	breakers map[string]*breaker.Breaker // by name
 	guards   map[string]*breaker.Breaker // by the destination of commands
 	relay    *outbox.Relay
-	router   *messages.Router
+	router   *messaging.Router
 	workerOK atomic.Pointer[string] // what the worker waits for; nil if it works
 
 	stopping chan struct{}
@@ -85,8 +85,8 @@ func Start(ctx context.Context, c Config, log *slog.Logger, say func(string)) (*
 	s := &Service{
 		config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, brokerClock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
 		guards:   map[string]*breaker.Breaker{},
-		stopping: make(chan struct{}), failed: make(chan error, 8), streams: &web.Streams{Max: c.MaxStreams},
-		watermill: messages.NewLogger(log), machine: machine(c.Spread), since: time.Now(),
+		stopping: make(chan struct{}), failed: make(chan error, 8), streams: &httpapi.Streams{Max: c.MaxStreams},
+		watermill: messaging.NewLogger(log), machine: machine(c.Spread), since: time.Now(),
 	}
 	s.limit.Store(kafka.DefaultLimit)
 	listeners, err := s.listen(ctx)
@@ -196,7 +196,7 @@ func (s *Service) Stop(ctx context.Context) error {
 
 func stopPart(ctx context.Context, stop func(context.Context) error) error {
 	stopped := make(chan error, 1)
-	go func() { stopped <- app.Protect(func() error { return stop(ctx) }) }()
+	go func() { stopped <- cqrs.Protect(func() error { return stop(ctx) }) }()
 	select {
 	case err := <-stopped:
 		return err

@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/millrace/millrace/adapters/embedded"
-	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/postgres"
+	kitmigrations "github.com/millrace/millrace/kit/postgres/migrations"
 	"github.com/millrace/millrace/migrations"
 )
+
+// schema is the kit's tables and this service's.
+var schema = kitmigrations.New(migrations.Files)
 
 // startStorage connects to PostgreSQL, starting the embedded one if no other is set, and brings the schema up to date.
 func (s *Service) startStorage(ctx context.Context, say func(string)) (err error) {
@@ -38,9 +42,9 @@ func (s *Service) startStorage(ctx context.Context, say func(string)) (err error
 
 func (s *Service) migrate(ctx context.Context) error {
 	if !s.config.Migrate {
-		return migrations.Check(ctx, s.db.DB)
+		return schema.Check(ctx, s.db.DB)
 	}
-	return migrations.Up(ctx, s.db.DB)
+	return schema.Up(ctx, s.db.DB)
 }
 
 // brokerTime is the database's time, which is the one clock of all instances, without a test's weeks: Kafka refuses records of the future.

@@ -8,18 +8,18 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/millrace/millrace/adapters/postgres/deadletter"
-	"github.com/millrace/millrace/adapters/postgres/readmodel"
-	"github.com/millrace/millrace/domain/aggregate"
-	"github.com/millrace/millrace/ports/httpapi"
-	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres/deadletter"
+	"github.com/millrace/millrace/kit/postgres/readmodel"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/ports/api"
 	"github.com/millrace/millrace/ports/ui"
 	"github.com/millrace/millrace/sagas/fulfilment"
-	"github.com/millrace/millrace/sagas/saga"
 )
 
 // mountPages serves /ui/.
-func (s *Service) mountPages() []httpapi.Mount {
+func (s *Service) mountPages() []api.Mount {
 	letters := deadletter.New(s.db)
 	server := &ui.Server{
 		Commands: s.core.commands, Queries: s.core.queries, Letters: letters, Log: s.log, Cancel: s.cancelOrder, Operate: s.operate,
@@ -44,7 +44,7 @@ func (s *Service) mountPages() []httpapi.Mount {
 		server.Sandbox = knobs(s.sandbox)
 	}
 	home := http.RedirectHandler("/ui/", http.StatusSeeOther)
-	return []httpapi.Mount{
+	return []api.Mount{
 		{Pattern: "/ui/*", Handler: server.Handler(), Operators: true}, {Pattern: "/ui", Handler: home, Operators: true}, {Pattern: "/", Handler: home, Operators: true},
 	}
 }
@@ -72,22 +72,22 @@ func (s *Service) known() ui.Known {
 		if h.Service != "" {
 			prefix = s.config.Others[h.Service]
 		}
-		k.Commands = append(k.Commands, knownMessage(h.Type, messages.CommandTopic(prefix, h.Destination), h.Ask != nil))
+		k.Commands = append(k.Commands, knownMessage(h.Type, messaging.CommandTopic(prefix, h.Destination), h.Ask != nil))
 	}
 	for category, types := range kinds() {
 		for _, t := range types.All() {
-			k.Events = append(k.Events, knownMessage(t, messages.EventTopic(s.config.TopicPrefix, category), false))
+			k.Events = append(k.Events, knownMessage(t, messaging.EventTopic(s.config.TopicPrefix, category), false))
 		}
 	}
 	for _, r := range s.core.reactions {
 		for _, on := range r.On {
-			k.Heard = append(k.Heard, knownMessage(on.Type, messages.EventTopic(s.config.Others[r.From], r.Category), false))
+			k.Heard = append(k.Heard, knownMessage(on.Type, messaging.EventTopic(s.config.Others[r.From], r.Category), false))
 		}
 	}
 	byPlace := func(a, b ui.KnownMessage) int { return strings.Compare(a.Topic+" "+a.Name, b.Topic+" "+b.Name) }
 	slices.SortFunc(k.Commands, byPlace)
 	slices.SortFunc(k.Events, byPlace)
-	for _, p := range readmodel.All() {
+	for _, p := range readModels() {
 		known := ui.KnownProjection{Name: p.Name, Table: p.Table, Inline: p.Inline}
 		for _, h := range p.On {
 			known.Events = append(known.Events, h.Type.String())

@@ -8,12 +8,11 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
-	"github.com/millrace/millrace/adapters/kafka"
-	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/postgres/readmodel"
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/ports/messages"
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/saga"
 )
 
 // startWorker has commands handled, sagas run and projections built, on instances with that role.
@@ -21,13 +20,13 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 	if !s.config.Roles[Worker] {
 		return nil
 	}
-	down := func(err error) bool { return app.KindOf(err) == app.Down }
+	down := func(err error) bool { return cqrs.KindOf(err) == cqrs.Down }
 	guards := map[string]message.HandlerMiddleware{}
 	for destination, name := range breakers() {
 		s.guards[destination] = s.newBreaker(name, 0, down)
 		guards[destination] = s.guards[destination].Middleware
 	}
-	router, err := messages.NewRouter(messages.Config{
+	router, err := messaging.NewRouter(messaging.Config{
 		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Codecs: codecs(), Subscriber: s.broker.Subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow, Projecting: s.core.projecting,
 		Events: s.core.events, KeyQueue: s.core.keyQueue, Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
 		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InHand: s.telemetry.InHand, Breakers: guards, Expect: s.core.uow.Expect,
@@ -44,7 +43,7 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 			return err
 		}
 	}
-	for _, p := range readmodel.All() {
+	for _, p := range readModels() {
 		if p.Inline {
 			continue
 		}
@@ -63,11 +62,11 @@ func (s *Service) startWorker(ctx context.Context, _ func(string)) error {
 }
 
 // sources are the kinds of aggregates whose events some version of a saga waits for.
-func (s *Service) sources(versions []*saga.Saga) (all []messages.Source) {
+func (s *Service) sources(versions []*saga.Saga) (all []messaging.Source) {
 	for _, sg := range versions {
 		for _, t := range sg.Listens() {
 			source, _ := sourceOf(t) // it was checked
-			at := slices.IndexFunc(all, func(known messages.Source) bool {
+			at := slices.IndexFunc(all, func(known messaging.Source) bool {
 				return known.Service == source.Service && known.Category == source.Category
 			})
 			if at < 0 {

@@ -18,8 +18,8 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // Timeout is how long a call may take, all in all.
@@ -51,7 +51,7 @@ func newClient(base string) client {
 func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // post calls with an idempotency key: operation and id, the same for every attempt. Status 402, 409 and 422 are refusals. A status of
-// 2xx counts only with the provider's reference, or, if noContent is allowed, as a 204. Every other answer is an error. It wraps app.ErrDown,
+// 2xx counts only with the provider's reference, or, if noContent is allowed, as a 204. Every other answer is an error. It wraps cqrs.ErrDown,
 // so that it is tried again and the breaker counts it, unless it is about this request only.
 func (c client) post(ctx context.Context, path, id string, body any, noContent bool) (answer command.Answer, err error) {
 	if c.base == "" {
@@ -84,11 +84,11 @@ func (c client) call(ctx context.Context, path, id string, body any, noContent b
 		if ctx.Err() != nil {
 			return command.Answer{}, ctx.Err()
 		}
-		return command.Answer{}, fmt.Errorf("%w: %w", app.ErrDown, err)
+		return command.Answer{}, fmt.Errorf("%w: %w", cqrs.ErrDown, err)
 	}
 	defer response.Body.Close() //nolint:errcheck // read to its end, or given up
 	fault := func(what string) (command.Answer, error) {
-		return command.Answer{}, fmt.Errorf("%w: %s%s answers %s: %s", app.ErrDown, c.base, path, response.Status, what)
+		return command.Answer{}, fmt.Errorf("%w: %s%s answers %s: %s", cqrs.ErrDown, c.base, path, response.Status, what)
 	}
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	if err != nil {
@@ -117,7 +117,7 @@ func (c client) call(ctx context.Context, path, id string, body any, noContent b
 	case answer.Reference == "":
 		return fault("the body has no reference, so it does not say that anything was done")
 	}
-	if err := app.CheckText("reference", answer.Reference, maxReference); err != nil {
+	if err := cqrs.CheckText("reference", answer.Reference, maxReference); err != nil {
 		return fault(err.Error())
 	}
 	return command.Answer{Reference: answer.Reference}, nil

@@ -14,9 +14,9 @@ import (
 
 	"github.com/millrace/millrace/adapters/gateway"
 	"github.com/millrace/millrace/adapters/sandbox"
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 func euros(n int64) money.Money { return money.Money{Amount: n, Currency: "EUR"} }
@@ -95,7 +95,7 @@ func TestWhatMayPassIsDown(t *testing.T) {
 	box, payments, _ := start(t, t.TempDir())
 	down := func(what string, err error) {
 		t.Helper()
-		require.Equal(t, app.Down, app.KindOf(err), "%s: %v", what, err)
+		require.Equal(t, cqrs.Down, cqrs.KindOf(err), "%s: %v", what, err)
 	}
 	_, err := payments.Authorise(t.Context(), "p", euros(1), "pm_error")
 	down("500", err)
@@ -115,7 +115,7 @@ func TestWhatMayPassIsDown(t *testing.T) {
 	stopped, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = payments.Capture(stopped, "p", euros(1))
-	require.Equal(t, app.Stopping, app.KindOf(err))
+	require.Equal(t, cqrs.Stopping, cqrs.KindOf(err))
 }
 
 // The same key for every attempt, another one for every operation.
@@ -169,7 +169,7 @@ func TestRedirectsAndAnswersWithoutAReferenceAreFailures(t *testing.T) {
 			err := do()
 			require.Len(t, calls, 1, "%s: a redirect is not followed", name)
 			if wrong {
-				require.Equal(t, app.Down, app.KindOf(err), "%s: %d %q: %v", name, status, body, err)
+				require.Equal(t, cqrs.Down, cqrs.KindOf(err), "%s: %d %q: %v", name, status, body, err)
 			} else {
 				require.NoError(t, err, "%s: %d %q", name, status, body)
 			}
@@ -226,13 +226,13 @@ func TestKnobsNameWhatIsWrong(t *testing.T) {
 
 // An answer about one request does not count for the breaker: a bad element must not keep the others from the provider.
 func TestBreakerDoesNotCountAnswersAboutOneRequest(t *testing.T) {
-	for status, want := range map[int]app.Kind{
-		http.StatusBadRequest: app.Unknown, http.StatusRequestEntityTooLarge: app.Unknown, http.StatusRequestHeaderFieldsTooLarge: app.Unknown,
-		http.StatusUnauthorized: app.Down, http.StatusNotFound: app.Down, http.StatusTooManyRequests: app.Down, http.StatusInternalServerError: app.Down,
+	for status, want := range map[int]cqrs.Kind{
+		http.StatusBadRequest: cqrs.Unknown, http.StatusRequestEntityTooLarge: cqrs.Unknown, http.StatusRequestHeaderFieldsTooLarge: cqrs.Unknown,
+		http.StatusUnauthorized: cqrs.Down, http.StatusNotFound: cqrs.Down, http.StatusTooManyRequests: cqrs.Down, http.StatusInternalServerError: cqrs.Down,
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
 		_, err := gateway.NewPayments(server.URL).Authorise(t.Context(), "p-1", euros(1), "pm_ok")
-		require.Equal(t, want, app.KindOf(err), "%d: %v", status, err)
+		require.Equal(t, want, cqrs.KindOf(err), "%d: %v", status, err)
 		server.Close()
 	}
 }

@@ -3,13 +3,13 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/payment"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // Provider is the payment provider. Every call carries the payment's id, so that it takes effect once however often it
-// is made. Errors wrap app.ErrDown; a refusal is an answer.
+// is made. Errors wrap cqrs.ErrDown; a refusal is an answer.
 type Provider interface {
 	Authorise(ctx context.Context, paymentID string, amount money.Money, method string) (Answer, error)
 	Capture(ctx context.Context, paymentID string, amount money.Money) (Answer, error)
@@ -34,7 +34,7 @@ type AuthorisePayment struct {
 func (c AuthorisePayment) Key() string { return c.PaymentID }
 
 type authorisePayment struct {
-	payments app.Store[*payment.Payment]
+	payments cqrs.Store[*payment.Payment]
 	provider Provider
 }
 

@@ -3,9 +3,9 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/domain/shipment"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // BookCourier is BookShipment by the second carrier.
@@ -28,7 +28,7 @@ type CancelCourier struct {
 func (c CancelCourier) Key() string { return c.ShipmentID }
 
 type courier struct {
-	shipments app.Store[*shipment.Shipment]
+	shipments cqrs.Store[*shipment.Shipment]
 	carrier   Carrier
 }
 

@@ -3,13 +3,13 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/domain/shipment"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // Carrier brings goods to customers. Every call carries the shipment's id, so that it takes effect once however often it
-// is made. Errors wrap app.ErrDown; a refusal is an answer.
+// is made. Errors wrap cqrs.ErrDown; a refusal is an answer.
 type Carrier interface {
 	Name() string
 	Book(ctx context.Context, shipmentID string, lines []order.Line) (Answer, error)
@@ -27,7 +27,7 @@ type BookShipment struct {
 func (c BookShipment) Key() string { return c.ShipmentID }
 
 type bookShipment struct {
-	shipments app.Store[*shipment.Shipment]
+	shipments cqrs.Store[*shipment.Shipment]
 	carrier   Carrier
 }
 

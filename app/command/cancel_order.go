@@ -3,8 +3,8 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // CancelOrder ends a pending order whose saga has undone what was done for it.
@@ -16,7 +16,7 @@ type CancelOrder struct {
 // Key keeps the commands of an order in order.
 func (c CancelOrder) Key() string { return c.OrderID }
 
-type cancelOrder struct{ orders app.Store[*order.Order] }
+type cancelOrder struct{ orders cqrs.Store[*order.Order] }
 
 func (h cancelOrder) handle(ctx context.Context, c CancelOrder) error {
 	return h.orders.Update(ctx, c.OrderID, func(o *order.Order) error { return o.Cancel(c.Reason) })

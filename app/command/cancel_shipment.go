@@ -3,8 +3,8 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/shipment"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // CancelShipment undoes BookShipment.
@@ -17,7 +17,7 @@ type CancelShipment struct {
 func (c CancelShipment) Key() string { return c.ShipmentID }
 
 type cancelShipment struct {
-	shipments app.Store[*shipment.Shipment]
+	shipments cqrs.Store[*shipment.Shipment]
 	carrier   Carrier
 }
 

@@ -3,9 +3,9 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/payment"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // CapturePayment makes the held money ours.
@@ -19,7 +19,7 @@ type CapturePayment struct {
 func (c CapturePayment) Key() string { return c.PaymentID }
 
 type capturePayment struct {
-	payments app.Store[*payment.Payment]
+	payments cqrs.Store[*payment.Payment]
 	provider Provider
 }
 

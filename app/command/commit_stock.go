@@ -3,9 +3,9 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // CommitStock takes reserved goods out of the house.
@@ -17,7 +17,7 @@ type CommitStock struct {
 // Key keeps what happens to a SKU in order.
 func (c CommitStock) Key() string { return lowest(c.Lines) }
 
-type commitStock struct{ stock app.Store[*inventory.Stock] }
+type commitStock struct{ stock cqrs.Store[*inventory.Stock] }
 
 func (h commitStock) handle(ctx context.Context, c CommitStock) error {
 	return h.stock.UpdateAll(ctx, skus(c.Lines), func(stocks []*inventory.Stock) error {

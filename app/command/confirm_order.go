@@ -3,8 +3,8 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // ConfirmOrder ends a pending order well.
@@ -15,7 +15,7 @@ type ConfirmOrder struct {
 // Key keeps the commands of an order in order.
 func (c ConfirmOrder) Key() string { return c.OrderID }
 
-type confirmOrder struct{ orders app.Store[*order.Order] }
+type confirmOrder struct{ orders cqrs.Store[*order.Order] }
 
 func (h confirmOrder) handle(ctx context.Context, c ConfirmOrder) error {
 	return h.orders.Update(ctx, c.OrderID, (*order.Order).Confirm)

@@ -3,8 +3,8 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // PlaceOrder begins an order. The caller chooses its id, so that repeating the command cannot place two.
@@ -19,7 +19,7 @@ type PlaceOrder struct {
 // Key keeps the commands of an order in order.
 func (c PlaceOrder) Key() string { return c.OrderID }
 
-type placeOrder struct{ orders app.Store[*order.Order] }
+type placeOrder struct{ orders cqrs.Store[*order.Order] }
 
 func (h placeOrder) handle(ctx context.Context, c PlaceOrder) error {
 	return h.orders.Update(ctx, c.OrderID, func(o *order.Order) error {

@@ -3,8 +3,8 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/inventory"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // ReceiveStock takes goods in.
@@ -16,7 +16,7 @@ type ReceiveStock struct {
 // Key keeps the receipts of a SKU in order.
 func (c ReceiveStock) Key() string { return c.SKU }
 
-type receiveStock struct{ stock app.Store[*inventory.Stock] }
+type receiveStock struct{ stock cqrs.Store[*inventory.Stock] }
 
 func (h receiveStock) handle(ctx context.Context, c ReceiveStock) error {
 	return h.stock.Update(ctx, c.SKU, func(s *inventory.Stock) error { return s.Receive(c.SKU, c.Quantity) })

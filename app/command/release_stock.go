@@ -3,9 +3,9 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // ReleaseStock undoes ReserveStock.
@@ -17,7 +17,7 @@ type ReleaseStock struct {
 // Key keeps what happens to a SKU in order.
 func (c ReleaseStock) Key() string { return lowest(c.Lines) }
 
-type releaseStock struct{ stock app.Store[*inventory.Stock] }
+type releaseStock struct{ stock cqrs.Store[*inventory.Stock] }
 
 func (h releaseStock) handle(ctx context.Context, c ReleaseStock) error {
 	return h.stock.UpdateAll(ctx, skus(c.Lines), func(stocks []*inventory.Stock) error {

@@ -4,9 +4,9 @@ import (
 	"context"
 	"slices"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // ReserveStock keeps every line of an order, or none.
@@ -18,7 +18,7 @@ type ReserveStock struct {
 // Key keeps what happens to a SKU in order.
 func (c ReserveStock) Key() string { return lowest(c.Lines) }
 
-type reserveStock struct{ stock app.Store[*inventory.Stock] }
+type reserveStock struct{ stock cqrs.Store[*inventory.Stock] }
 
 func (h reserveStock) handle(ctx context.Context, c ReserveStock) error {
 	return h.stock.UpdateAll(ctx, skus(c.Lines), func(stocks []*inventory.Stock) error {

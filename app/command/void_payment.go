@@ -3,8 +3,8 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/payment"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // VoidPayment undoes AuthorisePayment.
@@ -17,7 +17,7 @@ type VoidPayment struct {
 func (c VoidPayment) Key() string { return c.PaymentID }
 
 type voidPayment struct {
-	payments app.Store[*payment.Payment]
+	payments cqrs.Store[*payment.Payment]
 	provider Provider
 }
 

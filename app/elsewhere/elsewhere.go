@@ -3,9 +3,9 @@
 // saga's id, step and branch, as every service of this template does.
 package elsewhere
 
-import "github.com/millrace/millrace/app"
+import "github.com/millrace/millrace/kit/cqrs"
 
 // All lists every kind of aggregate of other services that sagas deal with.
-func All() []app.Neighbour {
-	return []app.Neighbour{}
+func All() []cqrs.Neighbour {
+	return []cqrs.Neighbour{}
 }

@@ -3,9 +3,9 @@ package projection
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/query"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // OrderRows keeps the list of orders.
@@ -20,25 +20,25 @@ type OrderRows interface {
 type orders struct{ rows OrderRows }
 
 // Orders builds the list of orders.
-func Orders(rows OrderRows) app.Projection {
+func Orders(rows OrderRows) cqrs.Projection {
 	p := orders{rows}
-	return app.Projection{Name: "orders", Category: order.Category, On: []app.EventHandler{
-		app.On(p.placed), app.On(p.confirmed), app.On(p.cancelled),
+	return cqrs.Projection{Name: "orders", Category: order.Category, On: []cqrs.EventHandler{
+		cqrs.On(p.placed), cqrs.On(p.confirmed), cqrs.On(p.cancelled),
 	}}
 }
 
-func (p orders) placed(ctx context.Context, e order.Placed, m app.Meta) error {
+func (p orders) placed(ctx context.Context, e order.Placed, m cqrs.Meta) error {
 	return p.rows.Put(ctx, query.Order{
 		ID: e.OrderID, CustomerID: e.CustomerID, Status: order.Pending, Lines: e.Lines, Total: e.Total,
 		PlacedAt: m.Time, UpdatedAt: m.Time, Version: m.Version,
 	})
 }
 
-func (p orders) confirmed(ctx context.Context, e order.Confirmed, m app.Meta) error {
+func (p orders) confirmed(ctx context.Context, e order.Confirmed, m cqrs.Meta) error {
 	return p.rows.Decide(ctx, query.Order{ID: e.OrderID, Status: order.IsConfirmed, UpdatedAt: m.Time, Version: m.Version})
 }
 
-func (p orders) cancelled(ctx context.Context, e order.Cancelled, m app.Meta) error {
+func (p orders) cancelled(ctx context.Context, e order.Cancelled, m cqrs.Meta) error {
 	return p.rows.Decide(ctx, query.Order{
 		ID: e.OrderID, Status: order.IsCancelled, Reason: e.Reason, UpdatedAt: m.Time, Version: m.Version,
 	})

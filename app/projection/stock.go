@@ -3,8 +3,8 @@ package projection
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/inventory"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // StockChange is what an event adds to the row of a SKU.
@@ -21,21 +21,21 @@ type StockRows interface {
 }
 
 // Stock counts what there is of each SKU.
-func Stock(rows StockRows) app.Projection {
-	return app.Projection{Name: "stock", Category: inventory.Category, On: []app.EventHandler{
-		app.On(func(ctx context.Context, e inventory.Received, m app.Meta) error {
+func Stock(rows StockRows) cqrs.Projection {
+	return cqrs.Projection{Name: "stock", Category: inventory.Category, On: []cqrs.EventHandler{
+		cqrs.On(func(ctx context.Context, e inventory.Received, m cqrs.Meta) error {
 			return rows.Change(ctx, StockChange{SKU: e.SKU, Received: e.Quantity, OnHand: e.Quantity}, m.Version)
 		}),
-		app.On(func(ctx context.Context, e inventory.Reserved, m app.Meta) error {
+		cqrs.On(func(ctx context.Context, e inventory.Reserved, m cqrs.Meta) error {
 			return rows.Change(ctx, StockChange{SKU: e.SKU, Reserved: e.Quantity}, m.Version)
 		}),
-		app.On(func(ctx context.Context, e inventory.Rejected, m app.Meta) error {
+		cqrs.On(func(ctx context.Context, e inventory.Rejected, m cqrs.Meta) error {
 			return rows.Change(ctx, StockChange{SKU: e.SKU}, m.Version)
 		}),
-		app.On(func(ctx context.Context, e inventory.Released, m app.Meta) error {
+		cqrs.On(func(ctx context.Context, e inventory.Released, m cqrs.Meta) error {
 			return rows.Change(ctx, StockChange{SKU: e.SKU, Reserved: -e.Quantity}, m.Version)
 		}),
-		app.On(func(ctx context.Context, e inventory.Committed, m app.Meta) error {
+		cqrs.On(func(ctx context.Context, e inventory.Committed, m cqrs.Meta) error {
 			return rows.Change(ctx, StockChange{SKU: e.SKU, OnHand: -e.Quantity, Reserved: -e.Quantity}, m.Version)
 		}),
 	}}

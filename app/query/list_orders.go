@@ -3,17 +3,17 @@ package query
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // ListOrders asks for orders, newest first. The answer may lag behind by as long as a projection takes.
 type ListOrders struct {
-	app.Answers[[]Order]
+	cqrs.Answers[[]Order]
 	Status     order.Status // empty: all
 	CustomerID string       // empty: everybody's
 	Search     string       // the id of an order or of a customer; empty: all
-	app.Page
+	cqrs.Page
 }
 
 // OrderRows is the read model of orders.

@@ -4,9 +4,9 @@ import (
 	"context"
 	"time"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // Order is what is told of an order.
@@ -25,7 +25,7 @@ type Order struct {
 // OrderByID asks for one order. It is answered from the events themselves, so that nobody sees less than what an earlier
 // answer told them.
 type OrderByID struct {
-	app.Answers[Order]
+	cqrs.Answers[Order]
 	ID string
 }
 

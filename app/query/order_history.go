@@ -3,18 +3,18 @@ package query
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // OrderHistory asks for the events of an order, oldest first.
 type OrderHistory struct {
-	app.Answers[[]app.Event]
+	cqrs.Answers[[]cqrs.Event]
 	ID string
 }
 
 type orderHistory struct{ history History }
 
-func (h orderHistory) handle(ctx context.Context, q OrderHistory) ([]app.Event, error) {
+func (h orderHistory) handle(ctx context.Context, q OrderHistory) ([]cqrs.Event, error) {
 	return h.history.History(ctx, order.Category, q.ID)
 }

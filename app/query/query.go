@@ -4,7 +4,7 @@ package query
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // Deps is what the handlers need.
@@ -14,17 +14,17 @@ type Deps struct {
 	Stock   StockRows
 }
 
-// History reads the events of an aggregate, oldest first. The error wraps app.ErrNotFound if there are none.
+// History reads the events of an aggregate, oldest first. The error wraps cqrs.ErrNotFound if there are none.
 type History interface {
-	History(ctx context.Context, category, id string) ([]app.Event, error)
+	History(ctx context.Context, category, id string) ([]cqrs.Event, error)
 }
 
 // All lists every question.
-func All(d Deps) []app.QueryHandler {
-	return []app.QueryHandler{
-		app.Query("OrderByID", orderByID{d.History}.handle),
-		app.Query("OrderHistory", orderHistory{d.History}.handle),
-		app.Query("ListOrders", listOrders{d.Orders}.handle),
-		app.Query("StockBySKU", stockBySKU{d.Stock}.handle),
+func All(d Deps) []cqrs.QueryHandler {
+	return []cqrs.QueryHandler{
+		cqrs.Query("OrderByID", orderByID{d.History}.handle),
+		cqrs.Query("OrderHistory", orderHistory{d.History}.handle),
+		cqrs.Query("ListOrders", listOrders{d.Orders}.handle),
+		cqrs.Query("StockBySKU", stockBySKU{d.Stock}.handle),
 	}
 }

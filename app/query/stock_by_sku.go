@@ -3,7 +3,7 @@ package query
 import (
 	"context"
 
-	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // Stock is what is told of a SKU. Received counts everything that ever came in.
@@ -17,11 +17,11 @@ func (s Stock) Available() int64 { return s.OnHand - s.Reserved }
 
 // StockBySKU asks for one SKU. The answer may lag behind by as long as a projection takes.
 type StockBySKU struct {
-	app.Answers[Stock]
+	cqrs.Answers[Stock]
 	SKU string
 }
 
-// StockRows is the read model of stocks. The error wraps app.ErrNotFound for a SKU of which nothing was ever received.
+// StockRows is the read model of stocks. The error wraps cqrs.ErrNotFound for a SKU of which nothing was ever received.
 type StockRows interface {
 	BySKU(ctx context.Context, sku string) (Stock, error)
 }

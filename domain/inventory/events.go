@@ -1,6 +1,6 @@
 package inventory
 
-import "github.com/millrace/millrace/domain/aggregate"
+import "github.com/millrace/millrace/kit/aggregate"
 
 // Event is a fact about the stock of a SKU.
 //

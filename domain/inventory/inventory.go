@@ -5,7 +5,7 @@ import (
 	"maps"
 	"math"
 
-	"github.com/millrace/millrace/domain/aggregate"
+	"github.com/millrace/millrace/kit/aggregate"
 )
 
 // Category is the name of this kind of aggregate in streams and topics.

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
-	"github.com/millrace/millrace/domain/aggregate/aggregatetest"
 	"github.com/millrace/millrace/domain/inventory"
+	"github.com/millrace/millrace/kit/aggregate/aggregatetest"
 )
 
 func reserve(order string, n int64) func(*inventory.Stock) error {

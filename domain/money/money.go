@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/millrace/millrace/domain/aggregate"
+	"github.com/millrace/millrace/kit/aggregate"
 )
 
 // Refusals of this package.

@@ -3,8 +3,8 @@ package order
 import (
 	"encoding/json"
 
-	"github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/domain/money"
+	"github.com/millrace/millrace/kit/aggregate"
 )
 
 // Event is a fact in an order's life.

@@ -6,8 +6,8 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/domain/money"
+	"github.com/millrace/millrace/kit/aggregate"
 )
 
 // Category is the name of this kind of aggregate in streams and topics.

@@ -7,10 +7,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
-	"github.com/millrace/millrace/domain/aggregate"
-	"github.com/millrace/millrace/domain/aggregate/aggregatetest"
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/aggregate/aggregatetest"
 )
 
 var (

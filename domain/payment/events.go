@@ -1,8 +1,8 @@
 package payment
 
 import (
-	"github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/domain/money"
+	"github.com/millrace/millrace/kit/aggregate"
 )
 
 // Event is a fact about the payment of an order.

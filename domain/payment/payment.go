@@ -2,8 +2,8 @@
 package payment
 
 import (
-	"github.com/millrace/millrace/domain/aggregate"
 	"github.com/millrace/millrace/domain/money"
+	"github.com/millrace/millrace/kit/aggregate"
 )
 
 // Category is the name of this kind of aggregate in streams and topics.

@@ -5,9 +5,9 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/millrace/millrace/domain/aggregate/aggregatetest"
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/payment"
+	"github.com/millrace/millrace/kit/aggregate/aggregatetest"
 )
 
 func euros(n int64) money.Money { return money.Money{Amount: n, Currency: "EUR"} }

@@ -1,6 +1,6 @@
 package shipment
 
-import "github.com/millrace/millrace/domain/aggregate"
+import "github.com/millrace/millrace/kit/aggregate"
 
 // Event is a fact about the shipment of an order.
 //

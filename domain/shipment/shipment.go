@@ -1,7 +1,7 @@
 // Package shipment is what a carrier promises for one order.
 package shipment
 
-import "github.com/millrace/millrace/domain/aggregate"
+import "github.com/millrace/millrace/kit/aggregate"
 
 // Category is the name of this kind of aggregate in streams and topics.
 const Category = "shipments"

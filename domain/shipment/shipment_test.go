@@ -5,8 +5,8 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/millrace/millrace/domain/aggregate/aggregatetest"
 	"github.com/millrace/millrace/domain/shipment"
+	"github.com/millrace/millrace/kit/aggregate/aggregatetest"
 )
 
 func book(s *shipment.Shipment) error   { return s.Book("s-1", "o-1", "carrier", "track-1") }

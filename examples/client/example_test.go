@@ -10,10 +10,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/examples/client"
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
-func TestMain(m *testing.M) { harness.Main(m) }
+func TestMain(m *testing.M) { kittest.Main(m) }
 
 // place places an order and waits until it is decided.
 func place(ctx context.Context, c *client.ClientWithResponses, method string) (client.Order, error) {

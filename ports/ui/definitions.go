@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
 )
 
 // Known is what the running service was built from.
@@ -64,6 +64,6 @@ func (s *Server) definition() page {
 				return definitionData{sg, sg.Outline(), drawSaga(sg.Name(), sg.Outline(), nil)}, nil
 			}
 		}
-		return nil, fmt.Errorf("there is no definition %q: %w", r.PathValue("name"), app.ErrNotFound)
+		return nil, fmt.Errorf("there is no definition %q: %w", r.PathValue("name"), cqrs.ErrNotFound)
 	}}
 }

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/saga"
 )
 
 // picture is a definition, drawn: the way forwards down its left side, the way back up its right side; of an instance, its own way is

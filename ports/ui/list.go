@@ -3,7 +3,7 @@ package ui
 import (
 	"net/http"
 
-	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // perPage is how many rows a list shows.
@@ -20,12 +20,12 @@ type list[T any] struct {
 }
 
 // cursor is where a list goes on, as its address says.
-func cursor(r *http.Request) (app.Cursor, bool, error) {
+func cursor(r *http.Request) (cqrs.Cursor, bool, error) {
 	text := r.URL.Query().Get("after")
 	if text == "" {
-		return app.Newest, true, nil
+		return cqrs.Newest, true, nil
 	}
-	c, err := app.ParseCursor(text)
+	c, err := cqrs.ParseCursor(text)
 	if err != nil {
 		return c, false, wrong("after", "is no place in the list")
 	}
@@ -33,7 +33,7 @@ func cursor(r *http.Request) (app.Cursor, bool, error) {
 }
 
 // cut leaves as many rows as a page shows, and says where the next page is if there was one more.
-func (l *list[T]) cut(r *http.Request, at func(row T) app.Cursor) {
+func (l *list[T]) cut(r *http.Request, at func(row T) cqrs.Cursor) {
 	if len(l.Rows) <= perPage {
 		return
 	}

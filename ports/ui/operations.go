@@ -9,7 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 func (s *Server) letters() page {
@@ -18,16 +18,16 @@ func (s *Server) letters() page {
 		if err != nil {
 			return nil, err
 		}
-		l := list[app.DeadLetter]{First: first}
+		l := list[cqrs.DeadLetter]{First: first}
 		l.Rows, err = s.Letters.List(r.Context(), before, perPage+1)
-		l.cut(r, func(row app.DeadLetter) app.Cursor { return app.Cursor{At: row.First, ID: row.ID} })
+		l.cut(r, func(row cqrs.DeadLetter) cqrs.Cursor { return cqrs.Cursor{At: row.First, ID: row.ID} })
 		return l, err
 	}}
 }
 
 // letterData is the page of a dead letter.
 type letterData struct {
-	app.DeadLetter
+	cqrs.DeadLetter
 	Names []string // of the headers, sorted
 	Text  string   // the payload, as a person reads it best
 }
@@ -82,7 +82,7 @@ func (s *Server) drop() action {
 				return "", "", wrong("the reason", "must be 1 to 500 characters")
 			}
 			defer s.Wake()
-			return "The message is given up.", "/ui/dead-letters", s.Letters.Drop(r.Context(), r.PathValue("id"), app.PrincipalOf(r.Context()).Subject, reason)
+			return "The message is given up.", "/ui/dead-letters", s.Letters.Drop(r.Context(), r.PathValue("id"), cqrs.PrincipalOf(r.Context()).Subject, reason)
 		},
 	}
 }

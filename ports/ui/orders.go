@@ -10,12 +10,12 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/app/query"
 	"github.com/millrace/millrace/domain/order"
-	"github.com/millrace/millrace/sagas"
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
 )
 
 // outcome is what the sandbox can be made to do with an order.
@@ -49,10 +49,10 @@ func (s *Server) orders() page {
 		if len(s.Sandbox) > 0 {
 			l.Outcomes = outcomes
 		}
-		l.Rows, err = app.AskFor(r.Context(), s.Queries, query.ListOrders{
-			Status: order.Status(l.Status), Search: l.Search, Page: app.Page{Before: before, Limit: perPage + 1},
+		l.Rows, err = cqrs.AskFor(r.Context(), s.Queries, query.ListOrders{
+			Status: order.Status(l.Status), Search: l.Search, Page: cqrs.Page{Before: before, Limit: perPage + 1},
 		})
-		l.cut(r, func(row query.Order) app.Cursor { return app.Cursor{At: row.PlacedAt, ID: row.ID} })
+		l.cut(r, func(row query.Order) cqrs.Cursor { return cqrs.Cursor{At: row.PlacedAt, ID: row.ID} })
 		return l, err
 	}}
 }
@@ -60,7 +60,7 @@ func (s *Server) orders() page {
 // orderData is the page of an order.
 type orderData struct {
 	Order   query.Order
-	History []app.Event
+	History []cqrs.Event
 	Saga    *sagaData // nil while it has not begun
 	Open    bool      // it can still be cancelled, as far as one sees here
 }
@@ -73,16 +73,16 @@ func (s *Server) order() page {
 		return []string{order.Category + "/" + id, saga.Category + "/" + s.SagaOf(id)}
 	}, load: func(r *http.Request) (any, error) {
 		id := r.PathValue("id")
-		o, err := app.AskFor(r.Context(), s.Queries, query.OrderByID{ID: id})
+		o, err := cqrs.AskFor(r.Context(), s.Queries, query.OrderByID{ID: id})
 		if err != nil {
 			return nil, err
 		}
 		d := orderData{Order: o, Open: o.Status == order.Pending}
-		if d.History, err = app.AskFor(r.Context(), s.Queries, query.OrderHistory{ID: id}); err != nil {
+		if d.History, err = cqrs.AskFor(r.Context(), s.Queries, query.OrderHistory{ID: id}); err != nil {
 			return nil, err
 		}
-		history, err := app.AskFor(r.Context(), s.Queries, sagas.History{ID: s.SagaOf(id)})
-		if errors.Is(err, app.ErrNotFound) {
+		history, err := cqrs.AskFor(r.Context(), s.Queries, manager.History{ID: s.SagaOf(id)})
+		if errors.Is(err, cqrs.ErrNotFound) {
 			return d, nil
 		}
 		if err == nil {
@@ -111,8 +111,8 @@ func (s *Server) placeOrder(r *http.Request) (notice, next string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	err = s.Commands.Execute(r.Context(), app.Command{Body: command.PlaceOrder{
-		OrderID: id.String(), CustomerID: app.PrincipalOf(r.Context()).Subject, Currency: "EUR", PaymentMethod: method,
+	err = s.Commands.Execute(r.Context(), cqrs.Command{Body: command.PlaceOrder{
+		OrderID: id.String(), CustomerID: cqrs.PrincipalOf(r.Context()).Subject, Currency: "EUR", PaymentMethod: method,
 		Lines: []order.Line{{SKU: sku, Quantity: quantity, UnitPrice: 1250}},
 	}})
 	return "The order is placed.", "/ui/orders/" + id.String(), err

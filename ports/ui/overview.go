@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
 )
 
 // overviewData is what the first page shows.
@@ -17,10 +17,10 @@ type overviewData struct {
 	Own      []ownTallies
 	Sagas    []tally
 	Letters  tally
-	Outbox   app.Backlog
-	Breakers []app.Breaker
+	Outbox   cqrs.Backlog
+	Breakers []cqrs.Breaker
 	Charts   []chart
-	Checks   []app.Check
+	Checks   []cqrs.Check
 }
 
 // tally is a number with a page that shows what was counted.

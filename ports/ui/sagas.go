@@ -8,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/sagas"
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
 )
 
 func (s *Server) sagas() page {
@@ -23,8 +23,8 @@ func (s *Server) sagas() page {
 		for _, status := range []saga.Status{saga.Running, saga.Compensating, saga.Stuck, saga.IsCompleted, saga.IsCompensated} {
 			l.Statuses = append(l.Statuses, string(status))
 		}
-		l.Rows, err = app.AskFor(r.Context(), s.Queries, sagas.List{Status: saga.Status(l.Status), Page: app.Page{Before: before, Limit: perPage + 1}})
-		l.cut(r, func(row saga.State) app.Cursor { return app.Cursor{At: row.StartedAt, ID: row.ID} })
+		l.Rows, err = cqrs.AskFor(r.Context(), s.Queries, manager.List{Status: saga.Status(l.Status), Page: cqrs.Page{Before: before, Limit: perPage + 1}})
+		l.cut(r, func(row saga.State) cqrs.Cursor { return cqrs.Cursor{At: row.StartedAt, ID: row.ID} })
 		return l, err
 	}}
 }
@@ -71,7 +71,7 @@ func (s *Server) saga() page {
 	return page{title: "Saga", nav: "sagas", template: "saga", streams: func(r *http.Request) []string {
 		return []string{saga.Category + "/" + r.PathValue("id")}
 	}, load: func(r *http.Request) (any, error) {
-		history, err := app.AskFor(r.Context(), s.Queries, sagas.History{ID: r.PathValue("id")})
+		history, err := cqrs.AskFor(r.Context(), s.Queries, manager.History{ID: r.PathValue("id")})
 		if err != nil {
 			return nil, err
 		}
@@ -80,7 +80,7 @@ func (s *Server) saga() page {
 }
 
 // sagaOf is drawn from the history alone where the version of its definition is not listed any more.
-func (s *Server) sagaOf(id string, history []app.Event) *sagaData {
+func (s *Server) sagaOf(id string, history []cqrs.Event) *sagaData {
 	d := &sagaData{State: saga.Rebuild(id, history)}
 	d.tell(history)
 	definition := s.Saga(d.State.Definition, d.State.DefVersion)
@@ -104,7 +104,7 @@ func (s *Server) sagaOf(id string, history []app.Event) *sagaData {
 }
 
 // tell makes the timeline out of the facts.
-func (d *sagaData) tell(history []app.Event) {
+func (d *sagaData) tell(history []cqrs.Event) {
 	for _, e := range history {
 		at := e.Meta.Time
 		switch f := e.Body.(type) {
@@ -153,16 +153,16 @@ func (d *sagaData) tell(history []app.Event) {
 	d.scale()
 }
 
-func (d *sagaData) add(e app.Event, class, id, format string, args ...any) {
+func (d *sagaData) add(e cqrs.Event, class, id, format string, args ...any) {
 	d.Facts = append(d.Facts, fact{e.Meta.Time.Sub(d.State.StartedAt), e.Meta.Time, fmt.Sprintf(format, args...), class, id})
 }
 
 // asked tells that a step was asked; nil: none was.
-func (d *sagaData) asked(e app.Event, f *saga.StepAsked) {
+func (d *sagaData) asked(e cqrs.Event, f *saga.StepAsked) {
 	if f == nil {
 		return
 	}
-	t := d.try(f.Step, f.Branch == app.Undo)
+	t := d.try(f.Step, f.Branch == cqrs.Undo)
 	if t.Started.IsZero() || t.Ended {
 		t.Started, t.Ended = e.Meta.Time, false
 	}
@@ -270,7 +270,7 @@ func (s *Server) operate(question, sure, notice string, risk bool, input func(by
 		},
 		do: func(r *http.Request) (string, string, error) {
 			reason, id := strings.TrimSpace(r.PostForm.Get("reason")), r.PathValue("id")
-			in := input(app.PrincipalOf(r.Context()).Subject, reason)
+			in := input(cqrs.PrincipalOf(r.Context()).Subject, reason)
 			if _, free := in.(saga.Retry); !free && (reason == "" || len(reason) > 500) {
 				return "", "", wrong("the reason", "must be 1 to 500 characters")
 			}

@@ -10,42 +10,42 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/sagas"
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
 )
 
 // What has happened can be shown without the definition by which it happened.
 func TestPageOfASagaWhoseDefinitionVersionIsNotListed(t *testing.T) {
 	deadline := time.Date(2026, 1, 2, 3, 4, 15, 0, time.UTC)
-	asked := func(step string, branch app.Branch) *saga.StepAsked {
+	asked := func(step string, branch cqrs.Branch) *saga.StepAsked {
 		return &saga.StepAsked{Step: step, Branch: branch, Attempt: 1, CommandID: step, Deadline: deadline}
 	}
-	begin := saga.Started{Definition: "lending", Version: 1, Subject: "o-1", Steps: []string{"reserve book", "send book"}, Next: asked("reserve book", app.Do)}
-	courier := asked("call courier", app.Do)
+	begin := saga.Started{Definition: "lending", Version: 1, Subject: "o-1", Steps: []string{"reserve book", "send book"}, Next: asked("reserve book", cqrs.Do)}
+	courier := asked("call courier", cqrs.Do)
 	courier.InsteadOf = "send book"
 	for name, c := range map[string]struct {
 		facts []any
 		shows []string
 	}{
 		"just begun": {[]any{begin}, []string{"reserve book", "send book", "Version 1 of its definition is not listed"}},
-		"completed": {[]any{begin, saga.StepCompleted{Step: "reserve book", CommandID: "reserve book", Next: asked("send book", app.Do)},
+		"completed": {[]any{begin, saga.StepCompleted{Step: "reserve book", CommandID: "reserve book", Next: asked("send book", cqrs.Do)},
 			saga.StepCompleted{Step: "send book", CommandID: "send book"}, saga.Completed{}}, []string{"Every step is done", "send book"}},
-		"by a fallback": {[]any{begin, saga.StepCompleted{Step: "reserve book", CommandID: "reserve book", Next: asked("send book", app.Do)},
+		"by a fallback": {[]any{begin, saga.StepCompleted{Step: "reserve book", CommandID: "reserve book", Next: asked("send book", cqrs.Do)},
 			saga.StepRefused{Step: "send book", CommandID: "send book", Reason: "too heavy", Fallback: "call courier"}, *courier,
 			saga.StepCompleted{Step: "call courier", CommandID: "call courier"}, saga.Completed{}}, []string{"call courier", "too heavy"}},
-		"compensated": {[]any{begin, saga.StepCompleted{Step: "reserve book", CommandID: "reserve book", Next: asked("send book", app.Do)},
-			saga.StepRefused{Step: "send book", CommandID: "send book", Reason: "too heavy"}, *asked("reserve book", app.Undo),
-			saga.StepCompensated{Step: "reserve book", CommandID: "u", Next: asked("say no", app.Do)},
+		"compensated": {[]any{begin, saga.StepCompleted{Step: "reserve book", CommandID: "reserve book", Next: asked("send book", cqrs.Do)},
+			saga.StepRefused{Step: "send book", CommandID: "send book", Reason: "too heavy"}, *asked("reserve book", cqrs.Undo),
+			saga.StepCompensated{Step: "reserve book", CommandID: "u", Next: asked("say no", cqrs.Do)},
 			saga.StepCompleted{Step: "say no", CommandID: "say no"}, saga.Compensated{Reason: "too heavy"}}, []string{"say no", "undo reserve book", "It came to nothing"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var history []app.Event
+			var history []cqrs.Event
 			for i, f := range c.facts {
-				history = append(history, app.Event{Body: f, Meta: app.Meta{Version: i + 1, Time: deadline.Add(time.Duration(i-10) * time.Second)}})
+				history = append(history, cqrs.Event{Body: f, Meta: cqrs.Meta{Version: i + 1, Time: deadline.Add(time.Duration(i-10) * time.Second)}})
 			}
 			s := &Server{
-				Queries: app.NewQueries([]app.QueryHandler{app.Query("History", func(context.Context, sagas.History) ([]app.Event, error) { return history, nil })}),
+				Queries: cqrs.NewQueries([]cqrs.QueryHandler{cqrs.Query("History", func(context.Context, manager.History) ([]cqrs.Event, error) { return history, nil })}),
 				Log:     slog.New(slog.DiscardHandler), Saga: func(string, int) *saga.Saga { return nil },
 				Subject: func(saga.State) (string, string) { return "", "" }, Totals: func() Totals { return Totals{} }, Stopping: t.Context().Done(),
 			}

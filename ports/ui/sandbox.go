@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // Knobs break a service of the sandbox.
@@ -36,7 +36,7 @@ type Entry struct {
 func (s *Server) sandbox() page {
 	return page{title: "Sandbox", nav: "sandbox", template: "sandbox", streams: func(*http.Request) []string { return nil }, load: func(*http.Request) (any, error) {
 		if len(s.Sandbox) == 0 {
-			return nil, fmt.Errorf("no sandbox runs here: %w", app.ErrNotFound)
+			return nil, fmt.Errorf("no sandbox runs here: %w", cqrs.ErrNotFound)
 		}
 		return s.Sandbox, nil
 	}}
@@ -46,7 +46,7 @@ func (s *Server) sandbox() page {
 func (s *Server) turn(r *http.Request) (notice, next string, err error) {
 	at := slices.IndexFunc(s.Sandbox, func(b SandboxService) bool { return b.Name == r.PathValue("service") })
 	if at < 0 {
-		return "", "", fmt.Errorf("the sandbox has no %q: %w", r.PathValue("service"), app.ErrNotFound)
+		return "", "", fmt.Errorf("the sandbox has no %q: %w", r.PathValue("service"), cqrs.ErrNotFound)
 	}
 	k := Knobs{Down: r.PostForm.Get("down") != ""}
 	for field, target := range map[string]*float64{"failure_rate": &k.FailureRate, "refusal_rate": &k.RefusalRate} {

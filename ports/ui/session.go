@@ -6,8 +6,8 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/ports/web"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/httpapi"
 )
 
 // tokenCookie is the cookie that keeps the operator's token. Its prefix has browsers take it from this host alone, and over TLS alone; on
@@ -20,7 +20,7 @@ func tokenCookie(r *http.Request) string {
 }
 
 func plainLoopback(r *http.Request) bool {
-	client := web.ClientOf(r.Context())
+	client := httpapi.ClientOf(r.Context())
 	return client.Loopback && !client.HTTPS
 }
 
@@ -28,7 +28,7 @@ func plainLoopback(r *http.Request) bool {
 func (s *Server) guard(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.Verify == nil {
-			next(w, r.WithContext(app.WithPrincipal(r.Context(), app.Guest)))
+			next(w, r.WithContext(cqrs.WithPrincipal(r.Context(), cqrs.Guest)))
 			return
 		}
 		token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
@@ -44,7 +44,7 @@ func (s *Server) guard(next http.HandlerFunc) http.Handler {
 		case !principal.Operator:
 			s.render(w, http.StatusForbidden, "login", view{Title: "Sign in", Page: loginForm{Next: "/ui/", Fault: principal.Subject + " is no operator; these pages are for operators."}})
 		default:
-			next(w, r.WithContext(app.WithPrincipal(r.Context(), principal)))
+			next(w, r.WithContext(cqrs.WithPrincipal(r.Context(), principal)))
 		}
 	})
 }
@@ -66,7 +66,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	principal, err := s.Verify(token)
 	fault := ""
 	switch {
-	case !web.ClientOf(r.Context()).HTTPS && !plainLoopback(r):
+	case !httpapi.ClientOf(r.Context()).HTTPS && !plainLoopback(r):
 		fault = "Sign in over https: the token is kept in a cookie that browsers take over TLS only. If a proxy ends TLS, TRUSTED_PROXIES must name it, and it must set X-Forwarded-Proto."
 	case err != nil:
 		fault = "This token is not good: " + err.Error()
@@ -94,7 +94,7 @@ func setCookie(w http.ResponseWriter, r *http.Request, name, value string, secon
 	}
 	http.SetCookie(w, &http.Cookie{ //nolint:gosec // not secure where the pages themselves are not: on loopback
 		Name: name, Value: value, Path: path, HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: seconds,
-		Secure: web.ClientOf(r.Context()).HTTPS || strings.HasPrefix(name, "__Host-"),
+		Secure: httpapi.ClientOf(r.Context()).HTTPS || strings.HasPrefix(name, "__Host-"),
 	})
 }
 

@@ -19,10 +19,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/app"
-	"github.com/millrace/millrace/domain/aggregate"
-	"github.com/millrace/millrace/ports/web"
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/httpapi"
+	"github.com/millrace/millrace/kit/saga"
 )
 
 //go:embed templates static
@@ -30,8 +30,8 @@ var files embed.FS
 
 // Server is what the pages need.
 type Server struct {
-	Commands app.Commands
-	Queries  *app.Queries
+	Commands cqrs.Commands
+	Queries  *cqrs.Queries
 	Letters  Letters
 	Log      *slog.Logger
 
@@ -52,19 +52,19 @@ type Server struct {
 	// Wake has the relay look into the outbox.
 	Wake func()
 
-	Breakers func() []app.Breaker
-	Outbox   func(ctx context.Context) (app.Backlog, error)
-	Ready    func(ctx context.Context) []app.Check
+	Breakers func() []cqrs.Breaker
+	Outbox   func(ctx context.Context) (cqrs.Backlog, error)
+	Ready    func(ctx context.Context) []cqrs.Check
 	Counts   func(ctx context.Context) (Counts, error)
 	Totals   func() Totals
 	Sandbox  []SandboxService // empty where none runs
 	Known    Known
 
 	// Verify reads a token; nil: nobody has to say who they are.
-	Verify func(token string) (app.Principal, error)
+	Verify func(token string) (cqrs.Principal, error)
 
 	// Streams bounds the event streams.
-	Streams *web.Streams
+	Streams *httpapi.Streams
 
 	// Stopping is closed when the service stops: streams end then.
 	Stopping <-chan struct{}
@@ -74,8 +74,8 @@ type Server struct {
 
 // Letters keeps dead letters.
 type Letters interface {
-	List(ctx context.Context, before app.Cursor, limit int) ([]app.DeadLetter, error)
-	ByID(ctx context.Context, id string) (app.DeadLetter, error)
+	List(ctx context.Context, before cqrs.Cursor, limit int) ([]cqrs.DeadLetter, error)
+	ByID(ctx context.Context, id string) (cqrs.DeadLetter, error)
 	Redrive(ctx context.Context, id string) error
 	Drop(ctx context.Context, id, by, reason string) error
 }
@@ -164,7 +164,7 @@ func (s *Server) Handler() http.Handler {
 		mux.Handle("POST "+pattern, s.guard(s.act(a)))
 	}
 	mux.Handle("/ui/", s.guard(func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, r, fmt.Errorf("there is no page at %s: %w", r.URL.Path, app.ErrNotFound))
+		s.fail(w, r, fmt.Errorf("there is no page at %s: %w", r.URL.Path, cqrs.ErrNotFound))
 	}))
 	return secure(mux)
 }
@@ -223,7 +223,7 @@ type subjectLink struct{ Noun, Address, ID string }
 func (s *Server) view(r *http.Request, title, nav string, data any) view {
 	v := view{Title: title, Nav: nav, Pages: s.entries(), Page: data, subject: s.Subject}
 	if s.Verify != nil {
-		v.SignedIn = app.PrincipalOf(r.Context()).Subject
+		v.SignedIn = cqrs.PrincipalOf(r.Context()).Subject
 	}
 	return v
 }
@@ -279,7 +279,7 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request, p page) {
 	defer stop()
 	var sent []byte
 	seen := r.Header.Get("Last-Event-ID") // what the browser shows, if it had to connect again
-	beat := time.NewTicker(web.Heartbeat)
+	beat := time.NewTicker(httpapi.Heartbeat)
 	defer beat.Stop()
 	for {
 		var html bytes.Buffer
@@ -326,9 +326,9 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request, p page) {
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status, title, detail := http.StatusInternalServerError, "This is our fault", "The log says more."
 	var field *aggregate.FieldError
-	var text *app.TextError
-	var fault *web.RequestError
-	switch kind := app.KindOf(err); {
+	var text *cqrs.TextError
+	var fault *httpapi.RequestError
+	switch kind := cqrs.KindOf(err); {
 	case errors.As(err, &fault):
 		status, title, detail = fault.Status, "This cannot be done", fault.Detail
 		if fault.RetryAfter > 0 {
@@ -336,13 +336,13 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		}
 	case errors.As(err, &text):
 		status, title, detail = http.StatusBadRequest, "This cannot be read", text.Error()
-	case errors.Is(err, app.ErrNotFound):
+	case errors.Is(err, cqrs.ErrNotFound):
 		status, title, detail = http.StatusNotFound, "There is nothing here", err.Error()
 	case errors.As(err, &field), errors.Is(err, errForm):
 		status, title, detail = http.StatusUnprocessableEntity, "This cannot be done", strings.TrimSuffix(err.Error(), ": "+errForm.Error())
-	case kind == app.Refused:
+	case kind == cqrs.Refused:
 		status, title, detail = http.StatusConflict, "This cannot be done", err.Error()
-	case kind == app.Transient, kind == app.Down, kind == app.Conflict:
+	case kind == cqrs.Transient, kind == cqrs.Down, kind == cqrs.Conflict:
 		status, title, detail = http.StatusServiceUnavailable, "The database is away or too busy", "Nothing is lost. Try again in a moment."
 		s.Log.Warn("a page failed", "path", r.URL.Path, "error", err)
 	case r.Context().Err() == nil:
@@ -375,7 +375,7 @@ func (s *Server) act(a action) http.HandlerFunc {
 		}
 		for name, values := range r.PostForm {
 			for _, value := range append(values, name) {
-				if err := app.CheckText(strings.ToValidUTF8(name, "\uFFFD"), value, 0); err != nil {
+				if err := cqrs.CheckText(strings.ToValidUTF8(name, "\uFFFD"), value, 0); err != nil {
 					s.fail(w, r, err)
 					return
 				}

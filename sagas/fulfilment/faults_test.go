@@ -5,16 +5,16 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/domain/payment"
 	"github.com/millrace/millrace/domain/shipment"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/sagatest"
 	"github.com/millrace/millrace/sagas/fulfilment"
-	"github.com/millrace/millrace/sagas/saga"
-	"github.com/millrace/millrace/sagas/sagatest"
 )
 
 // outside is a service that keeps promises: it does everything once an id, and nothing that was taken back before.
@@ -126,11 +126,11 @@ func faults() sagatest.Faults {
 			})}
 			play.Start = func(ctx context.Context, n int) error {
 				if n == 0 {
-					if err := w.Execute(ctx, app.Command{Body: command.ReceiveStock{SKU: "A", Quantity: received}}); err != nil {
+					if err := w.Execute(ctx, cqrs.Command{Body: command.ReceiveStock{SKU: "A", Quantity: received}}); err != nil {
 						return err
 					}
 				}
-				return w.Execute(ctx, app.Command{Body: command.PlaceOrder{
+				return w.Execute(ctx, cqrs.Command{Body: command.PlaceOrder{
 					OrderID: fmt.Sprint("o-", n), CustomerID: "c", Currency: "EUR", PaymentMethod: "pm", Lines: []order.Line{{SKU: "A", Quantity: 2, UnitPrice: 100}},
 				}})
 			}

@@ -6,14 +6,14 @@ import (
 	"slices"
 	"time"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/domain/payment"
 	"github.com/millrace/millrace/domain/shipment"
-	"github.com/millrace/millrace/sagas/saga"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
 )
 
 // Name is the definition's name in histories, on the command line and on pages.
@@ -38,42 +38,42 @@ var Definition = saga.Definition[Data]{
 	Steps: []saga.Step[Data]{
 		{
 			Name:      "reserve stock",
-			Do:        func(d Data) app.Keyed { return command.ReserveStock{OrderID: d.OrderID, Lines: d.Lines} },
+			Do:        func(d Data) cqrs.Keyed { return command.ReserveStock{OrderID: d.OrderID, Lines: d.Lines} },
 			Completed: saga.Event[inventory.Reserved, Data](),
 			Refused:   []saga.Refusal{saga.Because(func(e inventory.Rejected) string { return e.Reason })},
-			Undo:      func(d Data) app.Keyed { return command.ReleaseStock{OrderID: d.OrderID, Lines: d.Lines} },
+			Undo:      func(d Data) cqrs.Keyed { return command.ReleaseStock{OrderID: d.OrderID, Lines: d.Lines} },
 			Undone:    saga.Event[inventory.Released, Data](),
 			Within:    20 * time.Second,
 		},
 		{
 			Name: "authorise payment",
-			Do: func(d Data) app.Keyed {
+			Do: func(d Data) cqrs.Keyed {
 				return command.AuthorisePayment{PaymentID: d.OrderID, OrderID: d.OrderID, Amount: d.Total, Method: d.Method}
 			},
 			Completed: saga.Event[payment.Authorised, Data](),
 			Refused:   []saga.Refusal{saga.Because(func(e payment.Declined) string { return e.Reason })},
-			Undo:      func(d Data) app.Keyed { return command.VoidPayment{PaymentID: d.OrderID, OrderID: d.OrderID} },
+			Undo:      func(d Data) cqrs.Keyed { return command.VoidPayment{PaymentID: d.OrderID, OrderID: d.OrderID} },
 			Undone:    saga.Event[payment.Voided, Data](),
 			Within:    20 * time.Second,
 		},
 		{
 			Name: "book shipment",
-			Do: func(d Data) app.Keyed {
+			Do: func(d Data) cqrs.Keyed {
 				return command.BookShipment{ShipmentID: d.OrderID, OrderID: d.OrderID, Lines: d.Lines}
 			},
 			Completed: saga.Event[shipment.Booked, Data](),
 			Refused:   []saga.Refusal{saga.Because(func(e shipment.Refused) string { return e.Reason })},
-			Undo:      func(d Data) app.Keyed { return command.CancelShipment{ShipmentID: d.OrderID, OrderID: d.OrderID} },
+			Undo:      func(d Data) cqrs.Keyed { return command.CancelShipment{ShipmentID: d.OrderID, OrderID: d.OrderID} },
 			Undone:    saga.Event[shipment.Cancelled, Data](),
 			Within:    20 * time.Second,
 			Fallback: &saga.Fallback[Data]{
 				Name: "book courier",
-				Do: func(d Data) app.Keyed {
+				Do: func(d Data) cqrs.Keyed {
 					return command.BookCourier{ShipmentID: courier(d.OrderID), OrderID: d.OrderID, Lines: d.Lines}
 				},
 				Completed: saga.Event[shipment.Booked, Data](),
 				Refused:   []saga.Refusal{saga.Because(func(e shipment.Refused) string { return e.Reason })},
-				Undo: func(d Data) app.Keyed {
+				Undo: func(d Data) cqrs.Keyed {
 					return command.CancelCourier{ShipmentID: courier(d.OrderID), OrderID: d.OrderID}
 				},
 				Undone:       saga.Event[shipment.Cancelled, Data](),
@@ -85,7 +85,7 @@ var Definition = saga.Definition[Data]{
 		},
 		{
 			Name: "capture payment",
-			Do: func(d Data) app.Keyed {
+			Do: func(d Data) cqrs.Keyed {
 				return command.CapturePayment{PaymentID: d.OrderID, OrderID: d.OrderID, Amount: d.Total}
 			},
 			Completed: saga.Event[payment.Captured, Data](),
@@ -95,14 +95,14 @@ var Definition = saga.Definition[Data]{
 		},
 		{
 			Name:      "take stock out",
-			Do:        func(d Data) app.Keyed { return command.CommitStock{OrderID: d.OrderID, Lines: d.Lines} },
+			Do:        func(d Data) cqrs.Keyed { return command.CommitStock{OrderID: d.OrderID, Lines: d.Lines} },
 			Completed: saga.Event[inventory.Committed, Data](),
 			Within:    10 * time.Second,
 			Retriable: true,
 		},
 		{
 			Name:      "confirm order",
-			Do:        func(d Data) app.Keyed { return command.ConfirmOrder{OrderID: d.OrderID} },
+			Do:        func(d Data) cqrs.Keyed { return command.ConfirmOrder{OrderID: d.OrderID} },
 			Completed: saga.Event[order.Confirmed, Data](),
 			Within:    10 * time.Second,
 			Retriable: true,
@@ -110,7 +110,7 @@ var Definition = saga.Definition[Data]{
 	},
 	Abort: saga.Abort[Data]{
 		Name: "cancel order",
-		Do: func(d Data, reason string) app.Keyed {
+		Do: func(d Data, reason string) cqrs.Keyed {
 			return command.CancelOrder{OrderID: d.OrderID, Reason: reason}
 		},
 		Completed: saga.Event[order.Cancelled, Data](),

@@ -3,16 +3,16 @@ package fulfilment_test
 import (
 	"testing"
 
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/domain/payment"
 	"github.com/millrace/millrace/domain/shipment"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/sagatest"
 	"github.com/millrace/millrace/sagas/fulfilment"
-	"github.com/millrace/millrace/sagas/saga"
-	"github.com/millrace/millrace/sagas/sagatest"
 )
 
 var (
@@ -45,7 +45,7 @@ var (
 	byHand  = saga.Cancel{Reason: "cancelled by the customer"}
 )
 
-func cancel(reason string) app.Keyed { return command.CancelOrder{OrderID: "o", Reason: reason} }
+func cancel(reason string) cqrs.Keyed { return command.CancelOrder{OrderID: "o", Reason: reason} }
 
 var theSaga = sagatest.For(fulfilment.Definition)
 
@@ -84,7 +84,7 @@ func TestCourier(t *testing.T) {
 	bookCourier := command.BookCourier{ShipmentID: "courier-o", OrderID: "o", Lines: lines}
 	unbookCourier := command.CancelCourier{ShipmentID: "courier-o", OrderID: "o"}
 	full := shipment.Refused{Reason: "the carrier has no room"}
-	open := theSaga.While(func(c app.Keyed) bool { _, is := c.(command.BookShipment); return is })
+	open := theSaga.While(func(c cqrs.Keyed) bool { _, is := c.(command.BookShipment); return is })
 	t.Run("the carrier has no room", theSaga.Given(placed, reserved, authorised).When(full).Then(bookCourier))
 	t.Run("the carrier's breaker is open", open.Given(placed, reserved).When(authorised).Then(bookCourier))
 	t.Run("the carrier does not answer", theSaga.Given(placed, reserved, authorised, timeOut).When(unbooked).Then(bookCourier))
@@ -103,9 +103,9 @@ func TestTimedOut(t *testing.T) {
 	t.Run("the pivot is asked again", theSaga.Given(placed, reserved, authorised, booked).When(timeOut).Leaves(saga.Running, capture))
 	t.Run("take stock out is asked again", theSaga.Given(placed, reserved, authorised, booked, captured).When(timeOut).Leaves(saga.Running, commit))
 	t.Run("late answer changes nothing", theSaga.Given(placed, reserved, timeOut).
-		When(sagatest.Late{Event: authorised, Step: "authorise payment", Branch: app.Do}).Leaves(saga.Compensating))
+		When(sagatest.Late{Event: authorised, Step: "authorise payment", Branch: cqrs.Do}).Leaves(saga.Compensating))
 	t.Run("late refusal changes nothing", theSaga.Given(placed, reserved, timeOut).
-		When(sagatest.Late{Event: payment.Declined{}, Step: "authorise payment", Branch: app.Do}).Leaves(saga.Compensating))
+		When(sagatest.Late{Event: payment.Declined{}, Step: "authorise payment", Branch: cqrs.Do}).Leaves(saga.Compensating))
 }
 
 func TestCustomerCancels(t *testing.T) {
@@ -122,7 +122,7 @@ func TestCustomerCancels(t *testing.T) {
 
 // Several lines are reserved in one go, and each SKU says so. The first has said it all.
 func TestSecondEventOfACommandIsNoNews(t *testing.T) {
-	second := sagatest.Late{Event: inventory.Reserved{SKU: "TEE-02", OrderID: "o", Quantity: 1}, Step: "reserve stock", Branch: app.Do}
+	second := sagatest.Late{Event: inventory.Reserved{SKU: "TEE-02", OrderID: "o", Quantity: 1}, Step: "reserve stock", Branch: cqrs.Do}
 	t.Run("nothing", theSaga.Given(placed, reserved).When(second).Leaves(saga.Running))
 }
 

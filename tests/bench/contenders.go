@@ -16,11 +16,11 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 
-	"github.com/millrace/millrace/adapters/kafka"
-	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/postgres/outbox"
-	"github.com/millrace/millrace/adapters/postgres/txn"
-	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
 // stock is what Watermill's documentation wires: the SQL publisher behind the forwarder's, and the forwarder, all with their
@@ -105,7 +105,7 @@ func (o *ours) write(ctx context.Context, g *ground, topic string, messages []be
 	publisher := outbox.NewPublisher(1_000_000)
 	for _, m := range messages {
 		msg := message.NewMessage(uuid.NewString(), []byte(m.payload))
-		msg.Metadata.Set(app.HeaderKey, m.key)
+		msg.Metadata.Set(cqrs.HeaderKey, m.key)
 		msg.SetContext(inner)
 		if err := publisher.Publish(topic, msg); err != nil {
 			return err

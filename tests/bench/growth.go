@@ -11,15 +11,15 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/millrace/millrace/adapters/kafka"
-	"github.com/millrace/millrace/adapters/postgres"
-	"github.com/millrace/millrace/adapters/postgres/eventstore"
-	"github.com/millrace/millrace/adapters/postgres/outbox"
-	"github.com/millrace/millrace/adapters/postgres/readmodel"
-	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/adapters/views"
 	"github.com/millrace/millrace/app/projection"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
 // passing is a relay, and how much it has sent.
@@ -147,13 +147,13 @@ func rebuilding(ctx context.Context, g *ground, o options, r *report) error {
 		}
 		began, heap := time.Now(), peakHeap()
 		rebuild := postgres.Rebuilding{
-			DSN: g.dsn, Table: "order_rows", Projection: projection.Orders(readmodel.Orders{}), Types: order.Types,
+			DSN: g.dsn, Table: "order_rows", Projection: projection.Orders(views.Orders{}), Types: order.Types,
 			Progress: func(events int, position, last int64) {
 				if since := time.Since(began); events%100_000 == 0 {
 					fmt.Fprintf(os.Stderr, "  rebuild: %d events, %.0f/s\n", events, float64(events)/since.Seconds())
 				}
 			},
-			Failed: func(_ context.Context, _ app.Event, cause error) error { return cause },
+			Failed: func(_ context.Context, _ cqrs.Event, cause error) error { return cause },
 		}
 		n, err := rebuild.Run(ctx)
 		took, most := time.Since(began), heap()

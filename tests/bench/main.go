@@ -20,9 +20,10 @@ import (
 
 	"github.com/jmoiron/sqlx"
 
-	"github.com/millrace/millrace/adapters/embedded"
-	"github.com/millrace/millrace/adapters/kafka"
-	"github.com/millrace/millrace/adapters/postgres"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/postgres"
+	kitmigrations "github.com/millrace/millrace/kit/postgres/migrations"
 	"github.com/millrace/millrace/migrations"
 )
 
@@ -278,7 +279,7 @@ func newGround(ctx context.Context) (*ground, func() error, error) {
 		return nil, nil, errors.Join(err, clean())
 	}
 	cleaners = append(cleaners, g.db.Close)
-	if err := migrations.Up(ctx, g.db.DB); err != nil {
+	if err := kitmigrations.New(migrations.Files).Up(ctx, g.db.DB); err != nil {
 		return nil, nil, errors.Join(err, clean())
 	}
 	return g, clean, nil

@@ -19,7 +19,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
 
-	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/kit/kafka"
 )
 
 // stockSagas is order fulfilment as Watermill's documentation would have it wired: a CommandProcessor with a topic for each command, an

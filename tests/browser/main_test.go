@@ -21,6 +21,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -143,7 +144,7 @@ func (b *browser) text(selector string) string {
 // until waits until an element says something, without loading the page again.
 func (b *browser) until(selector, text string) {
 	b.t.Helper()
-	harness.Eventually(b.t, func() error {
+	kittest.Eventually(b.t, func() error {
 		got, err := chromedp.Run(b.ctx, chromedp.Evaluate[string](fmt.Sprintf(`document.querySelector(%q)?.textContent ?? "no such element"`, selector)))
 		if err != nil {
 			return err
@@ -178,7 +179,7 @@ func (b *browser) follow(selector string) {
 	b.t.Helper()
 	js[bool](b, `window.before = true`)
 	b.do(chromedp.Click(selector))
-	harness.Eventually(b.t, func() error {
+	kittest.Eventually(b.t, func() error {
 		there, err := chromedp.Run(b.ctx, chromedp.Evaluate[bool](`window.before === undefined && document.readyState === "complete"`))
 		if err == nil && !there {
 			err = errors.New("still on the page before")

@@ -13,6 +13,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -138,7 +139,7 @@ func TestAStuckSagaIsResolved(t *testing.T) {
 	i.Stock(1000, "MUG-01")
 	i.Knobs("carrier", `{"latency":"1s"}`)
 	id := i.Place("pm_ok", "MUG-01")
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		if at := i.SagaOf(id).Statuses()["book shipment"]; at != "in_progress" {
 			return fmt.Errorf("book shipment: %s", at)
 		}
@@ -205,7 +206,7 @@ func TestOnlyOperatorsSeeThePages(t *testing.T) {
 // Pages of other sites cannot act through a visitor's browser, and what is asked without being sure is not done.
 func TestOtherSitesAreRefused(t *testing.T) {
 	i := world(t).Start()
-	post := func(path, body string, headers ...string) harness.Response {
+	post := func(path, body string, headers ...string) kittest.Response {
 		return i.Do(http.MethodPost, path, body, append(headers, "Content-Type", "application/x-www-form-urlencoded")...)
 	}
 	require.Equal(t, http.StatusForbidden, post("/ui/orders", "outcome=confirmed&quantity=1", "Sec-Fetch-Site", "cross-site").Status)
@@ -220,7 +221,7 @@ func TestActionsAskFirst(t *testing.T) {
 	i.Stock(1000, "MUG-01")
 	i.Knobs("carrier", `{"latency":"3s"}`)
 	id := i.Place("pm_ok", "MUG-01")
-	post := func(path, body string) harness.Response {
+	post := func(path, body string) kittest.Response {
 		return i.Do(http.MethodPost, path, body, "Content-Type", "application/x-www-form-urlencoded")
 	}
 	asked := post("/ui/orders/"+id+"/cancel", "")
@@ -239,7 +240,7 @@ func TestActionsAskFirst(t *testing.T) {
 // More than ten thousand orders do not make a page slow. Times are printed; a page that takes a whole second fails.
 func TestPagesWithTenThousandOrders(t *testing.T) {
 	i := world(t).Start()
-	db := harness.OpenDB(t, i.DSN())
+	db := kittest.OpenDB(t, i.DSN())
 	_, err := db.ExecContext(t.Context(), `
 		INSERT INTO order_rows (order_id, customer_id, status, reason, lines, total, currency, placed_at, updated_at, version)
 		SELECT 'order-' || n, 'guest', CASE WHEN n % 9 = 0 THEN 'cancelled' ELSE 'confirmed' END, '', '[{"sku":"A","quantity":1,"unit_price":1}]', 1, 'EUR',
@@ -270,7 +271,7 @@ func TestPagesWithTenThousandOrders(t *testing.T) {
 func bury(t *testing.T, i *harness.Instance) (id string) {
 	t.Helper()
 	send(t, i, "commands.orders", "o-1", map[string]string{"ce_id": "nonsense", "ce_type": "Nonsense"}, []byte(`{"it":"makes no sense"}`))
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		_, body, err := i.Get("/v1/dead-letters")
 		if err != nil {
 			return err
@@ -327,7 +328,7 @@ func TestPictures(t *testing.T) {
 	b.as(desktop)
 	refused := i.Place("pm_ok", "HEAVY-99")
 	i.Decided(refused)
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		if s := i.SagaOf(refused); s.Status != "compensated" {
 			return fmt.Errorf("%s", s.Status)
 		}

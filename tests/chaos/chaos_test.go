@@ -22,6 +22,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/books"
 	"github.com/millrace/millrace/tests/harness"
 )
@@ -57,7 +58,7 @@ type stage struct {
 }
 
 func TestChaos(t *testing.T) {
-	if !harness.Real() || os.Getenv("CHAOS_CTL") == "" {
+	if !kittest.Real() || os.Getenv("CHAOS_CTL") == "" {
 		t.Skip("needs POSTGRES_DSN, KAFKA_BROKERS and CHAOS_CTL, as make chaos sets them")
 	}
 	seconds, seed := setting(t, "CHAOS_SECONDS", 120), setting(t, "CHAOS_SEED", time.Now().UnixNano()%1_000_000)
@@ -132,7 +133,7 @@ func setUp(t *testing.T, seed uint64) *stage {
 	s.prefix = s.world.Prefix
 	s.sandbox = s.world.Sandbox()
 	dsn := s.world.DSN()
-	s.db = harness.OpenDB(t, dsn)
+	s.db = kittest.OpenDB(t, dsn)
 	for n := range 3 {
 		p := newProxy(t, hostOf(t, dsn))
 		s.proxies = append(s.proxies, p)
@@ -208,7 +209,7 @@ func (s *stage) lookInside() {
 		`SELECT 'dead letter ' || consumer || ' ' || topic || ' ' || reason || ' ' || message_id FROM dead_letters WHERE dropped_at IS NULL LIMIT 10`,
 		`SELECT 'saga ' || status || ' ' || saga_id FROM saga_rows WHERE status IN ('running', 'compensating', 'stuck') LIMIT 3`,
 	} {
-		for _, line := range harness.Column(s.t, s.db, query) {
+		for _, line := range kittest.Column(s.t, s.db, query) {
 			s.t.Log(line)
 		}
 	}

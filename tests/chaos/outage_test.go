@@ -9,13 +9,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
 // While Kafka is away for a minute (a fifth of CHAOS_SECONDS, if that is less), every order is accepted, and afterwards each is decided.
 func TestAMinuteWithoutKafka(t *testing.T) {
 	ctl := os.Getenv("CHAOS_CTL")
-	if !harness.Real() || ctl == "" {
+	if !kittest.Real() || ctl == "" {
 		t.Skip("needs POSTGRES_DSN, KAFKA_BROKERS and CHAOS_CTL, as make chaos sets them")
 	}
 	length := min(time.Minute, time.Duration(setting(t, "CHAOS_SECONDS", 120))*time.Second/5)

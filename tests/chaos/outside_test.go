@@ -20,7 +20,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/tests/harness"
+	"github.com/millrace/millrace/kit/kittest"
 )
 
 // marker is in the payload of each hostile record, so that its dead letter is recognised.
@@ -138,7 +138,7 @@ func (e *external) missing() (ids []string, err error) {
 // settled checks what the invariants do not include, and removes the dead letters of hostile records.
 func (s *stage) settled(after string) {
 	s.t.Helper()
-	harness.Eventually(s.t, func() error {
+	kittest.Eventually(s.t, func() error {
 		missing, err := s.external.missing()
 		if err == nil && len(missing) > 0 {
 			err = fmt.Errorf("after %s: not in %s: %v", after, s.external.topic, missing)

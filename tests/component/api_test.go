@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -21,7 +22,7 @@ func TestIdempotencyKeys(t *testing.T) {
 	first := i.Do(http.MethodPost, "/v1/orders", body, "Idempotency-Key", "k1")
 	require.Equal(t, http.StatusAccepted, first.Status, first.Body)
 	require.Empty(t, first.Header.Get("Idempotency-Replayed"))
-	same := func(client harness.Client, body string) {
+	same := func(client kittest.Client, body string) {
 		t.Helper()
 		again := client.Do(http.MethodPost, "/v1/orders", body, "Idempotency-Key", "k1")
 		require.Equal(t, http.StatusAccepted, again.Status, again.Body)
@@ -62,7 +63,7 @@ func TestIdempotencyKeys(t *testing.T) {
 		require.Len(t, locations, 1)
 		require.Equal(t, 19, replays)
 	})
-	if harness.Real() {
+	if kittest.Real() {
 		t.Run("between instances", func(t *testing.T) {
 			same(w.Start("PAYMENTS_URL="+i.URL+"/sandbox/payments", "CARRIER_URL="+i.URL+"/sandbox/carrier").Client, body)
 		})
@@ -137,7 +138,7 @@ func TestBadInputNamesTheField(t *testing.T) {
 			response := i.Do(c.method, c.path, c.body)
 			require.Equal(t, c.status, response.Status, response.Body)
 			require.Equal(t, "application/problem+json", response.Header.Get("Content-Type"))
-			var p harness.Problem
+			var p kittest.Problem
 			response.JSON(t, &p)
 			require.Equal(t, c.status, p.Status)
 			require.NotEmpty(t, p.Type)

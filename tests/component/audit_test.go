@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -52,7 +53,7 @@ func TestAuditFindsEachFault(t *testing.T) {
 	}
 	i.ExpectFaults() // of the audit at the test's end
 
-	db := harness.OpenDB(t, i.DSN())
+	db := kittest.OpenDB(t, i.DSN())
 	for _, fault := range []struct{ check, id, spoil, mend string }{
 		{
 			"streams: versions 1 to n, no gap", "orders/" + id,

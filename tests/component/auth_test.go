@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -54,7 +55,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	hers := place(ada)
 	place(bob)
 	unknown := i.Do(http.MethodGet, "/v1/orders/01980000-0000-7000-8000-000000000000", "", bob...)
-	for _, foreign := range []harness.Response{
+	for _, foreign := range []kittest.Response{
 		i.Do(http.MethodGet, "/v1/orders/"+hers, "", bob...), i.Do(http.MethodGet, "/v1/orders/"+hers+"/history", "", bob...),
 		i.Do(http.MethodGet, "/v1/orders/"+hers+"/stream", "", bob...), i.Do(http.MethodPost, "/v1/orders/"+hers+"/cancel", "", bob...),
 	} {
@@ -74,7 +75,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		}
 		return found
 	}
-	harness.Eventually(t, func() error { // the list is a read model
+	kittest.Eventually(t, func() error { // the list is a read model
 		if all := customers(op); len(all) != 2 {
 			return fmt.Errorf("the operator sees %v", all)
 		}
@@ -92,7 +93,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		require.NotEqual(t, http.StatusForbidden, status(call.method, call.path, call.body, op), call.path)
 	}
 	require.Equal(t, http.StatusOK, status(http.MethodPut, "/v1/sandbox/payments", `{"down":false}`, op))
-	harness.Eventually(t, func() error { // the receipt above is on its way
+	kittest.Eventually(t, func() error { // the receipt above is on its way
 		if got := status(http.MethodGet, "/v1/stock/MUG-01", "", ada); got != http.StatusOK {
 			return fmt.Errorf("a customer sees the stock: %d", got)
 		}
@@ -131,7 +132,7 @@ func TestBrowsersAndCrowdsAreKeptInBounds(t *testing.T) {
 	t.Parallel()
 	i := harness.NewWorld(t, "AUTH_SECRET="+secret, "RATE_LIMIT=20").Start()
 	one, other := []string{"Authorization", "Bearer " + token(t, "one", "customer")}, []string{"Authorization", "Bearer " + token(t, "other", "customer")}
-	limited := harness.Response{}
+	limited := kittest.Response{}
 	for range 100 {
 		if response := i.Do(http.MethodGet, "/v1/orders", "", one...); response.Status == http.StatusTooManyRequests {
 			limited = response

@@ -22,6 +22,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -42,7 +43,7 @@ func TestIdempotencyKeyOnEveryPost(t *testing.T) {
 	i := harness.NewWorld(t).Start()
 	settle := func(sku string, want int64) {
 		t.Helper()
-		harness.Eventually(t, func() error {
+		kittest.Eventually(t, func() error {
 			var outbox struct{ Pending int }
 			i.Do(http.MethodGet, "/v1/outbox", "").JSON(t, &outbox)
 			if got := received(t, i, sku); got != want || outbox.Pending > 0 {
@@ -51,7 +52,7 @@ func TestIdempotencyKeyOnEveryPost(t *testing.T) {
 			return nil
 		})
 	}
-	receive := func(sku, body, key string) harness.Response {
+	receive := func(sku, body, key string) kittest.Response {
 		return i.Do(http.MethodPost, "/v1/stock/"+sku+"/receipts", body, "Idempotency-Key", key)
 	}
 
@@ -155,7 +156,7 @@ func TestTextThatCannotBeStoredIs400(t *testing.T) {
 	} {
 		response := i.Do(c.method, c.path, c.body, operator...)
 		require.Equal(t, http.StatusBadRequest, response.Status, "%s %s: %s", c.method, c.path, response.Body)
-		var p harness.Problem
+		var p kittest.Problem
 		response.JSON(t, &p)
 		require.NotEmpty(t, p.Errors, response.Body)
 		require.Equal(t, c.field, p.Errors[0].Field, c.path)
@@ -174,7 +175,7 @@ func TestTextThatCannotBeStoredIs400(t *testing.T) {
 }
 
 // send sends a request with a Host of its own.
-func send(t *testing.T, i *harness.Instance, base, method, path, host string) harness.Response {
+func send(t *testing.T, i *harness.Instance, base, method, path, host string) kittest.Response {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), method, base+path, nil)
 	require.NoError(t, err)
@@ -184,7 +185,7 @@ func send(t *testing.T, i *harness.Instance, base, method, path, host string) ha
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	require.NoError(t, err)
-	return harness.Response{Status: response.StatusCode, Header: response.Header, Body: string(body)}
+	return kittest.Response{Status: response.StatusCode, Header: response.Header, Body: string(body)}
 }
 
 func TestDNSRebindingIsRefused(t *testing.T) {
@@ -210,7 +211,7 @@ func TestOperationsOnAListenerOfTheirOwn(t *testing.T) {
 	require.NoError(t, l.Close())
 	i := harness.NewWorld(t, "OPS_ADDR="+addr).Launch()
 	ops := "http://" + addr
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		response, err := i.HTTP().Get(ops + "/readyz")
 		if err != nil {
 			return err
@@ -345,7 +346,7 @@ func TestStreamGoesOnAfterLastEventID(t *testing.T) {
 	page := i.Do(http.MethodGet, "/ui/", "", "Accept", "text/event-stream")
 	require.Equal(t, http.StatusServiceUnavailable, page.Status, "pages count too")
 	cancel()
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		if response := i.Do(http.MethodHead, "/v1/orders/"+slow+"/stream", ""); response.Status != http.StatusOK {
 			return fmt.Errorf("%d", response.Status)
 		}
@@ -386,7 +387,7 @@ func TestStreamThroughNginxWithItsDefaults(t *testing.T) {
 	for _, path := range []string{"/v1/orders/" + id + "/stream", "/ui/orders/" + id} {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		var response *http.Response
-		harness.Eventually(t, func() error {
+		kittest.Eventually(t, func() error {
 			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
 			if err != nil {
 				return err
@@ -413,11 +414,11 @@ func TestStreamThroughNginxWithItsDefaults(t *testing.T) {
 func TestMetricsOfABacklogAreBounded(t *testing.T) {
 	t.Parallel()
 	i := harness.NewWorld(t).Start()
-	db := harness.OpenDB(t, i.DSN())
+	db := kittest.OpenDB(t, i.DSN())
 	_, err := db.ExecContext(t.Context(), `INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at)
 		SELECT 'm' || n, 't', 'k' || n, n % 16, '', '{}', now() + interval '1 day' FROM generate_series(1, 30000) n`)
 	require.NoError(t, err)
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		var outbox struct{ Delayed int }
 		i.Do(http.MethodGet, "/v1/outbox", "").JSON(t, &outbox)
 		if outbox.Delayed != 10_000 {

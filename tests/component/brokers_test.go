@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -16,7 +17,7 @@ import (
 func TestPostgresInKafkasPlace(t *testing.T) {
 	t.Parallel()
 	w := harness.NewWorld(t, "BROKER=postgres", "KAFKA_BROKERS=")
-	if harness.Real() {
+	if kittest.Real() {
 		w.Sandbox() // which two instances can share, as they can the database
 	}
 	i := w.Start()
@@ -42,7 +43,7 @@ func TestPostgresInKafkasPlace(t *testing.T) {
 	place()
 	i.Kill()
 	i.Restart()
-	if harness.Real() {
+	if kittest.Real() {
 		i = w.Start()
 	}
 	place()

@@ -16,7 +16,8 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/adapters/embedded"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/books"
 	"github.com/millrace/millrace/tests/harness"
 )
@@ -49,7 +50,7 @@ func balanced(t *testing.T, i *harness.Instance, sandbox string, orders int) boo
 // brought up to date and carried to its end. testdata/version1 was written by that version.
 func TestDataOfTheVersionBefore(t *testing.T) {
 	t.Parallel()
-	if !harness.Real() {
+	if !kittest.Real() {
 		t.Skip("needs POSTGRES_DSN and KAFKA_BROKERS")
 	}
 	w := harness.NewWorld(t)
@@ -76,7 +77,7 @@ func TestDataOfTheVersionBefore(t *testing.T) {
 	versions := map[int]int{}
 	for _, s := range page.Sagas {
 		versions[s.Definition]++
-		var replayed harness.Saga // from its history
+		var replayed kittest.Saga // from its history
 		i.Do(http.MethodGet, "/v1/sagas/"+s.ID, "").JSON(t, &replayed)
 		require.Equal(t, s.Status, replayed.Status)
 	}
@@ -92,7 +93,7 @@ func TestDumpedAndRestoredElsewhere(t *testing.T) {
 	if err != nil && len(found) > 0 {
 		pgDump, err = found[len(found)-1], nil
 	}
-	if !harness.Real() || err != nil {
+	if !kittest.Real() || err != nil {
 		t.Skip("needs POSTGRES_DSN, KAFKA_BROKERS and pg_dump")
 	}
 	w := harness.NewWorld(t)
@@ -134,7 +135,7 @@ func TestDumpedAndRestoredElsewhere(t *testing.T) {
 // A full disk stops the service from accepting, with a clear answer; what was accepted is kept and goes on when there is room again.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	if harness.External() != "" || os.Geteuid() != 0 {
+	if kittest.External() != "" || os.Geteuid() != 0 {
 		t.Skip("needs root, to mount a small file system, and an instance of its own")
 	}
 	w := harness.NewWorld(t, "POSTGRES_DSN=", "KAFKA_BROKERS=") // the embedded ones, which keep their data there
@@ -175,7 +176,7 @@ func TestDiskFull(t *testing.T) {
 	if i.Exited() { // PostgreSQL may have given up, and the service with it
 		i.Restart()
 	}
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		response, err := i.Try(http.MethodPost, "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"))
 		if err == nil && response.Status != http.StatusAccepted {
 			err = fmt.Errorf("%d: %s", response.Status, response.Body)

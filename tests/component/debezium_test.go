@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -20,12 +21,12 @@ import (
 // the middle and started again, and the books.
 func TestDebeziumInTheRelaysPlace(t *testing.T) {
 	plugins, libs := os.Getenv("DEBEZIUM_PLUGINS"), os.Getenv("KAFKA_LIBS")
-	if !harness.Real() || plugins == "" || libs == "" {
+	if !kittest.Real() || plugins == "" || libs == "" {
 		t.Skip("needs POSTGRES_DSN, KAFKA_BROKERS, and the jars of Debezium and Kafka in DEBEZIUM_PLUGINS and KAFKA_LIBS: tests/debezium/run.sh")
 	}
 	w := harness.NewWorld(t, "DEBEZIUM=on")
-	db := harness.OpenDB(t, w.DSN())
-	if level := harness.Column(t, db, "SHOW wal_level"); level[0] != "logical" {
+	db := kittest.OpenDB(t, w.DSN())
+	if level := kittest.Column(t, db, "SHOW wal_level"); level[0] != "logical" {
 		t.Skip("needs wal_level = logical, not " + level[0])
 	}
 	out, err := w.Command("migrate", "up").CombinedOutput()
@@ -35,14 +36,14 @@ func TestDebeziumInTheRelaysPlace(t *testing.T) {
 	_, err = db.Exec(string(publication))
 	require.NoError(t, err)
 	t.Cleanup(func() { // a slot keeps a database from being dropped
-		harness.Eventually(t, func() error {
+		kittest.Eventually(t, func() error {
 			_, err := db.Exec(`SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`)
 			return err
 		})
 	})
 	connect := startConnect(t, w, plugins, libs)
-	harness.Eventually(t, func() error {
-		if active := harness.Column(t, db, `SELECT slot_name FROM pg_replication_slots WHERE database = current_database() AND active`); len(active) == 0 {
+	kittest.Eventually(t, func() error {
+		if active := kittest.Column(t, db, `SELECT slot_name FROM pg_replication_slots WHERE database = current_database() AND active`); len(active) == 0 {
 			return fmt.Errorf("no slot yet")
 		}
 		return nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -17,7 +18,7 @@ import (
 // told to stop.
 func failOn(t *testing.T, i *harness.Instance, name, streams, types string) (mend func()) {
 	t.Helper()
-	db := harness.OpenDB(t, i.DSN())
+	db := kittest.OpenDB(t, i.DSN())
 	_, err := db.Exec(fmt.Sprintf(`
 		CREATE FUNCTION fail_%[1]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken on purpose' USING ERRCODE = 'MR001'; END $$;
 		CREATE TRIGGER fail_%[1]s BEFORE INSERT ON events FOR EACH ROW WHEN (NEW.stream LIKE '%[2]s' AND NEW.type LIKE '%[3]s') EXECUTE FUNCTION fail_%[1]s()`,
@@ -32,7 +33,7 @@ func failOn(t *testing.T, i *harness.Instance, name, streams, types string) (men
 func letter(t *testing.T, i *harness.Instance, commandType string) deadLetter {
 	t.Helper()
 	var found deadLetter
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		for _, l := range deadLetters(t, i) {
 			if l.Headers["ce_type"] == commandType {
 				found = l
@@ -71,7 +72,7 @@ func testAFailingMessageHoldsItsKeyAndNoOther(t *testing.T, settings ...string) 
 	}
 	eventually := func(sku string, n int64) {
 		t.Helper()
-		harness.Eventually(t, func() error {
+		kittest.Eventually(t, func() error {
 			if got := received(sku); got != n {
 				return fmt.Errorf("%s: received %d, not %d", sku, got, n)
 			}
@@ -110,7 +111,7 @@ func testAFailingMessageHoldsItsKeyAndNoOther(t *testing.T, settings ...string) 
 	output, code = run(t, nil, "deadletters", "redrive", again.ID, "--url", i.URL)
 	require.Zero(t, code, output)
 	eventually("BAD", 31)
-	order := harness.Column(t, harness.OpenDB(t, i.DSN()), `SELECT payload->>'quantity' FROM events WHERE stream = 'inventory/BAD' ORDER BY version`)
+	order := kittest.Column(t, kittest.OpenDB(t, i.DSN()), `SELECT payload->>'quantity' FROM events WHERE stream = 'inventory/BAD' ORDER BY version`)
 	require.Equal(t, []string{"1", "2", "4", "8", "16"}, order)
 	i.Balanced()
 }
@@ -119,7 +120,7 @@ func testAFailingMessageHoldsItsKeyAndNoOther(t *testing.T, settings ...string) 
 func TestWhatIsBehindADroppedLetterGoesOn(t *testing.T) {
 	t.Parallel()
 	i := harness.NewWorld(t).Start()
-	db := harness.OpenDB(t, i.DSN())
+	db := kittest.OpenDB(t, i.DSN())
 	mend := failOn(t, i, "receipts", "inventory/BAD", "%")
 	for _, quantity := range []int{1, 2, 4} {
 		i.Do(http.MethodPost, "/v1/stock/BAD/receipts", fmt.Sprintf(`{"quantity":%d}`, quantity))
@@ -128,7 +129,7 @@ func TestWhatIsBehindADroppedLetterGoesOn(t *testing.T) {
 	mend()
 	output, code := run(t, nil, "deadletters", "drop", dead.ID, "--reason", "counted twice", "--url", i.URL)
 	require.Zero(t, code, output)
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		var stock struct{ Received int64 }
 		i.Do(http.MethodGet, "/v1/stock/BAD", "").JSON(t, &stock)
 		if stock.Received != 6 {
@@ -139,7 +140,7 @@ func TestWhatIsBehindADroppedLetterGoesOn(t *testing.T) {
 	var by, reason string
 	require.NoError(t, db.QueryRow(`SELECT dropped_by, drop_reason FROM dead_letters WHERE id = $1`, dead.ID).Scan(&by, &reason))
 	require.Equal(t, []string{"guest", "counted twice"}, []string{by, reason})
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		var blocked int
 		require.NoError(t, db.QueryRow(`SELECT count(*) FROM blocked_keys`).Scan(&blocked))
 		if blocked > 0 {
@@ -152,7 +153,7 @@ func TestWhatIsBehindADroppedLetterGoesOn(t *testing.T) {
 
 // No saga hangs for a dead letter: before the pivot the step is refused, in doubt and undone; after it the saga is stuck and says so.
 func TestADeadCommandIsAnswered(t *testing.T) {
-	harness.Long(t)
+	kittest.Long(t)
 	t.Parallel()
 	i := harness.NewWorld(t).Start()
 	i.Stock(1000, "MUG-01")
@@ -166,8 +167,8 @@ func TestADeadCommandIsAnswered(t *testing.T) {
 	mend()
 	response := i.Do(http.MethodPost, "/v1/dead-letters/"+dead.ID+"/redrive", "")
 	require.Equal(t, http.StatusAccepted, response.Status, response.Body)
-	db := harness.OpenDB(t, i.DSN())
-	harness.Eventually(t, func() error { // too late: it is refused by the barrier, or out of time
+	db := kittest.OpenDB(t, i.DSN())
+	kittest.Eventually(t, func() error { // too late: it is refused by the barrier, or out of time
 		var outcome string
 		err := db.QueryRow(`SELECT outcome FROM inbox WHERE message_id = $1`, dead.Headers["ce_id"]).Scan(&outcome)
 		if err == nil {
@@ -227,7 +228,7 @@ func TestTheCourierStandsIn(t *testing.T) {
 	for range 12 { // enough for the breaker
 		ids = append(ids, i.Place("pm_ok", "MUG-01"))
 	}
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		id := i.Place("pm_ok", "MUG-01")
 		ids = append(ids, id)
 		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
@@ -256,7 +257,7 @@ func TestTheCourierStandsIn(t *testing.T) {
 func TestRetryOutlivesAKilledInstance(t *testing.T) {
 	t.Parallel()
 	_, all := several(t, 2)
-	db := harness.OpenDB(t, all[1].DSN())
+	db := kittest.OpenDB(t, all[1].DSN())
 	_, err := db.Exec(`
 		CREATE FUNCTION fail_receipts() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'in use' USING ERRCODE = '55006'; END $$;
 		CREATE TRIGGER fail_receipts BEFORE INSERT ON events FOR EACH ROW WHEN (NEW.stream LIKE 'inventory/BAD-%') EXECUTE FUNCTION fail_receipts()`)
@@ -270,7 +271,7 @@ func TestRetryOutlivesAKilledInstance(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		var waiting, attempts int
 		require.NoError(t, db.QueryRow(`SELECT (SELECT count(*) FROM waiting_messages), COALESCE((SELECT min(attempts) FROM blocked_keys), 0)`).Scan(&waiting, &attempts))
 		if waiting != 3*keys || attempts < 2 {
@@ -281,13 +282,13 @@ func TestRetryOutlivesAKilledInstance(t *testing.T) {
 	all[0].Kill()
 	_, err = db.Exec(`DROP TRIGGER fail_receipts ON events`)
 	require.NoError(t, err)
-	harness.Eventually(t, func() error {
-		if left := harness.Column(t, db, `SELECT count(*)::text FROM blocked_keys`); left[0] != "0" {
+	kittest.Eventually(t, func() error {
+		if left := kittest.Column(t, db, `SELECT count(*)::text FROM blocked_keys`); left[0] != "0" {
 			return fmt.Errorf("%s keys are blocked", left[0])
 		}
 		return nil
 	})
-	order := harness.Column(t, db, `SELECT string_agg(payload->>'quantity', ' ' ORDER BY version) FROM events WHERE stream LIKE 'inventory/BAD-%' GROUP BY stream`)
+	order := kittest.Column(t, db, `SELECT string_agg(payload->>'quantity', ' ' ORDER BY version) FROM events WHERE stream LIKE 'inventory/BAD-%' GROUP BY stream`)
 	require.Equal(t, slices.Repeat([]string{"1 2 4"}, keys), order)
 	require.Empty(t, deadLetters(t, all[1]))
 	all[1].Balanced()

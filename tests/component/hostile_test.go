@@ -12,7 +12,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -33,7 +34,7 @@ func onHand(t *testing.T, i *harness.Instance, sku string) int64 {
 
 func eventuallyOnHand(t *testing.T, i *harness.Instance, sku string, n int64) {
 	t.Helper()
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		if got := onHand(t, i, sku); got != n {
 			return fmt.Errorf("%s: %d on hand, not %d", sku, got, n)
 		}
@@ -121,7 +122,7 @@ func TestHostileRecordsEndAsDeadLetters(t *testing.T) {
 	all = append(all, external(topic, 0, []byte("k40"), "", "x-test", "tombstone"), external(topic, 0, []byte("k40"), arrived("H-AFTER-TOMBSTONE"), event("h40")...))
 	all = append(all, external(topic, 0, []byte("k41"), `{}`, "ce_id", strings.Repeat("x", 6000), "ce_type", "of.no.interest"))
 	all = append(all, external(topic, 0, []byte("last"), arrived("H-LAST"), event("last")...))
-	harness.Eventually(t, func() error { // the topic was made just now
+	kittest.Eventually(t, func() error { // the topic was made just now
 		_, _, err := p.SendMessage(external(topic, 0, []byte("first"), arrived("H-FIRST"), event("first")...))
 		return err
 	})
@@ -142,7 +143,7 @@ func TestHostileRecordsEndAsDeadLetters(t *testing.T) {
 			continue
 		}
 		wanted++
-		harness.Eventually(t, func() error {
+		kittest.Eventually(t, func() error {
 			for _, l := range deadLetters(t, i) {
 				if strings.Contains(l.Reason, r.reason) && (l.Headers["x-test"] == name || strings.HasPrefix(name, "refused: ") && strings.HasSuffix(l.Topic, "commands.inventory")) {
 					return nil
@@ -165,7 +166,7 @@ func TestHostileRecordsEndAsDeadLetters(t *testing.T) {
 	}
 	output, code := run(t, nil, "deadletters", "replay", "--all", "--url", i.URL)
 	require.Zero(t, code, output)
-	harness.Eventually(t, func() error { // each is dead again, for the same reason
+	kittest.Eventually(t, func() error { // each is dead again, for the same reason
 		if n := len(deadLetters(t, i)); n != wanted {
 			return fmt.Errorf("%d dead letters, not %d", n, wanted)
 		}
@@ -175,8 +176,8 @@ func TestHostileRecordsEndAsDeadLetters(t *testing.T) {
 		output, code := run(t, nil, "deadletters", "drop", l.ID, "--reason", "hostile", "--url", i.URL)
 		require.Zero(t, code, output)
 	}
-	db := harness.OpenDB(t, i.DSN())
-	require.Equal(t, []string{"0", "0"}, harness.Column(t, db, `SELECT count(*)::text FROM blocked_keys UNION ALL SELECT count(*)::text FROM waiting_messages`))
+	db := kittest.OpenDB(t, i.DSN())
+	require.Equal(t, []string{"0", "0"}, kittest.Column(t, db, `SELECT count(*)::text FROM blocked_keys UNION ALL SELECT count(*)::text FROM waiting_messages`))
 	i.Balanced()
 }
 
@@ -190,7 +191,7 @@ func TestACommandWithoutAnEventIsAnswered(t *testing.T) {
 	_, _, err := producer(t, i).SendMessage(external(i.Topic("commands.orders"), 0, []byte(order.ID), fmt.Sprintf(`{"order_id":%q}`, order.ID),
 		"ce_id", "again", "ce_type", "ConfirmOrder", "ce_partitionkey", order.ID, "millrace_saga_id", "another saga", "millrace_saga_step", "confirm order", "millrace_saga_branch", "do"))
 	require.NoError(t, err)
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		var answers []string
 		err := kafka.ReadAll(t.Context(), kafka.Config{Brokers: i.Brokers()}, []string{i.Topic("events.orders")}, func(_ string, msg *message.Message) error {
 			if msg.Metadata["causation_id"] == "again" {
@@ -225,7 +226,7 @@ func TestRetryWritesNothingIntoAnExternalTopic(t *testing.T) {
 		}
 		return n
 	}
-	db := harness.OpenDB(t, i.DSN())
+	db := kittest.OpenDB(t, i.DSN())
 	_, err = db.Exec(`
 		CREATE FUNCTION fail_sending() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken on purpose' USING ERRCODE = 'MR001'; END $$;
 		CREATE TRIGGER fail_sending BEFORE INSERT ON outbox FOR EACH ROW WHEN (NEW.key = 'BAD') EXECUTE FUNCTION fail_sending()`)
@@ -233,7 +234,7 @@ func TestRetryWritesNothingIntoAnExternalTopic(t *testing.T) {
 	p := onPartition(t, i)
 	binary := []byte{0, 0, 0, 0, 0, 0, 0, 0xff}
 	send := func(key []byte, id, sku string, quantity int) {
-		harness.Eventually(t, func() error {
+		kittest.Eventually(t, func() error {
 			_, _, err := p.SendMessage(external(topic, 0, key, fmt.Sprintf(`{"sku":%q,"quantity":%d,"pad":%q}`, sku, quantity, strings.Repeat("compressible ", 100_000)),
 				"ce_id", id, "ce_type", "delivery.arrived", "ce_source", "/warehouse"))
 			return err
@@ -246,7 +247,7 @@ func TestRetryWritesNothingIntoAnExternalTopic(t *testing.T) {
 	before := records()
 	eventuallyOnHand(t, i, "GOOD", 7)
 	var dead deadLetter
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		for _, l := range deadLetters(t, i) {
 			dead = l
 			return nil
@@ -261,7 +262,7 @@ func TestRetryWritesNothingIntoAnExternalTopic(t *testing.T) {
 	output, code := run(t, nil, "deadletters", "redrive", dead.ID, "--url", i.URL)
 	require.Zero(t, code, output)
 	eventuallyOnHand(t, i, "BAD", 15)
-	order := harness.Column(t, db, `SELECT payload->>'quantity' FROM events WHERE stream = 'inventory/BAD' ORDER BY version`)
+	order := kittest.Column(t, db, `SELECT payload->>'quantity' FROM events WHERE stream = 'inventory/BAD' ORDER BY version`)
 	require.Equal(t, []string{"1", "2", "4", "8"}, order)
 	require.Equal(t, before, records(), "nothing was written into the topic")
 	require.Empty(t, deadLetters(t, i))

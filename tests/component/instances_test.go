@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -33,7 +34,7 @@ func metric(t *testing.T, i *harness.Instance, name string) (sum float64, err er
 // shards waits until some instances relay all shards between them, each a fair part.
 func shards(t *testing.T, instances ...*harness.Instance) {
 	t.Helper()
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		total := 0.0
 		for _, i := range instances {
 			n, err := metric(t, i, "millrace_relay_shards")
@@ -57,7 +58,7 @@ func several(t *testing.T, n int, settings ...string) (*harness.World, []*harnes
 	t.Helper()
 	w := harness.NewWorld(t, append([]string{"SPREAD=instances"}, settings...)...)
 	w.Sandbox()
-	if !harness.Real() {
+	if !kittest.Real() {
 		w.Host("ROLES=api") // PostgreSQL and Kafka are embedded in an instance that neither works nor is stopped
 	}
 	var all []*harness.Instance
@@ -90,7 +91,7 @@ func TestInstancesShareTheWork(t *testing.T) {
 	t.Parallel()
 	w, all := several(t, 3)
 	shards(t, all...)
-	harness.Eventually(t, func() error { // a consumer group may still be balancing
+	kittest.Eventually(t, func() error { // a consumer group may still be balancing
 		flow(t, all[1])
 		for n := range 3 {
 			messages, err := metric(t, all[n], messagesHandled)
@@ -148,7 +149,7 @@ func TestAStoppedInstanceIsReplaced(t *testing.T) {
 
 // Of the instances on a machine the first one works; when it ends, however, the next one does.
 func TestOneInstanceOfAMachineWorks(t *testing.T) {
-	harness.Long(t)
+	kittest.Long(t)
 	t.Parallel()
 	w, all := several(t, 3, "SPREAD=machines")
 	works := func(which int) {
@@ -213,7 +214,7 @@ func TestRoles(t *testing.T) {
 	// Without Kafka the API can still accept; a worker and a relay can do nothing.
 	for roles, want := range map[string]int{"api": http.StatusOK, "worker": http.StatusServiceUnavailable, "relay": http.StatusServiceUnavailable, "api,worker,relay": http.StatusOK} {
 		lonely := w.Launch("ROLES="+roles, "KAFKA_BROKERS=127.0.0.1:1")
-		harness.Eventually(t, func() error {
+		kittest.Eventually(t, func() error {
 			status, body, err := lonely.Get("/readyz")
 			if err == nil && (status != want || !strings.Contains(body, "kafka: d")) {
 				err = fmt.Errorf("%s: %d: %s", roles, status, body)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -65,13 +66,13 @@ func TestBadRequestsAreIsolated(t *testing.T) {
 
 	// Every commit of the instance stood for 5 s, and then 49 of 50 units failed.
 	t.Run("locked row", func(t *testing.T) {
-		db := harness.OpenDB(t, i.DSN())
+		db := kittest.OpenDB(t, i.DSN())
 		lock, err := db.BeginTx(context.Background(), nil)
 		require.NoError(t, err)
 		defer lock.Rollback()
 		_, err = lock.Exec(`INSERT INTO idempotency_keys (owner, key, request, answer) VALUES ('guest', 'locked', '', '{}')`)
 		require.NoError(t, err)
-		answer := make(chan harness.Response, 1)
+		answer := make(chan kittest.Response, 1)
 		go func() {
 			response, _ := i.Try(http.MethodPost, "/v1/orders", body, "Idempotency-Key", "locked")
 			answer <- response

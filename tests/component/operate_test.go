@@ -9,6 +9,7 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -35,7 +36,7 @@ func TestAStuckSagaIsOperated(t *testing.T) {
 	require.Equal(t, "in_progress", saga.Statuses()["take stock out"])
 	output, code := run(t, nil, "sagas", "retry", saga.ID, "--url", i.URL)
 	require.Zero(t, code, output)
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		if s := i.Saga(saga.ID); s.Steps[4].Attempts < 2 {
 			return fmt.Errorf("attempts: %d", s.Steps[4].Attempts)
 		}
@@ -49,7 +50,7 @@ func TestAStuckSagaIsOperated(t *testing.T) {
 	require.Zero(t, code, output)
 	require.Equal(t, "confirmed", i.Decided(id).Status)
 	eventually(t, i, id, "completed")
-	history := harness.Column(t, harness.OpenDB(t, i.DSN()), `SELECT type || ' by ' || (payload->>'by') || COALESCE(': ' || (payload->>'reason'), '')
+	history := kittest.Column(t, kittest.OpenDB(t, i.DSN()), `SELECT type || ' by ' || (payload->>'by') || COALESCE(': ' || (payload->>'reason'), '')
 		FROM events WHERE stream = 'sagas/' || $1 AND payload->>'by' IS NOT NULL ORDER BY version`, saga.ID)
 	require.Equal(t, []string{"saga.step-retried by guest", "saga.resolved by guest: sent it from another house"}, history)
 	late := i.Do(http.MethodPost, "/v1/sagas/"+saga.ID+"/skip", `{"reason":"r"}`)
@@ -59,7 +60,7 @@ func TestAStuckSagaIsOperated(t *testing.T) {
 
 // The demo takes the payment provider down in the middle, and the books are balanced all the same.
 func TestTheDemosChaos(t *testing.T) {
-	harness.Long(t)
+	kittest.Long(t)
 	t.Parallel()
 	i := harness.NewWorld(t).Start()
 	output, code := run(t, nil, "demo", "--orders", "60", "--chaos", "--json", "--url", i.URL)

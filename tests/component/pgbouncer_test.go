@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -65,7 +66,7 @@ pool_mode = %s
 		}
 	})
 	u.Host = fmt.Sprintf("127.0.0.1:%d", port)
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		conn, err := net.Dial("tcp", u.Host)
 		if err == nil {
 			err = conn.Close()
@@ -78,24 +79,24 @@ pool_mode = %s
 // With PgBouncer's defaults (session pooling, 20 connections, no parameter ignored) the service works, in a schema of its own too.
 func TestPgBouncerSessionPooling(t *testing.T) {
 	t.Parallel()
-	if !harness.Real() {
+	if !kittest.Real() {
 		t.Skip("needs a database: set POSTGRES_DSN and KAFKA_BROKERS")
 	}
 	w := harness.NewWorld(t)
-	_, err := harness.OpenDB(t, w.DSN()).Exec(`CREATE SCHEMA shop`)
+	_, err := kittest.OpenDB(t, w.DSN()).Exec(`CREATE SCHEMA shop`)
 	require.NoError(t, err)
 	i := w.StartWith("POSTGRES_DSN="+inSchema(t, pgbouncer(t, w.DSN(), "session"), "shop"), "POSTGRES_MAX_CONNS=10")
 	i.Stock(100, "MUG-01")
 	for range 5 {
 		require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
 	}
-	require.Equal(t, []string{"shop"}, harness.Column(t, harness.OpenDB(t, w.DSN()), `SELECT DISTINCT schemaname FROM pg_tables WHERE tablename = 'outbox'`))
+	require.Equal(t, []string{"shop"}, kittest.Column(t, kittest.OpenDB(t, w.DSN()), `SELECT DISTINCT schemaname FROM pg_tables WHERE tablename = 'outbox'`))
 }
 
 // In transaction pooling notifications and prepared statements get lost: the service says so and does not start.
 func TestPgBouncerTransactionPoolingIsRefused(t *testing.T) {
 	t.Parallel()
-	if !harness.Real() {
+	if !kittest.Real() {
 		t.Skip("needs a database: set POSTGRES_DSN and KAFKA_BROKERS")
 	}
 	for _, mode := range []string{"transaction", "statement"} {

@@ -8,22 +8,23 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/adapters/postgres/outbox"
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/order"
-	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres/outbox"
 	"github.com/millrace/millrace/tests/harness"
 )
 
 // Read models are rebuilt from the event store while orders go on; whatever was wrong in them is right afterwards.
 func TestReadModelsAreRebuiltWhileTheServiceRuns(t *testing.T) {
-	if harness.External() != "" {
+	if kittest.External() != "" {
 		t.Skip("needs the database and the settings of the service")
 	}
 	t.Parallel()
 	w := harness.NewWorld(t)
 	i := w.Start()
-	db := harness.OpenDB(t, i.DSN())
+	db := kittest.OpenDB(t, i.DSN())
 	i.Stock(1000, "BOOK-1")
 	stop, done := make(chan struct{}), make(chan int)
 	go func() {
@@ -65,14 +66,14 @@ func TestReadModelsAreRebuiltWhileTheServiceRuns(t *testing.T) {
 
 // One event that a projection cannot store stops neither the projection nor its rebuild.
 func TestPoisonousEventStopsNoProjection(t *testing.T) {
-	if harness.External() != "" {
+	if kittest.External() != "" {
 		t.Skip("needs the database and the settings of the service")
 	}
 	t.Parallel()
 	w := harness.NewWorld(t)
 	i := w.Start()
 	i.ExpectFaults() // events that the service would not have recorded
-	db := harness.OpenDB(t, i.DSN())
+	db := kittest.OpenDB(t, i.DSN())
 	i.Stock(100, "BOOK-1")
 	_, err := db.Exec(`ALTER TABLE order_rows ADD CONSTRAINT poison CHECK (reason <> 'poison')`)
 	require.NoError(t, err)
@@ -80,9 +81,9 @@ func TestPoisonousEventStopsNoProjection(t *testing.T) {
 	// One whose reason has a NUL character, and one that can never be stored. They are stored, and relayed, as the service's own are.
 	nul, poison := i.Decided(i.Place("pm_ok", "BOOK-1")).ID, i.Decided(i.Place("pm_ok", "BOOK-1")).ID
 	send := func(id, reason string) {
-		e := app.Event{Body: order.Cancelled{OrderID: id, Reason: reason}, Category: order.Category, Key: id}
-		e.Meta = app.Meta{ID: "poison-" + id, Subject: "orders/" + id, Time: time.Now(), Version: 3}
-		msg, err := messages.NewMarshaler(order.Types, "/"+w.Prefix).Marshal(e)
+		e := cqrs.Event{Body: order.Cancelled{OrderID: id, Reason: reason}, Category: order.Category, Key: id}
+		e.Meta = cqrs.Meta{ID: "poison-" + id, Subject: "orders/" + id, Time: time.Now(), Version: 3}
+		msg, err := messaging.NewMarshaler(order.Types, "/"+w.Prefix).Marshal(e)
 		require.NoError(t, err)
 		headers, err := json.Marshal(msg.Metadata)
 		require.NoError(t, err)
@@ -100,15 +101,15 @@ func TestPoisonousEventStopsNoProjection(t *testing.T) {
 		require.NoError(t, db.QueryRow(`SELECT status, reason FROM order_rows WHERE order_id = $1`, id).Scan(&status, &reason))
 		return status, reason
 	}
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		if status, reason := row(nul); status != "cancelled" || reason != "declined\uFFFDhere" {
 			return fmt.Errorf("%s %q", status, reason)
 		}
 		return nil
 	})
 	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "BOOK-1")).Status, "the projection goes on")
-	harness.Eventually(t, func() error {
-		if n := harness.Column(t, db, `SELECT message_id FROM dead_letters WHERE consumer LIKE '%.projection.orders'`); len(n) != 1 {
+	kittest.Eventually(t, func() error {
+		if n := kittest.Column(t, db, `SELECT message_id FROM dead_letters WHERE consumer LIKE '%.projection.orders'`); len(n) != 1 {
 			return fmt.Errorf("%d dead letters: %s", len(n), n)
 		}
 		return nil

@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/millrace/millrace/ports/messages/warehousepb"
+	"github.com/millrace/millrace/app/consumer/warehousepb"
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -39,8 +40,8 @@ func TestReactionToAnotherService(t *testing.T) {
 		inProtobuf,
 		arrived("w4", "delivery.arrived", `{"sku":"NEW-1","quantity":"many"}`),
 	}
-	harness.Eventually(t, func() error { return p.SendMessages(said) }) // the topic was made just now
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error { return p.SendMessages(said) }) // the topic was made just now
+	kittest.Eventually(t, func() error {
 		var stock struct {
 			OnHand int64 `json:"on_hand"`
 		}
@@ -53,7 +54,7 @@ func TestReactionToAnotherService(t *testing.T) {
 		}
 		return err
 	})
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		letters := i.Do(http.MethodGet, "/v1/dead-letters", "").Body
 		var list struct {
 			Letters []struct {

@@ -11,13 +11,14 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
 // Ids of handled messages must be kept for longer than Kafka can deliver the messages again.
 func TestRetentionShorterThanThatOfATopicIsRefused(t *testing.T) {
 	t.Parallel()
-	brokers := harness.Kafka(t)
+	brokers := kittest.Kafka(t)
 	for ms, want := range map[string]string{
 		"2592000000": "INBOX_RETENTION: 336h0m0s is shorter than topic T keeps messages (retention.ms: 720h0m0s)",
 		"-1":         "INBOX_RETENTION: 336h0m0s is shorter than topic T keeps messages (retention.ms: for ever)",
@@ -58,22 +59,22 @@ func TestWeeksPass(t *testing.T) {
 	sandbox.Knobs("carrier", `{"down":true}`)
 	var order harness.Order
 	i.Do(http.MethodPost, "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"), old...).JSON(t, &order)
-	db := harness.OpenDB(t, i.DSN())
-	harness.Eventually(t, func() error { // authorised, so that there is something to undo
-		if n := harness.Column(t, db, `SELECT type FROM events WHERE stream LIKE 'payments/%' AND type = 'payment.authorised'`); len(n) == 0 {
+	db := kittest.OpenDB(t, i.DSN())
+	kittest.Eventually(t, func() error { // authorised, so that there is something to undo
+		if n := kittest.Column(t, db, `SELECT type FROM events WHERE stream LIKE 'payments/%' AND type = 'payment.authorised'`); len(n) == 0 {
 			return errors.New("not authorised yet")
 		}
 		return nil
 	})
-	require.NotEqual(t, "0", harness.Column(t, db, `SELECT count(*)::text FROM inbox WHERE saga_id IS NULL`)[0])
+	require.NotEqual(t, "0", kittest.Column(t, db, `SELECT count(*)::text FROM inbox WHERE saga_id IS NULL`)[0])
 
 	i.ClockAhead(21 * 24 * time.Hour)
-	db = harness.OpenDB(t, i.DSN()) // an embedded one has another port after a restart
+	db = kittest.OpenDB(t, i.DSN()) // an embedded one has another port after a restart
 
 	sandbox.Knobs("carrier", `{"down":false}`) // a booking is undone too, because it may have taken effect
 	require.Equal(t, http.StatusUnauthorized, i.Do(http.MethodGet, "/v1/orders", "", old...).Status, "the token has expired")
-	harness.Eventually(t, func() error {
-		status := harness.Column(t, db, `SELECT status || ' ' || reason FROM order_rows WHERE order_id = $1`, order.ID)
+	kittest.Eventually(t, func() error {
+		status := kittest.Column(t, db, `SELECT status || ' ' || reason FROM order_rows WHERE order_id = $1`, order.ID)
 		if len(status) == 0 || !strings.HasPrefix(status[0], "cancelled") {
 			return fmt.Errorf("order: %v", status)
 		}
@@ -84,12 +85,12 @@ func TestWeeksPass(t *testing.T) {
 	require.Zero(t, ledger.Held)
 	require.Equal(t, ledger.Authorised, ledger.Voided, "the authorisation was undone")
 	require.Positive(t, ledger.Voided)
-	harness.Eventually(t, func() error { // the first sweep
+	kittest.Eventually(t, func() error { // the first sweep
 		var removed string
-		if removed = harness.Column(t, db, `SELECT count(*)::text FROM idempotency_keys`)[0]; removed != "0" {
+		if removed = kittest.Column(t, db, `SELECT count(*)::text FROM idempotency_keys`)[0]; removed != "0" {
 			return errors.New(removed + " idempotency keys")
 		}
 		return nil
 	})
-	require.Equal(t, []string{"0"}, harness.Column(t, db, `SELECT count(*)::text FROM inbox WHERE received_at < now() + interval '1 day' AND saga_id IS NULL`))
+	require.Equal(t, []string{"0"}, kittest.Column(t, db, `SELECT count(*)::text FROM inbox WHERE received_at < now() + interval '1 day' AND saga_id IS NULL`))
 }

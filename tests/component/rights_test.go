@@ -10,7 +10,8 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -27,11 +28,11 @@ func TestKafkaRights(t *testing.T) {
 	if os.Getenv("POSTGRES_DSN") == "" {
 		t.Skip("needs a database that is not embedded, beside the Kafka that it starts: set POSTGRES_DSN and KAFKA_BROKERS")
 	}
-	certificate, ca := harness.Certificate(t)
-	brokers := harness.SecuredKafka(t, certificate, "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer", "super.users=User:bob;User:ANONYMOUS",
+	certificate, ca := kittest.Certificate(t)
+	brokers := kittest.SecuredKafka(t, certificate, "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer", "super.users=User:bob;User:ANONYMOUS",
 		"auto.create.topics.enable=false", "transaction.state.log.replication.factor=1", "transaction.state.log.min.isr=1", "group.initial.rebalance.delay.ms=0")
 	super := kafka.Security{TLS: true, CAFile: ca, SASL: "PLAIN", User: "bob", Password: "s3cret"}
-	harness.Eventually(t, func() error { return kafka.Ping(kafka.Config{Brokers: brokers, Security: super}) })
+	kittest.Eventually(t, func() error { return kafka.Ping(kafka.Config{Brokers: brokers, Security: super}) })
 	w := harness.NewWorld(t, "KAFKA_BROKERS="+brokers[0], "KAFKA_TLS=on", "KAFKA_CA_FILE="+ca, "KAFKA_SASL=SCRAM-SHA-512", "KAFKA_USER=ada", "KAFKA_PASSWORD=s3cret")
 	admin, err := kafka.NewAdmin(kafka.Config{Brokers: brokers, Security: super})
 	require.NoError(t, err)
@@ -65,7 +66,7 @@ func TestKafkaRights(t *testing.T) {
 	i := w.Launch()
 	says := func(form string) {
 		t.Helper()
-		harness.Eventually(t, func() error {
+		kittest.Eventually(t, func() error {
 			if !regexp.MustCompile(form).MatchString(i.Output()) {
 				return errors.New("it does not say " + form)
 			}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -86,17 +87,17 @@ func TestEveryStepRefused(t *testing.T) {
 		require.True(t, detail.Steps[1].EndedAt.Before(detail.Steps[0].EndedAt), "the payment is voided before the stock is released")
 		require.True(t, detail.Steps[0].EndedAt.Before(detail.Steps[6].EndedAt), "the order is told last")
 	})
-	if harness.External() == "" {
+	if kittest.External() == "" {
 		i.Balanced()
 	}
 }
 
 // eventually waits until an order's saga stands at a status.
-func eventually(t *testing.T, i *harness.Instance, orderID, status string) harness.Saga {
+func eventually(t *testing.T, i *harness.Instance, orderID, status string) kittest.Saga {
 	t.Helper()
 	id := i.SagaOf(orderID).ID
-	var saga harness.Saga
-	harness.Eventually(t, func() error {
+	var saga kittest.Saga
+	kittest.Eventually(t, func() error {
 		if saga = i.Saga(id); saga.Status != status {
 			return fmt.Errorf("saga is %s", saga.Status)
 		}
@@ -109,7 +110,7 @@ func eventually(t *testing.T, i *harness.Instance, orderID, status string) harne
 func inStep(t *testing.T, i *harness.Instance, orderID, step string) {
 	t.Helper()
 	id := i.SagaOf(orderID).ID
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		if status := i.Saga(id).Statuses()[step]; status != "in_progress" {
 			return fmt.Errorf("%s is %s", step, status)
 		}
@@ -123,7 +124,7 @@ func TestEveryStepTimedOut(t *testing.T) {
 	i := harness.Shared(t)
 	skus := []string{"SLOW-1", "SLOW-2", "SLOW-3", "SLOW-4"}
 	i.Stock(1000, skus...)
-	db := harness.OpenDB(t, i.DSN())
+	db := kittest.OpenDB(t, i.DSN())
 	hold := func(query string, args ...any) (release func()) {
 		tx, err := db.BeginTx(context.Background(), nil)
 		require.NoError(t, err)
@@ -143,7 +144,7 @@ func TestEveryStepTimedOut(t *testing.T) {
 	unbooked := i.Place("pm_ok", "SLOW-3")
 	inStep(t, i, unbooked, "book shipment")
 
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		if status := i.SagaOf(blocked).Statuses()["reserve stock"]; status != "compensating" {
 			return fmt.Errorf("reserve stock is %s", status)
 		}
@@ -156,7 +157,7 @@ func TestEveryStepTimedOut(t *testing.T) {
 		require.Equal(t, c.step+": no answer in time", order.Reason)
 		require.Equal(t, statuses(n, "compensated"), eventually(t, i, order.ID, "compensated").Statuses(), "the step in doubt is compensated too")
 	}
-	harness.Eventually(t, func() error { // compensations are asked until they answer, which the carrier keeps them from
+	kittest.Eventually(t, func() error { // compensations are asked until they answer, which the carrier keeps them from
 		if status := i.SagaOf(unbooked).Statuses()["book shipment"]; status != "compensating" {
 			return fmt.Errorf("book shipment is %s", status)
 		}
@@ -180,7 +181,7 @@ func TestEveryStepTimedOut(t *testing.T) {
 			VALUES (nextval('events_position'), 'orders/' || $1, 2, 'order.confirmed', 1, '{}', '{}', now())`, id)
 		asked := func(step string) {
 			t.Helper()
-			harness.Eventually(t, func() error {
+			kittest.Eventually(t, func() error {
 				for _, s := range i.SagaOf(id).Steps {
 					if s.Name == step && s.Attempts > 1 {
 						return nil
@@ -206,7 +207,7 @@ func TestCustomerCancels(t *testing.T) {
 	i.Stock(1000, "MUG-01")
 
 	t.Run("before the pivot, at every step", func(t *testing.T) {
-		if harness.External() != "" {
+		if kittest.External() != "" {
 			t.Skip("turns knobs that others use")
 		}
 		cancel := func(id string) { // at whichever step it is
@@ -279,7 +280,7 @@ func TestHotStock(t *testing.T) {
 	}
 	require.LessOrEqual(t, confirmed, stock)
 	require.GreaterOrEqual(t, confirmed+late, stock)
-	if harness.External() == "" {
+	if kittest.External() == "" {
 		i.Balanced()
 	}
 }
@@ -292,7 +293,7 @@ func TestStreamTellsEveryChange(t *testing.T) {
 	response := i.Do(http.MethodGet, "/v1/orders/"+id+"/stream", "") // ends by itself
 	require.Equal(t, "text/event-stream", response.Header.Get("Content-Type"))
 	var lastOrder harness.Order
-	var lastSaga harness.Saga
+	var lastSaga kittest.Saga
 	events := 0
 	for block := range strings.SplitSeq(strings.TrimSpace(response.Body), "\n\n") {
 		name, data := "", ""

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -26,7 +27,7 @@ func inSchema(t *testing.T, dsn, schema string) string {
 // shards, and orders are confirmed in both. BROKER=postgres takes locks too.
 func TestTwoServicesInTwoSchemas(t *testing.T) {
 	t.Parallel()
-	if !harness.Real() {
+	if !kittest.Real() {
 		t.Skip("needs a database that two services share: set POSTGRES_DSN and KAFKA_BROKERS")
 	}
 	for _, broker := range []string{"kafka", "postgres"} {
@@ -35,7 +36,7 @@ func TestTwoServicesInTwoSchemas(t *testing.T) {
 			if broker == "postgres" {
 				w = harness.NewWorld(t, "BROKER="+broker, "KAFKA_BROKERS=")
 			}
-			db := harness.OpenDB(t, w.DSN())
+			db := kittest.OpenDB(t, w.DSN())
 			var services []*harness.Instance
 			for n := range 2 {
 				name := fmt.Sprint("service", n)
@@ -52,7 +53,7 @@ func TestTwoServicesInTwoSchemas(t *testing.T) {
 				}
 			}
 			for _, i := range services {
-				harness.Eventually(t, func() error {
+				kittest.Eventually(t, func() error {
 					_, body, err := i.Get("/metrics")
 					if err == nil && !strings.Contains(body, "\nmillrace_relay_shards 16\n") {
 						err = fmt.Errorf("it does not hold all its shards")
@@ -67,7 +68,7 @@ func TestTwoServicesInTwoSchemas(t *testing.T) {
 // A search_path that names no schema is a wrong setting.
 func TestUnknownSchemaIsRefused(t *testing.T) {
 	t.Parallel()
-	if !harness.Real() {
+	if !kittest.Real() {
 		t.Skip("needs a database: set POSTGRES_DSN and KAFKA_BROKERS")
 	}
 	w := harness.NewWorld(t)

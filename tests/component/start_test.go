@@ -9,13 +9,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
 // run carries out a command line with settings and nothing else of our environment.
 func run(t *testing.T, settings []string, args ...string) (output string, code int) {
 	t.Helper()
-	command := exec.Command(harness.Binary(t), args...) // ends by itself
+	command := exec.Command(kittest.Binary(t), args...) // ends by itself
 	command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, settings...)
 	out, err := command.CombinedOutput()
 	if err != nil {
@@ -113,7 +114,7 @@ func TestOneInstanceADataDirectory(t *testing.T) {
 	t.Parallel()
 	w := harness.NewWorld(t)
 	w.Start()
-	if harness.Real() {
+	if kittest.Real() {
 		t.Skip("the data directory holds no database here")
 	}
 	output, code := run(t, []string{"HTTP_ADDR=127.0.0.1:0", "DATA_DIR=" + w.DataDir}, "serve")
@@ -129,16 +130,16 @@ func TestSchema(t *testing.T) {
 	require.Zero(t, code, output)
 	require.Contains(t, output, "1  applied")
 
-	db := harness.OpenDB(t, i.DSN())
-	_, err := db.ExecContext(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)`)
+	db := kittest.OpenDB(t, i.DSN())
+	_, err := db.ExecContext(t.Context(), `INSERT INTO kit_migrations (version_id, is_applied) VALUES (99, true)`)
 	require.NoError(t, err)
 	output, code = run(t, settings, "serve")
 	require.Equal(t, 1, code)
 	require.Contains(t, output, "the database's schema is newer than this program: it is at version 99")
-	_, err = db.ExecContext(t.Context(), `DELETE FROM goose_db_version WHERE version_id = 99`)
+	_, err = db.ExecContext(t.Context(), `DELETE FROM kit_migrations WHERE version_id = 99`)
 	require.NoError(t, err)
 
-	if harness.Real() { // on the embedded default the running instance would miss its tables
+	if kittest.Real() { // on the embedded default the running instance would miss its tables
 		i.Terminate()
 		output, code = run(t, settings, "migrate", "down")
 		require.Zero(t, code, output)

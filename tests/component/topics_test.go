@@ -12,7 +12,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/adapters/postgres/outbox"
+	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/postgres/outbox"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -29,7 +30,7 @@ func admin(t *testing.T, i *harness.Instance) sarama.ClusterAdmin {
 // toTopic puts a message for a topic into an instance's outbox.
 func toTopic(t *testing.T, i *harness.Instance, topic string) {
 	t.Helper()
-	_, err := harness.OpenDB(t, i.DSN()).Exec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ($1, $2, 'k', $3, '{}', '{}')`,
+	_, err := kittest.OpenDB(t, i.DSN()).Exec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ($1, $2, 'k', $3, '{}', '{}')`,
 		uuid.NewString(), topic, outbox.ShardOf(topic, "k"))
 	require.NoError(t, err)
 }
@@ -64,7 +65,7 @@ func TestUnknownTopicIsSuspended(t *testing.T) {
 	i.Stock(1000, "MUG-01")
 	missing := i.Topic("never.existed")
 	toTopic(t, i, missing)
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		topics, err := suspendedTopics(i)
 		if err == nil && topics[missing] == "" {
 			err = fmt.Errorf("%v", topics)
@@ -77,7 +78,7 @@ func TestUnknownTopicIsSuspended(t *testing.T) {
 	id := i.Place("pm_ok", "MUG-01")
 	require.Equal(t, "confirmed", i.Decided(id).Status)
 	for path, want := range map[string][]string{"/readyz": {"degraded", missing}, "/metrics": {"\nmillrace_outbox_suspended_topics 1\n"}} {
-		harness.Eventually(t, func() error { // their figures are made once a second
+		kittest.Eventually(t, func() error { // their figures are made once a second
 			status, body, err := i.Get(path)
 			for _, text := range want {
 				if err == nil && (status != http.StatusOK || !strings.Contains(body, text)) {
@@ -97,7 +98,7 @@ func TestUnknownTopicIsSuspended(t *testing.T) {
 
 func noneSuspended(t *testing.T, i *harness.Instance) {
 	t.Helper()
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		topics, err := suspendedTopics(i)
 		if err == nil && len(topics) > 0 {
 			err = fmt.Errorf("%v", topics)
@@ -114,7 +115,7 @@ func TestDeletedTopicIsMadeAgain(t *testing.T) {
 	for range 5 {
 		i.Decided(i.Place("pm_ok", "MUG-01"))
 	}
-	harness.Eventually(t, func() error { // nothing is on its way
+	kittest.Eventually(t, func() error { // nothing is on its way
 		_, body, err := i.Get("/v1/outbox")
 		if err == nil && !strings.Contains(body, `"pending":0,`) {
 			err = errors.New(body)

@@ -16,6 +16,7 @@ import (
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -72,7 +73,7 @@ func TestOneOrderIsOneTrace(t *testing.T) {
 	require.Equal(t, http.StatusAccepted, response.Status)
 	var order harness.Order
 	response.JSON(t, &order)
-	harness.Eventually(t, func() error { // held back once at least
+	kittest.Eventually(t, func() error { // held back once at least
 		for _, sp := range got.of(trace) {
 			if sp.name == "message AuthorisePayment" {
 				return nil
@@ -89,7 +90,7 @@ func TestOneOrderIsOneTrace(t *testing.T) {
 		"message CapturePayment", "POST /captures", "message CommitStock", "message ConfirmOrder",
 		"message " + i.Topic("saga.order-fulfilment.orders"), "message " + i.Topic("saga.order-fulfilment.payments"), "message " + i.Topic("projection.orders"),
 	}
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		var names []string
 		for _, sp := range got.of(trace) {
 			names = append(names, sp.name)

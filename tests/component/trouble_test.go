@@ -14,8 +14,9 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/adapters/embedded"
-	"github.com/millrace/millrace/adapters/kafka"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -161,7 +162,7 @@ func TestPoisonIsKeptAndStandsInNobodysWay(t *testing.T) {
 		if name == "no id" {
 			continue
 		}
-		harness.Eventually(t, func() error {
+		kittest.Eventually(t, func() error {
 			for _, l := range deadLetters(t, i) {
 				if l.Key == name && strings.HasSuffix(l.Topic, c.topic) {
 					require.Contains(t, l.Reason, c.reason, name)
@@ -172,7 +173,7 @@ func TestPoisonIsKeptAndStandsInNobodysWay(t *testing.T) {
 			return fmt.Errorf("%s: no dead letter among %d", name, len(deadLetters(t, i)))
 		})
 	}
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		for _, l := range deadLetters(t, i) {
 			if l.Payload == "no id" && strings.Contains(l.Reason, "no header ce_id") {
 				return nil
@@ -204,7 +205,7 @@ func TestPoisonIsKeptAndStandsInNobodysWay(t *testing.T) {
 func TestBrokerDown(t *testing.T) {
 	var i *harness.Instance
 	var stop, start func()
-	if stopCommand := os.Getenv("KAFKA_STOP"); harness.Real() && stopCommand != "" {
+	if stopCommand := os.Getenv("KAFKA_STOP"); kittest.Real() && stopCommand != "" {
 		i = harness.NewWorld(t).Start()
 		run := func(name string) func() {
 			return func() {
@@ -213,7 +214,7 @@ func TestBrokerDown(t *testing.T) {
 			}
 		}
 		stop, start = run("KAFKA_STOP"), run("KAFKA_START")
-	} else if harness.Real() {
+	} else if kittest.Real() {
 		t.Skip("KAFKA_STOP and KAFKA_START are not set to commands that stop and start the broker")
 	} else {
 		dir := t.TempDir()
@@ -236,7 +237,7 @@ func TestBrokerDown(t *testing.T) {
 	for range 20 {
 		i.Place("pm_ok", "MUG-01")
 	}
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		var list struct {
 			Breakers []struct{ Name, State string }
 		}
@@ -263,7 +264,7 @@ func TestBrokerDown(t *testing.T) {
 
 // Killed between any two steps, again and again; each time every saga goes on to its end, and the books balance.
 func TestKilledBetweenAnyTwoSteps(t *testing.T) {
-	harness.Long(t)
+	kittest.Long(t)
 	t.Parallel()
 	i := harness.NewWorld(t).Start()
 	i.Stock(10_000, "MUG-01", "TEE-02")
@@ -297,7 +298,7 @@ func killWhen(t *testing.T, i *harness.Instance, orderID, step string, backwards
 	t.Helper()
 	deadline := time.Now().Add(5 * time.Second)
 	for step != "" && time.Now().Before(deadline) {
-		var page struct{ Sagas []harness.Saga }
+		var page struct{ Sagas []kittest.Saga }
 		_, body, err := i.Get("/v1/sagas?limit=100")
 		require.NoError(t, err)
 		require.NoError(t, json.Unmarshal([]byte(body), &page))

@@ -8,26 +8,27 @@ import (
 	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/adapters/kafka"
-	intopics "github.com/millrace/millrace/adapters/postgres/topics"
-	"github.com/millrace/millrace/app"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/kittest"
+	intopics "github.com/millrace/millrace/kit/postgres/topics"
 	"github.com/millrace/millrace/tests/books"
 )
 
 // Balanced waits until the books balance, and compares the event store with Kafka.
 func (i *Instance) Balanced() books.Report {
 	i.t.Helper()
-	client := books.Client{URL: i.URL, HTTP: i.http, AtLeast: int(i.placed.Load())}
+	client := books.Client{URL: i.URL, HTTP: i.HTTP(), AtLeast: int(i.placed.Load())}
 	if i.world != nil {
 		client.SandboxURL = i.world.sandbox
 	}
-	report, err := client.Wait(context.Background(), patience, func(books.Report) {})
+	report, err := client.Wait(context.Background(), kittest.Patience, func(books.Report) {})
 	require.NoError(i.t, err)
 	require.Empty(i.t, report.Faults, "the books")
 	switch {
 	case i.world == nil:
-	case i.world.env["DEBEZIUM"] == "on": // an empty outbox says only that all is in the database's log
-		Eventually(i.t, func() error {
+	case i.world.Setting("DEBEZIUM") == "on": // an empty outbox says only that all is in the database's log
+		kittest.Eventually(i.t, func() error {
 			if missing := i.unlogged(); len(missing) > 0 {
 				return fmt.Errorf("%v", missing)
 			}
@@ -49,17 +50,17 @@ func (i *Instance) unlogged() []string {
 	var logged books.Logged
 	saw := func(_ string, msg *message.Message) error {
 		var version int
-		if _, err := fmt.Sscan(msg.Metadata.Get(app.HeaderSequence), &version); err != nil {
+		if _, err := fmt.Sscan(msg.Metadata.Get(cqrs.HeaderSequence), &version); err != nil {
 			return nil //nolint:nilerr // an answer, which no stream holds; or what a test has put there
 		}
-		return logged.Saw(msg.Metadata.Get(app.HeaderSubject), version)
+		return logged.Saw(msg.Metadata.Get(cqrs.HeaderSubject), version)
 	}
-	if i.world.env["BROKER"] == "postgres" {
-		require.NoError(i.t, intopics.ReadAll(context.Background(), sqlx.NewDb(OpenDB(i.t, i.DSN()), "pgx"), topics, saw))
+	if i.world.Setting("BROKER") == "postgres" {
+		require.NoError(i.t, intopics.ReadAll(context.Background(), sqlx.NewDb(kittest.OpenDB(i.t, i.DSN()), "pgx"), topics, saw))
 	} else {
 		require.NoError(i.t, kafka.ReadAll(context.Background(), kafka.Config{Brokers: i.Brokers()}, topics, saw))
 	}
-	rows, err := OpenDB(i.t, i.DSN()).Query(`SELECT stream, max(version) FROM events GROUP BY stream`)
+	rows, err := kittest.OpenDB(i.t, i.DSN()).Query(`SELECT stream, max(version) FROM events GROUP BY stream`)
 	require.NoError(i.t, err)
 	defer rows.Close()
 	stored := map[string]int{}

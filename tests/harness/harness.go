@@ -1,181 +1,118 @@
-// Package harness starts the service as its users do, as a process, and talks to it over HTTP. Where it stands is chosen by
-// the environment: on POSTGRES_DSN and KAFKA_BROKERS if both are set, each test in a database and under a topic prefix of its
-// own; on COMPONENT_URL if that is set, an instance that somebody else started (docker-compose); else on the embedded default.
+// Package harness is kittest for this service: instances whose clients also place orders, the sandbox, and the check of the invariants.
 package harness
 
 import (
-	"context"
-	"database/sql"
-	"fmt"
-	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"net/http"
 	"strings"
-	"sync"
-	"syscall"
+	"sync/atomic"
 	"testing"
-	"time"
 
-	"github.com/google/uuid"
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver
-	"github.com/stretchr/testify/require"
+	"github.com/millrace/millrace/kit/kittest"
 )
 
-// patience is how long something may take that takes long when other tests use the machine too.
-const patience = 120 * time.Second
-
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "millrace-test-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "millrace")
-	args := []string{"build", "-o", path}
-	if os.Getenv("HARNESS_RACE") != "" {
-		args = append(args, "-race")
-	}
-	command := exec.Command("go", append(args, "github.com/millrace/millrace")...) // go build, at most once
-	if out, err := command.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return path, nil
-})
-
-// Binary builds the program, once a test process.
-func Binary(t *testing.T) string {
-	t.Helper()
-	path, err := binary()
-	require.NoError(t, err)
-	return path
-}
-
-// World is what instances share: a database, a broker, a data directory.
+// World is what instances share: a database, a broker, a data directory, the sandbox.
 type World struct {
+	*kittest.World
 	t       *testing.T
-	env     map[string]string
-	DataDir string
-	Prefix  string
-	admin   string // DSN to drop the database with
 	sandbox string // URL of the sandbox, if it has a process of its own
-	spoilt  bool   // a test has spoilt what is stored
-	host    *Instance
-	shared  map[string]string // settings of the instances beside the host
-	runBy   []string
 }
 
-// External is the URL of an instance that somebody else started, or empty.
-func External() string { return os.Getenv("COMPONENT_URL") }
+// Instance is a running process of the service.
+type Instance struct {
+	*kittest.Instance
+	Orders
+	world *World
+}
 
-// Real tells whether real services are set.
-func Real() bool { return os.Getenv("POSTGRES_DSN") != "" && os.Getenv("KAFKA_BROKERS") != "" }
+// Client speaks HTTP with an instance.
+type Client struct {
+	kittest.Client
+	Orders
+}
 
-// NewWorld makes a world of one's own. Settings are added to the environment of each instance.
+// Orders places and reads orders, by way of a client.
+type Orders struct {
+	t      *testing.T
+	client kittest.Client
+	placed *atomic.Int64 // orders, of this client and its copies
+}
+
+// NewClient makes a client of a base URL.
+func NewClient(t *testing.T, url string) Client {
+	client := kittest.NewClient(t, url)
+	return Client{client, Orders{t, client, &atomic.Int64{}}}
+}
+
+// NewWorld makes a world of the test's own. Settings are added to the environment of each instance.
 func NewWorld(t *testing.T, settings ...string) *World {
 	t.Helper()
-	if External() != "" {
-		t.Skip("needs an instance of its own; COMPONENT_URL names somebody else's")
-	}
-	w := &World{t: t, env: map[string]string{}, Prefix: "t" + strings.ReplaceAll(uuid.NewString()[:13], "-", "")}
-	dir, err := os.MkdirTemp("", "millrace-world-")
-	require.NoError(t, err)
-	w.DataDir = dir
-	t.Cleanup(func() { w.tearDown() })
-	w.env["DATA_DIR"], w.env["TOPIC_PREFIX"], w.env["WAREHOUSE_TOPICS"] = dir, w.Prefix, w.Prefix+".warehouse"
-	if Real() {
-		w.env["KAFKA_BROKERS"] = os.Getenv("KAFKA_BROKERS")
-		w.env["POSTGRES_DSN"] = w.newDatabase(os.Getenv("POSTGRES_DSN"))
-	}
+	w := &World{World: kittest.NewWorld(t), t: t}
+	w.Set("WAREHOUSE_TOPICS", w.Prefix+".warehouse")
 	for _, s := range settings {
 		name, value, _ := strings.Cut(s, "=")
-		w.env[name] = value
+		w.Set(name, value)
 	}
+	w.FromHost = w.fromHost
 	return w
 }
 
-// DSN is the database of the world's instances, if it is a real one.
-func (w *World) DSN() string { return w.env["POSTGRES_DSN"] }
+// outside are the settings of the services that the sandbox stands in for, and their paths there.
+var outside = map[string]string{"PAYMENTS_URL": "/payments", "CARRIER_URL": "/carrier", "COURIER_URL": "/courier"}
 
-func (w *World) newDatabase(dsn string) string {
-	w.admin = dsn
-	exec1(w.t, dsn, "CREATE DATABASE "+w.Prefix)
-	u, err := url.Parse(dsn)
-	require.NoError(w.t, err, "the tests need POSTGRES_DSN as a URL")
-	u.Path = "/" + w.Prefix
-	return u.String()
-}
-
-func exec1(t testing.TB, dsn, statement string) {
-	t.Helper()
-	db := OpenDB(t, dsn)
-	_, err := db.ExecContext(context.Background(), statement)
-	require.NoError(t, err)
-}
-
-// OpenDB connects to a database until the test's end.
-func OpenDB(t testing.TB, dsn string) *sql.DB {
-	t.Helper()
-	db, err := sql.Open("pgx", dsn)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = db.Close() })
-	return db
-}
-
-// Column reads one column of text.
-func Column(t *testing.T, db *sql.DB, query string, args ...any) (values []string) {
-	t.Helper()
-	rows, err := db.QueryContext(context.Background(), query, args...)
-	require.NoError(t, err)
-	defer rows.Close()
-	for rows.Next() {
-		var v string
-		require.NoError(t, rows.Scan(&v))
-		values = append(values, v)
+func (w *World) fromHost(host *kittest.Instance) map[string]string {
+	if w.sandbox != "" || w.Setting("PAYMENTS_URL") != "" {
+		return nil
 	}
-	require.NoError(t, rows.Err())
-	return values
+	settings := map[string]string{}
+	for name, path := range outside {
+		settings[name] = host.URL + "/sandbox" + path
+	}
+	return settings
 }
 
-// tearDown removes what is left: a server whose instance was killed, the data, the database.
-func (w *World) tearDown() {
-	content, err := os.ReadFile(filepath.Join(w.DataDir, "postgres/cluster/postmaster.pid"))
-	if err == nil {
-		var pid int
-		if _, err := fmt.Sscan(string(content), &pid); err == nil && pid > 1 {
-			_ = syscall.Kill(pid, syscall.SIGQUIT)
-			for range 100 {
-				if syscall.Kill(pid, 0) != nil {
-					break
-				}
-				time.Sleep(20 * time.Millisecond)
-			}
-		}
-	}
-	_ = os.RemoveAll(w.DataDir)
-	if w.admin != "" {
-		if dsn := w.env["POSTGRES_DSN"]; dsn != "" { // else the test has chosen the embedded one
-			w.audited(dsn)
-		}
-		exec1(w.t, w.admin, "DROP DATABASE "+w.Prefix+" WITH (FORCE)")
-	}
-}
-
-// Eventually tries until there is no error.
-func Eventually(t *testing.T, try func() error) {
+// Shared returns an instance for tests that neither break nor restart it: COMPONENT_URL's, or the first of two new ones that share the
+// work, so that what only two instances can get wrong is met by every such test.
+func Shared(t *testing.T, settings ...string) *Instance {
 	t.Helper()
-	var err error
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(25 * time.Millisecond) {
-		if err = try(); err == nil {
-			return
-		}
+	if u := kittest.External(); u != "" {
+		return instance(t, nil, kittest.Attach(t, u))
 	}
-	t.Fatalf("not within %s: %v", patience, err)
+	w := NewWorld(t, append([]string{"SPREAD=instances"}, settings...)...)
+	i := w.Host()
+	w.Start()
+	return i
 }
 
-// Long leaves a test out that takes half a minute or more, unless LONG_TESTS is set: make long-test, and CI, do.
-func Long(t *testing.T) {
-	t.Helper()
-	if os.Getenv("LONG_TESTS") == "" {
-		t.Skip("takes half a minute or more: make long-test sets LONG_TESTS")
-	}
+func instance(t *testing.T, w *World, i *kittest.Instance) *Instance {
+	return &Instance{i, Orders{t, i.Client, &atomic.Int64{}}, w}
 }
+
+// Host starts the instance in whose process the embedded parts and the sandbox run. Instances that are started after it share them.
+func (w *World) Host(settings ...string) *Instance {
+	w.t.Helper()
+	return instance(w.t, w, w.World.Host(settings...))
+}
+
+// Start starts an instance and waits until it is ready. It is stopped at the test's end.
+func (w *World) Start(settings ...string) *Instance {
+	w.t.Helper()
+	return instance(w.t, w, w.World.Start(settings...))
+}
+
+// StartWith starts an instance whose settings it keeps when it is started again.
+func (w *World) StartWith(settings ...string) *Instance {
+	w.t.Helper()
+	return instance(w.t, w, w.World.StartWith(settings...))
+}
+
+// Launch starts an instance and does not wait.
+func (w *World) Launch(settings ...string) *Instance {
+	w.t.Helper()
+	return instance(w.t, w, w.World.Launch(settings...))
+}
+
+// World is what the instance shares with others.
+func (i *Instance) World() *World { return i.world }
+
+// HTTP is the client that the instance is called with.
+func (i *Instance) HTTP() *http.Client { return i.Instance.HTTP() }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/kittest"
 )
 
 // Order is an order as the API shows it.
@@ -45,31 +47,31 @@ func OrderBody(method string, skus ...string) string {
 }
 
 // Place places an order and returns its id.
-func (c Client) Place(method string, skus ...string) string {
-	c.t.Helper()
-	response := c.Do(http.MethodPost, "/v1/orders", OrderBody(method, skus...))
-	require.Equal(c.t, http.StatusAccepted, response.Status, response.Body)
+func (o Orders) Place(method string, skus ...string) string {
+	o.t.Helper()
+	response := o.client.Do(http.MethodPost, "/v1/orders", OrderBody(method, skus...))
+	require.Equal(o.t, http.StatusAccepted, response.Status, response.Body)
 	var order Order
-	response.JSON(c.t, &order)
-	require.Equal(c.t, "/v1/orders/"+order.ID, response.Header.Get("Location"))
-	c.placed.Add(1)
+	response.JSON(o.t, &order)
+	require.Equal(o.t, "/v1/orders/"+order.ID, response.Header.Get("Location"))
+	o.placed.Add(1)
 	return order.ID
 }
 
 // Order reads an order.
-func (c Client) Order(id string) (order Order) {
-	c.t.Helper()
-	response := c.Do(http.MethodGet, "/v1/orders/"+id, "")
-	require.Equal(c.t, http.StatusOK, response.Status, response.Body)
-	response.JSON(c.t, &order)
+func (o Orders) Order(id string) (order Order) {
+	o.t.Helper()
+	response := o.client.Do(http.MethodGet, "/v1/orders/"+id, "")
+	require.Equal(o.t, http.StatusOK, response.Status, response.Body)
+	response.JSON(o.t, &order)
 	return order
 }
 
 // Decided waits until an order is decided.
-func (c Client) Decided(id string) (order Order) {
-	c.t.Helper()
-	Eventually(c.t, func() error {
-		status, body, err := c.Get("/v1/orders/" + id)
+func (o Orders) Decided(id string) (order Order) {
+	o.t.Helper()
+	kittest.Eventually(o.t, func() error {
+		status, body, err := o.client.Get("/v1/orders/" + id)
 		if err != nil {
 			return err
 		}
@@ -82,17 +84,17 @@ func (c Client) Decided(id string) (order Order) {
 }
 
 // SagaOf waits for the saga of an order to show in the list, and reads it.
-func (c Client) SagaOf(orderID string) (saga Saga) {
-	c.t.Helper()
+func (o Orders) SagaOf(orderID string) (saga kittest.Saga) {
+	o.t.Helper()
 	var id string
-	Eventually(c.t, func() error {
+	kittest.Eventually(o.t, func() error {
 		var page struct {
-			Sagas []Saga `json:"sagas"`
-			Next  string `json:"next_cursor"`
+			Sagas []kittest.Saga `json:"sagas"`
+			Next  string         `json:"next_cursor"`
 		}
 		for cursor := ""; ; cursor = page.Next {
 			page.Next = ""
-			_, body, err := c.Get("/v1/sagas?limit=100&cursor=" + cursor)
+			_, body, err := o.client.Get("/v1/sagas?limit=100&cursor=" + cursor)
 			if err != nil {
 				return err
 			}
@@ -110,15 +112,15 @@ func (c Client) SagaOf(orderID string) (saga Saga) {
 			}
 		}
 	})
-	return c.Saga(id)
+	return o.client.Saga(id)
 }
 
 // Stock makes sure that there is at least n of each SKU.
-func (c Client) Stock(n int64, skus ...string) {
-	c.t.Helper()
+func (o Orders) Stock(n int64, skus ...string) {
+	o.t.Helper()
 	for _, sku := range skus {
 		available := func() (n int64) {
-			status, body, err := c.Get("/v1/stock/" + sku)
+			status, body, err := o.client.Get("/v1/stock/" + sku)
 			if err != nil || status != http.StatusOK {
 				return 0
 			}
@@ -129,9 +131,9 @@ func (c Client) Stock(n int64, skus ...string) {
 		if available() >= n {
 			continue
 		}
-		response := c.Do(http.MethodPost, "/v1/stock/"+sku+"/receipts", fmt.Sprintf(`{"quantity":%d}`, n))
-		require.Equal(c.t, http.StatusAccepted, response.Status, response.Body)
-		Eventually(c.t, func() error {
+		response := o.client.Do(http.MethodPost, "/v1/stock/"+sku+"/receipts", fmt.Sprintf(`{"quantity":%d}`, n))
+		require.Equal(o.t, http.StatusAccepted, response.Status, response.Body)
+		kittest.Eventually(o.t, func() error {
 			if got := available(); got < n {
 				return fmt.Errorf("%s: %d available", sku, got)
 			}
@@ -141,8 +143,39 @@ func (c Client) Stock(n int64, skus ...string) {
 }
 
 // Knobs turns the knobs of a stand-in.
-func (c Client) Knobs(service, knobs string) {
-	c.t.Helper()
-	response := c.Do(http.MethodPut, "/v1/sandbox/"+service, knobs)
-	require.Equal(c.t, http.StatusOK, response.Status, response.Body)
+func (o Orders) Knobs(service, knobs string) {
+	o.t.Helper()
+	response := o.client.Do(http.MethodPut, "/v1/sandbox/"+service, knobs)
+	require.Equal(o.t, http.StatusOK, response.Status, response.Body)
+}
+
+// PlaceAt places so many orders a second, for a time, and returns how many were accepted.
+func (o Orders) PlaceAt(rate int, duration time.Duration, sku string) (accepted int) {
+	o.t.Helper()
+	results := make(chan bool, 1000)
+	tick := time.NewTicker(time.Second / time.Duration(rate))
+	defer tick.Stop()
+	sent := 0
+	slots := make(chan struct{}, 100) // more requests at once than that would measure the test's own process
+	for end := time.Now().Add(duration); time.Now().Before(end); sent++ {
+		<-tick.C
+		slots <- struct{}{}
+		go func() {
+			response, err := o.client.Try("POST", "/v1/orders", OrderBody("pm_ok", sku))
+			<-slots
+			results <- err == nil && response.Status == 202
+		}()
+		for len(results) > 0 {
+			if <-results {
+				accepted++
+			}
+			sent--
+		}
+	}
+	for range sent {
+		if <-results {
+			accepted++
+		}
+	}
+	return accepted
 }

@@ -8,13 +8,15 @@ import (
 	"path/filepath"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/kittest"
 )
 
 // Sandbox starts the stand-ins in a process of their own, for all instances of the world to share. They outlive the instances.
 func (w *World) Sandbox() Client {
 	w.t.Helper()
-	addr := freeAddr(w.t)
-	command := exec.Command(Binary(w.t), "sandbox", "--addr", addr) // ended by the clean-up
+	addr := kittest.FreeAddr(w.t)
+	command := exec.Command(kittest.Binary(w.t), "sandbox", "--addr", addr) // ended by the clean-up
 	command.Env = append(os.Environ(), "DATA_DIR="+filepath.Join(w.DataDir, "stand-ins"), "HTTP_ADDR=127.0.0.1:0")
 	require.NoError(w.t, command.Start())
 	w.t.Cleanup(func() {
@@ -22,7 +24,7 @@ func (w *World) Sandbox() Client {
 		_ = command.Wait()
 	})
 	client := NewClient(w.t, "http://"+addr)
-	Eventually(w.t, func() error {
+	kittest.Eventually(w.t, func() error {
 		status, _, err := client.Get("/v1/sandbox/payments")
 		if err == nil && status != http.StatusOK {
 			err = fmt.Errorf("status %d", status)
@@ -30,8 +32,8 @@ func (w *World) Sandbox() Client {
 		return err
 	})
 	w.sandbox = client.URL
-	for name, path := range map[string]string{"PAYMENTS_URL": "/payments", "CARRIER_URL": "/carrier", "COURIER_URL": "/courier"} {
-		w.env[name] = client.URL + path
+	for name, path := range outside {
+		w.Set(name, client.URL+path)
 	}
 	return client
 }

@@ -13,15 +13,16 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/adapters/postgres/outbox"
-	"github.com/millrace/millrace/app"
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/payment"
-	"github.com/millrace/millrace/ports/messages"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres/outbox"
 	"github.com/millrace/millrace/tests/harness"
 )
 
-func TestMain(m *testing.M) { harness.Main(m) }
+func TestMain(m *testing.M) { kittest.Main(m) }
 
 // mb256 is what deploy/kubernetes requests.
 const mb256 = 256 << 20
@@ -35,11 +36,11 @@ func orNightly[T any](short, whole T) T {
 }
 
 // inMemory starts an instance in a cgroup of its own. The services that it uses are outside.
-func inMemory(t *testing.T, limit int, settings ...string) (*harness.Instance, *harness.Cgroup) {
+func inMemory(t *testing.T, limit int, settings ...string) (*harness.Instance, *kittest.Cgroup) {
 	t.Helper()
-	w := harness.NewWorld(t, append(harness.OwnServices(t), settings...)...)
+	w := harness.NewWorld(t, append(kittest.OwnServices(t), settings...)...)
 	w.Sandbox()
-	group := harness.MemoryCgroup(t, limit)
+	group := kittest.MemoryCgroup(t, limit)
 	w.RunIn(group)
 	return w.Start(), group
 }
@@ -52,7 +53,7 @@ func TestMemoryLimitOfTheCgroupIsRead(t *testing.T) {
 }
 
 func TestMemoryLimitUnderLoad(t *testing.T) {
-	harness.Long(t)
+	kittest.Long(t)
 	i, group := inMemory(t, mb256)
 	i.Stock(100_000, "MUG-01")
 	duration := orNightly(20*time.Second, 3*time.Minute)
@@ -65,12 +66,12 @@ func TestMemoryLimitUnderLoad(t *testing.T) {
 
 // A million messages wait to be relayed, and then to be consumed.
 func TestMemoryLimitWithABacklog(t *testing.T) {
-	harness.Long(t)
+	kittest.Long(t)
 	i, group := inMemory(t, mb256)
-	db := harness.OpenDB(t, i.DSN())
-	event := app.Event{Body: payment.Captured{PaymentID: "backlog", OrderID: "backlog", Amount: money.Money{Amount: 100, Currency: "EUR"}}, Category: payment.Category, Key: "backlog"}
-	event.Meta = app.Meta{ID: "backlog", Subject: "payments/backlog", Time: time.Now(), Version: 1}
-	msg, err := messages.NewMarshaler(payment.Types, "/"+i.World().Prefix).Marshal(event)
+	db := kittest.OpenDB(t, i.DSN())
+	event := cqrs.Event{Body: payment.Captured{PaymentID: "backlog", OrderID: "backlog", Amount: money.Money{Amount: 100, Currency: "EUR"}}, Category: payment.Category, Key: "backlog"}
+	event.Meta = cqrs.Meta{ID: "backlog", Subject: "payments/backlog", Time: time.Now(), Version: 1}
+	msg, err := messaging.NewMarshaler(payment.Types, "/"+i.World().Prefix).Marshal(event)
 	require.NoError(t, err)
 	headers, err := json.Marshal(msg.Metadata)
 	require.NoError(t, err)
@@ -88,7 +89,7 @@ func TestMemoryLimitWithABacklog(t *testing.T) {
 	for done := 0; done < n; {
 		require.Greater(t, done, before, "the backlog does not shrink")
 		before = done
-		harness.Eventually(t, func() error {
+		kittest.Eventually(t, func() error {
 			if done, err = consumed(); err == nil && done <= before && done < n {
 				return fmt.Errorf("%d of %d consumed", done, n)
 			}
@@ -101,10 +102,10 @@ func TestMemoryLimitWithABacklog(t *testing.T) {
 }
 
 func TestMemoryLimitOfARebuild(t *testing.T) {
-	harness.Long(t)
-	w := harness.NewWorld(t, harness.OwnServices(t)...)
+	kittest.Long(t)
+	w := harness.NewWorld(t, kittest.OwnServices(t)...)
 	i := w.Start()
-	db := harness.OpenDB(t, i.DSN())
+	db := kittest.OpenDB(t, i.DSN())
 	i.Stock(10, "MUG-01")
 	i.Decided(i.Place("pm_ok", "MUG-01"))
 	i.ExpectFaults() // what is copied
@@ -113,7 +114,7 @@ func TestMemoryLimitOfARebuild(t *testing.T) {
 		SELECT 'orders/copy-' || i, version, nextval('events_position'), type, schema, payload, meta, at
 		FROM events, generate_series(1, $1) i WHERE stream LIKE 'orders/%' AND version = 1`, n)
 	require.NoError(t, err)
-	group := harness.MemoryCgroup(t, mb256)
+	group := kittest.MemoryCgroup(t, mb256)
 	w.RunIn(group)
 	out, err := w.Command("projections", "rebuild", "orders").CombinedOutput()
 	require.NoError(t, err, string(out))
@@ -122,7 +123,7 @@ func TestMemoryLimitOfARebuild(t *testing.T) {
 }
 
 func TestMemoryLimitWithOpenStreams(t *testing.T) {
-	harness.Long(t)
+	kittest.Long(t)
 	i, group := inMemory(t, mb256)
 	i.Stock(10, "MUG-01")
 	harness.NewClient(t, i.World().SandboxURL()).Knobs("carrier", `{"down":true}`) // the order stays pending, and its streams stay open

@@ -15,12 +15,13 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
 // While others have taken all connections of PostgreSQL, the service says so; afterwards it goes on by itself.
 func TestConnectionsOfPostgreSQLTakenByOthers(t *testing.T) {
-	db, dsn := harness.Database(t)
+	db, dsn := kittest.Database(t)
 	const limit = 40
 	var name string
 	require.NoError(t, db.Get(&name, `SELECT current_database()`))
@@ -35,7 +36,7 @@ func TestConnectionsOfPostgreSQLTakenByOthers(t *testing.T) {
 	u, err := url.Parse(dsn)
 	require.NoError(t, err)
 	u.User = url.UserPassword(role, "x")
-	w := harness.NewWorld(t, "POSTGRES_DSN="+u.String(), "KAFKA_BROKERS="+strings.Join(harness.Kafka(t), ","), "MIGRATE=off", "POSTGRES_MAX_CONNS=12")
+	w := harness.NewWorld(t, "POSTGRES_DSN="+u.String(), "KAFKA_BROKERS="+strings.Join(kittest.Kafka(t), ","), "MIGRATE=off", "POSTGRES_MAX_CONNS=12")
 	i := w.Start()
 	i.Stock(100, "MUG-01")
 	i.Decided(i.Place("pm_ok", "MUG-01"))
@@ -57,7 +58,7 @@ func TestConnectionsOfPostgreSQLTakenByOthers(t *testing.T) {
 	response, err := i.Try("POST", "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"))
 	require.NoError(t, err)
 	require.Equal(t, 503, response.Status, response.Body)
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		if !strings.Contains(i.Output(), "too many connections") {
 			return fmt.Errorf("it says nothing of it: %s", i.Output())
 		}
@@ -66,7 +67,7 @@ func TestConnectionsOfPostgreSQLTakenByOthers(t *testing.T) {
 	for _, conn := range taken {
 		require.NoError(t, conn.Close(context.Background()))
 	}
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		response, err := i.Try("POST", "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"), "Prefer", "wait=20")
 		if err == nil && response.Status != 200 {
 			err = fmt.Errorf("%d: %s", response.Status, response.Body)
@@ -81,7 +82,7 @@ func TestFewFileDescriptors(t *testing.T) {
 	if _, err := exec.LookPath("prlimit"); err != nil {
 		t.Skip("needs prlimit")
 	}
-	w := harness.NewWorld(t, append(harness.OwnServices(t), "POSTGRES_MAX_CONNS=10", "KAFKA_PARTITIONS=1")...)
+	w := harness.NewWorld(t, append(kittest.OwnServices(t), "POSTGRES_MAX_CONNS=10", "KAFKA_PARTITIONS=1")...)
 	w.Sandbox()
 	w.RunBy("prlimit", "--nofile=200:200", "--")
 	i := w.Start()
@@ -93,7 +94,7 @@ func TestFewFileDescriptors(t *testing.T) {
 			held = append(held, conn)
 		}
 	}
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		if n := strings.Count(i.Output(), "no file descriptor is left"); n != 1 {
 			return fmt.Errorf("it is said %d times", n)
 		}
@@ -103,7 +104,7 @@ func TestFewFileDescriptors(t *testing.T) {
 		require.NoError(t, conn.Close())
 	}
 	i.HTTP().CloseIdleConnections()
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		response, err := i.Try("POST", "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"), "Prefer", "wait=20")
 		if err == nil && response.Status != 200 {
 			err = fmt.Errorf("%d: %s", response.Status, response.Body)
@@ -115,7 +116,7 @@ func TestFewFileDescriptors(t *testing.T) {
 
 // A full disk under DATA_DIR keeps orders from being accepted, and says so. Once there is room, the service goes on by itself, and nothing is lost.
 func TestFullDiskUnderDataDir(t *testing.T) {
-	if harness.Real() {
+	if kittest.Real() {
 		t.Skip("is about the embedded PostgreSQL and Kafka")
 	}
 	dir := t.TempDir()
@@ -139,7 +140,7 @@ func TestFullDiskUnderDataDir(t *testing.T) {
 	}
 	require.Positive(t, refused, "the disk is not full")
 	require.NoError(t, os.Remove(ballast))
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		response, err := i.Try("POST", "/v1/orders", order, "Prefer", "wait=20")
 		if err == nil && response.Status != 200 {
 			err = fmt.Errorf("%d: %s", response.Status, response.Body)

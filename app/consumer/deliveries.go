@@ -1,0 +1,27 @@
+package consumer
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// DeliveryArrived is as much of the warehouse's delivery.arrived as matters here.
+type DeliveryArrived struct {
+	SKU      string `json:"sku"`
+	Quantity int64  `json:"quantity"`
+}
+
+// deliveries takes into stock what the warehouse says has arrived.
+type deliveries struct{ commands cqrs.Commands }
+
+func (r deliveries) reaction() cqrs.Reaction {
+	return cqrs.Reaction{Name: "deliveries", From: "warehouse", Category: "deliveries", On: []cqrs.Hearing{
+		cqrs.Hear("delivery.arrived", r.arrived),
+	}}
+}
+
+func (r deliveries) arrived(ctx context.Context, e DeliveryArrived, _ cqrs.Meta) error {
+	return r.commands.Send(ctx, cqrs.Command{Body: command.ReceiveStock{SKU: e.SKU, Quantity: e.Quantity}})
+}

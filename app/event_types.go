@@ -1,6 +1,0 @@
-package app
-
-import "reflect"
-
-// EventTypes are Go types of events.
-type EventTypes []reflect.Type

@@ -1,0 +1,41 @@
+package cqrs
+
+import (
+	"context"
+	"reflect"
+)
+
+// Projection builds a read model from the events of one kind of aggregate. Its handlers must bear repetition: they get
+// each aggregate's events in order, and any of them more than once.
+type Projection struct {
+	Name     string
+	Category string
+	On       []EventHandler
+
+	// Inline says that its rows are written in the units of work that append the events, so that nothing has to be consumed.
+	Inline bool
+}
+
+// EventHandler handles one type of event.
+type EventHandler struct {
+	Type   reflect.Type
+	Handle func(ctx context.Context, e Event) error
+}
+
+// Handlers returns the handlers by their types of events. They get events whose text PostgreSQL's text columns can hold: the store keeps
+// events as JSON, which can contain the NUL character.
+func (p Projection) Handlers() map[reflect.Type]EventHandler {
+	handlers := map[reflect.Type]EventHandler{}
+	for _, h := range p.On {
+		handlers[h.Type] = EventHandler{h.Type, func(ctx context.Context, e Event) error {
+			e.Body = withoutNUL(e.Body)
+			return h.Handle(ctx, e)
+		}}
+	}
+	return handlers
+}
+
+// On registers a handler of E.
+func On[E any](handle func(ctx context.Context, e E, m Meta) error) EventHandler {
+	return EventHandler{reflect.TypeFor[E](), func(ctx context.Context, e Event) error { return handle(ctx, e.Body.(E), e.Meta) }}
+}

@@ -1,0 +1,178 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"strings"
+	"unicode"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// Idempotency has a request with an Idempotency-Key take effect once. The handler runs in one unit of work with the record of the key, so
+// both are committed or neither is: a repetition finds the answer if and only if the first request had its effects. A request that is
+// refused leaves nothing, and its key is free.
+type Idempotency struct {
+	UnitOfWork cqrs.UnitOfWork
+	Store      IdempotencyStore
+
+	// Committed is called after a request had its effects. Optional.
+	Committed func()
+
+	Fail func(w http.ResponseWriter, r *http.Request, err error)
+}
+
+// IdempotencyStore keeps the answers to requests that had a key, in the unit of work of ctx.
+type IdempotencyStore interface {
+	// Find returns the answer that a request (its hash) with this key got, nil if there was none. The error is cqrs.ErrKeyReused if that was
+	// another request.
+	Find(ctx context.Context, key cqrs.IdempotencyKey, request []byte) (*cqrs.KeptAnswer, error)
+
+	// Keep keeps an answer. If another unit of work has used the key meanwhile, this one fails with cqrs.ErrConflict.
+	Keep(ctx context.Context, key cqrs.IdempotencyKey, request []byte, answer cqrs.KeptAnswer) error
+}
+
+// Headers of idempotent requests.
+const (
+	headerKey      = "Idempotency-Key"
+	headerReplayed = "Idempotency-Replayed"
+)
+
+// errRefused rolls back a unit of work whose request is answered with an error. That answer is sent.
+var errRefused = errors.New("the request was refused")
+
+// Handler has requests that have a key handled once by next, whose effects all come of the unit of work in the request's context. Next may
+// run several times, and all but the last attempt come to nothing.
+func (i *Idempotency) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		values := r.Header.Values(headerKey)
+		if r.Method != http.MethodPost || len(values) == 0 {
+			next.ServeHTTP(w, r)
+			return
+		}
+		key := cqrs.IdempotencyKey{Owner: cqrs.PrincipalOf(r.Context()).Subject, Scope: r.Method + " " + r.URL.Path, Key: values[0]}
+		if len(values) > 1 || key.Key == "" || len(key.Key) > 255 || strings.ContainsFunc(key.Key, func(c rune) bool { return !unicode.IsPrint(c) }) {
+			i.Fail(w, r, Invalid(http.StatusBadRequest, headerKey, "must be 1 to 255 printable characters, once"))
+			return
+		}
+		body, err := ReadBody(w, r)
+		if err != nil {
+			i.Fail(w, r, err)
+			return
+		}
+		answer, err := i.once(r, key, body, next)
+		if err != nil && !errors.Is(err, errRefused) {
+			i.Fail(w, r, err)
+			return
+		}
+		if err == nil && i.Committed != nil {
+			i.Committed()
+		}
+		answer.WriteTo(w)
+	})
+}
+
+func (i *Idempotency) once(r *http.Request, key cqrs.IdempotencyKey, body []byte, next http.Handler) (answer *Recorder, err error) {
+	request := fingerprint(r, body)
+	err = i.UnitOfWork.Within(r.Context(), func(ctx context.Context) error {
+		answer = NewRecorder()
+		earlier, err := i.Store.Find(ctx, key, request)
+		if errors.Is(err, cqrs.ErrKeyReused) {
+			return Invalid(http.StatusUnprocessableEntity, headerKey, "was used for another request")
+		}
+		if err != nil {
+			return err
+		}
+		if earlier != nil {
+			answer.replay(*earlier)
+			return nil
+		}
+		again := r.Clone(context.WithValue(ctx, recorderKey{}, answer))
+		again.Body = io.NopCloser(bytes.NewReader(body))
+		next.ServeHTTP(answer, again)
+		switch {
+		case answer.failure != nil:
+			return errors.Join(errRefused, answer.failure) // a conflict has the unit of work tried again
+		case answer.Status >= http.StatusBadRequest:
+			return errRefused
+		}
+		return i.Store.Keep(ctx, key, request, cqrs.KeptAnswer{Status: answer.Status, Location: answer.Header().Get("Location"), Body: answer.json()})
+	})
+	return answer, err
+}
+
+// fingerprint tells requests apart by what they ask for, not by how the JSON is written. Its length sets it apart from what versions before
+// migration 00010 kept.
+func fingerprint(r *http.Request, body []byte) []byte {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.UseNumber()
+	var v any
+	if err := decoder.Decode(&v); err == nil && !decoder.More() {
+		if canonical, err := json.Marshal(v); err == nil {
+			body = canonical
+		}
+	}
+	sum := sha256.Sum256([]byte(r.URL.RawQuery + "\n" + string(body)))
+	return append(sum[:], 1)
+}
+
+type recorderKey struct{}
+
+// Failed notes the error that a request is answered for, so that a unit of work around its handler fails with it.
+func Failed(ctx context.Context, err error) {
+	if answer, ok := ctx.Value(recorderKey{}).(*Recorder); ok {
+		answer.failure = err
+	}
+}
+
+// Recorder keeps an answer until it is known that it holds.
+type Recorder struct {
+	Status  int
+	Body    bytes.Buffer
+	header  http.Header
+	failure error
+}
+
+// NewRecorder makes one.
+func NewRecorder() *Recorder { return &Recorder{Status: http.StatusOK, header: http.Header{}} }
+
+// Header implements http.ResponseWriter.
+func (a *Recorder) Header() http.Header { return a.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (a *Recorder) WriteHeader(status int) { a.Status = status }
+
+// Write implements http.ResponseWriter.
+func (a *Recorder) Write(p []byte) (int, error) { return a.Body.Write(p) }
+
+// WriteTo sends the answer.
+func (a *Recorder) WriteTo(w http.ResponseWriter) {
+	maps.Copy(w.Header(), a.header)
+	w.WriteHeader(a.Status)
+	_, _ = w.Write(a.Body.Bytes()) //nolint:gosec // it is JSON, and its type says so; the client is gone if this fails
+}
+
+func (a *Recorder) json() json.RawMessage {
+	if body := bytes.TrimSpace(a.Body.Bytes()); json.Valid(body) {
+		return body
+	}
+	return json.RawMessage("null")
+}
+
+func (a *Recorder) replay(earlier cqrs.KeptAnswer) {
+	a.Status = earlier.Status
+	a.header.Set(headerReplayed, "true")
+	if earlier.Location != "" {
+		a.header.Set("Location", earlier.Location)
+	}
+	if string(earlier.Body) != "null" {
+		a.header.Set("Content-Type", "application/json")
+		a.Body.Write(append(earlier.Body, '\n'))
+	}
+}

@@ -1,0 +1,139 @@
+// Package identity reads and makes bearer tokens: JSON Web Tokens (RFC 7519), signed by an identity provider whose keys are
+// fetched (JWKS, RFC 7517), or with a secret that the small installation shares.
+package identity
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/MicahParks/keyfunc/v3"
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// Roles in a token's claim "role", or in its list "roles".
+const (
+	Customer = "customer"
+	Operator = "operator"
+)
+
+// ErrToken says that a token is not good. What wraps it says why, without the token.
+var ErrToken = errors.New("the token is not good")
+
+// Config says which tokens are good.
+type Config struct {
+	JWKSURL  string // of the provider's keys; signatures RS, PS, ES or EdDSA
+	Secret   string // or the shared secret; signatures HS256
+	Issuer   string // that a token must name; empty: any
+	Audience string // that a token must be for; empty: any
+
+	// Clock tells whether a token has expired. Nil: the local clock.
+	Clock cqrs.Clock
+}
+
+// On tells whether tokens are asked for.
+func (c Config) On() bool { return c.JWKSURL != "" || c.Secret != "" }
+
+// leeway is how far clocks may be apart.
+const leeway = 30 * time.Second
+
+// Verifier reads tokens.
+type Verifier struct {
+	parser *jwt.Parser
+	key    jwt.Keyfunc
+}
+
+// NewVerifier makes one. Keys of a provider are fetched until ctx is done; one that is away only keeps tokens from being good.
+func NewVerifier(ctx context.Context, c Config, warn func(error)) (*Verifier, error) {
+	options := []jwt.ParserOption{jwt.WithExpirationRequired(), jwt.WithLeeway(leeway)}
+	if c.Clock != nil {
+		options = append(options, jwt.WithTimeFunc(c.Clock))
+	}
+	if c.Issuer != "" {
+		options = append(options, jwt.WithIssuer(c.Issuer))
+	}
+	if c.Audience != "" {
+		options = append(options, jwt.WithAudience(c.Audience))
+	}
+	if c.JWKSURL == "" {
+		// The kinds of signature are fixed here: a token must not choose its own.
+		parser := jwt.NewParser(append(options, jwt.WithValidMethods([]string{"HS256"}))...)
+		return &Verifier{parser, func(*jwt.Token) (any, error) { return []byte(c.Secret), nil }}, nil
+	}
+	later := true
+	keys, err := keyfunc.NewDefaultOverrideCtx(ctx, []string{c.JWKSURL}, keyfunc.Override{
+		Client: &http.Client{Timeout: 5 * time.Second, CheckRedirect: refuseRedirect}, HTTPTimeout: 5 * time.Second, RateLimitWaitMax: time.Second, NoErrorReturnFirstHTTPReq: &later,
+		RefreshInterval: 10 * time.Minute, RefreshErrorHandlerFunc: func(string) func(context.Context, error) { return func(_ context.Context, err error) { warn(err) } },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("keys of %s: %w", c.JWKSURL, err)
+	}
+	asymmetric := []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+	return &Verifier{jwt.NewParser(append(options, jwt.WithValidMethods(asymmetric))...), keys.Keyfunc}, nil
+}
+
+// refuseRedirect keeps keys from coming from elsewhere than the setting says, by plain http for example.
+func refuseRedirect(to *http.Request, _ []*http.Request) error {
+	return fmt.Errorf("redirects are refused; AUTH_JWKS_URL must be where the keys are, not %s://%s", to.URL.Scheme, to.URL.Host)
+}
+
+type claims struct {
+	jwt.RegisteredClaims
+	Role  string   `json:"role,omitempty"`
+	Roles []string `json:"roles,omitempty"`
+}
+
+// Verify reads a token. The error wraps ErrToken, and *app.TextError if a good token's subject cannot be stored.
+func (v *Verifier) Verify(token string) (cqrs.Principal, error) {
+	var c claims
+	parsed, err := v.parser.ParseWithClaims(token, &c, v.key)
+	if err != nil {
+		return cqrs.Principal{}, fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	if err := checkText(parsed.Raw, c.Subject); err != nil {
+		return cqrs.Principal{}, fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	roles := append(c.Roles, c.Role)
+	switch {
+	case c.Subject == "":
+		return cqrs.Principal{}, fmt.Errorf("%w: it names no subject", ErrToken)
+	case slices.Contains(roles, Operator):
+		return cqrs.Principal{Subject: c.Subject, Operator: true}, nil
+	case slices.Contains(roles, Customer):
+		return cqrs.Principal{Subject: c.Subject}, nil
+	}
+	return cqrs.Principal{}, fmt.Errorf("%w: its role is neither %s nor %s", ErrToken, Customer, Operator)
+}
+
+// checkText refuses subjects that cannot be stored, or that would become the same as others: JSON decoding replaces every byte that is not
+// UTF-8 by U+FFFD.
+func checkText(token, subject string) error {
+	if err := cqrs.CheckText("sub", subject, cqrs.MaxKey); err != nil {
+		return err
+	}
+	parts := strings.Split(token, ".")
+	if text, err := base64.RawURLEncoding.DecodeString(parts[min(1, len(parts)-1)]); err != nil || !utf8.Valid(text) {
+		return &cqrs.TextError{Field: "sub", Reason: "the token's claims are not valid UTF-8"}
+	}
+	return nil
+}
+
+// Sign makes a token with the shared secret.
+func (c Config) Sign(subject, role string, expires time.Time) (string, error) {
+	now := time.Now()
+	body := claims{Role: role, RegisteredClaims: jwt.RegisteredClaims{
+		Subject: subject, Issuer: c.Issuer, IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(expires),
+	}}
+	if c.Audience != "" {
+		body.Audience = jwt.ClaimStrings{c.Audience}
+	}
+	return jwt.NewWithClaims(jwt.SigningMethodHS256, body).SignedString([]byte(c.Secret))
+}

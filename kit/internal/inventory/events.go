@@ -1,0 +1,78 @@
+package inventory
+
+import "github.com/millrace/millrace/kit/aggregate"
+
+// Event is a fact about the stock of a SKU.
+//
+//sumtype:decl
+type Event interface{ inventory() }
+
+// Received says that goods came in.
+type Received struct {
+	SKU      string `json:"sku"`
+	Quantity int64  `json:"quantity"`
+}
+
+// Reserved says that a quantity is kept for an order.
+type Reserved struct {
+	SKU      string `json:"sku"`
+	OrderID  string `json:"order_id"`
+	Quantity int64  `json:"quantity"`
+}
+
+// Rejected says that an order could not be served from this stock.
+type Rejected struct {
+	SKU       string `json:"sku"`
+	OrderID   string `json:"order_id"`
+	Wanted    int64  `json:"wanted"`
+	Available int64  `json:"available"`
+	Reason    string `json:"reason"`
+}
+
+// Released says that a reservation was given up. Quantity 0: there was none, and there will be none.
+type Released struct {
+	SKU      string `json:"sku"`
+	OrderID  string `json:"order_id"`
+	Quantity int64  `json:"quantity"`
+}
+
+// Committed says that reserved goods left the house.
+type Committed struct {
+	SKU      string `json:"sku"`
+	OrderID  string `json:"order_id"`
+	Quantity int64  `json:"quantity"`
+}
+
+func (Received) inventory()  {}
+func (Reserved) inventory()  {}
+func (Rejected) inventory()  {}
+func (Released) inventory()  {}
+func (Committed) inventory() {}
+
+// Types names the facts as they are stored.
+var Types = aggregate.TypesOf(
+	aggregate.NewType[Received]("inventory.received"),
+	aggregate.NewType[Reserved]("inventory.reserved"),
+	aggregate.NewType[Rejected]("inventory.rejected"),
+	aggregate.NewType[Released]("inventory.released"),
+	aggregate.NewType[Committed]("inventory.committed"),
+)
+
+func (s *Stock) apply(e Event) {
+	switch e := e.(type) {
+	case Received:
+		s.state.Known = true
+		s.state.OnHand += e.Quantity
+	case Reserved:
+		s.state.Reserved += e.Quantity
+		s.state.Reservations[e.OrderID] = e.Quantity
+	case Rejected:
+	case Released:
+		s.state.Reserved -= e.Quantity
+		delete(s.state.Reservations, e.OrderID)
+	case Committed:
+		s.state.Reserved -= e.Quantity
+		s.state.OnHand -= e.Quantity
+		delete(s.state.Reservations, e.OrderID)
+	}
+}

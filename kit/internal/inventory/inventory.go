@@ -1,0 +1,117 @@
+// Package inventory keeps the stock of a SKU and what of it is reserved for orders.
+package inventory
+
+import (
+	"maps"
+	"math"
+
+	"github.com/millrace/millrace/kit/aggregate"
+)
+
+// Category is the name of this kind of aggregate in streams and topics.
+const Category = "inventory"
+
+// Refusals of a stock.
+var (
+	ErrQuantity    = aggregate.Refuse("a quantity is at least 1")
+	ErrTooMuch     = aggregate.Refuse("the stock cannot count that many")
+	ErrNotReserved = aggregate.Refuse("nothing is reserved for this order")
+	ErrSKU         = aggregate.Refuse("a stock needs a SKU")
+)
+
+// Stock is the aggregate of one SKU. Rules: never more reserved than on hand; an order has at most one reservation; what
+// is on hand and reserved never falls below zero.
+type Stock struct {
+	aggregate.Root[Event]
+	state state
+}
+
+// state is what a snapshot keeps. Only open reservations stand in it, so it does not grow with the stock's history.
+type state struct {
+	Known        bool             `json:"known"` // something was received once
+	OnHand       int64            `json:"on_hand"`
+	Reserved     int64            `json:"reserved"`
+	Reservations map[string]int64 `json:"reservations"`
+}
+
+// Rebuild folds a history.
+func Rebuild(history []Event) *Stock {
+	s := &Stock{state: state{Reservations: map[string]int64{}}}
+	s.Replay(s.apply, history)
+	return s
+}
+
+// State is what a snapshot keeps.
+func (s *Stock) State() any { return &s.state }
+
+// Continue folds what came after a snapshot.
+func (s *Stock) Continue(history []Event) { s.Replay(s.apply, history) }
+
+// OnHand is what lies in the house.
+func (s *Stock) OnHand() int64 { return s.state.OnHand }
+
+// Reserved is what of it is kept for orders.
+func (s *Stock) Reserved() int64 { return s.state.Reserved }
+
+// Available is what may still be reserved.
+func (s *Stock) Available() int64 { return s.state.OnHand - s.state.Reserved }
+
+// Reservations returns the open ones by order.
+func (s *Stock) Reservations() map[string]int64 { return maps.Clone(s.state.Reservations) }
+
+// Receive takes goods in.
+func (s *Stock) Receive(sku string, quantity int64) error {
+	switch {
+	case sku == "":
+		return ErrSKU
+	case quantity < 1:
+		return ErrQuantity
+	case s.state.OnHand > math.MaxInt64-quantity:
+		return ErrTooMuch
+	}
+	s.Record(s.apply, Received{sku, quantity})
+	return nil
+}
+
+// Lack says why quantity cannot be reserved, or nothing if it can.
+func (s *Stock) Lack(sku string, quantity int64) string {
+	switch {
+	case !s.state.Known:
+		return "out of stock: " + sku + ", of which nothing was ever received"
+	case quantity > s.Available():
+		return "out of stock: " + sku
+	}
+	return ""
+}
+
+// Reserve keeps a quantity for an order, or records that it cannot. Reserving twice for an order changes nothing.
+func (s *Stock) Reserve(sku, orderID string, quantity int64) error {
+	if quantity < 1 {
+		return ErrQuantity
+	}
+	if _, again := s.state.Reservations[orderID]; again {
+		return nil
+	}
+	if reason := s.Lack(sku, quantity); reason != "" {
+		s.Record(s.apply, Rejected{sku, orderID, quantity, s.Available(), reason})
+		return nil
+	}
+	s.Record(s.apply, Reserved{sku, orderID, quantity})
+	return nil
+}
+
+// Release gives a reservation up. Releasing what was never reserved is recorded with quantity 0.
+func (s *Stock) Release(sku, orderID string) error {
+	s.Record(s.apply, Released{sku, orderID, s.state.Reservations[orderID]})
+	return nil
+}
+
+// Commit takes reserved goods out of the house.
+func (s *Stock) Commit(sku, orderID string) error {
+	quantity, ok := s.state.Reservations[orderID]
+	if !ok {
+		return ErrNotReserved
+	}
+	s.Record(s.apply, Committed{sku, orderID, quantity})
+	return nil
+}

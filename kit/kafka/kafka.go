@@ -1,0 +1,347 @@
+// Package kafka speaks to Apache Kafka through Watermill's publisher and subscriber: publishing that connects when it is
+// needed, subscribing that outlasts a broker's absence and stops without dropping what is in hand, and topics.
+package kafka
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/rcrowley/go-metrics"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kafka/keyordered"
+)
+
+// Config is how to reach the brokers.
+type Config struct {
+	Brokers []string
+
+	// ClientID is the name under which brokers see us.
+	ClientID string
+
+	// Instance sets this instance apart from others, in whose place it may not be. Groups give the same partitions of topics to the same
+	// instance: what has the same key then comes to one, whichever topic it comes by.
+	Instance string
+
+	// Presence says on which machine this instance is. Of the members of a group on one machine, one works.
+	Presence Presence
+
+	// InstanceID makes this a static member of its groups: restarted within the session's time, it gets its partitions back
+	// at once. It must differ between instances. Empty: a dynamic member, which hands its partitions over when it stops.
+	InstanceID string
+
+	// GroupBytes bounds the records that a group has in flight, and FetchBytes what is fetched of a partition at once. Default: 64 MiB
+	// and 256 KiB.
+	GroupBytes int
+	FetchBytes int32
+
+	// Security is checked before.
+	Security Security
+}
+
+// Sarama measures each record and each request for a reader that is not there; what matters is in our own metrics.
+func init() { metrics.UseNilMetrics = true } //nolint:gochecknoinits // before any client is made
+
+func (c Config) sarama() *sarama.Config {
+	s := sarama.NewConfig()
+	s.ClientID = c.ClientID
+	s.Version = sarama.V2_8_0_0
+	s.Net.DialTimeout = 3 * time.Second
+	s.Net.ReadTimeout = 15 * time.Second
+	s.Net.WriteTimeout = 10 * time.Second
+	s.Metadata.Retry.Max = 2
+	s.Metadata.Retry.Backoff = 250 * time.Millisecond
+	s.Metadata.AllowAutoTopicCreation = false        // EnsureTopics makes topics, with the right number of partitions
+	s.Consumer.IsolationLevel = sarama.ReadCommitted // records of aborted transactions never happened
+	c.Security.apply(s)
+	return s
+}
+
+// allHeaders is the header in which Debezium's event router puts the outbox's column of the same name: all of a message's, as JSON.
+// formerAllHeaders is its name in older versions, which counts if the record has no headers of CloudEvents beside it: another service may
+// have a header of that name.
+const (
+	allHeaders       = "millrace_headers"
+	formerAllHeaders = "headers"
+)
+
+// headersOf returns the headers of a record; where a name is there twice, the last one.
+func headersOf(record *sarama.ConsumerMessage) message.Metadata {
+	metadata := make(message.Metadata, len(record.Headers)+1)
+	var values strings.Builder // all in one piece
+	for _, h := range record.Headers {
+		values.Write(h.Value)
+	}
+	rest := values.String()
+	for _, h := range record.Headers {
+		metadata[nameOf(h.Key)] = rest[:len(h.Value)]
+		rest = rest[len(h.Value):]
+	}
+	for _, name := range []string{allHeaders, formerAllHeaders} {
+		all, ok := metadata[name]
+		if !ok || metadata[cqrs.HeaderID] != "" {
+			continue
+		}
+		var inner message.Metadata
+		if json.Unmarshal([]byte(all), &inner) == nil && inner[cqrs.HeaderID] != "" {
+			delete(metadata, name)
+			maps.Copy(metadata, inner)
+		}
+	}
+	return metadata
+}
+
+// orderKey is the key whose order a record keeps: the header keyHeader, by today's or a former name, or the record's key.
+func orderKey(record *sarama.ConsumerMessage, keyHeader string) string {
+	if keyHeader == "" {
+		return string(record.Key)
+	}
+	for _, h := range record.Headers {
+		switch name := string(h.Key); name {
+		case keyHeader:
+			return string(h.Value)
+		case allHeaders, formerAllHeaders:
+			headers := headersOf(record)
+			for name, value := range headers {
+				if name == keyHeader || cqrs.FormerHeaders[name] == keyHeader {
+					return value
+				}
+			}
+		default:
+			if cqrs.FormerHeaders[name] == keyHeader {
+				return string(h.Value)
+			}
+		}
+	}
+	return string(record.Key)
+}
+
+// partitioned puts a message's key and headers into a record, and back. It adds no header of its own: the message's id is
+// in ce_id.
+type partitioned struct{ clock func() time.Time } // of records that are sent
+
+// Marshal implements wkafka.Marshaler.
+func (p partitioned) Marshal(topic string, msg *message.Message) (*sarama.ProducerMessage, error) {
+	record := &sarama.ProducerMessage{Topic: topic, Value: sarama.ByteEncoder(msg.Payload), Timestamp: p.clock()}
+	for name, value := range msg.Metadata {
+		record.Headers = append(record.Headers, sarama.RecordHeader{Key: []byte(name), Value: []byte(value)})
+	}
+	if key := msg.Metadata.Get(cqrs.HeaderKey); key != "" {
+		record.Key = sarama.StringEncoder(key)
+	}
+	return record, nil
+}
+
+// Unmarshal implements wkafka.Unmarshaler. It never fails, because that would end the partition's consumption: what cannot be
+// understood becomes a dead letter. A record without an id gets one from its place in the log, its time and its content: a topic that was made
+// anew has another record in the same place. The record's key comes before the header of the same meaning, because it is what Kafka and the
+// subscriber keep the order by.
+func (partitioned) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, error) {
+	metadata := headersOf(record)
+	id := metadata[cqrs.HeaderID]
+	if id == "" {
+		hash := sha256.New()
+		hash.Write(record.Key)
+		hash.Write(record.Value)
+		id = fmt.Sprintf("%s/%d/%d/%d/%x", record.Topic, record.Partition, record.Offset, record.Timestamp.UnixMilli(), hash.Sum(nil)[:8])
+	}
+	if len(record.Key) > 0 {
+		metadata[cqrs.HeaderKey] = string(record.Key)
+	}
+	msg := message.NewMessage(id, record.Value)
+	msg.Metadata = metadata
+	return msg, nil
+}
+
+// names are those of our own headers: one that is known needs no memory of its own.
+var names = func() map[string]string {
+	known := map[string]string{}
+	for _, name := range cqrs.Headers {
+		known[name] = name
+	}
+	return known
+}()
+
+func nameOf(key []byte) string {
+	if name, ok := names[string(key)]; ok {
+		return name
+	}
+	return string(key)
+}
+
+// Publisher is Watermill's Kafka publisher, connected when it is first needed and again after a failure to connect.
+type Publisher struct {
+	config Config
+	limit  func() int
+	clock  func() time.Time
+	logger watermill.LoggerAdapter
+
+	mu       sync.Mutex
+	inner    *wkafka.Publisher
+	failed   error
+	failedAt time.Time
+}
+
+// NewPublisher makes a publisher; limit gives the largest record, in bytes, that the topics take, clock the time of records.
+func NewPublisher(c Config, limit func() int, clock func() time.Time, logger watermill.LoggerAdapter) *Publisher {
+	return &Publisher{config: c, limit: limit, clock: clock, logger: logger}
+}
+
+// Publish implements message.Publisher. A record is acknowledged by all in-sync replicas; a retry inside the client neither
+// doubles nor reorders it. It gives up after some seconds.
+func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
+	inner, err := p.connected()
+	if err != nil {
+		return err
+	}
+	if err := inner.Publish(topic, messages...); err != nil {
+		return topicFault(err, topic, "WRITE")
+	}
+	return nil
+}
+
+func (p *Publisher) connected() (*wkafka.Publisher, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inner != nil {
+		return p.inner, nil
+	}
+	if p.failed != nil && time.Since(p.failedAt) < 500*time.Millisecond {
+		return nil, p.failed // the many that waited for one attempt share its outcome
+	}
+	s := p.config.sarama()
+	s.Producer.RequiredAcks = sarama.WaitForAll
+	s.Producer.Idempotent = true
+	s.Net.MaxOpenRequests = 1
+	s.Producer.Return.Successes = true
+	s.Producer.Retry.Max = 3
+	s.Producer.Retry.Backoff = 100 * time.Millisecond
+	s.Producer.Timeout = 10 * time.Second
+	s.Producer.MaxMessageBytes = p.limit()
+	inner, err := wkafka.NewPublisher(wkafka.PublisherConfig{Brokers: p.config.Brokers, Marshaler: partitioned{p.clock}, OverwriteSaramaConfig: s}, p.logger)
+	if err != nil {
+		p.failed, p.failedAt = err, time.Now()
+		return nil, err
+	}
+	p.inner, p.failed = inner, nil
+	return inner, nil
+}
+
+// Close implements message.Publisher.
+func (p *Publisher) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inner == nil {
+		return nil
+	}
+	return p.inner.Close()
+}
+
+// Refused tells whether an error of Publish says that the broker will never take the record, as opposed to one that passes.
+func Refused(err error) bool {
+	if _, ok := errors.AsType[sarama.ConfigurationError](err); ok {
+		return true // the client's own limit, which follows the topics'
+	}
+	return errors.Is(err, sarama.ErrMessageSizeTooLarge) || errors.Is(err, sarama.ErrMessageSetSizeTooLarge) ||
+		errors.Is(err, sarama.ErrInvalidMessage) || errors.Is(err, sarama.ErrInvalidRecord)
+}
+
+// TopicError is an error of one topic or partition: the broker answers, and other topics can be sent to.
+type TopicError struct {
+	Topic string
+	err   error
+}
+
+func (e *TopicError) Error() string { return e.err.Error() }
+
+func (e *TopicError) Unwrap() error { return e.err }
+
+// TopicFault tells whether an error of Publish or Send is a fault of one topic, not of the broker or of a message.
+func TopicFault(err error) bool {
+	_, ok := errors.AsType[*TopicError](err)
+	return ok && !Refused(err)
+}
+
+// topicFault makes a TopicError of what a broker has answered about a topic, and says which right is missing. Errors of the connection
+// stay as they are.
+func topicFault(err error, topic, right string) error {
+	if _, answered := errors.AsType[sarama.KError](err); !answered {
+		return err
+	}
+	if errors.Is(err, sarama.ErrTopicAuthorizationFailed) {
+		err = fmt.Errorf("%w: the user of KAFKA_USER needs %s on topic %s", err, right, topic)
+	}
+	return &TopicError{topic, err}
+}
+
+// fetchBytes is how much of a partition is fetched at once: little, because there are many partitions, and more is fetched ahead than is
+// needed.
+func (c Config) fetchBytes() int32 {
+	if c.FetchBytes > 0 {
+		return min(c.FetchBytes, 256<<10)
+	}
+	return 256 << 10
+}
+
+// consumer is the configuration of a member of a group.
+func (c Config) consumer() *sarama.Config {
+	s := c.sarama()
+	s.Consumer.Return.Errors = true
+	s.Consumer.MaxWaitTime = time.Second // a fetch that finds nothing is answered after that; one that finds something, at once
+	s.Consumer.Fetch.Default = c.fetchBytes()
+	s.ChannelBufferSize = 64
+	s.Consumer.Offsets.Initial = sarama.OffsetOldest // a new group begins at the beginning: nothing is skipped
+	s.Consumer.Group.InstanceId = c.InstanceID
+	s.Consumer.Group.Session.Timeout = 6 * time.Second    // the least that brokers allow by default
+	s.Consumer.Group.Heartbeat.Interval = 2 * time.Second // a third of it, as usual: each group sends its own
+	s.Consumer.Group.Rebalance.Timeout = 10 * time.Second
+	// The others are what instances of older versions know.
+	s.ClientID += "-" + c.Instance
+	s.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{
+		newMachines(c.Presence), sarama.NewBalanceStrategyRange(), sarama.NewBalanceStrategySticky(),
+	}
+	return s
+}
+
+// NewSubscriber makes a subscriber for a group that has many messages of a partition in hand, those of one key in order. The key is that
+// of the header keyHeader, if a record has it, else the record's. A message's cqrs.Link is in its context. Announce is told of messages
+// that wait for others of their key.
+func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Message), logger watermill.LoggerAdapter) (message.Subscriber, error) {
+	s, err := keyordered.NewSubscriber(keyordered.Config{
+		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: partitioned{}, Logger: logger, MaxBytes: c.GroupBytes,
+		Key: func(r *sarama.ConsumerMessage) string { return orderKey(r, keyHeader) },
+		Link: func(before any, next func()) (link any, done func()) {
+			b, _ := before.(*cqrs.Link)
+			l := cqrs.NewLink(b, next)
+			return l, l.Done
+		},
+		WithLink: func(ctx context.Context, link any) context.Context { return cqrs.WithLink(ctx, link.(*cqrs.Link)) },
+		Announce: announce,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("subscriber of group %s: %w", group, err)
+	}
+	return s, nil
+}
+
+// NewSerialSubscriber makes Watermill's own subscriber for a group: it has one message of a partition in hand.
+func NewSerialSubscriber(c Config, group string, logger watermill.LoggerAdapter) (message.Subscriber, error) {
+	inner, err := wkafka.NewSubscriber(wkafka.SubscriberConfig{
+		Brokers: c.Brokers, ConsumerGroup: group, Unmarshaler: partitioned{}, OverwriteSaramaConfig: c.consumer(),
+	}, logger)
+	if err != nil {
+		return nil, fmt.Errorf("subscriber of group %s: %w", group, err)
+	}
+	return inner, nil
+}

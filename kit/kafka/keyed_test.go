@@ -1,0 +1,155 @@
+package kafka_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kafka"
+)
+
+// produce sends messages numbered from 0 on over some keys, in order, by the producer.
+func produce(t *testing.T, c kafka.Config, topic string, n, keys int) {
+	t.Helper()
+	p := kafka.NewProducer(c, func() int { return kafka.DefaultLimit }, time.Now)
+	defer p.Close()
+	for from := 0; from < n; from += 500 {
+		var topics []string
+		var messages []*message.Message
+		for i := from; i < min(from+500, n); i++ {
+			msg := message.NewMessage(fmt.Sprint("m-", i), []byte(strconv.Itoa(i)))
+			msg.Metadata = message.Metadata{cqrs.HeaderID: msg.UUID, cqrs.HeaderKey: fmt.Sprint("key-", i%keys)}
+			topics, messages = append(topics, topic), append(messages, msg)
+		}
+		for tries := 0; len(messages) > 0; tries++ { // a broker that was just started is not ready at once
+			require.Less(t, tries, 100)
+			var again []*message.Message
+			for i, err := range p.Send(context.Background(), topics[:len(messages)], messages) {
+				if err != nil {
+					again = append(again, messages[i])
+				}
+			}
+			if messages = again; len(again) > 0 {
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+	}
+}
+
+// Members come and go while many messages of each partition are in hand: each message is handled, and those of a key in order; what comes
+// again comes in order too.
+func TestKeysKeepTheirOrderWhileMembersComeAndGo(t *testing.T) {
+	c := config(t)
+	name := topic(t, c)
+	const messages, keys = 6000, 40
+	produce(t, c, name, messages, keys)
+	var mu sync.Mutex
+	highest, seen, atOnce, most, again := map[string]int{}, map[int]bool{}, 0, 0, 0
+	member := func() (stop func()) {
+		s, err := kafka.NewSubscriber(c, name, "", func(*message.Message) {}, watermill.NopLogger{})
+		require.NoError(t, err)
+		out, err := s.Subscribe(context.Background(), name)
+		require.NoError(t, err)
+		go func() {
+			for msg := range out {
+				go func() {
+					key := msg.Metadata[cqrs.HeaderKey]
+					n, _ := strconv.Atoi(string(msg.Payload))
+					mu.Lock()
+					atOnce++
+					most = max(most, atOnce)
+					if n > highest[key]+keys && highest[key] > 0 {
+						t.Errorf("%s: %d after %d", key, n, highest[key])
+					}
+					mu.Unlock()
+					time.Sleep(time.Duration(5+rand.IntN(20)) * time.Millisecond)
+					mu.Lock()
+					defer mu.Unlock()
+					atOnce--
+					if seen[n] {
+						again++
+					}
+					seen[n] = true
+					highest[key] = max(highest[key], n)
+					msg.Ack()
+				}()
+			}
+		}()
+		return func() { require.NoError(t, s.Close()) }
+	}
+	done := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(seen) == messages
+	}
+	stopFirst := member()
+	time.Sleep(2 * time.Second)
+	stopSecond := member()
+	time.Sleep(2 * time.Second)
+	stopFirst()
+	require.Eventually(t, done, 60*time.Second, 50*time.Millisecond)
+	stopSecond()
+	require.Greater(t, most, 8, "more than one a partition")
+	t.Logf("%d in hand at most, %d came again", most, again)
+}
+
+// The producer puts a key into the partition into which Watermill's publisher puts it, and refuses what is too large for itself alone.
+func TestTheProducersRecords(t *testing.T) {
+	c := config(t)
+	ours, theirs := topic(t, c), topic(t, c)
+	publish(t, c, theirs, 200)
+	produce(t, c, ours, 200, 10)
+	places := func(topic string) map[string]int32 {
+		consumer, err := sarama.NewConsumer(c.Brokers, sarama.NewConfig())
+		require.NoError(t, err)
+		defer consumer.Close()
+		out := map[string]int32{}
+		for n := range int32(4) {
+			p, err := consumer.ConsumePartition(topic, n, sarama.OffsetOldest)
+			require.NoError(t, err)
+			for open := true; open; {
+				select {
+				case r := <-p.Messages():
+					out[string(r.Key)] = n
+				case <-time.After(500 * time.Millisecond):
+					open = false
+				}
+			}
+			p.AsyncClose()
+		}
+		return out
+	}
+	require.Equal(t, places(theirs), places(ours))
+
+	p := kafka.NewProducer(c, func() int { return 2000 }, time.Now)
+	defer p.Close()
+	messageOf := func(key string, size int) *message.Message {
+		msg := message.NewMessage("m", make([]byte, size))
+		msg.Metadata = message.Metadata{cqrs.HeaderKey: key}
+		return msg
+	}
+	var topics []string
+	var messages []*message.Message
+	for range 40 { // more than fits into one batch
+		topics, messages = append(topics, ours), append(messages, messageOf("key-1", 500))
+	}
+	for _, err := range p.Send(context.Background(), topics, messages) {
+		require.NoError(t, err)
+	}
+	errs := p.Send(context.Background(), []string{ours, ours, ours}, []*message.Message{messageOf("key-1", 1), messageOf("key-1", 3000), messageOf("key-1", 1)})
+	require.NoError(t, errs[0])
+	require.True(t, kafka.Refused(errs[1]))
+	require.Error(t, errs[2], "it must not pass the one before it")
+	errs = p.Send(context.Background(), []string{"no.such.topic\x00"}, []*message.Message{messageOf("k", 1)})
+	require.Error(t, errs[0])
+}

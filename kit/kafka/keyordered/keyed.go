@@ -1,0 +1,261 @@
+// Package keyed is a Watermill subscriber for Kafka that has many messages of a partition in hand at once: those of different keys at
+// the same time, those of one key strictly in order. Only offsets below the lowest unacknowledged message are committed, so nothing is
+// lost, and what was acknowledged beyond it comes again after a crash.
+//
+// The idea is that of Confluent's Parallel Consumer (https://github.com/confluentinc/parallel-consumer) and of LINE's Decaton
+// (https://github.com/line/decaton). Watermill's own subscriber has one message a partition in hand.
+package keyordered
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Config of a Subscriber. What is zero is replaced by the default.
+type Config struct {
+	Brokers []string
+	Group   string
+
+	// Sarama is the client's configuration. Required.
+	Sarama *sarama.Config
+
+	// Unmarshaler makes messages of records. A record for which it fails is handed out with its bytes and the error under MetadataError.
+	// Required.
+	Unmarshaler wkafka.Unmarshaler
+
+	// Key says whose order a record keeps; empty: nobody's. Default: the record's key.
+	Key func(*sarama.ConsumerMessage) string
+
+	// MaxInHand is how many messages of a partition may be in hand, those that wait for others of their key included. Default 256.
+	MaxInHand int
+
+	// MaxAhead is how far, in messages, a partition goes ahead of its lowest unacknowledged one. So many may come again after a
+	// crash. Default 10,000.
+	MaxAhead int
+
+	// MaxBytes bounds the messages in hand of all partitions together. Default 64 MiB.
+	MaxBytes int
+
+	// NackPause is the time until a nacked message is handed out again; it doubles each time, up to a hundred times as long. Messages
+	// of other keys go on meanwhile. Default 100 ms.
+	NackPause time.Duration
+
+	// Grace is how long messages in hand may take when their partition is taken away; then their contexts are cancelled. It must be
+	// well below the group's rebalance timeout. Default 3 s.
+	Grace time.Duration
+
+	// CloseGrace is the same when the subscriber is closed. Default 8 s.
+	CloseGrace time.Duration
+
+	// Link ties a message to the one before it under its key, nil if none is in hand, and has the following one begin when next is
+	// called, at the latest when the message is acknowledged. What it returns goes into the message's context by WithLink; done is
+	// called when the message is acknowledged. Optional.
+	Link     func(before any, next func()) (link any, done func())
+	WithLink func(ctx context.Context, link any) context.Context
+
+	// Announce is told of a message that waits for others of its key, when it begins to. Optional.
+	Announce func(*message.Message)
+
+	Logger watermill.LoggerAdapter
+}
+
+// retryEvery is how long to wait after a failure to reach the brokers, and sayEvery is how often such failures are said, at most.
+const (
+	retryEvery = time.Second
+	sayEvery   = 30 * time.Second
+)
+
+func (c *Config) complete() error {
+	switch {
+	case len(c.Brokers) == 0:
+		return errors.New("keyed: no brokers")
+	case c.Group == "":
+		return errors.New("keyed: no group")
+	case c.Sarama == nil, c.Unmarshaler == nil:
+		return errors.New("keyed: no sarama.Config or no unmarshaler")
+	case (c.Link == nil) != (c.WithLink == nil):
+		return errors.New("keyed: Link and WithLink go together")
+	}
+	if c.Key == nil {
+		c.Key = func(r *sarama.ConsumerMessage) string { return string(r.Key) }
+	}
+	if c.MaxInHand == 0 {
+		c.MaxInHand = 256
+	}
+	if c.MaxAhead == 0 {
+		c.MaxAhead = 10_000
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 64 << 20
+	}
+	if c.NackPause == 0 {
+		c.NackPause = 100 * time.Millisecond
+	}
+	if c.Grace == 0 {
+		c.Grace = 3 * time.Second
+	}
+	if c.CloseGrace == 0 {
+		c.CloseGrace = 8 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = watermill.NopLogger{}
+	}
+	return c.Sarama.Validate()
+}
+
+// Subscriber is a message.Subscriber.
+type Subscriber struct {
+	config  Config
+	closing chan struct{}
+	once    sync.Once
+	topics  sync.WaitGroup
+}
+
+// NewSubscriber makes a Subscriber. It does not connect yet; the error is about the configuration.
+func NewSubscriber(c Config) (*Subscriber, error) {
+	if err := c.complete(); err != nil {
+		return nil, err
+	}
+	return &Subscriber{config: c, closing: make(chan struct{})}, nil
+}
+
+// Subscribe implements message.Subscriber. It joins the group in the background, again and again until it succeeds: a broker that is
+// away is waited for. When ctx is done or the subscriber is closed, nothing new is handed out, what is in hand is waited for, and only
+// then the group is left and the channel closed.
+func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	select {
+	case <-s.closing:
+		return nil, errors.New("keyed: the subscriber is closed")
+	default:
+	}
+	out := make(chan *message.Message)
+	consuming, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.topics.Go(func() {
+		defer close(out) // last: whoever reads takes it as the end, and by then offsets are committed
+		defer stop()
+		go func() {
+			select {
+			case <-s.closing:
+			case <-ctx.Done():
+			case <-consuming.Done():
+			}
+			stop()
+		}()
+		s.consume(consuming, topic, out)
+	})
+	return out, nil
+}
+
+// Close implements message.Subscriber.
+func (s *Subscriber) Close() error {
+	s.once.Do(func() { close(s.closing) })
+	s.topics.Wait()
+	return nil
+}
+
+// consume is a member of the group until ctx is done.
+func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *message.Message) {
+	fields := watermill.LogFields{"topic": topic, "group": s.config.Group}
+	var said time.Time
+	for ctx.Err() == nil {
+		if err := s.member(ctx, topic, out); err != nil && ctx.Err() == nil {
+			if missing := missingRight(err, topic, s.config.Group); missing != nil {
+				err = missing
+			}
+			if time.Since(said) > sayEvery {
+				s.config.Logger.Error("Cannot consume; it is tried again and again", err, fields)
+				said = time.Now()
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(retryEvery):
+			}
+		}
+	}
+}
+
+// missingRight says which right on the topic or the group an error is about, if it is about one.
+func missingRight(err error, topic, group string) error {
+	switch {
+	case errors.Is(err, sarama.ErrTopicAuthorizationFailed):
+		return fmt.Errorf("%w: the user of KAFKA_USER needs READ on topic %s", sarama.ErrTopicAuthorizationFailed, topic)
+	case errors.Is(err, sarama.ErrGroupAuthorizationFailed):
+		return fmt.Errorf("%w: the user of KAFKA_USER needs READ on group %s", sarama.ErrGroupAuthorizationFailed, group)
+	}
+	return nil
+}
+
+func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *message.Message) (err error) {
+	group, err := sarama.NewConsumerGroup(s.config.Brokers, s.config.Group, s.config.Sarama)
+	if err != nil {
+		return fmt.Errorf("reach Kafka at %v: %w", s.config.Brokers, err)
+	}
+	errs := make(chan struct{})
+	go func() {
+		defer close(errs)
+		var said time.Time
+		for err := range group.Errors() {
+			if missing := missingRight(err, topic, s.config.Group); missing != nil && time.Since(said) > sayEvery {
+				s.config.Logger.Error("Cannot consume; it is tried again and again", missing, watermill.LogFields{"topic": topic, "group": s.config.Group})
+				said = time.Now()
+			}
+			s.config.Logger.Debug("Consumer group", watermill.LogFields{"error": err.Error()})
+		}
+	}()
+	defer func() {
+		err = errors.Join(err, group.Close())
+		<-errs
+	}()
+	h := &handler{config: s.config, ctx: ctx, out: out, bytes: newBudget(s.config.MaxBytes)}
+	for ctx.Err() == nil {
+		if err := group.Consume(ctx, []string{topic}, h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// handler is the sarama.ConsumerGroupHandler of a topic.
+type handler struct {
+	config Config
+	ctx    context.Context //nolint:containedctx // that of the subscription: it says why a session ends
+	out    chan<- *message.Message
+	bytes  *budget
+}
+
+// Setup implements sarama.ConsumerGroupHandler.
+func (*handler) Setup(sarama.ConsumerGroupSession) error { return nil }
+
+// Cleanup implements sarama.ConsumerGroupHandler.
+func (*handler) Cleanup(sarama.ConsumerGroupSession) error { return nil }
+
+// ConsumeClaim implements sarama.ConsumerGroupHandler. It returns when the partition is taken away and what was in hand is done: until
+// then the member goes on to send heartbeats, and offsets that are marked are committed.
+func (h *handler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
+	base, lose := context.WithCancel(context.WithoutCancel(session.Context()))
+	p := newPartition(h.config, claim.Topic(), session.Context(), base, h.out, h.bytes, func(next int64) {
+		session.MarkOffset(claim.Topic(), claim.Partition(), next, "")
+	})
+	for more := true; more; {
+		select {
+		case record, ok := <-claim.Messages():
+			more = ok && p.admit(record)
+		case <-session.Context().Done():
+			more = false
+		}
+	}
+	patience := h.config.Grace
+	if h.ctx.Err() != nil {
+		patience = h.config.CloseGrace
+	}
+	p.drain(patience, lose)
+	return nil
+}

@@ -1,0 +1,356 @@
+package keyordered
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// partition hands out the records of one claimed partition: many at once, those of a key one after the other. It marks the offset up
+// to which everything was acknowledged.
+type partition struct {
+	config Config
+	topic  string
+	out    chan<- *message.Message
+	mark   func(next int64) // everything below it is done
+	bytes  *budget
+
+	stop    context.Context //nolint:containedctx // done: begin nothing any more
+	base    context.Context //nolint:containedctx // of the messages; cancelled when the partition is lost
+	running sync.WaitGroup
+
+	mu     sync.Mutex
+	room   chan struct{} // told that something was finished
+	inHand int           // records admitted and not acknowledged
+	window []*entry      // from the lowest record that is not acknowledged on, in the order of offsets
+	keys   map[string]*queue
+	lost   bool // nothing is marked any more
+}
+
+// entry is a record that was admitted.
+type entry struct {
+	record   *sarama.ConsumerMessage // nil once it is acknowledged
+	offset   int64
+	size     int
+	key      string
+	released bool // the next one of its key may begin
+	link     any
+	ahead    atomic.Pointer[message.Message] // what was announced, for when it is handed out first
+}
+
+// queue is what waits behind the record of a key that is at work.
+type queue struct {
+	busy    bool
+	last    any // link of the latest record that has begun
+	atWork  int
+	waiting []*entry
+}
+
+func newPartition(c Config, topic string, stop, base context.Context, out chan<- *message.Message, bytes *budget, mark func(int64)) *partition {
+	return &partition{
+		config: c, topic: topic, out: out, mark: mark, bytes: bytes, stop: stop, base: base,
+		room: make(chan struct{}, 1), keys: map[string]*queue{},
+	}
+}
+
+// admit takes a record in, once there is room for it. It returns false if the partition stops before.
+func (p *partition) admit(record *sarama.ConsumerMessage) bool {
+	e := &entry{record: record, offset: record.Offset, size: size(record), key: p.key(record)}
+	for {
+		p.mu.Lock()
+		if p.inHand < p.config.MaxInHand && len(p.window) < p.config.MaxAhead && p.bytes.take(e.size, p.inHand == 0) {
+			p.inHand++
+			p.window = append(p.window, e)
+			waits := p.enqueue(e)
+			p.mu.Unlock()
+			if waits {
+				p.announce(e, record)
+			}
+			return true
+		}
+		p.mu.Unlock()
+		select {
+		case <-p.room:
+		case <-p.bytes.freed():
+		case <-p.stop.Done():
+			return false
+		}
+	}
+}
+
+// announce tells of a record that waits, and keeps what was made of it.
+func (p *partition) announce(e *entry, record *sarama.ConsumerMessage) {
+	if p.config.Announce == nil {
+		return
+	}
+	msg := p.unmarshal(record)
+	e.ahead.Store(msg)
+	if err := protect(func() error { p.config.Announce(msg); return nil }); err != nil {
+		p.config.Logger.Error("Cannot announce a message", err, p.fields(record))
+	}
+}
+
+// key is the key of a record. A Key function that panics must not end the process: the record keeps the order of its own key.
+func (p *partition) key(record *sarama.ConsumerMessage) (key string) {
+	err := protect(func() error { key = p.config.Key(record); return nil })
+	if err != nil {
+		p.config.Logger.Error("Cannot tell the key of a record", err, p.fields(record))
+		return string(record.Key)
+	}
+	return key
+}
+
+// MetadataError is the metadata key of a message whose record could not be unmarshaled: its value is the error. The payload, the key and the
+// headers are the record's bytes.
+const MetadataError = "unmarshal_error"
+
+// unmarshal makes a message of a record, whatever its bytes are. A record that was never handed out would hold back its key for ever, and
+// after MaxAhead further records its partition.
+func (p *partition) unmarshal(record *sarama.ConsumerMessage) (msg *message.Message) {
+	err := protect(func() (err error) {
+		msg, err = p.config.Unmarshaler.Unmarshal(record)
+		return err
+	})
+	if err == nil {
+		return msg
+	}
+	p.config.Logger.Error("Cannot unmarshal a record", err, p.fields(record))
+	msg = message.NewMessage(fmt.Sprintf("%s/%d/%d", p.topic, record.Partition, record.Offset), record.Value)
+	for _, h := range record.Headers {
+		msg.Metadata.Set(string(h.Key), string(h.Value))
+	}
+	msg.Metadata.Set("key", string(record.Key))
+	msg.Metadata.Set(MetadataError, err.Error())
+	return msg
+}
+
+func (p *partition) fields(record *sarama.ConsumerMessage) watermill.LogFields {
+	return watermill.LogFields{"topic": p.topic, "partition": record.Partition, "offset": record.Offset}
+}
+
+// protect returns a panic of f as an error.
+func protect(f func() error) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = fmt.Errorf("panic: %v\n%s", value, debug.Stack())
+		}
+	}()
+	return f()
+}
+
+// enqueue begins a record, or has it wait for those of its key, which it tells. A record without a key waits for nobody. It is called
+// under the lock.
+func (p *partition) enqueue(e *entry) (waits bool) {
+	if e.key == "" {
+		p.begin(e, nil)
+		return false
+	}
+	q := p.keys[e.key]
+	if q == nil {
+		q = &queue{}
+		p.keys[e.key] = q
+	}
+	if q.busy {
+		q.waiting = append(q.waiting, e)
+		return true
+	}
+	p.begin(e, q)
+	return false
+}
+
+func (p *partition) begin(e *entry, q *queue) {
+	var before any
+	if q != nil {
+		q.busy = true
+		q.atWork++
+		before = q.last
+	}
+	acknowledged := func() {}
+	if p.config.Link != nil {
+		e.link, acknowledged = p.config.Link(before, func() { p.release(e) })
+	}
+	if q != nil {
+		q.last = e.link
+	}
+	record := e.record
+	p.running.Go(func() { p.deliver(e, record, acknowledged) })
+}
+
+// release lets the next record of a key begin.
+func (p *partition) release(e *entry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next(e)
+}
+
+func (p *partition) next(e *entry) {
+	if e.released {
+		return
+	}
+	e.released = true
+	q := p.keys[e.key]
+	if q == nil {
+		return
+	}
+	q.busy = false
+	if len(q.waiting) > 0 && p.stop.Err() == nil {
+		following := q.waiting[0]
+		q.waiting = q.waiting[1:]
+		p.begin(following, q)
+	}
+}
+
+// deliver hands a record out until it is acknowledged. If the partition stops or is lost before, nothing is marked.
+func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledged func()) {
+	for pause := p.config.NackPause; ; pause = min(2*pause, 100*p.config.NackPause) {
+		msg := e.ahead.Swap(nil)
+		if msg == nil {
+			msg = p.unmarshal(record)
+		}
+		ctx, cancel := context.WithCancel(p.base)
+		if e.link != nil {
+			ctx = p.config.WithLink(ctx, e.link)
+		}
+		msg.SetContext(ctx)
+		done := p.offer(msg)
+		cancel()
+		if done {
+			acknowledged()
+			p.finish(e)
+			return
+		}
+		select {
+		case <-p.stop.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// offer hands a message out and tells whether it was acknowledged.
+func (p *partition) offer(msg *message.Message) bool {
+	select {
+	case p.out <- msg:
+	case <-p.stop.Done():
+		return false
+	}
+	select {
+	case <-msg.Acked():
+		return true
+	case <-msg.Nacked():
+		return false
+	}
+}
+
+// finish notes that a record was acknowledged, and marks what is complete from the lowest one on.
+func (p *partition) finish(e *entry) {
+	p.mu.Lock()
+	if p.lost {
+		p.mu.Unlock()
+		return
+	}
+	e.record = nil
+	p.inHand--
+	done := 0
+	for done < len(p.window) && p.window[done].record == nil {
+		done++
+	}
+	if done > 0 {
+		p.mark(p.window[done-1].offset + 1)
+		clear(p.window[:done]) // free them
+		p.window = p.window[done:]
+	}
+	p.next(e)
+	if q := p.keys[e.key]; q != nil {
+		if q.atWork--; q.atWork == 0 && !q.busy && len(q.waiting) == 0 {
+			delete(p.keys, e.key)
+		}
+	}
+	p.mu.Unlock()
+	p.bytes.give(e.size)
+	select {
+	case p.room <- struct{}{}:
+	default:
+	}
+}
+
+// drain waits until what is at work is done or patience ends; then it cancels what is left and waits for that.
+func (p *partition) drain(patience time.Duration, lose context.CancelFunc) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.running.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		lose()
+		select {
+		case <-done:
+		case <-time.After(patience):
+			p.config.Logger.Error("Messages are still being handled although their partition is gone", nil, map[string]any{"topic": p.topic})
+		}
+	}
+	lose()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost = true
+	for _, e := range p.window {
+		if e.record != nil {
+			p.bytes.give(e.size)
+		}
+	}
+}
+
+func size(r *sarama.ConsumerMessage) int {
+	n := len(r.Key) + len(r.Value) + 64
+	for _, h := range r.Headers {
+		n += len(h.Key) + len(h.Value)
+	}
+	return n
+}
+
+// budget bounds the bytes of all records that are in hand. A partition that has none in hand gets one, however large: all go on.
+type budget struct {
+	mu      sync.Mutex
+	left    int
+	waiting chan struct{} // nil: nobody waits
+}
+
+func newBudget(n int) *budget { return &budget{left: n} }
+
+func (b *budget) take(n int, must bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n > b.left && !must {
+		return false
+	}
+	b.left -= n
+	return true
+}
+
+func (b *budget) give(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left += n
+	if b.waiting != nil {
+		close(b.waiting)
+		b.waiting = nil
+	}
+}
+
+func (b *budget) freed() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.waiting == nil {
+		b.waiting = make(chan struct{})
+	}
+	return b.waiting
+}

@@ -1,0 +1,261 @@
+package keyordered
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+type unmarshaler struct{}
+
+func (unmarshaler) Unmarshal(r *sarama.ConsumerMessage) (*message.Message, error) {
+	msg := message.NewMessage(fmt.Sprint(r.Offset), r.Value)
+	msg.Metadata["key"] = string(r.Key)
+	return msg, nil
+}
+
+// link is what the model sees of a record: whether the next one of its key may begin.
+type link struct {
+	before *link
+	next   func()
+}
+
+// model is what must hold, by simple rules.
+type model struct {
+	mu     sync.Mutex
+	begun  map[string]int64 // the highest offset of each key that has begun
+	open   map[string]bool  // the next one of the key may begin
+	acked  map[int64]bool
+	handed map[*message.Message]bool
+	marked int64
+	most   int
+	inHand int
+	faults []string
+}
+
+func (m *model) fault(format string, args ...any) {
+	m.faults = append(m.faults, fmt.Sprintf(format, args...))
+}
+
+func (m *model) begins(msg *message.Message, key string, offset int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.handed[msg] { // what was announced is handed out once, however often its record is
+		m.fault("the message of %d was handed out again", offset)
+	}
+	m.handed[msg] = true
+	m.inHand++
+	m.most = max(m.most, m.inHand)
+	highest, before := m.begun[key]
+	if key == "" || before && offset <= highest { // handed out again
+		return
+	}
+	if before && !m.open[key] {
+		m.fault("%d of %s began before %d was released", offset, key, highest)
+	}
+	m.begun[key], m.open[key] = offset, false
+}
+
+func (m *model) ends(key string, offset int64, acked bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inHand--
+	if acked {
+		m.acked[offset] = true
+		if m.begun[key] == offset {
+			m.open[key] = true
+		}
+	}
+}
+
+func (m *model) releases(key string, offset int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.begun[key] == offset {
+		m.open[key] = true
+	}
+}
+
+func (m *model) marks(next int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if next <= m.marked {
+		m.fault("marked %d after %d", next, m.marked)
+	}
+	for offset := m.marked; offset < next; offset++ {
+		if offset%3 != 0 && !m.acked[offset] { // every third is missing from the log, as after a compaction
+			m.fault("marked %d, but %d was not acknowledged", next, offset)
+		}
+	}
+	m.marked = next
+}
+
+// Whatever is acknowledged, nacked or released, in whatever order: the records of a key begin one after the other, no more are in hand than
+// may be, and nothing is marked that was not acknowledged.
+func TestAPartitionFollowsTheModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		records := rapid.IntRange(1, 120).Draw(rt, "records")
+		keys := rapid.IntRange(0, 6).Draw(rt, "keys")
+		limit := rapid.IntRange(1, 20).Draw(rt, "in hand")
+		ahead := rapid.IntRange(limit, 40).Draw(rt, "ahead")
+		bytes := rapid.IntRange(50, 3000).Draw(rt, "bytes")
+		nacks := rapid.IntRange(0, 5).Draw(rt, "nacks of ten")
+		early := rapid.IntRange(0, 5).Draw(rt, "early of ten")
+		chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
+		m := &model{begun: map[string]int64{}, open: map[string]bool{}, acked: map[int64]bool{}, handed: map[*message.Message]bool{}}
+		config := Config{
+			Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: unmarshaler{}, MaxInHand: limit, MaxAhead: ahead,
+			NackPause: 10 * time.Microsecond, Logger: watermill.NopLogger{},
+			Link: func(before any, next func()) (any, func()) {
+				b, _ := before.(*link)
+				return &link{before: b, next: next}, func() {}
+			},
+			WithLink: func(ctx context.Context, l any) context.Context { return context.WithValue(ctx, "link", l) }, //nolint:staticcheck // of this test
+			Announce: func(msg *message.Message) { time.Sleep(time.Duration(len(msg.Payload)) * time.Microsecond) },
+		}
+		require.NoError(rt, config.complete())
+		stop, end := context.WithCancel(context.Background())
+		base, lose := context.WithCancel(context.Background())
+		out := make(chan *message.Message)
+		p := newPartition(config, "t", stop, base, out, newBudget(bytes), m.marks)
+		var chanceMu sync.Mutex
+		roll := func(n int) int {
+			chanceMu.Lock()
+			defer chanceMu.Unlock()
+			return chance.IntN(n)
+		}
+		last := int64(0)
+		var handling sync.WaitGroup
+		handling.Go(func() {
+			for msg := range out {
+				handling.Go(func() {
+					var offset int64
+					_, _ = fmt.Sscan(msg.UUID, &offset)
+					key := msg.Metadata["key"]
+					m.begins(msg, key, offset)
+					time.Sleep(time.Duration(roll(200)) * time.Microsecond)
+					if roll(10) < early {
+						m.releases(key, offset)
+						msg.Context().Value("link").(*link).next()
+					}
+					if roll(10) < nacks {
+						m.ends(key, offset, false)
+						msg.Nack()
+						return
+					}
+					m.ends(key, offset, true)
+					msg.Ack()
+				})
+			}
+		})
+		for n := range records {
+			offset := int64(n + n/2 + 1) // 1 2 4 5 7 8 …
+			key := ""
+			if keys > 0 {
+				key = fmt.Sprint("k", roll(keys))
+			}
+			if !p.admit(&sarama.ConsumerMessage{Offset: offset, Key: []byte(key), Value: make([]byte, roll(100))}) {
+				rt.Fatal("it has stopped")
+			}
+			last = offset
+		}
+		p.drain(10*time.Second, func() {})
+		end()
+		lose()
+		close(out)
+		handling.Wait()
+		if len(m.faults) > 0 {
+			rt.Fatal(m.faults)
+		}
+		if m.marked != last+1 {
+			rt.Fatalf("marked %d of %d", m.marked, last+1)
+		}
+		if m.most > limit {
+			rt.Fatalf("%d in hand, at most %d", m.most, limit)
+		}
+		if len(p.keys) > 0 || len(p.window) > 0 || p.bytes.left != bytes {
+			rt.Fatalf("left behind: %d keys, %d records, %d bytes", len(p.keys), len(p.window), bytes-p.bytes.left)
+		}
+	})
+}
+
+// A partition that is taken away marks nothing any more, and begins nothing.
+func TestALostPartitionMarksNothing(t *testing.T) {
+	config := Config{Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: unmarshaler{}}
+	require.NoError(t, config.complete())
+	stop, end := context.WithCancel(context.Background())
+	base, lose := context.WithCancel(context.Background())
+	out := make(chan *message.Message)
+	marks := 0
+	p := newPartition(config, "t", stop, base, out, newBudget(1000), func(int64) { marks++ })
+	for n := range 3 {
+		require.True(t, p.admit(&sarama.ConsumerMessage{Offset: int64(n), Key: []byte("k")}))
+	}
+	first := <-out
+	end()
+	drained := make(chan struct{})
+	go func() { defer close(drained); p.drain(20*time.Millisecond, lose) }()
+	<-first.Context().Done() // it took too long
+	<-drained
+	first.Ack()
+	select {
+	case msg := <-out:
+		t.Fatalf("%s was handed out", msg.UUID)
+	case <-time.After(50 * time.Millisecond):
+	}
+	p.running.Wait()
+	require.Zero(t, marks)
+	require.False(t, p.admit(&sarama.ConsumerMessage{Offset: 9, Value: make([]byte, 2000)}) && p.stop.Err() == nil)
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	_, err := NewSubscriber(Config{Group: "g"})
+	require.ErrorContains(t, err, "no brokers")
+	_, err = NewSubscriber(Config{Brokers: []string{"b"}})
+	require.ErrorContains(t, err, "no group")
+	_, err = NewSubscriber(Config{Brokers: []string{"b"}, Group: "g"})
+	require.ErrorContains(t, err, "unmarshaler")
+}
+
+// A broker that is away is tried again and again, and that is said once in a while, not each time.
+func TestABrokerThatIsAwayIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	var dialled atomic.Int32
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			dialled.Add(1)
+			_ = conn.Close()
+		}
+	}()
+	client := sarama.NewConfig()
+	client.Metadata.Retry.Max = 0
+	logger := watermill.NewCaptureLogger()
+	s, err := NewSubscriber(Config{Brokers: []string{listener.Addr().String()}, Group: "g", Sarama: client, Unmarshaler: unmarshaler{}, Logger: logger})
+	require.NoError(t, err)
+	_, err = s.Subscribe(t.Context(), "t")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return dialled.Load() > 0 }, 10*time.Second, 10*time.Millisecond)
+	before := dialled.Load()
+	time.Sleep(5 * retryEvery / 2)
+	require.Greater(t, dialled.Load(), before, "it is tried again")
+	require.NoError(t, s.Close())
+	require.Len(t, logger.Captured()[watermill.ErrorLogLevel], 1)
+}

@@ -1,0 +1,114 @@
+package kittest
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Client speaks HTTP with an instance.
+type Client struct {
+	URL  string
+	t    *testing.T
+	http *http.Client
+}
+
+// NewClient makes a client of a base URL.
+func NewClient(t *testing.T, url string) Client {
+	return Client{url, t, &http.Client{Timeout: 45 * time.Second}}
+}
+
+// Response is an answer, read to its end.
+type Response struct {
+	Status int
+	Header http.Header
+	Body   string
+}
+
+// JSON decodes the body.
+func (r Response) JSON(t *testing.T, v any) {
+	t.Helper()
+	require.NoError(t, json.Unmarshal([]byte(r.Body), v), "%d: %s", r.Status, r.Body)
+}
+
+// Problem is an error's body.
+type Problem struct {
+	Type, Title, Detail string
+	Status              int
+	Errors              []struct{ Field, Message string }
+}
+
+// Try sends a request. Headers are "Name: value" pairs, flat.
+func (c Client) Try(method, path, body string, headers ...string) (Response, error) {
+	request, err := http.NewRequest(method, c.URL+path, bytes.NewBufferString(body)) // the client has a time-out
+	if err != nil {
+		return Response{}, err
+	}
+	if body != "" {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		request.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return Response{}, err
+	}
+	defer response.Body.Close() // read to its end
+	content, err := io.ReadAll(response.Body)
+	return Response{response.StatusCode, response.Header, string(content)}, err
+}
+
+// Do sends a request that must be answered.
+func (c Client) Do(method, path, body string, headers ...string) Response {
+	c.t.Helper()
+	response, err := c.Try(method, path, body, headers...)
+	require.NoError(c.t, err)
+	return response
+}
+
+// Get is for polling: what went wrong is an error.
+func (c Client) Get(path string) (status int, body string, err error) {
+	response, err := c.Try(http.MethodGet, path, "")
+	return response.Status, response.Body, err
+}
+
+// Saga is a saga as the API shows it.
+type Saga struct {
+	ID      string `json:"saga_id"`
+	Subject string `json:"subject"`
+	Status  string `json:"status"`
+	Reason  string `json:"reason"`
+	Steps   []Step `json:"steps"`
+}
+
+// Step is a step of a saga.
+type Step struct {
+	Name     string `json:"name"`
+	Status   string `json:"status"`
+	Attempts int    `json:"attempts"`
+	Reason   string `json:"reason"`
+}
+
+// Steps are the statuses by name.
+func (s Saga) Statuses() map[string]string {
+	statuses := map[string]string{}
+	for _, step := range s.Steps {
+		statuses[step.Name] = step.Status
+	}
+	return statuses
+}
+
+// Saga reads a saga.
+func (c Client) Saga(id string) (saga Saga) {
+	c.t.Helper()
+	response := c.Do(http.MethodGet, "/v1/sagas/"+id, "")
+	require.Equal(c.t, http.StatusOK, response.Status, response.Body)
+	response.JSON(c.t, &saga)
+	return saga
+}

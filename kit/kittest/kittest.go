@@ -1,0 +1,194 @@
+// Package kittest starts a service as its users do, as a process, and talks to it over HTTP; and gives tests of adapters a real PostgreSQL and
+// Kafka. The environment chooses: POSTGRES_DSN and KAFKA_BROKERS, if both are set, with a database and a topic prefix for each test;
+// COMPONENT_URL, an instance that was started beforehand (docker-compose); else the embedded default.
+package kittest
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver
+	"github.com/stretchr/testify/require"
+)
+
+// Patience is how long something may take that takes long when other tests use the machine too.
+const Patience = 120 * time.Second
+
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "millrace-test-")
+	if err != nil {
+		return "", err
+	}
+	module, err := exec.Command("go", "env", "GOMOD").Output() // go env, at most once
+	if err != nil {
+		return "", fmt.Errorf("go env GOMOD: %w", err)
+	}
+	path := filepath.Join(dir, "service")
+	args := []string{"build", "-o", path}
+	if os.Getenv("HARNESS_RACE") != "" {
+		args = append(args, "-race")
+	}
+	command := exec.Command("go", append(args, ".")...) // go build, at most once
+	command.Dir = filepath.Dir(strings.TrimSpace(string(module)))
+	if out, err := command.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// Binary builds the program in the root of the module whose tests run, once a test process.
+func Binary(t *testing.T) string {
+	t.Helper()
+	path, err := binary()
+	require.NoError(t, err)
+	return path
+}
+
+// World is what instances share: a database, a broker, a data directory.
+type World struct {
+	t       *testing.T
+	env     map[string]string
+	DataDir string
+	Prefix  string
+	admin   string // DSN to drop the database with
+	spoilt  bool   // a test has spoilt what is stored
+	host    *Instance
+	shared  map[string]string // settings of the instances beside the host
+	runBy   []string
+
+	// FromHost returns settings of the instances beside the host that name parts which run in the host's process. Nil: there are none.
+	FromHost func(host *Instance) map[string]string
+}
+
+// External is the URL of an instance that somebody else started, or empty.
+func External() string { return os.Getenv("COMPONENT_URL") }
+
+// Real tells whether real services are set.
+func Real() bool { return os.Getenv("POSTGRES_DSN") != "" && os.Getenv("KAFKA_BROKERS") != "" }
+
+// NewWorld makes a world of one's own. Settings are added to the environment of each instance.
+func NewWorld(t *testing.T, settings ...string) *World {
+	t.Helper()
+	if External() != "" {
+		t.Skip("needs an instance of its own; COMPONENT_URL names somebody else's")
+	}
+	w := &World{t: t, env: map[string]string{}, Prefix: "t" + strings.ReplaceAll(uuid.NewString()[:13], "-", "")}
+	dir, err := os.MkdirTemp("", "millrace-world-")
+	require.NoError(t, err)
+	w.DataDir = dir
+	t.Cleanup(func() { w.tearDown() })
+	w.env["DATA_DIR"], w.env["TOPIC_PREFIX"] = dir, w.Prefix
+	if Real() {
+		w.env["KAFKA_BROKERS"] = os.Getenv("KAFKA_BROKERS")
+		w.env["POSTGRES_DSN"] = w.newDatabase(os.Getenv("POSTGRES_DSN"))
+	}
+	for _, s := range settings {
+		name, value, _ := strings.Cut(s, "=")
+		w.env[name] = value
+	}
+	return w
+}
+
+// Set adds a setting to the environment of each instance that is started from now on.
+func (w *World) Set(name, value string) { w.env[name] = value }
+
+// Setting is the value of a setting of all instances, or empty.
+func (w *World) Setting(name string) string { return w.env[name] }
+
+// DSN is the database of the world's instances, if it is a real one.
+func (w *World) DSN() string { return w.env["POSTGRES_DSN"] }
+
+func (w *World) newDatabase(dsn string) string {
+	w.admin = dsn
+	exec1(w.t, dsn, "CREATE DATABASE "+w.Prefix)
+	u, err := url.Parse(dsn)
+	require.NoError(w.t, err, "the tests need POSTGRES_DSN as a URL")
+	u.Path = "/" + w.Prefix
+	return u.String()
+}
+
+func exec1(t testing.TB, dsn, statement string) {
+	t.Helper()
+	db := OpenDB(t, dsn)
+	_, err := db.ExecContext(context.Background(), statement)
+	require.NoError(t, err)
+}
+
+// OpenDB connects to a database until the test's end.
+func OpenDB(t testing.TB, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("pgx", dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// Column reads one column of text.
+func Column(t *testing.T, db *sql.DB, query string, args ...any) (values []string) {
+	t.Helper()
+	rows, err := db.QueryContext(context.Background(), query, args...)
+	require.NoError(t, err)
+	defer rows.Close()
+	for rows.Next() {
+		var v string
+		require.NoError(t, rows.Scan(&v))
+		values = append(values, v)
+	}
+	require.NoError(t, rows.Err())
+	return values
+}
+
+// tearDown removes what is left: a server whose instance was killed, the data, the database.
+func (w *World) tearDown() {
+	content, err := os.ReadFile(filepath.Join(w.DataDir, "postgres/cluster/postmaster.pid"))
+	if err == nil {
+		var pid int
+		if _, err := fmt.Sscan(string(content), &pid); err == nil && pid > 1 {
+			_ = syscall.Kill(pid, syscall.SIGQUIT)
+			for range 100 {
+				if syscall.Kill(pid, 0) != nil {
+					break
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		}
+	}
+	_ = os.RemoveAll(w.DataDir)
+	if w.admin != "" {
+		if dsn := w.env["POSTGRES_DSN"]; dsn != "" { // else the test has chosen the embedded one
+			w.audited(dsn)
+		}
+		exec1(w.t, w.admin, "DROP DATABASE "+w.Prefix+" WITH (FORCE)")
+	}
+}
+
+// Eventually tries until there is no error.
+func Eventually(t *testing.T, try func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(Patience); time.Now().Before(deadline); time.Sleep(25 * time.Millisecond) {
+		if err = try(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("not within %s: %v", Patience, err)
+}
+
+// Long leaves a test out that takes half a minute or more, unless LONG_TESTS is set: make long-test, and CI, do.
+func Long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("LONG_TESTS") == "" {
+		t.Skip("takes half a minute or more: make long-test sets LONG_TESTS")
+	}
+}

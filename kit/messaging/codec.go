@@ -1,0 +1,73 @@
+package messaging
+
+import (
+	"fmt"
+	"reflect"
+
+	wcqrs "github.com/ThreeDotsLabs/watermill/components/cqrs"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// Codec is another form than JSON that the payloads of one type of message may have. An incoming message is in this form if its header
+// content-type says so, and in JSON else; an outgoing one always is.
+type Codec struct {
+	Name        string // of the message: "delivery.arrived"
+	ContentType string
+	Encode      func(body any) ([]byte, error)
+	Decode      func(payload []byte) (any, error)
+}
+
+// Protobuf is the codec of a message that stands on its topic as a P, by Watermill's Protobuf marshaler. E is what handlers know of it.
+// An Avro codec would be written in its place, with its own two functions.
+func Protobuf[E any, P proto.Message](name string, to func(E) P, from func(P) E) Codec {
+	m := wcqrs.ProtoMarshaler{}
+	return Codec{
+		Name: name, ContentType: "application/protobuf",
+		Encode: func(body any) ([]byte, error) {
+			msg, err := m.Marshal(to(body.(E)))
+			if err != nil {
+				return nil, err
+			}
+			return msg.Payload, nil
+		},
+		Decode: func(payload []byte) (any, error) {
+			p := reflect.New(reflect.TypeFor[P]().Elem()).Interface().(P)
+			if err := m.Unmarshal(message.NewMessage("", payload), p); err != nil {
+				return nil, err
+			}
+			return from(p), nil
+		},
+	}
+}
+
+// In has messages of some types be in other forms than JSON.
+func (m Marshaler) In(codecs ...Codec) Marshaler {
+	m.codecs = map[string]Codec{}
+	for _, c := range codecs {
+		m.codecs[c.Name] = c
+	}
+	return m
+}
+
+// encode puts a body into its other form, if it has one.
+func (m Marshaler) encode(msg *message.Message, body any) error {
+	c, ok := m.codecs[msg.Metadata[cqrs.HeaderType]]
+	if !ok {
+		return nil
+	}
+	payload, err := c.Encode(body)
+	if err != nil {
+		return fmt.Errorf("encode %s as %s: %w", c.Name, c.ContentType, err)
+	}
+	msg.Payload, msg.Metadata[cqrs.HeaderContent] = payload, c.ContentType
+	return nil
+}
+
+// other is the form in which a message has come; false: JSON.
+func (m Marshaler) other(msg *message.Message) (Codec, bool) {
+	c, ok := m.codecs[msg.Metadata.Get(cqrs.HeaderType)]
+	return c, ok && msg.Metadata.Get(cqrs.HeaderContent) == c.ContentType
+}

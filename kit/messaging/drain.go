@@ -1,0 +1,113 @@
+package messaging
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Drain decorates a subscriber so that stopping finishes what is in hand. Watermill's router cancels its subscriptions at the
+// moment when it is closed, and with them the contexts of handlers at work; the broker would deliver those messages again. Here
+// closing hands out nothing new, waits for the acknowledgements of what is out, and only then closes what is inside.
+//
+// It also subscribes in the background, and again until it succeeds: a broker that is away at the start is no reason not to
+// start.
+func Drain(inner message.Subscriber, logger watermill.LoggerAdapter) message.Subscriber {
+	return &drain{inner: inner, logger: logger, closing: make(chan struct{})}
+}
+
+type drain struct {
+	inner   message.Subscriber
+	logger  watermill.LoggerAdapter
+	closing chan struct{}
+	once    sync.Once
+	pumps   sync.WaitGroup
+}
+
+// Subscribe implements message.Subscriber.
+func (d *drain) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	out := make(chan *message.Message)
+	d.pumps.Go(func() {
+		defer close(out) // last: the router takes it as the end, and by then offsets are committed
+		in := d.connect(ctx, topic)
+		if in == nil {
+			return
+		}
+		d.pump(ctx, in, out)
+	})
+	return out, nil
+}
+
+func (d *drain) connect(ctx context.Context, topic string) <-chan *message.Message {
+	for {
+		in, err := d.inner.Subscribe(context.WithoutCancel(ctx), topic)
+		if err == nil {
+			return in
+		}
+		d.logger.Error("Cannot subscribe yet", err, watermill.LogFields{"topic": topic})
+		select {
+		case <-d.closing:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// pump hands messages out until it is told to stop, then waits for those that are out, closes the inner subscriber, and
+// takes from it, unacknowledged, what it still holds.
+func (d *drain) pump(ctx context.Context, in <-chan *message.Message, out chan<- *message.Message) {
+	var handed sync.WaitGroup
+	stop := func() {
+		handed.Wait()
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			if err := d.inner.Close(); err != nil {
+				d.logger.Error("Cannot close the subscriber", err, nil)
+			}
+		}()
+		for range in { // they come again
+			continue
+		}
+		<-closed
+	}
+	for {
+		select {
+		case <-d.closing:
+			stop()
+			return
+		case <-ctx.Done():
+			stop()
+			return
+		case msg, ok := <-in:
+			if !ok {
+				return
+			}
+			handed.Go(func() {
+				select {
+				case <-msg.Acked():
+				case <-msg.Nacked():
+				}
+			})
+			select {
+			case out <- msg:
+			case <-d.closing:
+				msg.Nack()
+			case <-ctx.Done():
+				msg.Nack()
+			}
+		}
+	}
+}
+
+// Close implements message.Subscriber.
+func (d *drain) Close() error {
+	d.once.Do(func() { close(d.closing) })
+	d.pumps.Wait()
+	return d.inner.Close()
+}

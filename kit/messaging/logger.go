@@ -1,0 +1,45 @@
+package messaging
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/ThreeDotsLabs/watermill"
+)
+
+// What Watermill finds worth an info line is detail to a service, and so on downwards.
+const (
+	levelInfo  = slog.LevelDebug
+	levelDebug = slog.LevelDebug - 4
+)
+
+// NewLogger has Watermill log to log.
+func NewLogger(log *slog.Logger) watermill.LoggerAdapter {
+	levels := map[slog.Level]slog.Level{slog.LevelInfo: levelInfo, slog.LevelDebug: levelDebug}
+	return logger{watermill.NewSlogLoggerWithLevelMapping(log, levels), log}
+}
+
+// logger asks whether a line is wanted before its fields are put together, several times a message.
+type logger struct {
+	watermill.LoggerAdapter
+	log *slog.Logger
+}
+
+// Debug implements watermill.LoggerAdapter.
+func (l logger) Debug(msg string, fields watermill.LogFields) {
+	if l.log.Enabled(context.Background(), levelDebug) {
+		l.LoggerAdapter.Debug(msg, fields)
+	}
+}
+
+// Trace implements watermill.LoggerAdapter.
+func (l logger) Trace(msg string, fields watermill.LogFields) {
+	if l.log.Enabled(context.Background(), watermill.LevelTrace) {
+		l.LoggerAdapter.Trace(msg, fields)
+	}
+}
+
+// With implements watermill.LoggerAdapter.
+func (l logger) With(fields watermill.LogFields) watermill.LoggerAdapter {
+	return logger{l.LoggerAdapter.With(fields), l.log}
+}

@@ -1,0 +1,238 @@
+// Package messages is how messages come in and go out: CloudEvents headers, the buses, the routers with their middleware in
+// an order that has reasons, and the dead letters.
+package messaging
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"reflect"
+	"strconv"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// Marshaler is Watermill's CommandEventMarshaler for cqrs.Command and cqrs.Event: JSON payloads under CloudEvents headers, other forms where a Codec says so.
+// Incoming payloads of older schema versions are lifted.
+type Marshaler struct {
+	types  aggregate.Types
+	source string
+	codecs map[string]Codec // of messages in other forms, by their names
+}
+
+// NewMarshaler makes a marshaler of messages of these types; source is this service, as a URI reference.
+func NewMarshaler(types aggregate.Types, source string) Marshaler {
+	return Marshaler{types: types, source: source}
+}
+
+// Marshal implements cqrs.CommandEventMarshaler.
+func (m Marshaler) Marshal(v any) (*message.Message, error) {
+	var body any
+	var meta cqrs.Meta
+	key := ""
+	due := time.Time{}
+	switch v := v.(type) {
+	case cqrs.Command:
+		body, meta, due = v.Body, v.Meta, v.DueAt
+		keyed, ok := v.Body.(cqrs.Keyed)
+		if !ok {
+			return nil, fmt.Errorf("command %T has no method Key", v.Body)
+		}
+		key = keyed.Key()
+		if err := cqrs.CheckText("key of "+m.Name(v), key, cqrs.MaxKey); err != nil {
+			return nil, err
+		}
+	case cqrs.Event:
+		body, meta, key = v.Body, v.Meta, v.Key
+	default:
+		return nil, fmt.Errorf("%T is neither an app.Command nor an app.Event", v)
+	}
+	t, payload, err := m.types.Encode(body)
+	if err != nil {
+		return nil, err
+	}
+	msg := message.NewMessage(meta.ID, payload)
+	msg.Metadata = make(message.Metadata, maxHeaders)
+	for _, h := range [...]header{
+		{cqrs.HeaderSpec, "1.0"}, {cqrs.HeaderContent, "application/json"}, {cqrs.HeaderSource, m.source}, {cqrs.HeaderID, meta.ID},
+		{cqrs.HeaderType, t.Name}, {cqrs.HeaderSchema, strconv.Itoa(t.Schema)}, {cqrs.HeaderTime, meta.Time.UTC().Format(time.RFC3339Nano)},
+		{cqrs.HeaderKey, key},
+	} {
+		msg.Metadata[h.name] = h.value
+	}
+	for _, h := range [...]header{
+		{cqrs.HeaderSubject, meta.Subject}, {cqrs.HeaderCorrelation, meta.Correlation}, {cqrs.HeaderCausation, meta.Causation},
+		{cqrs.HeaderSagaID, meta.SagaID}, {cqrs.HeaderSagaStep, meta.SagaStep}, {cqrs.HeaderBranch, string(meta.Branch)},
+		{cqrs.HeaderTrace, meta.Trace[cqrs.HeaderTrace]}, {cqrs.HeaderExpires, stamp(meta.ExpiresAt)}, {cqrs.HeaderDue, stamp(due)},
+		{cqrs.HeaderSequence, sequence(meta.Version)},
+	} {
+		if h.value != "" {
+			msg.Metadata[h.name] = h.value
+		}
+	}
+	return msg, m.encode(msg, body)
+}
+
+// maxHeaders is how many headers a message of ours has at most.
+const maxHeaders = 18
+
+type header struct{ name, value string }
+
+func sequence(version int) string {
+	if version == 0 {
+		return ""
+	}
+	return strconv.Itoa(version)
+}
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+// Unmarshal implements cqrs.CommandEventMarshaler; v is a pointer to a registered type. The error is cqrs.ErrPoison.
+func (m Marshaler) Unmarshal(msg *message.Message, v any) error {
+	body, err := m.decode(msg)
+	if err != nil {
+		return err
+	}
+	target := reflect.ValueOf(v).Elem()
+	if value := reflect.ValueOf(body); value.Type() == target.Type() {
+		target.Set(value)
+		return nil
+	}
+	return fmt.Errorf("a %T is not a %s: %w", body, target.Type(), cqrs.ErrPoison)
+}
+
+func (m Marshaler) decode(msg *message.Message) (any, error) {
+	if c, ok := m.other(msg); ok {
+		body, err := c.Decode(msg.Payload)
+		if err != nil {
+			return nil, fmt.Errorf("%w: decode %s from %s: %w", cqrs.ErrPoison, c.Name, c.ContentType, err)
+		}
+		return body, nil
+	}
+	if bytes.Equal(bytes.TrimSpace(msg.Payload), []byte("null")) {
+		return nil, fmt.Errorf("payload of %s: is null: %w", msg.Metadata.Get(cqrs.HeaderType), cqrs.ErrPermanent)
+	}
+	schema := 1
+	if text := msg.Metadata.Get(cqrs.HeaderSchema); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return nil, fmt.Errorf("header %s: %q is not a number: %w", cqrs.HeaderSchema, text, cqrs.ErrPoison)
+		}
+		schema = n
+	}
+	body, err := m.types.Decode(msg.Metadata.Get(cqrs.HeaderType), schema, msg.Payload)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", cqrs.ErrPoison, err)
+	}
+	return body, nil
+}
+
+// Name implements cqrs.CommandEventMarshaler.
+func (m Marshaler) Name(v any) string {
+	switch envelope := v.(type) {
+	case cqrs.Command:
+		v = envelope.Body
+	case cqrs.Event:
+		v = envelope.Body
+	}
+	t, _ := m.types.Of(v)
+	return t.Name
+}
+
+// NameFromMessage implements cqrs.CommandEventMarshaler.
+func (m Marshaler) NameFromMessage(msg *message.Message) string {
+	return msg.Metadata.Get(cqrs.HeaderType)
+}
+
+// known returns an error, cqrs.ErrPoison, for a message whose type nobody here knows.
+func (m Marshaler) known(msg *message.Message) error {
+	name := m.NameFromMessage(msg)
+	if name == "" {
+		return fmt.Errorf("no header %s: %w", cqrs.HeaderType, cqrs.ErrPoison)
+	}
+	if _, ok := m.types.Named(name); !ok {
+		return fmt.Errorf("header %s: %q: %w: %w", cqrs.HeaderType, name, aggregate.ErrUnknownType, cqrs.ErrPoison)
+	}
+	return nil
+}
+
+// metaOf reads the headers of an incoming message. Text is checked here, so that no later part meets bytes that the database refuses. The
+// headers of sagas, and a command's end of validity, count on this service's own topics, and on those of a service that takes part in its
+// sagas; elsewhere they are another service's business. The error names the header that is wrong, and is cqrs.ErrPermanent.
+func (r *Router) metaOf(consumer string, msg *message.Message) (cqrs.Meta, error) {
+	h := msg.Metadata
+	m := cqrs.Meta{ID: h[cqrs.HeaderID], Type: h[cqrs.HeaderType], Subject: h[cqrs.HeaderSubject], Correlation: h[cqrs.HeaderCorrelation], Causation: h[cqrs.HeaderCausation]}
+	checked := []string{cqrs.HeaderID, cqrs.HeaderType, cqrs.HeaderSubject, cqrs.HeaderCorrelation, cqrs.HeaderCausation, cqrs.HeaderTrace}
+	external, internal := r.external[consumer], !r.external[consumer] || r.remote[consumer]
+	if external {
+		m.Source = h[cqrs.HeaderSource]
+		checked = append(checked, cqrs.HeaderSource)
+	}
+	if internal {
+		m.SagaID, m.SagaStep, m.Branch = h[cqrs.HeaderSagaID], h[cqrs.HeaderSagaStep], cqrs.Branch(h[cqrs.HeaderBranch])
+		checked = append(checked, cqrs.HeaderSagaID, cqrs.HeaderSagaStep)
+	}
+	if !external || r.sagaGroups[consumer] {
+		checked = append(checked, cqrs.HeaderKey) // it becomes the key of what comes of the message; else it only orders, and may be any bytes
+	}
+	for _, name := range checked {
+		if err := cqrs.CheckText("header "+name, h[name], cqrs.MaxKey); err != nil {
+			return m, err
+		}
+	}
+	if trace := h[cqrs.HeaderTrace]; trace != "" {
+		m.Trace = map[string]string{cqrs.HeaderTrace: trace}
+	}
+	for _, name := range []string{cqrs.HeaderID, cqrs.HeaderType} {
+		if h[name] == "" {
+			return m, fmt.Errorf("no header %s: %w", name, cqrs.ErrPermanent)
+		}
+	}
+	switch m.Branch {
+	case "", cqrs.Do, cqrs.Undo:
+	default:
+		return m, fmt.Errorf("header %s: %q is neither do nor undo: %w", cqrs.HeaderBranch, m.Branch, cqrs.ErrPermanent)
+	}
+	if m.Branch != "" && (m.SagaID == "" || m.SagaStep == "") {
+		return m, fmt.Errorf("header %s needs %s and %s beside it: %w", cqrs.HeaderBranch, cqrs.HeaderSagaID, cqrs.HeaderSagaStep, cqrs.ErrPermanent)
+	}
+	var wrong [4]error
+	m.Time, wrong[0] = timeIn(h, cqrs.HeaderTime)
+	if internal {
+		m.ExpiresAt, wrong[1] = timeIn(h, cqrs.HeaderExpires)
+	}
+	m.Version, wrong[2] = numberIn(h, cqrs.HeaderSequence)
+	m.Schema, wrong[3] = numberIn(h, cqrs.HeaderSchema)
+	return m, cmp.Or(wrong[:]...)
+}
+
+func timeIn(h message.Metadata, name string) (time.Time, error) {
+	if h[name] == "" {
+		return time.Time{}, nil
+	}
+	at, err := time.Parse(time.RFC3339Nano, h[name])
+	if err != nil {
+		return at, fmt.Errorf("header %s: %q is not a time of RFC 3339: %w", name, h[name], cqrs.ErrPoison)
+	}
+	return at.UTC(), nil
+}
+
+func numberIn(h message.Metadata, name string) (int, error) {
+	if h[name] == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(h[name])
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("header %s: %q is not a number: %w", name, h[name], cqrs.ErrPoison)
+	}
+	return n, nil
+}

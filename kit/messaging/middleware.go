@@ -1,0 +1,377 @@
+package messaging
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// KeyQueue keeps the order of keys whose messages fail, and the dead letters. What the broker has not delivered but the queue itself has an
+// cqrs.Redelivery in its context.
+type KeyQueue interface {
+	// Expect is called for a message that waits for an earlier message of its key.
+	Expect(k cqrs.MessageKey, messageID string)
+
+	// Enqueue stores a message if its key is blocked. False: it may be handled.
+	Enqueue(ctx context.Context, m cqrs.Received) (enqueued bool, err error)
+
+	// RetryAfter stores a message that failed; it is handed to its consumer again after a delay.
+	RetryAfter(ctx context.Context, m cqrs.Received, delay time.Duration) error
+
+	// DeadLetter keeps a message as a dead letter, in the unit of work of ctx. Hold says that its key stays blocked until the dead letter is
+	// replayed or dropped. No bytes of the message can make it fail.
+	DeadLetter(ctx context.Context, m cqrs.Received, reason, stack string, hold bool) (id string, err error)
+
+	// Complete removes a message that was handled.
+	Complete(ctx context.Context, m cqrs.Received) error
+
+	// Subscriber adds the messages of a consumer that wait in the queue to those that inner delivers.
+	Subscriber(consumer string, inner message.Subscriber) message.Subscriber
+}
+
+// Before an error that nobody foresaw makes a message dead, it is tried maxUnknown times; the first few at once, the others
+// later.
+const (
+	maxAtOnce  = 3
+	maxUnknown = 8
+)
+
+// maxHere is how long a message that waits for a lock or for an answer of the database may hold up its partition.
+const maxHere = 3 * time.Second
+
+type panicked struct {
+	value any
+	stack string
+}
+
+func (p panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
+
+// received is a message as it was received, with the key whose order it keeps.
+func (r *Router) received(msg *message.Message) cqrs.Received {
+	m := cqrs.Received{
+		Key: r.keyOf(message.HandlerNameFromCtx(msg.Context()), msg), Topic: message.SubscribeTopicFromCtx(msg.Context()), ID: msg.UUID,
+		Headers: msg.Metadata, Payload: msg.Payload,
+	}
+	if r.external[m.Key.Consumer] {
+		m.Source = msg.Metadata[cqrs.HeaderSource]
+	}
+	return m
+}
+
+// keyOf is the key whose order a message keeps. A message without a key waits for no other message.
+func (r *Router) keyOf(consumer string, msg *message.Message) cqrs.MessageKey {
+	k := cqrs.MessageKey{Consumer: consumer, Key: msg.Metadata[cqrs.HeaderKey]}
+	if id := msg.Metadata[cqrs.HeaderSagaID]; id != "" && r.sagaGroups[consumer] {
+		k.Key = id // a saga's events have the keys of many aggregates
+	}
+	if k.Key == "" {
+		k.Key = "message " + msg.UUID
+	}
+	return k
+}
+
+// renameHeaders gives headers of older versions the names of today, on topics on which they count.
+func (r *Router) renameHeaders(consumer string, msg *message.Message) {
+	if r.external[consumer] && !r.remote[consumer] {
+		return
+	}
+	for former, today := range cqrs.FormerHeaders {
+		if value, ok := msg.Metadata[former]; ok && msg.Metadata[today] == "" {
+			msg.Metadata[today] = value
+			delete(msg.Metadata, former)
+		}
+	}
+}
+
+// announce begins to look up what must be known of a message while it waits for an earlier message of its key: whether the key is blocked,
+// and what expect, which may be nil, wants to know of a command.
+func (r *Router) announce(consumer string, expect func(cqrs.Delivery)) func(*message.Message) {
+	return func(msg *message.Message) {
+		r.renameHeaders(consumer, msg)
+		r.config.KeyQueue.Expect(r.keyOf(consumer, msg), msg.UUID)
+		if expect == nil {
+			return
+		}
+		if meta, err := r.metaOf(consumer, msg); err == nil { // else it is a dead letter soon
+			expect(cqrs.Delivery{Consumer: consumer, Meta: meta, Command: true})
+		}
+	}
+}
+
+// onLargeStack gives the goroutine of a message the stack that it will need, while there is little on it to be copied. Left to itself it
+// is copied again and again on the way down, which was a fifteenth of all that a saga cost.
+func onLargeStack(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		enlarge(len(msg.Payload))
+		return next(msg)
+	}
+}
+
+//go:noinline
+func enlarge(at int) byte {
+	if at >= 0 {
+		return 0
+	}
+	var room [20 << 10]byte // the runtime grows a stack at once to what a function says that it may need
+	return room[-at%len(room)]
+}
+
+// inHand tells what is being handled. Nothing is told of a message without a time.
+func (r *Router) inHand(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		if at, err := time.Parse(time.RFC3339Nano, msg.Metadata.Get(cqrs.HeaderTime)); err == nil {
+			defer r.config.InHand(message.HandlerNameFromCtx(msg.Context()), at)()
+		}
+		return next(msg)
+	}
+}
+
+// deadLetters keeps what cannot be handled. If even that fails, the message goes back to Kafka: it is never lost.
+func (r *Router) deadLetters(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) (produced []*message.Message, err error) {
+		defer func() {
+			if value := recover(); value != nil {
+				err = panicked{value, string(debug.Stack())}
+			}
+			if at, _ := msg.Context().Value(attemptKey{}).(attempt); err == nil || at.early || errors.Is(err, errKept) || cqrs.KindOf(err) == cqrs.Stopping {
+				return
+			}
+			r.config.OnFailure(message.HandlerNameFromCtx(msg.Context()), "dead")
+			if err = r.deadLetter(msg, err); err == nil {
+				err = errKept
+			}
+		}()
+		return next(msg)
+	}
+}
+
+// deadLetter makes a message a dead letter. The key stays blocked until a person has replayed or dropped it, with two exceptions. The saga
+// that sent a command is answered, and decides; the barrier keeps a replay from doing harm. And a message that the domain refuses has no
+// effect that a later message could miss.
+func (r *Router) deadLetter(msg *message.Message, reason error) error {
+	m := r.received(msg)
+	stack := ""
+	if p, ok := reason.(panicked); ok { //nolint:errorlint // made two functions above, never wrapped
+		stack = p.stack
+	}
+	answer, answered := r.failed(m.Key.Consumer, msg, reason)
+	hold := !answered && cqrs.KindOf(reason) != cqrs.Refused
+	id := ""
+	err := r.keepTrying(func() error {
+		return r.config.UnitOfWork.Within(context.WithoutCancel(msg.Context()), func(ctx context.Context) (err error) {
+			if id, err = r.config.KeyQueue.DeadLetter(ctx, m, reason.Error(), stack, hold); err != nil || !answered {
+				return err
+			}
+			return r.config.Events.Publish(ctx, answer)
+		})
+	}, "keep the dead letter of message "+shownID(msg))
+	if err == nil {
+		r.config.Log.Error("dead letter", "consumer", m.Key.Consumer, "message_id", shownID(msg), "type", msg.Metadata[cqrs.HeaderType],
+			"topic", m.Topic, "error", reason, "dead_letter_id", id, "blocks_key", hold)
+	}
+	return err
+}
+
+// failed is what the saga of a command is told when the command is dead.
+func (r *Router) failed(consumer string, msg *message.Message, reason error) (cqrs.Event, bool) {
+	category, ok := r.categories[consumer]
+	if !ok {
+		return cqrs.Event{}, false // no command
+	}
+	meta, err := r.metaOf(consumer, msg)
+	if err != nil {
+		return cqrs.Event{}, false // nobody knows whose it was
+	}
+	delivery := cqrs.Delivery{Consumer: consumer, Meta: meta, Command: true, Category: category, Key: msg.Metadata[cqrs.HeaderKey]}
+	text, _, _ := strings.Cut(reason.Error(), "\n")
+	return delivery.Answer(cqrs.FailedAnswer{Reason: strings.ToValidUTF8(strings.ReplaceAll(fmt.Sprintf("%.200s", text), "\x00", "\uFFFD"), "\uFFFD")}, r.config.Clock())
+}
+
+// keepTrying tries until it succeeds, the service stops, or the error is one that does not pass.
+func (r *Router) keepTrying(do func() error, what string) error {
+	for attempt := 1; ; attempt++ {
+		err := do()
+		if err == nil {
+			return nil
+		}
+		if !cqrs.Retryable(err) {
+			r.config.Log.Error("cannot "+what, "error", err)
+			return fmt.Errorf("%s: %w: %w", what, context.Canceled, err) // the broker delivers it again
+		}
+		r.config.Log.Warn("cannot "+what+" yet; it is tried again", "error", err)
+		if !r.wait(backoff(attempt)) {
+			return fmt.Errorf("%s: stopping: %w: %w", what, context.Canceled, err)
+		}
+	}
+}
+
+// shownID is a message's id as a log line has it: one from outside may be long.
+func shownID(msg *message.Message) string {
+	const most = 100
+	if len(msg.UUID) > most {
+		return msg.UUID[:most] + "…"
+	}
+	return msg.UUID
+}
+
+// errKept says that the message is stored, as a dead letter or for a retry, so that it is acknowledged, but not handled.
+var errKept = errors.New("kept")
+
+// blockedKeys stores a message whose key is blocked behind the messages that wait.
+func (r *Router) blockedKeys(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		r.renameHeaders(message.HandlerNameFromCtx(msg.Context()), msg)
+		m := r.received(msg)
+		if redelivery, ok := cqrs.RedeliveryOf(msg.Context()); ok {
+			return r.redelivered(msg, m, redelivery, next)
+		}
+		link, outer := cqrs.LinkOf(msg.Context()), msg.Context()
+		for {
+			early := link.Waits()
+			enqueued := false
+			err := r.keepTrying(func() (err error) {
+				enqueued, err = r.config.KeyQueue.Enqueue(outer, m)
+				return err
+			}, "look for the key of message "+shownID(msg))
+			if err != nil {
+				return nil, err
+			}
+			if enqueued {
+				r.config.OnFailure(m.Key.Consumer, "waiting")
+				return nil, nil
+			}
+			msg.SetContext(context.WithValue(outer, attemptKey{}, attempt{0, early}))
+			produced, err := next(msg)
+			switch {
+			case errors.Is(err, errKept):
+				return nil, nil
+			case err == nil || !early:
+				return produced, err
+			}
+			// The message before it was not committed when this one was begun. Whatever failed may be due to that.
+			msg.SetContext(outer)
+			if err := link.Wait(outer); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// redelivered handles a message that the key queue has handed out.
+func (r *Router) redelivered(msg *message.Message, m cqrs.Received, at cqrs.Redelivery, next message.HandlerFunc) ([]*message.Message, error) {
+	outer := msg.Context()
+	msg.SetContext(context.WithValue(outer, attemptKey{}, attempt{at.Attempts, false}))
+	produced, err := next(msg)
+	switch {
+	case errors.Is(err, errKept):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return produced, r.keepTrying(func() error { return r.config.KeyQueue.Complete(outer, m) }, "remove the handled message "+shownID(msg)+" from the key queue")
+}
+
+type attemptKey struct{}
+
+// attempt is what is known of a message before it is handled.
+type attempt struct {
+	failures int  // attempts that failed before, of a message that was stored
+	early    bool // the message before it under its key was not dealt with yet
+}
+
+// recognise checks what comes from outside, and reads the headers into the context.
+func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		consumer := message.HandlerNameFromCtx(msg.Context())
+		if r.external[consumer] {
+			if msg.Payload == nil {
+				r.config.OnFailure(consumer, "tombstone") // another service has compacted its topic; no event has happened
+				return nil, nil
+			}
+			if name := msg.Metadata[cqrs.HeaderType]; name != "" && !r.types[consumer][name] {
+				return nil, nil // an event that this consumer does not handle
+			}
+		} else if err := r.config.Marshaler.known(msg); err != nil {
+			return nil, err
+		}
+		meta, err := r.metaOf(consumer, msg)
+		if err != nil {
+			return nil, err
+		}
+		ctx := otel.GetTextMapPropagator().Extract(msg.Context(), propagation.MapCarrier(msg.Metadata))
+		msg.SetContext(cqrs.WithMeta(ctx, meta))
+		return next(msg)
+	}
+}
+
+// retry decides by the kind of an error what becomes of the message. A conflict is tried again at once. Everything else that may
+// pass is tried a few times, and is then stored to be retried later: its key is blocked until then, and its partition goes on. While the
+// database is away, which would have to store it, there is nothing better to do than to wait.
+func (r *Router) retry(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		m := r.received(msg)
+		at, _ := msg.Context().Value(attemptKey{}).(attempt)
+		failures := at.failures
+		began := time.Now()
+		for attempt := 1; ; attempt++ {
+			produced, err := next(msg)
+			kind := cqrs.KindOf(err)
+			if at.early {
+				return produced, err
+			}
+			switch kind {
+			case cqrs.None, cqrs.Stopping, cqrs.Poison, cqrs.Refused:
+				return produced, err
+			case cqrs.Down, cqrs.Unknown, cqrs.Transient, cqrs.Conflict:
+			}
+			if kind == cqrs.Unknown && failures >= maxUnknown-maxAtOnce {
+				return nil, err
+			}
+			if kind == cqrs.Down || attempt >= maxAtOnce && kind != cqrs.Conflict || attempt >= maxConflicts || failures > 0 ||
+				kind == cqrs.Transient && time.Since(began) > maxHere {
+				pause := backoff(failures + 4)
+				r.config.Log.Warn("retry scheduled", "consumer", m.Key.Consumer, "message_id", shownID(msg), "error", err, "kind", kind.String(), "attempt", failures+1, "delay", pause)
+				later := r.config.KeyQueue.RetryAfter(msg.Context(), m, pause)
+				if later == nil {
+					r.config.OnFailure(m.Key.Consumer, "delayed")
+					return nil, errKept
+				}
+				err = later
+			}
+			r.config.OnFailure(m.Key.Consumer, "retried")
+			r.config.Log.Warn("retrying", "consumer", m.Key.Consumer, "message_id", shownID(msg), "error", err, "kind", kind.String(), "attempt", attempt)
+			if !r.wait(backoff(attempt)) {
+				return nil, fmt.Errorf("stopping: %w: %w", context.Canceled, err)
+			}
+		}
+	}
+}
+
+// maxConflicts is how often a conflict is tried again at once. The unit of work has tried it many times before each of them.
+const maxConflicts = 5
+
+// backoff grows from 50 ms to 10 s; half of it is chance, so that many do not come back at once.
+func backoff(attempt int) time.Duration {
+	d := min(50*time.Millisecond<<min(attempt-1, 12), 10*time.Second)
+	return d/2 + rand.N(d/2+1) //nolint:gosec // chance, not secrecy
+}
+
+// wait returns false if the service stops meanwhile.
+func (r *Router) wait(d time.Duration) bool {
+	select {
+	case <-r.config.Stopping:
+		return false
+	case <-time.After(d):
+		return true
+	}
+}

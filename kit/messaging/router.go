@@ -1,0 +1,226 @@
+package messaging
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	wcqrs "github.com/ThreeDotsLabs/watermill/components/cqrs"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
+)
+
+// Config is what the routers need from the outside.
+type Config struct {
+	Prefix    string
+	Marshaler Marshaler
+	Codecs    []Codec // of other services' messages that may come in other forms than JSON
+
+	// Subscriber makes one for a group. Messages that bear the header keyHeader keep their order by it, others by their key.
+	// Announce is told of messages that wait for others of their key.
+	Subscriber func(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error)
+
+	// Expect is told of commands that are waiting and whose handlers ask services outside, so that whether there is a point to it can be
+	// looked up meanwhile. Optional.
+	Expect func(cqrs.Delivery)
+
+	Inbox      cqrs.Inbox
+	UnitOfWork cqrs.UnitOfWork
+	Projecting cqrs.UnitOfWork // in which projections write
+	Events     Events
+	KeyQueue   KeyQueue
+	Decorate   cqrs.Decorator
+	Clock      cqrs.Clock
+	Log        *slog.Logger
+	Watermill  watermill.LoggerAdapter
+
+	// Stopping is closed when the service begins to stop; who waits for better times gives up then.
+	Stopping <-chan struct{}
+
+	// Breakers guard those destinations whose handlers ask services outside.
+	Breakers map[string]message.HandlerMiddleware
+
+	// OnFailure is told of every attempt that failed, and of what became of the message: retried, delayed, dead; and of those
+	// that are waiting behind such a one. Optional.
+	OnFailure func(consumer, what string)
+
+	// InHand is told that a consumer has a message of a time in hand, until done is called. Optional.
+	InHand func(consumer string, at time.Time) (done func())
+}
+
+// Events is the event bus.
+type Events interface {
+	Publish(ctx context.Context, event any) error
+}
+
+// Router has every handler, saga and projection that was added to it served.
+type Router struct {
+	*message.Router
+	config Config
+
+	sagaGroups map[string]bool            // consumers that are sagas
+	external   map[string]bool            // consumers of other services' topics
+	types      map[string]map[string]bool // names of the events that a consumer handles
+	remote     map[string]bool            // those of them whose services answer sagas of this one
+	categories map[string]string          // of the aggregates that consumers of commands change
+}
+
+// NewRouter makes a router. Its middleware, outermost first, after a large stack for all of them:
+//
+//  1. in hand: how old what is being handled is
+//  2. blocked keys: a message is stored behind the earlier messages of its key that could not be handled yet
+//  3. dead letters: whatever comes out as an error, and panics too, ends here; only what fails because we are stopping
+//     goes back to Kafka
+//  4. recognise: what comes from outside is checked once, and headers become metadata in the context
+//  5. retry: by the kind of the error, here and now or later
+//  6. the destination's breaker: inside retry, which would otherwise count its waiting as an attempt
+//  7. observe: log, metric and trace of one attempt
+func NewRouter(c Config) (*Router, error) {
+	inner, err := message.NewRouter(message.RouterConfig{CloseTimeout: 9 * time.Second}, c.Watermill)
+	if err != nil {
+		return nil, err
+	}
+	if c.OnFailure == nil {
+		c.OnFailure = func(string, string) {}
+	}
+	if c.InHand == nil {
+		c.InHand = func(string, time.Time) func() { return func() {} }
+	}
+	r := &Router{Router: inner, config: c, sagaGroups: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
+	inner.AddMiddleware(onLargeStack, r.inHand, r.blockedKeys, r.deadLetters, r.recognise, r.retry)
+	return r, nil
+}
+
+// listen has a group's events handled, each by the endpoint for its type; prefix is that of their topics.
+func (r *Router) listen(group, prefix, category string, m Marshaler, handlers map[reflect.Type]cqrs.Endpoint) error {
+	names := map[string]bool{}
+	for goType := range handlers {
+		t, ok := m.types.Of(reflect.Zero(goType).Interface())
+		if !ok {
+			return fmt.Errorf("%s listens to %s: %w", group, goType, aggregate.ErrUnknownType)
+		}
+		names[t.Name] = true
+	}
+	r.types[group] = names
+	processor, err := wcqrs.NewEventGroupProcessorWithConfig(r.Router, wcqrs.EventGroupProcessorConfig{
+		GenerateSubscribeTopic: func(wcqrs.EventGroupProcessorGenerateSubscribeTopicParams) (string, error) {
+			return EventTopic(prefix, category), nil
+		},
+		SubscriberConstructor: func(wcqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
+			return r.subscriber(group, nil)
+		},
+		AckOnUnknownEvent: true, // known, but not to this group; what nobody knows was caught before
+		Marshaler:         subscription{m, group, names, r.external[group]}, Logger: r.config.Watermill,
+	})
+	if err != nil {
+		return err
+	}
+	return processor.AddHandlersGroup(group, &listener{category, handlers})
+}
+
+// subscriber makes the subscriber of a consumer: what the broker delivers, and what waits to be retried.
+func (r *Router) subscriber(consumer string, expect func(cqrs.Delivery)) (message.Subscriber, error) {
+	header := ""
+	if r.sagaGroups[consumer] {
+		header = cqrs.HeaderSagaID
+	}
+	inner, err := r.config.Subscriber(consumer, header, r.announce(consumer, expect))
+	if err != nil {
+		return nil, err
+	}
+	return r.config.KeyQueue.Subscriber(consumer, inner), nil
+}
+
+// Topics lists every topic that the service reads or writes.
+func Topics(prefix string, handlers []cqrs.Handler, categories ...string) []string {
+	var topics []string
+	seen := map[string]bool{}
+	for _, h := range handlers {
+		if h.Service == "" && !seen[h.Destination] {
+			seen[h.Destination] = true
+			topics = append(topics, CommandTopic(prefix, h.Destination))
+		}
+	}
+	for _, category := range categories {
+		topics = append(topics, EventTopic(prefix, category))
+	}
+	return topics
+}
+
+// Source is where events of a saga come from: a kind of aggregate.
+type Source struct {
+	Category string
+	Types    cqrs.EventTypes // those that the saga waits for
+
+	// Of another service: its name, the prefix of its topics, and what it says that is known here.
+	Service, Prefix string
+	Known           aggregate.Types
+}
+
+// AddSaga has a saga react to events.
+func (r *Router) AddSaga(s *saga.Saga, manager *manager.Manager, sources []Source) error {
+	for _, source := range sources {
+		group, prefix, marshaler := r.config.Prefix+".saga."+s.Name()+"."+source.Category, r.config.Prefix, r.config.Marshaler
+		if source.Service != "" {
+			group = r.config.Prefix + ".saga." + s.Name() + "." + source.Service + "." + source.Category
+			r.external[group], r.remote[group] = true, true
+			prefix, marshaler = source.Prefix, NewMarshaler(source.Known, "").In(r.config.Codecs...)
+		}
+		r.sagaGroups[group] = true
+		react := r.config.Decorate(group, func(ctx context.Context, e any) (any, error) {
+			return manager.Receive(ctx, r.config.Inbox, group, s, e.(cqrs.Event))
+		})
+		handlers := map[reflect.Type]cqrs.Endpoint{}
+		for _, t := range source.Types {
+			handlers[t] = react
+		}
+		if err := r.listen(group, prefix, source.Category, marshaler, handlers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ProjectionConsumer is the name of the consumer that builds a projection.
+func ProjectionConsumer(prefix, projection string) string {
+	return prefix + ".projection." + projection
+}
+
+// AddProjection has a projection built.
+func (r *Router) AddProjection(p cqrs.Projection) error {
+	group := ProjectionConsumer(r.config.Prefix, p.Name)
+	handlers := map[reflect.Type]cqrs.Endpoint{}
+	for _, on := range p.Handlers() {
+		handlers[on.Type] = r.config.Decorate(group, func(ctx context.Context, e any) (any, error) {
+			return nil, r.config.Projecting.Within(ctx, func(ctx context.Context) error { return on.Handle(ctx, e.(cqrs.Event)) })
+		})
+	}
+	if len(handlers) < len(p.On) {
+		return fmt.Errorf("projection %s handles a type of event twice", p.Name)
+	}
+	return r.listen(group, r.config.Prefix, p.Category, r.config.Marshaler, handlers)
+}
+
+// AddReaction has what another service says handled. Prefix is that of its topics.
+func (r *Router) AddReaction(a cqrs.Reaction, prefix string) error {
+	group := r.config.Prefix + ".reaction." + a.Name
+	r.external[group] = true
+	var types []aggregate.Type
+	handlers := map[reflect.Type]cqrs.Endpoint{}
+	for _, heard := range a.On {
+		types = append(types, heard.Type)
+		handlers[heard.EventHandler.Type] = r.config.Decorate(group, func(ctx context.Context, e any) (any, error) {
+			return r.config.Inbox.Handle(ctx, cqrs.Delivery{Consumer: group, Meta: cqrs.MetaOf(ctx)}, func(ctx context.Context) error {
+				return heard.Handle(ctx, e.(cqrs.Event))
+			})
+		})
+	}
+	return r.listen(group, prefix, a.Category, NewMarshaler(aggregate.TypesOf(types...), "").In(r.config.Codecs...), handlers)
+}

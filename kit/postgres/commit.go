@@ -1,0 +1,402 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/txn"
+)
+
+// maxGroup is how many units are committed in one transaction at most.
+const maxGroup = 200
+
+// Time limits of a commit group's statements. Without them, one unit that waits for a row's lock stalls every commit of the instance.
+// ADR 22 has the figures.
+const (
+	// groupLockWait is more than a commit of another instance takes.
+	groupLockWait = 20 * time.Millisecond
+
+	// contendedLockWait is for groups with streams that many instances want, where it is normal to wait for several commits.
+	contendedLockWait = 200 * time.Millisecond
+
+	// splitLockWait is for the parts of a group that has waited already.
+	splitLockWait = 5 * time.Millisecond
+
+	// groupStatement is many times what a statement of a full group takes.
+	groupStatement = 2 * time.Second
+)
+
+// MinConns is the smallest pool of a service. It has two UnitsOfWork, each of which holds one connection for its group, and at least one for a
+// unit with a transaction of its own and one for a unit that waits for a lock: six. Two are left for look-ups and the relay.
+const MinConns = 8
+
+// ownTransactions is how many units of a UnitOfWork may have transactions of their own at once, and how many may wait for locks apart.
+// Together, those of two UnitsOfWork hold at most half of the pool: they mostly wait for each other, and the other units need connections.
+func ownTransactions(db *sqlx.DB) int {
+	if n := db.Stats().MaxOpenConnections; n > 0 {
+		return max(1, n/8)
+	}
+	return 8
+}
+
+// committing is a unit that is ready to be committed.
+type committing struct {
+	*txn.Unit
+	ctx      context.Context //nolint:containedctx // of the caller, who waits
+	ended    chan struct{}
+	err      error
+	rejoins  int // how often it has waited for a lock
+	events   []cqrs.Event
+	messages []*outbox.Written
+}
+
+// groupCommit commits units that end at the same time in one transaction. Each unit fails alone:
+//
+//   - A group never waits for a lock. The unit whose statement runs into a lock leaves the group, waits for the lock while it holds no other,
+//     and joins a later group; the others go on.
+//   - A group that fails for another reason is split by halves until the bad unit fails alone.
+//   - All units of a group fail only if the database is away.
+type groupCommit struct {
+	db        *sqlx.DB
+	groups    txn.Gather[*committing, struct{}]
+	apart     chan struct{} // holds a token for each unit that waits apart
+	begins    func() (ended func())
+	committed func([]*committing)
+
+	mu    sync.Mutex
+	waits map[txn.Lock]*lockWait // locks for which units wait apart
+}
+
+func newGroupCommit(db *sqlx.DB, begins func() (ended func()), committed func([]*committing)) *groupCommit {
+	g := &groupCommit{
+		db: db, apart: make(chan struct{}, ownTransactions(db)), begins: begins, committed: committed, waits: map[txn.Lock]*lockWait{},
+	}
+	g.groups.Do, g.groups.Max, g.groups.Parallel = g.commit, maxGroup, 1
+	return g
+}
+
+// join gives a unit to the next group.
+func (g *groupCommit) join(c *committing) { g.groups.Join(c) }
+
+// end tells the caller of a unit what became of it.
+func (c *committing) end(err error) {
+	c.End(err)
+	c.err = err
+	close(c.ended)
+}
+
+// wait waits until it is known what became of the unit. The error may be ctx's.
+func (c *committing) wait(ctx context.Context) error {
+	select {
+	case <-c.ended:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// commit commits the units of a group, or has them wait outside of it.
+func (g *groupCommit) commit(all []*committing) ([]struct{}, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), unitTimeout)
+	defer cancel()
+	here, ready, lockWait := map[*txn.Unit]bool{}, make([]*committing, 0, len(all)), groupLockWait
+	for _, c := range all {
+		switch {
+		case c.ctx.Err() != nil:
+			c.end(c.ctx.Err())
+		case c.WaitsFor(here):
+			go g.joinAfterNeeds(c)
+		default:
+			here[c.Unit], ready = true, append(ready, c)
+			if c.Contended() {
+				lockWait = contendedLockWait
+			}
+		}
+	}
+	g.try(ctx, ready, lockWait, map[any]int{})
+	return make([]struct{}, len(all)), nil
+}
+
+// joinAfterNeeds gives a unit to a group when it is known what becomes of the units that it has seen and that are not in its group.
+func (g *groupCommit) joinAfterNeeds(c *committing) {
+	if err := c.Settled(c.ctx); err != nil {
+		c.end(err)
+		return
+	}
+	g.join(c)
+}
+
+// maxLeaves is how many units of a group leave it one by one because of locks of one statement. Then it may be the table that is locked, and
+// the others that write it leave at once.
+const maxLeaves = 8
+
+// try commits units in one transaction. Left counts the units of the group that have left it, by the statement that ran into a lock.
+func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.Duration, left map[any]int) {
+	var units []*txn.Unit
+	var sound []*committing
+	for _, c := range all {
+		if err := c.Doomed(); err != nil {
+			c.end(err)
+		} else if !g.queuesBehind(c, c.Locks()) {
+			units, sound = append(units, c.Unit), append(sound, c)
+		}
+	}
+	if len(sound) == 0 {
+		return
+	}
+	err := g.write(ctx, sound, units, txn.Waits{Lock: lockWait, Statement: groupStatement})
+	if err == nil {
+		return
+	}
+	waited, ok := errors.AsType[*txn.WaitError](err)
+	switch {
+	case txn.Away(err), ctx.Err() != nil:
+		for _, c := range sound {
+			c.end(err)
+		}
+	case ok && (len(sound) == 1 || waited.Slow || left[waited.Statement()] >= maxLeaves):
+		g.leave(ctx, sound, waited, left)
+	case len(sound) == 1:
+		sound[0].end(err)
+	default:
+		if ok {
+			lockWait = splitLockWait
+		}
+		half := len(sound) / 2
+		g.try(ctx, sound[:half], lockWait, left)
+		g.try(ctx, sound[half:], lockWait, left)
+	}
+}
+
+// write commits units in one transaction.
+func (g *groupCommit) write(ctx context.Context, all []*committing, units []*txn.Unit, limits txn.Waits) error {
+	ended := g.begins()
+	defer ended()
+	if err := txn.CommitWithin(ctx, g.db, units, limits); err != nil {
+		return err
+	}
+	err := cqrs.Protect(func() error { g.committed(all); return nil })
+	for _, c := range all {
+		c.end(err) // it is committed; a caller that tries again finds that in its inbox row
+	}
+	return nil
+}
+
+// leave has the units that write a statement which waited too long leave their group, and commits the others.
+func (g *groupCommit) leave(ctx context.Context, all []*committing, waited *txn.WaitError, left map[any]int) {
+	var stay []*committing
+	writers := slices.ContainsFunc(all, func(c *committing) bool { return c.Writes(waited) })
+	for _, c := range all {
+		if writers && !c.Writes(waited) {
+			stay = append(stay, c)
+			continue
+		}
+		left[waited.Statement()]++
+		if !g.queuesBehind(c, c.Locks()) {
+			g.goApart(c, waited)
+		}
+	}
+	if len(stay) > 0 {
+		g.try(ctx, stay, splitLockWait, left)
+	}
+}
+
+// queuesBehind has a unit wait in memory behind one that waits for one of some locks: its group would run into it again.
+func (g *groupCommit) queuesBehind(c *committing, locks []txn.Lock) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, l := range locks {
+		if wait := g.waits[l]; wait != nil {
+			c.Unit = c.Leave()
+			wait.behind = append(wait.behind, c)
+			return true
+		}
+	}
+	return false
+}
+
+// goApart has a unit wait outside of its group.
+func (g *groupCommit) goApart(c *committing, waited *txn.WaitError) {
+	c.Unit = c.Leave()
+	go func() {
+		again, err := g.waitApart(c, waited)
+		switch {
+		case err != nil:
+			c.end(err)
+		case again:
+			g.join(c)
+		}
+	}()
+}
+
+// maxRejoins is how often a unit that ran into a lock waits for it and joins a group again. Then it is committed apart: others may always be
+// faster than a unit that holds nothing while it waits.
+const maxRejoins = 5
+
+// waitApart waits for the locks that a unit needs, and tells whether the unit joins a group again. A slow unit is committed here.
+func (g *groupCommit) waitApart(c *committing, waited *txn.WaitError) (again bool, err error) {
+	if err := c.Settled(c.ctx); err != nil {
+		return false, err
+	}
+	if c.rejoins++; c.rejoins <= maxRejoins && !waited.Slow {
+		err := g.waitForLocks(c.ctx, c.Unit, waited)
+		return err == nil, err
+	}
+	return false, g.holdingToken(c.ctx, func(ctx context.Context) error {
+		return g.write(ctx, []*committing{c}, []*txn.Unit{c.Unit}, txn.Waits{})
+	})
+}
+
+// holdingToken calls f when few enough units wait apart. Until then it waits as long as ctx; f gets as long as a unit may take.
+func (g *groupCommit) holdingToken(ctx context.Context, f func(ctx context.Context) error) error {
+	select {
+	case g.apart <- struct{}{}:
+		defer func() { <-g.apart }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unitTimeout)
+	defer cancel()
+	return f(ctx)
+}
+
+const (
+	// lockPatience is how long a unit waits for a lock. Then its caller gets an error, and tries again later.
+	lockPatience = 5 * time.Second
+
+	// lockTurn is how long a unit waits for a lock before another one that waits gets its connection.
+	lockTurn = 500 * time.Millisecond
+)
+
+// waitForLocks waits until each row of the statement that ran into a lock can be written. Each is tried out in a transaction of its own: while
+// the unit waits for one lock, it holds no other, so that no other unit waits for it.
+func (g *groupCommit) waitForLocks(ctx context.Context, u *txn.Unit, waited *txn.WaitError) error {
+	for _, row := range u.Rows(waited) {
+		if err := g.waitForLock(ctx, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *groupCommit) waitForLock(ctx context.Context, row *txn.Unit) error {
+	leave, err := g.register(ctx, row.Locks())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	for began := time.Now(); ; {
+		err := g.holdingToken(ctx, func(ctx context.Context) error { return row.TryOut(ctx, lockTurn) })
+		_, waited := errors.AsType[*txn.WaitError](err)
+		switch {
+		case waited && time.Since(began) < lockPatience:
+		case waited, txn.Away(err), ctx.Err() != nil:
+			return err
+		default:
+			return nil // it holds no lock; another error is judged where the statements before it are executed too
+		}
+	}
+}
+
+// register notes that a unit waits for a lock, after any other that does. Leave has the units that queue behind it join a group.
+func (g *groupCommit) register(ctx context.Context, locks []txn.Lock) (leave func(), err error) {
+	if len(locks) == 0 {
+		return func() {}, nil
+	}
+	lock, mine := locks[0], &lockWait{done: make(chan struct{})}
+	for {
+		g.mu.Lock()
+		other := g.waits[lock]
+		if other == nil {
+			g.waits[lock] = mine
+		}
+		g.mu.Unlock()
+		if other == nil {
+			break
+		}
+		select {
+		case <-other.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return func() {
+		g.mu.Lock()
+		delete(g.waits, lock)
+		behind := mine.behind
+		g.mu.Unlock()
+		close(mine.done)
+		for _, c := range behind {
+			g.join(c)
+		}
+	}, nil
+}
+
+// lockWait is a lock for which a unit waits.
+type lockWait struct {
+	done   chan struct{} // closed when that unit waits no longer
+	behind []*committing // units that want the same lock
+}
+
+// lockedOutError says that a unit with a transaction of its own ran into a lock, and was rolled back.
+type lockedOutError struct {
+	*txn.WaitError
+	unit *txn.Unit
+}
+
+// wait waits for the lock. The error is then cqrs.ErrConflict: the unit runs again from the start.
+func (g *groupCommit) wait(ctx context.Context, out *lockedOutError) error {
+	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
+	defer cancel()
+	return cmp.Or(g.waitForLocks(ctx, out.unit, out.WaitError), fmt.Errorf("%w: %w", cqrs.ErrConflict, out.WaitError))
+}
+
+// submit commits a unit. Units that come after it, in its streams and under its message's key, begin when its place is certain.
+func (u *UnitOfWork) submit(ctx context.Context, un *txn.Unit, session *eventstore.Session, events []cqrs.Event, messages []*outbox.Written) error {
+	c := &committing{Unit: un, ctx: ctx, ended: make(chan struct{}), events: events, messages: messages}
+	link := cqrs.LinkOf(ctx)
+	if before, ok := link.Before().(*txn.Unit); ok {
+		un.Needs(before)
+	}
+	if un.Own() {
+		err := un.Settled(ctx)
+		if err == nil {
+			err = u.commits.write(ctx, []*committing{c}, []*txn.Unit{un}, txn.Waits{Lock: contendedLockWait})
+		}
+		if err != nil {
+			if _, waited := errors.AsType[*txn.WaitError](err); !waited {
+				c.end(err)
+			}
+			return err
+		}
+		session.Submitted()
+		return c.err
+	}
+	u.commits.join(c)
+	session.Submitted()
+	link.Submitted(un)
+	return c.wait(ctx)
+}
+
+// committed tells what was committed.
+func (u *UnitOfWork) committed(all []*committing) {
+	m, n := 0, 0
+	for _, c := range all {
+		m, n = m+len(c.events), n+len(c.messages)
+	}
+	events, messages := make([]cqrs.Event, 0, m), make([]*outbox.Written, 0, n)
+	for _, c := range all {
+		events, messages = append(events, c.events...), append(messages, c.messages...)
+	}
+	u.OnCommit(events, messages)
+}

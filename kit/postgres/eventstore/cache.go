@@ -1,0 +1,230 @@
+package eventstore
+
+import (
+	"container/list"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/postgres/txn"
+)
+
+// maxKept is how many streams and events are kept in memory, unless LimitCache says less. Streams that a unit of work holds at the moment
+// are kept in any case.
+const maxKept = 150_000
+
+// maxLength is how many events of one stream are kept, after its snapshot. Of a longer stream only the folded aggregate is kept.
+const maxLength = 1_000
+
+// waitForSecond is how long a unit that holds one stream waits for another one. Two units could wait for each other. After this time a
+// unit loads the stored events without holding the stream, and the versions in the database decide which unit was first.
+const waitForSecond = 100 * time.Millisecond
+
+// sharedFor is for how long the streams of a category are read from the table before each use, after another instance was seen to write
+// one of them.
+const sharedFor = 10 * time.Second
+
+// prefix is the first events of a stream: a snapshot, or nothing, and the events after it. It is never changed. Units of work that read the
+// same prefix share it, and each folds it into an aggregate of its own.
+type prefix struct {
+	snapshot snapshot
+	events   []cqrs.Event
+}
+
+func (p *prefix) version() int { return p.snapshot.Version + len(p.events) }
+
+// trimmed tells whether a prefix has no events from before it was trimmed: the aggregate that was folded from them stands for them, and is of
+// use only together with it.
+func (p *prefix) trimmed() bool { return p.snapshot.Version > 0 && p.snapshot.State == nil }
+
+// trim is a prefix of the same version without events.
+func (p *prefix) trim() *prefix { return &prefix{snapshot: snapshot{Version: p.version()}} }
+
+// with is a longer prefix. The events are copied, so that two prefixes never append to the same array.
+func (p *prefix) with(events []cqrs.Event) *prefix {
+	if len(events) == 0 {
+		return p
+	}
+	return &prefix{p.snapshot, append(slices.Clip(p.events), events...)}
+}
+
+// cache keeps prefixes of streams in memory. A prefix may be out of date, because other instances write the same streams: a unit of work
+// notes the version that it has read, and the database compares it when the unit commits, or before its error is final.
+type cache struct {
+	mu      sync.Mutex
+	streams map[string]*stream
+	idle    *list.List // of *stream, the longest unused first
+	events  int        // in all prefixes
+	maxKept int
+	shared  map[string]time.Time
+}
+
+// stream is the cache's entry for one stream. One unit at a time holds it, so that the units of one instance that change one stream do so
+// one after the other.
+type stream struct {
+	name  string
+	held  chan struct{} // has a token while a unit holds the stream
+	users int           // units that hold it or wait for it
+	place *list.Element // in idle
+
+	prefix *prefix   // nil: nothing is known
+	folded Aggregate // what a prefix was folded to; nil if a unit has taken it
+	by     *txn.Unit // the unit that has appended the prefix's last events, while it is not known to have committed
+}
+
+func newCache() *cache {
+	return &cache{streams: map[string]*stream{}, idle: list.New(), maxKept: maxKept, shared: map[string]time.Time{}}
+}
+
+// hold waits until the units that came before have given the stream up. It returns nil if that takes too long for a unit that holds
+// other streams.
+func (c *cache) hold(ctx context.Context, name string, first bool) (*stream, error) {
+	c.mu.Lock()
+	s := c.streams[name]
+	if s == nil {
+		s = &stream{name: name, held: make(chan struct{}, 1)}
+		c.streams[name] = s
+	}
+	if s.place != nil {
+		c.idle.Remove(s.place)
+		s.place = nil
+	}
+	s.users++
+	c.mu.Unlock()
+	select {
+	case s.held <- struct{}{}:
+		return s, nil
+	default:
+	}
+	var enough <-chan time.Time
+	if !first {
+		enough = time.After(waitForSecond)
+	}
+	select {
+	case s.held <- struct{}{}:
+		return s, nil
+	case <-enough:
+		c.leave(s)
+		return nil, nil
+	case <-ctx.Done():
+		c.leave(s)
+		return nil, ctx.Err()
+	}
+}
+
+// release lets the next unit hold the stream.
+func (c *cache) release(s *stream) {
+	<-s.held
+	c.leave(s)
+}
+
+func (c *cache) leave(s *stream) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.users--; s.users > 0 {
+		return
+	}
+	s.place = c.idle.PushBack(s)
+	for c.idle.Len() > 0 && c.idle.Len()+c.events > c.maxKept {
+		oldest := c.idle.Remove(c.idle.Front()).(*stream)
+		oldest.place = nil
+		c.set(oldest, nil, nil, nil)
+		delete(c.streams, oldest.name)
+	}
+}
+
+// get returns what is known of a stream that the unit holds. The aggregate is taken out of the cache and belongs to the unit alone: it comes
+// back with what the unit has recorded, by put, or it is lost and the next unit folds another one. Pending says that its last events are
+// those of a unit that has not committed yet; this unit then fails with it.
+func (c *cache) get(s *stream, u *txn.Unit) (p *prefix, folded Aggregate, pending bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.by != nil && !s.by.Pending() {
+		if s.by.Failed() {
+			c.set(s, nil, nil, nil)
+		}
+		s.by = nil
+	}
+	if s.prefix != nil {
+		u.Needs(s.by)
+	}
+	p, folded, s.folded = s.prefix, s.folded, nil
+	if p != nil && p.trimmed() {
+		c.set(s, nil, nil, s.by) // it comes back with the aggregate
+		if folded == nil {
+			p = nil
+		}
+	}
+	return p, folded, s.by != nil
+}
+
+// pending returns the unit that has appended to a stream and is not known to have committed; nil if there is none.
+func (c *cache) pending(s *stream) *txn.Unit {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	return s.by
+}
+
+// put replaces what is known of a stream. By is the unit that has appended the last events, and will commit them; nil if they were read from
+// the table.
+func (c *cache) put(s *stream, p *prefix, folded Aggregate, by *txn.Unit) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if folded != nil && (p == nil || folded.Version() != p.version()) {
+		folded = nil
+	}
+	switch {
+	case p == nil || len(p.events) <= maxLength && !p.trimmed():
+	case folded == nil:
+		p = nil
+	default:
+		p = p.trim()
+	}
+	c.set(s, p, folded, by)
+}
+
+// putBack returns what get has taken out, unchanged.
+func (c *cache) putBack(s *stream, p *prefix, folded Aggregate) {
+	c.mu.Lock()
+	by := s.by
+	c.mu.Unlock()
+	c.put(s, p, folded, by)
+}
+
+func (c *cache) set(s *stream, p *prefix, folded Aggregate, by *txn.Unit) {
+	if s.prefix != nil {
+		c.events -= len(s.prefix.events)
+	}
+	if p != nil {
+		c.events += len(p.events)
+	}
+	s.prefix, s.folded, s.by = p, folded, by
+}
+
+// forget drops what is known of a stream.
+func (c *cache) forget(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.streams[name]; s != nil {
+		c.set(s, nil, nil, s.by)
+	}
+}
+
+// foreign notes that another instance writes streams of a category.
+func (c *cache) foreign(category string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shared[category] = time.Now().Add(sharedFor)
+}
+
+// isShared tells whether another instance has written streams of a category lately.
+func (c *cache) isShared(category string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Before(c.shared[category])
+}

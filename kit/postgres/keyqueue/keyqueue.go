@@ -1,0 +1,277 @@
+// Package keyqueue keeps the order of keys whose messages fail. A message that cannot be handled yet is stored as it was received, and
+// blocks its key for its consumer: later messages of the key are stored behind it. When it is due, it is handed to the same consumer from
+// the table, and the messages behind it follow. Nothing that was consumed is published again, so a topic may be read-only, and other
+// consumers of it see no message twice. Messages of other keys go on.
+package keyqueue
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/postgres/txn"
+)
+
+// ErrLeaseLost says that another instance handles the key by now, because this one has not renewed its lease in time.
+var ErrLeaseLost = fmt.Errorf("another instance handles the key: %w", cqrs.ErrPermanent)
+
+// Queue is the tables blocked_keys and waiting_messages.
+type Queue struct {
+	db      *sqlx.DB
+	lookups txn.Gather[cqrs.MessageKey, bool]
+	ahead   txn.Ahead[string, bool]
+	blocked atomic.Int64 // keys that this instance has blocked so far
+	wake    chan struct{}
+
+	mu        sync.Mutex
+	consumers map[string]*feed
+
+	// Poll is how often the queue looks for messages that another instance has stored or replayed. Default 1 s.
+	Poll time.Duration
+}
+
+// New makes a Queue. Run hands out what is due.
+func New(db *sqlx.DB) *Queue {
+	q := &Queue{db: db, wake: make(chan struct{}, 1), consumers: map[string]*feed{}, Poll: time.Second}
+	q.lookups.Do, q.lookups.Max, q.lookups.Parallel = q.lookUp, 1000, 1
+	return q
+}
+
+// Wake makes the queue look for messages that are due now. It does not block.
+func (q *Queue) Wake() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lookUp tells which of some keys are blocked. Hardly ever is there one. Keys are bytes, so none can fail the statement of the others.
+func (q *Queue) lookUp(keys []cqrs.MessageKey) ([]bool, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	consumers, names, out := make([]string, len(keys)), make([][]byte, len(keys)), make([]bool, len(keys))
+	for i, k := range keys {
+		consumers[i], names[i] = k.Consumer, stored(k)
+	}
+	b := &pgx.Batch{}
+	b.Queue(`SELECT w.n::int FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS w(consumer, key, n)
+		CROSS JOIN LATERAL (SELECT FROM blocked_keys WHERE consumer = w.consumer AND key = w.key OFFSET 0) b`, consumers, names).Query(func(rows pgx.Rows) error {
+		var n int
+		_, err := pgx.ForEachRow(rows, []any{&n}, func() error {
+			out[n-1] = true
+			return nil
+		})
+		return err
+	})
+	return out, txn.Classify(txn.Send(ctx, q.db, nil, b), "look for blocked keys")
+}
+
+// stored is the key as the tables hold it. A long one is replaced by its hash, because PostgreSQL cannot index it.
+func stored(k cqrs.MessageKey) []byte {
+	if len(k.Key) <= cqrs.MaxKey {
+		return []byte(k.Key)
+	}
+	hash := sha256.Sum256([]byte(k.Key))
+	return hash[:]
+}
+
+// receipt is the id under which a message of a consumer is stored, here and as a dead letter. The same message always has the same one.
+func receipt(m cqrs.Received) string {
+	var name []byte
+	for _, part := range []string{m.Key.Consumer, m.Source, m.ID} {
+		name = fmt.Appendf(name, "%d:%s", len(part), part)
+	}
+	return uuid.NewHash(sha256.New(), uuid.Nil, name, 8).String()
+}
+
+// Expect begins to look up the key of a message that waits for an earlier message of its key.
+func (q *Queue) Expect(k cqrs.MessageKey, messageID string) {
+	before, wait := q.blocked.Load(), q.lookups.Join(k)
+	q.ahead.Expect(k.Consumer+"\x00"+messageID, func(ctx context.Context) (bool, error) {
+		blocked, err := wait(ctx)
+		if err == nil && !blocked && q.blocked.Load() != before { // an earlier message of the key may have blocked it meanwhile
+			return q.lookups.Call(ctx, k)
+		}
+		return blocked, err
+	})
+}
+
+func (q *Queue) look(ctx context.Context, m cqrs.Received) (blocked bool, err error) {
+	if expected := q.ahead.Take(m.Key.Consumer + "\x00" + m.ID); expected != nil {
+		return expected(ctx)
+	}
+	return q.lookups.Call(ctx, m.Key)
+}
+
+// Enqueue stores a message that the broker has delivered if its key is blocked. False: it may be handled.
+func (q *Queue) Enqueue(ctx context.Context, m cqrs.Received) (enqueued bool, err error) {
+	blocked, err := q.look(ctx, m)
+	if err != nil || !blocked {
+		return false, err
+	}
+	err = q.within(ctx, "store a message of a blocked key", func(tx *sqlx.Tx) error {
+		enqueued = false
+		var one int
+		// The lock keeps the key blocked until this message is stored behind the others.
+		err := tx.GetContext(ctx, &one, `SELECT 1 FROM blocked_keys WHERE consumer = $1 AND key = $2 FOR UPDATE`, m.Key.Consumer, stored(m.Key))
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		enqueued = true
+		return put(ctx, tx, m)
+	})
+	return enqueued, err
+}
+
+// RetryAfter stores a message that failed, so that it is handed to its consumer again after a delay; until then its key is blocked.
+func (q *Queue) RetryAfter(ctx context.Context, m cqrs.Received, delay time.Duration) error {
+	defer q.Wake() // it may be the next one that is due
+	return q.within(ctx, "schedule a retry", func(tx *sqlx.Tx) error {
+		if r, ok := cqrs.RedeliveryOf(ctx); ok {
+			_, err := tx.ExecContext(ctx, `UPDATE blocked_keys
+				SET attempts = attempts + 1, first_at = COALESCE(first_at, app_now()), due_at = app_clock() + make_interval(secs => $4), lease = NULL
+				WHERE consumer = $1 AND key = $2 AND lease = $3`, m.Key.Consumer, stored(m.Key), r.Lease, delay.Seconds())
+			return err // without the lease there is nothing to do: another instance handles the message
+		}
+		return q.block(ctx, tx, m, 1, "app_clock() + make_interval(secs => $4)", delay.Seconds())
+	})
+}
+
+// block blocks the key of a message until a time, and stores the message as the first one that waits. If the key was blocked meanwhile, the
+// message is stored behind those that wait.
+func (q *Queue) block(ctx context.Context, tx *sqlx.Tx, m cqrs.Received, attempts int, due string, args ...any) error {
+	q.blocked.Add(1)
+	_, err := tx.ExecContext(ctx, `INSERT INTO blocked_keys (consumer, key, attempts, first_at, due_at) VALUES ($1, $2, $3, app_now(), `+due+`)
+		ON CONFLICT (consumer, key) DO UPDATE SET due_at = blocked_keys.due_at`, append([]any{m.Key.Consumer, stored(m.Key), attempts}, args...)...)
+	if err != nil {
+		return err
+	}
+	return put(ctx, tx, m)
+}
+
+// put stores a message, unless it is stored already because the broker has delivered it twice.
+func put(ctx context.Context, tx sqlx.ExtContext, m cqrs.Received) error {
+	headers, err := marshalHeaders(m.Headers)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO waiting_messages (receipt, consumer, key, topic, source, message_id, headers, payload)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (receipt) DO NOTHING`,
+		receipt(m), m.Key.Consumer, stored(m.Key), m.Topic, []byte(m.Source), []byte(m.ID), headers, m.Payload)
+	return err
+}
+
+// Complete removes a message that was handled. The key is free again if no other message waits.
+func (q *Queue) Complete(ctx context.Context, m cqrs.Received) error {
+	r, ok := cqrs.RedeliveryOf(ctx)
+	if !ok {
+		return nil
+	}
+	return q.within(ctx, "remove a message that was handled", func(tx *sqlx.Tx) error {
+		if err := lockLease(ctx, tx, m.Key, r.Lease); err != nil {
+			if errors.Is(err, ErrLeaseLost) {
+				return nil // that instance finds it in the inbox
+			}
+			return err
+		}
+		return remove(ctx, tx, m.Key, r.Position)
+	})
+}
+
+// lockLease locks a key that this instance has leased. No other message can join the key until the transaction ends.
+func lockLease(ctx context.Context, tx *sqlx.Tx, k cqrs.MessageKey, lease string) error {
+	var one int
+	err := tx.GetContext(ctx, &one, `SELECT 1 FROM blocked_keys WHERE consumer = $1 AND key = $2 AND lease = $3 FOR UPDATE`, k.Consumer, stored(k), lease)
+	if errors.Is(err, sql.ErrNoRows) {
+		return ErrLeaseLost
+	}
+	return err
+}
+
+// remove removes the first message of a key that is locked. The next one counts its own attempts.
+func remove(ctx context.Context, tx sqlx.ExtContext, k cqrs.MessageKey, position int64) error {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM waiting_messages WHERE id = $1`, position); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE blocked_keys SET attempts = 0, first_at = NULL WHERE consumer = $1 AND key = $2`, k.Consumer, stored(k)); err != nil {
+		return err
+	}
+	return free(ctx, tx, k.Consumer, stored(k))
+}
+
+// free frees a key, which is locked, if no message waits.
+func free(ctx context.Context, tx sqlx.ExtContext, consumer string, key []byte) error {
+	_, err := tx.ExecContext(ctx, `DELETE FROM blocked_keys b WHERE consumer = $1 AND key = $2
+		AND NOT EXISTS (SELECT FROM waiting_messages w WHERE w.consumer = b.consumer AND w.key = b.key)`, consumer, key)
+	return err
+}
+
+// MaxCounted is up to how many are counted: what probes and scrapers ask for must not take the longer the more there are.
+const MaxCounted = 10_000
+
+// Count returns how many keys are blocked at each consumer, and how many messages wait; of both MaxCounted at most are counted.
+func (q *Queue) Count(ctx context.Context) (blocked map[string]int, waiting int, err error) {
+	if err := q.db.GetContext(ctx, &waiting, `SELECT count(*) FROM (SELECT FROM waiting_messages LIMIT $1) found`, MaxCounted); err != nil {
+		return nil, 0, txn.Classify(err, "count waiting messages")
+	}
+	var rows []struct {
+		Consumer string `db:"consumer"`
+		N        int    `db:"n"`
+	}
+	if err := q.db.SelectContext(ctx, &rows, `SELECT consumer, count(*) AS n FROM (SELECT consumer FROM blocked_keys LIMIT $1) found GROUP BY consumer`, MaxCounted); err != nil {
+		return nil, 0, txn.Classify(err, "count blocked keys")
+	}
+	blocked = map[string]int{}
+	for _, r := range rows {
+		blocked[r.Consumer] = r.N
+	}
+	return blocked, waiting, nil
+}
+
+func (q *Queue) within(ctx context.Context, doing string, work func(tx *sqlx.Tx) error) error {
+	tx, err := q.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return txn.Classify(err, doing)
+	}
+	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	if err := work(tx); err != nil {
+		return txn.Classify(err, doing)
+	}
+	return txn.Classify(tx.Commit(), doing)
+}
+
+// marshalHeaders makes pairs of base64, because names and values may be any bytes, which JSON strings cannot hold.
+func marshalHeaders(headers map[string]string) (string, error) {
+	pairs := make([][2][]byte, 0, len(headers))
+	for name, value := range headers {
+		pairs = append(pairs, [2][]byte{[]byte(name), []byte(value)})
+	}
+	out, err := json.Marshal(pairs)
+	return string(out), err
+}
+
+func unmarshalHeaders(text []byte) (map[string]string, error) {
+	var pairs [][2][]byte
+	if err := json.Unmarshal(text, &pairs); err != nil {
+		return nil, fmt.Errorf("stored headers: %w", err)
+	}
+	headers := make(map[string]string, len(pairs))
+	for _, p := range pairs {
+		headers[string(p[0])] = string(p[1])
+	}
+	return headers, nil
+}

@@ -1,0 +1,185 @@
+// Package outbox keeps messages in the transaction that makes them, and relays them to the broker afterwards.
+package outbox
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"hash/fnv"
+
+	"github.com/ThreeDotsLabs/watermill"
+	wsql "github.com/ThreeDotsLabs/watermill-sql/v3/pkg/sql"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/postgres/txn"
+)
+
+// Shards is into how many parts keys are divided. A shard is relayed by one instance at a time.
+const Shards = 16
+
+// ErrTooLarge refuses a message that the broker would refuse; the transaction that wants to send it fails.
+var ErrTooLarge = errors.New("message too large")
+
+// Publisher is the Watermill publisher of the buses: it has messages written when the unit of work of their context commits.
+type Publisher struct{ maxBytes int }
+
+// NewPublisher makes one that refuses messages of more than maxBytes, headers included.
+func NewPublisher(maxBytes int) Publisher { return Publisher{maxBytes} }
+
+// Publish implements message.Publisher. The error wraps ErrTooLarge, or says that there is no unit of work.
+func (p Publisher) Publish(topic string, messages ...*message.Message) error {
+	for _, msg := range messages {
+		if txn.Of(msg.Context()) == nil {
+			return fmt.Errorf("publish %s to %s: called outside a unit of work", msg.Metadata.Get(cqrs.HeaderType), topic)
+		}
+		size := Size(msg)
+		if size > p.maxBytes {
+			return fmt.Errorf("publish %s to %s: %w: %d bytes, at most %d: %w", msg.Metadata.Get(cqrs.HeaderType), topic, ErrTooLarge, size, p.maxBytes, cqrs.ErrPoison)
+		}
+		if err := inserts.Write(msg.Context(), &Written{Topic: topic, Message: msg, size: size}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close implements message.Publisher.
+func (Publisher) Close() error { return nil }
+
+// Size is what a message takes on the wire, about: payload, headers, and what a record needs around them.
+func Size(msg *message.Message) int {
+	n := len(msg.Payload) + 128
+	for k, v := range msg.Metadata {
+		n += len(k) + len(v) + 4
+	}
+	return n
+}
+
+// Written is a message that a unit of work writes. Its ID is that of its row, once the unit is committed.
+type Written struct {
+	ID      int64
+	Topic   string
+	Message *message.Message
+
+	size int // on the wire, about, in bytes
+}
+
+// inserts writes messages through Watermill's SQL publisher, those of all units that commit together by one call.
+var inserts = &txn.Statement[*Written]{
+	Doing: "write messages to the outbox", Rank: 30,
+	Query: func(rows []*Written) (string, []any, error) {
+		messages, topics := make([]*message.Message, len(rows)), make([]string, len(rows))
+		for i, r := range rows {
+			messages[i], topics[i] = r.Message, r.Topic
+		}
+		c := &captured{}
+		publisher, err := wsql.NewPublisher(c, wsql.PublisherConfig{SchemaAdapter: schema{topics}}, watermill.NopLogger{})
+		if err != nil {
+			return "", nil, err
+		}
+		err = publisher.Publish(table, messages...)
+		return c.query, c.args, err
+	},
+	Read: func(rows []*Written, result pgx.Rows) error {
+		ids := make([]int64, 0, len(rows))
+		var id int64
+		_, err := pgx.ForEachRow(result, []any{&id}, func() error {
+			ids = append(ids, id)
+			return nil
+		})
+		if err != nil || len(ids) != len(rows) {
+			return err
+		}
+		for i, r := range rows {
+			r.ID = ids[i] // numbered in their order
+		}
+		return nil
+	},
+}
+
+// captured is what Watermill's publisher would execute, so that it can go out together with other statements.
+type captured struct {
+	wsql.ContextExecutor // for what is not used here
+	query                string
+	args                 []any
+}
+
+// ExecContext implements wsql.ContextExecutor.
+func (c *captured) ExecContext(_ context.Context, query string, args ...any) (sql.Result, error) {
+	c.query, c.args = query, args
+	return driver.RowsAffected(0), nil
+}
+
+// Of returns what the unit of work of ctx writes.
+func Of(ctx context.Context) []*Written { return inserts.Written(ctx) }
+
+// ShardOf is the shard of a topic's key.
+func ShardOf(topic, key string) int16 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(topic + "\x00" + key)) // a hash takes everything
+	return int16(h.Sum32() % Shards)
+}
+
+// Stop withdraws delayed messages when the unit of work of ctx commits. It is part of sagas.Timers.
+func Stop(ctx context.Context, ids []string) error {
+	for _, id := range ids {
+		if err := stops.Write(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var stops = &txn.Statement[string]{
+	Doing: "stop timers", Rank: 35,
+	Query: func(ids []string) (string, []any, error) {
+		return `DELETE FROM outbox WHERE message_id = ANY($1) AND due_at IS NOT NULL AND consumer IS NULL`, []any{ids}, nil
+	},
+}
+
+// Free lets the messages of a key go on that were parked behind what the broker refused, unless another such message is left.
+func Free(ctx context.Context, tx sqlx.ExtContext, topic, key string) error {
+	// By a statement of its own, and first: of two dead letters of a key that are removed at the same time, the one that comes second sees that
+	// the first one is gone.
+	_, err := tx.ExecContext(ctx, `UPDATE outbox_epoch SET epoch = epoch + 1`)
+	if err != nil {
+		return txn.Classify(err, "begin a new epoch of the outbox")
+	}
+	_, err = tx.ExecContext(ctx, `
+		UPDATE outbox SET due_at = NULL WHERE topic = $1 AND key = $2 AND due_at = 'infinity' AND consumer IS NULL
+			AND NOT EXISTS (SELECT FROM dead_letters WHERE topic = $1 AND key = $2 AND outbox_id IS NOT NULL)`, topic, key)
+	return txn.Classify(err, "free what is parked behind "+topic+" "+key)
+}
+
+// Backlog is what waits to be relayed. MaxCounted messages stand for as many or more.
+type Backlog struct {
+	Pending int     `db:"pending"` // messages that are due
+	Delayed int     `db:"delayed"` // messages that are not
+	Parked  int     `db:"parked"`  // messages behind one of their key that could not be sent or handled
+	Oldest  float64 `db:"oldest"`  // age of the oldest due one, in seconds
+
+	Suspended int `db:"suspended"` // messages of topics that cannot be sent to
+}
+
+// MaxCounted is up to how many messages of each kind are counted: what probes and scrapers ask for must not take the longer the more waits.
+const MaxCounted = 10_000
+
+// Read counts the backlog, up to MaxCounted of each kind. The age of the oldest message is exact to within what one shard holds: it is
+// that of the shards' first ones.
+func Read(ctx context.Context, db *sqlx.DB) (Backlog, error) {
+	var b Backlog
+	err := db.GetContext(ctx, &b, `SELECT
+		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at IS NULL LIMIT $1) found) AS pending,
+		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at > '-infinity' AND due_at < 'infinity' LIMIT $1) found) AS delayed,
+		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at = 'infinity' LIMIT $1) found) AS parked,
+		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at = '-infinity' LIMIT $1) found) AS suspended,
+		COALESCE((SELECT EXTRACT(epoch FROM app_clock() - min(first.created_at)) FROM generate_series(0, $2::int - 1) AS s(shard)
+			CROSS JOIN LATERAL (SELECT created_at FROM outbox WHERE outbox.shard = s.shard AND due_at IS NULL ORDER BY id LIMIT 1) first), 0)::float8 AS oldest`,
+		MaxCounted, Shards)
+	return b, txn.Classify(err, "count the outbox")
+}

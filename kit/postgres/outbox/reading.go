@@ -1,0 +1,212 @@
+package outbox
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/postgres/txn"
+)
+
+// read reads what is due, batch by batch.
+func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
+	r := p.relay
+	for ctx.Err() == nil {
+		held := r.leases.use(func(shard int) bool { return shard%r.options.Workers == p.worker })
+		if held == nil {
+			sleep(ctx, r.wake[p.worker], r.options.Poll)
+			continue
+		}
+		rows, more, err := p.next(ctx, held.shards)
+		switch {
+		case err != nil:
+			held.done()
+			p.fail(err)
+			return
+		case len(rows) == 0:
+			held.done()
+		default:
+			select {
+			case out <- &batch{rows: rows, lease: held}:
+			case <-ctx.Done():
+				held.done()
+			}
+		}
+		if !more {
+			sleep(ctx, r.wake[p.worker], r.options.Poll)
+		}
+	}
+}
+
+// next reads the next rows of some shards that are not on their way yet, and tells whether there may be more. A shard at a time by its own
+// index, so that one with a long backlog is not in the way of another. What was written here a moment ago is in memory; then only the
+// numbers of rows are read.
+func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, more bool, err error) {
+	r := p.relay
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	numbers := !r.recent.empty()
+	for {
+		floors, epoch, whole := r.floors.of(shards)
+		began := time.Now()
+		p.mu.Lock()
+		limits := p.limits(shards)
+		clear(p.gone)
+		p.mu.Unlock()
+		var now int64
+		if numbers {
+			rows, now, numbers, err = p.numbers(ctx, shards, floors, limits)
+			if err == nil && !numbers {
+				continue
+			}
+		} else {
+			rows, now, err = p.rows(ctx, shards, floors, limits)
+		}
+		if err != nil {
+			return nil, false, txn.Classify(err, "read the outbox")
+		}
+		if whole {
+			r.floors.looked(shards, time.Since(began))
+		}
+		if len(rows) == 0 || now == epoch {
+			more = len(rows) >= p.most() // else no shard has reached its limit
+			p.deep = more
+			rows, err = p.complete(ctx, rows)
+			return rows, more, err
+		}
+		r.floors.begin(now)
+	}
+}
+
+// numbers reads no more than the numbers of rows, and which epoch it is. That is not enough if keys are parked or topics suspended.
+func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, epoch int64, enough bool, err error) {
+	b := &pgx.Batch{}
+	b.Queue(`
+		SELECT (SELECT epoch FROM outbox_epoch), NOT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL) AND NOT EXISTS (SELECT FROM suspended_topics), shard,
+			ARRAY(SELECT id FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most)
+		FROM (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) LIMIT `+strconv.Itoa(len(shards))+`) s(shard, floor, most)`, shards, floors, limits).Query(func(found pgx.Rows) error {
+		var shard int16
+		var ids []int64
+		_, err := pgx.ForEachRow(found, []any{&epoch, &enough, &shard, &ids}, func() error {
+			rows = slices.Grow(rows, len(ids))
+			for _, id := range ids {
+				rows = append(rows, outboxRow{ID: id, Shard: shard})
+			}
+			return nil
+		})
+		return err
+	})
+	err = txn.Send(ctx, p.relay.db, nil, b)
+	return rows, epoch, enough, err
+}
+
+const columns = `id, shard, topic, key, message_id, payload, headers`
+
+// rows reads rows, whether their keys are parked or their topics suspended, and which epoch it is.
+func (p *pipeline) rows(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, epoch int64, err error) {
+	err = p.relay.db.SelectContext(ctx, &rows, `
+		SELECT o.*, (SELECT epoch FROM outbox_epoch) AS epoch,
+			CASE WHEN (SELECT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL))
+				THEN EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) ELSE false END AS parked,
+			EXISTS (SELECT FROM suspended_topics t WHERE t.topic = o.topic) AS suspended
+		FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, floor, most) CROSS JOIN LATERAL (
+			SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most) o`, shards, floors, limits)
+	if len(rows) > 0 {
+		epoch = rows[0].Epoch
+	}
+	return rows, epoch, err
+}
+
+// limits is up to how many rows of each shard are to be read: those of it that are on their way will be among them. It is called under the
+// lock.
+func (p *pipeline) limits(shards []int16) []int64 {
+	busy := map[int16]int{}
+	for _, shard := range p.busy {
+		busy[shard]++
+	}
+	out := make([]int64, len(shards))
+	for i, shard := range shards {
+		out[i] = int64(p.most() + busy[shard])
+	}
+	return out
+}
+
+// most is how many rows of a shard are read at a time: more of a backlog, of which a small batch is sent sooner than the next one is read.
+func (p *pipeline) most() int {
+	if p.deep {
+		return 4 * p.relay.options.Batch
+	}
+	return p.relay.options.Batch
+}
+
+// fill has the messages of rows of which only the number is known, as far as they are in memory, and returns the numbers of the others.
+func (r *recent) fill(rows []outboxRow) (missing []int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range rows {
+		row := &rows[i]
+		if row.Headers != nil || row.message != nil {
+			continue
+		}
+		if w := r.drop(row.ID); w != nil {
+			row.Topic, row.Key, row.message = w.Topic, w.Message.Metadata[cqrs.HeaderKey], w.Message
+		} else {
+			missing = append(missing, row.ID)
+		}
+	}
+	return missing
+}
+
+// complete leaves out what is on its way, and has the messages of the others.
+func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow, error) {
+	r := p.relay
+	fresh := rows[:0]
+	p.mu.Lock()
+	for _, row := range rows {
+		if _, busy := p.busy[row.ID]; !busy && !p.gone[row.ID] {
+			fresh = append(fresh, row)
+		}
+	}
+	p.mu.Unlock()
+	missing := r.recent.fill(fresh)
+	if len(missing) > 0 {
+		r.recent.settle()
+		missing = r.recent.fill(fresh)
+	}
+	full := map[int64]outboxRow{}
+	if len(missing) > 0 {
+		var all []outboxRow
+		if err := r.db.SelectContext(ctx, &all, `SELECT `+columns+` FROM outbox WHERE id = ANY($1)`, missing); err != nil {
+			return nil, txn.Classify(err, "read the outbox")
+		}
+		for _, row := range all {
+			full[row.ID] = row
+		}
+	}
+	out := fresh[:0]
+	for _, row := range fresh {
+		if f, ok := full[row.ID]; ok {
+			f.Parked, f.Suspended = row.Parked, row.Suspended
+			row = f
+		}
+		if row.message == nil {
+			if row.Headers == nil {
+				continue // it was taken away meanwhile
+			}
+			if err := row.decode(); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, row)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, row := range out {
+		p.busy[row.ID] = row.Shard
+	}
+	return out, nil
+}

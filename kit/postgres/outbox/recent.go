@@ -1,0 +1,123 @@
+package outbox
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// maxRecent bounds the messages that are kept for the relay, and maxRecentBytes what they take. What is more is read from the table.
+const (
+	maxRecent      = 20_000
+	maxRecentBytes = 32 << 20
+)
+
+// recent are messages that this instance has committed and that are on their way to the relay in memory, by the numbers of their rows.
+// The table stays the truth: a row that is not there is not sent, and one that is only there is read.
+type recent struct {
+	mu       sync.Mutex
+	messages map[int64]*Written
+	order    []int64
+	bytes    int
+	flying   map[chan struct{}]bool // commits under way here
+}
+
+func newRecent() *recent {
+	return &recent{messages: map[int64]*Written{}, flying: map[chan struct{}]bool{}}
+}
+
+// Offer hands over what was committed here, and has it relayed. It does not block.
+func (r *Relay) Offer(written []*Written) {
+	defer r.wakeFor(written)
+	if r.Held() == 0 {
+		return
+	}
+	r.recent.mu.Lock()
+	defer r.recent.mu.Unlock()
+	for _, w := range written {
+		if w.ID == 0 || w.Message.Metadata[cqrs.HeaderDue] != "" {
+			continue
+		}
+		r.recent.messages[w.ID] = w
+		r.recent.order = append(r.recent.order, w.ID)
+		r.recent.bytes += w.size
+	}
+	r.recent.trim()
+}
+
+// wakeFor wakes who has to do with what was written: the timers only if one is due before they look by themselves.
+func (r *Relay) wakeFor(written []*Written) {
+	timers := len(r.wake) - 1
+	for _, w := range written {
+		if due := w.Message.Metadata[cqrs.HeaderDue]; due != "" {
+			at, err := time.Parse(time.RFC3339Nano, due)
+			if err != nil || at.UnixNano() < r.looks.Load() {
+				wake(r.wake[timers])
+			}
+		}
+	}
+	for _, worker := range r.wake[:timers] {
+		wake(worker)
+	}
+}
+
+// Committing is told of a commit here that begins; what it offers is offered before done is called. Until then others see its rows, and
+// only the relay does not know yet that it has them.
+func (r *Relay) Committing() (done func()) {
+	c := make(chan struct{})
+	r.recent.mu.Lock()
+	defer r.recent.mu.Unlock()
+	r.recent.flying[c] = true
+	return func() {
+		r.recent.mu.Lock()
+		defer r.recent.mu.Unlock()
+		delete(r.recent.flying, c)
+		close(c)
+	}
+}
+
+// maxSettling bounds how long a row of somebody else's waits for a commit here.
+const maxSettling = 20 * time.Millisecond
+
+// settle waits for the commits that are under way.
+func (r *recent) settle() {
+	r.mu.Lock()
+	flying := slices.Collect(maps.Keys(r.flying))
+	r.mu.Unlock()
+	enough := time.After(maxSettling)
+	for _, c := range flying {
+		select {
+		case <-c:
+		case <-enough:
+			return
+		}
+	}
+}
+
+// trim forgets the oldest until the rest is within the bounds.
+func (r *recent) trim() {
+	n := 0
+	for n < len(r.order) && (len(r.messages) > maxRecent || r.bytes > maxRecentBytes || r.messages[r.order[n]] == nil) {
+		r.drop(r.order[n])
+		n++
+	}
+	r.order = r.order[n:]
+}
+
+func (r *recent) drop(id int64) *Written {
+	w := r.messages[id]
+	if w != nil {
+		r.bytes -= w.size
+		delete(r.messages, id)
+	}
+	return w
+}
+
+func (r *recent) empty() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.messages) == 0
+}

@@ -1,0 +1,611 @@
+package outbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/breaker"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/postgres/deadletter"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/txn"
+)
+
+func TestMain(m *testing.M) { kittest.Main(m) }
+
+type item struct {
+	key, text string
+	due       time.Time
+}
+
+// write puts messages into the outbox in one transaction.
+func write(t *testing.T, db *sqlx.DB, topic string, items ...item) {
+	t.Helper()
+	ctx, unit := txn.NewUnit(t.Context(), db)
+	for _, i := range items {
+		msg := message.NewMessage(uuid.NewString(), []byte(i.text))
+		msg.Metadata[cqrs.HeaderKey] = i.key
+		if !i.due.IsZero() {
+			msg.Metadata[cqrs.HeaderDue] = i.due.Format(time.RFC3339Nano)
+		}
+		msg.SetContext(ctx)
+		require.NoError(t, outbox.NewPublisher(100_000_000).Publish(topic, msg))
+	}
+	require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
+	for i, w := range outbox.Of(ctx) {
+		require.Positive(t, w.ID)
+		require.Equal(t, items[i].text, string(w.Message.Payload))
+	}
+}
+
+// run starts a relay until stop is called or the test ends.
+func run(t *testing.T, db *sqlx.DB, dsn string, publisher message.Publisher, o outbox.Options) (relay *outbox.Relay, stop func()) {
+	t.Helper()
+	o.DSN = dsn
+	if o.Refused == nil {
+		o.Refused = kafka.Refused
+	}
+	relay = outbox.NewRelay(db, outbox.ThroughPublisher(publisher), slog.New(slog.DiscardHandler), o)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); relay.Run(ctx) }()
+	stop = sync.OnceFunc(func() { cancel(); <-done })
+	t.Cleanup(stop)
+	return relay, stop
+}
+
+func drained(t *testing.T, db *sqlx.DB) {
+	t.Helper()
+	kittest.Eventually(t, func() error {
+		b, err := outbox.Read(t.Context(), db)
+		if err == nil && b.Pending+b.Delayed > 0 {
+			err = fmt.Errorf("%+v", b)
+		}
+		return err
+	})
+}
+
+// log is a publisher that keeps what it gets, and fails as it is told to.
+type log struct {
+	mu      sync.Mutex
+	records map[string][]string // by key
+	fail    func(key, text string) error
+	lie     func() error // after it was done
+}
+
+func (l *log) Publish(_ string, messages ...*message.Message) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, msg := range messages {
+		key := msg.Metadata[cqrs.HeaderKey]
+		if l.fail != nil {
+			if err := l.fail(key, string(msg.Payload)); err != nil {
+				return err
+			}
+		}
+		if l.records == nil {
+			l.records = map[string][]string{}
+		}
+		l.records[key] = append(l.records[key], string(msg.Payload))
+		if l.lie != nil {
+			if err := l.lie(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *log) Close() error { return nil }
+
+func (l *log) of(key string) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]string(nil), l.records[key]...)
+}
+
+func topic(t *testing.T, brokers []string, partitions int32, limit int) (name string, read func() map[string][]string) {
+	t.Helper()
+	name = "test." + uuid.NewString()
+	config := sarama.NewConfig()
+	config.Version = sarama.V2_8_0_0
+	admin, err := sarama.NewClusterAdmin(brokers, config)
+	require.NoError(t, err)
+	defer admin.Close()
+	bytes := fmt.Sprint(limit)
+	require.NoError(t, admin.CreateTopic(name, &sarama.TopicDetail{
+		NumPartitions: partitions, ReplicationFactor: 1, ConfigEntries: map[string]*string{"max.message.bytes": &bytes},
+	}, false))
+	return name, func() map[string][]string {
+		byKey := map[string][]string{}
+		err := kafka.ReadAll(t.Context(), kafka.Config{Brokers: brokers}, []string{name}, func(_ string, msg *message.Message) error {
+			byKey[msg.Metadata[cqrs.HeaderKey]] = append(byKey[msg.Metadata[cqrs.HeaderKey]], string(msg.Payload))
+			return nil
+		})
+		require.NoError(t, err)
+		return byKey
+	}
+}
+
+// Many writers, many keys, a real log: everything arrives, each key in order, and the outbox is empty.
+func TestEveryKeyArrivesInOrder(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	brokers := kittest.Kafka(t)
+	name, read := topic(t, brokers, 6, 1_000_000)
+	publisher := kafka.NewPublisher(kafka.Config{Brokers: brokers}, func() int { return 1_000_000 }, time.Now, watermill.NopLogger{})
+	defer publisher.Close()
+	run(t, db, dsn, publisher, outbox.Options{Batch: 20})
+	const writers, each = 8, 100
+	var writing sync.WaitGroup
+	for w := range writers {
+		writing.Go(func() {
+			for n := 0; n < each; n += 4 {
+				var items []item
+				for i := range 4 {
+					items = append(items, item{key: fmt.Sprintf("%d-%d", w, i%3), text: fmt.Sprint(n + i)})
+				}
+				write(t, db, name, items...)
+			}
+		})
+	}
+	writing.Wait()
+	drained(t, db)
+	total := 0
+	for key, texts := range read() {
+		last := -1
+		for _, text := range texts {
+			var n int
+			_, err := fmt.Sscan(text, &n)
+			require.NoError(t, err)
+			require.Greater(t, n, last, key)
+			last = n
+			total++
+		}
+	}
+	require.Equal(t, writers*each, total)
+}
+
+// Six records of one key, of which the second is too large for the broker: the log holds the first, the rest waits behind a
+// dead letter, and the keys beside it are not held up, although they shared a request.
+func TestARefusedRecordParksItsKeyOnly(t *testing.T) {
+	if os.Getenv("KAFKA_BROKERS") == "" {
+		t.Skip("needs a real Kafka, which refuses records: set KAFKA_BROKERS")
+	}
+	const topicLimit = 20_000
+	for name, clientLimit := range map[string]int{"by the broker": 1_000_000, "by the client": topicLimit} {
+		t.Run(name, func(t *testing.T) {
+			db, dsn := kittest.Database(t)
+			brokers := kittest.Kafka(t)
+			name, read := topic(t, brokers, 1, topicLimit) // one partition: all share it
+			publisher := kafka.NewPublisher(kafka.Config{Brokers: brokers}, func() int { return clientLimit }, time.Now, watermill.NopLogger{})
+			defer publisher.Close()
+			var items []item
+			for n := 1; n <= 6; n++ {
+				text := fmt.Sprint(n)
+				if n == 2 {
+					text = strings.Repeat("2", 2*topicLimit)
+				}
+				items = append(items, item{key: "guilty", text: text}, item{key: "innocent", text: fmt.Sprint(n)}, item{key: fmt.Sprint("other-", n), text: "1"})
+			}
+			write(t, db, name, items...)
+			parked := make(chan string, 10)
+			run(t, db, dsn, publisher, outbox.Options{OnParked: func(_, key string, _ error) { parked <- key }})
+			drained(t, db)
+			write(t, db, name, item{key: "guilty", text: "7"}, item{key: "innocent", text: "7"})
+			drained(t, db)
+			require.Equal(t, "guilty", <-parked)
+			got := read()
+			require.Equal(t, []string{"1"}, got["guilty"], "nothing overtakes the second")
+			require.Equal(t, []string{"1", "2", "3", "4", "5", "6", "7"}, got["innocent"])
+			require.Len(t, got, 8)
+			var letter struct {
+				Reason  string
+				Payload []byte
+				Count   int
+			}
+			require.NoError(t, db.Get(&letter, `SELECT reason, payload, count(*) OVER () AS count FROM dead_letters WHERE key = 'guilty' AND outbox_id IS NOT NULL`))
+			require.Equal(t, 1, letter.Count)
+			require.Len(t, letter.Payload, 2*topicLimit)
+			require.Regexp(t, "too large|larger than", letter.Reason)
+			b, err := outbox.Read(t.Context(), db)
+			require.NoError(t, err)
+			require.Equal(t, 5, b.Parked, "3 to 7 wait")
+		})
+	}
+}
+
+// Whatever fails and whatever is refused: what a key's log holds is a prefix of what was written, at least once each and in
+// order; keys without a refused record arrive whole.
+func TestOrderSurvivesFailures(t *testing.T) {
+	t.Parallel()
+	refused := errors.New("refused")
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
+			db, dsn := kittest.Database(t)
+			chance := rand.New(rand.NewPCG(seed, 0))
+			bad := map[string]int{} // the record of a key that is refused
+			for k := range 20 {
+				if chance.IntN(4) == 0 {
+					bad[fmt.Sprint("key-", k)] = chance.IntN(15)
+				}
+			}
+			var mu sync.Mutex
+			l := &log{fail: func(key, text string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if n, ok := bad[key]; ok && fmt.Sprint(n) == text {
+					return refused
+				}
+				if chance.IntN(5) == 0 {
+					return errors.New("passes")
+				}
+				return nil
+			}}
+			for n := range 15 {
+				var items []item
+				for k := range 20 {
+					items = append(items, item{key: fmt.Sprint("key-", k), text: fmt.Sprint(n)})
+				}
+				write(t, db, "t", items...)
+			}
+			run(t, db, dsn, l, outbox.Options{Batch: 7, Refused: func(err error) bool { return errors.Is(err, refused) }})
+			drained(t, db)
+			for k := range 20 {
+				key := fmt.Sprint("key-", k)
+				want := 15
+				if n, ok := bad[key]; ok {
+					want = n
+				}
+				require.Len(t, l.of(key), want, key)
+				for n, text := range l.of(key) {
+					require.Equal(t, fmt.Sprint(n), text, key)
+				}
+			}
+			b, err := outbox.Read(t.Context(), db)
+			require.NoError(t, err)
+			behind := 0
+			for _, n := range bad {
+				behind += 15 - n - 1
+			}
+			require.Equal(t, behind, b.Parked)
+		})
+	}
+}
+
+// Redriven, a refused message takes its place before those that waited for it; dropped, it lets them go.
+// Taken by the broker, but reported as a time-out: it comes twice, and never before its predecessor.
+func TestTakenButReportedAsATimeOut(t *testing.T) {
+	t.Parallel()
+	db, dsn := kittest.Database(t)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	chance := rand.New(rand.NewPCG(seed, 0))
+	lies := 0
+	l := &log{lie: func() error { // the log holds its lock
+		if chance.IntN(6) > 0 {
+			return nil
+		}
+		lies++
+		return os.ErrDeadlineExceeded
+	}}
+	for n := range 15 {
+		var items []item
+		for k := range 10 {
+			items = append(items, item{key: fmt.Sprint("key-", k), text: fmt.Sprint(n)})
+		}
+		write(t, db, "t", items...)
+	}
+	_, stop := run(t, db, dsn, l, outbox.Options{Batch: 7})
+	drained(t, db)
+	stop()
+	require.Positive(t, lies)
+	for k := range 10 {
+		next := 0
+		for _, text := range l.of(fmt.Sprint("key-", k)) {
+			var n int
+			_, err := fmt.Sscan(text, &n)
+			require.NoError(t, err)
+			require.LessOrEqual(t, n, next, "before its predecessor")
+			next = max(next, n+1)
+		}
+		require.Equal(t, 15, next)
+	}
+}
+
+func TestAParkedKeyGoesOn(t *testing.T) {
+	refused := errors.New("refused")
+	for name, decide := range map[string]func(letters *deadletter.Store, id string) error{
+		"redriven": func(letters *deadletter.Store, id string) error { return letters.Redrive(t.Context(), id) },
+		"dropped": func(letters *deadletter.Store, id string) error {
+			return letters.Drop(t.Context(), id, "ada", "not needed")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db, dsn := kittest.Database(t)
+			var mended sync.Map
+			l := &log{fail: func(_, text string) error {
+				if _, ok := mended.Load("all"); text == "2" && !ok {
+					return refused
+				}
+				return nil
+			}}
+			for _, text := range []string{"1", "2", "3"} {
+				write(t, db, "t", item{key: "k", text: text})
+			}
+			relay, _ := run(t, db, dsn, l, outbox.Options{Refused: func(err error) bool { return errors.Is(err, refused) }})
+			drained(t, db)
+			write(t, db, "t", item{key: "k", text: "4"})
+			drained(t, db)
+			require.Equal(t, []string{"1"}, l.of("k"))
+			letters := deadletter.New(db)
+			list, err := letters.List(t.Context(), cqrs.Newest, 10)
+			require.NoError(t, err)
+			require.Len(t, list, 1)
+			mended.Store("all", true)
+			require.NoError(t, decide(letters, list[0].ID))
+			relay.Wake()
+			want := []string{"1", "2", "3", "4"}
+			if name == "dropped" {
+				want = []string{"1", "3", "4"}
+			}
+			kittest.Eventually(t, func() error {
+				if got := l.of("k"); len(got) < len(want) {
+					return fmt.Errorf("%v", got)
+				}
+				return nil
+			})
+			require.Equal(t, want, l.of("k"))
+			kittest.Eventually(t, func() error { // rows go after the broker has their messages
+				if b, err := outbox.Read(t.Context(), db); err != nil || b != (outbox.Backlog{}) {
+					return fmt.Errorf("%v %w", b, err)
+				}
+				return nil
+			})
+			n, err := letters.Count(t.Context())
+			require.NoError(t, err)
+			require.Zero(t, n)
+			require.ErrorIs(t, decide(letters, list[0].ID), cqrs.ErrNotFound)
+		})
+	}
+}
+
+func TestDelayedMessagesBecomeDue(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	l := &log{}
+	relay, _ := run(t, db, dsn, l, outbox.Options{Poll: time.Hour}) // a net that would not catch it in time
+	now := time.Now()
+	write(t, db, "t", item{"k", "second", now.Add(900 * time.Millisecond)}, item{"k", "first", now.Add(300 * time.Millisecond)}, item{"k", "never", now.Add(time.Hour)}, item{key: "k", text: "now"})
+	relay.Wake()
+	kittest.Eventually(t, func() error {
+		if got := l.of("k"); len(got) < 3 {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+	require.Equal(t, []string{"now", "first", "second"}, l.of("k"))
+	require.GreaterOrEqual(t, time.Since(now), 900*time.Millisecond)
+	b, err := outbox.Read(t.Context(), db)
+	require.NoError(t, err)
+	require.Equal(t, outbox.Backlog{Delayed: 1}, b)
+}
+
+func TestStoppedTimersDoNotFire(t *testing.T) {
+	db, _ := kittest.Database(t)
+	write(t, db, "t", item{"k", "timer", time.Now().Add(time.Hour)}, item{key: "k", text: "due"})
+	var ids []string
+	require.NoError(t, db.Select(&ids, `SELECT message_id FROM outbox ORDER BY id`))
+	ctx, unit := txn.NewUnit(t.Context(), db)
+	require.NoError(t, outbox.Stop(ctx, ids))
+	require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
+	b, err := outbox.Read(t.Context(), db)
+	require.NoError(t, err)
+	require.Equal(t, 1, b.Pending, "one that is on its way already arrives all the same")
+	require.Zero(t, b.Delayed)
+}
+
+// Two relays share the shards: nothing is relayed twice, a commit elsewhere wakes the holder, and when one goes the other
+// takes over.
+// What is committed here is relayed without anybody looking for it: the relay polls once an hour, and would be found out.
+func TestNobodyWaitsForThePoll(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	published := &log{}
+	relay, _ := run(t, db, dsn, published, outbox.Options{Poll: time.Hour})
+	kittest.Eventually(t, func() error {
+		if !relay.HoldsAll() {
+			return errors.New("it does not hold all shards yet")
+		}
+		return nil
+	})
+	commit := func(writer, n int) {
+		ctx, unit := txn.NewUnit(t.Context(), db)
+		for _, due := range []time.Time{{}, time.Now().Add(time.Duration(10*n) * time.Millisecond)} {
+			msg := message.NewMessage(uuid.NewString(), fmt.Appendf(nil, "%d later=%t", n, !due.IsZero()))
+			msg.Metadata[cqrs.HeaderKey] = fmt.Sprint(writer)
+			if !due.IsZero() {
+				msg.Metadata[cqrs.HeaderDue] = due.Format(time.RFC3339Nano)
+			}
+			msg.SetContext(ctx)
+			require.NoError(t, outbox.NewPublisher(1000).Publish("t", msg))
+		}
+		done := relay.Committing()
+		require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
+		relay.Offer(outbox.Of(ctx))
+		done()
+	}
+	const writers, times = 8, 60
+	var all sync.WaitGroup
+	for writer := range writers {
+		all.Go(func() {
+			for n := range times {
+				commit(writer, times-n) // each timer is due before the one that was set before it
+				time.Sleep(rand.N(5 * time.Millisecond))
+			}
+		})
+	}
+	all.Wait()
+	for writer := range writers {
+		kittest.Eventually(t, func() error {
+			if got := len(published.of(fmt.Sprint(writer))); got != 2*times {
+				return fmt.Errorf("writer %d: %d of %d messages", writer, got, 2*times)
+			}
+			return nil
+		})
+	}
+	drained(t, db)
+}
+
+func TestRelaysShareTheShards(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	a, b := &log{}, &log{}
+	first, stopFirst := run(t, db, dsn, a, outbox.Options{Poll: time.Hour})
+	kittest.Eventually(t, func() error {
+		if !first.HoldsAll() {
+			return errors.New("alone, it holds all")
+		}
+		return nil
+	})
+	second, _ := run(t, db, dsn, b, outbox.Options{Poll: time.Hour})
+	kittest.Eventually(t, func() error {
+		if n, m := first.Held(), second.Held(); n != outbox.Shards/2 || m != outbox.Shards/2 {
+			return fmt.Errorf("they hold %d and %d", n, m)
+		}
+		return nil
+	})
+	notifier := outbox.NewNotifier(db)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go notifier.Run(ctx)
+	for k := range 100 {
+		write(t, db, "t", item{key: fmt.Sprint(k), text: "x"})
+		notifier.Notify() // nobody wakes the relays but this
+	}
+	drained(t, db)
+	both := 0
+	for k := range 100 {
+		n, m := len(a.of(fmt.Sprint(k))), len(b.of(fmt.Sprint(k)))
+		require.Equal(t, 1, n+m, "key %d", k)
+		both |= n + 2*m
+	}
+	require.Equal(t, 3, both, "both had work")
+	stopFirst()
+	kittest.Eventually(t, func() error {
+		if !second.HoldsAll() {
+			return errors.New("it has not taken over")
+		}
+		return nil
+	})
+}
+
+// A lease of an instance that is gone ends by the database's clock, and only then another relay takes the shard.
+func TestLeasesExpireByTheDatabasesClock(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	_, err := db.Exec(`UPDATE relay_leases SET owner = 'gone', expires_at = app_now() + interval '1 hour'`)
+	require.NoError(t, err)
+	now, stop := run(t, db, dsn, &log{}, outbox.Options{Poll: 50 * time.Millisecond})
+	time.Sleep(500 * time.Millisecond)
+	require.Zero(t, now.Held())
+	stop()
+	later, _ := run(t, kittest.ClockAhead(t, db, 2*time.Hour), kittest.ClockAheadDSN(t, dsn, 2*time.Hour), &log{}, outbox.Options{Poll: 50 * time.Millisecond})
+	kittest.Eventually(t, func() error {
+		if !later.HoldsAll() {
+			return errors.New("it has not taken over")
+		}
+		return nil
+	})
+}
+
+// Of the relays on a machine the one that has been there for the longest works, and counts; when it ends, the next one does.
+func TestOneRelayOfAMachineWorks(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	hold := func(want map[*outbox.Relay]int) {
+		t.Helper()
+		kittest.Eventually(t, func() error {
+			for relay, n := range want {
+				if held := relay.Held(); held != n {
+					return fmt.Errorf("one holds %d shards instead of %d", held, n)
+				}
+			}
+			return nil
+		})
+	}
+	now := time.Now()
+	second, _ := run(t, db, dsn, &log{}, outbox.Options{Machine: "a", Since: now})
+	hold(map[*outbox.Relay]int{second: outbox.Shards})
+	first, stopFirst := run(t, db, dsn, &log{}, outbox.Options{Machine: "a", Since: now.Add(-time.Minute)}) // has lost its connection
+	hold(map[*outbox.Relay]int{first: outbox.Shards, second: 0})
+	elsewhere, _ := run(t, db, dsn, &log{}, outbox.Options{Machine: "b", Since: now})
+	hold(map[*outbox.Relay]int{first: outbox.Shards / 2, second: 0, elsewhere: outbox.Shards / 2})
+	stopFirst()
+	hold(map[*outbox.Relay]int{second: outbox.Shards / 2, elsewhere: outbox.Shards / 2})
+}
+
+// While the broker is away the breaker keeps the relay from hammering it; afterwards everything arrives, in order.
+func TestBrokerAwayThenBack(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	var mu sync.Mutex
+	away, calls := true, 0
+	l := &log{fail: func(string, string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		calls++
+		if away {
+			return errors.New("away")
+		}
+		return nil
+	}}
+	guard := breaker.New("kafka", breaker.Options{Failed: func(error) bool { return true }, OpenFor: 200 * time.Millisecond})
+	for n := range 300 {
+		write(t, db, "t", item{key: fmt.Sprint(n % 50), text: fmt.Sprint(n)})
+	}
+	run(t, db, dsn, guard.Around(l), outbox.Options{})
+	kittest.Eventually(t, func() error {
+		if s := guard.Snapshot(); s.State != "open" {
+			return errors.New(s.State)
+		}
+		return nil
+	})
+	time.Sleep(time.Second) // some rounds
+	mu.Lock()
+	require.Less(t, calls, 200, "50 keys a round would be thousands")
+	away = false
+	mu.Unlock()
+	drained(t, db)
+	for k := range 50 {
+		var want []string
+		for n := k; n < 300; n += 50 {
+			want = append(want, fmt.Sprint(n))
+		}
+		require.Equal(t, want, l.of(fmt.Sprint(k)))
+	}
+}
+
+func TestTooLargeIsRefusedWhereItIsWritten(t *testing.T) {
+	ctx, _ := txn.NewUnit(t.Context(), nil)
+	msg := message.NewMessage("m-1", make([]byte, 2000))
+	msg.SetContext(ctx)
+	msg.Metadata[cqrs.HeaderType] = "PlaceOrder"
+	err := outbox.NewPublisher(1000).Publish("orders", msg)
+	require.ErrorIs(t, err, outbox.ErrTooLarge)
+	require.ErrorContains(t, err, "publish PlaceOrder to orders: message too large: ")
+	require.ErrorContains(t, err, "at most 1000")
+	msg.SetContext(t.Context())
+	require.ErrorContains(t, outbox.NewPublisher(10_000).Publish("orders", msg), "outside a unit of work")
+}

@@ -1,0 +1,82 @@
+package outbox
+
+import (
+	"context"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// ThroughPublisher sends by any of Watermill's publishers, one message a call: keys at the same time, each key in order.
+func ThroughPublisher(p message.Publisher) func() Sender {
+	return func() Sender { return throughPublisher{p} }
+}
+
+// ThroughBatches sends by a publisher of Watermill's that takes all messages of a call, or none: a call for each topic.
+func ThroughBatches(p message.Publisher) func() Sender {
+	return func() Sender { return throughBatches{p} }
+}
+
+type throughBatches struct{ message.Publisher }
+
+// Close leaves the publisher open: it is not ours.
+func (throughBatches) Close() {}
+
+// Send implements Sender.
+func (t throughBatches) Send(ctx context.Context, topics []string, messages []*message.Message) []error {
+	errs := make([]error, len(messages))
+	rows := map[string][]int{}
+	for i, topic := range topics {
+		rows[topic] = append(rows[topic], i)
+	}
+	for topic, of := range rows {
+		batch := make([]*message.Message, len(of))
+		for n, i := range of {
+			batch[n] = messages[i]
+		}
+		err := context.Cause(ctx)
+		if err == nil {
+			err = t.Publish(topic, batch...)
+		}
+		for _, i := range of {
+			errs[i] = err
+		}
+	}
+	return errs
+}
+
+type throughPublisher struct{ message.Publisher }
+
+// Close leaves the publisher open: it is not ours.
+func (throughPublisher) Close() {}
+
+// Send implements Sender.
+func (t throughPublisher) Send(ctx context.Context, topics []string, messages []*message.Message) []error {
+	errs := make([]error, len(messages))
+	lines := map[keyed][]int{}
+	for i, m := range messages {
+		k := keyed{topics[i], m.Metadata[cqrs.HeaderKey]}
+		lines[k] = append(lines[k], i)
+	}
+	var wg sync.WaitGroup
+	for _, line := range lines {
+		wg.Go(func() {
+			for n, i := range line {
+				if errs[i] = context.Cause(ctx); errs[i] == nil {
+					errs[i] = t.Publish(topics[i], messages[i])
+				}
+				if errs[i] == nil {
+					continue
+				}
+				for _, behind := range line[n+1:] {
+					errs[behind] = errs[i]
+				}
+				return
+			}
+		})
+	}
+	wg.Wait()
+	return errs
+}

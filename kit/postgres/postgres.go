@@ -1,0 +1,106 @@
+// Package postgres is the unit of work and the pool of connections. The tables that it brings together are its children:
+// eventstore, inbox, outbox, readmodel, deadletter.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/postgres/txn"
+)
+
+// Open makes a pool of at most maxConns connections. It does not connect yet; the error is about the DSN.
+func Open(dsn string, maxConns int) (*sqlx.DB, error) {
+	config, err := txn.Config(dsn, map[string]string{
+		"application_name": "millrace",
+		// A unit of work that waits for a lock holds up a partition; after a while its message is better tried again later.
+		"lock_timeout": "5s",
+		// An instance that is stopped in the middle of a unit of work must not keep its locks.
+		"idle_in_transaction_session_timeout": "15s",
+	})
+	if err != nil {
+		return nil, err
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = 5 * time.Second
+	}
+	db := sqlx.NewDb(stdlib.OpenDB(*config, stdlib.OptionAfterConnect(prepare)), "pgx")
+	db.SetMaxOpenConns(maxConns)
+	db.SetMaxIdleConns(maxConns)
+	db.SetConnMaxIdleTime(5 * time.Minute)
+	return db, nil
+}
+
+// Wait pings until the database answers or patience ends. It says once a second what it waits for. What time cannot mend
+// (a wrong password, no such database) ends it at once.
+func Wait(ctx context.Context, db *sqlx.DB, patience time.Duration, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		err := db.PingContext(ctx)
+		if err == nil {
+			return nil
+		}
+		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code != "57P03" && pg.Code != "53300" {
+			return fmt.Errorf("PostgreSQL refuses us: %s", pg.Message)
+		}
+		log.Warn("waiting for PostgreSQL", "error", err)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("PostgreSQL did not answer within %s: %w", patience, err)
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// CheckSession refuses what a service cannot work with: a search_path that names no schema, and a pooler that gives a session another
+// connection to the server for each transaction. Two connections are open at the same time; in transaction pooling they get the same one, or
+// one of them gets several.
+func CheckSession(ctx context.Context, dsn string) error {
+	config, err := txn.Config(dsn, nil)
+	if err != nil {
+		return err
+	}
+	var conns [2]*pgx.Conn
+	for i := range conns {
+		if conns[i], err = pgx.ConnectConfig(ctx, config); err != nil {
+			return txn.Classify(err, "connect")
+		}
+		defer conns[i].Close(context.WithoutCancel(ctx)) //nolint:errcheck // it was only asked
+	}
+	var schema *string
+	var path string
+	if err := conns[0].QueryRow(ctx, `SELECT current_schema(), current_setting('search_path')`, pgx.QueryExecModeExec).Scan(&schema, &path); err != nil {
+		return txn.Classify(err, "ask for the schema")
+	}
+	if schema == nil {
+		return fmt.Errorf("POSTGRES_DSN: its search_path %q names no schema that exists: create it first", path)
+	}
+	var pids [2]uint32
+	for range 5 {
+		for i, conn := range conns {
+			var pid uint32
+			if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`, pgx.QueryExecModeExec).Scan(&pid); err != nil {
+				return txn.Classify(err, "ask for the connection")
+			}
+			if pids[i] != 0 && pids[i] != pid {
+				return errTransactionPooling
+			}
+			pids[i] = pid
+		}
+		if pids[0] == pids[1] {
+			return errTransactionPooling
+		}
+	}
+	return nil
+}
+
+var errTransactionPooling = errors.New("POSTGRES_DSN: a pooler in front of PostgreSQL gives each transaction another connection (pool_mode = transaction or statement): the service needs pool_mode = session, for LISTEN and prepared statements")

@@ -1,0 +1,75 @@
+package readmodel
+
+import (
+	"context"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/postgres/txn"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
+)
+
+// Sagas is the list of saga instances.
+type Sagas struct{ db *sqlx.DB }
+
+// NewSagas makes it.
+func NewSagas(db *sqlx.DB) Sagas { return Sagas{db} }
+
+// Save implements manager.Rows.
+func (r Sagas) Save(ctx context.Context, s saga.State) error { return saveSagas.Write(ctx, s) }
+
+var saveSagas = &txn.Statement[saga.State]{
+	Doing: "list sagas", Rank: 45, Locks: func(s saga.State) string { return s.ID },
+	Query: func(rows []saga.State) (string, []any, error) {
+		n := len(rows)
+		ids, definitions, subjects, statuses, started, versions := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]time.Time, n), make([]int32, n)
+		for i, r := range rows {
+			ids[i], definitions[i], subjects[i], statuses[i], started[i], versions[i] = r.ID, r.Definition, r.Subject, string(r.Status), r.StartedAt, int32(r.Version)
+		}
+		return `
+			INSERT INTO saga_rows AS s (saga_id, definition, subject, status, started_at, version)
+			SELECT DISTINCT ON (id) id, definition, subject, status, started, version
+			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::int[]) AS r(id, definition, subject, status, started, version)
+			ORDER BY id, version DESC
+			ON CONFLICT (saga_id) DO UPDATE SET status = excluded.status, version = excluded.version WHERE s.version < excluded.version`,
+			[]any{ids, definitions, subjects, statuses, started, versions}, nil
+	},
+}
+
+// List implements sagas.Rows.
+func (r Sagas) List(ctx context.Context, q manager.List) (ids []string, err error) {
+	err = r.db.SelectContext(ctx, &ids, `SELECT saga_id FROM saga_rows WHERE ($1 = '' OR status = $1) AND (started_at, saga_id) < ($2, $3)
+		ORDER BY started_at DESC, saga_id DESC LIMIT $4`, string(q.Status), q.Before.At, q.Before.ID, q.Limit)
+	return ids, txn.Classify(err, "list sagas")
+}
+
+// Count counts the sagas that have not ended, up to a number of each status.
+func (r Sagas) Count(ctx context.Context, atMost int) (map[saga.Status]int, error) {
+	return CountByStatus[saga.Status](ctx, r.db, "saga_rows", atMost, saga.Running, saga.Compensating, saga.Stuck)
+}
+
+// OpenSagas are sagas of a definition that stand at a status.
+type OpenSagas struct {
+	Definition string      `db:"definition"`
+	Status     saga.Status `db:"status"`
+}
+
+// Open counts the sagas that have not ended, up to a number of each status.
+func (r Sagas) Open(ctx context.Context, atMost int) (map[OpenSagas]int, error) {
+	var rows []struct {
+		OpenSagas
+		N int `db:"n"`
+	}
+	err := r.db.SelectContext(ctx, &rows, `SELECT definition, w.status, count(*) AS n FROM unnest(ARRAY['running', 'compensating', 'stuck']) AS w(status)
+		CROSS JOIN LATERAL (SELECT definition FROM saga_rows WHERE status = w.status LIMIT $1) found GROUP BY definition, w.status`, atMost)
+	if err != nil {
+		return nil, txn.Classify(err, "count sagas")
+	}
+	open := map[OpenSagas]int{}
+	for _, row := range rows {
+		open[row.OpenSagas] = row.N
+	}
+	return open, nil
+}

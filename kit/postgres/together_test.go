@@ -1,0 +1,299 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+	"weak"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/internal/inventory"
+)
+
+func (w *world) receiveOf(sku string, quantity int64) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return w.stock.Update(ctx, sku, func(s *inventory.Stock) error { return s.Receive(sku, quantity) })
+	}
+}
+
+// Units that end at the same time share transactions, those of one stream too.
+func TestUnitsCommitTogether(t *testing.T) {
+	for name, skus := range map[string]int{"of many streams": 500, "of one stream": 1} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			const units = 500
+			var handling sync.WaitGroup
+			for n := range units {
+				handling.Go(func() {
+					outcome, err := w.uow.Handle(t.Context(), command(fmt.Sprint("m-", n), "", ""), w.receiveOf(fmt.Sprint("SKU-", n%skus), 1))
+					if err != nil || outcome != cqrs.Handled {
+						t.Errorf("%s %v", outcome, err)
+					}
+				})
+			}
+			handling.Wait()
+			require.Equal(t, units, w.count(t, `SELECT count(*) FROM events`))
+			require.Equal(t, units, w.count(t, `SELECT count(*) FROM inbox`))
+			require.Equal(t, units, w.count(t, `SELECT count(*) FROM outbox`))
+			transactions := w.count(t, `SELECT count(DISTINCT xmin::text) FROM events`)
+			t.Logf("%d units in %d transactions", units, transactions)
+			require.Less(t, transactions, units/4)
+			s, err := w.stock.Load(t.Context(), "SKU-0")
+			require.NoError(t, err)
+			require.Equal(t, int64(units/skus), s.OnHand())
+		})
+	}
+}
+
+// Among many that commit together, some refuse, some fail, some were handled before, some are too late at their streams, because another
+// instance writes them too: each for itself. What is stored is what those said that succeeded.
+func TestEachUnitFailsAlone(t *testing.T) {
+	w := newWorld(t)
+	other := w.another()
+	const units, skus = 400, 5
+	failure := errors.New("no")
+	var mu sync.Mutex
+	want := map[string]int64{}
+	var handling sync.WaitGroup
+	for n := range units {
+		instance := w
+		if n%3 == 0 {
+			instance = other
+		}
+		sku, id := fmt.Sprint("SKU-", n%skus), fmt.Sprint("m-", n)
+		handling.Go(func() {
+			time.Sleep(rand.N(20 * time.Millisecond))
+			quantity := int64(0)
+			switch n % 10 {
+			case 0:
+				_, err := instance.uow.Handle(t.Context(), command(id, "", ""), func(ctx context.Context) error {
+					return errors.Join(instance.receiveOf(sku, 1000)(ctx), failure)
+				})
+				if !errors.Is(err, failure) {
+					t.Error(id, err)
+				}
+			case 1:
+				outcome, err := instance.uow.Handle(t.Context(), command(id, id, cqrs.Do), func(ctx context.Context) error {
+					return errors.Join(instance.receiveOf(sku, 1000)(ctx), inventory.ErrNotReserved)
+				})
+				if err != nil || outcome != cqrs.Declined {
+					t.Error(id, outcome, err)
+				}
+			case 2: // twice at the same time
+				var both sync.WaitGroup
+				for range 2 {
+					both.Go(func() {
+						if _, err := instance.uow.Handle(t.Context(), command(id, "", ""), instance.receiveOf(sku, 1)); err != nil {
+							t.Error(id, err)
+						}
+					})
+				}
+				both.Wait()
+				quantity = 1
+			default:
+				if outcome, err := instance.uow.Handle(t.Context(), command(id, "", ""), instance.receiveOf(sku, 1)); err != nil || outcome != cqrs.Handled {
+					t.Error(id, outcome, err)
+				}
+				quantity = 1
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			want[sku] += quantity
+		})
+	}
+	handling.Wait()
+	for sku, quantity := range want {
+		s, err := w.stock.Load(t.Context(), sku)
+		require.NoError(t, err)
+		require.Equal(t, quantity, s.OnHand(), sku)
+		require.Equal(t, int(quantity), s.Version(), sku)
+	}
+	require.Equal(t, units-units/10, w.count(t, `SELECT count(*) FROM inbox`))
+}
+
+// A message may begin before the one before it under its key is committed. If that one fails, what came after it fails too, and is not tried
+// again before the other was dealt with.
+func TestWhatFollowsFailsWithWhatItFollows(t *testing.T) {
+	w := newWorld(t)
+	begun := make(chan struct{})
+	first := cqrs.NewLink(nil, func() {
+		select {
+		case <-begun:
+		default:
+			close(begun)
+		}
+	})
+	second := cqrs.NewLink(first, func() {})
+	// The first one's inbox row is written by somebody else between its looking and its commit.
+	_, err := w.db.Exec(`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'm-9', 'done')`)
+	require.NoError(t, err)
+	blocked, err := w.db.BeginTxx(t.Context(), nil)
+	require.NoError(t, err)
+	_, err = blocked.Exec(`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'm-1', 'done')`)
+	require.NoError(t, err)
+	outcomes := make(chan string, 2)
+	go func() {
+		outcome, err := w.uow.Handle(cqrs.WithLink(t.Context(), first), command("m-1", "", ""), w.receiveOf("A", 1))
+		outcomes <- fmt.Sprint(outcome, err)
+	}()
+	<-begun
+	runs := 0
+	var secondErr error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, secondErr = w.uow.Handle(cqrs.WithLink(t.Context(), second), command("m-2", "", ""), func(ctx context.Context) error {
+			runs++
+			return w.receiveOf("A", 10)(ctx)
+		})
+	}()
+	time.Sleep(50 * time.Millisecond) // it waits behind the first one's commit, which waits for the lock
+	require.NoError(t, blocked.Commit())
+	require.Equal(t, "repeated<nil>", <-outcomes, "somebody else has handled it")
+	<-done
+	require.ErrorIs(t, secondErr, cqrs.ErrConflict)
+	require.Equal(t, 1, runs)
+	require.Zero(t, w.count(t, `SELECT count(*) FROM events`))
+	first.Done()
+	require.NoError(t, second.Wait(t.Context()))
+	_, err = w.uow.Handle(cqrs.WithLink(t.Context(), second), command("m-2", "", ""), w.receiveOf("A", 10))
+	require.NoError(t, err)
+	s, err := w.stock.Load(t.Context(), "A")
+	require.NoError(t, err)
+	require.Equal(t, int64(10), s.OnHand())
+}
+
+// An aggregate of ten thousand events is loaded from its snapshot and what came after it.
+func TestALongHistoryIsNotReadAgain(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.db.Exec(`INSERT INTO events (position, stream, version, type, schema, payload, meta, at)
+		SELECT nextval('events_position'), 'inventory/LONG', n, 'inventory.received', 1, '{"sku":"LONG","quantity":1}', '{}', now() FROM generate_series(1, 10000) n`)
+	require.NoError(t, err)
+	a := w.snapshots(100)
+	a.mustReceive(t, "LONG")                                                                    // there is no snapshot yet: one is due
+	_, err = w.db.Exec(`DELETE FROM events WHERE stream = 'inventory/LONG' AND version < 9990`) // they are not needed
+	require.NoError(t, err)
+	again, err := w.snapshots(100).stock.Load(t.Context(), "LONG")
+	require.NoError(t, err)
+	require.Equal(t, 10_001, again.Version())
+	require.Equal(t, int64(10_001), again.OnHand())
+}
+
+// Of a long stream without snapshots an instance keeps the aggregate, so that it does not read the history for each command.
+func TestALongHistoryWithoutSnapshotsIsNotReadAgain(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.db.Exec(`INSERT INTO events (position, stream, version, type, schema, payload, meta, at)
+		SELECT nextval('events_position'), 'inventory/LONG', n, 'inventory.received', 1, '{"sku":"LONG","quantity":1}', '{}', now() FROM generate_series(1, 3000) n`)
+	require.NoError(t, err)
+	w.mustReceive(t, "LONG")
+	_, err = w.db.Exec(`DELETE FROM events WHERE stream = 'inventory/LONG' AND version < 2990`)
+	require.NoError(t, err)
+	for range 3 {
+		w.mustReceive(t, "LONG") // to read it now would find a gap
+	}
+	_, err = w.stock.Load(t.Context(), "LONG")
+	require.ErrorContains(t, err, "stream inventory/LONG has a gap")
+	require.Equal(t, 3004, w.count(t, `SELECT max(version) FROM events WHERE stream = 'inventory/LONG'`))
+}
+
+// Three instances want the same few aggregates, several at a time, for a while. Whoever was too late queues up in the database; nobody
+// waits in memory for one who waits for him in the database, so that nobody comes to the end of its patience.
+func TestInstancesThatWantTheSameDoNotBlockEachOther(t *testing.T) {
+	w := newWorld(t)
+	instances := []*world{w, w.another(), w.another()}
+	const workers, rounds = 24, 12
+	skus := []string{"A", "B", "C", "D"}
+	var handling sync.WaitGroup
+	for n := range workers * len(instances) {
+		instance := instances[n%len(instances)]
+		handling.Go(func() {
+			for round := range rounds {
+				pair := []string{skus[rand.IntN(2)], skus[2+rand.IntN(2)]}
+				id := fmt.Sprint("m-", n, "-", round)
+				for { // as the router does
+					outcome, err := instance.uow.Handle(t.Context(), command(id, "", ""), func(ctx context.Context) error {
+						return instance.stock.UpdateAll(ctx, pair, func(both []*inventory.Stock) error {
+							return errors.Join(both[0].Receive(pair[0], 1), both[1].Receive(pair[1], 1))
+						})
+					})
+					if err == nil {
+						require.Equal(t, cqrs.Handled, outcome)
+						break
+					}
+					if kind := cqrs.KindOf(err); kind != cqrs.Conflict {
+						t.Errorf("%s %s: %v", id, kind, err)
+						return
+					}
+				}
+			}
+		})
+	}
+	handling.Wait()
+	require.Equal(t, 2*workers*rounds*len(instances), w.count(t, `SELECT count(*) FROM events`))
+}
+
+// What was looked up before its turn may be out of date then: the message is handled once all the same.
+func TestWhatWasExpectedMayBeOutOfDate(t *testing.T) {
+	w := newWorld(t)
+	other := w.another()
+	d := command("m-1", "step", cqrs.Do)
+	w.uow.Expect(d)
+	outcome, err := other.uow.Handle(t.Context(), d, other.receiveOf("A", 1))
+	require.NoError(t, err)
+	require.Equal(t, cqrs.Handled, outcome)
+	outcome, err = w.uow.Handle(t.Context(), d, w.receiveOf("A", 1))
+	require.NoError(t, err)
+	require.Equal(t, cqrs.Repeated, outcome)
+	require.Equal(t, 1, w.count(t, `SELECT count(*) FROM events`))
+}
+
+// A stream that is kept for the next unit must not keep what the last one has written.
+func TestWhatWasCommittedIsLetGo(t *testing.T) {
+	w := newWorld(t)
+	var written weak.Pointer[message.Message]
+	_, err := w.uow.Handle(t.Context(), command("m-1", "reserve", cqrs.Do), func(ctx context.Context) error {
+		msg := message.NewMessage("sent", []byte("x"))
+		written = weak.Make(msg)
+		msg.SetContext(ctx)
+		return errors.Join(w.receiveOf("A", 1)(ctx), w.bus.publisher.Publish("effects", msg))
+	})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return written.Value() == nil
+	}, 5*time.Second, 10*time.Millisecond)
+	runtime.KeepAlive(w)
+}
+
+// An event that nobody here understands makes whoever needs its stream fail, and nobody who reads at the same time.
+func TestAnUnreadableStreamIsNobodyElsesFault(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.db.Exec(`INSERT INTO events (stream, version, position, type, schema, payload, meta, at)
+		VALUES ('inventory/BAD', 1, nextval('events_position'), 'inventory.from-the-future', 1, '{}', '{}', now())`)
+	require.NoError(t, err)
+	var all sync.WaitGroup
+	for n := range 60 {
+		all.Go(func() {
+			sku := fmt.Sprint("SKU-", n)
+			if n%3 == 0 {
+				sku = "BAD"
+			}
+			_, err := w.uow.Handle(t.Context(), command(fmt.Sprint("m-", n), "", ""), w.receiveOf(sku, 1))
+			switch kind := cqrs.KindOf(err); {
+			case sku == "BAD" && kind != cqrs.Poison:
+				t.Errorf("%s: %s %v", sku, kind, err)
+			case sku != "BAD" && err != nil:
+				t.Errorf("%s: %s %v", sku, kind, err)
+			}
+		})
+	}
+	all.Wait()
+}

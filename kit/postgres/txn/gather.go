@@ -1,0 +1,111 @@
+package txn
+
+import (
+	"context"
+	"sync"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// Gather has calls that come while others are under way share the next one. A call that finds nobody under way begins at once:
+// nothing is ever waited for to make a group larger.
+type Gather[Q, A any] struct {
+	// Do answers some calls at once, in their order. If it fails or panics, it is called again with each half of them, and so on, until
+	// the bad call fails alone; all fail together only if the error is one that passes, because then no call is bad. Do must therefore
+	// have no effect if it fails.
+	Do func(calls []Q) ([]A, error)
+
+	// Max is how many calls one Do gets at most.
+	Max int
+
+	// Parallel is how many Do may be under way at the same time.
+	Parallel int
+
+	mu      sync.Mutex
+	waiting []*group[Q, A] // all but the last one are full
+	running int
+}
+
+// group is what one Do gets.
+type group[Q, A any] struct {
+	calls   []Q
+	answers []answer[A]
+	done    chan struct{}
+}
+
+type answer[A any] struct {
+	value A
+	err   error
+}
+
+// Call has q answered. The error may be ctx's: Do then goes on without anybody waiting.
+func (g *Gather[Q, A]) Call(ctx context.Context, q Q) (A, error) { return g.Join(q)(ctx) }
+
+// Join takes a place among the calls, and returns what waits for the answer.
+func (g *Gather[Q, A]) Join(q Q) (wait func(ctx context.Context) (A, error)) {
+	g.mu.Lock()
+	last := len(g.waiting) - 1
+	if last < 0 || len(g.waiting[last].calls) == g.Max {
+		g.waiting = append(g.waiting, &group[Q, A]{done: make(chan struct{})})
+		last++
+	}
+	mine := g.waiting[last]
+	place := len(mine.calls)
+	mine.calls = append(mine.calls, q)
+	lead := g.running < g.Parallel
+	if lead {
+		g.running++
+	}
+	g.mu.Unlock()
+	if lead {
+		go g.run()
+	}
+	return func(ctx context.Context) (a A, err error) {
+		select {
+		case <-mine.done:
+			return mine.answers[place].value, mine.answers[place].err
+		case <-ctx.Done():
+			return a, ctx.Err()
+		}
+	}
+}
+
+func (g *Gather[Q, A]) run() {
+	for {
+		g.mu.Lock()
+		if len(g.waiting) == 0 {
+			g.running--
+			g.mu.Unlock()
+			return
+		}
+		next := g.waiting[0]
+		g.waiting[0] = nil
+		g.waiting = g.waiting[1:]
+		g.mu.Unlock()
+		next.answers = make([]answer[A], len(next.calls))
+		g.answer(next.calls, next.answers)
+		close(next.done)
+	}
+}
+
+func (g *Gather[Q, A]) answer(calls []Q, answers []answer[A]) {
+	var values []A
+	err := cqrs.Protect(func() (err error) {
+		values, err = g.Do(calls)
+		return err
+	})
+	switch {
+	case err == nil:
+		for i := range answers {
+			answers[i].value = values[i]
+		}
+	case len(calls) == 1 || Away(err) || cqrs.Retryable(err):
+		for i := range answers {
+			answers[i].err = err
+		}
+	default:
+		half := len(calls) / 2
+		g.answer(calls[:half], answers[:half])
+		g.answer(calls[half:], answers[half:])
+	}
+}

@@ -1,0 +1,501 @@
+package txn
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// Unit is what a unit of work will write when it commits: together with others, unless it has begun a transaction of its own. A
+// Unit is used by one goroutine until it is committed.
+type Unit struct {
+	db     *sqlx.DB
+	conn   *sqlx.Conn
+	tx     *sqlx.Tx
+	writes []write
+	needs  []*Unit
+	ended  chan struct{} // closed once it is known whether it was committed
+	err    error         // why it was not
+	after  []func()
+}
+
+type write struct {
+	statement statement
+	row       any
+}
+
+type unitKey struct{}
+
+// NewUnit begins a unit in a context.
+func NewUnit(ctx context.Context, db *sqlx.DB) (context.Context, *Unit) {
+	u := &Unit{db: db, ended: make(chan struct{})}
+	return context.WithValue(ctx, unitKey{}, u), u
+}
+
+// Of returns the unit of ctx, nil if there is none.
+func Of(ctx context.Context) *Unit {
+	u, _ := ctx.Value(unitKey{}).(*Unit)
+	return u
+}
+
+// With has a transaction that was begun elsewhere be that of a unit in a context. Who began it commits it.
+func With(ctx context.Context, tx *sqlx.Tx) context.Context {
+	ctx, u := NewUnit(ctx, nil)
+	u.tx = tx
+	return ctx
+}
+
+// Own tells whether the unit has a transaction of its own.
+func (u *Unit) Own() bool { return u.tx != nil }
+
+func (u *Unit) own(ctx context.Context) (*sqlx.Tx, error) {
+	if u.tx != nil {
+		return u.tx, nil
+	}
+	conn, err := u.db.Connx(ctx)
+	if err != nil {
+		return nil, Classify(err, "begin a unit of work")
+	}
+	tx, err := conn.BeginTxx(ctx, nil)
+	if err != nil {
+		return nil, errors.Join(Classify(err, "begin a unit of work"), conn.Close())
+	}
+	u.conn, u.tx = conn, tx
+	return tx, nil
+}
+
+// Close rolls back what was not committed. It may be called at any time, and again.
+func (u *Unit) Close() {
+	if u.tx != nil {
+		_ = u.tx.Rollback() // after a commit it does nothing; before one, the connection's end does the same
+		_ = u.conn.Close()  // back to the pool
+		u.tx, u.conn = nil, nil
+	}
+}
+
+// Needs has the unit fail if another one, whose writes it has seen, fails. Units are committed in the order in which they are
+// submitted.
+func (u *Unit) Needs(other *Unit) {
+	if other != nil && other != u && !slices.Contains(u.needs, other) {
+		u.needs = append(u.needs, other)
+	}
+}
+
+// Pending tells whether it is still unknown what becomes of the unit.
+func (u *Unit) Pending() bool {
+	select {
+	case <-u.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// Failed tells whether the unit was not committed.
+func (u *Unit) Failed() bool { return !u.Pending() && u.err != nil }
+
+// After has f called once the unit is committed.
+func (u *Unit) After(f func()) { u.after = append(u.after, f) }
+
+// End notes what became of the unit. Nothing else is kept of it, for streams remember who left them as they are.
+func (u *Unit) End(err error) {
+	after := u.after
+	u.writes, u.needs, u.after = nil, nil, nil
+	u.err = err
+	close(u.ended)
+	if err == nil {
+		for _, f := range after {
+			f()
+		}
+	}
+}
+
+// errFirst is what a unit fails with that has seen what came to nothing.
+var errFirst = fmt.Errorf("what it builds on was not committed: %w", cqrs.ErrConflict)
+
+// Ended waits until it is known what becomes of the unit. The error is ctx's.
+func (u *Unit) Ended(ctx context.Context) error {
+	select {
+	case <-u.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Settled waits until it is known what becomes of all that the unit has seen. The error is cqrs.ErrConflict if one of them failed.
+func (u *Unit) Settled(ctx context.Context) error {
+	for _, n := range u.needs {
+		if err := n.Ended(ctx); err != nil {
+			return err
+		}
+	}
+	return u.Doomed()
+}
+
+// WaitsFor tells whether it is unknown what becomes of something that the unit has seen and that is not among some others.
+func (u *Unit) WaitsFor(among map[*Unit]bool) bool {
+	return slices.ContainsFunc(u.needs, func(n *Unit) bool { return !among[n] && n.Pending() })
+}
+
+// Leave ends the unit, so that no other unit builds on it, and returns one that writes the same. The error is what the others that have
+// seen it fail with.
+func (u *Unit) Leave() *Unit {
+	left := &Unit{db: u.db, writes: u.writes, needs: u.needs, after: u.after, ended: make(chan struct{})}
+	u.End(errFirst)
+	return left
+}
+
+// Err is why the unit was not committed.
+func (u *Unit) Err() error { return u.err }
+
+// Doomed is an error, cqrs.ErrConflict, if something that the unit has seen came to nothing.
+func (u *Unit) Doomed() error {
+	for _, n := range u.needs {
+		if n.Failed() {
+			return errFirst
+		}
+	}
+	return nil
+}
+
+// Mark returns how much the unit will write so far; Discard forgets what came after.
+func (u *Unit) Mark() int { return len(u.writes) }
+
+// Discard forgets what the unit would have written after a mark.
+func (u *Unit) Discard(mark int) { u.writes = u.writes[:mark] }
+
+// Statement writes rows of type R, those of many units at once.
+type Statement[R any] struct {
+	// Doing is what error texts begin with.
+	Doing string
+
+	// Rank orders the statements of a commit; lower ones come first.
+	Rank int
+
+	// Query makes the statement for some rows, of which none may be skipped in silence: a row that cannot be written is an
+	// error of the statement.
+	Query func(rows []R) (query string, args []any, err error)
+
+	// Read gets what the statement returns. Optional.
+	Read func(rows []R, result pgx.Rows) error
+
+	// Locks names what a row locks until its transaction ends: the units that write rows of one name wait for each other. Optional.
+	Locks func(row R) string
+
+	// Contended says that the units of several instances often want the same lock, so that it is normal to wait for it.
+	Contended bool
+}
+
+// Write has the unit of ctx write a row when it commits.
+func (s *Statement[R]) Write(ctx context.Context, row R) error {
+	u := Of(ctx)
+	if u == nil {
+		return fmt.Errorf("%s: called outside a unit of work", s.Doing)
+	}
+	u.writes = append(u.writes, write{s, row})
+	return nil
+}
+
+// Lock executes the statement in the unit's own transaction now, and again when it commits: it is for statements that only lock. It waits for
+// at most a limited time; then the error is a *WaitError.
+func (s *Statement[R]) Lock(ctx context.Context, rows []R, wait time.Duration) error {
+	u := Of(ctx)
+	if u == nil || u.conn == nil {
+		return fmt.Errorf("%s: called outside a transaction of the unit's own", s.Doing)
+	}
+	locking := &Unit{}
+	for _, row := range rows {
+		locking.writes = append(locking.writes, write{s, row})
+	}
+	u.writes = append(u.writes, locking.writes...)
+	b, kinds, err := batchOf([]*Unit{locking}, Waits{Lock: wait})
+	if err != nil {
+		return err
+	}
+	b.Queue(`SET LOCAL lock_timeout TO DEFAULT`)
+	return send(ctx, u.conn.Conn, b, append(kinds, setWaits))
+}
+
+// Written returns what the unit of ctx will write by this statement.
+func (s *Statement[R]) Written(ctx context.Context) (rows []R) {
+	for _, w := range Of(ctx).writes {
+		if w.statement == statement(s) {
+			rows = append(rows, w.row.(R))
+		}
+	}
+	return rows
+}
+
+type statement interface {
+	doing() string
+	rank() int
+	queue(b *pgx.Batch, rows []any) error
+	locks(row any) string
+	contended() bool
+}
+
+func (s *Statement[R]) doing() string { return s.Doing }
+
+func (s *Statement[R]) rank() int { return s.Rank }
+
+func (s *Statement[R]) contended() bool { return s.Contended }
+
+func (s *Statement[R]) locks(row any) string {
+	if s.Locks == nil {
+		return ""
+	}
+	return s.Locks(row.(R))
+}
+
+func (s *Statement[R]) queue(b *pgx.Batch, rows []any) error {
+	typed := make([]R, len(rows))
+	for i, row := range rows {
+		typed[i] = row.(R)
+	}
+	query, args, err := s.Query(typed)
+	if err != nil {
+		return err
+	}
+	queued := b.Queue(query, args...)
+	if s.Read != nil {
+		queued.Query(func(result pgx.Rows) error { return s.Read(typed, result) })
+	}
+	return nil
+}
+
+// batchOf gathers what units will write, a statement for each kind of row.
+func batchOf(units []*Unit, limits Waits) (b *pgx.Batch, kinds []statement, err error) {
+	rows := map[statement][]any{}
+	for _, u := range units {
+		for _, w := range u.writes {
+			if rows[w.statement] == nil {
+				kinds = append(kinds, w.statement)
+			}
+			rows[w.statement] = append(rows[w.statement], w.row)
+		}
+	}
+	slices.SortStableFunc(kinds, func(a, b statement) int { return cmp.Compare(a.rank(), b.rank()) })
+	b = &pgx.Batch{}
+	if limits != (Waits{}) && len(kinds) > 0 {
+		kinds = slices.Insert(kinds, 0, setWaits)
+		rows[setWaits] = []any{limits}
+	}
+	for _, s := range kinds {
+		err := cqrs.Protect(func() error { return s.queue(b, rows[s]) })
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", s.doing(), err)
+		}
+	}
+	return b, kinds, nil
+}
+
+// Waits bounds how long each statement of a commit may wait for a lock, and how long it may take. Zero is what the connection is set to.
+type Waits struct{ Lock, Statement time.Duration }
+
+var setWaits statement = &Statement[Waits]{
+	Doing: "set time limits",
+	Query: func(w []Waits) (string, []any, error) {
+		return `SELECT set_config('lock_timeout', COALESCE(NULLIF($1, '0'), current_setting('lock_timeout')), true),
+			set_config('statement_timeout', COALESCE(NULLIF($2, '0'), current_setting('statement_timeout')), true)`,
+			[]any{milliseconds(w[0].Lock), milliseconds(w[0].Statement)}, nil
+	},
+}
+
+// Commit commits units in one transaction, all or none, in one round trip. A unit with a transaction of its own is committed alone.
+func Commit(ctx context.Context, db *sqlx.DB, units []*Unit) error {
+	return CommitWithin(ctx, db, units, Waits{})
+}
+
+// CommitWithin is Commit with time limits for each statement. If one takes longer, the error is a *WaitError.
+func CommitWithin(ctx context.Context, db *sqlx.DB, units []*Unit, limits Waits) error {
+	b, kinds, err := batchOf(units, limits)
+	if err != nil {
+		return err
+	}
+	if u := units[0]; u.tx != nil {
+		if err := send(ctx, u.conn.Conn, b, kinds); err != nil {
+			return err
+		}
+		return Classify(u.tx.Commit(), "commit")
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return Classify(err, "commit")
+	}
+	defer conn.Close() //nolint:errcheck // back to the pool
+	if limits.Lock > 0 {
+		if err := parseOnce(ctx, conn, b, kinds, limits.Lock); err != nil {
+			return err
+		}
+	}
+	return send(ctx, conn, b, kinds)
+}
+
+// parseOnce has a connection parse statements that it has not seen yet, within a time limit. The driver prepares them before the batch begins
+// and sets its time limits, and PostgreSQL locks the tables of a statement to parse it.
+func parseOnce(ctx context.Context, conn *sql.Conn, b *pgx.Batch, kinds []statement, lock time.Duration) error {
+	return conn.Raw(func(driver any) (err error) {
+		pg := driver.(interface{ Conn() *pgx.Conn }).Conn().PgConn()
+		limited := false
+		for i, q := range b.QueuedQueries {
+			seen := "millrace parsed " + q.SQL
+			if pg.CustomData()[seen] != nil {
+				continue
+			}
+			if !limited {
+				limited = true
+				if err := pg.Exec(ctx, `SET lock_timeout = `+milliseconds(lock)).Close(); err != nil {
+					return Classify(err, "set time limits")
+				}
+				defer func() { err = cmp.Or(err, Classify(pg.Exec(ctx, `RESET lock_timeout`).Close(), "set time limits")) }()
+			}
+			if _, err := pg.Prepare(ctx, "", q.SQL, nil); err != nil {
+				return waited(kinds[i], Classify(err, kinds[i].doing()))
+			}
+			pg.CustomData()[seen] = true
+		}
+		return nil
+	})
+}
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// WaitError says that a statement of a commit waited too long for a lock, or took too long.
+type WaitError struct {
+	statement statement
+	Slow      bool // it did not wait for a lock
+	err       error
+}
+
+func (e *WaitError) Error() string { return e.err.Error() }
+func (e *WaitError) Unwrap() error { return e.err }
+
+// Statement identifies the statement.
+func (e *WaitError) Statement() any { return e.statement }
+
+// waited makes a *WaitError of an error of a statement that took too long.
+func waited(s statement, err error) error {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || pg.Code != "55P03" && pg.Code != "57014" {
+		return err
+	}
+	return &WaitError{s, pg.Code == "57014", err}
+}
+
+// Rows returns a unit for each row of the statement that ran into a lock.
+func (u *Unit) Rows(e *WaitError) (rows []*Unit) {
+	for _, w := range u.writes {
+		if w.statement == e.statement {
+			rows = append(rows, &Unit{db: u.db, writes: []write{w}})
+		}
+	}
+	return rows
+}
+
+// TryOut writes what the unit writes in a transaction of its own, and rolls it back. It waits for locks for a limited time at most; then the
+// error is a *WaitError.
+func (u *Unit) TryOut(ctx context.Context, wait time.Duration) error {
+	b, kinds, err := batchOf([]*Unit{u}, Waits{Lock: wait})
+	if err != nil {
+		return err
+	}
+	if _, err := u.own(ctx); err != nil {
+		return err
+	}
+	defer u.Close()
+	return send(ctx, u.conn.Conn, b, kinds)
+}
+
+// Writes tells whether the unit writes rows by the statement of e.
+func (u *Unit) Writes(e *WaitError) bool {
+	return slices.ContainsFunc(u.writes, func(w write) bool { return w.statement == e.statement })
+}
+
+// Lock is what a statement locks, by the name that the statement gives it.
+type Lock struct {
+	statement statement
+	name      string
+}
+
+// Locks returns what the unit locks when it commits.
+func (u *Unit) Locks() (locks []Lock) {
+	for _, w := range u.writes {
+		if name := w.statement.locks(w.row); name != "" {
+			locks = append(locks, Lock{w.statement, name})
+		}
+	}
+	return locks
+}
+
+// Contended tells whether it is normal that the unit waits for a lock.
+func (u *Unit) Contended() bool {
+	return slices.ContainsFunc(u.writes, func(w write) bool { return w.statement.contended() })
+}
+
+// send sends a batch in one round trip. Outside a transaction it is one of its own, as PostgreSQL takes it in.
+func send(ctx context.Context, conn *sql.Conn, b *pgx.Batch, kinds []statement) error {
+	if b.Len() == 0 {
+		return nil
+	}
+	return conn.Raw(func(driver any) error {
+		results := sender(driver).SendBatch(ctx, b)
+		err := error(nil)
+		for i, q := range b.QueuedQueries {
+			if q.Fn != nil {
+				err = q.Fn(results)
+			} else {
+				_, err = results.Exec()
+			}
+			if err != nil {
+				err = waited(kinds[i], Classify(err, kinds[i].doing()))
+				break
+			}
+		}
+		if closing := results.Close(); err == nil {
+			err = Classify(closing, "commit")
+		}
+		return err
+	})
+}
+
+// Send sends statements in one round trip: in the transaction of a unit if it has its own, else in one of theirs. Each reads its own
+// result.
+func Send(ctx context.Context, db *sqlx.DB, u *Unit, b *pgx.Batch) error {
+	if u != nil && u.conn != nil {
+		return u.conn.Raw(func(driver any) error { return sender(driver).SendBatch(ctx, b).Close() })
+	}
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // back to the pool
+	return conn.Raw(func(driver any) error { return sender(driver).SendBatch(ctx, b).Close() })
+}
+
+type batchSender interface {
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+// sender is pgx's connection below that of database/sql.
+func sender(driver any) batchSender {
+	if s, ok := driver.(batchSender); ok {
+		return s
+	}
+	return driver.(*stdlib.Conn).Conn()
+}

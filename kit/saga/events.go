@@ -1,0 +1,199 @@
+package saga
+
+import (
+	"encoding/json"
+	"reflect"
+	"time"
+
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// Category is the name of sagas in streams and topics.
+const Category = "sagas"
+
+// Fact is an event in a saga's own stream; the stream is its history and its timeline.
+//
+//sumtype:decl
+type Fact interface{ fact() }
+
+// Started begins an instance.
+type Started struct {
+	Definition string          `json:"definition"`
+	Version    int             `json:"version"`
+	Subject    string          `json:"subject"`
+	Steps      []string        `json:"steps"`
+	Data       json.RawMessage `json:"data"`
+	Next       *StepAsked      `json:"next,omitempty"`
+}
+
+// StepAsked says that a step's command was sent, or was sent again. If that is what comes of Started, StepCompleted or StepCompensated, it
+// stands in that fact as its Next; else it is a fact of its own.
+type StepAsked struct {
+	Step      string      `json:"step"`
+	Branch    cqrs.Branch `json:"branch"`
+	Attempt   int         `json:"attempt"`
+	CommandID string      `json:"command_id"`
+	Deadline  time.Time   `json:"deadline"`
+
+	// InsteadOf names the step that a fallback stands in for.
+	InsteadOf string `json:"instead_of,omitempty"`
+
+	// Timed says that a timer was set for it. Else one that fires before its deadline will do, and is set anew then: sagas that keep their
+	// time need but one.
+	Timed bool `json:"timed,omitempty"`
+}
+
+// StepCompleted ends a step well.
+type StepCompleted struct {
+	Step      string          `json:"step"`
+	CommandID string          `json:"command_id"`
+	Data      json.RawMessage `json:"data,omitempty"` // if there is anything new to remember
+	Next      *StepAsked      `json:"next,omitempty"`
+}
+
+// StepRefused says why a step comes to nothing.
+type StepRefused struct {
+	Step      string `json:"step"`
+	CommandID string `json:"command_id,omitempty"` // empty if it was not even asked
+	Reason    string `json:"reason"`
+	InDoubt   bool   `json:"in_doubt,omitempty"` // the participant gave up in the middle of it: it is undone too
+	Fallback  string `json:"fallback,omitempty"` // what is done instead; empty: all is undone
+}
+
+// StepTimedOut says that nobody knows whether it was done.
+type StepTimedOut struct {
+	Step     string `json:"step"`
+	Fallback string `json:"fallback,omitempty"` // what is done instead, once it is undone; empty: all is undone
+}
+
+// StepCompensated ends a compensation.
+type StepCompensated struct {
+	Step      string     `json:"step"`
+	CommandID string     `json:"command_id"`
+	Next      *StepAsked `json:"next,omitempty"`
+}
+
+// CancelRequested says that somebody wants the saga undone.
+type CancelRequested struct {
+	Reason string `json:"reason"`
+}
+
+// AnswerIgnored records an answer that came too late to change anything.
+type AnswerIgnored struct {
+	Step   string      `json:"step"`
+	Branch cqrs.Branch `json:"branch"`
+	Event  string      `json:"event"`
+}
+
+// GotStuck asks for a person. What was being asked goes on being asked.
+type GotStuck struct {
+	Step   string `json:"step"`
+	Reason string `json:"reason"`
+}
+
+// StepRetried says that a person had a stuck step asked again.
+type StepRetried struct {
+	Step string `json:"step"`
+	By   string `json:"by"`
+}
+
+// StepSkipped says that a person vouches for a stuck step: it counts as done, or as undone on the way back.
+type StepSkipped struct {
+	Step   string `json:"step"`
+	By     string `json:"by"`
+	Reason string `json:"reason"`
+}
+
+// Resolved says that a person has done by hand what was left of a stuck saga; only its subject is still told.
+type Resolved struct {
+	Step   string `json:"step"`
+	By     string `json:"by"`
+	Reason string `json:"reason"`
+}
+
+// Completed ends the saga well.
+type Completed struct{}
+
+// Compensated ends the saga with everything undone.
+type Compensated struct {
+	Reason string `json:"reason"`
+}
+
+func (f Started) with(next *StepAsked) Fact         { f.Next = next; return f }
+func (f StepCompleted) with(next *StepAsked) Fact   { f.Next = next; return f }
+func (f StepCompensated) with(next *StepAsked) Fact { f.Next = next; return f }
+
+func (Started) fact()         {}
+func (StepAsked) fact()       {}
+func (StepCompleted) fact()   {}
+func (StepRefused) fact()     {}
+func (StepTimedOut) fact()    {}
+func (StepCompensated) fact() {}
+func (CancelRequested) fact() {}
+func (AnswerIgnored) fact()   {}
+func (GotStuck) fact()        {}
+func (StepRetried) fact()     {}
+func (StepSkipped) fact()     {}
+func (Resolved) fact()        {}
+func (Completed) fact()       {}
+func (Compensated) fact()     {}
+
+// What a program that knows no better has to be told by another schema version, though the facts of before are read as they are.
+func dataWasAlwaysThere(map[string]any) error { return nil } // data that did not change is left out since
+func nextWasApart(map[string]any) error       { return nil } // the step that is asked next was a fact of its own before
+
+// Facts names the facts as they are stored.
+var Facts = aggregate.TypesOf(
+	aggregate.NewType[Started]("saga.started", nextWasApart),
+	aggregate.NewType[StepAsked]("saga.step-asked"),
+	aggregate.NewType[StepCompleted]("saga.step-completed", dataWasAlwaysThere, nextWasApart),
+	aggregate.NewType[StepRefused]("saga.step-refused"),
+	aggregate.NewType[StepTimedOut]("saga.step-timed-out"),
+	aggregate.NewType[StepCompensated]("saga.step-compensated", nextWasApart),
+	aggregate.NewType[CancelRequested]("saga.cancel-requested"),
+	aggregate.NewType[AnswerIgnored]("saga.answer-ignored"),
+	aggregate.NewType[GotStuck]("saga.got-stuck"),
+	aggregate.NewType[StepRetried]("saga.step-retried"),
+	aggregate.NewType[StepSkipped]("saga.step-skipped"),
+	aggregate.NewType[Resolved]("saga.resolved"),
+	aggregate.NewType[Completed]("saga.completed"),
+	aggregate.NewType[Compensated]("saga.compensated"),
+)
+
+// Refused is an answer that every participant can give: no.
+type Refused = cqrs.RefusedAnswer
+
+// Failed is the answer in the name of a participant that gave up.
+type Failed = cqrs.FailedAnswer
+
+// NothingToUndo is the answer of a participant that is to undo what it never did.
+type NothingToUndo = cqrs.NothingToUndo
+
+// Processed is the answer of a participant that had nothing to change: the step is done, or undone.
+type Processed = cqrs.ProcessedAnswer
+
+// Answers names the answers that every participant can give. They stand on the participant's event topic.
+var Answers = aggregate.TypesOf(
+	aggregate.NewType[Refused]("saga.refused"),
+	aggregate.NewType[Failed]("saga.failed"),
+	aggregate.NewType[NothingToUndo]("saga.nothing-to-undo"),
+	aggregate.NewType[Processed]("saga.processed"),
+)
+
+// Timeout is the command that a timer sends to its saga. It names what was being waited for when the timer was set; if that was answered
+// meanwhile, the timer is set anew for what is being waited for then.
+type Timeout struct {
+	SagaID  string      `json:"saga_id"`
+	Step    string      `json:"step"`
+	Branch  cqrs.Branch `json:"branch"`
+	Attempt int         `json:"attempt"`
+}
+
+// Key keeps what happens to a saga in order.
+func (t Timeout) Key() string { return t.SagaID }
+
+// AnswerTypes are the Go types of Answers.
+func AnswerTypes() []reflect.Type {
+	return []reflect.Type{reflect.TypeFor[Refused](), reflect.TypeFor[Failed](), reflect.TypeFor[NothingToUndo](), reflect.TypeFor[Processed]()}
+}

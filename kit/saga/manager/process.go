@@ -1,0 +1,171 @@
+// Package process carries messages to saga instances and does what the engine decides. It is what a process manager is,
+// without the processes.
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// Streams is the event store as the manager uses it, inside a unit of work.
+type Streams interface {
+	// History returns a stream's events, oldest first. The error wraps cqrs.ErrNotFound if there are none.
+	History(ctx context.Context, category, id string) ([]cqrs.Event, error)
+
+	// Record adds facts after the first expected ones; somebody else's having done so is cqrs.ErrConflict, then or
+	// at the commit.
+	Record(ctx context.Context, category, id string, expected int, facts []any) error
+}
+
+// Timers holds commands back that are due later.
+type Timers interface {
+	// Stop withdraws delayed messages. One that is on its way already arrives all the same.
+	Stop(ctx context.Context, messageIDs []string) error
+}
+
+// Rows is the list of instances, which is written with them.
+type Rows interface {
+	// Save keeps where an instance stands, when the unit of work of ctx commits.
+	Save(ctx context.Context, s saga.State) error
+}
+
+// Manager runs sagas. Every method works inside the unit of work of its context.
+type Manager struct {
+	Sagas    []*saga.Saga // old versions that still have running instances included
+	Streams  Streams
+	Rows     Rows // nil: nobody lists them
+	Commands cqrs.Commands
+	Timers   Timers
+	Clock    cqrs.Clock
+
+	// Open tells whether the breaker of a command's destination is open, as far as this instance knows. Nil: none is.
+	Open func(command cqrs.Keyed) bool
+}
+
+// Handlers are the commands that sagas themselves handle: their timers.
+func (m *Manager) Handlers() []cqrs.Handler {
+	return cqrs.For(saga.Category, cqrs.Handle("TimeOutStep", m.Timeout))
+}
+
+// Receive has a consumer's saga handle an event once.
+func (m *Manager) Receive(ctx context.Context, inbox cqrs.Inbox, consumer string, s *saga.Saga, e cqrs.Event) (cqrs.Outcome, error) {
+	return inbox.Handle(ctx, cqrs.Delivery{Consumer: consumer, Meta: e.Meta}, func(ctx context.Context) error { return m.Event(ctx, s, e) })
+}
+
+// Event tells the saga s of an event. It begins an instance, answers one, or is none of the saga's business.
+func (m *Manager) Event(ctx context.Context, s *saga.Saga, e cqrs.Event) error {
+	if s.Starts(e.Body) {
+		return m.react(ctx, s, saga.ID(s.Name(), e.Key), saga.Start{Event: e.Body, Subject: e.Key})
+	}
+	if e.Meta.SagaID == "" || e.Meta.SagaStep == "" {
+		return nil
+	}
+	return m.react(ctx, s, e.Meta.SagaID, saga.Answer{
+		Event: e.Body, Step: e.Meta.SagaStep, Branch: e.Meta.Branch, CommandID: e.Meta.Causation,
+	})
+}
+
+// Timeout tells an instance that an answer is overdue.
+func (m *Manager) Timeout(ctx context.Context, t saga.Timeout) error {
+	return m.react(ctx, nil, t.SagaID, t)
+}
+
+// Cancel has the instance for a subject undone. The error wraps saga.ErrTooLate from its pivot on. As the event that
+// starts an instance may still be on its way, it is started here with the subject's first event if need be.
+func (m *Manager) Cancel(ctx context.Context, s *saga.Saga, subject cqrs.Event, reason string) error {
+	id := saga.ID(s.Name(), subject.Key)
+	at := cqrs.MetaOf(ctx)
+	at.Correlation = subject.Meta.Correlation // what comes of it belongs to what the subject began
+	ctx = cqrs.WithMeta(ctx, at)
+	if err := m.react(ctx, s, id, saga.Start{Event: subject.Body, Subject: subject.Key}); err != nil {
+		return err
+	}
+	return m.react(ctx, s, id, saga.Cancel{Reason: reason})
+}
+
+// Operate carries out what a person decides about an instance: saga.Retry, saga.Skip or saga.Resolve. The error wraps
+// saga.ErrNotStuck, or cqrs.ErrNotFound.
+func (m *Manager) Operate(ctx context.Context, id string, in saga.Input) error {
+	if _, err := m.Streams.History(ctx, saga.Category, id); err != nil {
+		return err
+	}
+	return m.react(ctx, nil, id, in)
+}
+
+// react loads an instance, asks the engine, and records and sends what it says. Only is the definition that the input is
+// meant for; nil means whichever the instance has.
+func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga.Input) error {
+	history, err := m.Streams.History(ctx, saga.Category, id)
+	if err != nil && !errors.Is(err, cqrs.ErrNotFound) {
+		return err
+	}
+	state := saga.Rebuild(id, history)
+	definition := only
+	if state.Version > 0 {
+		if only != nil && state.Definition != only.Name() {
+			return nil // a command of another saga caused this event
+		}
+		if definition, err = m.find(state.Definition, state.DefVersion); err != nil {
+			return err
+		}
+	} else if _, starts := in.(saga.Start); !starts {
+		return nil
+	}
+	// Facts and commands bear the saga's id, whatever message brought the input.
+	at := cqrs.MetaOf(ctx)
+	at.SagaID, at.SagaStep, at.Branch = id, "", ""
+	ctx = cqrs.WithMeta(ctx, at)
+	reaction, err := definition.React(state, in, saga.Env{Now: m.Clock(), Open: m.Open})
+	if err != nil || len(reaction.Facts)+len(reaction.Timers) == 0 {
+		return err
+	}
+	return m.carryOut(ctx, state, reaction)
+}
+
+func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reaction) error {
+	facts := make([]any, len(r.Facts))
+	for i, f := range r.Facts {
+		facts[i] = f
+	}
+	if err := m.Streams.Record(ctx, saga.Category, before.ID, before.Version, facts); err != nil {
+		return err
+	}
+	if m.Rows != nil && (before.Version == 0 || before.Status != r.State.Status) {
+		history, err := m.Streams.History(ctx, saga.Category, before.ID) // with the times that the facts got
+		if err != nil {
+			return err
+		}
+		if err := m.Rows.Save(ctx, saga.Rebuild(before.ID, history)); err != nil {
+			return err
+		}
+	}
+	for _, c := range r.Commands {
+		meta := cqrs.Meta{ID: c.ID, SagaID: before.ID, SagaStep: c.Step, Branch: c.Branch, ExpiresAt: c.ExpiresAt}
+		if err := m.Commands.Send(ctx, cqrs.Command{Body: c.Body, Meta: meta}); err != nil {
+			return fmt.Errorf("send %s: %w", c.Step, err)
+		}
+	}
+	for _, t := range r.Timers {
+		meta := cqrs.Meta{ID: t.ID, SagaID: before.ID}
+		if err := m.Commands.Send(ctx, cqrs.Command{Body: t.Timeout, Meta: meta, DueAt: t.DueAt}); err != nil {
+			return fmt.Errorf("set the timer of %s: %w", t.Timeout.Step, err)
+		}
+	}
+	return m.Timers.Stop(ctx, r.Stopped)
+}
+
+func (m *Manager) find(name string, version int) (*saga.Saga, error) {
+	var known []string
+	for _, s := range m.Sagas {
+		if s.Name() == name && s.Version() == version {
+			return s, nil
+		}
+		known = append(known, fmt.Sprintf("%s v%d", s.Name(), s.Version()))
+	}
+	return nil, fmt.Errorf("%s v%d (listed: %s): %w", name, version, strings.Join(known, ", "), saga.ErrNotDefined)
+}

@@ -1,0 +1,44 @@
+package manager
+
+import (
+	"context"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// Projection builds the list of sagas again from their facts. While the service runs, the list is written together with the facts.
+func Projection(rows Rows) cqrs.Projection {
+	p := &projection{rows: rows, open: map[string]saga.State{}}
+	return cqrs.Projection{Name: "sagas", Category: saga.Category, Inline: true, On: []cqrs.EventHandler{
+		on[saga.Started](p), on[saga.StepAsked](p), on[saga.StepCompleted](p), on[saga.StepRefused](p), on[saga.StepTimedOut](p),
+		on[saga.StepCompensated](p), on[saga.CancelRequested](p), on[saga.AnswerIgnored](p), on[saga.GotStuck](p), on[saga.StepRetried](p),
+		on[saga.StepSkipped](p), on[saga.Resolved](p), on[saga.Completed](p), on[saga.Compensated](p),
+	}}
+}
+
+// projection holds the instances that have not ended where it reads.
+type projection struct {
+	rows Rows
+	open map[string]saga.State
+}
+
+func on[F saga.Fact](p *projection) cqrs.EventHandler {
+	return cqrs.On(func(ctx context.Context, f F, m cqrs.Meta) error {
+		before, known := p.open[m.SagaID]
+		if known && m.Version <= before.Version {
+			return nil // seen already
+		}
+		state := before
+		state.ID = m.SagaID
+		state.Fold(f, m.Time)
+		p.open[m.SagaID] = state
+		if state.Status.Ended() {
+			delete(p.open, m.SagaID)
+		}
+		if known && state.Status == before.Status {
+			return nil
+		}
+		return p.rows.Save(ctx, state)
+	})
+}

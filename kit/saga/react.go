@@ -1,0 +1,369 @@
+package saga
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// ErrTooLate refuses the cancellation of a saga that has reached its pivot, or its end.
+var ErrTooLate = aggregate.Refuse("it is too late to cancel")
+
+// ErrNotDefined says that an instance runs by a version of a definition that is not listed any more.
+var ErrNotDefined = errors.New("no such definition or version of it")
+
+// maxPause bounds the growing pauses between two attempts.
+const maxPause = 5 * time.Minute
+
+// Env is what a reaction sees of the world.
+type Env struct {
+	Now time.Time
+
+	// Open tells whether the breaker of the destination of a command is open. Nil: none is.
+	Open func(command cqrs.Keyed) bool
+}
+
+// React computes what comes of an input. The state is not changed. An error is ErrTooLate or a fault of the definition's
+// functions.
+func (s *Saga) React(state State, in Input, env Env) (Reaction, error) {
+	m := &machine{saga: s, now: env.Now, open: env.Open, state: state}
+	m.state.Steps = slices.Clone(state.Steps)
+	var err error
+	switch in := in.(type) {
+	case Start:
+		err = m.begin(in)
+	case Answer:
+		err = m.answer(in)
+	case Timeout:
+		err = m.timeout(in)
+	case Cancel:
+		err = m.cancel(in)
+	case Retry, Skip, Resolve:
+		err = m.operate(in)
+	}
+	if err != nil {
+		return Reaction{}, fmt.Errorf("saga %s %s: %w", s.name, state.ID, err)
+	}
+	m.out.State = m.state
+	return m.out, nil
+}
+
+type machine struct {
+	saga  *Saga
+	now   time.Time
+	open  func(cqrs.Keyed) bool
+	state State
+	out   Reaction
+}
+
+func (m *machine) record(f Fact) {
+	m.state.Fold(f, m.now)
+	m.out.Facts = append(m.out.Facts, f)
+	if m.state.Status.Ended() {
+		m.stopTimer()
+	}
+}
+
+// recordAsked records it in the fact that it comes of, if that has a place for it.
+func (m *machine) recordAsked(next *StepAsked) {
+	if last := len(m.out.Facts) - 1; last >= 0 {
+		if f, ok := m.out.Facts[last].(interface{ with(*StepAsked) Fact }); ok {
+			m.out.Facts[last] = f.with(next)
+			m.state.asked(next, m.now)
+			return
+		}
+	}
+	m.record(*next)
+}
+
+// stopTimer stops the timer that was set with a command, unless it has fired.
+func (m *machine) stopTimer() {
+	if m.state.fires.After(m.now) {
+		m.out.Stopped = append(m.out.Stopped, TimerID(m.state.timed, false))
+	}
+}
+
+// stopLateTimer stops the timer that may have been set anew for a step that is answered now.
+func (m *machine) stopLateTimer(st *StepState, branch cqrs.Branch) {
+	if !m.state.fires.After(m.now) {
+		m.out.Stopped = append(m.out.Stopped, TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts), true))
+	}
+}
+
+func (m *machine) begin(in Start) error {
+	if m.state.Version > 0 {
+		return nil
+	}
+	data, err := m.saga.start.remember(nil, in.Event)
+	if err != nil {
+		return err
+	}
+	names := make([]string, 0, len(m.saga.steps))
+	for _, st := range m.saga.steps[:m.abort()] {
+		if !st.standsIn {
+			names = append(names, st.name)
+		}
+	}
+	m.record(Started{Definition: m.saga.name, Version: m.saga.version, Subject: in.Subject, Steps: names, Data: data})
+	return m.ask(0, cqrs.Do, 1)
+}
+
+func (m *machine) abort() int { return len(m.saga.steps) - 1 }
+
+func (m *machine) find(name string) int {
+	return slices.IndexFunc(m.saga.steps, func(s step) bool { return s.name == name })
+}
+
+// ask sends a step's command. Its answer is due after the step's time, later ones after growing pauses.
+func (m *machine) ask(i int, branch cqrs.Branch, attempt int) error {
+	st := m.saga.steps[i]
+	make := st.do
+	if branch == cqrs.Undo {
+		make = st.undo
+	}
+	body, err := make(m.state.Data, m.state.Reason)
+	if err != nil {
+		return fmt.Errorf("step %s: %w", st.name, err)
+	}
+	if branch == cqrs.Do && attempt == 1 && st.whenOpen && m.open != nil && m.open(body) {
+		instead := m.saga.steps[st.fallback].name
+		m.record(StepRefused{Step: st.name, Reason: "the breaker of its destination is open", Fallback: instead})
+		return m.ask(st.fallback, cqrs.Do, 1)
+	}
+	id := commandID(m.state.ID, st.name, branch, attempt)
+	deadline := m.now.Add(pause(st.within, attempt, id))
+	timed := !m.state.fires.After(m.now) || m.state.fires.After(deadline)
+	asked := StepAsked{Step: st.name, Branch: branch, Attempt: attempt, CommandID: id, Deadline: deadline, Timed: timed}
+	if st.standsIn {
+		asked.InsteadOf = m.saga.steps[i-1].name
+	}
+	if timed {
+		m.stopTimer() // which fires later
+	}
+	m.recordAsked(&asked)
+	m.out.Commands = append(m.out.Commands, Command{id, st.name, branch, body, deadline})
+	if timed {
+		m.out.Timers = append(m.out.Timers, Timer{TimerID(id, false), deadline, Timeout{m.state.ID, st.name, branch, attempt}})
+	}
+	return nil
+}
+
+// pause doubles with each attempt up to maxPause, and from the second attempt on lies up to a fifth above or below that,
+// by a hash of the command's id: many sagas that wait for the same service do not come back all at once.
+func pause(within time.Duration, attempt int, id string) time.Duration {
+	if attempt == 1 {
+		return within
+	}
+	p := within
+	for range min(attempt-1, 16) {
+		p = min(2*p, max(maxPause, within))
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id)) // a hash takes everything
+	return p + time.Duration((float64(h.Sum32()%1000)/1000-0.5)*0.4*float64(p))
+}
+
+func (m *machine) answer(in Answer) error {
+	i, st := m.find(in.Step), m.state.Step(in.Step)
+	if i < 0 || st == nil {
+		return nil // a step of another saga, or of a version that did not have it
+	}
+	if slices.Contains(st.Answered, in.CommandID) {
+		return nil // one of several events of the same command: the first has said it all
+	}
+	waiting := (in.Branch == cqrs.Do && st.Status == InProgress) || (in.Branch == cqrs.Undo && st.Status == Undoing)
+	if !waiting || m.state.Status.Ended() {
+		m.record(AnswerIgnored{in.Step, in.Branch, reflect.TypeOf(in.Event).String()})
+		return nil
+	}
+	if in.Branch == cqrs.Undo {
+		return m.undoAnswer(i, st, in)
+	}
+	return m.doAnswer(i, st, in)
+}
+
+func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
+	def := m.saga.steps[i]
+	if _, processed := in.Event.(Processed); processed { // there is nothing new to remember
+		m.stopLateTimer(st, in.Branch)
+		m.record(StepCompleted{Step: in.Step, CommandID: in.CommandID})
+		return m.forward(i)
+	}
+	if reflect.TypeOf(in.Event) == def.completed.event {
+		data, err := def.completed.remember(m.state.Data, in.Event)
+		if err != nil {
+			return err
+		}
+		m.stopLateTimer(st, in.Branch)
+		m.record(StepCompleted{Step: in.Step, CommandID: in.CommandID, Data: data})
+		return m.forward(i)
+	}
+	reason, refused := def.refusal(in.Event)
+	_, failed := in.Event.(Failed)
+	switch {
+	case !refused:
+		return nil // an event of the participant that this step does not wait for
+	case def.retriable, failed && def.pivot:
+		m.stuck(st, reason)
+		return nil
+	}
+	fallback := m.fallback(i, failed && def.whenTimedOut || !failed && slices.Contains(def.whenRefused, reason))
+	m.stopLateTimer(st, in.Branch)
+	m.record(StepRefused{Step: in.Step, CommandID: in.CommandID, Reason: reason, InDoubt: failed, Fallback: fallback})
+	return m.away(i)
+}
+
+// fallback is the name of what is done instead of step i, if it is to be.
+func (m *machine) fallback(i int, wanted bool) string {
+	if f := m.saga.steps[i].fallback; f > 0 && wanted {
+		return m.saga.steps[f].name
+	}
+	return ""
+}
+
+func (d step) refusal(event any) (string, bool) {
+	switch r := event.(type) {
+	case Refused:
+		return r.Reason, true
+	case Failed:
+		return r.Reason, true
+	}
+	for _, r := range d.refused {
+		if reflect.TypeOf(event) == r.event {
+			return r.reason(event), true
+		}
+	}
+	return "", false
+}
+
+func (m *machine) undoAnswer(i int, st *StepState, in Answer) error {
+	switch event := in.Event.(type) {
+	case Refused:
+		m.stuck(st, event.Reason)
+		return nil
+	case Failed:
+		m.stuck(st, event.Reason)
+		return nil
+	case NothingToUndo, Processed:
+	default:
+		if reflect.TypeOf(in.Event) != m.saga.steps[i].undone.event {
+			return nil
+		}
+	}
+	m.stopLateTimer(st, in.Branch)
+	m.record(StepCompensated{Step: in.Step, CommandID: in.CommandID})
+	return m.away(i)
+}
+
+// forward goes on after step i is done.
+func (m *machine) forward(i int) error {
+	if i == m.abort() {
+		m.record(Compensated{m.state.Reason})
+		return nil
+	}
+	for i++; m.saga.steps[i].standsIn; i++ {
+		continue
+	}
+	if i == m.abort() {
+		m.record(Completed{})
+		return nil
+	}
+	return m.ask(i, cqrs.Do, 1)
+}
+
+// away goes on from step i, which came to nothing: it is undone if it is in doubt; then comes its fallback, if that is to
+// stand in for it, or else the way back.
+func (m *machine) away(i int) error {
+	st := m.state.Step(m.saga.steps[i].name)
+	if !m.state.Backwards && !st.undoable() {
+		return m.ask(m.saga.steps[i].fallback, cqrs.Do, 1)
+	}
+	return m.backward(i)
+}
+
+// undoable tells whether something of the step is, or may be, there to undo.
+func (st *StepState) undoable() bool {
+	switch st.Status {
+	case StepDone, TimedOut, InProgress:
+		return true
+	case StepIsRefused:
+		return st.InDoubt
+	case Waiting, Undoing, IsUndone:
+	}
+	return false
+}
+
+// backward undoes the last step that is done or in doubt and not undone yet; when there is none, it tells the subject.
+func (m *machine) backward(from int) error {
+	for i := from; i >= 0; i-- {
+		if st := m.state.Step(m.saga.steps[i].name); st != nil && st.undoable() {
+			return m.ask(i, cqrs.Undo, 1)
+		}
+	}
+	return m.ask(m.abort(), cqrs.Do, 1)
+}
+
+func (m *machine) timeout(in Timeout) error {
+	st, branch := m.state.waits()
+	if st == nil {
+		return nil
+	}
+	due := in.Step == st.Name && in.Branch == branch && in.Attempt == st.Attempts
+	if !due && m.now.Before(*st.Deadline) {
+		id := TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts), true)
+		m.out.Timers = append(m.out.Timers, Timer{id, *st.Deadline, Timeout{m.state.ID, st.Name, branch, st.Attempts}})
+		return nil
+	}
+	i := m.find(st.Name)
+	switch def := m.saga.steps[i]; {
+	case branch == cqrs.Undo, def.pivot, def.retriable:
+		if st.Attempts == m.saga.stuckAfter {
+			m.stuck(st, fmt.Sprintf("no answer after %d attempts", st.Attempts))
+		}
+		return m.ask(i, branch, st.Attempts+1)
+	default:
+		m.record(StepTimedOut{st.Name, m.fallback(i, def.whenTimedOut)})
+		return m.away(i)
+	}
+}
+
+func (m *machine) cancel(in Cancel) error {
+	if m.state.CancelAsked {
+		return nil // a repeated request gets the same answer, at any time
+	}
+	if m.state.Status != Running {
+		return ErrTooLate
+	}
+	last := -1
+	for i, def := range m.saga.steps[:m.abort()] {
+		st := m.state.Step(def.name)
+		if st == nil || st.Status == Waiting {
+			continue
+		}
+		if def.pivot {
+			return ErrTooLate
+		}
+		last = i
+	}
+	status := Waiting
+	if last >= 0 {
+		status = m.state.Step(m.saga.steps[last].name).Status
+	}
+	m.record(CancelRequested(in))
+	if status == Undoing {
+		return nil // on the way to a fallback, which is not taken now
+	}
+	return m.backward(last)
+}
+
+func (m *machine) stuck(st *StepState, reason string) {
+	if m.state.Status != Stuck {
+		m.record(GotStuck{st.Name, reason})
+	}
+}

@@ -1,0 +1,59 @@
+package saga
+
+import (
+	"time"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// Input is something that happens to a saga.
+//
+//sumtype:decl
+type Input interface{ input() }
+
+// Start is the event that begins an instance.
+type Start struct {
+	Event   any
+	Subject string
+}
+
+// Answer is an event that a participant recorded while it handled one of the saga's commands.
+type Answer struct {
+	Event     any
+	Step      string
+	Branch    cqrs.Branch
+	CommandID string
+}
+
+// Cancel asks for everything to be undone.
+type Cancel struct{ Reason string }
+
+func (Start) input()   {}
+func (Answer) input()  {}
+func (Timeout) input() {}
+func (Cancel) input()  {}
+
+// Command is to be sent to a participant.
+type Command struct {
+	ID        string
+	Step      string
+	Branch    cqrs.Branch
+	Body      cqrs.Keyed
+	ExpiresAt time.Time
+}
+
+// Timer is to come back as a Timeout.
+type Timer struct {
+	ID      string
+	DueAt   time.Time
+	Timeout Timeout
+}
+
+// Reaction is what comes of an input. It is recorded and sent in one transaction.
+type Reaction struct {
+	Facts    []Fact
+	Commands []Command
+	Timers   []Timer
+	Stopped  []string // ids of timers that are of no use any more
+	State    State    // after the facts
+}

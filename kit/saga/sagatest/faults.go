@@ -1,0 +1,206 @@
+package sagatest
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// Faults runs sagas with everything going wrong that can: crashes before and after every commit, conflicts, messages that come
+// twice, late, again after a long time or as dead letters, timers that fire twice or before their answer, services outside that
+// are down or did it although they say they did not, open breakers, cancellations. First each such thing alone, at every place
+// where it can happen; then many by chance. However it went, once nothing goes wrong any more all sagas must come to their end,
+// and the user's own invariant must hold.
+//
+// A failure prints the choices that led to it, made as few as possible, and the story. SAGATEST_RUNS sets the number of runs by
+// chance, SAGATEST_SEED the seed of the first.
+type Faults struct {
+	Sagas []*saga.Saga
+
+	// Play sets up a world: its participants, how subjects start, what must hold at rest.
+	Play func(w *World) Play
+
+	// Subjects is how many subjects a world has. Default 3.
+	Subjects int
+
+	// Runs is how many worlds are run by chance. Default 1000.
+	Runs int
+
+	// Rate is the part of all choices that are faults. Default 0.05.
+	Rate float64
+}
+
+// Play is what happens in a world.
+type Play struct {
+	Handlers []cqrs.Handler
+
+	// Start begins the nth subject, in a unit of work of its own.
+	Start func(ctx context.Context, n int) error
+
+	// Check is the user's invariant, when all sagas are at rest.
+	Check func() error
+}
+
+// maxSteps bounds the part of a run in which things go wrong, a subject, and the calm part after it.
+const (
+	maxSteps = 400
+	maxCalm  = 20_000
+)
+
+// result is what a run was.
+type result struct {
+	err    error
+	choice []int
+	ways   []int
+	faults int
+	steps  int
+	story  []string
+}
+
+func (f Faults) run(t *tape) (r result) {
+	w := newWorld(t, f.Sagas)
+	defer func() {
+		if value := recover(); value != nil {
+			r.err = fmt.Errorf("panic: %v", value)
+		}
+		r.choice, r.ways, r.faults, r.story = t.made, t.ways, w.faults, w.story
+	}()
+	play := f.Play(w)
+	w.add(play.Handlers)
+	for n := range f.Subjects {
+		w.quiet = true // a subject that was never begun is no subject
+		err := w.Within(context.Background(), func(ctx context.Context) error { return play.Start(ctx, n) })
+		w.quiet = false
+		if err != nil {
+			r.err = fmt.Errorf("start %d: %w", n, err)
+			return r
+		}
+		for range t.pick(8) {
+			w.step()
+		}
+	}
+	for r.steps < maxSteps*f.Subjects && w.step() {
+		r.steps++
+	}
+	w.quiet = true
+	w.tell("from here on nothing goes wrong")
+	for calm := 0; w.step(); calm++ {
+		if calm == maxCalm {
+			r.err = fmt.Errorf("no rest after %d steps", maxCalm)
+			return r
+		}
+	}
+	for stream, events := range w.streams {
+		if id, ok := strings.CutPrefix(stream, saga.Category+"/"); ok {
+			if s := saga.Rebuild(id, events); !s.Status.Ended() {
+				r.err = fmt.Errorf("saga %s of %s is %s: %+v", id, s.Subject, s.Status, s.Steps)
+				return r
+			}
+		}
+	}
+	r.err = play.Check()
+	return r
+}
+
+// Replay runs the world in which things go as these choices say, and then nothing goes wrong any more. It is for fuzzing: any list
+// is a run.
+func (f Faults) Replay(choices []int) error {
+	if f.Subjects == 0 {
+		f.Subjects = defaultSubjects
+	}
+	return f.run(&tape{play: choices}).err
+}
+
+const defaultSubjects = 3
+
+// Run runs them all.
+func (f Faults) Run(t *testing.T) {
+	t.Helper()
+	if f.Subjects == 0 {
+		f.Subjects = defaultSubjects
+	}
+	if f.Runs == 0 {
+		f.Runs = 1000
+	}
+	if f.Rate == 0 {
+		f.Rate = 0.05
+	}
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("SAGATEST_SEED"); text != "" {
+		given, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatalf("SAGATEST_SEED: %v", err)
+		}
+		seed = given
+	}
+	if text := os.Getenv("SAGATEST_RUNS"); text != "" {
+		given, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatalf("SAGATEST_RUNS: %v", err)
+		}
+		f.Runs = given
+	}
+	began := time.Now()
+	alone := f.alone(t)
+	var next, faults, steps atomic.Int64
+	var workers sync.WaitGroup
+	var fail sync.Once
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for n := next.Add(1); n <= int64(f.Runs) && !t.Failed(); n = next.Add(1) {
+				chance := rand.New(rand.NewPCG(seed, uint64(n))) //nolint:gosec // repeatable on purpose
+				r := f.run(&tape{chance: chance, rate: f.Rate * chance.Float64() * 2})
+				faults.Add(int64(r.faults))
+				steps.Add(int64(r.steps))
+				if r.err != nil {
+					fail.Do(func() { f.report(t, r, fmt.Sprintf("SAGATEST_SEED=%d, run %d", seed, n)) })
+				}
+			}
+		})
+	}
+	workers.Wait()
+	t.Logf("%d sagas in %d worlds, %d faults in %d steps, and %d single faults each alone, in %s; SAGATEST_SEED=%d",
+		f.Runs*f.Subjects, f.Runs, faults.Load(), steps.Load(), alone, time.Since(began).Round(time.Millisecond), seed)
+}
+
+// alone runs a world for each single thing that can go wrong in the ordinary course, and returns how many there are.
+func (f Faults) alone(t *testing.T) (n int) {
+	t.Helper()
+	f.Subjects = 1
+	ordinary := f.run(&tape{})
+	if ordinary.err != nil {
+		f.report(t, ordinary, "the ordinary course")
+		return 0
+	}
+	for at, ways := range ordinary.ways {
+		for way := 1; way < ways; way++ {
+			choices := make([]int, at+1)
+			choices[at] = way
+			n++
+			if r := f.run(&tape{play: choices}); r.err != nil {
+				f.report(t, r, fmt.Sprintf("choice %d: %d", at, way))
+				return n
+			}
+		}
+	}
+	return n
+}
+
+// report makes a failure small and prints it.
+func (f Faults) report(t *testing.T, r result, which string) {
+	t.Helper()
+	small := shrink(r.choice, func(choices []int) bool { return f.run(&tape{play: choices}).err != nil })
+	again := f.run(&tape{play: small, tell: true})
+	t.Errorf("%s: %v\nas few choices as do it: %v\n%v\n%s", which, r.err, small, again.err, strings.Join(again.story, "\n"))
+}

@@ -1,0 +1,182 @@
+// Package sagatest tests sagas in sentences: given what has happened, when this happens, then those commands are sent.
+//
+//	fulfilment := sagatest.For(fulfilment.Definition)
+//	t.Run("reserved: authorise", fulfilment.Given(placed).When(reserved).Then(command.AuthorisePayment{…}))
+//	t.Run("declined: release", fulfilment.Given(placed, reserved).When(declined).Then(command.ReleaseStock{…}))
+package sagatest
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// TimeOut is the input that lets the newest timer fire.
+type TimeOut struct{}
+
+// Late is an answer to an earlier command: the one of this step and branch.
+type Late struct {
+	Event  any
+	Step   string
+	Branch cqrs.Branch
+}
+
+// Kit makes scenarios for one definition.
+type Kit struct {
+	saga *saga.Saga
+	open func(cqrs.Keyed) bool
+}
+
+// For makes the kit of a definition.
+func For[D any](d saga.Definition[D]) Kit { return Kit{saga: saga.New(d)} }
+
+// While is the kit where the breakers of some commands' destinations are open.
+func (k Kit) While(open func(command cqrs.Keyed) bool) Kit { return Kit{k.saga, open} }
+
+// Given is what has happened: the event that starts the saga, then events, each the answer to the command that was sent
+// last, saga.Cancel, TimeOut or Late.
+func (k Kit) Given(inputs ...any) Scenario { return Scenario{k, inputs} }
+
+// Scenario has its history and waits for what happens.
+type Scenario struct {
+	kit   Kit
+	given []any
+}
+
+// When is what happens now.
+func (s Scenario) When(input any) Outcome { return Outcome{s, input} }
+
+// Outcome waits to be judged.
+type Outcome struct {
+	scenario Scenario
+	when     any
+}
+
+// Then passes if just these commands are sent.
+func (o Outcome) Then(want ...cqrs.Keyed) func(*testing.T) { return o.judge("", nil, want) }
+
+// Ends passes if no command is sent and the saga stands at status.
+func (o Outcome) Ends(status saga.Status) func(*testing.T) { return o.judge(status, nil, nil) }
+
+// Leaves passes if the saga stands at status after just these commands.
+func (o Outcome) Leaves(status saga.Status, want ...cqrs.Keyed) func(*testing.T) {
+	return o.judge(status, nil, want)
+}
+
+// Refused passes if the input is refused with this error.
+func (o Outcome) Refused(want error) func(*testing.T) { return o.judge("", want, nil) }
+
+func (o Outcome) judge(status saga.Status, wantErr error, want []cqrs.Keyed) func(*testing.T) {
+	return func(t *testing.T) {
+		t.Helper()
+		if err := o.verdict(status, wantErr, want); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// verdict plays the scenario. The error says in what it differs from what is wanted; it is also the fault of a definition that the
+// service would refuse to start with.
+func (o Outcome) verdict(status saga.Status, wantErr error, want []cqrs.Keyed) error {
+	if err := o.scenario.kit.saga.Check(); err != nil {
+		return fmt.Errorf("the service would not start with this definition: %w", err)
+	}
+	run := Run{Saga: o.scenario.kit.saga, Open: o.scenario.kit.open, State: saga.State{ID: "saga-1"}, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	for i, input := range o.scenario.given {
+		if _, err := run.Feed(input); err != nil {
+			return fmt.Errorf("given %d, %+v: %w", i+1, input, err)
+		}
+	}
+	reaction, err := run.Feed(o.when)
+	if !errors.Is(err, wantErr) || (wantErr == nil && err != nil) {
+		return fmt.Errorf("got error %v, want %v", err, wantErr) //nolint:errorlint // to be read, not to be handled
+	}
+	var got []cqrs.Keyed
+	for _, c := range reaction.Commands {
+		got = append(got, c.Body)
+	}
+	if len(got)+len(want) > 0 && !reflect.DeepEqual(got, want) {
+		return fmt.Errorf("sent %s, want %s", typed(got), typed(want))
+	}
+	if status != "" && run.State.Status != status {
+		return fmt.Errorf("the saga is %s, want %s", run.State.Status, status)
+	}
+	return nil
+}
+
+// typed shows commands with their types.
+func typed(commands []cqrs.Keyed) string {
+	texts := make([]string, len(commands))
+	for i, c := range commands {
+		texts[i] = fmt.Sprintf("%T%+v", c, c)
+	}
+	return "[" + strings.Join(texts, ", ") + "]"
+}
+
+// Run feeds inputs to an instance, one after the other.
+type Run struct {
+	Saga  *saga.Saga
+	State saga.State
+	Now   time.Time
+	Open  func(cqrs.Keyed) bool
+	Sent  []saga.Command // all so far
+
+	timers []saga.Timer // that have not fired
+}
+
+// Feed reacts to an input and remembers what came of it.
+func (r *Run) Feed(input any) (saga.Reaction, error) {
+	in, err := r.input(input)
+	if err != nil {
+		return saga.Reaction{}, err
+	}
+	r.Now = r.Now.Add(time.Millisecond)
+	reaction, err := r.Saga.React(r.State, in, saga.Env{Now: r.Now, Open: r.Open})
+	if err != nil {
+		return reaction, err
+	}
+	r.State = reaction.State
+	r.Sent = append(r.Sent, reaction.Commands...)
+	r.timers = append(r.timers, reaction.Timers...)
+	if _, timeout := input.(TimeOut); timeout && len(reaction.Facts) == 0 && len(reaction.Timers) > 0 {
+		return r.Feed(input) // it was set for another step, and was set anew
+	}
+	return reaction, nil
+}
+
+func (r *Run) input(input any) (saga.Input, error) {
+	switch input := input.(type) {
+	case saga.Input:
+		return input, nil
+	case TimeOut:
+		if len(r.timers) == 0 {
+			return nil, errors.New("no timer is set")
+		}
+		slices.SortStableFunc(r.timers, func(a, b saga.Timer) int { return a.DueAt.Compare(b.DueAt) })
+		next := r.timers[0]
+		r.timers = r.timers[1:]
+		if next.DueAt.After(r.Now) {
+			r.Now = next.DueAt
+		}
+		return next.Timeout, nil
+	case Late:
+		for _, c := range slices.Backward(r.Sent) {
+			if c.Step == input.Step && c.Branch == input.Branch {
+				return saga.Answer{Event: input.Event, Step: c.Step, Branch: c.Branch, CommandID: c.ID}, nil
+			}
+		}
+		return nil, fmt.Errorf("no command of step %q and branch %q was sent", input.Step, input.Branch)
+	}
+	if len(r.Sent) == 0 {
+		return saga.Start{Event: input, Subject: "subject-1"}, nil
+	}
+	last := r.Sent[len(r.Sent)-1]
+	return saga.Answer{Event: input, Step: last.Step, Branch: last.Branch, CommandID: last.ID}, nil
+}

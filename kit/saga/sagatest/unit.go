@@ -1,0 +1,347 @@
+package sagatest
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
+)
+
+// unit is a unit of work: what it will leave behind if it commits.
+type unit struct {
+	loaded   map[string]loaded
+	order    []string
+	appended map[string][]cqrs.Event
+	sent     []sent
+	stopped  []string
+	undo     []func()    // of inbox rows
+	barrier  string      // that this unit has taken
+	silent   *cqrs.Event // what is published if no event is recorded
+}
+
+type loaded struct {
+	aggregate    aggregate
+	category, id string
+}
+
+// aggregate is what the store needs to see of one.
+type aggregate interface {
+	Version() int
+	Changes() []any
+}
+
+func newUnit() *unit {
+	return &unit{loaded: map[string]loaded{}, appended: map[string][]cqrs.Event{}}
+}
+
+// Within implements cqrs.UnitOfWork.
+func (w *World) Within(ctx context.Context, work func(ctx context.Context) error) error {
+	if w.unit != nil {
+		return work(ctx)
+	}
+	for {
+		w.unit = newUnit()
+		err := work(ctx)
+		u := w.unit
+		w.unit = nil
+		if err == nil {
+			err = w.endUnit
+		}
+		if err == nil && w.fault("the commit", "conflict") == 1 {
+			w.rollBack(u)
+			continue
+		}
+		if err != nil {
+			w.rollBack(u)
+			return err
+		}
+		return w.commit(ctx, u)
+	}
+}
+
+func (w *World) rollBack(u *unit) {
+	for _, undo := range slices.Backward(u.undo) {
+		undo()
+	}
+}
+
+func (w *World) commit(ctx context.Context, u *unit) error {
+	var events []cqrs.Event
+	for _, stream := range u.order {
+		events = append(events, u.appended[stream]...)
+		if l, ok := u.loaded[stream]; ok {
+			for i, change := range l.aggregate.Changes() {
+				events = append(events, w.event(ctx, l.category, l.id, l.aggregate.Version()+i+1, change))
+			}
+		}
+	}
+	for _, e := range events {
+		if stream := e.Meta.Subject; len(w.streams[stream])+1 != e.Meta.Version {
+			return fmt.Errorf("%s has %d events, not %d", stream, len(w.streams[stream]), e.Meta.Version-1)
+		}
+		if e.Meta.Version == 1 && e.Category != saga.Category {
+			w.started = append(w.started, e)
+		}
+		w.streams[e.Meta.Subject] = append(w.streams[e.Meta.Subject], e)
+		w.publish(e)
+	}
+	if len(events) == 0 && u.silent != nil {
+		w.publish(*u.silent)
+	}
+	for _, m := range u.sent {
+		if m.due.IsZero() {
+			w.send(m)
+		} else {
+			w.timers = append(w.timers, m)
+		}
+	}
+	for _, id := range u.stopped {
+		for i, t := range w.timers {
+			if t.meta.ID == id {
+				w.timers = append(w.timers[:i:i], w.timers[i+1:]...)
+				break
+			}
+		}
+	}
+	return nil
+}
+
+func (w *World) event(ctx context.Context, category, id string, version int, body any) cqrs.Event {
+	at := cqrs.MetaOf(ctx)
+	return cqrs.Event{Body: body, Category: category, Key: id, Meta: cqrs.Meta{
+		ID: w.id(), Type: typeName(body), Subject: category + "/" + id, Version: version, Time: w.now, Correlation: at.Correlation, Causation: at.ID,
+		SagaID: at.SagaID, SagaStep: at.SagaStep, Branch: at.Branch,
+	}}
+}
+
+func (u *unit) touch(stream string) {
+	if !slices.Contains(u.order, stream) {
+		u.order = append(u.order, stream)
+	}
+}
+
+// Send implements cqrs.Commands.
+func (w *World) Send(ctx context.Context, c cqrs.Command) error {
+	h, ok := w.handlers[reflect.TypeOf(c.Body)]
+	if !ok {
+		return fmt.Errorf("nobody handles %T", c.Body)
+	}
+	at := cqrs.MetaOf(ctx)
+	c.Meta.Causation, c.Meta.Correlation, c.Meta.Type = at.ID, at.Correlation, h.Type.Name
+	if c.Meta.ID == "" {
+		c.Meta.ID = w.id()
+	}
+	m := sent{topic: "commands." + h.Destination, key: c.Body.(cqrs.Keyed).Key(), body: c.Body, meta: c.Meta, due: c.DueAt}
+	return w.Within(ctx, func(context.Context) error {
+		w.unit.sent = append(w.unit.sent, m)
+		return nil
+	})
+}
+
+// Execute implements cqrs.Commands.
+func (w *World) Execute(ctx context.Context, c cqrs.Command) error {
+	return w.Within(ctx, func(ctx context.Context) error { return w.handlers[reflect.TypeOf(c.Body)].Handle(ctx, c.Body, nil) })
+}
+
+// streams is the event store as the process manager sees it.
+type streams struct{ w *World }
+
+var _ manager.Streams = streams{}
+
+func (s streams) History(_ context.Context, category, id string) ([]cqrs.Event, error) {
+	stream := category + "/" + id
+	events := s.w.streams[stream]
+	if s.w.unit != nil {
+		events = append(slices.Clip(events), s.w.unit.appended[stream]...)
+	}
+	if len(events) == 0 {
+		return nil, fmt.Errorf("%s: %w", stream, cqrs.ErrNotFound)
+	}
+	return events, nil
+}
+
+func (s streams) Record(ctx context.Context, category, id string, expected int, facts []any) error {
+	stream := category + "/" + id
+	s.w.unit.touch(stream)
+	for i, f := range facts {
+		s.w.unit.appended[stream] = append(s.w.unit.appended[stream], s.w.event(ctx, category, id, expected+i+1, f))
+	}
+	return nil
+}
+
+type timers struct{ w *World }
+
+func (t timers) Stop(_ context.Context, ids []string) error {
+	t.w.unit.stopped = append(t.w.unit.stopped, ids...)
+	return nil
+}
+
+// Store is an cqrs.Store of one kind of aggregate in a world.
+type Store[A aggregate, E any] struct {
+	world    *World
+	category string
+	rebuild  func([]E) A
+}
+
+// NewStore makes the store of the aggregates of a category.
+func NewStore[A aggregate, E any](w *World, category string, rebuild func([]E) A) *Store[A, E] {
+	return &Store[A, E]{w, category, rebuild}
+}
+
+// Update implements cqrs.Store.
+func (s *Store[A, E]) Update(ctx context.Context, id string, decide func(A) error) error {
+	return s.UpdateAll(ctx, []string{id}, func(all []A) error { return decide(all[0]) })
+}
+
+// UpdateAll implements cqrs.Store.
+func (s *Store[A, E]) UpdateAll(_ context.Context, ids []string, decide func([]A) error) error {
+	u := s.world.unit
+	if u == nil {
+		return fmt.Errorf("update %s: called outside a unit of work", s.category)
+	}
+	all := make([]A, len(ids))
+	for i, id := range ids {
+		stream := s.category + "/" + id
+		if _, ok := u.loaded[stream]; !ok {
+			u.loaded[stream] = loaded{s.Load(id), s.category, id}
+			u.touch(stream)
+		}
+		all[i] = u.loaded[stream].aggregate.(A)
+	}
+	return decide(all)
+}
+
+// Load rebuilds an aggregate for looking at it.
+func (s *Store[A, E]) Load(id string) A {
+	history := s.world.streams[s.category+"/"+id]
+	events := make([]E, len(history))
+	for i, e := range history {
+		events[i] = e.Body.(E)
+	}
+	return s.rebuild(events)
+}
+
+// IDs are those of all aggregates, sorted.
+func (s *Store[A, E]) IDs() (ids []string) {
+	for stream := range s.world.streams {
+		if id, ok := strings.CutPrefix(stream, s.category+"/"); ok {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// Peek implements cqrs.Inbox.
+func (w *World) Peek(_ context.Context, d cqrs.Delivery) (bool, error) {
+	return !d.Expired(w.now) && w.peek(d.Consumer, d.Claimed()) == cqrs.Handled, nil
+}
+
+// Handle implements cqrs.Inbox.
+func (w *World) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx context.Context) error) (outcome cqrs.Outcome, err error) {
+	err = w.Within(cqrs.WithMeta(ctx, d.Meta), func(ctx context.Context) error {
+		outcome, err = cqrs.Receive(ctx, inboxUnit{w}, d, w.now, work)
+		return err
+	})
+	return outcome, err
+}
+
+// inboxUnit is the table of the inbox. That it does what the one in PostgreSQL does is shown by a test there.
+type inboxUnit struct{ w *World }
+
+func barrier(consumer string, m cqrs.Meta, branch cqrs.Branch) string {
+	return strings.Join([]string{consumer, m.SagaID, m.SagaStep, string(branch)}, "\x00")
+}
+
+func (i inboxUnit) put(table map[string]cqrs.Outcome, key string, o cqrs.Outcome) bool {
+	if _, taken := table[key]; taken {
+		return false
+	}
+	table[key] = o
+	i.w.unit.undo = append(i.w.unit.undo, func() { delete(table, key) })
+	return true
+}
+
+func (w *World) peek(consumer string, m cqrs.Meta) cqrs.Outcome {
+	if _, ok := w.inbox[consumer+"\x00"+m.ID]; ok {
+		return cqrs.Repeated
+	}
+	if m.SagaID != "" && m.Branch != "" {
+		switch w.barriers[barrier(consumer, m, m.Branch)] {
+		case cqrs.Barred:
+			return cqrs.Barred
+		case cqrs.Handled:
+			return cqrs.Repeated
+		case cqrs.Repeated, cqrs.Nothing, cqrs.Expired, cqrs.Declined, "":
+		}
+	}
+	return cqrs.Handled
+}
+
+// Take implements cqrs.InboxUnit.
+func (i inboxUnit) Take(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
+	if m.Branch == cqrs.Undo {
+		if i.w.peek(consumer, m) != cqrs.Handled {
+			return cqrs.Repeated, nil
+		}
+		i.put(i.w.inbox, consumer+"\x00"+m.ID, cqrs.Handled)
+		i.w.unit.barrier = barrier(consumer, m, cqrs.Undo)
+		i.put(i.w.barriers, i.w.unit.barrier, cqrs.Handled)
+		if i.put(i.w.barriers, barrier(consumer, m, cqrs.Do), cqrs.Barred) {
+			return cqrs.Nothing, nil
+		}
+		return cqrs.Handled, nil
+	}
+	outcome := i.w.peek(consumer, m)
+	switch {
+	case outcome == cqrs.Barred:
+		return outcome, i.Record(ctx, consumer, m, cqrs.Barred)
+	case outcome != cqrs.Handled:
+		return outcome, nil
+	}
+	i.put(i.w.inbox, consumer+"\x00"+m.ID, cqrs.Handled)
+	if m.Branch == cqrs.Do {
+		i.w.unit.barrier = barrier(consumer, m, cqrs.Do)
+		i.put(i.w.barriers, i.w.unit.barrier, cqrs.Handled)
+	}
+	return cqrs.Handled, nil
+}
+
+// Record implements cqrs.InboxUnit.
+func (i inboxUnit) Record(_ context.Context, consumer string, m cqrs.Meta, o cqrs.Outcome) error {
+	i.put(i.w.inbox, consumer+"\x00"+m.ID, o)
+	return nil
+}
+
+// Refuse implements cqrs.InboxUnit.
+func (i inboxUnit) Refuse(_ context.Context, consumer, messageID string) error {
+	i.w.inbox[consumer+"\x00"+messageID] = cqrs.Declined
+	delete(i.w.barriers, i.w.unit.barrier)
+	return nil
+}
+
+// Discard implements cqrs.InboxUnit.
+func (i inboxUnit) Discard(context.Context) error {
+	u := newUnit()
+	u.undo, u.barrier = i.w.unit.undo, i.w.unit.barrier
+	i.w.unit = u
+	return nil
+}
+
+// Publish implements cqrs.InboxUnit.
+func (i inboxUnit) Publish(_ context.Context, e cqrs.Event) error {
+	e.Meta.ID, e.Meta.Type = i.w.id(), typeName(e.Body)
+	i.w.unit.sent = append(i.w.unit.sent, sent{topic: "events." + e.Category, key: e.Key, body: e.Body, meta: e.Meta})
+	return nil
+}
+
+// AnswerIfSilent implements cqrs.InboxUnit.
+func (i inboxUnit) AnswerIfSilent(_ context.Context, e cqrs.Event) error {
+	i.w.unit.silent = &e
+	return nil
+}

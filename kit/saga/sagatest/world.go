@@ -1,0 +1,332 @@
+package sagatest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
+)
+
+// World is all that is around sagas, as a small deterministic model: event streams, inbox, outbox, a broker with consumers,
+// timers, services outside, and faults everywhere. One goroutine, one choice after the other, its own time. What is modelled is
+// storage and transport; the engine, the process manager, the protocol of the inbox, the handlers and the aggregates are the
+// real ones.
+type World struct {
+	choices  *tape
+	now      time.Time
+	ids      int
+	unit     *unit // the one that is running
+	streams  map[string][]cqrs.Event
+	inbox    map[string]cqrs.Outcome // by consumer and message
+	barriers map[string]cqrs.Outcome // by consumer, saga, step and branch
+	queues   []*queue
+	byName   map[string]*queue
+	timers   []sent
+	dead     []dead
+	consumer map[string][]consumer // by topic
+	handlers map[reflect.Type]cqrs.Handler
+	sagas    map[string]*saga.Saga // the newest version by name
+	quiet    bool                  // no faults any more
+	manager  *manager.Manager
+	started  []cqrs.Event // the first events of subjects, in order
+	names    []string     // of the sagas, sorted
+	endUnit  error        // what the unit of the delivery ends with instead of its commit
+	faults   int
+	story    []string
+}
+
+// sent is a message on its way.
+type sent struct {
+	topic string
+	key   string
+	body  any
+	meta  cqrs.Meta
+	due   time.Time
+}
+
+// consumer handles the messages of a topic.
+type consumer struct {
+	name    string
+	handle  func(ctx context.Context, m sent) error
+	command bool
+}
+
+// queue holds what is on its way to a consumer under one key, in order.
+type queue struct {
+	consumer consumer
+	waiting  []sent
+	handled  []sent // for repetition
+}
+
+type dead struct {
+	queue *queue
+	m     sent
+}
+
+func newWorld(choices *tape, all []*saga.Saga) *World {
+	w := &World{
+		choices: choices, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), streams: map[string][]cqrs.Event{}, inbox: map[string]cqrs.Outcome{},
+		barriers: map[string]cqrs.Outcome{}, byName: map[string]*queue{}, consumer: map[string][]consumer{}, handlers: map[reflect.Type]cqrs.Handler{},
+		sagas: map[string]*saga.Saga{},
+	}
+	w.manager = &manager.Manager{
+		Sagas: all, Streams: streams{w}, Commands: w, Timers: timers{w}, Clock: w.Now,
+		Open: func(c cqrs.Keyed) bool { return w.fault("breaker of "+typeName(c), "open") == 1 },
+	}
+	for _, s := range all {
+		if newest := w.sagas[s.Name()]; newest == nil || newest.Version() < s.Version() {
+			w.sagas[s.Name()] = s
+		}
+	}
+	w.names = slices.Sorted(maps.Keys(w.sagas))
+	return w
+}
+
+// Calm is a world in which nothing goes wrong, to compare others with.
+func Calm() *World { return newWorld(&tape{}, nil) }
+
+// Now is the world's time.
+func (w *World) Now() time.Time { return w.now }
+
+// Outside calls a service outside: do is carried out or not, and what comes back may not be what happened. The error is
+// cqrs.ErrDown then.
+func (w *World) Outside(what string, do func()) error {
+	switch w.fault("call "+what, "down", "time-out after it was done", "carried out twice") {
+	case 1:
+		return fmt.Errorf("%s: %w", what, cqrs.ErrDown)
+	case 2:
+		do()
+		return fmt.Errorf("%s: %w", what, cqrs.ErrDown)
+	case 3:
+		do()
+	}
+	do()
+	return nil
+}
+
+// Choose makes a choice of the business: 0 is the ordinary course.
+func (w *World) Choose(what string, ways ...string) int { return w.fault(what, ways...) }
+
+// add has handlers and sagas consume.
+func (w *World) add(handlers []cqrs.Handler) {
+	categories := map[string]bool{saga.Category: true}
+	for _, h := range append(handlers, w.manager.Handlers()...) {
+		w.handlers[reflect.TypeOf(h.Type.New()).Elem()] = h
+		categories[h.Category] = true
+		topic := "commands." + h.Destination
+		if len(w.consumer[topic]) == 0 {
+			endpoints := map[reflect.Type]cqrs.Endpoint{}
+			w.consumer[topic] = []consumer{{name: topic, command: true, handle: func(ctx context.Context, m sent) error {
+				goType := reflect.TypeOf(m.body)
+				if endpoints[goType] == nil {
+					endpoints[goType] = cqrs.Serve(w, w.handlers[goType], topic)
+				}
+				outcome, err := endpoints[goType](ctx, m.body)
+				w.tell("    %v", outcome)
+				return err
+			}}}
+		}
+	}
+	for category := range categories {
+		topic := "events." + category
+		for _, name := range w.names {
+			s := w.sagas[name]
+			group := "saga." + name + "." + category
+			w.consumer[topic] = append(w.consumer[topic], consumer{name: group, handle: func(ctx context.Context, m sent) error {
+				outcome, err := w.manager.Receive(ctx, w, group, s, cqrs.Event{Body: m.body, Meta: m.meta, Category: category, Key: m.key})
+				w.tell("    %v", outcome)
+				return err
+			}})
+		}
+	}
+}
+
+// send puts a message on its way to all consumers of its topic.
+func (w *World) send(m sent) {
+	for _, c := range w.consumer[m.topic] {
+		w.enqueue(w.queue(c, m.key), m)
+	}
+}
+
+func (w *World) queue(c consumer, key string) *queue {
+	name := c.name + "\x00" + key
+	q := w.byName[name]
+	if q == nil {
+		q = &queue{consumer: c}
+		w.byName[name] = q
+		w.queues = append(w.queues, q)
+	}
+	return q
+}
+
+func (w *World) enqueue(q *queue, m sent) { q.waiting = append(q.waiting, m) }
+
+// step lets one thing happen. It returns false when there is nothing left that could.
+func (w *World) step() bool {
+	var busy []*queue
+	for _, q := range w.queues {
+		if len(q.waiting) > 0 {
+			busy = append(busy, q)
+		}
+	}
+	if len(busy) == 0 {
+		return w.pass()
+	}
+	switch w.fault("the world", "time passes", "an old message comes again", "a dead letter is redriven", "somebody cancels") {
+	case 1:
+		return w.pass()
+	case 2:
+		w.repeat()
+	case 3:
+		w.redrive()
+	case 4:
+		w.cancel()
+	}
+	w.deliver(busy[w.choices.pick(len(busy))])
+	return true
+}
+
+// pass lets time pass until the next timer.
+func (w *World) pass() bool {
+	if len(w.timers) == 0 {
+		return false
+	}
+	next := 0
+	for i, t := range w.timers {
+		if t.due.Before(w.timers[next].due) {
+			next = i
+		}
+	}
+	t := w.timers[next]
+	w.timers = append(w.timers[:next:next], w.timers[next+1:]...)
+	if t.due.After(w.now) {
+		w.now = t.due
+	}
+	w.tell("%s: the timer of %v", w.now.Format("15:04:05.000"), t.body)
+	w.send(t)
+	if w.fault("the timer", "fires twice") == 1 {
+		w.send(t)
+	}
+	return true
+}
+
+func (w *World) repeat() {
+	var some []*queue
+	for _, q := range w.queues {
+		if len(q.handled) > 0 {
+			some = append(some, q)
+		}
+	}
+	if len(some) == 0 {
+		return
+	}
+	q := some[w.choices.pick(len(some))]
+	m := q.handled[w.choices.pick(len(q.handled))]
+	w.tell("again: %s for %s", m.meta.Type, q.consumer.name)
+	w.enqueue(q, m)
+}
+
+func (w *World) redrive() {
+	if len(w.dead) == 0 {
+		return
+	}
+	d := w.dead[0]
+	w.dead = w.dead[1:]
+	w.tell("redriven: %s", d.m.meta.Type)
+	w.enqueue(d.queue, d.m)
+}
+
+func (w *World) cancel() {
+	first := w.started[w.choices.pick(len(w.started))]
+	for _, name := range w.names {
+		if s := w.sagas[name]; s.Starts(first.Body) {
+			err := w.Within(context.Background(), func(ctx context.Context) error { return w.manager.Cancel(ctx, s, first, "cancelled") })
+			w.tell("cancel %s: %v", first.Meta.Subject, err)
+		}
+	}
+}
+
+// errCrash stands for the process's end.
+var errCrash = errors.New("the process ends here")
+
+// deliver hands the next message of a queue to its consumer.
+func (w *World) deliver(q *queue) {
+	m := q.waiting[0]
+	w.tell("%s: %s %s %s for %s", w.now.Format("15:04:05.000"), m.meta.Type, m.meta.SagaStep, m.meta.Branch, q.consumer.name)
+	w.now = w.now.Add(time.Millisecond)
+	after := w.fault("delivery", "crash before the commit", "crash after the commit", "nobody can handle it")
+	if after == 3 && q.consumer.command && m.meta.Branch != "" {
+		w.bury(q, m)
+		return
+	}
+	if after == 1 {
+		w.endUnit = errCrash
+	}
+	err := q.consumer.handle(cqrs.WithMeta(context.Background(), m.meta), m)
+	w.endUnit = nil
+	switch {
+	case err != nil && cqrs.KindOf(err) != cqrs.Down && !errors.Is(err, errCrash) && cqrs.KindOf(err) != cqrs.Conflict:
+		panic(fmt.Sprintf("%s for %s: %v", m.meta.Type, q.consumer.name, err))
+	case err != nil, after == 2: // it comes again
+		w.tell("    again: %v", err)
+		return
+	}
+	q.waiting = q.waiting[1:]
+	q.handled = append(q.handled, m)
+}
+
+// bury makes a command a dead letter, of which its saga is told.
+func (w *World) bury(q *queue, m sent) {
+	h := w.handlers[reflect.TypeOf(m.body)]
+	d := cqrs.Delivery{Consumer: q.consumer.name, Meta: m.meta, Command: true, Category: h.Category, Key: m.key}
+	w.tell("    dead")
+	q.waiting = q.waiting[1:]
+	w.dead = append(w.dead, dead{q, m})
+	if e, wanted := d.Answer(cqrs.FailedAnswer{Reason: "dead"}, w.now); wanted {
+		w.publish(e)
+	}
+}
+
+func (w *World) publish(e cqrs.Event) {
+	if e.Meta.ID == "" {
+		e.Meta.ID = w.id()
+	}
+	if e.Meta.Type == "" {
+		e.Meta.Type = typeName(e.Body)
+	}
+	w.send(sent{topic: "events." + e.Category, key: e.Key, body: e.Body, meta: e.Meta})
+}
+
+func (w *World) id() string {
+	w.ids++
+	return fmt.Sprint("m-", w.ids)
+}
+
+func (w *World) tell(format string, args ...any) {
+	if w.choices.tell {
+		w.story = append(w.story, fmt.Sprintf(format, args...))
+	}
+}
+
+// fault chooses among the ordinary course, 0, and faults.
+func (w *World) fault(what string, faults ...string) int {
+	if w.quiet {
+		return 0
+	}
+	n := w.choices.fault(len(faults) + 1)
+	for _, f := range faults[max(n, 1)-1 : n] {
+		w.faults++
+		w.tell("  ! %s: %s", what, f)
+	}
+	return n
+}
+
+func typeName(v any) string { return strings.TrimPrefix(reflect.TypeOf(v).String(), "*") }
