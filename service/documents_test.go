@@ -2,25 +2,25 @@ package service
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/sagas"
+	"github.com/millrace/millrace/runner"
 )
 
 // What docs/ shows of the code is what the code is. With WRITE_DOCUMENTS it is written: make generate.
 func TestDocumentsAreCurrent(t *testing.T) {
-	config, err := ReadConfig(func(string) string { return "" })
+	service := New()
+	config, err := runner.ReadConfig(&service, func(string) string { return "" })
 	require.NoError(t, err)
-	described, err := program{config: config}.printAsyncAPI()
+	described, err := service.AsyncAPI(config)
 	require.NoError(t, err)
 	current := map[string]string{"../docs/asyncapi.yaml": string(described)}
-	for _, s := range sagas.All() {
-		diagram, err := diagram(s.Name()) // of its newest version
-		require.NoError(t, err)
-		current["../docs/"+s.Name()+".mmd"] = diagram
+	for _, s := range slices.Backward(service.Sagas) { // the newest version stands first
+		current["../docs/"+s.Name()+".mmd"] = s.Diagram()
 	}
 	for path, want := range current {
 		if os.Getenv("WRITE_DOCUMENTS") != "" {

@@ -2,52 +2,23 @@ package service
 
 import (
 	"encoding/json"
-	"log/slog"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/kit/postgres"
-	"github.com/millrace/millrace/kit/telemetry"
+	"github.com/millrace/millrace/runner"
 )
 
 var (
-	descForm   = regexp.MustCompile(`fqName: "([^"]+)".*variableLabels: \{([^}]*)\}`)
-	constForm  = regexp.MustCompile(`constLabels: \{([a-z_]+)=`)
 	metricForm = regexp.MustCompile(`\b((?:millrace|go|process)_[a-z_]+)(?:\{([^}]*)\})?`)
 	labelForm  = regexp.MustCompile(`([a-z_]+)\s*(?:=~|!~|!=|=)`)
 	byForm     = regexp.MustCompile(`by \(([^)]*)\)`)
 	exprForm   = regexp.MustCompile(`(?m)^\s+expr: (.*)$`)
 )
-
-// metrics are the names and labels of everything that an instance can report.
-func metrics(t *testing.T) map[string][]string {
-	t.Helper()
-	db, err := postgres.Open("postgres://nobody@127.0.0.1:1/nothing", 4) // never connected
-	require.NoError(t, err)
-	defer db.Close()
-	s := &Service{db: db, telemetry: telemetry.New(slog.New(slog.DiscardHandler))}
-	s.gauges()
-	ch := make(chan *prometheus.Desc, 1000)
-	s.telemetry.Registry.Describe(ch)
-	close(ch)
-	known := map[string][]string{}
-	for desc := range ch {
-		found := descForm.FindStringSubmatch(desc.String())
-		require.NotNil(t, found, desc.String())
-		labels := append(strings.Split(found[2], ","), "le", "instance", "job")
-		for _, constant := range constForm.FindAllStringSubmatch(desc.String(), -1) {
-			labels = append(labels, constant[1])
-		}
-		known[found[1]] = labels
-	}
-	return known
-}
 
 // faults are the names in an expression that no metric has.
 func faults(known map[string][]string, expr string) (faults []string) {
@@ -82,7 +53,7 @@ func faults(known map[string][]string, expr string) (faults []string) {
 }
 
 func TestAlertsAndDashboardNameWhatThereIs(t *testing.T) {
-	known := metrics(t)
+	known := runner.Metrics()
 	rules, err := os.ReadFile("../deploy/prometheus/alerts.yml")
 	require.NoError(t, err)
 	var exprs []string

@@ -1,234 +1,84 @@
+// Package service is what this service consists of: one literal that registers everything.
 package service
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"log/slog"
-	"net"
-	"net/http"
-	"os"
-	"reflect"
-	"runtime"
-	"slices"
-	"sync"
-	"sync/atomic"
-	"syscall"
-	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
-	"github.com/jmoiron/sqlx"
+	"github.com/spf13/cobra"
 
-	"github.com/millrace/millrace/adapters/sandbox"
-	"github.com/millrace/millrace/kit/breaker"
+	"github.com/millrace/millrace/adapters/gateway"
+	"github.com/millrace/millrace/adapters/views"
+	"github.com/millrace/millrace/adapters/warehousepb"
+	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/app/consumer"
+	"github.com/millrace/millrace/app/elsewhere"
+	"github.com/millrace/millrace/app/query"
+	"github.com/millrace/millrace/domain/inventory"
+	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/domain/payment"
+	"github.com/millrace/millrace/domain/shipment"
 	"github.com/millrace/millrace/kit/cqrs"
-	"github.com/millrace/millrace/kit/embedded"
-	"github.com/millrace/millrace/kit/httpapi"
-	"github.com/millrace/millrace/kit/identity"
-	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/messaging"
-	"github.com/millrace/millrace/kit/postgres"
-	"github.com/millrace/millrace/kit/postgres/outbox"
-	"github.com/millrace/millrace/kit/telemetry"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/migrations"
+	"github.com/millrace/millrace/runner"
+	"github.com/millrace/millrace/sagas"
+	"github.com/millrace/millrace/service/demo"
 )
 
-// Service is a running instance.
-type Service struct {
-	// URL is where HTTP is served, OpsURL where operators are (the same, unless OPS_ADDR is set); DSN and Brokers are what the instance uses, its own embedded ones included.
-	URL     string
-	OpsURL  string
-	DSN     string
-	Brokers []string
+// The aggregates. Stock is written by many orders at once and has a long history, so it has snapshots and is locked while it is written.
+var (
+	orders    = runner.AggregateOf(order.Category, order.Types, order.Rebuild, eventstore.Options{})
+	stock     = runner.AggregateOf(inventory.Category, inventory.Types, inventory.Rebuild, eventstore.Options{SnapshotEvery: 100, Contended: true})
+	payments  = runner.AggregateOf(payment.Category, payment.Types, payment.Rebuild, eventstore.Options{})
+	shipments = runner.AggregateOf(shipment.Category, shipment.Types, shipment.Rebuild, eventstore.Options{})
+)
 
-	config    Config
-	log       *slog.Logger
-	watermill watermill.LoggerAdapter
-	telemetry *telemetry.Telemetry
-	clock     cqrs.Clock
+// New is the service.
+func New() runner.Service {
+	var own outside
+	return runner.Service{
+		Name: "millrace", Title: "Millrace", Summary: "Orders that are fulfilled by a saga",
+		Settings: own.read,
 
-	brokerClock cqrs.Clock
-	machine     string    // where this is; empty: a machine of its own
-	since       time.Time // from when on
+		Aggregates: []runner.Aggregate{orders, stock, payments, shipments},
+		Commands: func(k *runner.Kit) []cqrs.Handler {
+			return command.All(command.Deps{
+				Orders: orders.Store(k), Stock: stock.Store(k), Payments: payments.Store(k), Shipments: shipments.Store(k),
+				Provider: gateway.NewPayments(own.url(own.payments, "/payments")),
+				Carrier:  gateway.NewCarrier("carrier", own.url(own.carrier, "/carrier")),
+				Courier:  gateway.NewCarrier("courier", own.url(own.courier, "/courier")),
+			})
+		},
+		Queries: func(k *runner.Kit) []cqrs.QueryHandler {
+			return query.All(query.Deps{History: k, Orders: views.NewOrders(k.DB()), Stock: views.NewStock(k.DB())})
+		},
+		Projections: views.All(),
+		Sagas:       sagas.All(),
+		Consumers: func(k *runner.Kit) []cqrs.Reaction {
+			return consumer.All(consumer.Deps{Commands: k.Commands()})
+		},
+		External:   elsewhere.All(),
+		Codecs:     []messaging.Codec{warehousepb.DeliveryArrivedCodec},
+		Breakers:   map[string]string{payment.Category: "payments", shipment.Category: "carrier", command.Couriers: "courier"},
+		Migrations: migrations.Files,
 
-	postgres *embedded.Postgres // nil if it is not ours
-	broker   broker
-	sandbox  *sandbox.Sandbox // nil if there is none here
-	sandURL  string
-	verifier *identity.Verifier // nil: no tokens
-
-	streams *httpapi.Streams
-	checks  cached[[]cqrs.Check]
-	figures cached[figures]
-
-	db       *sqlx.DB
-	watch    *postgres.Watch
-	core     core
-	limit    atomic.Int64                // max.message.bytes of the topics
-	sayOnce  sync.Once                   // that the limit could not be read
-	breakers map[string]*breaker.Breaker // by name
-	guards   map[string]*breaker.Breaker // by the destination of commands
-	relay    *outbox.Relay
-	router   *messaging.Router
-	workerOK atomic.Pointer[string] // what the worker waits for; nil if it works
-
-	stopping chan struct{}
-	stops    []func(context.Context) error // last started, first stopped
-	stopOnce sync.Once
-	stopErr  error
-	failed   chan error
-}
-
-// Start builds and starts an instance. Say is told what a person at a terminal wants to know meanwhile. What was started
-// is stopped again if something fails.
-func Start(ctx context.Context, c Config, log *slog.Logger, say func(string)) (*Service, error) {
-	s := &Service{
-		config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, brokerClock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
-		guards:   map[string]*breaker.Breaker{},
-		stopping: make(chan struct{}), failed: make(chan error, 8), streams: &httpapi.Streams{Max: c.MaxStreams},
-		watermill: messaging.NewLogger(log), machine: machine(c.Spread), since: time.Now(),
-	}
-	s.limit.Store(kafka.DefaultLimit)
-	listeners, err := s.listen(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, step := range []func(context.Context, func(string)) error{s.startTraces, s.startAuth, s.lockData, s.startStorage, s.startBroker, s.startSandbox, s.build, s.startRelay, s.startWorker, s.serve(listeners)} {
-		if err := step(ctx, say); err != nil {
-			closeAll(listeners) // nobody was served
-			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-			defer cancel()
-			return nil, errors.Join(err, s.Stop(stopCtx))
-		}
-	}
-	return s, nil
-}
-
-// listen takes the ports first, so that their being taken is said before anything else is started.
-func (s *Service) listen(ctx context.Context) ([]net.Listener, error) {
-	var listeners []net.Listener
-	for _, at := range []struct {
-		setting, addr string
-		url           *string
-	}{{"HTTP_ADDR", s.config.HTTPAddr, &s.URL}, {"OPS_ADDR", s.config.OpsAddr, &s.OpsURL}} {
-		if at.addr == "" {
-			continue
-		}
-		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", at.addr)
-		if err != nil {
-			closeAll(listeners)
-		}
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, fmt.Errorf("%s: %s is in use: stop what listens there, or set %s to another address", at.setting, at.addr, at.setting)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: cannot listen on %s: %w", at.setting, at.addr, err)
-		}
-		*at.url = "http://" + listener.Addr().String()
-		listeners = append(listeners, listener)
-	}
-	s.OpsURL = cmp.Or(s.OpsURL, s.URL)
-	return listeners, nil
-}
-
-func closeAll(listeners []net.Listener) {
-	for _, l := range listeners {
-		_ = l.Close()
+		Web:     own.web(),
+		Prepare: own.startSandbox,
+		Seed:    seed,
+		Hints:   hints,
+		CLI:     func(p *runner.Program) []*cobra.Command { return []*cobra.Command{demo.Command(p), sandboxCommand(p)} },
 	}
 }
 
-func (s *Service) startTraces(ctx context.Context, _ func(string)) error {
-	instance := s.config.InstanceID
-	if instance == "" {
-		instance = s.URL
-	}
-	stop, err := telemetry.StartTracing(ctx, s.config.Traces, s.config.TopicPrefix, instance, os.Stderr, s.log)
-	if err == nil {
-		s.onStop(stop)
-	}
-	return err
-}
-
-func (s *Service) startAuth(ctx context.Context, _ func(string)) (err error) {
-	if !s.config.Auth.On() {
-		return nil
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.onStop(func(context.Context) error { cancel(); return nil })
-	config := s.config.Auth
-	config.Clock = func() time.Time { return s.clock() } // that of the database, once it is known
-	s.verifier, err = identity.NewVerifier(ctx, config, func(err error) { s.log.Warn("cannot fetch the keys of tokens", "error", err) })
-	return err
-}
-
-// lockData makes the data directory ours, if anything of this instance lives there.
-func (s *Service) lockData(context.Context, func(string)) error {
-	if s.config.PostgresDSN != "" && (len(s.config.KafkaBrokers) > 0 || s.config.Broker == InPostgres) && s.config.PaymentsURL != "" {
-		return nil
-	}
-	release, err := embedded.Lock(s.config.DataDir)
-	if err == nil {
-		s.onStop(func(context.Context) error { return release() })
-	}
-	return err
-}
-
-func (s *Service) onStop(f func(context.Context) error) { s.stops = append(s.stops, f) }
-
-// Failed tells of a part that ended although nobody stopped it.
-func (s *Service) Failed() <-chan error { return s.failed }
-
-// stopGrace is what each part gets when the time for a clean stop is over: the embedded PostgreSQL must not be left running because another
-// part hangs.
-const stopGrace = 2 * time.Second
-
-// Stop takes nothing new, finishes what is in flight, leaves the consumer groups and closes, in the reverse order of the start. A part that
-// hangs is given up when ctx is done.
-func (s *Service) Stop(ctx context.Context) error {
-	s.stopOnce.Do(func() {
-		close(s.stopping)
-		for _, stop := range slices.Backward(s.stops) {
-			s.stopErr = errors.Join(s.stopErr, stopPart(ctx, stop))
-		}
-	})
-	return s.stopErr
-}
-
-func stopPart(ctx context.Context, stop func(context.Context) error) error {
-	stopped := make(chan error, 1)
-	go func() { stopped <- cqrs.Protect(func() error { return stop(ctx) }) }()
-	select {
-	case err := <-stopped:
-		return err
-	case <-ctx.Done():
-	}
-	select {
-	case err := <-stopped:
-		return err
-	case <-time.After(stopGrace):
-		return fmt.Errorf("%s did not end in time", runtime.FuncForPC(reflect.ValueOf(stop).Pointer()).Name())
-	}
-}
-
-// serve serves HTTP on the listeners: that of HTTP_ADDR, and that of OPS_ADDR if it is set.
-func (s *Service) serve(listeners []net.Listener) func(context.Context, func(string)) error {
-	return func(context.Context, func(string)) error {
-		public, ops, err := s.handlers()
-		if err != nil {
-			return err
-		}
-		for i, handler := range []http.Handler{public, ops}[:len(listeners)] {
-			server := &http.Server{
-				Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 60 * time.Second,
-				IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+// seed fills a new embedded database, so that there is something to order.
+func seed(ctx context.Context, k *runner.Kit) error {
+	return k.UnitOfWork().Within(ctx, func(ctx context.Context) error {
+		for _, sku := range []string{"MUG-01", "TEE-02", "CAP-03", "HEAVY-99"} {
+			if err := k.Commands().Execute(ctx, cqrs.Command{Body: command.ReceiveStock{SKU: sku, Quantity: 1_000_000}}); err != nil {
+				return err
 			}
-			s.onStop(server.Shutdown)
-			go func() {
-				if err := server.Serve(&listener{Listener: listeners[i], log: s.log}); !errors.Is(err, http.ErrServerClosed) {
-					s.failed <- fmt.Errorf("HTTP: %w", err)
-				}
-			}()
 		}
 		return nil
-	}
+	})
 }

@@ -1,5 +1,4 @@
-// Package arch is the law on who may import whom. It reads what the Go tool knows of the module, so that it holds after a
-// rename.
+// Package arch tests who may import whom in this service. It reads what the Go tool knows of the module, so that it holds after a rename.
 package arch
 
 import (
@@ -8,11 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -24,45 +19,29 @@ type pkg struct {
 	Module                struct{ Path string }
 }
 
+// kit is the module path of the kit, which is the same in every service.
+const kit = "github.com/millrace/millrace/kit/"
+
 // layers from the inside out: each may import those before it.
 var layers = []string{"domain", "app", "sagas", "adapters", "ports", "service", ""}
 
-// pieces know nothing of the example; remove-example keeps them. Folders below them are meant too.
-var pieces = []string{
-	"domain/aggregate", "sagas/saga", "sagas/process", "sagas/sagatest", "adapters/kafka", "adapters/breaker", "adapters/embedded", "adapters/identity", "adapters/telemetry",
-	"adapters/postgres/txn", "adapters/postgres/eventstore", "adapters/postgres/inbox", "adapters/postgres/outbox", "adapters/postgres/deadletter",
-	"adapters/postgres/keyqueue", "adapters/postgres/audit", "adapters/postgres/topics", "migrations", "ports/messages", "ports/web", ":(glob)app/*.go", ":(glob)adapters/postgres/*.go",
-}
-
-// example is what belongs to order fulfilment.
-var example = []string{
-	"domain/order", "domain/inventory", "domain/payment", "domain/shipment", "domain/money", "app/command", "app/query", "app/projection", "app/reaction",
-	"sagas/fulfilment", "adapters/gateway", "adapters/sandbox", "adapters/postgres/readmodel",
+// kitOf are the packages of the kit that a layer may import; layers that are not listed may import any.
+var kitOf = map[string][]string{
+	"domain": {"aggregate"},
+	"app":    {"aggregate", "cqrs"},
+	"sagas":  {"aggregate", "cqrs", "saga"},
 }
 
 // homes say where a library may be imported; everywhere else it is foreign.
 var homes = map[string][]string{
-	"github.com/IBM/sarama":                       {"adapters/kafka"},
-	"github.com/ThreeDotsLabs/watermill-kafka/v3": {"adapters/kafka"},
-	"github.com/ThreeDotsLabs/watermill-sql/v3":   {"adapters/postgres/outbox", "adapters/postgres/topics"},
-	"github.com/sony/gobreaker":                   {"adapters/breaker"},
-	"github.com/go-chi/httprate":                  {"ports/httpapi"},
-	"github.com/golang-jwt/jwt/v5":                {"adapters/identity"},
-	"github.com/MicahParks/keyfunc/v3":            {"adapters/identity"},
-	"github.com/xdg-go/scram":                     {"adapters/kafka"},
-	"github.com/go-chi/chi/v5":                    {"ports/httpapi", "service"},
-	"github.com/jmoiron/sqlx":                     {"adapters", "service"},
-	"github.com/jackc/pgx/v5":                     {"adapters/postgres"},
-	"github.com/twmb/franz-go":                    {"adapters/embedded"},
-	"github.com/fergusstrange/embedded-postgres":  {"adapters/embedded"},
-	"github.com/pressly/goose/v3":                 {"migrations"},
-	"github.com/KimMachineGun/automemlimit":       {"service"},
-	"github.com/prometheus/client_golang":         {"adapters/telemetry", "service"},
-	"github.com/ThreeDotsLabs/watermill":          {"adapters", "ports/messages", "service"},
-	"database/sql":                                {"adapters", "migrations"},
-	"net/http":                                    {"adapters/embedded", "adapters/gateway", "adapters/identity", "adapters/sandbox", "ports/httpapi", "ports/cli", "ports/ui", "ports/web", "service", "tests/books", "examples"},
-	"testing":                                     {"domain/aggregate/aggregatetest", "sagas/sagatest", "tests"},
-	"github.com/stretchr/testify":                 {"tests"},
+	"github.com/ThreeDotsLabs/watermill": {"adapters", "service"},
+	"github.com/sony/gobreaker":          {"adapters"},
+	"github.com/jmoiron/sqlx":            {"adapters", "service"},
+	"database/sql":                       {"adapters"},
+	"github.com/go-chi/chi/v5":           {"ports", "service"},
+	"net/http":                           {"adapters", "ports", "service", "examples"},
+	"testing":                            {"tests"},
+	"github.com/stretchr/testify":        {"tests"},
 }
 
 func TestArchitecture(t *testing.T) {
@@ -74,39 +53,32 @@ func TestArchitecture(t *testing.T) {
 func faults(all []pkg) (faults []string) {
 	for _, p := range all {
 		from := strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, p.Module.Path), "/")
-		say := func(format string, args ...any) { faults = append(faults, from+" "+fmt.Sprintf(format, args...)) }
+		fault := func(format string, args ...any) { faults = append(faults, from+" "+fmt.Sprintf(format, args...)) }
 		if p.Doc == "" && len(p.GoFiles) > 0 {
-			say("has no package comment: say what it is for")
+			fault("has no package comment: say what it is for")
+		}
+		if within(from, []string{"tests", "tools", "examples"}) {
+			continue
 		}
 		for _, imported := range p.Imports {
+			ofKit, isKit := strings.CutPrefix(imported, kit)
 			to, own := strings.CutPrefix(imported, p.Module.Path+"/")
-			if !own {
+			switch {
+			case isKit:
+				if allowed, limited := kitOf[layer(from)]; limited && !within(ofKit, allowed) {
+					fault("imports the kit's %s: %s may import %s of the kit", ofKit, layer(from), strings.Join(allowed, ", "))
+				}
+			case own:
+				checkOwn(from, to, fault)
+			default:
 				for library, allowed := range homes {
-					if within(imported, []string{library}) && !specific(imported, library) && !within(from, append(allowed, "tests")) {
-						say("imports %s, whose home is %s", imported, strings.Join(allowed, ", "))
+					if within(imported, []string{library}) && !within(from, allowed) {
+						fault("imports %s, whose home is %s", imported, strings.Join(allowed, ", "))
 					}
 				}
 				if layer(from) == "domain" && strings.Contains(strings.Split(imported, "/")[0], ".") {
-					say("imports %s: the domain needs the standard library only", imported)
+					fault("imports %s: the domain needs the standard library only", imported)
 				}
-				continue
-			}
-			switch a, b := layer(from), layer(to); {
-			case within(from, []string{"tests"}) || within(to, []string{"migrations"}) || to == "tests/books":
-			case within(from, []string{"domain/aggregate/aggregatetest", "sagas/sagatest"}) && within(to, []string{"sagas", "app"}):
-			case rank(b) > rank(a):
-				say("imports %s: inner layers know nothing of outer ones (%s)", to, strings.Join(layers[:6], " ← "))
-			case a != b:
-			case a == "adapters" && part(from) != part(to):
-				say("imports %s: adapters don't know each other, service introduces them", to)
-			case a == "ports" && part(from) != part(to) && part(to) != "ports/web": // which they share
-				say("imports %s: ports don't know each other, service introduces them", to)
-			}
-			if layer(from) == "ports" && layer(to) == "adapters" {
-				say("imports %s: ports don't know adapters, service introduces them", to)
-			}
-			if within(from, pieces) && within(to, example) {
-				say("imports %s: it is a piece that knows nothing of the example", to)
 			}
 		}
 	}
@@ -115,7 +87,19 @@ func faults(all []pkg) (faults []string) {
 	return faults
 }
 
-// unlisted finds sagas that the list in sagas/ does not name: nobody would run them.
+func checkOwn(from, to string, fault func(format string, args ...any)) {
+	switch a, b := layer(from), layer(to); {
+	case b == "migrations":
+	case rank(b) > rank(a):
+		fault("imports %s: inner layers know nothing of outer ones (%s)", to, strings.Join(layers[:6], " ← "))
+	case a == "adapters" && b == "adapters" && part(from) != part(to):
+		fault("imports %s: adapters don't know each other, service introduces them", to)
+	case a == "ports" && b == "adapters":
+		fault("imports %s: ports don't know adapters, service introduces them", to)
+	}
+}
+
+// unlisted finds sagas that the list in sagas/ does not name: they would never run.
 func unlisted(all []pkg) (faults []string) {
 	var listed []string
 	for _, p := range all {
@@ -125,21 +109,11 @@ func unlisted(all []pkg) (faults []string) {
 	}
 	for _, p := range all {
 		path := strings.TrimPrefix(p.ImportPath, p.Module.Path+"/")
-		if within(path, []string{"sagas"}) && strings.Count(path, "/") == 1 && !within(path, pieces) && !slices.Contains(listed, p.ImportPath) {
-			faults = append(faults, path+" is not listed in sagas.All: nobody would run it")
+		if within(path, []string{"sagas"}) && strings.Count(path, "/") == 1 && !slices.Contains(listed, p.ImportPath) {
+			faults = append(faults, path+" is not listed in sagas.All, so it would never run")
 		}
 	}
 	return faults
-}
-
-// specific tells that another entry of homes names the import more exactly.
-func specific(imported, library string) bool {
-	for other := range homes {
-		if len(other) > len(library) && within(imported, []string{other}) {
-			return true
-		}
-	}
-	return false
 }
 
 func within(path string, folders []string) bool {
@@ -148,7 +122,10 @@ func within(path string, folders []string) bool {
 
 func layer(path string) string { return strings.Split(path, "/")[0] }
 
-func part(path string) string { return strings.Join(strings.SplitN(path, "/", 3)[:2], "/") }
+func part(path string) string {
+	parts := strings.SplitN(path, "/", 3)
+	return strings.Join(parts[:min(2, len(parts))], "/")
+}
 
 func rank(l string) int { return slices.Index(layers, l) }
 
@@ -171,7 +148,7 @@ func load(t *testing.T) (all []pkg) {
 	}
 }
 
-// The law itself is tested by breaking it.
+// The test itself is tested by breaking each rule.
 func TestBreachesAreFound(t *testing.T) {
 	breach := func(from, imported string) pkg {
 		p := pkg{ImportPath: "m/" + from, Doc: "x", Imports: []string{imported}}
@@ -179,46 +156,23 @@ func TestBreachesAreFound(t *testing.T) {
 		return p
 	}
 	for want, p := range map[string]pkg{
-		"adapters don't know each other":        breach("adapters/outbox", "m/adapters/kafka"),
-		"ports don't know each other":           breach("ports/cli", "m/ports/httpapi"),
-		"ports don't know adapters":             breach("ports/cli", "m/adapters/kafka"),
-		"inner layers know nothing":             breach("app/command", "m/sagas/saga"),
+		"adapters don't know each other":        breach("adapters/views", "m/adapters/gateway"),
+		"ports don't know adapters":             breach("ports/pages", "m/adapters/views"),
+		"inner layers know nothing":             breach("app/command", "m/sagas/fulfilment"),
+		"domain may import aggregate of":        breach("domain/order", kit+"cqrs"),
+		"app may import aggregate, cqrs of":     breach("app/command", kit+"postgres"),
 		"the domain needs the standard library": breach("domain/order", "github.com/google/uuid"),
-		"whose home is adapters/kafka":          breach("ports/messages", "github.com/IBM/sarama"),
-		"whose home is adapters/breaker":        breach("service", "github.com/sony/gobreaker"),
-		"whose home is domain/aggregate/aggre":  breach("app", "testing"),
-		"knows nothing of the example":          breach("adapters/postgres/outbox", "m/domain/order"),
-		"has no package comment":                {ImportPath: "m/app", GoFiles: []string{"a.go"}},
+		"whose home is adapters":                breach("service", "github.com/sony/gobreaker"),
+		"whose home is adapters, service":       breach("app/command", "github.com/jmoiron/sqlx"),
+		"whose home is tests":                   breach("app/command", "testing"),
+		"has no package comment":                {ImportPath: "m/app/command", GoFiles: []string{"a.go"}},
 		"is not listed in sagas.All":            breach("sagas/dunning", "time"),
 	} {
 		if found := strings.Join(faults([]pkg{p}), "\n"); !strings.Contains(found, want) {
 			t.Errorf("%s importing %v: found %q, want %q", p.ImportPath, p.Imports, found, want)
 		}
 	}
-	if found := faults([]pkg{breach("service", "m/adapters/kafka"), breach("adapters/postgres", "m/adapters/postgres/txn")}); len(found) > 0 {
+	if found := faults([]pkg{breach("service", "m/adapters/views"), breach("adapters/views", kit+"postgres/txn"), breach("domain/order", kit+"aggregate")}); len(found) > 0 {
 		t.Errorf("found what is allowed: %v", found)
-	}
-}
-
-// SQL asks for the time by app_now() and app_clock() only (ADR 8): what asks another way would not follow the one clock.
-func TestSQLUsesTheOneClock(t *testing.T) {
-	other := regexp.MustCompile(`(?i)(^|[^_.\w])(now\(\)|clock_timestamp\(\)|current_timestamp|statement_timestamp\(\))`)
-	err := filepath.WalkDir("../../adapters", func(path string, _ fs.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.HasSuffix(path, "postgres/clock.go") {
-			return err
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		for i, line := range strings.Split(string(text), "\n") {
-			if code, _, _ := strings.Cut(line, "//"); other.MatchString(code) {
-				t.Errorf("%s:%d: %s", path, i+1, strings.TrimSpace(line))
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 }

@@ -19,15 +19,16 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/millrace/millrace/runner"
 	"github.com/millrace/millrace/service"
-	"github.com/millrace/millrace/tests/books"
+	"github.com/millrace/millrace/service/demo/invariants"
 )
 
 // fleet is some instances of the service in this process, on a database and topics of their own. The first one's sandbox plays
 // the services outside, for all.
 type fleet struct {
 	g         *ground
-	instances []*service.Service
+	instances []*runner.Instance
 	http      *http.Client
 }
 
@@ -41,7 +42,8 @@ func startFleet(ctx context.Context, g *ground, roles []string, more ...string) 
 			cancel()
 		}
 		f.http.CloseIdleConnections()
-		report, err := service.Audit(context.WithoutCancel(ctx), g.dsn, time.Minute, g.log)
+		own := service.New()
+		report, err := own.Audit(context.WithoutCancel(ctx), g.dsn, time.Minute, g.log)
 		if err == nil && !report.Consistent {
 			err = fmt.Errorf("the audit of what a case has stored: %+v", report.Checks)
 		}
@@ -59,11 +61,12 @@ func startFleet(ctx context.Context, g *ground, roles []string, more ...string) 
 			base := f.instances[0].URL + "/sandbox"
 			settings["PAYMENTS_URL"], settings["CARRIER_URL"], settings["COURIER_URL"] = base+"/payments", base+"/carrier", base+"/courier"
 		}
-		config, err := service.ReadConfig(func(name string) string { return settings[name] })
+		own := service.New()
+		config, err := runner.ReadConfig(&own, func(name string) string { return settings[name] })
 		if err != nil {
 			return nil, nil, errors.Join(err, stop())
 		}
-		s, err := service.Start(ctx, config, g.log, func(string) {})
+		s, err := runner.Start(ctx, &own, config, g.log, func(string) {})
 		if err != nil {
 			return nil, nil, errors.Join(err, stop())
 		}
@@ -176,9 +179,9 @@ func (f *fleet) run(ctx context.Context, orders, skus, clients int, progress fun
 
 // balanced waits until the books are.
 func (f *fleet) balanced(ctx context.Context, orders int) error {
-	client := books.Client{URL: f.instances[0].URL, HTTP: f.http, AtLeast: orders}
-	report, err := client.Wait(ctx, time.Minute, func(books.Report) {})
-	if err == nil && !report.Balanced() {
+	client := invariants.Client{URL: f.instances[0].URL, HTTP: f.http, AtLeast: orders}
+	report, err := client.Wait(ctx, time.Minute, func(invariants.Report) {})
+	if err == nil && !report.Consistent() {
 		err = errors.New(report.Sentence())
 	}
 	return err

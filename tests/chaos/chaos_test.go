@@ -23,7 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/kit/kittest"
-	"github.com/millrace/millrace/tests/books"
+	"github.com/millrace/millrace/service/demo/invariants"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -180,12 +180,12 @@ func lastLine(text string) string {
 }
 
 // rest waits until every order is decided, every saga at rest and the books balance.
-func (s *stage) rest(after string) books.Report {
+func (s *stage) rest(after string) invariants.Report {
 	s.t.Helper()
-	client := books.Client{URL: s.instances[0].URL, HTTP: s.instances[0].HTTP(), AtLeast: s.driver.accepted(), SandboxURL: s.sandbox.URL}
-	report, err := client.Wait(context.Background(), restWithin, func(books.Report) {})
+	client := invariants.Client{URL: s.instances[0].URL, HTTP: s.instances[0].HTTP(), AtLeast: s.driver.accepted(), SandboxURL: s.sandbox.URL}
+	report, err := client.Wait(context.Background(), restWithin, func(invariants.Report) {})
 	require.NoError(s.t, err, after)
-	if !report.Balanced() {
+	if !report.Consistent() {
 		s.lookInside()
 		for n, i := range s.instances {
 			output := i.Output()

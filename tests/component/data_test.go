@@ -18,7 +18,7 @@ import (
 
 	"github.com/millrace/millrace/kit/embedded"
 	"github.com/millrace/millrace/kit/kittest"
-	"github.com/millrace/millrace/tests/books"
+	"github.com/millrace/millrace/service/demo/invariants"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -38,9 +38,9 @@ func restore(t *testing.T, dsn, dump string) {
 }
 
 // balanced waits until the books balance, without the log: what was before is in no topic here.
-func balanced(t *testing.T, i *harness.Instance, sandbox string, orders int) books.Report {
+func balanced(t *testing.T, i *harness.Instance, sandbox string, orders int) invariants.Report {
 	t.Helper()
-	report, err := books.Client{URL: i.URL, HTTP: i.HTTP(), AtLeast: orders, SandboxURL: sandbox}.Wait(context.Background(), 2*time.Minute, func(books.Report) {})
+	report, err := invariants.Client{URL: i.URL, HTTP: i.HTTP(), AtLeast: orders, SandboxURL: sandbox}.Wait(context.Background(), 2*time.Minute, func(invariants.Report) {})
 	require.NoError(t, err)
 	require.Empty(t, report.Faults)
 	return report

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/millrace/millrace/app/consumer/warehousepb"
+	"github.com/millrace/millrace/adapters/warehousepb"
 	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )

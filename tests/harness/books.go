@@ -11,18 +11,19 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/postgres/audit"
 	intopics "github.com/millrace/millrace/kit/postgres/topics"
-	"github.com/millrace/millrace/tests/books"
+	"github.com/millrace/millrace/service/demo/invariants"
 )
 
 // Balanced waits until the books balance, and compares the event store with Kafka.
-func (i *Instance) Balanced() books.Report {
+func (i *Instance) Balanced() invariants.Report {
 	i.t.Helper()
-	client := books.Client{URL: i.URL, HTTP: i.HTTP(), AtLeast: int(i.placed.Load())}
+	client := invariants.Client{URL: i.URL, HTTP: i.HTTP(), AtLeast: int(i.placed.Load())}
 	if i.world != nil {
 		client.SandboxURL = i.world.sandbox
 	}
-	report, err := client.Wait(context.Background(), kittest.Patience, func(books.Report) {})
+	report, err := client.Wait(context.Background(), kittest.Patience, func(invariants.Report) {})
 	require.NoError(i.t, err)
 	require.Empty(i.t, report.Faults, "the books")
 	switch {
@@ -47,7 +48,7 @@ func (i *Instance) unlogged() []string {
 	for _, category := range []string{"orders", "inventory", "payments", "shipments", "sagas"} {
 		topics = append(topics, i.Topic("events."+category))
 	}
-	var logged books.Logged
+	var logged audit.Logged
 	saw := func(_ string, msg *message.Message) error {
 		var version int
 		if _, err := fmt.Sscan(msg.Metadata.Get(cqrs.HeaderSequence), &version); err != nil {

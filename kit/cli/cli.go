@@ -1,0 +1,227 @@
+// Package cli is the command line of a service: the kit's commands, and those that the service adds. Exit code 0: it went well; 1: it failed; 2: the
+// arguments or the settings are wrong.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes.
+const (
+	ok     = 0
+	failed = 1
+	misuse = 2
+)
+
+// ErrUsage is wrapped by errors that wrong arguments cause.
+var ErrUsage = errors.New("usage")
+
+// App is what the commands act on.
+type App struct {
+	Name, Summary  string // of the service: the binary's name, and one line about it
+	Stdout, Stderr io.Writer
+
+	// URL is where an instance with these settings listens.
+	URL string
+
+	Serve       func(ctx context.Context) error
+	Migrate     func(ctx context.Context, action string) error
+	Projections func(ctx context.Context) error
+	Rebuild     func(ctx context.Context, name string, progress func(done float64, text string)) error
+	Audit       func(ctx context.Context) (Audit, error)
+	Diagram     func(name string) (string, error)
+	AsyncAPI    func() ([]byte, error)
+	Interactive bool // stderr is a terminal
+
+	// Token is the bearer token that requests to the service carry; empty where none is needed.
+	Token func() string
+
+	// Sign makes a token.
+	Sign func(subject, role string, valid time.Duration) (string, error)
+
+	// Commands are those that the service adds.
+	Commands []*cobra.Command
+}
+
+// Run carries out a command line and returns the exit code.
+func (a *App) Run(ctx context.Context, args []string) int {
+	root := a.root()
+	if args == nil {
+		args = []string{} // nil would be os.Args
+	}
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return ok
+	}
+	_, _ = fmt.Fprintf(a.Stderr, "%s: %v\n", a.Name, err)
+	if errors.Is(err, ErrUsage) {
+		return misuse
+	}
+	return failed
+}
+
+func (a *App) root() *cobra.Command {
+	serve := &cobra.Command{
+		Use: "serve", Short: "Run everything; this is what no arguments do", Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.Serve(c.Context()) },
+	}
+	root := &cobra.Command{
+		Use: a.Name, Short: a.Summary, Long: a.Summary + ".\n\nSettings come from the environment; .env.example lists them.",
+		SilenceErrors: true, SilenceUsage: true, RunE: serve.RunE,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return fmt.Errorf("%w: there is no command %q; %s help lists them", ErrUsage, args[0], a.Name)
+		},
+	}
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w: %s: %w", ErrUsage, c.CommandPath(), err)
+	})
+	root.AddCommand(serve, a.migrate(), a.sagas(), a.deadLetters(), a.projections(), a.audit(), a.token(), a.asyncapi(), a.healthcheck())
+	root.AddCommand(a.Commands...)
+	return root
+}
+
+// noArgs is cobra.NoArgs with an error that says what the command takes.
+func noArgs(c *cobra.Command, args []string) error { return Args(0)(c, args) }
+
+// Args checks the number of a command's arguments.
+func Args(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != n {
+			return fmt.Errorf("%w: %s", ErrUsage, c.UseLine())
+		}
+		return nil
+	}
+}
+
+// group is a command that only has commands below it.
+func group(c *cobra.Command, below ...*cobra.Command) *cobra.Command {
+	c.AddCommand(below...)
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("%w: there is no command %q; %s --help lists them", ErrUsage, args[0], c.CommandPath())
+		}
+		return fmt.Errorf("%w: %s --help lists what it does", ErrUsage, c.CommandPath())
+	}
+	return c
+}
+
+func (a *App) migrate() *cobra.Command {
+	below := func(action, short string) *cobra.Command {
+		return &cobra.Command{Use: action, Short: short, Args: noArgs, RunE: func(c *cobra.Command, _ []string) error { return a.Migrate(c.Context(), action) }}
+	}
+	return group(&cobra.Command{Use: "migrate", Short: "Change the schema of the database"},
+		below("up", "Bring the schema to this program's version"),
+		below("down", "Take the newest version back; what its tables hold is lost"),
+		below("status", "List the versions"))
+}
+
+func (a *App) token() *cobra.Command {
+	subject, role, valid := "", "", time.Hour
+	c := &cobra.Command{Use: "token --subject S --role customer|operator", Short: "Sign a token for local use with AUTH_SECRET", Args: noArgs}
+	c.Flags().StringVar(&subject, "subject", "", "the subject of the token")
+	c.Flags().StringVar(&role, "role", "", "customer or operator")
+	c.Flags().DurationVar(&valid, "valid", valid, "how long the token is valid")
+	c.RunE = func(*cobra.Command, []string) error {
+		if subject == "" || (role != "customer" && role != "operator") || valid <= 0 {
+			return fmt.Errorf("%w: token --subject S --role customer|operator [--valid 1h]", ErrUsage)
+		}
+		token, err := a.Sign(subject, role, valid)
+		if err == nil {
+			_, err = fmt.Fprintln(a.Stdout, token)
+		}
+		return err
+	}
+	return c
+}
+
+func (a *App) asyncapi() *cobra.Command {
+	return &cobra.Command{Use: "asyncapi", Short: "Print the description of the messages, as AsyncAPI 3.0", Args: noArgs, RunE: func(*cobra.Command, []string) error {
+		text, err := a.AsyncAPI()
+		if err == nil {
+			_, err = a.Stdout.Write(text)
+		}
+		return err
+	}}
+}
+
+func (a *App) healthcheck() *cobra.Command {
+	return &cobra.Command{Use: "healthcheck", Short: "Exit with 0 if the instance with these settings is alive", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
+		ctx, cancel := context.WithTimeout(c.Context(), 3*time.Second)
+		defer cancel()
+		return a.Alive(ctx)
+	}}
+}
+
+// Alive returns an error if no instance with these settings is alive.
+func (a *App) Alive(ctx context.Context) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.URL+"/healthz", nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close() //nolint:errcheck // nothing is read
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s/healthz answers %s", a.URL, response.Status)
+	}
+	return nil
+}
+
+// Client makes a client whose requests carry the token. Transport nil is http.DefaultTransport.
+func (a *App) Client(timeout time.Duration, transport http.RoundTripper) *http.Client {
+	if transport == nil {
+		transport = http.DefaultTransport
+	}
+	return &http.Client{Timeout: timeout, Transport: bearer{a.Token(), transport}}
+}
+
+type bearer struct {
+	token string
+	next  http.RoundTripper
+}
+
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	if b.token != "" {
+		r = r.Clone(r.Context())
+		r.Header.Set("Authorization", "Bearer "+b.token)
+	}
+	return b.next.RoundTrip(r)
+}
+
+// Call sends a request and decodes the answer into v. The error of an answer that is a problem is its detail.
+func Call(client *http.Client, request *http.Request, v any) error {
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("no answer; is the service running? %w", err)
+	}
+	defer response.Body.Close() //nolint:errcheck // read to its end
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode/100 != 2 {
+		var problem struct{ Detail string }
+		if json.Unmarshal(body, &problem) == nil && problem.Detail != "" {
+			return fmt.Errorf("%s: %s", response.Status, problem.Detail)
+		}
+		return fmt.Errorf("%s %s: %s", request.Method, request.URL, response.Status)
+	}
+	return json.Unmarshal(body, v)
+}

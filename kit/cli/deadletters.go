@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+type letterView struct {
+	ID       string            `json:"id"`
+	Consumer string            `json:"consumer"`
+	Topic    string            `json:"topic"`
+	Key      string            `json:"key"`
+	Headers  map[string]string `json:"headers"`
+	Payload  string            `json:"payload"`
+	Reason   string            `json:"reason"`
+	Stack    string            `json:"stack"`
+	Attempts int               `json:"attempts"`
+	FirstAt  time.Time         `json:"first_at"`
+	LastAt   time.Time         `json:"last_at"`
+}
+
+func (a *App) deadLetters() *cobra.Command {
+	c := &cobra.Command{Use: "deadletters", Short: "Look at dead letters, replay and drop them"}
+	base := a.urlFlag(c)
+	reason, all := "", false
+	list := &cobra.Command{Use: "list", Short: "List all dead letters", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error { return a.listLetters(c.Context(), *base) }}
+	show := &cobra.Command{Use: "show ID", Short: "Show a dead letter as JSON", Args: Args(1), RunE: func(c *cobra.Command, args []string) error {
+		var l letterView
+		if err := a.get(c.Context(), *base, "/v1/dead-letters/"+url.PathEscape(args[0]), &l); err != nil {
+			return err
+		}
+		text, err := json.MarshalIndent(l, "", "  ")
+		if err == nil {
+			_, err = fmt.Fprintf(a.Stdout, "%s\n", text)
+		}
+		return err
+	}}
+	replay := &cobra.Command{Use: "replay ID…", Aliases: []string{"redrive"}, Short: "Hand dead letters to their consumers again", Args: cobra.ArbitraryArgs, RunE: func(c *cobra.Command, args []string) error {
+		if all != (len(args) == 0) {
+			return fmt.Errorf("%w: deadletters replay ID…, or deadletters replay --all", ErrUsage)
+		}
+		return a.replayLetters(c.Context(), *base, args)
+	}}
+	replay.Flags().BoolVar(&all, "all", false, "all that there are now")
+	drop := &cobra.Command{Use: "drop ID --reason R", Short: "Give a message up", Args: Args(1), RunE: func(c *cobra.Command, args []string) error {
+		if strings.TrimSpace(reason) == "" {
+			return fmt.Errorf("%w: deadletters drop ID --reason R: say why, it is kept with the dead letter", ErrUsage)
+		}
+		return a.takeLetter(c.Context(), http.MethodDelete, *base+"/v1/dead-letters/"+url.PathEscape(args[0])+"?reason="+url.QueryEscape(reason))
+	}}
+	drop.Flags().StringVar(&reason, "reason", "", "why the message is given up")
+	return group(c, list, show, replay, drop)
+}
+
+func (a *App) listLetters(ctx context.Context, base string) error {
+	letters, err := a.letters(ctx, base)
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "LETTER\tCONSUMER\tTYPE\tATTEMPTS\tSINCE\tREASON")
+	for _, l := range letters {
+		reason, _, _ := strings.Cut(l.Reason, "\n")
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", l.ID, l.Consumer, l.Headers["ce_type"], l.Attempts, l.FirstAt.Format(time.RFC3339), reason)
+	}
+	return table.Flush()
+}
+
+// replayLetters replays these dead letters, or all if none is named.
+func (a *App) replayLetters(ctx context.Context, base string, ids []string) error {
+	if len(ids) == 0 {
+		letters, err := a.letters(ctx, base)
+		if err != nil {
+			return err
+		}
+		for _, l := range letters {
+			ids = append(ids, l.ID)
+		}
+	}
+	for _, id := range ids {
+		if err := a.takeLetter(ctx, http.MethodPost, base+"/v1/dead-letters/"+url.PathEscape(id)+"/redrive"); err != nil {
+			return fmt.Errorf("%s: %w", id, err)
+		}
+	}
+	_, err := fmt.Fprintf(a.Stdout, "%d on their way again\n", len(ids))
+	return err
+}
+
+// letters lists all dead letters.
+func (a *App) letters(ctx context.Context, base string) (all []letterView, err error) {
+	for cursor := ""; ; {
+		var page struct {
+			Letters []letterView `json:"dead_letters"`
+			Next    string       `json:"next_cursor"`
+		}
+		if err := a.get(ctx, base, "/v1/dead-letters?limit=100&cursor="+url.QueryEscape(cursor), &page); err != nil {
+			return nil, err
+		}
+		all = append(all, page.Letters...)
+		if cursor = page.Next; cursor == "" {
+			return all, nil
+		}
+	}
+}
+
+func (a *App) takeLetter(ctx context.Context, method, target string) error {
+	request, err := http.NewRequestWithContext(ctx, method, target, nil)
+	if err != nil {
+		return err
+	}
+	return Call(a.Client(callTimeout, nil), request, &struct{}{})
+}

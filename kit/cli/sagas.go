@@ -1,0 +1,145 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// callTimeout bounds a call to the service.
+const callTimeout = 30 * time.Second
+
+// get reads from a running instance.
+func (a *App) get(ctx context.Context, base, path string, v any) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, nil)
+	if err != nil {
+		return err
+	}
+	return Call(a.Client(callTimeout, nil), request, v)
+}
+
+type sagaView struct {
+	ID         string     `json:"saga_id"`
+	Definition string     `json:"definition"`
+	Version    int        `json:"definition_version"`
+	Subject    string     `json:"subject"`
+	Status     string     `json:"status"`
+	Reason     string     `json:"reason"`
+	StartedAt  time.Time  `json:"started_at"`
+	EndedAt    *time.Time `json:"ended_at"`
+	Steps      []struct {
+		Name      string     `json:"name"`
+		Status    string     `json:"status"`
+		Attempts  int        `json:"attempts"`
+		StartedAt *time.Time `json:"started_at"`
+		EndedAt   *time.Time `json:"ended_at"`
+		Reason    string     `json:"reason"`
+		InsteadOf string     `json:"instead_of"`
+	} `json:"steps"`
+}
+
+// urlFlag lets a command that calls the service name another one.
+func (a *App) urlFlag(c *cobra.Command) *string {
+	return c.PersistentFlags().String("url", a.URL, "the service's URL")
+}
+
+func (a *App) sagas() *cobra.Command {
+	c := &cobra.Command{Use: "sagas", Short: "Look at sagas, and decide how a stuck one goes on"}
+	base := a.urlFlag(c)
+	status, reason := "", ""
+	list := &cobra.Command{Use: "list", Short: "List the newest sagas", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error { return a.listSagas(c.Context(), *base, status) }}
+	list.Flags().StringVar(&status, "status", "", "running, compensating, completed, compensated or stuck")
+	show := &cobra.Command{Use: "show ID", Short: "Show a saga with its steps", Args: Args(1), RunE: func(c *cobra.Command, args []string) error { return a.showSaga(c.Context(), *base, args[0]) }}
+	diagram := &cobra.Command{Use: "diagram NAME", Short: "Print a definition as a Mermaid diagram", Args: Args(1), RunE: func(_ *cobra.Command, args []string) error {
+		diagram, err := a.Diagram(args[0])
+		if err == nil {
+			_, err = fmt.Fprint(a.Stdout, diagram)
+		}
+		return err
+	}}
+	operate := func(action, use, short string) *cobra.Command {
+		c := &cobra.Command{Use: use, Short: short, Args: Args(1), RunE: func(c *cobra.Command, args []string) error {
+			return a.operateSaga(c.Context(), *base, action, args[0], reason)
+		}}
+		if action != "retry" {
+			c.Flags().StringVar(&reason, "reason", "", "why; it is kept in the saga's history")
+		}
+		return c
+	}
+	return group(c, list, show, diagram, operate("retry", "retry ID", "Try the step of a stuck saga again"),
+		operate("skip", "skip ID --reason R", "Take the step of a stuck saga as done"), operate("resolve", "resolve ID --reason R", "End a stuck saga"))
+}
+
+func (a *App) operateSaga(ctx context.Context, base, action, id, reason string) error {
+	var body []byte
+	if action != "retry" { // which needs no reason
+		var err error
+		if body, err = json.Marshal(map[string]string{"reason": reason}); err != nil {
+			return err
+		}
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/sagas/"+url.PathEscape(id)+"/"+action, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	var s sagaView
+	if err := Call(a.Client(callTimeout, nil), request, &s); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.Stdout, "saga %s is %s\n", s.ID, s.Status)
+	return err
+}
+
+func (a *App) listSagas(ctx context.Context, base, status string) error {
+	var page struct {
+		Sagas []sagaView `json:"sagas"`
+		Next  string     `json:"next_cursor"`
+	}
+	if err := a.get(ctx, base, "/v1/sagas?limit=100&status="+url.QueryEscape(status), &page); err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "SAGA\tDEFINITION\tSUBJECT\tSTATUS\tSTARTED\tREASON")
+	for _, s := range page.Sagas {
+		_, _ = fmt.Fprintf(table, "%s\t%s v%d\t%s\t%s\t%s\t%s\n", s.ID, s.Definition, s.Version, s.Subject, s.Status, s.StartedAt.Format(time.RFC3339), s.Reason)
+	}
+	if page.Next != "" {
+		_, _ = fmt.Fprintln(table, "… and older ones")
+	}
+	return table.Flush()
+}
+
+func (a *App) showSaga(ctx context.Context, base, id string) error {
+	var s sagaView
+	if err := a.get(ctx, base, "/v1/sagas/"+url.PathEscape(id), &s); err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintf(table, "saga\t%s\ndefinition\t%s v%d\nsubject\t%s\nstatus\t%s\n", s.ID, s.Definition, s.Version, s.Subject, s.Status)
+	if s.Reason != "" {
+		_, _ = fmt.Fprintf(table, "reason\t%s\n", s.Reason)
+	}
+	_, _ = fmt.Fprintln(table, "\nSTEP\tSTATUS\tATTEMPTS\tSTARTED\tTOOK\tREASON")
+	for _, step := range s.Steps {
+		started, took := "", ""
+		if step.InsteadOf != "" {
+			step.Name += " (instead of " + step.InsteadOf + ")"
+		}
+		if step.StartedAt != nil {
+			started = step.StartedAt.Format(time.RFC3339Nano)
+			if step.EndedAt != nil {
+				took = step.EndedAt.Sub(*step.StartedAt).Round(time.Millisecond).String()
+			}
+		}
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%s\n", step.Name, step.Status, step.Attempts, started, took, step.Reason)
+	}
+	return table.Flush()
+}

@@ -1,0 +1,93 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cli"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/audit"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// audit checks what is stored, of a service that runs or of one that does not.
+func (p *Program) audit(ctx context.Context) (report cli.Audit, err error) {
+	var dsn string
+	if p.config.PostgresDSN == "" {
+		dsn = embedded.Running(p.config.DataDir) // that of a running service
+	}
+	if dsn == "" {
+		var stop func() error
+		if dsn, stop, err = p.database(ctx); err != nil {
+			return report, err
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+	}
+	found, err := p.def.Audit(ctx, dsn, p.config.PostgresWait, p.log)
+	report.Consistent = found.Consistent
+	for _, r := range found.Checks {
+		report.Checks = append(report.Checks, cli.AuditCheck(r))
+	}
+	return report, err
+}
+
+// Audit checks what this service has stored in a database, for which it waits.
+func (d *Service) Audit(ctx context.Context, dsn string, wait time.Duration, log *slog.Logger) (report audit.Report, err error) {
+	db, err := postgres.Open(dsn, 2)
+	if err != nil {
+		return report, fmt.Errorf("POSTGRES_DSN: %w", err)
+	}
+	defer db.Close() //nolint:errcheck // nothing is pending
+	if err := postgres.Wait(ctx, db, wait, log); err != nil {
+		return report, err
+	}
+	if err := d.schema().Check(ctx, db.DB); err != nil {
+		return report, err
+	}
+	var types []aggregate.Types
+	for _, t := range d.types() {
+		types = append(types, t)
+	}
+	return audit.Run(ctx, db, eventstore.New(db, aggregate.Merge(types...)), []audit.Derived{audit.Snapshots(d.snapshots()), sagaRows})
+}
+
+// sagaRows compares the list of sagas with their streams. A row is written when the status changes, so it may be behind in its version
+// and in nothing else.
+var sagaRows = audit.Derived{
+	Check: "sagas: rows equal to the fold of their streams",
+	Rows: `SELECT stream, max(value) FROM (
+		SELECT 'sagas/' || saga_id, json_build_object('definition', definition, 'subject', subject, 'status', status, 'version', version)::text FROM saga_rows
+		UNION ALL SELECT DISTINCT stream, NULL FROM events WHERE starts_with(stream, 'sagas/')) AS either(stream, value) GROUP BY stream`,
+	Compare: func(row []byte, events []cqrs.Event) error {
+		if row == nil {
+			return errors.New("a stream without a row")
+		}
+		var listed struct {
+			Definition, Subject string
+			Status              saga.Status
+			Version             int
+		}
+		if err := json.Unmarshal(row, &listed); err != nil {
+			return err
+		}
+		if listed.Version > len(events) {
+			return fmt.Errorf("a row of version %d, of a stream of %d events", listed.Version, len(events))
+		}
+		then, now := saga.Rebuild("", events[:listed.Version]), saga.Rebuild("", events)
+		for _, state := range []saga.State{then, now} {
+			if listed.Definition != state.Definition || listed.Subject != state.Subject || listed.Status != state.Status {
+				return fmt.Errorf("the row says %s of %s for %s; the events say %s of %s for %s", listed.Status, listed.Definition, listed.Subject,
+					state.Status, state.Definition, state.Subject)
+			}
+		}
+		return nil
+	},
+}

@@ -1,0 +1,210 @@
+package runner
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+
+	"github.com/millrace/millrace/kit/breaker"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/topics"
+)
+
+// broker carries messages from the outbox to handlers: Kafka, or tables of PostgreSQL. For another one that Watermill knows, this is what
+// has to be written.
+type broker interface {
+	// Name is its breaker's, its check's and its line's in the banner; Where says where it is.
+	Name() string
+	Where() string
+
+	// Ensure makes the topics that are missing, and returns the largest message that they take, in bytes. If it fails for some of them only,
+	// TopicFault is true for its error.
+	Ensure(ctx context.Context, topics []string) (limit int, err error)
+
+	// LongestRetention returns how long the topic, of some, that keeps messages longest keeps them. Unknown are topics of which that may not be
+	// known.
+	LongestRetention(topics []string) (longest time.Duration, topic string, unknown []string, err error)
+
+	// Ping returns an error if it does not answer.
+	Ping(ctx context.Context) error
+
+	// Senders makes the senders of the relay's workers. Refused tells that an error of theirs says that a message will never be taken,
+	// TopicFault that one topic cannot be sent to though the broker answers. All other errors are faults of the broker.
+	Senders(limit func() int) (func() outbox.Sender, error)
+	Refused(err error) bool
+	TopicFault(err error) bool
+
+	// Subscriber makes the subscriber of a group. Messages of one key come in order, one at a time; the key is that of the header
+	// keyHeader, if they have it, else their own. Announce may be told of messages that wait for others of their key.
+	Subscriber(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error)
+
+	// ReadAll reads topics from their beginning to the end that they have now, those of one key in order.
+	ReadAll(ctx context.Context, topics []string, each func(topic string, msg *message.Message) error) error
+}
+
+// startBroker chooses the broker, and starts the embedded Kafka if it is to be Kafka and no other is set. It does not connect: a broker
+// that is away is no reason not to accept orders.
+func (s *Instance) startBroker(_ context.Context, _ func(string)) (err error) {
+	if s.config.Broker == InPostgres {
+		readers, err := topics.OpenReaders(s.DSN)
+		if err != nil {
+			return fmt.Errorf("POSTGRES_DSN: %w", err)
+		}
+		s.onStop(func(context.Context) error { return readers.Close() })
+		s.broker = inPostgres{s.db, readers, s.watermill}
+		return nil
+	}
+	s.Brokers = s.config.KafkaBrokers
+	if len(s.Brokers) == 0 {
+		own, err := embedded.StartKafka(s.config.DataDir, 0)
+		if err != nil {
+			return err
+		}
+		s.onStop(func(context.Context) error { own.Stop(); return nil })
+		s.Brokers = own.Brokers
+	}
+	s.broker = inKafka{s, kafka.Config{
+		Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Instance: cmp.Or(s.config.InstanceID, uuid.NewString()[:8]),
+		Presence: kafka.Presence{Machine: s.machine, Since: s.since}, Security: s.config.KafkaAuth,
+		GroupBytes: memoryFor(64<<20, groupsShare, 1<<20), FetchBytes: int32(memoryFor(256<<10, groupsShare*int(s.config.Partitions), 16<<10)), //nolint:gosec // at most 256 KiB
+	}}
+	return nil
+}
+
+// ensureTopics creates what is missing, again and again until it succeeds or the service stops.
+func (s *Instance) ensureTopics(ctx context.Context) bool {
+	for {
+		limit, err := s.broker.Ensure(ctx, s.core.topics)
+		if err != nil && s.broker.TopicFault(err) { // others can be sent to; the relay tries these again
+			s.log.Error("cannot make a topic", "error", err)
+			err = nil
+		}
+		if err == nil {
+			s.limit.Store(int64(limit))
+			if _, err := s.broker.Ensure(ctx, s.core.othersTopics); err != nil {
+				s.log.Warn("cannot make topics of other services, which may not have been started yet; they are waited for", "error", err)
+			}
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		s.log.Warn("waiting for Kafka", "error", err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// newBreaker makes a breaker that judges from so many requests on; 0 is its default.
+func (s *Instance) newBreaker(name string, minRequests uint32, failed func(error) bool) *breaker.Breaker {
+	b := breaker.New(name, breaker.Options{Failed: failed, MinRequests: minRequests, OnChange: s.telemetry.BreakerChanged, Stopping: s.stopping})
+	s.breakers[name] = b
+	return b
+}
+
+// startRelay has the outbox forwarded, on instances with that role; on all others it is seen to that relays elsewhere wake up.
+func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
+	notifier := outbox.NewNotifier(s.db)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		notifier.Run(ctx)
+	}()
+	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
+	if !s.config.Roles[Relay] {
+		s.core.wake, s.core.offer = notifier.Notify, func([]*outbox.Written) { notifier.Notify() }
+		return nil
+	}
+	senders, err := s.broker.Senders(func() int { return int(s.limit.Load()) })
+	if err != nil {
+		return err
+	}
+	// A request is a whole batch, and after a failure the next one comes later and later.
+	down := func(err error) bool {
+		return err != nil && !s.broker.Refused(err) && !s.broker.TopicFault(err) && !errors.Is(err, outbox.ErrLeaseLost)
+	}
+	guard := s.newBreaker(s.broker.Name(), 3, down)
+	s.relay = outbox.NewRelay(s.db, func() outbox.Sender { return guarded{senders(), guard, down} }, s.log, outbox.Options{
+		DSN: s.DSN, Machine: s.machine, Since: s.since, Refused: s.broker.Refused, TopicFault: s.broker.TopicFault, Repair: s.repairTopic,
+		OnRelayed: s.telemetry.Relayed,
+		OnParked:  func(string, string, error) { s.telemetry.Failed("relay", "dead") },
+	})
+	others := func() {
+		if !s.relay.HoldsAll() {
+			notifier.Notify()
+		}
+	}
+	s.core.wake = func() { s.relay.Wake(); others() }
+	s.core.offer = func(written []*outbox.Written) { s.relay.Offer(written); others() }
+	s.core.uow.Committing = s.relay.Committing
+	relayCtx, stop := context.WithCancel(ctx)
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		if s.ensureTopics(relayCtx) { // also for the topics' limit, which the publisher must know
+			if s.config.Debezium {
+				s.relay.RunTimers(relayCtx, s.config.DebeziumSlot)
+				return
+			}
+			s.relay.Run(relayCtx)
+		}
+	}()
+	s.onStop(func(context.Context) error {
+		stop()
+		<-finished
+		return nil
+	})
+	return nil
+}
+
+// repairTopic makes a topic of this service again if it has disappeared.
+func (s *Instance) repairTopic(ctx context.Context, topic string) error {
+	if !slices.Contains(s.core.topics, topic) {
+		return nil // it is for its owner to make it
+	}
+	_, err := s.broker.Ensure(ctx, []string{topic})
+	return err
+}
+
+// guarded has the relay send behind a breaker, which counts faults of the broker only.
+type guarded struct {
+	outbox.Sender
+	guard *breaker.Breaker
+	down  func(error) bool
+}
+
+// Send implements outbox.Sender.
+func (s guarded) Send(ctx context.Context, topics []string, messages []*message.Message) (errs []error) {
+	err := s.guard.Do(func() error {
+		errs = s.Sender.Send(ctx, topics, messages)
+		for _, err := range errs {
+			if s.down(err) {
+				return err
+			}
+		}
+		return nil
+	})
+	if errs == nil { // it is open
+		errs = slices.Repeat([]error{err}, len(messages))
+	}
+	return errs
+}
+
+// Close closes the sender's connections.
+func (s guarded) Close() {
+	if c, ok := s.Sender.(interface{ Close() }); ok {
+		c.Close()
+	}
+}

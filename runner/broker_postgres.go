@@ -1,0 +1,59 @@
+package runner
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/topics"
+)
+
+// inPostgres is Watermill's SQL Pub/Sub in the service's own database.
+type inPostgres struct {
+	db      *sqlx.DB
+	readers *sqlx.DB
+	logger  watermill.LoggerAdapter
+}
+
+func (inPostgres) Name() string { return "topics" }
+
+func (inPostgres) Where() string { return "tables of PostgreSQL" }
+
+// Ensure has nothing to make: topics are rows.
+func (inPostgres) Ensure(context.Context, []string) (limit int, err error) { return math.MaxInt32, nil }
+
+// LongestRetention has nothing to ask: TOPIC_RETENTION is compared when the settings are read.
+func (inPostgres) LongestRetention([]string) (longest time.Duration, topic string, unknown []string, err error) {
+	return 0, "", nil, nil
+}
+
+func (b inPostgres) Ping(ctx context.Context) error { return b.readers.PingContext(ctx) }
+
+func (b inPostgres) Senders(func() int) (func() outbox.Sender, error) {
+	publisher, err := topics.NewPublisher(b.db, b.logger)
+	return outbox.ThroughBatches(publisher), err
+}
+
+// Refused is never so: what fits into the outbox fits into a topic.
+func (inPostgres) Refused(error) bool { return false }
+
+// TopicFault is never so: all topics are in one table.
+func (inPostgres) TopicFault(error) bool { return false }
+
+func (b inPostgres) Subscriber(group, _ string, _ func(*message.Message)) (message.Subscriber, error) {
+	inner, err := topics.NewSubscriber(b.readers, group, b.logger)
+	if err != nil {
+		return nil, err
+	}
+	return messaging.Drain(inner, b.logger), nil
+}
+
+func (b inPostgres) ReadAll(ctx context.Context, names []string, each func(topic string, msg *message.Message) error) error {
+	return topics.ReadAll(ctx, b.db, names, each)
+}

@@ -1,0 +1,161 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+
+	wcqrs "github.com/ThreeDotsLabs/watermill/components/cqrs"
+
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/postgres/keyqueue"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/readmodel"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
+)
+
+// core is what every role stands on.
+type core struct {
+	store        *eventstore.Store
+	uow          *postgres.UnitOfWork
+	projecting   *postgres.UnitOfWork // of projections, which are committed apart from what makes the events
+	marshaler    messaging.Marshaler
+	publisher    outbox.Publisher
+	handlers     []cqrs.Handler
+	commands     *messaging.Commands
+	manager      *manager.Manager
+	events       *wcqrs.EventBus
+	reactions    []cqrs.Reaction
+	asyncAPI     []byte
+	sagas        []*saga.Saga
+	queries      *cqrs.Queries
+	keyQueue     *keyqueue.Queue
+	topics       []string
+	othersTopics []string                // topics of other services
+	wake         func()                  // the relay, here or elsewhere
+	offer        func([]*outbox.Written) // what was committed to the relay, here or elsewhere
+}
+
+// build makes the core. It checks the sagas and starts nothing.
+func (s *Instance) build(_ context.Context, _ func(string)) error {
+	c := &s.core
+	c.wake, c.offer = func() {}, func([]*outbox.Written) {}
+	c.sagas = s.def.Sagas
+	var facts, all []aggregate.Types
+	var categories []string
+	for category, types := range s.def.types() {
+		facts, categories = append(facts, types), append(categories, category)
+	}
+	c.keyQueue = keyqueue.New(s.db)
+	c.store = eventstore.New(s.db, aggregate.Merge(facts...))
+	c.store.LimitCache(int64(memoryFor(160<<20, cacheShare, 1<<20)))
+	sagaRows := readmodel.NewSagas(s.db)
+	c.manager = &manager.Manager{Sagas: c.sagas, Streams: c.store, Rows: measured{sagaRows, s.telemetry.SagaEnded}, Commands: s.kit.Commands(), Timers: timers{}, Clock: s.clock, Open: s.open}
+	c.handlers = append(s.def.commands(&s.kit), c.manager.Handlers()...)
+	for _, n := range s.def.External {
+		c.handlers = append(c.handlers, n.Handlers()...)
+		prefix := s.config.Others[n.Service]
+		c.othersTopics = append(c.othersTopics, messaging.CommandTopic(prefix, n.Category), messaging.EventTopic(prefix, n.Category))
+	}
+	if err := s.def.checkSagas(c.handlers); err != nil {
+		return err
+	}
+	all = append(all, facts...)
+	all = append(all, saga.Answers)
+	for _, h := range c.handlers {
+		all = append(all, aggregate.TypesOf(h.Type))
+	}
+	c.marshaler = messaging.NewMarshaler(aggregate.Merge(all...), "/"+s.config.TopicPrefix).In(s.def.Codecs...)
+	c.publisher = outbox.NewPublisher(s.config.MaxMessage)
+	bus, err := messaging.NewEventBus(s.config.TopicPrefix, c.publisher, c.marshaler, s.clock, s.watermill)
+	if err != nil {
+		return err
+	}
+	c.events = bus
+	c.uow = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock)
+	c.uow.OnCommit = func(events []cqrs.Event, messages []*outbox.Written) {
+		if len(messages) > 0 {
+			c.offer(messages)
+		}
+		s.watch.Committed(events)
+	}
+	c.projecting = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock)
+	if c.commands, err = messaging.NewCommands(s.config.TopicPrefix, s.config.Others, c.publisher, c.marshaler, c.uow, s.clock, s.watermill); err != nil {
+		return err
+	}
+	c.commands.Register(c.handlers)
+	questions := append(s.def.queries(&s.kit), manager.Queries(c.store, sagaRows)...)
+	c.queries = cqrs.NewQueries(questions, s.telemetry.Decorator("query"))
+	c.reactions = s.def.consumers(&s.kit)
+	if c.asyncAPI, err = s.def.asyncAPI(s.config, c.handlers); err != nil {
+		return err
+	}
+	c.topics = messaging.Topics(s.config.TopicPrefix, c.handlers, categories...)
+	for _, r := range c.reactions {
+		c.othersTopics = append(c.othersTopics, messaging.EventTopic(s.config.Others[r.From], r.Category))
+	}
+	if s.def.Seed != nil && s.postgres != nil && s.postgres.Fresh {
+		return s.def.Seed(context.Background(), &s.kit)
+	}
+	return nil
+}
+
+// open tells a saga whether the breaker of a command's destination is open here.
+func (s *Instance) open(c cqrs.Keyed) bool {
+	b := s.guards[s.core.commands.Destination(c)]
+	return b != nil && b.Snapshot().State == "open"
+}
+
+type timers struct{}
+
+func (timers) Stop(ctx context.Context, ids []string) error { return outbox.Stop(ctx, ids) }
+
+// checkSagas refuses what would leave a saga waiting for ever: a faulty definition, an event that no aggregate records, a command that
+// nobody handles. Handlers include the commands of other services.
+func (d *Service) checkSagas(handlers []cqrs.Handler) error {
+	handled := map[reflect.Type]bool{}
+	for _, h := range handlers {
+		handled[reflect.TypeOf(h.Type.New()).Elem()] = true
+	}
+	var faults []error
+	for _, s := range d.Sagas {
+		for _, c := range s.Sends() {
+			if t := c.Type; !handled[t] && (t.Kind() != reflect.Pointer || !handled[t.Elem()]) {
+				step := c.Step
+				if c.Undo {
+					step += " (compensation)"
+				}
+				faults = append(faults, fmt.Errorf("saga %s, step %q sends %s, which no handler is registered for: register it with Commands, or with External if another service handles it", s.Name(), step, t))
+			}
+		}
+		faults = append(faults, s.Check())
+		for _, t := range s.Listens() {
+			if _, ok := d.sourceOf(t); !ok {
+				faults = append(faults, fmt.Errorf("saga %s waits for %s, which no aggregate here or elsewhere records", s.Name(), t))
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// sourceOf finds the kind of aggregate, of this service or of another one, that records an event.
+func (d *Service) sourceOf(event reflect.Type) (messaging.Source, bool) {
+	one := reflect.Zero(event).Interface()
+	for category, types := range d.types() {
+		if _, ok := types.Of(one); ok {
+			return messaging.Source{Category: category}, true
+		}
+	}
+	for _, n := range d.External {
+		if _, ok := n.Events.Of(one); ok {
+			return messaging.Source{Category: n.Category, Service: n.Service, Known: aggregate.Merge(n.Events, saga.Answers)}, true
+		}
+	}
+	return messaging.Source{}, false
+}

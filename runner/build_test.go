@@ -1,0 +1,42 @@
+package runner
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+type lend struct{ Lines []string }
+
+func (lend) Key() string { return "k" }
+
+type giveBack struct{}
+
+func (giveBack) Key() string { return "k" }
+
+// A command that nobody handles would leave its saga waiting for an answer that never comes.
+func TestASagaThatSendsACommandNobodyHandlesIsRefusedAtStart(t *testing.T) {
+	type data struct{ Lines []string }
+	answered := saga.Event[saga.Completed, data]()
+	lending := saga.New(saga.Definition[data]{
+		Name: "lending", Version: 1, Start: saga.Event[saga.Started, data](),
+		Steps: []saga.Step[data]{{
+			Name: "lend book", Do: func(data) cqrs.Keyed { return lend{} }, Completed: answered, Within: time.Second,
+			Undo: func(data) cqrs.Keyed { return giveBack{} }, Undone: answered,
+		}},
+		Abort: saga.Abort[data]{Name: "say no", Do: func(d data, _ string) cqrs.Keyed { return lend{d.Lines[:1]} }, Completed: answered, Within: time.Second},
+	})
+	lends := cqrs.Handle("Lend", func(context.Context, lend) error { return nil })
+	gives := cqrs.Elsewhere[giveBack]("GiveBack") // another service handles it
+
+	err := (&Service{Sagas: []*saga.Saga{lending}}).checkSagas(nil)
+	require.ErrorContains(t, err, `saga lending, step "lend book" sends runner.lend, which no handler is registered for`)
+	require.ErrorContains(t, err, `saga lending, step "lend book (compensation)" sends runner.giveBack`)
+	require.ErrorContains(t, (&Service{Sagas: []*saga.Saga{lending}}).checkSagas([]cqrs.Handler{lends}), "runner.giveBack")
+	require.NoError(t, (&Service{Sagas: []*saga.Saga{lending}}).checkSagas([]cqrs.Handler{lends, gives}))
+}

@@ -1,0 +1,26 @@
+package runner
+
+import (
+	"sync"
+	"time"
+)
+
+// cached keeps a figure for a second, so that asking for it costs the same however many ask. Those who ask while it is made wait for it.
+type cached[T any] struct {
+	mu   sync.Mutex
+	made time.Time
+	last T
+}
+
+// cacheFor is how old a figure may be.
+const cacheFor = time.Second
+
+func (c *cached[T]) get(make func() T) T {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.made.IsZero() || time.Since(c.made) > cacheFor {
+		c.last = make()
+		c.made = time.Now() // when it was made, not when it was asked for: what takes long is not asked for again at once
+	}
+	return c.last
+}

@@ -1,0 +1,60 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres/audit"
+)
+
+// StartQuiet starts an instance that logs errors only, for a command that needs a running service. Stop stops it.
+func (p *Program) StartQuiet(ctx context.Context) (s *Instance, stop func() error, err error) {
+	p.config.LogLevel = max(p.config.LogLevel, slog.LevelError)
+	p.log = newLog(p.config, p.stderr)
+	if s, err = Start(ctx, p.def, p.config, p.log, p.Say); err != nil {
+		return nil, nil, err
+	}
+	return s, func() error {
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+		defer cancel()
+		return s.Stop(stopCtx)
+	}, nil
+}
+
+// CheckTopics compares the event store with the topics: each stored event must be there at least once, and those of a stream in order.
+func (s *Instance) CheckTopics(ctx context.Context) (faults []string, err error) {
+	var topics []string
+	for category := range s.def.types() {
+		topics = append(topics, messaging.EventTopic(s.config.TopicPrefix, category))
+	}
+	var logged audit.Logged
+	err = s.broker.ReadAll(ctx, topics, func(_ string, msg *message.Message) error {
+		var version int
+		if _, err := fmt.Sscan(msg.Metadata.Get(cqrs.HeaderSequence), &version); err != nil {
+			return nil //nolint:nilerr // an answer that no stream holds
+		}
+		if fault := logged.Saw(msg.Metadata.Get(cqrs.HeaderSubject), version); fault != nil {
+			faults = append(faults, fault.Error())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	stored := map[string]int{}
+	reader := s.core.store.Read(0)
+	for {
+		events, err := reader.Next(ctx, 1000)
+		if err != nil || len(events) == 0 {
+			return append(faults, logged.Missing(stored)...), err
+		}
+		for _, e := range events {
+			stored[e.Meta.Subject] = max(stored[e.Meta.Subject], e.Meta.Version)
+		}
+	}
+}

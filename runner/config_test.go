@@ -1,0 +1,68 @@
+package runner
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/settings"
+)
+
+func TestEverySettingIsWrongByName(t *testing.T) {
+	for _, name := range []string{
+		"HTTP_ADDR", "POSTGRES_DSN", "POSTGRES_MAX_CONNS", "POSTGRES_WAIT", "MIGRATE", "BROKER", "KAFKA_BROKERS",
+		"KAFKA_PARTITIONS", "SPREAD", "TOPIC_PREFIX", "MAX_MESSAGE_BYTES", "ROLES",
+		"OPS_ADDR", "HTTP_HOSTS", "TRUSTED_PROXIES", "MAX_STREAMS", "LOG_LEVEL", "LOG_FORMAT", "INBOX_RETENTION", "IDEMPOTENCY_RETENTION",
+	} {
+		_, err := ReadConfig(&Service{Name: "millrace"}, func(asked string) string {
+			if asked == name {
+				return "not at all right"
+			}
+			return ""
+		})
+		require.ErrorContains(t, err, name+":")
+	}
+}
+
+// A provider signs tokens for many services: one that does not say for whom it is must not be good here.
+func TestJWKSNeedsIssuerAudienceAndHTTPS(t *testing.T) {
+	read := func(settings map[string]string) error {
+		_, err := ReadConfig(&Service{Name: "millrace"}, func(name string) string { return settings[name] })
+		return err
+	}
+	require.NoError(t, read(map[string]string{"AUTH_JWKS_URL": "https://id.example/k", "AUTH_ISSUER": "i", "AUTH_AUDIENCE": "a"}))
+	for _, loopback := range []string{"http://127.0.0.1:9/k", "http://localhost:9/k", "http://[::1]/k"} {
+		require.NoError(t, read(map[string]string{"AUTH_JWKS_URL": loopback, "AUTH_ISSUER": "i", "AUTH_AUDIENCE": "a"}))
+	}
+	require.EqualError(t, read(map[string]string{"AUTH_JWKS_URL": "http://id.example/k", "AUTH_ISSUER": "i", "AUTH_AUDIENCE": "a"}),
+		`AUTH_JWKS_URL: "http://id.example/k" is plain http, so anybody on the way could put in keys of their own: use https`)
+	err := read(map[string]string{"AUTH_JWKS_URL": "https://id.example/k"})
+	require.ErrorContains(t, err, "AUTH_AUDIENCE: ")
+	require.ErrorContains(t, err, "AUTH_ISSUER: ")
+}
+
+// With fewer connections, units of work that hold transactions of their own or wait for locks could use up the pool, and then need one more.
+func TestPoolMustBeLargeEnough(t *testing.T) {
+	_, err := ReadConfig(&Service{Name: "millrace"}, func(name string) string {
+		if name == "POSTGRES_MAX_CONNS" {
+			return "4"
+		}
+		return ""
+	})
+	require.EqualError(t, err, `POSTGRES_MAX_CONNS: "4" is not a whole number from 8 to 1000`)
+}
+
+func TestRetentionShorterThanASagaMayRunIsRefused(t *testing.T) {
+	long := saga.New(saga.Definition[struct{}]{Name: "subscription", Steps: []saga.Step[struct{}]{{Name: "await payment", Within: 30 * 24 * time.Hour}}})
+	kept := postgres.Retention{Inbox: 14 * 24 * time.Hour, Idempotency: time.Hour}
+	s := reader{settings.NewReader(nil)}
+	s.checkRetention(Config{Retention: kept}, []*saga.Saga{long})
+	require.EqualError(t, s.Err(), `INBOX_RETENTION: 336h0m0s is shorter than the saga subscription may run: its step "await payment" may take 720h0m0s`)
+	kept.Inbox = 31 * 24 * time.Hour
+	s = reader{settings.NewReader(nil)}
+	s.checkRetention(Config{Retention: kept}, []*saga.Saga{long})
+	require.NoError(t, s.Err())
+}

@@ -1,0 +1,22 @@
+package runner
+
+import (
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
+)
+
+// asyncAPI describes the messages of a service with these handlers.
+func (d *Service) asyncAPI(c Config, handlers []cqrs.Handler) ([]byte, error) {
+	return messaging.AsyncAPI(d.Title, c.TopicPrefix, handlers, d.types(), saga.Answers, d.consumers(&Kit{}), c.Others)
+}
+
+// AsyncAPI describes the messages of a service with these settings, without an instance, as AsyncAPI 3.0.
+func (d *Service) AsyncAPI(c Config) ([]byte, error) {
+	handlers := append(d.commands(&Kit{}), (&manager.Manager{}).Handlers()...)
+	for _, n := range d.External {
+		handlers = append(handlers, n.Handlers()...)
+	}
+	return d.asyncAPI(c, handlers)
+}

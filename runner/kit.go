@@ -1,0 +1,106 @@
+package runner
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// Kit is what a service gets of the instance that runs it.
+type Kit struct{ instance *Instance }
+
+// DB is the database, for read models. Writes belong into a unit of work.
+func (k *Kit) DB() *sqlx.DB {
+	if k.instance == nil {
+		return nil
+	}
+	return k.instance.db
+}
+
+func (k *Kit) store() *eventstore.Store {
+	if k.instance == nil {
+		return nil
+	}
+	return k.instance.core.store
+}
+
+// History reads the events of an aggregate, oldest first. The error wraps cqrs.ErrNotFound if there are none.
+func (k *Kit) History(ctx context.Context, category, id string) ([]cqrs.Event, error) {
+	return k.store().History(ctx, category, id)
+}
+
+// Commands is the command bus: Send stores a command with the unit of work of its context, Execute handles it at once.
+func (k *Kit) Commands() cqrs.Commands { return bus{k.instance} }
+
+// bus is the command bus of an instance, which is made after the handlers that use it.
+type bus struct{ instance *Instance }
+
+func (b bus) Send(ctx context.Context, c cqrs.Command) error {
+	return b.instance.core.commands.Send(ctx, c)
+}
+
+func (b bus) Execute(ctx context.Context, c cqrs.Command) error {
+	return b.instance.core.commands.Execute(ctx, c)
+}
+
+// Queries answers queries.
+func (k *Kit) Queries() *cqrs.Queries { return k.instance.core.queries }
+
+// UnitOfWork is what commits together.
+func (k *Kit) UnitOfWork() cqrs.UnitOfWork { return k.instance.core.uow }
+
+// CancelSaga asks the saga that the event began to compensate. The error is a refusal if it is too late.
+func (k *Kit) CancelSaga(ctx context.Context, definition string, began cqrs.Event, reason string) error {
+	return k.instance.core.manager.Cancel(ctx, k.instance.saga(definition), began, reason)
+}
+
+// Definition is the newest version of a saga's definition, nil if there is none.
+func (k *Kit) Definition(name string) *saga.Saga { return k.instance.saga(name) }
+
+// Config is the settings of the kit.
+func (k *Kit) Config() Config { return k.instance.config }
+
+// Log is the instance's logger.
+func (k *Kit) Log() *slog.Logger { return k.instance.log }
+
+// URL is where HTTP is served, OpsURL where operators are served: the same, unless OPS_ADDR is set.
+func (k *Kit) URL() string { return k.instance.URL }
+
+// OpsURL is where operators are served.
+func (k *Kit) OpsURL() string { return k.instance.OpsURL }
+
+// Watch returns a channel that receives after every commit on this instance to one of these streams; to any, if none is named.
+func (k *Kit) Watch(streams ...string) (changes <-chan struct{}, stop func()) {
+	return k.instance.watch.Streams(streams...)
+}
+
+// Stopping is closed when the instance stops.
+func (k *Kit) Stopping() <-chan struct{} { return k.instance.stopping }
+
+// OnStop has a function called when the instance stops, before those of the parts that were started earlier.
+func (k *Kit) OnStop(f func(context.Context) error) { k.instance.onStop(f) }
+
+// Failed stops the instance with an error, because a part of it has ended.
+func (k *Kit) Failed(err error) { k.instance.failed <- err }
+
+// LockData locks the data directory, for what the service keeps there. It may be called more than once.
+func (k *Kit) LockData() error { return k.instance.lockData() }
+
+// lockData makes the data directory this instance's own.
+func (s *Instance) lockData() error {
+	if s.locked {
+		return nil
+	}
+	release, err := embedded.Lock(s.config.DataDir)
+	if err == nil {
+		s.locked = true
+		s.onStop(func(context.Context) error { return release() })
+	}
+	return err
+}

@@ -1,0 +1,222 @@
+package runner
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/millrace/millrace/kit/cli"
+	"github.com/millrace/millrace/kit/embedded"
+	"github.com/millrace/millrace/kit/identity"
+	"github.com/millrace/millrace/kit/postgres"
+)
+
+// stopWithin bounds a clean stop.
+const stopWithin = 10 * time.Second
+
+// Main runs a service as a program: it carries out the command line, ends early on SIGINT and SIGTERM, and returns the exit code.
+func Main(d Service) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return Run(ctx, d, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+}
+
+// Run carries out a command line and returns the exit code. It ends early when ctx is done.
+func Run(ctx context.Context, d Service, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	config, err := ReadConfig(&d, getenv)
+	if err != nil && !isHelp(args) {
+		_, _ = fmt.Fprintf(stderr, "%s: %s\n", d.Name, strings.ReplaceAll(err.Error(), "\n", "\n"+d.Name+": "))
+		return 2
+	}
+	log := newLog(config, stderr)
+	p := &Program{def: &d, config: config, log: log, memory: limitMemory(getenv), stderr: stderr, stdout: stdout}
+	p.App = &cli.App{
+		Name: d.Name, Summary: d.Summary,
+		Stdout: stdout, Stderr: stderr, URL: "http://" + ReachableAddr(cmp.Or(config.OpsAddr, config.HTTPAddr)), Interactive: isTerminal(stderr),
+		Serve: p.serve, Migrate: p.migrate, Projections: p.listProjections, Rebuild: p.rebuild, Audit: p.audit, Diagram: p.diagram, AsyncAPI: func() ([]byte, error) { return d.AsyncAPI(config) },
+		Token: p.token, Sign: p.sign,
+	}
+	if d.CLI != nil {
+		p.App.Commands = d.CLI(p)
+	}
+	return p.App.Run(ctx, args)
+}
+
+func isHelp(args []string) bool {
+	return slices.Contains(args, "help") || slices.Contains(args, "-h") || slices.Contains(args, "--help") || slices.Contains(args, "completion")
+}
+
+func newLog(c Config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// ReachableAddr is how to call an instance that listens on all addresses.
+func ReachableAddr(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err == nil && (host == "" || net.ParseIP(host).IsUnspecified()) {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return addr
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// Program is a command line that is carried out.
+type Program struct {
+	*cli.App
+	def            *Service
+	config         Config
+	log            *slog.Logger
+	memory         memory
+	stdout, stderr io.Writer
+}
+
+// Config is the settings of the kit.
+func (p *Program) Config() Config { return p.config }
+
+// token is what the command line asks a service with.
+func (p *Program) token() string {
+	if p.config.Token != "" || p.config.Auth.Secret == "" {
+		return p.config.Token
+	}
+	token, err := p.sign("command line", identity.Operator, time.Hour)
+	if err != nil {
+		p.log.Warn("cannot make a token", "error", err)
+	}
+	return token
+}
+
+func (p *Program) sign(subject, role string, valid time.Duration) (string, error) {
+	if p.config.Auth.Secret == "" {
+		return "", fmt.Errorf("%w: AUTH_SECRET: is not set, so there is nothing to sign a token with", cli.ErrUsage)
+	}
+	return p.config.Auth.Sign(subject, role, time.Now().Add(valid))
+}
+
+// Say writes a line for a person at a terminal, to stderr.
+func (p *Program) Say(line string) { _, _ = fmt.Fprintln(p.stderr, line) }
+
+func (p *Program) serve(ctx context.Context) error {
+	s, err := Start(ctx, p.def, p.config, p.log, p.Say)
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprint(p.stdout, s.banner(p.memory))
+	var failure error
+	select {
+	case <-ctx.Done():
+		p.Say("stopping")
+	case failure = <-s.Failed():
+	}
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+	defer cancel()
+	return errors.Join(failure, s.Stop(stopCtx))
+}
+
+func (s *Instance) banner(memory memory) string {
+	var b strings.Builder
+	line := func(name, value string) { fmt.Fprintf(&b, "  %-10s %s\n", name, value) }
+	b.WriteString(s.def.Name + " is ready\n")
+	if s.config.Roles[API] {
+		line("pages", s.OpsURL+"/ui/")
+		line("api", s.URL+"/docs")
+	}
+	where := "set by POSTGRES_DSN"
+	if s.postgres != nil {
+		where = "embedded, data in " + s.config.DataDir + ": " + s.DSN
+	}
+	line("postgres", where)
+	line(s.broker.Name(), s.broker.Where())
+	line("memory", memory.String())
+	b.WriteString("try, in another terminal:\n")
+	if s.def.Hints != nil {
+		for _, hint := range s.def.Hints(&s.kit) {
+			b.WriteString("  " + hint + "\n")
+		}
+	}
+	b.WriteString("  go run . sagas list\n")
+	return b.String()
+}
+
+// database is the one that is set, or the embedded one, which is started here and is ours until stop is called.
+func (p *Program) database(ctx context.Context) (dsn string, stop func() error, err error) {
+	if p.config.PostgresDSN != "" {
+		return p.config.PostgresDSN, func() error { return nil }, nil
+	}
+	release, err := embedded.Lock(p.config.DataDir)
+	if err != nil {
+		return "", nil, err
+	}
+	pg, err := embedded.StartPostgres(ctx, p.config.DataDir, p.Say)
+	if err != nil {
+		return "", nil, errors.Join(err, release())
+	}
+	return pg.DSN, func() error { return errors.Join(pg.Stop(), release()) }, nil
+}
+
+func (p *Program) migrate(ctx context.Context, action string) (err error) {
+	dsn, stop, err := p.database(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	db, err := postgres.Open(dsn, 4)
+	if err != nil {
+		return fmt.Errorf("POSTGRES_DSN: %w", err)
+	}
+	defer db.Close() //nolint:errcheck // nothing is pending
+	if err := postgres.Wait(ctx, db, p.config.PostgresWait, p.log); err != nil {
+		return err
+	}
+	switch action {
+	case "up":
+		err = p.def.schema().Up(ctx, db.DB)
+	case "down":
+		err = p.def.schema().Down(ctx, db.DB)
+	}
+	if err != nil {
+		return err
+	}
+	versions, err := p.def.schema().List(ctx, db.DB)
+	for _, v := range versions {
+		state := "pending"
+		if v.Applied {
+			state = "applied"
+		}
+		_, _ = fmt.Fprintf(p.stdout, "%-8s %5d  %-8s %s\n", v.Set, v.Version, state, v.Name)
+	}
+	return err
+}
+
+// diagram draws a saga by its name.
+func (p *Program) diagram(name string) (string, error) {
+	var known []string
+	for _, s := range p.def.Sagas {
+		if s.Name() == name {
+			return s.Diagram(), nil // the newest version stands first
+		}
+		known = append(known, s.Name())
+	}
+	return "", fmt.Errorf("%w: there is no saga %q; there is: %s", cli.ErrUsage, name, strings.Join(known, ", "))
+}

@@ -1,0 +1,198 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/settings"
+)
+
+// startWorker has commands handled, sagas run and projections built, on instances with that role.
+func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
+	if !s.config.Roles[Worker] {
+		return nil
+	}
+	down := func(err error) bool { return cqrs.KindOf(err) == cqrs.Down }
+	guards := map[string]message.HandlerMiddleware{}
+	for destination, name := range s.def.Breakers {
+		s.guards[destination] = s.newBreaker(name, 0, down)
+		guards[destination] = s.guards[destination].Middleware
+	}
+	router, err := messaging.NewRouter(messaging.Config{
+		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Codecs: s.def.Codecs, Subscriber: s.broker.Subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow, Projecting: s.core.projecting,
+		Events: s.core.events, KeyQueue: s.core.keyQueue, Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
+		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InHand: s.telemetry.InHand, Breakers: guards, Expect: s.core.uow.Expect,
+	})
+	if err != nil {
+		return err
+	}
+	s.router = router
+	if err := router.AddCommands(s.core.handlers); err != nil {
+		return err
+	}
+	for _, versions := range byName(s.core.sagas) {
+		if err := router.AddSaga(s.saga(versions[0].Name()), s.core.manager, s.sources(versions)); err != nil {
+			return err
+		}
+	}
+	for _, p := range s.def.readModels() {
+		if p.Inline {
+			continue
+		}
+		if err := router.AddProjection(p.Projection); err != nil {
+			return err
+		}
+	}
+	for _, a := range s.core.reactions {
+		if err := router.AddReaction(a, s.config.Others[a.From]); err != nil {
+			return err
+		}
+	}
+	s.runJanitor(ctx)
+	s.runKeyQueue(ctx) // before the router, so that it stops after it
+	return s.runRouter(ctx)
+}
+
+// sources are the kinds of aggregates whose events some version of a saga waits for.
+func (s *Instance) sources(versions []*saga.Saga) (all []messaging.Source) {
+	for _, sg := range versions {
+		for _, t := range sg.Listens() {
+			source, _ := s.def.sourceOf(t) // it was checked
+			at := slices.IndexFunc(all, func(known messaging.Source) bool {
+				return known.Service == source.Service && known.Category == source.Category
+			})
+			if at < 0 {
+				source.Types, source.Prefix = saga.AnswerTypes(), s.config.Others[source.Service]
+				all, at = append(all, source), len(all)
+			}
+			if !slices.Contains(all[at].Types, t) {
+				all[at].Types = append(all[at].Types, t)
+			}
+		}
+	}
+	return all
+}
+
+// byName puts the versions of each definition together.
+func byName(all []*saga.Saga) map[string][]*saga.Saga {
+	out := map[string][]*saga.Saga{}
+	for _, s := range all {
+		out[s.Name()] = append(out[s.Name()], s)
+	}
+	return out
+}
+
+// sweepEvery is how often what is past its retention is removed.
+const sweepEvery = 10 * time.Minute
+
+func (s *Instance) runJanitor(ctx context.Context) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		postgres.NewJanitor(s.db, s.config.Retention, sweepEvery, s.log).Run(ctx)
+	}()
+	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
+}
+
+// checkRetention refuses to forget which messages were handled while Kafka can deliver them again.
+func (s *Instance) checkRetention() error {
+	if s.config.Retention.Inbox == 0 {
+		return nil
+	}
+	longest, topic, unknown, err := s.broker.LongestRetention(s.core.topics)
+	if err != nil {
+		s.log.Warn("cannot compare INBOX_RETENTION with the topics' retention.ms", "error", err)
+		return nil
+	}
+	if len(unknown) > 0 {
+		s.log.Warn("no right (DESCRIBE_CONFIGS) to compare INBOX_RETENTION with the retention.ms of topics; it must be the longer one", "topics", unknown)
+	}
+	if longest > s.config.Retention.Inbox {
+		kept := longest.String()
+		if longest == kafka.Forever {
+			kept = "for ever"
+		}
+		return &settings.Error{Name: "INBOX_RETENTION", Fault: fmt.Sprintf("%s is shorter than topic %s keeps messages (retention.ms: %s), so that one could be handled twice; 0 keeps message ids for ever",
+			s.config.Retention.Inbox, topic, kept)}
+	}
+	return nil
+}
+
+// runKeyQueue hands messages that wait to be retried to their consumers.
+func (s *Instance) runKeyQueue(ctx context.Context) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.core.keyQueue.Run(ctx, s.log)
+	}()
+	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
+}
+
+func (s *Instance) runRouter(ctx context.Context) error {
+	waiting := "for Kafka's topics"
+	s.workerOK.Store(&waiting)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if !s.ensureTopics(ctx) {
+			return
+		}
+		if err := s.checkRetention(); err != nil {
+			s.failed <- err
+			return
+		}
+		s.workerOK.Store(nil)
+		// Its context is not ours: Close, not a cancelled context, is what ends it.
+		if err := s.router.Run(context.WithoutCancel(ctx)); err != nil {
+			s.failed <- fmt.Errorf("worker: %w", err)
+		}
+	}()
+	s.onStop(func(ctx context.Context) error {
+		cancel()
+		return closeRouter(ctx, s.router, done)
+	})
+	return nil
+}
+
+// closeRouter closes a router and waits until done, which is closed when its Run has returned. A router that is still subscribing cannot be
+// closed: Watermill's Close would wait for handlers that were never started, so it is closed when it runs.
+func closeRouter(ctx context.Context, router interface {
+	Running() chan struct{}
+	Close() error
+}, done <-chan struct{}) error {
+	closed := make(chan error, 1)
+	go func() {
+		select {
+		case <-router.Running():
+			closed <- router.Close()
+		case <-done: // it never ran
+			closed <- nil
+		}
+	}()
+	select {
+	case err := <-closed:
+		if err != nil {
+			return err
+		}
+	case <-ctx.Done():
+		return fmt.Errorf("close the message router: %w", ctx.Err())
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the message router: %w", ctx.Err())
+	}
+}
