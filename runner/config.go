@@ -82,6 +82,20 @@ const (
 	Relay  Role = "relay"
 )
 
+// removedSettings has, for each setting that an earlier version read, why it is gone.
+var removedSettings = map[string]string{
+	"KAFKA_SERIAL": "every Kafka consumer handles many messages of a partition at once, those of one key in order",
+}
+
+// warnOfRemoved logs a line for each removed setting that is still set: it would otherwise be ignored in silence.
+func warnOfRemoved(getenv func(string) string, log *slog.Logger) {
+	for name, why := range removedSettings {
+		if getenv(name) != "" {
+			log.Warn("setting was removed and is ignored", "setting", name, "reason", why)
+		}
+	}
+}
+
 // reader reads the kit's settings.
 type reader struct{ *settings.Reader }
 

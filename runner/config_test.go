@@ -1,6 +1,8 @@
 package runner
 
 import (
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,6 +55,21 @@ func TestPoolMustBeLargeEnough(t *testing.T) {
 		return ""
 	})
 	require.EqualError(t, err, `POSTGRES_MAX_CONNS: "4" is not a whole number from 8 to 1000`)
+}
+
+func TestRemovedSettingIsIgnoredWithAWarning(t *testing.T) {
+	env := map[string]string{}
+	getenv := func(name string) string { return env[name] }
+	var out strings.Builder
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	warnOfRemoved(getenv, log)
+	require.Empty(t, out.String())
+	env["KAFKA_SERIAL"] = "on"
+	_, err := ReadConfig(&Service{Name: "millrace"}, getenv)
+	require.NoError(t, err)
+	warnOfRemoved(getenv, log)
+	require.Contains(t, out.String(), `level=WARN msg="setting was removed and is ignored" setting=KAFKA_SERIAL reason=`)
+	require.Equal(t, 1, strings.Count(out.String(), "\n"))
 }
 
 func TestRetentionShorterThanASagaMayRunIsRefused(t *testing.T) {

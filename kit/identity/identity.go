@@ -91,7 +91,7 @@ type claims struct {
 	Roles []string `json:"roles,omitempty"`
 }
 
-// Verify reads a token. The error wraps ErrToken, and *app.TextError if a good token's subject cannot be stored.
+// Verify reads a token. The error wraps ErrToken, and *cqrs.TextError if a good token's subject cannot be stored.
 func (v *Verifier) Verify(token string) (cqrs.Principal, error) {
 	var c claims
 	parsed, err := v.parser.ParseWithClaims(token, &c, v.key)

@@ -1,5 +1,5 @@
-// Package kafka speaks to Apache Kafka through Watermill's publisher and subscriber: publishing that connects when it is
-// needed, subscribing that outlasts a broker's absence and stops without dropping what is in hand, and topics.
+// Package kafka speaks to Apache Kafka: a producer that connects when it is needed, a Watermill subscriber that outlasts a broker's absence and
+// finishes what is in flight when it stops, and topics.
 package kafka
 
 import (
@@ -10,12 +10,10 @@ import (
 	"fmt"
 	"maps"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
-	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/rcrowley/go-metrics"
 
@@ -127,27 +125,14 @@ func orderKey(record *sarama.ConsumerMessage, keyHeader string) string {
 	return string(record.Key)
 }
 
-// partitioned puts a message's key and headers into a record, and back. It adds no header of its own: the message's id is
-// in ce_id.
-type partitioned struct{ clock func() time.Time } // of records that are sent
-
-// Marshal implements wkafka.Marshaler.
-func (p partitioned) Marshal(topic string, msg *message.Message) (*sarama.ProducerMessage, error) {
-	record := &sarama.ProducerMessage{Topic: topic, Value: sarama.ByteEncoder(msg.Payload), Timestamp: p.clock()}
-	for name, value := range msg.Metadata {
-		record.Headers = append(record.Headers, sarama.RecordHeader{Key: []byte(name), Value: []byte(value)})
-	}
-	if key := msg.Metadata.Get(cqrs.HeaderKey); key != "" {
-		record.Key = sarama.StringEncoder(key)
-	}
-	return record, nil
-}
+// unmarshaler makes a message of a record.
+type unmarshaler struct{}
 
 // Unmarshal implements wkafka.Unmarshaler. It never fails, because that would end the partition's consumption: what cannot be
 // understood becomes a dead letter. A record without an id gets one from its place in the log, its time and its content: a topic that was made
 // anew has another record in the same place. The record's key comes before the header of the same meaning, because it is what Kafka and the
 // subscriber keep the order by.
-func (partitioned) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, error) {
+func (unmarshaler) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, error) {
 	metadata := headersOf(record)
 	id := metadata[cqrs.HeaderID]
 	if id == "" {
@@ -180,75 +165,7 @@ func nameOf(key []byte) string {
 	return string(key)
 }
 
-// Publisher is Watermill's Kafka publisher, connected when it is first needed and again after a failure to connect.
-type Publisher struct {
-	config Config
-	limit  func() int
-	clock  func() time.Time
-	logger watermill.LoggerAdapter
-
-	mu       sync.Mutex
-	inner    *wkafka.Publisher
-	failed   error
-	failedAt time.Time
-}
-
-// NewPublisher makes a publisher; limit gives the largest record, in bytes, that the topics take, clock the time of records.
-func NewPublisher(c Config, limit func() int, clock func() time.Time, logger watermill.LoggerAdapter) *Publisher {
-	return &Publisher{config: c, limit: limit, clock: clock, logger: logger}
-}
-
-// Publish implements message.Publisher. A record is acknowledged by all in-sync replicas; a retry inside the client neither
-// doubles nor reorders it. It gives up after some seconds.
-func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
-	inner, err := p.connected()
-	if err != nil {
-		return err
-	}
-	if err := inner.Publish(topic, messages...); err != nil {
-		return topicFault(err, topic, "WRITE")
-	}
-	return nil
-}
-
-func (p *Publisher) connected() (*wkafka.Publisher, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.inner != nil {
-		return p.inner, nil
-	}
-	if p.failed != nil && time.Since(p.failedAt) < 500*time.Millisecond {
-		return nil, p.failed // the many that waited for one attempt share its outcome
-	}
-	s := p.config.sarama()
-	s.Producer.RequiredAcks = sarama.WaitForAll
-	s.Producer.Idempotent = true
-	s.Net.MaxOpenRequests = 1
-	s.Producer.Return.Successes = true
-	s.Producer.Retry.Max = 3
-	s.Producer.Retry.Backoff = 100 * time.Millisecond
-	s.Producer.Timeout = 10 * time.Second
-	s.Producer.MaxMessageBytes = p.limit()
-	inner, err := wkafka.NewPublisher(wkafka.PublisherConfig{Brokers: p.config.Brokers, Marshaler: partitioned{p.clock}, OverwriteSaramaConfig: s}, p.logger)
-	if err != nil {
-		p.failed, p.failedAt = err, time.Now()
-		return nil, err
-	}
-	p.inner, p.failed = inner, nil
-	return inner, nil
-}
-
-// Close implements message.Publisher.
-func (p *Publisher) Close() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.inner == nil {
-		return nil
-	}
-	return p.inner.Close()
-}
-
-// Refused tells whether an error of Publish says that the broker will never take the record, as opposed to one that passes.
+// Refused tells whether an error of Send says that the broker will never take the record, as opposed to one that passes.
 func Refused(err error) bool {
 	if _, ok := errors.AsType[sarama.ConfigurationError](err); ok {
 		return true // the client's own limit, which follows the topics'
@@ -267,7 +184,7 @@ func (e *TopicError) Error() string { return e.err.Error() }
 
 func (e *TopicError) Unwrap() error { return e.err }
 
-// TopicFault tells whether an error of Publish or Send is a fault of one topic, not of the broker or of a message.
+// TopicFault tells whether an error of Send is a fault of one topic, not of the broker or of a message.
 func TopicFault(err error) bool {
 	_, ok := errors.AsType[*TopicError](err)
 	return ok && !Refused(err)
@@ -319,7 +236,7 @@ func (c Config) consumer() *sarama.Config {
 // that wait for others of their key.
 func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Message), logger watermill.LoggerAdapter) (message.Subscriber, error) {
 	s, err := keyordered.NewSubscriber(keyordered.Config{
-		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: partitioned{}, Logger: logger, MaxBytes: c.GroupBytes,
+		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: unmarshaler{}, Logger: logger, MaxBytes: c.GroupBytes,
 		Key: func(r *sarama.ConsumerMessage) string { return orderKey(r, keyHeader) },
 		Link: func(before any, next func()) (link any, done func()) {
 			b, _ := before.(*cqrs.Link)
@@ -333,15 +250,4 @@ func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Mes
 		return nil, fmt.Errorf("subscriber of group %s: %w", group, err)
 	}
 	return s, nil
-}
-
-// NewSerialSubscriber makes Watermill's own subscriber for a group: it has one message of a partition in hand.
-func NewSerialSubscriber(c Config, group string, logger watermill.LoggerAdapter) (message.Subscriber, error) {
-	inner, err := wkafka.NewSubscriber(wkafka.SubscriberConfig{
-		Brokers: c.Brokers, ConsumerGroup: group, Unmarshaler: partitioned{}, OverwriteSaramaConfig: c.consumer(),
-	}, logger)
-	if err != nil {
-		return nil, fmt.Errorf("subscriber of group %s: %w", group, err)
-	}
-	return inner, nil
 }

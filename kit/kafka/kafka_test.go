@@ -40,31 +40,12 @@ func topic(t *testing.T, c kafka.Config) string {
 	return name
 }
 
-func publish(t *testing.T, c kafka.Config, topic string, n int) {
-	t.Helper()
-	p := kafka.NewPublisher(c, func() int { return kafka.DefaultLimit }, time.Now, watermill.NopLogger{})
-	defer p.Close()
-	var sending sync.WaitGroup
-	for k := range 10 {
-		sending.Go(func() {
-			for i := k; i < n; i += 10 {
-				msg := message.NewMessage(fmt.Sprint("m-", i), []byte(fmt.Sprint(i)))
-				msg.Metadata = message.Metadata{cqrs.HeaderID: msg.UUID, cqrs.HeaderKey: fmt.Sprint("key-", k)}
-				if err := p.Publish(topic, msg); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	sending.Wait()
-}
-
 // Stopped again and again in the middle of the work, nothing that was in hand is torn off, and nothing comes twice.
 func TestAStopFinishesWhatIsInHand(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)
 	const messages = 300
-	publish(t, c, name, messages)
+	produce(t, c, name, messages, 10)
 	var mu sync.Mutex
 	handled, torn := map[string]int{}, 0
 	for round := 0; ; round++ {
@@ -133,16 +114,19 @@ func TestSubscribingOutlastsTheBrokersAbsence(t *testing.T) {
 	require.NoError(t, err)
 	out, err := s.Subscribe(t.Context(), name)
 	require.NoError(t, err)
-	p := kafka.NewPublisher(c, func() int { return kafka.DefaultLimit }, time.Now, watermill.NopLogger{})
+	p := kafka.NewProducer(c, func() int { return kafka.DefaultLimit }, time.Now)
 	defer p.Close()
-	err = p.Publish(name, message.NewMessage("m", nil))
+	send := func() error {
+		return p.Send(t.Context(), []string{name}, []*message.Message{message.NewMessage("m", []byte("hello"))})[0]
+	}
+	err = send()
 	require.Error(t, err)
 	require.False(t, kafka.Refused(err), "it passes")
 
 	broker, err = embedded.StartKafka(dir, port)
 	require.NoError(t, err)
 	defer broker.Stop()
-	require.Eventually(t, func() bool { return p.Publish(name, message.NewMessage("m", []byte("hello"))) == nil }, 20*time.Second, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return send() == nil }, 20*time.Second, 100*time.Millisecond)
 	msg := <-out
 	require.Equal(t, "hello", string(msg.Payload))
 	msg.Ack()

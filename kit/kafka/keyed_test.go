@@ -11,6 +11,7 @@ import (
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
+	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
@@ -107,8 +108,16 @@ func TestKeysKeepTheirOrderWhileMembersComeAndGo(t *testing.T) {
 func TestTheProducersRecords(t *testing.T) {
 	c := config(t)
 	ours, theirs := topic(t, c), topic(t, c)
-	publish(t, c, theirs, 200)
 	produce(t, c, ours, 200, 10)
+	marshaler := wkafka.NewWithPartitioningMarshaler(func(_ string, msg *message.Message) (string, error) { return msg.Metadata[cqrs.HeaderKey], nil })
+	watermills, err := wkafka.NewPublisher(wkafka.PublisherConfig{Brokers: c.Brokers, Marshaler: marshaler}, watermill.NopLogger{})
+	require.NoError(t, err)
+	defer watermills.Close()
+	for i := range 200 {
+		msg := message.NewMessage(fmt.Sprint("m-", i), []byte("x"))
+		msg.Metadata[cqrs.HeaderKey] = fmt.Sprint("key-", i%10)
+		require.NoError(t, watermills.Publish(theirs, msg))
+	}
 	places := func(topic string) map[string]int32 {
 		consumer, err := sarama.NewConsumer(c.Brokers, sarama.NewConfig())
 		require.NoError(t, err)

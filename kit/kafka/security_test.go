@@ -38,7 +38,7 @@ func testSecured(t *testing.T, brokers []string, ca string) {
 		_, err := good.Check()
 		require.NoError(t, err)
 		name := topic(t, with(good))
-		publish(t, with(good), name, 10)
+		produce(t, with(good), name, 10, 10)
 	}
 	for name, bad := range map[string]kafka.Security{
 		"wrong password":    {TLS: true, CAFile: ca, SASL: "SCRAM-SHA-512", User: "ada", Password: "guess"},

@@ -9,9 +9,10 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Drain decorates a subscriber so that stopping finishes what is in hand. Watermill's router cancels its subscriptions at the
-// moment when it is closed, and with them the contexts of handlers at work; the broker would deliver those messages again. Here
-// closing hands out nothing new, waits for the acknowledgements of what is out, and only then closes what is inside.
+// Drain decorates the subscriber of BROKER=postgres so that stopping finishes what is in flight; the Kafka subscriber does so by itself.
+// Watermill's router cancels its subscriptions at the moment when it is closed, and with them the contexts of active handlers; the broker
+// would deliver those messages again. Here closing hands out nothing new, waits for the acknowledgements of what is out, and only then
+// closes what is inside.
 //
 // It also subscribes in the background, and again until it succeeds: a broker that is away at the start is no reason not to
 // start.

@@ -49,7 +49,7 @@ func (m Marshaler) Marshal(v any) (*message.Message, error) {
 	case cqrs.Event:
 		body, meta, key = v.Body, v.Meta, v.Key
 	default:
-		return nil, fmt.Errorf("%T is neither an app.Command nor an app.Event", v)
+		return nil, fmt.Errorf("%T is neither an cqrs.Command nor an cqrs.Event", v)
 	}
 	t, payload, err := m.types.Encode(body)
 	if err != nil {

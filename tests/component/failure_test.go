@@ -50,7 +50,7 @@ func letter(t *testing.T, i *harness.Instance, commandType string) deadLetter {
 // What cannot be handled is tried again later, then kept; meanwhile its key waits, and no other. Redriven, it comes first. It is so whatever
 // carries the messages.
 func TestAFailingMessageHoldsItsKeyAndNoOther(t *testing.T) {
-	for name, settings := range map[string][]string{"Kafka": nil, "Watermill's subscriber": {"KAFKA_SERIAL=on"}, "PostgreSQL": {"BROKER=postgres", "KAFKA_BROKERS="}} {
+	for name, settings := range map[string][]string{"Kafka": nil, "PostgreSQL": {"BROKER=postgres", "KAFKA_BROKERS="}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			testAFailingMessageHoldsItsKeyAndNoOther(t, settings...)

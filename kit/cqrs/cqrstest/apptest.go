@@ -3,18 +3,18 @@ package cqrstest
 
 import "context"
 
-// Store is an app.Store of one aggregate in hand.
+// Store is an cqrs.Store of one aggregate in hand.
 type Store[A any] struct{ Aggregate A }
 
 // Holding makes the store of an aggregate that was rebuilt from a history.
 func Holding[A any](aggregate A) *Store[A] { return &Store[A]{aggregate} }
 
-// Update implements app.Store.
+// Update implements cqrs.Store.
 func (s *Store[A]) Update(_ context.Context, _ string, decide func(A) error) error {
 	return decide(s.Aggregate)
 }
 
-// UpdateAll implements app.Store: each id is the aggregate in hand.
+// UpdateAll implements cqrs.Store: each id is the aggregate in hand.
 func (s *Store[A]) UpdateAll(_ context.Context, ids []string, decide func([]A) error) error {
 	all := make([]A, len(ids))
 	for i := range all {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
@@ -55,14 +54,27 @@ func write(t *testing.T, db *sqlx.DB, topic string, items ...item) {
 	}
 }
 
-// run starts a relay until stop is called or the test ends.
+// run starts a relay that sends through a publisher, until stop is called or the test ends.
 func run(t *testing.T, db *sqlx.DB, dsn string, publisher message.Publisher, o outbox.Options) (relay *outbox.Relay, stop func()) {
+	t.Helper()
+	return runSenders(t, db, dsn, outbox.ThroughPublisher(publisher), o)
+}
+
+// runKafka starts a relay that sends to Kafka, in records of at most limit bytes, until the test ends.
+func runKafka(t *testing.T, db *sqlx.DB, dsn string, brokers []string, limit int, o outbox.Options) {
+	t.Helper()
+	runSenders(t, db, dsn, func() outbox.Sender {
+		return kafka.NewProducer(kafka.Config{Brokers: brokers}, func() int { return limit }, time.Now)
+	}, o)
+}
+
+func runSenders(t *testing.T, db *sqlx.DB, dsn string, senders func() outbox.Sender, o outbox.Options) (relay *outbox.Relay, stop func()) {
 	t.Helper()
 	o.DSN = dsn
 	if o.Refused == nil {
 		o.Refused = kafka.Refused
 	}
-	relay = outbox.NewRelay(db, outbox.ThroughPublisher(publisher), slog.New(slog.DiscardHandler), o)
+	relay = outbox.NewRelay(db, senders, slog.New(slog.DiscardHandler), o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); relay.Run(ctx) }()
@@ -149,9 +161,7 @@ func TestEveryKeyArrivesInOrder(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	brokers := kittest.Kafka(t)
 	name, read := topic(t, brokers, 6, 1_000_000)
-	publisher := kafka.NewPublisher(kafka.Config{Brokers: brokers}, func() int { return 1_000_000 }, time.Now, watermill.NopLogger{})
-	defer publisher.Close()
-	run(t, db, dsn, publisher, outbox.Options{Batch: 20})
+	runKafka(t, db, dsn, brokers, 1_000_000, outbox.Options{Batch: 20})
 	const writers, each = 8, 100
 	var writing sync.WaitGroup
 	for w := range writers {
@@ -194,8 +204,6 @@ func TestARefusedRecordParksItsKeyOnly(t *testing.T) {
 			db, dsn := kittest.Database(t)
 			brokers := kittest.Kafka(t)
 			name, read := topic(t, brokers, 1, topicLimit) // one partition: all share it
-			publisher := kafka.NewPublisher(kafka.Config{Brokers: brokers}, func() int { return clientLimit }, time.Now, watermill.NopLogger{})
-			defer publisher.Close()
 			var items []item
 			for n := 1; n <= 6; n++ {
 				text := fmt.Sprint(n)
@@ -206,7 +214,7 @@ func TestARefusedRecordParksItsKeyOnly(t *testing.T) {
 			}
 			write(t, db, name, items...)
 			parked := make(chan string, 10)
-			run(t, db, dsn, publisher, outbox.Options{OnParked: func(_, key string, _ error) { parked <- key }})
+			runKafka(t, db, dsn, brokers, clientLimit, outbox.Options{OnParked: func(_, key string, _ error) { parked <- key }})
 			drained(t, db)
 			write(t, db, name, item{key: "guilty", text: "7"}, item{key: "innocent", text: "7"})
 			drained(t, db)
