@@ -40,7 +40,10 @@ type Instance struct {
 func (w *World) Host(settings ...string) *Instance {
 	w.t.Helper()
 	i := w.StartWith(settings...)
-	shared := map[string]string{"POSTGRES_DSN": i.DSN(), "KAFKA_BROKERS": strings.Join(i.Brokers(), ",")}
+	shared := map[string]string{"POSTGRES_DSN": i.DSN()}
+	if w.env["BROKER"] != "postgres" {
+		shared["KAFKA_BROKERS"] = strings.Join(i.Brokers(), ",")
+	}
 	if w.FromHost != nil {
 		maps.Copy(shared, w.FromHost(i))
 	}

@@ -47,15 +47,22 @@ func letter(t *testing.T, i *harness.Instance, commandType string) deadLetter {
 	return found
 }
 
-// What cannot be handled is tried again later, then kept; meanwhile its key waits, and no other. Redriven, it comes first. It is so whatever
-// carries the messages.
-func TestAFailingMessageHoldsItsKeyAndNoOther(t *testing.T) {
+// onEachBroker runs a test with Kafka, and with tables of PostgreSQL in its place: what is promised holds whatever carries the messages.
+func onEachBroker(t *testing.T, test func(t *testing.T, settings ...string)) {
+	t.Helper()
+	t.Parallel()
 	for name, settings := range map[string][]string{"Kafka": nil, "PostgreSQL": {"BROKER=postgres", "KAFKA_BROKERS="}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			testAFailingMessageHoldsItsKeyAndNoOther(t, settings...)
+			test(t, settings...)
 		})
 	}
+}
+
+// A message that cannot be handled is retried later, then becomes a dead letter; meanwhile its key is blocked, and no other. Replayed, it
+// comes first.
+func TestAFailingMessageHoldsItsKeyAndNoOther(t *testing.T) {
+	onEachBroker(t, testAFailingMessageHoldsItsKeyAndNoOther)
 }
 
 func testAFailingMessageHoldsItsKeyAndNoOther(t *testing.T, settings ...string) {
@@ -118,8 +125,11 @@ func testAFailingMessageHoldsItsKeyAndNoOther(t *testing.T, settings ...string) 
 
 // Dropped, a dead letter lets the next one of its key go on.
 func TestWhatIsBehindADroppedLetterGoesOn(t *testing.T) {
-	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	onEachBroker(t, testWhatIsBehindADroppedLetterGoesOn)
+}
+
+func testWhatIsBehindADroppedLetterGoesOn(t *testing.T, settings ...string) {
+	i := harness.NewWorld(t, settings...).Start()
 	db := kittest.OpenDB(t, i.DSN())
 	mend := failOn(t, i, "receipts", "inventory/BAD", "%")
 	for _, quantity := range []int{1, 2, 4} {
@@ -154,8 +164,11 @@ func TestWhatIsBehindADroppedLetterGoesOn(t *testing.T) {
 // No saga hangs for a dead letter: before the pivot the step is refused, in doubt and undone; after it the saga is stuck and says so.
 func TestADeadCommandIsAnswered(t *testing.T) {
 	kittest.Long(t)
-	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	onEachBroker(t, testADeadCommandIsAnswered)
+}
+
+func testADeadCommandIsAnswered(t *testing.T, settings ...string) {
+	i := harness.NewWorld(t, settings...).Start()
 	i.Stock(1000, "MUG-01")
 
 	mend := failOn(t, i, "payments", "payments/%", "payment.authorised")
@@ -255,8 +268,11 @@ func TestTheCourierStandsIn(t *testing.T) {
 
 // Messages that wait to be retried belong to no instance: when the one that handles them is killed, another goes on, in the order of each key.
 func TestRetryOutlivesAKilledInstance(t *testing.T) {
-	t.Parallel()
-	_, all := several(t, 2)
+	onEachBroker(t, testRetryOutlivesAKilledInstance)
+}
+
+func testRetryOutlivesAKilledInstance(t *testing.T, settings ...string) {
+	_, all := several(t, 2, settings...)
 	db := kittest.OpenDB(t, all[1].DSN())
 	_, err := db.Exec(`
 		CREATE FUNCTION fail_receipts() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'in use' USING ERRCODE = '55006'; END $$;

@@ -12,14 +12,17 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/kit/embedded"
 	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/kittest"
+	pgtopics "github.com/millrace/millrace/kit/postgres/topics"
 	"github.com/millrace/millrace/tests/harness"
-
-	"github.com/ThreeDotsLabs/watermill/message"
 )
 
 func producer(t *testing.T, i *harness.Instance) sarama.SyncProducer {
@@ -40,8 +43,11 @@ var topics = []string{
 
 // Everything that was ever on a topic comes a second time, and a third: nothing happens twice.
 func TestDuplicatesChangeNothing(t *testing.T) {
-	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	onEachBroker(t, testDuplicatesChangeNothing)
+}
+
+func testDuplicatesChangeNothing(t *testing.T, settings ...string) {
+	i := harness.NewWorld(t, settings...).Start()
 	i.Stock(1000, "MUG-01", "TEE-02", "HEAVY-99")
 	for _, method := range []string{"pm_ok", "pm_declined", "pm_capture_refused"} {
 		i.Place(method, "MUG-01", "TEE-02")
@@ -53,8 +59,28 @@ func TestDuplicatesChangeNothing(t *testing.T) {
 	for _, topic := range topics {
 		full = append(full, i.Topic(topic))
 	}
+	calls := ledgerCalls(t, i)
+	if len(settings) > 0 {
+		repeatInPostgres(t, i, full)
+	} else {
+		repeatInKafka(t, i, full)
+	}
+	// An order that is placed after them in every partition's log ends after them.
+	for range 40 {
+		i.Place("pm_ok", "MUG-01")
+	}
+	after := i.Balanced()
+	require.Equal(t, before.Orders+40, after.Orders)
+	require.Equal(t, before.Cancelled, after.Cancelled)
+	require.Equal(t, calls+40*3, ledgerCalls(t, i), "no external service is called again for a message that was handled")
+	require.Empty(t, deadLetters(t, i))
+}
+
+// repeatInKafka sends all records of some topics twice more.
+func repeatInKafka(t *testing.T, i *harness.Instance, topics []string) {
+	t.Helper()
 	var again []*sarama.ProducerMessage
-	err := kafka.ReadAll(context.Background(), kafka.Config{Brokers: i.Brokers()}, full, func(topic string, msg *message.Message) error {
+	err := kafka.ReadAll(context.Background(), kafka.Config{Brokers: i.Brokers()}, topics, func(topic string, msg *message.Message) error {
 		record := &sarama.ProducerMessage{Topic: topic, Key: sarama.StringEncoder(msg.Metadata["ce_partitionkey"]), Value: sarama.ByteEncoder(msg.Payload)}
 		for name, value := range msg.Metadata {
 			record.Headers = append(record.Headers, sarama.RecordHeader{Key: []byte(name), Value: []byte(value)})
@@ -65,22 +91,28 @@ func TestDuplicatesChangeNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, len(again), 100)
 	p := producer(t, i)
-	calls := ledgerCalls(t, i)
 	for range 2 {
 		require.NoError(t, p.SendMessages(again))
 		for _, record := range again {
 			record.Metadata = nil
 		}
 	}
-	// An order that is placed after them in every partition's log ends after them.
-	for range 40 {
-		i.Place("pm_ok", "MUG-01")
-	}
-	after := i.Balanced()
-	require.Equal(t, before.Orders+40, after.Orders)
-	require.Equal(t, before.Cancelled, after.Cancelled)
-	require.Equal(t, calls+40*3, ledgerCalls(t, i), "what was handled is not asked outside again")
-	require.Empty(t, deadLetters(t, i), "and is nobody's dead letter")
+}
+
+// repeatInPostgres inserts all messages of some topics twice more.
+func repeatInPostgres(t *testing.T, i *harness.Instance, topics []string) {
+	t.Helper()
+	tx, err := kittest.OpenDB(t, i.DSN()).Begin()
+	require.NoError(t, err)
+	_, err = tx.Exec(`LOCK TABLE topic_messages IN SHARE ROW EXCLUSIVE MODE`) // so that the ids of a topic become visible in their order
+	require.NoError(t, err)
+	again, err := tx.Exec(`INSERT INTO topic_messages (topic, message_id, payload, headers) SELECT topic, message_id, payload, headers
+		FROM topic_messages, generate_series(1, 2) round WHERE topic = ANY($1) ORDER BY round, id`, topics)
+	require.NoError(t, err)
+	n, err := again.RowsAffected()
+	require.NoError(t, err)
+	require.Greater(t, n, int64(200))
+	require.NoError(t, tx.Commit())
 }
 
 func ledgerCalls(t *testing.T, i *harness.Instance) (calls int) {
@@ -108,12 +140,51 @@ func deadLetters(t *testing.T, i *harness.Instance) []deadLetter {
 	return page.Letters
 }
 
+func toKafka(t *testing.T, i *harness.Instance) func(*sarama.ProducerMessage) {
+	t.Helper()
+	p := producer(t, i)
+	return func(record *sarama.ProducerMessage) {
+		_, _, err := p.SendMessage(record)
+		require.NoError(t, err)
+	}
+}
+
+// toPostgres publishes what would be a record of Kafka's by Watermill's SQL publisher.
+func toPostgres(t *testing.T, i *harness.Instance) func(*sarama.ProducerMessage) {
+	t.Helper()
+	p, err := pgtopics.NewPublisher(sqlx.NewDb(kittest.OpenDB(t, i.DSN()), "pgx"), watermill.NopLogger{})
+	require.NoError(t, err)
+	return func(record *sarama.ProducerMessage) {
+		msg := message.NewMessage(uuid.NewString(), []byte{})
+		if record.Value != nil {
+			msg.Payload, err = record.Value.Encode()
+			require.NoError(t, err)
+		}
+		for _, h := range record.Headers {
+			msg.Metadata[string(h.Key)] = string(h.Value)
+		}
+		if record.Key != nil {
+			key, err := record.Key.Encode()
+			require.NoError(t, err)
+			msg.Metadata["ce_partitionkey"] = string(key)
+		}
+		require.NoError(t, p.Publish(record.Topic, msg))
+	}
+}
+
 // What cannot be understood is kept, with a reason that says what is wrong, and stands in nobody's way.
 func TestPoisonIsKeptAndStandsInNobodysWay(t *testing.T) {
-	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	onEachBroker(t, testPoisonIsKeptAndStandsInNobodysWay)
+}
+
+func testPoisonIsKeptAndStandsInNobodysWay(t *testing.T, settings ...string) {
+	i := harness.NewWorld(t, settings...).Start()
 	i.Stock(1000, "MUG-01")
-	p := producer(t, i)
+	to := toKafka
+	if len(settings) > 0 {
+		to = toPostgres
+	}
+	send := to(t, i)
 	headers := func(pairs ...string) (out []sarama.RecordHeader) {
 		for n := 0; n+1 < len(pairs); n += 2 {
 			out = append(out, sarama.RecordHeader{Key: []byte(pairs[n]), Value: []byte(pairs[n+1])})
@@ -152,12 +223,10 @@ func TestPoisonIsKeptAndStandsInNobodysWay(t *testing.T) {
 		if c.payload == "" {
 			record.Value = nil
 		}
-		_, _, err := p.SendMessage(record)
-		require.NoError(t, err)
+		send(record)
 	}
 	// The one without an id must stay without.
-	_, _, err := p.SendMessage(&sarama.ProducerMessage{Topic: i.Topic("commands.payments"), Value: sarama.StringEncoder("no id"), Headers: headers("ce_type", "VoidPayment")})
-	require.NoError(t, err)
+	send(&sarama.ProducerMessage{Topic: i.Topic("commands.payments"), Value: sarama.StringEncoder("no id"), Headers: headers("ce_type", "VoidPayment")})
 	for name, c := range cases {
 		if name == "no id" {
 			continue
@@ -313,9 +382,10 @@ func killWhen(t *testing.T, i *harness.Instance, orderID, step string, backwards
 	i.Kill()
 }
 
-func TestCleanStop(t *testing.T) {
-	t.Parallel()
-	i := harness.NewWorld(t).Start()
+func TestCleanStop(t *testing.T) { onEachBroker(t, testCleanStop) }
+
+func testCleanStop(t *testing.T, settings ...string) {
+	i := harness.NewWorld(t, settings...).Start()
 	i.Stock(1000, "MUG-01")
 	for range 30 {
 		i.Place("pm_ok", "MUG-01")
