@@ -14,7 +14,6 @@ import (
 	"github.com/millrace/millrace/kit/embedded"
 	"github.com/millrace/millrace/kit/postgres"
 	"github.com/millrace/millrace/kit/postgres/audit"
-	"github.com/millrace/millrace/kit/postgres/eventstore"
 	"github.com/millrace/millrace/kit/saga"
 )
 
@@ -56,7 +55,7 @@ func (d *Service) Audit(ctx context.Context, dsn string, wait time.Duration, log
 	for _, t := range d.types() {
 		types = append(types, t)
 	}
-	return audit.Run(ctx, db, eventstore.New(db, aggregate.Merge(types...)), []audit.Derived{audit.Snapshots(d.snapshots()), sagaRows})
+	return audit.Run(ctx, db, d.EventStore(db, aggregate.Merge(types...)), []audit.Derived{audit.Snapshots(d.snapshots()), sagaRows})
 }
 
 // sagaRows compares the list of sagas with their streams. A row is written when the status changes, so it may be behind in its version

@@ -4,78 +4,58 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/sony/gobreaker"
 
 	"github.com/millrace/millrace/kit/breaker"
+	"github.com/millrace/millrace/kit/broker"
 	"github.com/millrace/millrace/kit/embedded"
 	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/postgres/outbox"
-	"github.com/millrace/millrace/kit/postgres/topics"
 )
 
-// broker carries messages from the outbox to handlers: Kafka, or tables of PostgreSQL. For another one that Watermill knows, this is what
-// has to be written.
-type broker interface {
-	// Name is its breaker's, its check's and its line's in the banner; Where says where it is.
-	Name() string
-	Where() string
-
-	// Ensure makes the topics that are missing, and returns the largest message that they take, in bytes. If it fails for some of them only,
-	// TopicFault is true for its error.
-	Ensure(ctx context.Context, topics []string) (limit int, err error)
-
-	// LongestRetention returns how long the topic, of some, that keeps messages longest keeps them. Unknown are topics of which that may not be
-	// known.
-	LongestRetention(topics []string) (longest time.Duration, topic string, unknown []string, err error)
-
-	// Ping returns an error if it does not answer.
-	Ping(ctx context.Context) error
-
-	// Senders makes the senders of the relay's workers. Refused tells that an error of theirs says that a message will never be taken,
-	// TopicFault that one topic cannot be sent to though the broker answers. All other errors are faults of the broker.
-	Senders(limit func() int) (func() outbox.Sender, error)
-	Refused(err error) bool
-	TopicFault(err error) bool
-
-	// Subscriber makes the subscriber of a group. Messages of one key come in order, one at a time; the key is that of the header
-	// keyHeader, if they have it, else their own. Announce may be told of messages that wait for others of their key.
-	Subscriber(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error)
-
-	// ReadAll reads topics from their beginning to the end that they have now, those of one key in order.
-	ReadAll(ctx context.Context, topics []string, each func(topic string, msg *message.Message) error) error
+// BrokerEnv is what an adapter makes a broker of.
+type BrokerEnv struct {
+	Config  Config
+	DSN     string // of the database, the embedded one included
+	DB      *sqlx.DB
+	Kafka   kafka.Config // from the settings; its brokers are the embedded one if none are set
+	Options broker.KafkaOptions
+	Log     watermill.LoggerAdapter
 }
 
-// startBroker chooses the broker, and starts the embedded Kafka if it is to be Kafka and no other is set. It does not connect: a broker
-// that is away is no reason not to accept orders.
+// startBroker has the adapter make the broker, and starts the embedded Kafka if it is to be Kafka and no other is set. It does not connect: a
+// broker that is down is no reason not to accept orders.
 func (s *Instance) startBroker(_ context.Context, _ func(string)) (err error) {
-	if s.config.Broker == InPostgres {
-		readers, err := topics.OpenReaders(s.DSN)
-		if err != nil {
-			return fmt.Errorf("POSTGRES_DSN: %w", err)
+	if s.config.Broker == InKafka {
+		s.Brokers = s.config.KafkaBrokers
+		if len(s.Brokers) == 0 {
+			own, err := embedded.StartKafka(s.config.DataDir, 0)
+			if err != nil {
+				return err
+			}
+			s.onStop(func(context.Context) error { own.Stop(); return nil })
+			s.Brokers = own.Brokers
 		}
-		s.onStop(func(context.Context) error { return readers.Close() })
-		s.broker = inPostgres{s.db, readers, s.watermill}
-		return nil
 	}
-	s.Brokers = s.config.KafkaBrokers
-	if len(s.Brokers) == 0 {
-		own, err := embedded.StartKafka(s.config.DataDir, 0)
-		if err != nil {
-			return err
-		}
-		s.onStop(func(context.Context) error { own.Stop(); return nil })
-		s.Brokers = own.Brokers
+	if s.broker, err = s.def.Broker(BrokerEnv{
+		Config: s.config, DSN: s.DSN, DB: s.db, Log: s.watermill,
+		Kafka: kafka.Config{
+			Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Instance: cmp.Or(s.config.InstanceID, uuid.NewString()[:8]),
+			Presence: kafka.Presence{Machine: s.machine, Since: s.since}, Security: s.config.KafkaAuth,
+			GroupBytes: memoryFor(64<<20, groupsShare, 1<<20), FetchBytes: int32(memoryFor(256<<10, groupsShare*int(s.config.Partitions), 16<<10)), //nolint:gosec // at most 256 KiB
+		},
+		Options: broker.KafkaOptions{Partitions: s.config.Partitions, Embedded: len(s.config.KafkaBrokers) == 0, Now: s.brokerTime, Log: s.log, Watermill: s.watermill},
+	}); err != nil {
+		return err
 	}
-	s.broker = inKafka{s, kafka.Config{
-		Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Instance: cmp.Or(s.config.InstanceID, uuid.NewString()[:8]),
-		Presence: kafka.Presence{Machine: s.machine, Since: s.since}, Security: s.config.KafkaAuth,
-		GroupBytes: memoryFor(64<<20, groupsShare, 1<<20), FetchBytes: int32(memoryFor(256<<10, groupsShare*int(s.config.Partitions), 16<<10)), //nolint:gosec // at most 256 KiB
-	}}
+	s.onStop(func(context.Context) error { return s.broker.Close() })
 	return nil
 }
 
@@ -106,10 +86,10 @@ func (s *Instance) ensureTopics(ctx context.Context) bool {
 	}
 }
 
-// newBreaker makes a breaker that judges from so many requests on; 0 is its default.
-func (s *Instance) newBreaker(name string, minRequests uint32, failed func(error) bool) *breaker.Breaker {
-	b := breaker.New(name, breaker.Options{Failed: failed, MinRequests: minRequests, OnChange: s.telemetry.BreakerChanged, Stopping: s.stopping})
-	s.breakers[name] = b
+// newBreaker makes a breaker of gobreaker's settings.
+func (s *Instance) newBreaker(settings gobreaker.Settings, failed func(error) bool) *breaker.Breaker {
+	b := breaker.New(settings, breaker.Options{Failed: failed, OnChange: s.telemetry.BreakerChanged, Stopping: s.stopping})
+	s.breakers[settings.Name] = b
 	return b
 }
 
@@ -135,7 +115,7 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 	down := func(err error) bool {
 		return err != nil && !s.broker.Refused(err) && !s.broker.TopicFault(err) && !errors.Is(err, outbox.ErrLeaseLost)
 	}
-	guard := s.newBreaker(s.broker.Name(), 3, down)
+	guard := s.newBreaker(breaker.Settings(s.broker.Name(), 3, 0.5), down)
 	s.relay = outbox.NewRelay(s.db, func() outbox.Sender { return guarded{senders(), guard, down} }, s.log, outbox.Options{
 		DSN: s.DSN, Machine: s.machine, Since: s.since, Refused: s.broker.Refused, TopicFault: s.broker.TopicFault, Repair: s.repairTopic,
 		OnRelayed: s.telemetry.Relayed,

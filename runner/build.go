@@ -53,7 +53,7 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 		facts, categories = append(facts, types), append(categories, category)
 	}
 	c.keyQueue = keyqueue.New(s.db)
-	c.store = eventstore.New(s.db, aggregate.Merge(facts...))
+	c.store = s.def.EventStore(s.db, aggregate.Merge(facts...))
 	c.store.LimitCache(int64(memoryFor(160<<20, cacheShare, 1<<20)))
 	sagaRows := readmodel.NewSagas(s.db)
 	c.manager = &manager.Manager{Sagas: c.sagas, Streams: c.store, Rows: measured{sagaRows, s.telemetry.SagaEnded}, Commands: s.kit.Commands(), Timers: timers{}, Clock: s.clock, Open: s.open}
@@ -72,7 +72,7 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 		all = append(all, aggregate.TypesOf(h.Type))
 	}
 	c.marshaler = messaging.NewMarshaler(aggregate.Merge(all...), "/"+s.config.TopicPrefix).In(s.def.Codecs...)
-	c.publisher = outbox.NewPublisher(s.config.MaxMessage)
+	c.publisher = outbox.NewPublisher(s.config.MaxMessage, s.def.Outbox)
 	bus, err := messaging.NewEventBus(s.config.TopicPrefix, c.publisher, c.marshaler, s.clock, s.watermill)
 	if err != nil {
 		return err

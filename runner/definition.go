@@ -6,9 +6,13 @@ import (
 	"context"
 	"io/fs"
 
+	"github.com/jmoiron/sqlx"
+	"github.com/sony/gobreaker"
 	"github.com/spf13/cobra"
 
+	"github.com/millrace/millrace/kit/postgres/outbox"
 	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/broker"
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/messaging"
 	"github.com/millrace/millrace/kit/postgres/audit"
@@ -39,8 +43,15 @@ type Service struct {
 	Codecs      []messaging.Codec // of messages that are not, or not only, in JSON
 	Migrations  fs.FS             // of the service's own tables, in goose's format
 
-	// Breakers names the circuit breaker of each destination whose commands call an external service.
-	Breakers map[string]string
+	// Breakers are the circuit breakers of the destinations whose commands call an external service.
+	Breakers map[string]gobreaker.Settings
+
+	// Database opens the database, EventStore makes the event store in it, Outbox the publisher that writes messages into the outbox, and
+	// Broker the broker. All are required: adapters of the service choose them.
+	Database   func(dsn string, maxConns int) (*sqlx.DB, error)
+	EventStore func(db *sqlx.DB, types aggregate.Types) *eventstore.Store
+	Outbox     outbox.Insert
+	Broker     func(e BrokerEnv) (broker.Broker, error)
 
 	// Prepare starts what commands need, for example stand-ins of external services. It is called once the database and the broker are
 	// there, before Commands. Optional.

@@ -21,6 +21,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/millrace/millrace/kit/breaker"
+	"github.com/millrace/millrace/kit/broker"
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/embedded"
 	"github.com/millrace/millrace/kit/httpapi"
@@ -52,7 +53,7 @@ type Instance struct {
 	since       time.Time // from when on
 
 	postgres *embedded.Postgres // nil if it is not ours
-	broker   broker
+	broker   broker.Broker
 	verifier *identity.Verifier // nil: no tokens
 
 	streams *httpapi.Streams
@@ -65,7 +66,6 @@ type Instance struct {
 	watch    *postgres.Watch
 	core     core
 	limit    atomic.Int64                // max.message.bytes of the topics
-	sayOnce  sync.Once                   // that the limit could not be read
 	breakers map[string]*breaker.Breaker // by name
 	guards   map[string]*breaker.Breaker // by the destination of commands
 	relay    *outbox.Relay

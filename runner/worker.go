@@ -23,8 +23,8 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	}
 	down := func(err error) bool { return cqrs.KindOf(err) == cqrs.Down }
 	guards := map[string]message.HandlerMiddleware{}
-	for destination, name := range s.def.Breakers {
-		s.guards[destination] = s.newBreaker(name, 0, down)
+	for destination, settings := range s.def.Breakers {
+		s.guards[destination] = s.newBreaker(settings, down)
 		guards[destination] = s.guards[destination].Middleware
 	}
 	router, err := messaging.NewRouter(messaging.Config{

@@ -6,7 +6,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/millrace/millrace/adapters/breakers"
+	"github.com/millrace/millrace/adapters/broker"
 	"github.com/millrace/millrace/adapters/gateway"
+	"github.com/millrace/millrace/adapters/outbox"
+	"github.com/millrace/millrace/adapters/store"
 	"github.com/millrace/millrace/adapters/views"
 	"github.com/millrace/millrace/adapters/warehousepb"
 	"github.com/millrace/millrace/app/command"
@@ -60,7 +64,11 @@ func New() runner.Service {
 		},
 		External:   elsewhere.All(),
 		Codecs:     []messaging.Codec{warehousepb.DeliveryArrivedCodec},
-		Breakers:   map[string]string{payment.Category: "payments", shipment.Category: "carrier", command.Couriers: "courier"},
+		Breakers:   breakers.All(),
+		Database:   store.Open,
+		EventStore: store.Events,
+		Outbox:     outbox.Insert,
+		Broker:     broker.New,
 		Migrations: migrations.Files,
 
 		Web:     own.web(),

@@ -1,5 +1,4 @@
-// Package breaker puts circuit breakers in front of destinations: as a Watermill middleware that waits while the breaker is
-// open, and around a publisher.
+// Package breaker puts circuit breakers in front of destinations, as a Watermill middleware that waits while the breaker is open.
 package breaker
 
 import (
@@ -13,24 +12,27 @@ import (
 	"github.com/sony/gobreaker"
 )
 
-// Options of a breaker. What is zero is replaced by the default.
+// Default are the settings of a breaker that opens when half of at least ten requests within ten seconds have failed, and lets three requests
+// try again after five seconds.
+func Default(name string) gobreaker.Settings { return Settings(name, 10, 0.5) }
+
+// Settings are those of a breaker that opens when a ratio, from 0 to 1, of at least minRequests within ten seconds have failed, and lets three
+// requests try again after five seconds.
+func Settings(name string, minRequests uint32, ratio float64) gobreaker.Settings {
+	return gobreaker.Settings{
+		Name: name, MaxRequests: 3, Interval: 10 * time.Second, Timeout: 5 * time.Second,
+		ReadyToTrip: func(c gobreaker.Counts) bool {
+			return c.Requests >= minRequests && float64(c.TotalFailures) >= ratio*float64(c.Requests)
+		},
+	}
+}
+
+// Options of a breaker.
 type Options struct {
 	// Failed tells which errors are failures of the destination. A refusal is none. Required.
 	Failed func(error) bool
 
-	// MinRequests is from how many requests within Window the breaker judges. Default 10.
-	MinRequests uint32
-
-	// Ratio is the part of failures, from 0 to 1, that opens it. Default 0.5.
-	Ratio float64
-
-	// Window is the time over which it counts. Default 10 s.
-	Window time.Duration
-
-	// OpenFor is how long it stays open before it lets a few requests try. Default 5 s.
-	OpenFor time.Duration
-
-	// OnChange is told of every transition: "closed", "half-open", "open". It must not ask the breaker anything. Optional.
+	// OnChange receives every transition: "closed", "half-open", "open". It must not call the breaker. Optional.
 	OnChange func(name, from, to string)
 
 	// Stopping ends the waiting of Middleware when the service stops. Optional.
@@ -40,6 +42,7 @@ type Options struct {
 // Breaker guards one destination.
 type Breaker struct {
 	name    string
+	openFor time.Duration
 	options Options
 	circuit *gobreaker.TwoStepCircuitBreaker
 
@@ -74,34 +77,20 @@ type stoppingError struct{}
 func (stoppingError) Error() string { return "stopped while waiting for an open breaker" }
 func (stoppingError) Unwrap() error { return context.Canceled }
 
-// New makes a breaker for a destination.
-func New(name string, o Options) *Breaker {
-	if o.MinRequests == 0 {
-		o.MinRequests = 10
-	}
-	if o.Ratio == 0 {
-		o.Ratio = 0.5
-	}
-	if o.Window == 0 {
-		o.Window = 10 * time.Second
-	}
-	if o.OpenFor == 0 {
-		o.OpenFor = 5 * time.Second
-	}
-	if o.OnChange == nil {
-		o.OnChange = func(string, string, string) {}
-	}
-	b := &Breaker{name: name, options: o}
-	b.circuit = gobreaker.NewTwoStepCircuitBreaker(gobreaker.Settings{
-		Name: name, MaxRequests: 3, Interval: o.Window, Timeout: o.OpenFor,
-		ReadyToTrip: func(c gobreaker.Counts) bool {
-			return c.Requests >= o.MinRequests && float64(c.TotalFailures) >= o.Ratio*float64(c.Requests)
-		},
-		OnStateChange: func(name string, from, to gobreaker.State) {
-			b.changed(from.String(), to.String())
+// New makes a breaker from gobreaker's settings: its thresholds and times. OnStateChange of the settings is called too.
+func New(settings gobreaker.Settings, o Options) *Breaker {
+	b := &Breaker{name: settings.Name, openFor: settings.Timeout, options: o}
+	inner := settings.OnStateChange
+	settings.OnStateChange = func(name string, from, to gobreaker.State) {
+		b.changed(from.String(), to.String())
+		if inner != nil {
+			inner(name, from, to)
+		}
+		if o.OnChange != nil {
 			o.OnChange(name, from.String(), to.String())
-		},
-	})
+		}
+	}
+	b.circuit = gobreaker.NewTwoStepCircuitBreaker(settings)
 	return b
 }
 
@@ -160,22 +149,8 @@ func (b *Breaker) Middleware(next message.HandlerFunc) message.HandlerFunc {
 				return nil, ErrStopping
 			case <-msg.Context().Done():
 				return nil, ErrStopping
-			case <-time.After(b.options.OpenFor / 50):
+			case <-time.After(b.openFor / 50):
 			}
 		}
 	}
-}
-
-// Publisher is a publisher behind a breaker: while it is open, publishing fails at once.
-type Publisher struct {
-	message.Publisher
-	breaker *Breaker
-}
-
-// Around puts the breaker before a publisher.
-func (b *Breaker) Around(p message.Publisher) Publisher { return Publisher{p, b} }
-
-// Publish implements message.Publisher.
-func (p Publisher) Publish(topic string, messages ...*message.Message) error {
-	return p.breaker.Do(func() error { return p.Publisher.Publish(topic, messages...) })
 }

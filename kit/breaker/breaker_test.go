@@ -21,8 +21,9 @@ var (
 
 func newBreaker(o breaker.Options) *breaker.Breaker {
 	o.Failed = func(err error) bool { return errors.Is(err, errDown) }
-	o.OpenFor = 100 * time.Millisecond
-	return breaker.New("payments", o)
+	settings := breaker.Default("payments")
+	settings.Timeout = 100 * time.Millisecond
+	return breaker.New(settings, o)
 }
 
 func open(t *testing.T, b *breaker.Breaker) {
@@ -91,12 +92,6 @@ func TestMiddlewareGivesUpWhenStopping(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled, "so that the message is nacked, and no dead letter")
 }
 
-func TestPublisherFailsAtOnceWhileOpen(t *testing.T) {
-	b := newBreaker(breaker.Options{})
-	open(t, b)
-	require.True(t, breaker.Turned(b.Around(nil).Publish("topic", message.NewMessage("m", nil))))
-}
-
 // A breaker counts faults of its destination only. Bad elements (refused, hostile, too large, panicking, cancelled) do not open it for the
 // others, whatever their share is.
 func TestBreakerIgnoresBadElements(t *testing.T) {
@@ -109,7 +104,7 @@ func TestBreakerIgnoresBadElements(t *testing.T) {
 		"cancelled": func() error { return context.Canceled },
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := breaker.New("payments", breaker.Options{Failed: func(err error) bool { return cqrs.KindOf(err) == cqrs.Down }})
+			b := breaker.New(breaker.Default("payments"), breaker.Options{Failed: func(err error) bool { return cqrs.KindOf(err) == cqrs.Down }})
 			for range 50 {
 				err := cqrs.Protect(func() error { return b.Do(bad) })
 				require.Error(t, err)

@@ -38,7 +38,7 @@ func TestHeadersHeaderOfAStranger(t *testing.T) {
 	require.JSONEq(t, `{"ce_id":"2"}`, headersOf(record("k", "ce_id", "1", "headers", `{"ce_id":"2"}`))["headers"])
 	require.Equal(t, "2", headersOf(record("k", "headers", `{"ce_id":"2"}`))[cqrs.HeaderID])
 	require.Equal(t, "no JSON", headersOf(record("k", "headers", "no JSON"))["headers"])
-	msg, err := unmarshaler{}.Unmarshal(record("\x00\xff", "ce_id", "1", "ce_partitionkey", "another"))
+	msg, err := CloudEvents{}.Unmarshal(record("\x00\xff", "ce_id", "1", "ce_partitionkey", "another"))
 	require.NoError(t, err)
 	require.Equal(t, "\x00\xff", msg.Metadata[cqrs.HeaderKey], "the record's key is what Kafka keeps the order by")
 }

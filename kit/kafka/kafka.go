@@ -14,6 +14,7 @@ import (
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
+	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/rcrowley/go-metrics"
 
@@ -44,12 +45,22 @@ type Config struct {
 	GroupBytes int
 	FetchBytes int32
 
+	// Records makes messages of records. Default: CloudEvents.
+	Records wkafka.Unmarshaler
+
 	// Security is checked before.
 	Security Security
 }
 
 // Sarama measures each record and each request for a reader that is not there; what matters is in our own metrics.
 func init() { metrics.UseNilMetrics = true } //nolint:gochecknoinits // before any client is made
+
+func (c Config) records() wkafka.Unmarshaler {
+	if c.Records == nil {
+		return CloudEvents{}
+	}
+	return c.Records
+}
 
 func (c Config) sarama() *sarama.Config {
 	s := sarama.NewConfig()
@@ -125,14 +136,14 @@ func orderKey(record *sarama.ConsumerMessage, keyHeader string) string {
 	return string(record.Key)
 }
 
-// unmarshaler makes a message of a record.
-type unmarshaler struct{}
+// CloudEvents makes messages of records in CloudEvents' binary form, and of any others.
+type CloudEvents struct{}
 
 // Unmarshal implements wkafka.Unmarshaler. It never fails, because that would end the partition's consumption: what cannot be
 // understood becomes a dead letter. A record without an id gets one from its place in the log, its time and its content: a topic that was made
 // anew has another record in the same place. The record's key comes before the header of the same meaning, because it is what Kafka and the
 // subscriber keep the order by.
-func (unmarshaler) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, error) {
+func (CloudEvents) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, error) {
 	metadata := headersOf(record)
 	id := metadata[cqrs.HeaderID]
 	if id == "" {
@@ -236,7 +247,7 @@ func (c Config) consumer() *sarama.Config {
 // that wait for others of their key.
 func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Message), logger watermill.LoggerAdapter) (message.Subscriber, error) {
 	s, err := keyordered.NewSubscriber(keyordered.Config{
-		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: unmarshaler{}, Logger: logger, MaxBytes: c.GroupBytes,
+		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: c.records(), Logger: logger, MaxBytes: c.GroupBytes,
 		Key: func(r *sarama.ConsumerMessage) string { return orderKey(r, keyHeader) },
 		Link: func(before any, next func()) (link any, done func()) {
 			b, _ := before.(*cqrs.Link)

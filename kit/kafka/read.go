@@ -32,7 +32,10 @@ func ReadAll(ctx context.Context, c Config, topics []string, each func(topic str
 		}
 		for _, partition := range partitions {
 			r := reader{client: client, bytes: c.fetchBytes(), topic: topic, partition: partition, each: func(record *sarama.ConsumerMessage) error {
-				msg, _ := unmarshaler{}.Unmarshal(record) // it never fails
+				msg, err := c.records().Unmarshal(record)
+				if err != nil {
+					return fmt.Errorf("record %d: %w", record.Offset, err)
+				}
 				one.Lock()
 				defer one.Unlock()
 				return each(topic, msg)

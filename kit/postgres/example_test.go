@@ -46,7 +46,7 @@ func Example() {
 	defer cancel()
 	types := aggregate.TypesOf(aggregate.NewType[deposited]("account.deposited"))
 	store := eventstore.New(db, types)
-	bus, err := messaging.NewEventBus("bank", outbox.NewPublisher(1_000_000), messaging.NewMarshaler(types, "/bank"), time.Now, watermill.NopLogger{})
+	bus, err := messaging.NewEventBus("bank", outbox.NewPublisher(1_000_000, kittest.Insert), messaging.NewMarshaler(types, "/bank"), time.Now, watermill.NopLogger{})
 	if err != nil {
 		panic(err)
 	}

@@ -152,7 +152,7 @@ func TestDoneButReportedAsATimeOut(t *testing.T) {
 	db := sqlx.NewDb(sql.OpenDB(l), "pgx")
 	defer db.Close()
 	store := eventstore.New(db, inventory.Types)
-	b := &bus{publisher: outbox.NewPublisher(1_000_000)}
+	b := &bus{publisher: outbox.NewPublisher(1_000_000, kittest.Insert)}
 	w := &world{db: db, bus: b, uow: postgres.NewUnitOfWork(db, store, b, time.Now)}
 	w.stock = eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{Contended: true})
 	const messages = 150

@@ -25,7 +25,7 @@ func BenchmarkStock(b *testing.B) {
 			db, _ := kittest.Database(b)
 			store := eventstore.New(db, inventory.Types)
 			stock := eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{SnapshotEvery: 100, Contended: true})
-			uow := postgres.NewUnitOfWork(db, store, &bus{publisher: outbox.NewPublisher(1_000_000)}, time.Now)
+			uow := postgres.NewUnitOfWork(db, store, &bus{publisher: outbox.NewPublisher(1_000_000, kittest.Insert)}, time.Now)
 			handle := func(sku string, decide func(*inventory.Stock) error) {
 				outcome, err := uow.Handle(context.Background(), command(uuid.NewString(), "", ""), func(ctx context.Context) error { return stock.Update(ctx, sku, decide) })
 				if err != nil || outcome != cqrs.Handled {

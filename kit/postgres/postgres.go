@@ -4,6 +4,8 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,8 +19,9 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Open makes a pool of at most maxConns connections. It does not connect yet; the error is about the DSN.
-func Open(dsn string, maxConns int) (*sqlx.DB, error) {
+// Connector makes connections whose settings the transactions of this package need: time limits for waiting for locks and for idling in a
+// transaction. It does not connect.
+func Connector(dsn string) (driver.Connector, error) {
 	config, err := txn.Config(dsn, map[string]string{
 		"application_name": "millrace",
 		// A unit of work that waits for a lock holds up a partition; after a while its message is better tried again later.
@@ -32,7 +35,16 @@ func Open(dsn string, maxConns int) (*sqlx.DB, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 5 * time.Second
 	}
-	db := sqlx.NewDb(stdlib.OpenDB(*config, stdlib.OptionAfterConnect(prepare)), "pgx")
+	return stdlib.GetConnector(*config, stdlib.OptionAfterConnect(prepare)), nil
+}
+
+// Open makes a pool of connections of Connector. It does not connect.
+func Open(dsn string, maxConns int) (*sqlx.DB, error) {
+	connector, err := Connector(dsn)
+	if err != nil {
+		return nil, err
+	}
+	db := sqlx.NewDb(sql.OpenDB(connector), "pgx")
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)

@@ -64,7 +64,7 @@ func newWorld(t *testing.T) *world {
 // another is an instance on the same database.
 func (w *world) another() *world {
 	db := w.db
-	w = &world{db: db, bus: &bus{publisher: outbox.NewPublisher(1_000_000)}, now: time.Now()}
+	w = &world{db: db, bus: &bus{publisher: outbox.NewPublisher(1_000_000, kittest.Insert)}, now: time.Now()}
 	w.store = eventstore.New(db, inventory.Types)
 	w.stock = eventstore.NewRepository(w.store, inventory.Category, inventory.Rebuild, eventstore.Options{})
 	w.uow = postgres.NewUnitOfWork(db, w.store, w.bus, func() time.Time { return w.now })

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"hash/fnv"
 
-	"github.com/ThreeDotsLabs/watermill"
 	wsql "github.com/ThreeDotsLabs/watermill-sql/v3/pkg/sql"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
@@ -25,11 +24,18 @@ const Shards = 16
 // ErrTooLarge refuses a message that the broker would refuse; the transaction that wants to send it fails.
 var ErrTooLarge = errors.New("message too large")
 
-// Publisher is the Watermill publisher of the buses: it has messages written when the unit of work of their context commits.
-type Publisher struct{ maxBytes int }
+// Insert makes the Watermill publisher that inserts messages into the outbox: watermill-sql's, with the given executor and schema. The executor
+// does not execute what the publisher passes to it: the statement is sent with those of the unit of work.
+type Insert func(tx wsql.ContextExecutor, schema wsql.SchemaAdapter) (message.Publisher, error)
 
-// NewPublisher makes one that refuses messages of more than maxBytes, headers included.
-func NewPublisher(maxBytes int) Publisher { return Publisher{maxBytes} }
+// Publisher is the Watermill publisher of the buses: it has messages written when the unit of work of their context commits.
+type Publisher struct {
+	maxBytes int
+	insert   Insert
+}
+
+// NewPublisher makes a publisher that refuses messages of more than maxBytes, headers included.
+func NewPublisher(maxBytes int, insert Insert) Publisher { return Publisher{maxBytes, insert} }
 
 // Publish implements message.Publisher. The error wraps ErrTooLarge, or says that there is no unit of work.
 func (p Publisher) Publish(topic string, messages ...*message.Message) error {
@@ -41,7 +47,7 @@ func (p Publisher) Publish(topic string, messages ...*message.Message) error {
 		if size > p.maxBytes {
 			return fmt.Errorf("publish %s to %s: %w: %d bytes, at most %d: %w", msg.Metadata.Get(cqrs.HeaderType), topic, ErrTooLarge, size, p.maxBytes, cqrs.ErrPoison)
 		}
-		if err := inserts.Write(msg.Context(), &Written{Topic: topic, Message: msg, size: size}); err != nil {
+		if err := inserts.Write(msg.Context(), &Written{Topic: topic, Message: msg, size: size, insert: p.insert}); err != nil {
 			return err
 		}
 	}
@@ -66,7 +72,8 @@ type Written struct {
 	Topic   string
 	Message *message.Message
 
-	size int // on the wire, about, in bytes
+	size   int    // on the wire, about, in bytes
+	insert Insert // the same for all messages of a process
 }
 
 // inserts writes messages through Watermill's SQL publisher, those of all units that commit together by one call.
@@ -78,7 +85,7 @@ var inserts = &txn.Statement[*Written]{
 			messages[i], topics[i] = r.Message, r.Topic
 		}
 		c := &captured{}
-		publisher, err := wsql.NewPublisher(c, wsql.PublisherConfig{SchemaAdapter: schema{topics}}, watermill.NopLogger{})
+		publisher, err := rows[0].insert(c, schema{topics})
 		if err != nil {
 			return "", nil, err
 		}

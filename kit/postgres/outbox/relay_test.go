@@ -45,7 +45,7 @@ func write(t *testing.T, db *sqlx.DB, topic string, items ...item) {
 			msg.Metadata[cqrs.HeaderDue] = i.due.Format(time.RFC3339Nano)
 		}
 		msg.SetContext(ctx)
-		require.NoError(t, outbox.NewPublisher(100_000_000).Publish(topic, msg))
+		require.NoError(t, outbox.NewPublisher(100_000_000, kittest.Insert).Publish(topic, msg))
 	}
 	require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
 	for i, w := range outbox.Of(ctx) {
@@ -451,7 +451,7 @@ func TestNobodyWaitsForThePoll(t *testing.T) {
 				msg.Metadata[cqrs.HeaderDue] = due.Format(time.RFC3339Nano)
 			}
 			msg.SetContext(ctx)
-			require.NoError(t, outbox.NewPublisher(1000).Publish("t", msg))
+			require.NoError(t, outbox.NewPublisher(1000, kittest.Insert).Publish("t", msg))
 		}
 		done := relay.Committing()
 		require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
@@ -565,6 +565,16 @@ func TestOneRelayOfAMachineWorks(t *testing.T) {
 	hold(map[*outbox.Relay]int{second: outbox.Shards / 2, elsewhere: outbox.Shards / 2})
 }
 
+// guarded is a publisher behind a breaker.
+type guarded struct {
+	message.Publisher
+	breaker *breaker.Breaker
+}
+
+func (g guarded) Publish(topic string, messages ...*message.Message) error {
+	return g.breaker.Do(func() error { return g.Publisher.Publish(topic, messages...) })
+}
+
 // While the broker is away the breaker keeps the relay from hammering it; afterwards everything arrives, in order.
 func TestBrokerAwayThenBack(t *testing.T) {
 	db, dsn := kittest.Database(t)
@@ -579,11 +589,13 @@ func TestBrokerAwayThenBack(t *testing.T) {
 		}
 		return nil
 	}}
-	guard := breaker.New("kafka", breaker.Options{Failed: func(error) bool { return true }, OpenFor: 200 * time.Millisecond})
+	settings := breaker.Default("kafka")
+	settings.Timeout = 200 * time.Millisecond
+	guard := breaker.New(settings, breaker.Options{Failed: func(error) bool { return true }})
 	for n := range 300 {
 		write(t, db, "t", item{key: fmt.Sprint(n % 50), text: fmt.Sprint(n)})
 	}
-	run(t, db, dsn, guard.Around(l), outbox.Options{})
+	run(t, db, dsn, guarded{l, guard}, outbox.Options{})
 	kittest.Eventually(t, func() error {
 		if s := guard.Snapshot(); s.State != "open" {
 			return errors.New(s.State)
@@ -610,10 +622,10 @@ func TestTooLargeIsRefusedWhereItIsWritten(t *testing.T) {
 	msg := message.NewMessage("m-1", make([]byte, 2000))
 	msg.SetContext(ctx)
 	msg.Metadata[cqrs.HeaderType] = "PlaceOrder"
-	err := outbox.NewPublisher(1000).Publish("orders", msg)
+	err := outbox.NewPublisher(1000, kittest.Insert).Publish("orders", msg)
 	require.ErrorIs(t, err, outbox.ErrTooLarge)
 	require.ErrorContains(t, err, "publish PlaceOrder to orders: message too large: ")
 	require.ErrorContains(t, err, "at most 1000")
 	msg.SetContext(t.Context())
-	require.ErrorContains(t, outbox.NewPublisher(10_000).Publish("orders", msg), "outside a unit of work")
+	require.ErrorContains(t, outbox.NewPublisher(10_000, kittest.Insert).Publish("orders", msg), "outside a unit of work")
 }

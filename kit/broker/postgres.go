@@ -1,4 +1,4 @@
-package runner
+package broker
 
 import (
 	"context"
@@ -14,7 +14,12 @@ import (
 	"github.com/millrace/millrace/kit/postgres/topics"
 )
 
-// inPostgres is Watermill's SQL Pub/Sub in the service's own database.
+// Postgres is Watermill's SQL Pub/Sub in the service's own database, for small installations. Readers are connections of subscribers, which it
+// closes.
+func Postgres(db, readers *sqlx.DB, logger watermill.LoggerAdapter) Broker {
+	return inPostgres{db, readers, logger}
+}
+
 type inPostgres struct {
 	db      *sqlx.DB
 	readers *sqlx.DB
@@ -57,3 +62,5 @@ func (b inPostgres) Subscriber(group, _ string, _ func(*message.Message)) (messa
 func (b inPostgres) ReadAll(ctx context.Context, names []string, each func(topic string, msg *message.Message) error) error {
 	return topics.ReadAll(ctx, b.db, names, each)
 }
+
+func (b inPostgres) Close() error { return b.readers.Close() }

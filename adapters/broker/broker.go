@@ -1,0 +1,15 @@
+// Package broker chooses what carries messages: Apache Kafka, or PostgreSQL in its place.
+package broker
+
+import (
+	"github.com/millrace/millrace/kit/broker"
+	"github.com/millrace/millrace/runner"
+)
+
+// New makes the broker that BROKER names.
+func New(e runner.BrokerEnv) (broker.Broker, error) {
+	if e.Config.Broker == runner.InPostgres {
+		return Postgres(e)
+	}
+	return Kafka(e)
+}

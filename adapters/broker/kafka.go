@@ -1,0 +1,20 @@
+package broker
+
+import (
+	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+
+	"github.com/millrace/millrace/kit/broker"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/runner"
+)
+
+// records makes messages of records: CloudEvents in Kafka's binary form. Records that watermill-kafka's publisher writes have the form of
+// wkafka.DefaultMarshaler.
+var records wkafka.Unmarshaler = kafka.CloudEvents{}
+
+// Kafka sends through the kit's batching producer and consumes through its key-ordered subscriber: many messages of a partition at once, those of
+// one key in order.
+func Kafka(e runner.BrokerEnv) (broker.Broker, error) {
+	e.Kafka.Records = records
+	return broker.Kafka(e.Kafka, e.Options), nil
+}

@@ -1,0 +1,29 @@
+// Package store chooses where events and read models are kept: PostgreSQL, by sqlx over pgx's database/sql driver.
+package store
+
+import (
+	"database/sql"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+)
+
+// Open makes the pool of connections. The kit's connector sets what its transactions need, time limits for locks among it.
+func Open(dsn string, maxConns int) (*sqlx.DB, error) {
+	connector, err := postgres.Connector(dsn)
+	if err != nil {
+		return nil, err
+	}
+	db := sqlx.NewDb(sql.OpenDB(connector), "pgx")
+	db.SetMaxOpenConns(maxConns)
+	db.SetMaxIdleConns(maxConns)
+	db.SetConnMaxIdleTime(5 * time.Minute)
+	return db, nil
+}
+
+// Events is the event store.
+func Events(db *sqlx.DB, types aggregate.Types) *eventstore.Store { return eventstore.New(db, types) }

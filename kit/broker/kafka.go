@@ -1,0 +1,78 @@
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+)
+
+// KafkaOptions are what a broker on Kafka needs beside its addresses.
+type KafkaOptions struct {
+	Partitions int32            // of topics that are made
+	Embedded   bool             // the broker runs in this process
+	Now        func() time.Time // the time of records
+	Log        *slog.Logger
+	Watermill  watermill.LoggerAdapter
+}
+
+// Kafka is Apache Kafka, by the kit's batching producer and its key-ordered subscriber. It connects when it is used.
+func Kafka(c kafka.Config, o KafkaOptions) Broker { return &inKafka{config: c, options: o} }
+
+type inKafka struct {
+	config  kafka.Config
+	options KafkaOptions
+	once    sync.Once // the warning that a limit could not be read
+}
+
+func (*inKafka) Name() string { return "kafka" }
+
+func (b *inKafka) Where() string {
+	where := strings.Join(b.config.Brokers, ",")
+	if b.options.Embedded {
+		where += " (embedded)"
+	}
+	return where
+}
+
+func (b *inKafka) Ensure(ctx context.Context, topics []string) (limit int, err error) {
+	limits, err := kafka.EnsureTopics(ctx, b.config, topics, b.options.Partitions)
+	if len(limits.Unknown) > 0 {
+		b.once.Do(func() {
+			b.options.Log.Warn("Kafka does not tell max.message.bytes without DESCRIBE_CONFIGS; its default is assumed, so keep MAX_MESSAGE_BYTES below the topics' limit",
+				"assumed", kafka.DefaultLimit, "topics", limits.Unknown)
+		})
+	}
+	return limits.Bytes, err
+}
+
+func (b *inKafka) LongestRetention(topics []string) (longest time.Duration, topic string, unknown []string, err error) {
+	return kafka.LongestRetention(b.config, topics)
+}
+
+func (b *inKafka) Ping(context.Context) error { return kafka.Ping(b.config) }
+
+func (b *inKafka) Senders(limit func() int) (func() outbox.Sender, error) {
+	return func() outbox.Sender { return kafka.NewProducer(b.config, limit, b.options.Now) }, nil
+}
+
+func (*inKafka) Refused(err error) bool { return kafka.Refused(err) }
+
+func (*inKafka) TopicFault(err error) bool { return kafka.TopicFault(err) }
+
+func (b *inKafka) Subscriber(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error) {
+	return kafka.NewSubscriber(b.config, group, keyHeader, announce, b.options.Watermill)
+}
+
+func (b *inKafka) ReadAll(ctx context.Context, topics []string, each func(topic string, msg *message.Message) error) error {
+	return kafka.ReadAll(ctx, b.config, topics, each)
+}
+
+func (*inKafka) Close() error { return nil }
