@@ -167,7 +167,7 @@ func (r *Router) deadLetter(msg *message.Message, reason error) error {
 	answer, answered := r.failed(m.Key.Consumer, msg, reason)
 	hold := !answered && cqrs.KindOf(reason) != cqrs.Refused
 	id := ""
-	err := r.keepTrying(func() error {
+	err := r.keepTrying(msg.Context(), func() error {
 		return r.config.UnitOfWork.Within(context.WithoutCancel(msg.Context()), func(ctx context.Context) (err error) {
 			if id, err = r.config.KeyQueue.DeadLetter(ctx, m, reason.Error(), stack, hold); err != nil || !answered {
 				return err
@@ -197,8 +197,9 @@ func (r *Router) failed(consumer string, msg *message.Message, reason error) (cq
 	return delivery.Answer(cqrs.FailedAnswer{Reason: strings.ToValidUTF8(strings.ReplaceAll(fmt.Sprintf("%.200s", text), "\x00", "\uFFFD"), "\uFFFD")}, r.config.Clock())
 }
 
-// keepTrying tries until it succeeds, the service stops, or the error is one that does not pass.
-func (r *Router) keepTrying(do func() error, what string) error {
+// keepTrying tries until it succeeds, the service stops, the error is one that does not pass, or ctx, the message's, is done: the broker has then
+// given the message's partition to another instance, and waits until this one lets it go.
+func (r *Router) keepTrying(ctx context.Context, do func() error, what string) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
 		if err == nil {
@@ -208,8 +209,11 @@ func (r *Router) keepTrying(do func() error, what string) error {
 			r.config.Log.Error("cannot "+what, "error", err)
 			return fmt.Errorf("%s: %w: %w", what, context.Canceled, err) // the broker delivers it again
 		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: the message is delivered again: %w: %w", what, context.Canceled, err)
+		}
 		r.config.Log.Warn("cannot "+what+" yet; it is tried again", "error", err)
-		if !r.wait(backoff(attempt)) {
+		if !r.wait(ctx, backoff(attempt)) {
 			return fmt.Errorf("%s: stopping: %w: %w", what, context.Canceled, err)
 		}
 	}
@@ -239,7 +243,7 @@ func (r *Router) blockedKeys(next message.HandlerFunc) message.HandlerFunc {
 		for {
 			early := link.Waits()
 			enqueued := false
-			err := r.keepTrying(func() (err error) {
+			err := r.keepTrying(outer, func() (err error) {
 				enqueued, err = r.config.KeyQueue.Enqueue(outer, m)
 				return err
 			}, "look for the key of message "+shownID(msg))
@@ -278,7 +282,7 @@ func (r *Router) redelivered(msg *message.Message, m cqrs.Received, at cqrs.Rede
 	case err != nil:
 		return nil, err
 	}
-	return produced, r.keepTrying(func() error { return r.config.KeyQueue.Complete(outer, m) }, "remove the handled message "+shownID(msg)+" from the key queue")
+	return produced, r.keepTrying(outer, func() error { return r.config.KeyQueue.Complete(outer, m) }, "remove the handled message "+shownID(msg)+" from the key queue")
 }
 
 type attemptKey struct{}
@@ -350,7 +354,7 @@ func (r *Router) retry(next message.HandlerFunc) message.HandlerFunc {
 			}
 			r.config.OnFailure(m.Key.Consumer, "retried")
 			r.config.Log.Warn("retrying", "consumer", m.Key.Consumer, "message_id", shownID(msg), "error", err, "kind", kind.String(), "attempt", attempt)
-			if !r.wait(backoff(attempt)) {
+			if !r.wait(msg.Context(), backoff(attempt)) {
 				return nil, fmt.Errorf("stopping: %w: %w", context.Canceled, err)
 			}
 		}
@@ -366,10 +370,12 @@ func backoff(attempt int) time.Duration {
 	return d/2 + rand.N(d/2+1) //nolint:gosec // chance, not secrecy
 }
 
-// wait returns false if the service stops meanwhile.
-func (r *Router) wait(d time.Duration) bool {
+// wait returns false if the service stops meanwhile, or ctx is done.
+func (r *Router) wait(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-r.config.Stopping:
+		return false
+	case <-ctx.Done():
 		return false
 	case <-time.After(d):
 		return true
