@@ -2,10 +2,11 @@
 FROM --platform=${BUILDPLATFORM:-linux} golang:1.26 AS build
 WORKDIR /src
 COPY go.mod go.sum ./
+COPY kit/go.mod kit/go.sum kit/
 RUN go mod download
 COPY . .
 ARG TARGETARCH
-RUN CGO_ENABLED=0 GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -ldflags="-s -w -buildid=" -o /millrace .
+RUN CGO_ENABLED=0 GOARCH=$TARGETARCH go build -tags noembedded -trimpath -buildvcs=false -ldflags="-s -w -buildid=" -o /millrace .
 
 FROM gcr.io/distroless/static-debian12:nonroot
 COPY --from=build /millrace /millrace

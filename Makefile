@@ -1,9 +1,10 @@
 TOOL := go tool -modfile=tools/lint/lint.mod
+KIT := $(wildcard kit) # a service that imports the kit has no folder of it
 SHIP := go tool -modfile=tools/ship/ship.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help init remove-example kit-diff run demo test race nightly long-test template-test simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate proto kubernetes dist image sbom vuln up down
+.PHONY: help init remove-example run demo test race nightly long-test template-test simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate proto kubernetes dist image sbom vuln up down
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
@@ -14,20 +15,21 @@ init: ## Make it your own: make init MODULE=github.com/acme/billing NAME=billing
 remove-example: ## Take order fulfilment out; what is left is yours to fill
 	go run ./tools/removeexample
 
-kit-diff: ## What a newer template changed in its kit, as a patch: make -s kit-diff UPSTREAM=https://… | git apply -3
-	@go run ./tools/kitdiff -upstream '$(UPSTREAM)' -from '$(FROM)'
-
 run: ## Start everything on the embedded default
 	go run .
 
-demo: ## A hundred orders of every outcome, and the books
+demo: ## A hundred orders of every outcome, and the check of the invariants
 	go run . demo
 
-test: ## All tests, on the embedded default; on real services if POSTGRES_DSN and KAFKA_BROKERS are set
+test: ## All tests of the service, on the embedded default; on real services if POSTGRES_DSN and KAFKA_BROKERS are set
 	go test ./...
 
-race: ## The same with the race detector, in the service too
+kit-test: ## All tests of the kit
+	cd kit && go test ./...
+
+race: ## All tests of both with the race detector, in the service too
 	HARNESS_RACE=1 go test -race -timeout 60m ./...
+	cd kit && go test -race -timeout 30m ./...
 
 nightly: ## What takes long and seldom breaks: chaos, docker-compose, Debezium, guides, race detector in the service (NIGHTLY_ONLY)
 	.ci/nightly
@@ -63,8 +65,8 @@ chaos: ## Ten minutes of faults around three instances (CHAOS_SECONDS, CHAOS_SEE
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} tests/chaos/run.sh
 
 fuzz: ## Fuzz everything that reads from outside, a minute each (FUZZTIME)
-	go test ./ports/httpapi -run XXX -fuzz FuzzPlaceOrder -fuzztime $${FUZZTIME:-60s}
-	go test ./ports/messages -run XXX -fuzz FuzzHeaders -fuzztime $${FUZZTIME:-60s}
+	go test ./ports -run XXX -fuzz FuzzPlaceOrder -fuzztime $${FUZZTIME:-60s}
+	cd kit && go test ./messaging -run XXX -fuzz FuzzHeaders -fuzztime $${FUZZTIME:-60s}
 	go test ./domain/order -run XXX -fuzz FuzzUpcasting -fuzztime $${FUZZTIME:-60s}
 	go test ./sagas/fulfilment -run XXX -fuzz FuzzFaults -fuzztime $${FUZZTIME:-60s}
 
@@ -82,17 +84,19 @@ lint: ## gofmt, go vet and golangci-lint
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run make fmt"; exit 1; }
 	go vet ./...
 	$(TOOL) golangci-lint run ./...
+	$(if $(KIT),cd kit && go vet ./... && go tool -modfile=../tools/lint/lint.mod golangci-lint run --config ../.golangci.yml ./...)
 
 fmt: ## Format the code
 	gofmt -w .
 
 generate: ## What is generated: the HTTP types and the client from openapi.yaml, the sagas' diagrams, asyncapi.yaml
+	$(if $(KIT),cd kit && go generate ./...)
 	go generate ./...
 	WRITE_DOCUMENTS=1 go test -count=1 -run TestDocumentsAreCurrent ./service
 
 proto: ## What is generated from .proto files; needs protoc
 	go build -o .bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
-	PATH=$(CURDIR)/.bin:$$PATH protoc --go_out=. --go_opt=paths=source_relative --go_opt=Mports/messages/warehousepb/warehouse.proto=ports/messages/warehousepb ports/messages/warehousepb/warehouse.proto
+	PATH=$(CURDIR)/.bin:$$PATH protoc --go_out=. --go_opt=paths=source_relative --go_opt=Madapters/warehousepb/warehouse.proto=adapters/warehousepb adapters/warehousepb/warehouse.proto
 
 kubernetes: ## Whether deploy/kubernetes is what Kubernetes understands; by kubeconform too, where its schemas can be reached
 	go test -modfile=tools/ship/ship.mod tools/ship/manifests/main.go tools/ship/manifests/main_test.go
@@ -100,8 +104,8 @@ kubernetes: ## Whether deploy/kubernetes is what Kubernetes understands; by kube
 	go run -modfile=tools/ship/ship.mod tools/ship/manifests/main.go < tools/ship/manifests.yaml
 	@if curl -sfm 5 -o /dev/null https://raw.githubusercontent.com; then $(SHIP) kubeconform -strict -summary tools/ship/manifests.yaml; fi
 
-dist: ## The binary for Linux on amd64 and arm64, the same byte for byte wherever it is built, with its checksums
-	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -buildvcs=false -ldflags="-s -w -buildid=" -o dist/millrace-linux-$$arch . || exit 1; done
+dist: ## The binary for Linux on amd64 and arm64, without the embedded PostgreSQL and Kafka, the same byte for byte wherever it is built, with its checksums
+	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -tags noembedded -trimpath -buildvcs=false -ldflags="-s -w -buildid=" -o dist/millrace-linux-$$arch . || exit 1; done
 	cd dist && sha256sum millrace-linux-* | tee checksums.txt
 
 image: ## The image for amd64 and arm64: make image IMAGE=registry/name:tag (needs docker buildx)
@@ -112,6 +116,7 @@ sbom: ## What the binary is made of, as CycloneDX: dist/sbom.json
 
 vuln: ## Known vulnerabilities in what we use
 	$(TOOL) govulncheck ./...
+	$(if $(KIT),cd kit && go tool -modfile=../tools/lint/lint.mod govulncheck ./...)
 
 up: ## PostgreSQL, Kafka and one instance in docker-compose
 	$(COMPOSE) up -d --build

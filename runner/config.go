@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/kit/embedded"
 	"github.com/millrace/millrace/kit/identity"
 	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/postgres"
@@ -189,6 +191,21 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 		d.Settings(s.Reader, c)
 	}
 	return c, s.Err()
+}
+
+// checkEmbedded returns an error for each setting without which an embedded part would be needed that this binary does not have.
+func (c Config) checkEmbedded() error {
+	var faults []error
+	if embedded.Available {
+		return nil
+	}
+	if c.PostgresDSN == "" {
+		faults = append(faults, &settings.Error{Name: "POSTGRES_DSN", Fault: "must be set: this binary was built without the embedded PostgreSQL (build tag noembedded)"})
+	}
+	if len(c.KafkaBrokers) == 0 && c.Broker == InKafka {
+		faults = append(faults, &settings.Error{Name: "KAFKA_BROKERS", Fault: "must be set: this binary was built without the embedded Kafka (build tag noembedded)"})
+	}
+	return errors.Join(faults...)
 }
 
 // checkRetention refuses to forget which messages were handled while they can be delivered again.

@@ -34,6 +34,9 @@ func Main(d Service) int {
 // Run carries out a command line and returns the exit code. It ends early when ctx is done.
 func Run(ctx context.Context, d Service, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	config, err := ReadConfig(&d, getenv)
+	if err == nil && (len(args) == 0 || args[0] == "serve" || args[0] == "demo") {
+		err = config.checkEmbedded()
+	}
 	if err != nil && !isHelp(args) {
 		_, _ = fmt.Fprintf(stderr, "%s: %s\n", d.Name, strings.ReplaceAll(err.Error(), "\n", "\n"+d.Name+": "))
 		return 2

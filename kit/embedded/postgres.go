@@ -1,5 +1,5 @@
-// Package embedded runs a real PostgreSQL and a Kafka broker in and beside this process, with their data in a directory, so
-// that `go run .` needs nothing else.
+//go:build !noembedded
+
 package embedded
 
 import (

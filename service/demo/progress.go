@@ -33,7 +33,7 @@ func (d *demo) table() []byte {
 	line("%s %d of %d decided, %.0f s", cli.Bar(float64(decided)/float64(d.total), width), decided, d.total, time.Since(d.began).Seconds())
 	line("  in flight %6d", int(d.placed.Load())-decided)
 	line("  confirmed %6d", d.byStatus["confirmed"])
-	line("  undone    %6d", d.byStatus["cancelled"])
+	line("  cancelled %6d", d.byStatus["cancelled"])
 	for _, reason := range slices.Sorted(maps.Keys(d.byReason)) {
 		line("    %6d  %s", d.byReason[reason], reason)
 	}

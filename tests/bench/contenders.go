@@ -16,6 +16,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 
+	ownoutbox "github.com/millrace/millrace/adapters/outbox"
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/postgres"
@@ -102,7 +103,7 @@ func (*ours) prepare(context.Context, *ground) error { return nil }
 
 func (o *ours) write(ctx context.Context, g *ground, topic string, messages []benchMessage) error {
 	inner, unit := txn.NewUnit(ctx, g.db)
-	publisher := outbox.NewPublisher(1_000_000)
+	publisher := outbox.NewPublisher(1_000_000, ownoutbox.Insert)
 	for _, m := range messages {
 		msg := message.NewMessage(uuid.NewString(), []byte(m.payload))
 		msg.Metadata.Set(cqrs.HeaderKey, m.key)

@@ -24,7 +24,7 @@ func TestDemoProvesTheBooks(t *testing.T) {
 	i := harness.Shared(t)
 	output, code := run(t, nil, "demo", "--orders", "40", "--json", "--url", i.URL)
 	require.Zero(t, code, output)
-	require.Regexp(t, `^\{"orders":40,"confirmed":\d+,"cancelled":\d+,"by_reason":\{.*"payment declined":\d+.*\},"seconds":[\d.]+,"orders_per_second":[\d.]+,"latency_ms":\{"p50":[\d.]+,"p99":[\d.]+\},"books":"balanced"\}\n$`, output)
+	require.Regexp(t, `^\{"orders":40,"confirmed":\d+,"cancelled":\d+,"by_reason":\{.*"payment declined":\d+.*\},"seconds":[\d.]+,"orders_per_second":[\d.]+,"latency_ms":\{"p50":[\d.]+,"p99":[\d.]+\},"books":"balanced","consistent":true\}\n$`, output)
 	output, code = run(t, []string{"HTTP_ADDR=" + strings.TrimPrefix(i.URL, "http://")}, "sagas", "list", "--status", "completed")
 	require.Zero(t, code, output)
 	require.Contains(t, output, "order-fulfilment v2")

@@ -132,7 +132,7 @@ func TestBreachesAreFound(t *testing.T) {
 	for want, p := range map[string]pkg{
 		"whose home is kafka":                   breach("messaging", "github.com/IBM/sarama"),
 		"whose home is aggregate/aggregatetest": breach("cqrs", "testing"),
-		"it may import aggregate, cqrs, github":    breach("saga", "m/postgres"),
+		"it may import aggregate, cqrs, github": breach("saga", "m/postgres"),
 		"it needs the standard library only":    breach("aggregate", "github.com/google/uuid"),
 		"has no package comment":                {ImportPath: "m/cqrs", GoFiles: []string{"a.go"}},
 	} {

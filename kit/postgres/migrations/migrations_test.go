@@ -1,0 +1,102 @@
+package migrations_test
+
+import (
+	"database/sql"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/postgres/migrations"
+)
+
+func TestMain(m *testing.M) { kittest.Main(m) }
+
+// service is a service's migrations: a table that a database of the version before has already, and one that is new.
+var service = fstest.MapFS{
+	"00001_views.sql": {Data: []byte("-- +goose Up\nCREATE TABLE IF NOT EXISTS order_rows (id text);\n-- +goose Down\nDROP TABLE order_rows;\n")},
+	"00002_more.sql":  {Data: []byte("-- +goose Up\nCREATE TABLE more (id text);\n-- +goose Down\nDROP TABLE more;\n")},
+}
+
+func versions(t *testing.T, db *sql.DB, s migrations.Schema) (applied []string) {
+	t.Helper()
+	all, err := s.List(t.Context(), db)
+	require.NoError(t, err)
+	for _, v := range all {
+		if v.Applied {
+			applied = append(applied, fmt.Sprint(v.Set, " ", v.Version))
+		}
+	}
+	return applied
+}
+
+// before makes the version table of the time when kit and service shared one sequence.
+func before(t *testing.T, db *sql.DB, own ...int) {
+	t.Helper()
+	_, err := db.Exec(`ALTER TABLE kit_migrations RENAME TO goose_db_version; DROP TABLE IF EXISTS service_migrations; CREATE TABLE order_rows (id text)`)
+	require.NoError(t, err)
+	for _, version := range own {
+		_, err = db.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, version)
+		require.NoError(t, err)
+	}
+}
+
+func TestDatabaseOfTheVersionBefore(t *testing.T) {
+	db, _ := kittest.Database(t)
+	before(t, db.DB, 11)
+	own := fstest.MapFS{"00011_own.sql": {Data: []byte("-- +goose Up\nSELECT 1/0;\n")}} // applied before, so it must not run again
+	for name, file := range service {
+		own[name] = file
+	}
+	schema := migrations.New(own)
+	var instances sync.WaitGroup
+	for range 3 {
+		instances.Go(func() {
+			if err := schema.Up(t.Context(), db.DB); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	instances.Wait()
+	require.NoError(t, schema.Check(t.Context(), db.DB))
+	require.Equal(t, []string{
+		"kit 1", "kit 2", "kit 3", "kit 4", "kit 5", "kit 6", "kit 7", "kit 8", "kit 9", "kit 10", "service 1", "service 2", "service 11",
+	}, versions(t, db.DB, schema))
+	var newest int
+	require.NoError(t, db.Get(&newest, `SELECT max(version_id) FROM goose_db_version`))
+	require.Equal(t, 12, newest, "so that a program of the version before refuses to start")
+}
+
+func TestNewerDatabaseIsRefused(t *testing.T) {
+	for _, table := range []string{"kit_migrations", "service_migrations"} {
+		db, _ := kittest.Database(t, service)
+		_, err := db.Exec(`INSERT INTO ` + table + ` (version_id, is_applied) VALUES (99, true)`)
+		require.NoError(t, err)
+		for _, err := range []error{migrations.New(service).Up(t.Context(), db.DB), migrations.New(service).Check(t.Context(), db.DB)} {
+			require.ErrorIs(t, err, migrations.ErrNewer)
+			require.ErrorContains(t, err, "it is at version 99 of "+table)
+		}
+	}
+}
+
+func TestOlderDatabaseIsNamed(t *testing.T) {
+	db, _ := kittest.Database(t, service)
+	require.NoError(t, migrations.New(service).Down(t.Context(), db.DB))
+	require.ErrorContains(t, migrations.New(service).Check(t.Context(), db.DB), "older than this program (service_migrations): run `migrate up`")
+}
+
+// Down takes back the service's versions first, then the kit's, down to an empty database; Up makes all of them again.
+func TestDownAndUpAgain(t *testing.T) {
+	db, _ := kittest.Database(t, service)
+	schema := migrations.New(service)
+	all := versions(t, db.DB, schema)
+	for i := len(all) - 1; i >= 0; i-- {
+		require.NoError(t, schema.Down(t.Context(), db.DB))
+		require.Equal(t, append([]string(nil), all[:i]...), versions(t, db.DB, schema))
+	}
+	require.NoError(t, schema.Up(t.Context(), db.DB))
+	require.Equal(t, all, versions(t, db.DB, schema))
+}
