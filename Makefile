@@ -67,6 +67,7 @@ chaos: ## Ten minutes of faults around three instances (CHAOS_SECONDS, CHAOS_SEE
 fuzz: ## Fuzz everything that reads from outside, a minute each (FUZZTIME)
 	go test ./ports -run XXX -fuzz FuzzPlaceOrder -fuzztime $${FUZZTIME:-60s}
 	cd kit && go test ./messaging -run XXX -fuzz FuzzHeaders -fuzztime $${FUZZTIME:-60s}
+	cd kit && go test ./httpapi -run XXX -fuzz FuzzPreferredWait -fuzztime $${FUZZTIME:-60s}
 	go test ./domain/order -run XXX -fuzz FuzzUpcasting -fuzztime $${FUZZTIME:-60s}
 	go test ./sagas/fulfilment -run XXX -fuzz FuzzFaults -fuzztime $${FUZZTIME:-60s}
 
@@ -89,7 +90,7 @@ lint: ## gofmt, go vet and golangci-lint
 fmt: ## Format the code
 	gofmt -w .
 
-generate: ## What is generated: the HTTP types and the client from openapi.yaml, the sagas' diagrams, asyncapi.yaml
+generate: ## What is generated: the HTTP types from openapi.yaml and operations.yaml, the sagas' diagrams, asyncapi.yaml
 	$(if $(KIT),cd kit && go generate ./...)
 	go generate ./...
 	WRITE_DOCUMENTS=1 go test -count=1 -run TestDocumentsAreCurrent ./service

@@ -5,7 +5,7 @@ package main
 import (
 	"os"
 
-	"github.com/millrace/millrace/runner"
+	"github.com/millrace/millrace/kit/runner"
 	"github.com/millrace/millrace/service"
 )
 

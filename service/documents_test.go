@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/runner"
+	"github.com/millrace/millrace/kit/runner"
 )
 
 // What docs/ shows of the code is what the code is. With WRITE_DOCUMENTS it is written: make generate.

@@ -13,8 +13,8 @@ import (
 
 	"github.com/millrace/millrace/adapters/sandbox"
 	"github.com/millrace/millrace/kit/cli"
+	"github.com/millrace/millrace/kit/runner"
 	"github.com/millrace/millrace/kit/settings"
-	"github.com/millrace/millrace/runner"
 )
 
 // outside are the external services, and the sandbox that stands in for them where their settings are empty.

@@ -24,8 +24,8 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/messaging"
 	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/runner"
 	"github.com/millrace/millrace/migrations"
-	"github.com/millrace/millrace/runner"
 	"github.com/millrace/millrace/sagas"
 	"github.com/millrace/millrace/service/demo"
 )
@@ -71,7 +71,9 @@ func New() runner.Service {
 		Broker:     broker.New,
 		Migrations: migrations.Files,
 
-		Web:     own.web(),
+		Routes:  own.routes,
+		Mounts:  own.mounts,
+		Pages:   own.pages,
 		Prepare: own.startSandbox,
 		Seed:    seed,
 		Hints:   hints,

@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/millrace/millrace/runner"
+	"github.com/millrace/millrace/kit/runner"
 )
 
 // .env.example lists every setting that is read, and no other, each with the default that it has.

@@ -11,64 +11,57 @@ import (
 	"github.com/millrace/millrace/adapters/sandbox"
 	"github.com/millrace/millrace/adapters/views"
 	"github.com/millrace/millrace/domain/order"
-	"github.com/millrace/millrace/kit/saga"
-	"github.com/millrace/millrace/ports/api"
-	"github.com/millrace/millrace/ports/ui"
-	"github.com/millrace/millrace/runner"
+	"github.com/millrace/millrace/kit/httpapi"
+	"github.com/millrace/millrace/kit/opsui"
+	"github.com/millrace/millrace/kit/runner"
+	"github.com/millrace/millrace/ports"
+	"github.com/millrace/millrace/ports/pages"
+	"github.com/millrace/millrace/sagas"
 	"github.com/millrace/millrace/sagas/fulfilment"
 )
 
-func (o *outside) web() runner.Web {
-	return runner.Web{
-		API: func(k *runner.Kit, s *api.Server) []api.Mount {
-			s.Cancel = func(ctx context.Context, orderID string) error { return cancelOrder(ctx, k, orderID) }
-			s.SagaOf = sagaOf
-			if o.sandbox == nil {
-				return nil
-			}
-			s.Sandbox = o.sandbox.Control()
-			return []api.Mount{{Pattern: "/sandbox/*", Handler: http.StripPrefix("/sandbox", o.sandbox.Handler())}}
-		},
-		Pages: func(k *runner.Kit, s *ui.Server) {
-			s.Cancel = func(ctx context.Context, orderID string) error { return cancelOrder(ctx, k, orderID) }
-			s.SagaOf = sagaOf
-			if o.sandbox != nil {
-				s.Sandbox = knobs(o.sandbox)
-			}
-		},
-		Subject: subject, Counts: counts,
+// routes are this service's routes.
+func (o *outside) routes(k *runner.Kit) *httpapi.Service {
+	deps := ports.Deps{Cancel: cancelOrder(k)}
+	if o.sandbox != nil {
+		deps.Sandbox = o.sandbox.Control()
 	}
+	return ports.Routes(deps)
 }
 
-func sagaOf(orderID string) string { return saga.ID(fulfilment.Name, orderID) }
+// mounts lets other instances share the sandbox of this one.
+func (o *outside) mounts(*runner.Kit) []httpapi.Mount {
+	if o.sandbox == nil {
+		return nil
+	}
+	return []httpapi.Mount{{Pattern: "/sandbox/*", Handler: http.StripPrefix("/sandbox", o.sandbox.Handler())}}
+}
+
+// pages are this service's pages.
+func (o *outside) pages(k *runner.Kit) (opsui.Extension, error) {
+	p := pages.Pages{
+		Commands: k.Commands(), Queries: k.Queries(), Sagas: sagas.All(), Cancel: cancelOrder(k),
+		Counts: func(ctx context.Context, limit int) (map[order.Status]int, error) {
+			return views.NewOrders(k.DB()).Count(ctx, limit)
+		},
+	}
+	if o.sandbox != nil {
+		p.Sandbox = sandboxServices(o.sandbox)
+	}
+	return p.Extension()
+}
 
 // cancelOrder asks the order's saga, and with it decides in one transaction whether it is too late.
-func cancelOrder(ctx context.Context, k *runner.Kit, orderID string) error {
-	return k.UnitOfWork().Within(ctx, func(ctx context.Context) error {
-		history, err := k.History(ctx, order.Category, orderID)
-		if err != nil {
-			return err
-		}
-		return k.CancelSaga(ctx, fulfilment.Name, history[0], "cancelled by the customer")
-	})
-}
-
-// subject is what a saga is about, and the address of its page.
-func subject(state saga.State) (noun, address string) {
-	if state.Definition == fulfilment.Name {
-		return "order", "/ui/orders/" + state.Subject
+func cancelOrder(k *runner.Kit) func(ctx context.Context, orderID string) error {
+	return func(ctx context.Context, orderID string) error {
+		return k.UnitOfWork().Within(ctx, func(ctx context.Context) error {
+			history, err := k.History(ctx, order.Category, orderID)
+			if err != nil {
+				return err
+			}
+			return k.CancelSaga(ctx, fulfilment.Name, history[0], "cancelled by the customer")
+		})
 	}
-	return "", ""
-}
-
-// counts are what the first page shows of orders.
-func counts(ctx context.Context, k *runner.Kit) ([]ui.Group, error) {
-	orders, err := views.NewOrders(k.DB()).Count(ctx, ui.Most+1)
-	group := ui.Group{Title: "Orders"}
-	for _, status := range []order.Status{order.Pending, order.IsConfirmed, order.IsCancelled} {
-		group.Of = append(group.Of, ui.Tally{Name: string(status), N: orders[status], Address: "/ui/orders?status=" + string(status)})
-	}
-	return []ui.Group{group}, err
 }
 
 // hints are what the banner suggests.
@@ -79,32 +72,33 @@ func hints(k *runner.Kit) []string {
 	}
 }
 
-func knobs(box *sandbox.Sandbox) []ui.SandboxService {
-	service := func(name string, get func() sandbox.Knobs, turn func(sandbox.Knobs), ledger func() []ui.Entry) ui.SandboxService {
-		return ui.SandboxService{
+// sandboxServices are the simulated services as the page of the sandbox shows them.
+func sandboxServices(box *sandbox.Sandbox) []pages.SandboxService {
+	service := func(name string, get func() sandbox.Knobs, set func(sandbox.Knobs), ledger func() []pages.LedgerEntry) pages.SandboxService {
+		return pages.SandboxService{
 			Name: name, Ledger: ledger,
-			Knobs: func() ui.Knobs {
+			Faults: func() pages.Faults {
 				k := get()
-				return ui.Knobs{Down: k.Down, FailureRate: k.FailureRate, RefusalRate: k.RefusalRate, Latency: time.Duration(k.Latency)}
+				return pages.Faults{Down: k.Down, FailureRate: k.FailureRate, RefusalRate: k.RefusalRate, Latency: time.Duration(k.Latency)}
 			},
-			Turn: func(k ui.Knobs) {
-				turn(sandbox.Knobs{Down: k.Down, FailureRate: k.FailureRate, RefusalRate: k.RefusalRate, Latency: sandbox.Duration(k.Latency), Twice: get().Twice})
+			Set: func(f pages.Faults) {
+				set(sandbox.Knobs{Down: f.Down, FailureRate: f.FailureRate, RefusalRate: f.RefusalRate, Latency: sandbox.Duration(f.Latency), Twice: get().Twice})
 			},
 		}
 	}
-	return []ui.SandboxService{
-		service("payments", box.Payments.Knobs, box.Payments.Turn, func() []ui.Entry { return entries(box.Payments.Ledger()) }),
-		service("carrier", box.Carrier.Knobs, box.Carrier.Turn, func() []ui.Entry { return entries(box.Carrier.Ledger()) }),
-		service("courier", box.Courier.Knobs, box.Courier.Turn, func() []ui.Entry { return entries(box.Courier.Ledger()) }),
+	return []pages.SandboxService{
+		service("payments", box.Payments.Knobs, box.Payments.Turn, func() []pages.LedgerEntry { return entries(box.Payments.Ledger()) }),
+		service("carrier", box.Carrier.Knobs, box.Carrier.Turn, func() []pages.LedgerEntry { return entries(box.Carrier.Ledger()) }),
+		service("courier", box.Courier.Knobs, box.Courier.Turn, func() []pages.LedgerEntry { return entries(box.Courier.Ledger()) }),
 	}
 }
 
 // entries are the fields of a ledger, by their names in JSON.
-func entries(ledger any) (out []ui.Entry) {
+func entries(ledger any) (out []pages.LedgerEntry) {
 	v := reflect.ValueOf(ledger)
 	for i := range v.NumField() {
 		if n, ok := reflect.TypeAssert[int64](v.Field(i)); ok {
-			out = append(out, ui.Entry{Name: strings.Split(v.Type().Field(i).Tag.Get("json"), ",")[0], Value: n})
+			out = append(out, pages.LedgerEntry{Name: strings.Split(v.Type().Field(i).Tag.Get("json"), ",")[0], Value: n})
 		}
 	}
 	return out

@@ -3,7 +3,7 @@ package broker
 
 import (
 	"github.com/millrace/millrace/kit/broker"
-	"github.com/millrace/millrace/runner"
+	"github.com/millrace/millrace/kit/runner"
 )
 
 // New makes the broker that BROKER names.

@@ -5,7 +5,7 @@ import (
 
 	"github.com/millrace/millrace/kit/broker"
 	"github.com/millrace/millrace/kit/kafka"
-	"github.com/millrace/millrace/runner"
+	"github.com/millrace/millrace/kit/runner"
 )
 
 // records makes messages of records: CloudEvents in Kafka's binary form. Records that watermill-kafka's publisher writes have the form of

@@ -5,7 +5,7 @@ import (
 
 	"github.com/millrace/millrace/kit/broker"
 	"github.com/millrace/millrace/kit/postgres/topics"
-	"github.com/millrace/millrace/runner"
+	"github.com/millrace/millrace/kit/runner"
 )
 
 // Postgres is watermill-sql's Pub/Sub in the service's own database: BROKER=postgres, for small installations without Kafka.

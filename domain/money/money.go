@@ -59,8 +59,3 @@ func (m Money) Plus(other Money) (Money, error) {
 	}
 	return Money{m.Amount + other.Amount, m.Currency}, nil
 }
-
-// String is for people: "12.50 EUR", with two decimals whatever the currency.
-func (m Money) String() string {
-	return fmt.Sprintf("%d.%02d %s", m.Amount/100, m.Amount%100, m.Currency)
-}

@@ -15,11 +15,11 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Border is what every request passes, whatever it asks for.
+// Border checks every request before it is routed: its Host, its address behind trusted proxies, and panics of its handler.
 type Border struct {
-	// Hosts are the names that requests may be sent to, beside those of loopback; "*" is any. It is checked where nobody has to say who
-	// they are (CheckHost): there a page of another site could have its own name resolve to this service (DNS rebinding), and operate it
-	// through its visitor's browser.
+	// Hosts are the names that a request may have as Host, beside loopback names; "*" is any name. They are checked where requests need no
+	// token (CheckHost): without the check, a page of another site could resolve its own name to this service (DNS rebinding) and operate
+	// the service through the browser of a visitor.
 	Hosts     []string
 	CheckHost bool
 
@@ -33,7 +33,7 @@ type Border struct {
 	Fail func(w http.ResponseWriter, r *http.Request, err error)
 }
 
-// Client is where a request comes from.
+// Client is the origin of a request.
 type Client struct {
 	Addr     string // its IP address, as far as trusted proxies tell
 	HTTPS    bool   // it speaks TLS, with us or with a trusted proxy
@@ -42,7 +42,7 @@ type Client struct {
 
 type clientKey struct{}
 
-// ClientOf returns where the request of ctx comes from.
+// ClientOf returns the origin of the request of ctx.
 func ClientOf(ctx context.Context) Client {
 	c, _ := ctx.Value(clientKey{}).(Client)
 	return c
@@ -69,7 +69,7 @@ func (b *Border) Recover(next http.Handler) http.Handler {
 	})
 }
 
-// Enter finds out where a request comes from, and refuses one that was sent to a name that is not ours.
+// Enter finds the client of a request, and refuses a request whose Host is not a name of this service.
 func (b *Border) Enter(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := HostName(r.Host)
@@ -89,7 +89,7 @@ func (b *Border) Enter(next http.Handler) http.Handler {
 	})
 }
 
-// addr is the newest address that no trusted proxy has: what a client claims in X-Forwarded-For stands before it.
+// addr is the last address in X-Forwarded-For that is not a trusted proxy: a client can only write addresses before it.
 func (b *Border) addr(r *http.Request) string {
 	at := peer(r)
 	var hops []string
@@ -147,14 +147,14 @@ func isLoopback(host string) bool {
 	return host == "localhost" || (err == nil && ip.Unmap().IsLoopback())
 }
 
-// maxText bounds a query parameter and a header, in bytes.
+// maxText limits a query parameter and a header, in bytes.
 const maxText = 4096
 
-// readHeaders are those that are read here, and may be stored or looked up.
+// readHeaders are the headers that this package reads and that may reach the database.
 var readHeaders = []string{"Idempotency-Key", "Prefer", "Last-Event-Id", "Content-Type", "X-Request-Id"}
 
-// CheckText checks the text of a request: the parameters of its path by their names, its query, and the headers that are read here. The
-// error names the field.
+// CheckText checks the text of a request: the parameters of its path by their names, its query, and readHeaders. The error names the
+// field.
 func CheckText(r *http.Request, path map[string]string) error {
 	for name, value := range path {
 		if err := cqrs.CheckText(name, value, cqrs.MaxKey); err != nil {

@@ -15,9 +15,9 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Idempotency has a request with an Idempotency-Key take effect once. The handler runs in one unit of work with the record of the key, so
-// both are committed or neither is: a repetition finds the answer if and only if the first request had its effects. A request that is
-// refused leaves nothing, and its key is free.
+// Idempotency is middleware: a request with an Idempotency-Key takes effect once. The handler and the record of the key are in one unit of
+// work, so both are committed or neither is: a repeated request finds the answer if and only if the first request took effect. A request that
+// is refused stores nothing, and its key can be used again.
 type Idempotency struct {
 	UnitOfWork cqrs.UnitOfWork
 	Store      IdempotencyStore
@@ -47,8 +47,8 @@ const (
 // errRefused rolls back a unit of work whose request is answered with an error. That answer is sent.
 var errRefused = errors.New("the request was refused")
 
-// Handler has requests that have a key handled once by next, whose effects all come of the unit of work in the request's context. Next may
-// run several times, and all but the last attempt come to nothing.
+// Handler applies the middleware to next. All effects of next must be in the unit of work of the request's context. Next may run several
+// times; only its last attempt is committed.
 func (i *Idempotency) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		values := r.Header.Values(headerKey)
@@ -107,8 +107,8 @@ func (i *Idempotency) once(r *http.Request, key cqrs.IdempotencyKey, body []byte
 	return answer, err
 }
 
-// fingerprint tells requests apart by what they ask for, not by how the JSON is written. Its length sets it apart from what versions before
-// migration 00010 kept.
+// fingerprint is a hash of the query and of the canonical JSON of the body, so that white space and the order of fields do not matter. Its
+// length differs from that of the hashes stored before migration 00010.
 func fingerprint(r *http.Request, body []byte) []byte {
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.UseNumber()
@@ -124,14 +124,14 @@ func fingerprint(r *http.Request, body []byte) []byte {
 
 type recorderKey struct{}
 
-// Failed notes the error that a request is answered for, so that a unit of work around its handler fails with it.
+// Failed records the error that a request is answered with, so that a unit of work around its handler rolls back.
 func Failed(ctx context.Context, err error) {
 	if answer, ok := ctx.Value(recorderKey{}).(*Recorder); ok {
 		answer.failure = err
 	}
 }
 
-// Recorder keeps an answer until it is known that it holds.
+// Recorder buffers an answer until its unit of work is committed.
 type Recorder struct {
 	Status  int
 	Body    bytes.Buffer
@@ -139,7 +139,7 @@ type Recorder struct {
 	failure error
 }
 
-// NewRecorder makes one.
+// NewRecorder returns an empty Recorder.
 func NewRecorder() *Recorder { return &Recorder{Status: http.StatusOK, header: http.Header{}} }
 
 // Header implements http.ResponseWriter.

@@ -9,14 +9,12 @@ import (
 	"mime"
 	"net/http"
 	"reflect"
-	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// MaxBody bounds a request's body, in bytes.
+// MaxBody limits a request's body, in bytes.
 const MaxBody = 1 << 20
 
 // ReadBody reads a request's body. The error is a RequestError.
@@ -32,7 +30,7 @@ func ReadBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 // Decode reads a JSON body into v, a pointer to a struct, strictly: Content-Type is JSON, the body is one object in UTF-8, every name is
-// known, in its exact case, and stands once, every value has its type, and no text holds NUL. The error is a RequestError that names the field by
+// known, in its exact case and only once, every value has its type, and no text has NUL. The error is a RequestError that names the field by
 // its path: lines[0].quantity.
 func Decode(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := ReadBody(w, r)
@@ -48,7 +46,7 @@ func Decode(w http.ResponseWriter, r *http.Request, v any) error {
 	return DecodeBytes(body, v)
 }
 
-// NoBody refuses a body where none is expected, so that nothing that a client sends is passed over in silence. An empty object is none.
+// NoBody refuses a body of a request that takes none, so that nothing that a client sends is ignored. An empty object is allowed.
 func NoBody(w http.ResponseWriter, r *http.Request) error {
 	body, err := ReadBody(w, r)
 	if err != nil || len(bytes.TrimSpace(body)) == 0 {
@@ -92,226 +90,4 @@ func DecodeBytes(body []byte, v any) error {
 		return &RequestError{Status: http.StatusBadRequest, Detail: "the body cannot be read: " + err.Error()}
 	}
 	return nil
-}
-
-// scanner compares a JSON text with the Go type that it is to be read into. encoding/json alone merges what stands under a repeated name,
-// takes names in any case, and replaces bytes that are not UTF-8.
-type scanner struct {
-	text    []byte
-	decoder *json.Decoder
-	depth   int
-}
-
-// maxDepth bounds how deep objects and arrays may be nested.
-const maxDepth = 32
-
-func (s *scanner) document(t reflect.Type) error {
-	token, err := s.next("body")
-	if err != nil {
-		return err
-	}
-	if token != json.Delim('{') {
-		return &RequestError{Status: http.StatusBadRequest, Detail: "the body must be a JSON object, not " + describe(token)}
-	}
-	if err := s.object("", t); err != nil {
-		return err
-	}
-	if _, err := s.decoder.Token(); !errors.Is(err, io.EOF) {
-		return &RequestError{Status: http.StatusBadRequest, Detail: "the body has more than one JSON value"}
-	}
-	return nil
-}
-
-// next reads a token. A string is checked as it stands in the text.
-func (s *scanner) next(path string) (json.Token, error) {
-	before := s.decoder.InputOffset()
-	token, err := s.decoder.Token()
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	text, isText := token.(string)
-	if err != nil || !isText {
-		return token, err
-	}
-	raw := s.text[before:s.decoder.InputOffset()]
-	if !utf8.Valid(raw) {
-		return nil, &cqrs.TextError{Field: path, Reason: "is not valid UTF-8"}
-	}
-	// A lone surrogate, \ud800, is no character, and is read as U+FFFD.
-	if strings.ContainsRune(text, utf8.RuneError) && !bytes.ContainsRune(raw, utf8.RuneError) && !bytes.Contains(bytes.ToLower(raw), []byte(`\ufffd`)) {
-		return nil, &cqrs.TextError{Field: path, Reason: "is not valid Unicode"}
-	}
-	return token, cqrs.CheckText(path, text, 0)
-}
-
-func (s *scanner) object(path string, t reflect.Type) error {
-	fields, isStruct := fieldsOf(t)
-	seen := map[string]bool{}
-	for s.decoder.More() {
-		token, err := s.next(join(path, "?"))
-		if err != nil {
-			return err
-		}
-		name, _ := token.(string) // the decoder has seen to it
-		at := join(path, name)
-		inner, known := fields[name]
-		if !isStruct {
-			known = true
-			if inner = t; t.Kind() == reflect.Map {
-				inner = t.Elem()
-			}
-		}
-		switch {
-		case seen[name]:
-			return Invalid(http.StatusBadRequest, at, "stands there twice")
-		case !known:
-			for other := range fields {
-				if strings.EqualFold(other, name) {
-					return Invalid(http.StatusBadRequest, at, "unknown field; names count by their exact case: "+other)
-				}
-			}
-			return Invalid(http.StatusBadRequest, at, "unknown field")
-		}
-		seen[name] = true
-		if err := s.value(at, inner); err != nil {
-			return err
-		}
-	}
-	_, err := s.next(path)
-	return err
-}
-
-func (s *scanner) value(path string, t reflect.Type) error {
-	token, err := s.next(path)
-	if err != nil {
-		return err
-	}
-	if token == nil {
-		return nil // null: as if it were not there
-	}
-	if s.depth++; s.depth > maxDepth {
-		return Invalid(http.StatusBadRequest, path, fmt.Sprintf("is nested more than %d deep", maxDepth))
-	}
-	defer func() { s.depth-- }()
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	kind := t.Kind()
-	if kind == reflect.Interface || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
-		kind = reflect.Interface // it reads itself
-	}
-	good := kind == reflect.Interface
-	switch token := token.(type) {
-	case json.Delim:
-		switch {
-		case token == '{' && (good || kind == reflect.Struct || kind == reflect.Map):
-			if good {
-				t = reflect.TypeFor[any]()
-			}
-			return s.object(path, t)
-		case token == '[' && (good || kind == reflect.Slice || kind == reflect.Array):
-			inner := t
-			if !good {
-				inner = t.Elem()
-			}
-			for i := 0; s.decoder.More(); i++ {
-				if err := s.value(fmt.Sprintf("%s[%d]", path, i), inner); err != nil {
-					return err
-				}
-			}
-			_, err := s.next(path)
-			return err
-		}
-	case string:
-		good = good || kind == reflect.String
-	case bool:
-		good = good || kind == reflect.Bool
-	case json.Number:
-		good = good || number(token, t)
-	}
-	if !good {
-		return Invalid(http.StatusBadRequest, path, "must be a "+jsonName(kind)+", not "+describe(token))
-	}
-	return nil
-}
-
-// number tells whether a number is one of a Go type.
-func number(n json.Number, t reflect.Type) bool {
-	v, err := reflect.New(t).Elem(), error(nil)
-	switch {
-	case v.CanInt():
-		_, err = strconv.ParseInt(n.String(), 10, t.Bits())
-	case v.CanUint():
-		_, err = strconv.ParseUint(n.String(), 10, t.Bits())
-	case v.CanFloat():
-		_, err = strconv.ParseFloat(n.String(), t.Bits())
-	default:
-		return false
-	}
-	return err == nil
-}
-
-// fieldsOf are the types of a struct's fields, by their names in JSON.
-func fieldsOf(t reflect.Type) (fields map[string]reflect.Type, isStruct bool) {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	if t.Kind() != reflect.Struct {
-		return nil, false
-	}
-	fields = map[string]reflect.Type{}
-	for _, f := range reflect.VisibleFields(t) {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if f.Anonymous && name == "" || !f.IsExported() || name == "-" {
-			continue
-		}
-		if name == "" {
-			name = f.Name
-		}
-		fields[name] = f.Type
-	}
-	return fields, true
-}
-
-func join(path, name string) string {
-	if path == "" {
-		return name
-	}
-	return path + "." + name
-}
-
-// jsonName says what a Go kind is called in JSON.
-func jsonName(kind reflect.Kind) string {
-	switch name := kind.String(); {
-	case strings.HasPrefix(name, "int"), strings.HasPrefix(name, "uint"):
-		return "whole number of at most 64 bits"
-	case strings.HasPrefix(name, "float"):
-		return "number"
-	case kind == reflect.Slice, kind == reflect.Array:
-		return "array"
-	case kind == reflect.Struct, kind == reflect.Map:
-		return "object"
-	case kind == reflect.Bool:
-		return "boolean"
-	default:
-		return name
-	}
-}
-
-func describe(token json.Token) string {
-	switch token := token.(type) {
-	case nil:
-		return "null"
-	case json.Delim:
-		if token == '[' {
-			return "an array"
-		}
-		return "an object"
-	case string:
-		return "a string"
-	case bool:
-		return "a boolean"
-	default:
-		return fmt.Sprintf("the number %.40v", token)
-	}
 }

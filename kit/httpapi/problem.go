@@ -1,4 +1,3 @@
-// Package web is what the API and the pages share: the checks at the border, strict JSON, idempotency keys, event streams.
 package httpapi
 
 import (
@@ -6,13 +5,13 @@ import (
 	"net/http"
 )
 
-// RequestError is what is wrong with a request: it knows its status and the fields that it is about.
+// RequestError is a fault of a request, with the status of the answer and the fields that are wrong.
 type RequestError struct {
 	Status int
 	Detail string
 	Fields []FieldError
 
-	// RetryAfter is in how many seconds it may be tried again; 0: it is not said.
+	// RetryAfter is the header Retry-After, in seconds; 0: none.
 	RetryAfter int
 }
 

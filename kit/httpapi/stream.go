@@ -13,17 +13,17 @@ import (
 // writeWithin is how long a client may take to accept an event. One that accepts nothing is cut off, instead of holding a connection.
 const writeWithin = 10 * time.Second
 
-// Heartbeat is how often an idle stream sends a comment, so that no proxy on the way takes it for dead.
+// Heartbeat is how often an idle stream sends a comment, so that no proxy on the way closes it.
 const Heartbeat = 15 * time.Second
 
-// Streams bounds how many event streams an instance has open.
+// Streams limits the open event streams of an instance.
 type Streams struct {
 	Max         int           // 0: any number
 	WriteWithin time.Duration // how long a client may take to accept an event; 0: writeWithin
 	open        atomic.Int64
 }
 
-// Open tells how many there are.
+// Open is the number of open streams.
 func (s *Streams) Open() int { return int(s.open.Load()) }
 
 // Stream is an open stream of server-sent events.
@@ -33,8 +33,8 @@ type Stream struct {
 	within time.Duration
 }
 
-// Begin opens a stream, and returns nil if the request is answered already: by an error, or because it was a HEAD. Done is called at the
-// stream's end.
+// Begin opens a stream. The stream is nil if there is an error, or if the request was a HEAD and is answered. Call done at the end of the
+// stream.
 func (s *Streams) Begin(w http.ResponseWriter, r *http.Request) (stream *Stream, done func(), err error) {
 	if n := s.open.Add(1); s.Max > 0 && n > int64(s.Max) {
 		s.open.Add(-1)

@@ -18,7 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace/millrace/kit/cli"
-	"github.com/millrace/millrace/runner"
+	"github.com/millrace/millrace/kit/runner"
 	"github.com/millrace/millrace/service/demo/invariants"
 )
 

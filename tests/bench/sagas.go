@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/millrace/millrace/runner"
+	"github.com/millrace/millrace/kit/runner"
 	"github.com/millrace/millrace/service"
 	"github.com/millrace/millrace/service/demo/invariants"
 )

@@ -43,7 +43,7 @@ func TestEveryPage(t *testing.T) {
 	}
 	b.quiet()
 	b.visit("/ui/nothing")
-	require.Contains(t, b.text("main"), "There is nothing here")
+	require.Contains(t, b.text("main"), "there is no page at /ui/nothing")
 	b.accessible()
 }
 
@@ -71,18 +71,18 @@ func TestAnOrderIsWatchedToItsEnd(t *testing.T) {
 	b.visit("/ui/orders")
 	b.do(chromedp.SetValue("#outcome", "confirmed"))
 	b.press(`form[aria-labelledby=place]`, false)
-	b.until("#live", "began for")
+	b.until("#live", "started for")
 	b.marked()
 	require.Contains(t, b.text(".notice"), "placed")
 	b.until("svg.saga .in_progress", "book shipment")
-	b.until(".means", "every step is done")
+	b.until(".means", "all steps are completed")
 	b.same()
 
 	b.visit("/ui/orders")
 	b.do(chromedp.SetValue("#outcome", "declined"))
 	b.press(`form[aria-labelledby=place]`, false)
 	b.marked()
-	b.until(".means .compensated, .means.compensated, .means .status", "compensated")
+	b.until(".means .tone-undone", "compensated")
 	require.Contains(t, b.text("svg.saga .box.compensated"), "reserve stock")
 	require.Contains(t, b.text(".timeline"), "authorise payment refused")
 	b.same()
@@ -103,8 +103,8 @@ func TestThePageFollows(t *testing.T) {
 		new MutationObserver(() => document.querySelectorAll(".timeline time[datetime]").forEach((t) => {
 			if (!seen.find((s) => s.at === t.dateTime + t.nextElementSibling.innerText)) seen.push({ at: t.dateTime + t.nextElementSibling.innerText, late: Date.now() - Date.parse(t.dateTime) });
 		})).observe(document.getElementById("live"), { childList: true, subtree: true }); true`)
-	b.until(".means", "every step is done")
-	late := js[[]float64](b, `seen.filter((s) => s.at.includes("done") || s.at.includes("asked")).slice(-8).map((s) => s.late)`)
+	b.until(".means", "all steps are completed")
+	late := js[[]float64](b, `seen.filter((s) => s.at.includes("completed") || s.at.includes("sent")).slice(-8).map((s) => s.late)`)
 	require.NotEmpty(t, late)
 	t.Logf("milliseconds from when an event was decided to when it was seen: %.0f", late)
 }
@@ -116,7 +116,7 @@ func TestPaymentsBreakAndTheBannerSaysSo(t *testing.T) {
 	b.visit("/ui/sandbox")
 	b.do(chromedp.Click(`#payments input[name=down]`))
 	b.press("#payments", false)
-	require.Contains(t, b.text(".notice"), "knobs of payments")
+	require.Contains(t, b.text(".notice"), "fault settings of payments")
 	for range 20 {
 		i.Place("pm_ok", "MUG-01")
 	}
@@ -129,7 +129,7 @@ func TestPaymentsBreakAndTheBannerSaysSo(t *testing.T) {
 	require.Contains(t, b.text("#live"), "closed → ✕ open")
 	i.Knobs("payments", `{"down":false}`)
 	b.visit("/ui/")
-	b.until(".banner", "all is well")
+	b.until(".banner", "healthy: every component answers")
 	b.quiet()
 }
 
@@ -151,7 +151,7 @@ func TestAStuckSagaIsResolved(t *testing.T) {
 	b := open(t, i.URL)
 	b.visit("/ui/sagas/" + i.SagaOf(id).ID)
 	b.marked()
-	b.until("#live", "It waits for you")
+	b.until("#live", "An operator must decide")
 	b.same()
 	b.as(phone)
 	b.accessible()
@@ -159,8 +159,8 @@ func TestAStuckSagaIsResolved(t *testing.T) {
 	b.do(chromedp.SendKeys("#resolve-reason", "sent it from another house"))
 	b.press(`form[action$="/resolve"]`, true)
 	require.Contains(t, b.text(".notice"), "resolved")
-	b.until("#live", "every step is done")
-	require.Contains(t, b.text(".timeline"), "guest resolved it by hand: sent it from another house")
+	b.until("#live", "all steps are completed")
+	require.Contains(t, b.text(".timeline"), "guest resolved the saga by hand: sent it from another house")
 	b.quiet()
 }
 
@@ -172,13 +172,13 @@ func TestADeadLetterIsRedrivenAndAnotherDropped(t *testing.T) {
 	require.Contains(t, b.text("table"), "Nonsense")
 	b.visit("/ui/dead-letters/" + letter)
 	require.Contains(t, b.text("pre"), `"it": "makes no sense"`)
-	b.press(`form[action$="/redrive"]`, true)
-	require.Contains(t, b.text(".notice"), "on its way again")
+	b.press(`form[action$="/replay"]`, true)
+	require.Contains(t, b.text(".notice"), "is replayed")
 	b.until("table", "Nonsense") // it is dead again
 	b.follow("table a")
 	b.do(chromedp.SendKeys("#reason", "nobody needs it"))
 	b.press(`form[action$="/drop"]`, true)
-	b.until("table", "There are none")
+	b.until("table", "No dead letters")
 	b.quiet()
 }
 
@@ -196,7 +196,7 @@ func TestOnlyOperatorsSeeThePages(t *testing.T) {
 	}
 	b.do(chromedp.SendKeys("#token", token("customer")))
 	b.press("main form", false)
-	require.Contains(t, b.text(".banner"), "no operator")
+	require.Contains(t, b.text(".banner"), "not an operator")
 	b.do(chromedp.SendKeys("#token", token("operator")))
 	b.press("main form", false)
 	require.Equal(t, "/ui/orders", b.path())
@@ -226,7 +226,7 @@ func TestActionsAskFirst(t *testing.T) {
 	}
 	asked := post("/ui/orders/"+id+"/cancel", "")
 	require.Equal(t, http.StatusOK, asked.Status)
-	require.Contains(t, string(asked.Body), "What was done for it is undone")
+	require.Contains(t, string(asked.Body), "Its completed steps are compensated")
 	require.Equal(t, "pending", i.Order(id).Status)
 	post("/ui/orders/"+id+"/cancel", "sure=yes")
 	require.Equal(t, "cancelled", i.Decided(id).Status)

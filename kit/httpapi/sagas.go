@@ -1,0 +1,132 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/httpapi/internal/operations"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
+)
+
+// ListSagas implements operations.ServerInterface.
+func (h *handlers) ListSagas(w http.ResponseWriter, r *http.Request, params operations.ListSagasParams) {
+	p, err := Page(params.Limit, params.Cursor)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	status, err := OneOf("status", params.Status, saga.Running, saga.Compensating, saga.IsCompleted, saga.IsCompensated, saga.Stuck)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	rows, err := cqrs.AskFor(r.Context(), h.Queries, manager.List{Status: status, Page: cqrs.Page{Before: p.Before, Limit: p.Limit + 1}})
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	rows, next := More(rows, p, func(s saga.State) cqrs.Cursor { return cqrs.Cursor{At: s.StartedAt, ID: s.ID} })
+	list := operations.SagaList{Sagas: make([]operations.Saga, len(rows)), NextCursor: next}
+	for i, state := range rows {
+		list.Sagas[i] = toSaga(state)
+	}
+	Respond(w, http.StatusOK, list)
+}
+
+// GetSaga implements operations.ServerInterface.
+func (h *handlers) GetSaga(w http.ResponseWriter, r *http.Request, id operations.Id) {
+	h.showSaga(w, r, http.StatusOK, id)
+}
+
+func (h *handlers) showSaga(w http.ResponseWriter, r *http.Request, status int, id string) {
+	err := CheckID("a saga", id)
+	var state saga.State
+	if err == nil {
+		state, err = cqrs.AskFor(r.Context(), h.Queries, manager.ByID{ID: id})
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	Respond(w, status, toSaga(state))
+}
+
+// RetrySaga implements operations.ServerInterface.
+func (h *handlers) RetrySaga(w http.ResponseWriter, r *http.Request, id operations.Id, _ operations.RetrySagaParams) {
+	h.operate(w, r, id, func(by, _ string) saga.Input { return saga.Retry{By: by} }, false)
+}
+
+// SkipSagaStep implements operations.ServerInterface.
+func (h *handlers) SkipSagaStep(w http.ResponseWriter, r *http.Request, id operations.Id, _ operations.SkipSagaStepParams) {
+	h.operate(w, r, id, func(by, reason string) saga.Input { return saga.Skip{By: by, Reason: reason} }, true)
+}
+
+// ResolveSaga implements operations.ServerInterface.
+func (h *handlers) ResolveSaga(w http.ResponseWriter, r *http.Request, id operations.Id, _ operations.ResolveSagaParams) {
+	h.operate(w, r, id, func(by, reason string) saga.Input { return saga.Resolve{By: by, Reason: reason} }, true)
+}
+
+func (h *handlers) operate(w http.ResponseWriter, r *http.Request, id string, input func(by, reason string) saga.Input, needsReason bool) {
+	var request struct {
+		Reason string `json:"reason"`
+	}
+	err := CheckID("a saga", id)
+	if err == nil && !needsReason {
+		err = NoBody(w, r)
+	}
+	if err == nil && needsReason {
+		if err = Decode(w, r, &request); err == nil && (strings.TrimSpace(request.Reason) == "" || len(request.Reason) > 500) {
+			err = Invalid(http.StatusUnprocessableEntity, "reason", "must be 1 to 500 characters")
+		}
+	}
+	if err == nil {
+		err = h.Operate(r.Context(), id, input(cqrs.PrincipalOf(r.Context()).Subject, request.Reason))
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	h.showSaga(w, r, http.StatusAccepted, id)
+}
+
+// Saga reads a saga. One that has not started yet is the zero State.
+func (a *API) Saga(ctx context.Context, id string) (saga.State, error) {
+	state, err := cqrs.AskFor(ctx, a.Queries, manager.ByID{ID: id})
+	if errors.Is(err, cqrs.ErrNotFound) {
+		return saga.State{}, nil
+	}
+	return state, err
+}
+
+// SagaPart is the part of a Snapshot that shows a saga, in the form of GET /v1/sagas/{id}.
+func SagaPart(state saga.State) Part {
+	return Part{Event: "saga", Version: state.Version, Data: toSaga(state)}
+}
+
+func toSaga(s saga.State) operations.Saga {
+	out := operations.Saga{
+		SagaId: s.ID, Definition: s.Definition, DefinitionVersion: s.DefVersion, Subject: s.Subject, Status: operations.SagaStatus(s.Status),
+		StartedAt: s.StartedAt.UTC(), EndedAt: s.EndedAt, Steps: []operations.Step{},
+	}
+	if s.Reason != "" {
+		out.Reason = &s.Reason
+	}
+	for _, step := range s.Steps {
+		st := operations.Step{
+			Name: step.Name, Status: operations.StepStatus(step.Status), Attempts: step.Attempts, StartedAt: step.StartedAt, EndedAt: step.EndedAt,
+			Deadline: step.Deadline,
+		}
+		if step.Reason != "" {
+			st.Reason = &step.Reason
+		}
+		if step.InsteadOf != "" {
+			st.InsteadOf = &step.InsteadOf
+		}
+		out.Steps = append(out.Steps, st)
+	}
+	return out
+}

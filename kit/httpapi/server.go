@@ -1,0 +1,130 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/httpapi/internal/operations"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// Server serves the routes of a service and the operations API. Its fields are what the handlers need.
+type Server struct {
+	// Service has the routes of the service. Nil: the operations API alone.
+	Service *Service
+
+	Commands    cqrs.Commands
+	UnitOfWork  cqrs.UnitOfWork
+	Queries     *cqrs.Queries
+	Idempotency IdempotencyStore
+	DeadLetters DeadLetterStore
+	Log         *slog.Logger
+
+	// Operate applies the decision of an operator to a stuck saga: saga.Retry, saga.Skip or saga.Resolve.
+	Operate func(ctx context.Context, sagaID string, in saga.Input) error
+
+	// Watch returns a channel that receives a value after each commit of this instance to one of these streams of the event store.
+	Watch func(streams ...string) (changes <-chan struct{}, stop func())
+
+	// Wake makes the relay read the outbox now.
+	Wake func()
+
+	Breakers func() []cqrs.Breaker
+	Outbox   func(ctx context.Context) (cqrs.Backlog, error)
+	Ready    func(ctx context.Context) []cqrs.Check
+	Metrics  http.Handler
+	AsyncAPI []byte // the description of the messages
+
+	// Verify reads bearer tokens. Nil: requests need no token, and the principal is cqrs.Guest.
+	Verify Verify
+
+	// RateLimit is how many requests a second a client may send; 0: no limit.
+	RateLimit int
+
+	// Hosts are the names that a request without a token may have as Host, beside loopback names; "*" is any name.
+	Hosts []string
+
+	// Proxies are the addresses whose X-Forwarded-For and X-Forwarded-Proto count.
+	Proxies []netip.Prefix
+
+	// Streams limits the open event streams.
+	Streams *Streams
+
+	// OnPanic is called for every handler that panicked. Optional.
+	OnPanic func()
+
+	// OnRequest is called after every request. Optional.
+	OnRequest func(method, route string, status int, took time.Duration)
+
+	// Stopping is closed when the service stops. Event streams and waiting requests end then.
+	Stopping <-chan struct{}
+}
+
+// DeadLetterStore keeps dead letters.
+type DeadLetterStore interface {
+	List(ctx context.Context, before cqrs.Cursor, limit int) ([]cqrs.DeadLetter, error)
+	ByID(ctx context.Context, id string) (cqrs.DeadLetter, error)
+	Redrive(ctx context.Context, id string) error
+	Drop(ctx context.Context, id, by, reason string) error
+}
+
+// Mount is a handler beside the API, such as the pages. The server asks for no token before it calls the handler: the handler does, if
+// needed.
+type Mount struct {
+	Pattern   string // of chi
+	Handler   http.Handler
+	Operators bool // only on a listener that serves operators
+}
+
+// Handler returns the handler of a listener. The error names the fault of the specifications: an operation without x-access, or what the
+// service's document and operations.yaml both have.
+func (s *Server) Handler(serves Serves, more ...func() []Mount) (http.Handler, error) {
+	spec, err := s.specification()
+	if err != nil {
+		return nil, err
+	}
+	r := chi.NewRouter()
+	routes := &routes{router: r, operations: spec.operations, mounts: map[string]Mount{}, serves: serves}
+	api := &API{Router: r, Commands: s.Commands, Queries: s.Queries, Fail: s.fail, server: s, waits: map[string]Wait{}}
+	border := &Border{CheckHost: s.Verify == nil, Hosts: s.Hosts, Proxies: s.Proxies, Log: s.Log, OnPanic: s.OnPanic, Fail: s.fail}
+	// A page of another site must not act through the browser of its visitor.
+	foreign := http.NewCrossOriginProtection()
+	foreign.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, &RequestError{Status: http.StatusForbidden, Detail: "requests from pages of other sites are refused"})
+	}))
+	once := &Idempotency{UnitOfWork: s.UnitOfWork, Store: s.Idempotency, Committed: s.Wake, Fail: s.fail}
+	limit := s.limit()
+	// The order matters. Cheap checks that refuse a request come first. The handler and the record of its idempotency key are innermost, in
+	// one unit of work, so that Prefer: wait begins to wait after the commit.
+	r.Use(middleware.RequestID, s.begin, border.Recover, secure, border.Enter, foreign.Handler, s.route(routes), s.authenticate(limit), limit, api.waiting, forOperations(once.Handler))
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, &RequestError{Status: http.StatusNotFound, Detail: "there is nothing at " + r.URL.Path})
+	})
+	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, &RequestError{Status: http.StatusMethodNotAllowed, Detail: r.Method + " is not possible at " + r.URL.Path})
+	})
+	if s.Service != nil && s.Service.Mount != nil {
+		s.Service.Mount(api)
+	}
+	for operation := range api.waits {
+		if _, known := spec.operations[operation]; !known {
+			return nil, fmt.Errorf("openapi.yaml has no operation %q, which WaitFor was called with", operation)
+		}
+	}
+	operations.HandlerWithOptions(&handlers{s, spec.document}, operations.ChiServerOptions{BaseRouter: r, ErrorHandlerFunc: api.FailParameter})
+	for _, mounts := range append(more, func() []Mount { return s.documents(spec.title) }) {
+		for _, m := range mounts() {
+			r.Handle(m.Pattern, m.Handler)
+			routes.mounts[m.Pattern] = m
+		}
+	}
+	return r, nil
+}

@@ -1,0 +1,133 @@
+package opsui
+
+import (
+	"fmt"
+	"html/template"
+	"io/fs"
+	"maps"
+	"path"
+	"strings"
+	"time"
+)
+
+// parse parses every page together with the layout and the parts, by the name of the page's file.
+func (s *Server) parse() (map[string]*template.Template, error) {
+	base, err := template.New("").Funcs(functions).Funcs(statusFunctions(nil)).ParseFS(files, "templates/layout.html", "templates/parts.html")
+	if err != nil {
+		return nil, err
+	}
+	parsed := map[string]*template.Template{}
+	add := func(from fs.FS, pattern string, more ...template.FuncMap) error {
+		names, err := fs.Glob(from, pattern)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			page := strings.TrimSuffix(path.Base(name), ".html")
+			if parsed[page] != nil {
+				return fmt.Errorf("template %s.html: the pages of the kit have one of this name", page)
+			}
+			t := template.Must(base.Clone()) // fails only after the base was executed
+			for _, functions := range more {
+				t.Funcs(functions)
+			}
+			if parsed[page], err = t.ParseFS(from, name); err != nil {
+				return fmt.Errorf("template %s.html: %w", page, err)
+			}
+		}
+		return nil
+	}
+	if err := add(files, "templates/*.html"); err != nil {
+		return nil, err
+	}
+	if x := s.Extension; x.Templates != nil {
+		return parsed, add(x.Templates, "*.html", statusFunctions(x.Statuses), x.Functions)
+	}
+	return parsed, nil
+}
+
+// functions are what templates can call.
+var functions = template.FuncMap{
+	"labelled": func(label string, messages []Message) labelled { return labelled{label, messages} },
+	"string":   func(v any) string { return fmt.Sprint(v) },
+	"short":    Short,
+	"span":     span,
+	"time":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000") },
+	"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
+	"words":    func(text string) string { return strings.ReplaceAll(text, "_", " ") },
+	"percent":  func(rate float64) string { return fmt.Sprintf("%g", rate*100) },
+	"millis":   func(d time.Duration) int64 { return d.Milliseconds() },
+	"join":     func(parts []string) string { return strings.Join(parts, ", ") },
+	"attempts": attempts,
+	"age":      func(seconds float64) string { return span(time.Duration(seconds * float64(time.Second))) },
+	"after":    func(d time.Duration) string { return fmt.Sprintf("+%.3f s", d.Seconds()) },
+}
+
+// look is how a status is shown.
+type look struct {
+	tone Tone
+	mark string
+}
+
+var looks = map[string]look{
+	"running": {ToneActive, "▶"}, "in_progress": {ToneActive, "▶"}, "half-open": {ToneActive, "▶"},
+	"completed": {ToneGood, "✓"}, "closed": {ToneGood, "✓"},
+	"refused": {ToneBad, "✕"}, "open": {ToneBad, "✕"}, "stuck": {ToneBad, "!"},
+	"timed_out":    {ToneLate, "⏱"},
+	"compensating": {ToneUndone, "◀"}, "compensated": {ToneUndone, "↩"},
+}
+
+// marks tell statuses apart without colours.
+var marks = map[Tone]string{ToneActive: "▶", ToneGood: "✓", ToneBad: "✕", ToneLate: "⏱", ToneUndone: "↩"}
+
+func mark(status string) string { return looks[status].mark }
+
+// statusFunctions are "tone" and "mark" of a status. The statuses of a service count in its own templates only: another word for "open"
+// must not change how an open breaker looks.
+func statusFunctions(own map[string]Tone) template.FuncMap {
+	all := maps.Clone(looks)
+	for status, tone := range own {
+		all[status] = look{tone, marks[tone]}
+	}
+	return template.FuncMap{
+		"mark": func(status string) string { return all[status].mark },
+		"tone": func(status string) string {
+			if tone := all[status].tone; tone != "" {
+				return "tone-" + string(tone)
+			}
+			return ""
+		},
+	}
+}
+
+// Short is the end of a UUID: enough to tell ids apart on a page. The beginning of a UUIDv7 is the time, and the same for many.
+func Short(id string) string {
+	if len(id) != 36 {
+		return id
+	}
+	return "…" + id[24:]
+}
+
+// labelled are messages under a heading.
+type labelled struct {
+	Label    string
+	Messages []Message
+}
+
+func attempts(n int) string {
+	if n == 1 {
+		return "1 attempt"
+	}
+	return fmt.Sprint(n, " attempts")
+}
+
+func span(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return strings.TrimSuffix(fmt.Sprintf("%.1f", d.Seconds()), ".0") + " s"
+	default:
+		return strings.TrimSuffix(d.Round(time.Second).String(), "0s")
+	}
+}

@@ -1,0 +1,163 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/httpapi"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/deadletter"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// handlers are what each listener serves: the one of HTTP_ADDR, and the one of OPS_ADDR if that is set. Instances without the role api
+// serve probes and metrics only.
+func (s *Instance) handlers() (public, ops http.Handler, err error) {
+	s.gauges()
+	server := &httpapi.Server{
+		Commands: s.core.commands, UnitOfWork: s.core.uow, Queries: s.core.queries, Idempotency: postgres.NewIdempotency(s.db),
+		DeadLetters: deadletter.New(s.db), Log: s.log, Operate: s.operate, Watch: s.watch.Streams, Breakers: s.breakerList, Wake: func() { s.core.wake(); s.core.keyQueue.Wake() },
+		Outbox: s.backlog, Ready: s.ready, Metrics: promhttp.HandlerFor(s.telemetry.Registry, promhttp.HandlerOpts{}), Stopping: s.stopping, RateLimit: s.config.RateLimit,
+		OnRequest: s.telemetry.Request, AsyncAPI: s.core.asyncAPI, Hosts: s.hosts(), Proxies: s.config.Proxies, Streams: s.streams, OnPanic: s.telemetry.Panicked,
+	}
+	if s.verifier != nil {
+		server.Verify = s.verifier.Verify
+	}
+	if s.def.Routes != nil {
+		server.Service = s.def.Routes(&s.kit)
+	}
+	all := httpapi.Everything
+	if !s.config.Roles[API] {
+		all = httpapi.Serves{Probes: true}
+	}
+	pages, err := s.mountPages()
+	if err != nil {
+		return nil, nil, err
+	}
+	open := []func() []httpapi.Mount{func() []httpapi.Mount {
+		if s.def.Mounts == nil {
+			return nil
+		}
+		return s.def.Mounts(&s.kit)
+	}}
+	whole := append(open, func() []httpapi.Mount { return pages })
+	if s.config.OpsAddr == "" {
+		public, err = server.Handler(all, whole...)
+		return public, nil, err
+	}
+	if ops, err = server.Handler(all, whole...); err != nil {
+		return nil, nil, err
+	}
+	public, err = server.Handler(httpapi.Serves{API: s.config.Roles[API]}, open...)
+	return public, ops, err
+}
+
+// hosts are the names that requests may be sent to without tokens: those of HTTP_HOSTS, and those that are listened on.
+func (s *Instance) hosts() []string {
+	hosts := s.config.Hosts
+	for _, addr := range []string{s.config.HTTPAddr, s.config.OpsAddr} {
+		if host, _, err := net.SplitHostPort(addr); err == nil && host != "" && !net.ParseIP(host).IsUnspecified() {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
+}
+
+func (s *Instance) operate(ctx context.Context, sagaID string, in saga.Input) error {
+	return s.core.uow.Within(ctx, func(ctx context.Context) error { return s.core.manager.Operate(ctx, sagaID, in) })
+}
+
+// saga finds the newest version of a definition.
+func (s *Instance) saga(name string) *saga.Saga {
+	var newest *saga.Saga
+	for _, sg := range s.core.sagas {
+		if sg.Name() == name && (newest == nil || sg.Version() > newest.Version()) {
+			newest = sg
+		}
+	}
+	return newest
+}
+
+func (s *Instance) breakerList() []cqrs.Breaker {
+	list := make([]cqrs.Breaker, 0, len(s.breakers))
+	for _, b := range s.breakers {
+		at := b.Snapshot()
+		out := cqrs.Breaker{Name: at.Name, State: at.State, Requests: at.Requests, Failures: at.Failures, OpenedAt: at.OpenedAt}
+		for _, c := range slices.Backward(at.Changes) {
+			out.Changes = append(out.Changes, cqrs.BreakerChange(c))
+		}
+		list = append(list, out)
+	}
+	slices.SortFunc(list, func(a, b cqrs.Breaker) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// backlog is what waits in the outbox.
+func (s *Instance) backlog(ctx context.Context) (cqrs.Backlog, error) {
+	b, err := outbox.Read(ctx, s.db)
+	if err != nil {
+		return cqrs.Backlog{}, err
+	}
+	topics, err := outbox.SuspendedTopics(ctx, s.db)
+	out := cqrs.Backlog{Pending: b.Pending, Delayed: b.Delayed, Parked: b.Parked, Oldest: b.Oldest, Suspended: b.Suspended}
+	for _, t := range topics {
+		out.Topics = append(out.Topics, cqrs.SuspendedTopic(t))
+	}
+	return out, err
+}
+
+// suspended is an error that names the topics that cannot be sent to.
+func (s *Instance) suspended(ctx context.Context) error {
+	topics, err := outbox.SuspendedTopics(ctx, s.db)
+	for _, t := range topics {
+		err = errors.Join(err, fmt.Errorf("topic %s is suspended since %s: %s", t.Topic, t.Since.UTC().Format(time.RFC3339), t.Reason))
+	}
+	return err
+}
+
+// ready checks the parts that this instance's roles need. Without Kafka the API still accepts, and a worker does nothing. However many
+// ask, the parts are asked once a second.
+func (s *Instance) ready(ctx context.Context) []cqrs.Check {
+	return s.checks.get(func() []cqrs.Check {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
+		defer cancel()
+		return s.check(ctx)
+	})
+}
+
+// checkTimeout bounds one look at the parts.
+const checkTimeout = 3 * time.Second
+
+func (s *Instance) check(ctx context.Context) []cqrs.Check {
+	checks := []cqrs.Check{{Part: "postgres", Err: s.db.PingContext(ctx), Fatal: true}}
+	reached := make(chan error, 1)
+	go func() { reached <- s.broker.Ping(ctx) }()
+	brokerCheck := cqrs.Check{Part: s.broker.Name(), Fatal: !s.config.Roles[API]}
+	select {
+	case brokerCheck.Err = <-reached:
+	case <-ctx.Done():
+		brokerCheck.Err = ctx.Err()
+	}
+	checks = append(checks, brokerCheck)
+	if checks[0].Err == nil {
+		checks = append(checks, cqrs.Check{Part: "topics", Err: s.suspended(ctx)})
+	}
+	if s.config.Roles[Worker] {
+		worker := cqrs.Check{Part: "worker", Fatal: !s.config.Roles[API]}
+		if waiting := s.workerOK.Load(); waiting != nil {
+			worker.Err = errors.New("waiting " + *waiting)
+		}
+		checks = append(checks, worker)
+	}
+	return checks
+}

@@ -1,0 +1,158 @@
+// Package runner runs a service: it reads the settings, starts the parts in order, serves HTTP, runs the roles (api, worker, relay) and stops
+// cleanly. A service is one literal, Service, that registers everything it consists of.
+package runner
+
+import (
+	"context"
+	"io/fs"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/sony/gobreaker"
+	"github.com/spf13/cobra"
+
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/broker"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/httpapi"
+	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/opsui"
+	"github.com/millrace/millrace/kit/postgres/audit"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/readmodel"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
+	"github.com/millrace/millrace/kit/settings"
+)
+
+// Service is everything that a service registers. Fields that are functions of a Kit are called once for each instance that starts, and also
+// without an instance, to describe the service: then the Kit's parts are empty, and the functions must only make values of them.
+type Service struct {
+	// Name is the binary's, and what the names of topics begin with unless TOPIC_PREFIX is set: lower-case letters and digits. Title is the
+	// name for people, Summary one line about the service.
+	Name, Title, Summary string
+
+	// Settings reads the service's own settings, before anything is started. Optional.
+	Settings func(r *settings.Reader, c Config)
+
+	Aggregates  []Aggregate
+	Commands    func(k *Kit) []cqrs.Handler
+	Queries     func(k *Kit) []cqrs.QueryHandler
+	Projections []readmodel.Model
+	Sagas       []*saga.Saga // old versions that still have running instances included
+	Consumers   func(k *Kit) []cqrs.Reaction
+	External    []cqrs.Neighbour  // aggregates of other services that sagas send commands to
+	Codecs      []messaging.Codec // of messages that are not, or not only, in JSON
+	Migrations  fs.FS             // of the service's own tables, in goose's format
+
+	// Breakers are the circuit breakers of the destinations whose commands call an external service.
+	Breakers map[string]gobreaker.Settings
+
+	// Database opens the database, EventStore makes the event store in it, Outbox the publisher that writes messages into the outbox, and
+	// Broker the broker. All are required: adapters of the service choose them.
+	Database   func(dsn string, maxConns int) (*sqlx.DB, error)
+	EventStore func(db *sqlx.DB, types aggregate.Types) *eventstore.Store
+	Outbox     outbox.Insert
+	Broker     func(e BrokerEnv) (broker.Broker, error)
+
+	// Prepare starts what commands need, for example stand-ins of external services. It is called once the database and the broker are
+	// there, before Commands. Optional.
+	Prepare func(ctx context.Context, k *Kit) error
+
+	// Seed fills a database of the embedded PostgreSQL that was made just now. Optional.
+	Seed func(ctx context.Context, k *Kit) error
+
+	// Hints are commands that the banner suggests. Optional.
+	Hints func(k *Kit) []string
+
+	// CLI are commands of the service's own. Optional.
+	CLI func(p *Program) []*cobra.Command
+
+	// Routes are the routes of the service, Mounts what is served beside the API, and Pages its own pages. Optional.
+	Routes func(k *Kit) *httpapi.Service
+	Mounts func(k *Kit) []httpapi.Mount
+	Pages  func(k *Kit) (opsui.Extension, error)
+}
+
+// Aggregate is a kind of aggregate that a service registers; AggregateOf makes it.
+type Aggregate interface {
+	category() string
+	Types() aggregate.Types // the events
+	snapshot() (audit.Snapshot, bool)
+}
+
+// AggregateType is a kind of aggregate: the category of its streams and topics, its events, and how it is rebuilt from them.
+type AggregateType[A eventstore.Aggregate, E any] struct {
+	name    string
+	events  aggregate.Types
+	rebuild func([]E) A
+	options eventstore.Options
+}
+
+// AggregateOf registers a kind of aggregate.
+func AggregateOf[A eventstore.Aggregate, E any](category string, events aggregate.Types, rebuild func([]E) A, o eventstore.Options) AggregateType[A, E] {
+	return AggregateType[A, E]{category, events, rebuild, o}
+}
+
+// Store is where handlers load and store aggregates of the kind.
+func (t AggregateType[A, E]) Store(k *Kit) cqrs.Store[A] {
+	return eventstore.NewRepository(k.store(), t.name, t.rebuild, t.options)
+}
+
+func (t AggregateType[A, E]) category() string { return t.name }
+
+// Types are the events of the kind.
+func (t AggregateType[A, E]) Types() aggregate.Types { return t.events }
+
+func (t AggregateType[A, E]) snapshot() (audit.Snapshot, bool) {
+	if t.options.SnapshotEvery == 0 {
+		return audit.Snapshot{}, false
+	}
+	rebuild := func(history []E) eventstore.Snapshotter { return any(t.rebuild(history)).(eventstore.Snapshotter) } //nolint:errcheck // NewRepository has checked it
+	return audit.SnapshotOf(eventstore.FoldSnapshot(rebuild, t.options)), true
+}
+
+// Event types by the categories that hold them, the sagas' included.
+func (d *Service) types() map[string]aggregate.Types {
+	all := map[string]aggregate.Types{saga.Category: saga.Facts}
+	for _, a := range d.Aggregates {
+		all[a.category()] = a.Types()
+	}
+	return all
+}
+
+func (d *Service) snapshots() map[string]audit.Snapshot {
+	all := map[string]audit.Snapshot{}
+	for _, a := range d.Aggregates {
+		if s, ok := a.snapshot(); ok {
+			all[a.category()] = s
+		}
+	}
+	return all
+}
+
+// readModels are the service's and the kit's: the list of sagas.
+func (d *Service) readModels() []readmodel.Model {
+	return append(d.Projections[:len(d.Projections):len(d.Projections)], readmodel.Model{Projection: manager.Projection(readmodel.Sagas{}), Table: "saga_rows"})
+}
+
+func (d *Service) commands(k *Kit) []cqrs.Handler {
+	if d.Commands == nil {
+		return nil
+	}
+	return d.Commands(k)
+}
+
+func (d *Service) queries(k *Kit) []cqrs.QueryHandler {
+	if d.Queries == nil {
+		return nil
+	}
+	return d.Queries(k)
+}
+
+func (d *Service) consumers(k *Kit) []cqrs.Reaction {
+	if d.Consumers == nil {
+		return nil
+	}
+	return d.Consumers(k)
+}

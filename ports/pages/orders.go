@@ -1,0 +1,133 @@
+package pages
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/google/uuid"
+
+	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/app/query"
+	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/opsui"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/sagas/fulfilment"
+)
+
+var statuses = []order.Status{order.Pending, order.IsConfirmed, order.IsCancelled}
+
+// outcome is an order that ends in a known way in the sandbox.
+type outcome struct{ Name, Text, SKU, Method string }
+
+var outcomes = []outcome{
+	{"confirmed", "confirmed: paid and shipped", "MUG-01", "pm_ok"},
+	{"declined", "cancelled: payment declined", "MUG-01", "pm_declined"},
+	{"carrier", "cancelled: carrier refuses", "HEAVY-99", "pm_ok"},
+	{"stock", "cancelled: not in stock", "VOID-00", "pm_ok"},
+	{"error", "cancelled: payment provider fails", "MUG-01", "pm_error"},
+	{"slow", "cancelled: payment provider times out", "MUG-01", "pm_slow"},
+}
+
+// ordersData is the list of orders, and the form to place one.
+type ordersData struct {
+	opsui.List[query.Order]
+	Outcomes []outcome // empty: there is no sandbox
+}
+
+func (p Pages) orders() opsui.Page {
+	return opsui.Page{Path: "/ui/orders", Title: "Orders", Nav: "/ui/orders", Template: "orders", Streams: opsui.AnyStream, Load: func(r *http.Request) (any, error) {
+		var names []string
+		for _, status := range statuses {
+			names = append(names, string(status))
+		}
+		list, page, err := opsui.NewList[query.Order](r, names...)
+		if err != nil {
+			return nil, err
+		}
+		d := ordersData{List: list}
+		if len(p.Sandbox) > 0 {
+			d.Outcomes = outcomes
+		}
+		rows, err := cqrs.AskFor(r.Context(), p.Queries, query.ListOrders{Status: order.Status(d.Status), Search: d.Search, Page: page})
+		d.SetRows(r, rows, func(row query.Order) cqrs.Cursor { return cqrs.Cursor{At: row.PlacedAt, ID: row.ID} })
+		return d, err
+	}}
+}
+
+// orderData is the page of an order.
+type orderData struct {
+	Order   query.Order
+	History []cqrs.Event
+	Saga    *opsui.SagaView // nil: the saga has not started yet
+	Open    bool            // a cancellation is possible, unless the saga has passed its pivot meanwhile
+}
+
+// Title implements the title of a page.
+func (d orderData) Title() string { return "Order " + opsui.Short(d.Order.ID) }
+
+func (p Pages) order() opsui.Page {
+	return opsui.Page{Path: "/ui/orders/{id}", Title: "Order", Nav: "/ui/orders", Template: "order", Streams: func(r *http.Request) []string {
+		id := r.PathValue("id")
+		return []string{order.Category + "/" + id, saga.Category + "/" + sagaOf(id)}
+	}, Load: func(r *http.Request) (any, error) {
+		ctx, id := r.Context(), r.PathValue("id")
+		o, err := cqrs.AskFor(ctx, p.Queries, query.OrderByID{ID: id})
+		if err != nil {
+			return nil, err
+		}
+		d := orderData{Order: o, Open: o.Status == order.Pending}
+		if d.History, err = cqrs.AskFor(ctx, p.Queries, query.OrderHistory{ID: id}); err != nil {
+			return nil, err
+		}
+		d.Saga, err = opsui.LoadSaga(ctx, p.Queries, p.Sagas, sagaOf(id))
+		if errors.Is(err, cqrs.ErrNotFound) {
+			return d, nil
+		}
+		return d, err
+	}}
+}
+
+// sagaOf is the id of an order's saga.
+func sagaOf(orderID string) string { return saga.ID(fulfilment.Name, orderID) }
+
+// placeOrder is what the form sends.
+func (p Pages) placeOrder(r *http.Request) (notice, next string, err error) {
+	quantity, err := strconv.ParseInt(r.PostForm.Get("quantity"), 10, 64)
+	if err != nil {
+		return "", "", opsui.Invalid("quantity", "must be a whole number")
+	}
+	sku, method := r.PostForm.Get("sku"), r.PostForm.Get("payment_method")
+	for _, o := range outcomes {
+		if len(p.Sandbox) > 0 && o.Name == r.PostForm.Get("outcome") {
+			sku, method = o.SKU, o.Method
+		}
+	}
+	if method == "" || len(method) > 64 {
+		return "", "", opsui.Invalid("payment method", "must have 1 to 64 characters")
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return "", "", err
+	}
+	err = p.Commands.Execute(r.Context(), cqrs.Command{Body: command.PlaceOrder{
+		OrderID: id.String(), CustomerID: cqrs.PrincipalOf(r.Context()).Subject, Currency: "EUR", PaymentMethod: method,
+		Lines: []order.Line{{SKU: sku, Quantity: quantity, UnitPrice: 1250}},
+	}})
+	return "The order is placed.", "/ui/orders/" + id.String(), err
+}
+
+func (p Pages) cancelOrder() opsui.Action {
+	return opsui.Action{
+		Irreversible: true,
+		Confirm: func(r *http.Request) (string, string) {
+			return fmt.Sprintf("Cancel order %s? Its completed steps are compensated. After the payment is captured, the order cannot be cancelled.", opsui.Short(r.PathValue("id"))), "Cancel the order"
+		},
+		Do: func(r *http.Request) (string, string, error) {
+			return "The order is being cancelled.", "/ui/orders/" + url.PathEscape(r.PathValue("id")), p.Cancel(r.Context(), r.PathValue("id"))
+		},
+	}
+}

@@ -1,0 +1,43 @@
+// Package ports is the HTTP API of this service, as openapi.yaml describes it: a file for each resource. The kit adds the operations API.
+package ports
+
+import (
+	"context"
+	_ "embed"
+	"net/http"
+
+	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/httpapi"
+)
+
+//go:generate go tool -modfile=../tools/lint/lint.mod oapi-codegen -config oapi-codegen.yaml openapi.yaml
+
+//go:embed openapi.yaml
+var openapi []byte
+
+// Deps is what the handlers need of the service.
+type Deps struct {
+	// Cancel has the saga of an order compensate, or returns an error if the saga is past its pivot.
+	Cancel func(ctx context.Context, orderID string) error
+
+	// Sandbox answers requests for the simulated providers. Nil where the sandbox does not run.
+	Sandbox http.Handler
+}
+
+// Routes are the routes of this service.
+func Routes(deps Deps) *httpapi.Service {
+	return &httpapi.Service{OpenAPI: openapi, Mount: func(api *httpapi.API) {
+		h := &handlers{deps, api}
+		HandlerWithOptions(h, ChiServerOptions{BaseRouter: api.Router, ErrorHandlerFunc: api.FailParameter})
+		api.WaitFor("POST /v1/orders", httpapi.Wait{
+			Streams: func(id string) []string { return []string{order.Category + "/" + id} },
+			Outcome: h.decided,
+		})
+	}}
+}
+
+// handlers implements ServerInterface.
+type handlers struct {
+	Deps
+	*httpapi.API
+}
