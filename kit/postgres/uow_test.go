@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,8 @@ func (b *bus) Publish(ctx context.Context, e any) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.published = append(b.published, e.(cqrs.Event))
-	msg := message.NewMessage(uuid.NewString(), []byte("{}"))
+	msg := message.NewMessage(uuid.NewString(), []byte(strconv.Itoa(e.(cqrs.Event).Meta.Version)))
+	msg.Metadata[cqrs.HeaderKey] = e.(cqrs.Event).Meta.Subject
 	msg.SetContext(ctx)
 	return b.publisher.Publish("events", msg)
 }
