@@ -4,33 +4,21 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"sync"
 	"syscall"
-	"time"
 )
 
-// sayAgain is after how long something that goes on is said again.
-const sayAgain = time.Minute
-
-// listener says when no connection can be accepted because no file descriptor is left. The HTTP server tries again by itself, and says
-// nothing of it at our log level.
+// listener logs when no connection can be accepted because no file descriptor is left. The HTTP server tries again by itself, and logs that
+// below our level.
 type listener struct {
 	net.Listener
-	log  *slog.Logger
-	mu   sync.Mutex
-	said time.Time
+	log *slog.Logger
 }
 
 // Accept implements net.Listener.
 func (l *listener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if time.Since(l.said) > sayAgain {
-			l.said = time.Now()
-			l.log.Warn("HTTP: no file descriptor is left for new connections, which wait; raise the limit (ulimit -n) if it stays so", "error", err)
-		}
+		l.log.Warn("cannot accept HTTP connections", "error", err) // once, by exhaustion
 	}
 	return conn, err
 }

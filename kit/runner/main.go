@@ -62,9 +62,9 @@ func isHelp(args []string) bool {
 func newLog(c Config, w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: c.LogLevel}
 	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
+		return slog.New(newExhaustion(slog.NewJSONHandler(w, options)))
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	return slog.New(newExhaustion(slog.NewTextHandler(w, options)))
 }
 
 // ReachableAddr is how to call an instance that listens on all addresses.

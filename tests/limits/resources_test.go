@@ -64,9 +64,18 @@ func TestConnectionsOfPostgreSQLTakenByOthers(t *testing.T) {
 		}
 		return nil
 	})
+	time.Sleep(5 * time.Second) // relay, key queue and listeners try again meanwhile
+	require.Equal(t, 1, strings.Count(i.Output(), "too many connections"), "one line when it begins: %s", i.Output())
+	require.Contains(t, i.Output(), "lower POSTGRES_MAX_CONNS")
 	for _, conn := range taken {
 		require.NoError(t, conn.Close(context.Background()))
 	}
+	kittest.Eventually(t, func() error {
+		if n := strings.Count(i.Output(), "PostgreSQL has connections again"); n != 1 {
+			return fmt.Errorf("that it is over is logged %d times: %s", n, i.Output())
+		}
+		return nil
+	})
 	kittest.Eventually(t, func() error {
 		response, err := i.Try("POST", "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"), "Prefer", "wait=20")
 		if err == nil && response.Status != 200 {
@@ -103,6 +112,13 @@ func TestFewFileDescriptors(t *testing.T) {
 	for _, conn := range held {
 		require.NoError(t, conn.Close())
 	}
+	kittest.Eventually(t, func() error {
+		if n := strings.Count(i.Output(), "there are file descriptors again"); n != 1 {
+			return fmt.Errorf("that it is over is logged %d times: %s", n, i.Output())
+		}
+		return nil
+	})
+	require.Equal(t, 1, strings.Count(i.Output(), "too many open files"), i.Output())
 	i.HTTP().CloseIdleConnections()
 	kittest.Eventually(t, func() error {
 		response, err := i.Try("POST", "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"), "Prefer", "wait=20")

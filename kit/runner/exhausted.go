@@ -1,0 +1,141 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+)
+
+// limit is something that can run out, and that each loop of the service then fails for, again and again.
+type limit struct {
+	signs []string // texts of errors
+	began string
+	over  string
+	raise string // the setting
+}
+
+var limits = []*limit{
+	{
+		signs: []string{"(SQLSTATE 53300)", "no more connections allowed"}, // too_many_connections; PgBouncer
+		began: "PostgreSQL has no connection left: requests are refused and messages wait; it is tried again",
+		over:  "PostgreSQL has connections again",
+		raise: "max_connections of PostgreSQL or the CONNECTION LIMIT of the role or database, or lower POSTGRES_MAX_CONNS of the instances",
+	},
+	{
+		signs: []string{"too many open files"}, // EMFILE, ENFILE
+		began: "no file descriptor is left: new connections wait; it is tried again",
+		over:  "there are file descriptors again",
+		raise: "the limit of open files (ulimit -n)",
+	},
+}
+
+// overAfter is how long no error may come of a limit until it counts as over. Loops try again every two seconds at least.
+const overAfter = 10 * time.Second
+
+// exhaustion is a log handler. Of the errors that come of one limit it logs one line when they begin, which names the setting to raise, and
+// one when they are over. The lines of the relay, the key queue, the listeners and other loops that fail for the limit meanwhile are left
+// out, because each would come once a second. Lines about a single message that will not be tried again are kept.
+type exhaustion struct {
+	slog.Handler
+	states *exhausted
+}
+
+// exhausted is which limits are reached.
+type exhausted struct {
+	mu     sync.Mutex
+	since  map[*limit]time.Time
+	last   map[*limit]*time.Timer
+	hidden map[*limit]int
+}
+
+func newExhaustion(h slog.Handler) slog.Handler {
+	return exhaustion{h, &exhausted{since: map[*limit]time.Time{}, last: map[*limit]*time.Timer{}, hidden: map[*limit]int{}}}
+}
+
+// WithAttrs implements slog.Handler.
+func (e exhaustion) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return exhaustion{e.Handler.WithAttrs(attrs), e.states}
+}
+
+// WithGroup implements slog.Handler.
+func (e exhaustion) WithGroup(name string) slog.Handler {
+	return exhaustion{e.Handler.WithGroup(name), e.states}
+}
+
+// Handle implements slog.Handler.
+func (e exhaustion) Handle(ctx context.Context, r slog.Record) error {
+	l, text, final := limitOf(r)
+	if l == nil {
+		return e.Handler.Handle(ctx, r)
+	}
+	if began := e.states.note(l, !final, func(lasted time.Duration, hidden int) {
+		over := slog.NewRecord(time.Now(), slog.LevelWarn, l.over, 0)
+		over.AddAttrs(slog.Duration("lasted", lasted), slog.Int("lines_left_out", hidden))
+		_ = e.Handler.Handle(context.Background(), over) // as with any line
+	}); began {
+		first := slog.NewRecord(r.Time, slog.LevelWarn, l.began, r.PC)
+		first.AddAttrs(slog.String("raise", l.raise), slog.String("first", r.Message), slog.String("error", text))
+		if err := e.Handler.Handle(ctx, first); err != nil {
+			return err
+		}
+	}
+	if final {
+		return e.Handler.Handle(ctx, r)
+	}
+	return nil
+}
+
+// note notes an error of a limit, and tells whether it is the first one. Over is called when no error has come for a while.
+func (s *exhausted) note(l *limit, hide bool, over func(lasted time.Duration, hidden int)) (began bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if hide {
+		s.hidden[l]++
+	}
+	if t := s.last[l]; t != nil && t.Reset(overAfter) {
+		return false
+	}
+	s.since[l] = time.Now()
+	s.last[l] = time.AfterFunc(overAfter, func() {
+		s.mu.Lock()
+		lasted, hidden := time.Since(s.since[l])-overAfter, s.hidden[l]
+		delete(s.last, l)
+		delete(s.hidden, l)
+		s.mu.Unlock()
+		over(lasted.Round(time.Second), hidden)
+	})
+	return true
+}
+
+// limitOf tells for which limit a record's error has come, if for one. Final tells that the record is about a message that is given up.
+func limitOf(r slog.Record) (found *limit, text string, final bool) {
+	if r.Level < slog.LevelWarn {
+		return nil, "", false
+	}
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "message_id" || a.Key == "message" {
+			final = r.Level >= slog.LevelError
+		}
+		var value string
+		switch v := a.Value.Any().(type) {
+		case error:
+			value = v.Error()
+		case string:
+			value = v
+		case fmt.Stringer:
+			value = v.String()
+		}
+		for _, l := range limits {
+			for _, sign := range l.signs {
+				if found == nil && strings.Contains(value, sign) {
+					found, text = l, value
+				}
+			}
+		}
+		return true
+	})
+	return found, text, final
+}
