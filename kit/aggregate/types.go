@@ -142,7 +142,8 @@ func (ts Types) Decode(name string, schema int, payload []byte) (any, error) {
 }
 
 // withoutNUL replaces NUL characters, which JSON carries as \u0000, by U+FFFD. New text is checked where it comes in; in a payload that was
-// stored before that, the character would stop every read model whose columns cannot hold it.
+// stored before that, the character would stop every read model whose columns cannot hold it. This is the one place where that is done:
+// projections, rebuilds, aggregates and sagas all get events from Decode.
 func withoutNUL(payload []byte) []byte {
 	escape := []byte(`\u0000`)
 	if !bytes.Contains(payload, escape) {

@@ -22,15 +22,11 @@ type EventHandler struct {
 	Handle func(ctx context.Context, e Event) error
 }
 
-// Handlers returns the handlers by their types of events. They get events whose text PostgreSQL's text columns can hold: the store keeps
-// events as JSON, which can contain the NUL character.
+// Handlers returns the handlers by their types of events.
 func (p Projection) Handlers() map[reflect.Type]EventHandler {
-	handlers := map[reflect.Type]EventHandler{}
+	handlers := make(map[reflect.Type]EventHandler, len(p.On))
 	for _, h := range p.On {
-		handlers[h.Type] = EventHandler{h.Type, func(ctx context.Context, e Event) error {
-			e.Body = withoutNUL(e.Body)
-			return h.Handle(ctx, e)
-		}}
+		handlers[h.Type] = h
 	}
 	return handlers
 }

@@ -2,7 +2,6 @@ package cqrs
 
 import (
 	"fmt"
-	"reflect"
 	"strings"
 	"unicode/utf8"
 )
@@ -35,79 +34,4 @@ func CheckText(field, value string, limit int) error {
 		return &TextError{field, "is not valid UTF-8"}
 	}
 	return nil
-}
-
-// withoutNUL returns v with each NUL character in its texts replaced by U+FFFD. V is not changed.
-func withoutNUL(v any) any {
-	if v == nil || !hasNUL(reflect.ValueOf(v)) {
-		return v
-	}
-	return replaceNUL(reflect.ValueOf(v)).Interface()
-}
-
-func hasNUL(v reflect.Value) bool {
-	switch v.Kind() { //nolint:exhaustive // the other kinds hold no text
-	case reflect.String:
-		return strings.IndexByte(v.String(), 0) >= 0
-	case reflect.Pointer, reflect.Interface:
-		return !v.IsNil() && hasNUL(v.Elem())
-	case reflect.Struct:
-		for _, field := range v.Fields() {
-			if hasNUL(field) {
-				return true
-			}
-		}
-	case reflect.Slice, reflect.Array:
-		if v.Type().Elem().Kind() == reflect.Uint8 {
-			return false // bytes are no text
-		}
-		for i := range v.Len() {
-			if hasNUL(v.Index(i)) {
-				return true
-			}
-		}
-	case reflect.Map:
-		for entries := v.MapRange(); entries.Next(); {
-			if hasNUL(entries.Key()) || hasNUL(entries.Value()) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func replaceNUL(v reflect.Value) reflect.Value {
-	if !hasNUL(v) {
-		return v
-	}
-	out := reflect.New(v.Type()).Elem()
-	switch v.Kind() { //nolint:exhaustive // the other kinds hold no text
-	case reflect.String:
-		out.SetString(strings.ReplaceAll(v.String(), "\x00", "\uFFFD"))
-	case reflect.Pointer:
-		out.Set(reflect.New(v.Type().Elem()))
-		out.Elem().Set(replaceNUL(v.Elem()))
-	case reflect.Interface:
-		out.Set(replaceNUL(v.Elem()))
-	case reflect.Struct:
-		out.Set(v) // unexported fields too, which stay as they are
-		for i := range v.NumField() {
-			if v.Type().Field(i).IsExported() {
-				out.Field(i).Set(replaceNUL(v.Field(i)))
-			}
-		}
-	case reflect.Slice:
-		out.Set(reflect.MakeSlice(v.Type(), v.Len(), v.Len()))
-		fallthrough
-	case reflect.Array:
-		for i := range v.Len() {
-			out.Index(i).Set(replaceNUL(v.Index(i)))
-		}
-	case reflect.Map:
-		out.Set(reflect.MakeMap(v.Type()))
-		for entries := v.MapRange(); entries.Next(); {
-			out.SetMapIndex(replaceNUL(entries.Key()), replaceNUL(entries.Value()))
-		}
-	}
-	return out
 }
