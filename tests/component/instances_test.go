@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
@@ -251,6 +253,97 @@ func TestAWrongClockDoesNotMatter(t *testing.T) {
 	report := all[0].Balanced()
 	require.Equal(t, report.Orders, report.Confirmed, "%v", report.ByReason)
 	require.Contains(t, late.Output(), "the clock here is not that of the database")
+}
+
+// The same when the clock is wrong by hours, and all instances have that clock: the one clock is the database's. Kafka would refuse records
+// that are hours ahead; timers, deadlines, tokens and the retention of ids do not follow the clock here.
+func TestServiceWhoseClockIsHoursWrong(t *testing.T) {
+	for _, offset := range []string{"3h", "-3h"} {
+		t.Run(offset, func(t *testing.T) {
+			t.Parallel()
+			i := harness.NewWorld(t, "CLOCK_OFFSET="+offset, "AUTH_SECRET="+secret, "RATE_LIMIT=0", "COURIER_URL=").Start()
+			operator := []string{"Authorization", "Bearer " + token(t, "olga", "operator")}
+			do := func(method, path, body string, into any, headers ...string) {
+				t.Helper()
+				response := i.Do(method, path, body, append(operator, headers...)...)
+				require.Less(t, response.Status, 300, response.Body)
+				if into != nil {
+					response.JSON(t, into)
+				}
+			}
+			do(http.MethodPost, "/v1/stock/MUG-01/receipts", `{"quantity":1000}`, nil)
+			place := func(method string) (order harness.Order) {
+				t.Helper()
+				do(http.MethodPost, "/v1/orders", harness.OrderBody(method, "MUG-01"), &order, "Prefer", "wait=60", "Idempotency-Key", method)
+				return order
+			}
+			ok := place("pm_ok")
+			require.Equal(t, "confirmed", ok.Status, ok.Reason)
+			require.Equal(t, ok.ID, place("pm_ok").ID, "the idempotency key is still known")
+			slow := place("pm_slow") // a timer ends it
+			require.Equal(t, "cancelled", slow.Status)
+			require.Contains(t, slow.Reason, "no answer in time")
+
+			db := kittest.OpenDB(t, i.DSN())
+			for name, statement := range map[string]string{
+				"events":           `SELECT count(*)::text FROM events WHERE (meta->>'time')::timestamptz NOT BETWEEN now() - interval '10 minutes' AND now() + interval '1 minute'`,
+				"dead letters":     `SELECT count(*)::text FROM dead_letters`,
+				"blocked keys":     `SELECT count(*)::text FROM blocked_keys`,
+				"suspended topics": `SELECT count(*)::text FROM suspended_topics`,
+				"inbox":            `SELECT count(*)::text FROM inbox WHERE received_at NOT BETWEEN now() - interval '10 minutes' AND now() + interval '1 minute'`,
+			} {
+				require.Equal(t, []string{"0"}, kittest.Column(t, db, statement), name)
+			}
+			require.Contains(t, i.Output(), "the clock here is not that of the database")
+			var records int
+			topics := []string{i.Topic("events.orders"), i.Topic("commands.payments"), i.Topic("events.payments")}
+			require.NoError(t, kafka.ReadAll(t.Context(), kafka.Config{Brokers: i.Brokers()}, topics, func(_ string, msg *message.Message) error {
+				records++
+				at, err := time.Parse(time.RFC3339Nano, msg.Metadata["ce_time"])
+				require.NoError(t, err)
+				require.WithinDuration(t, time.Now(), at, 10*time.Minute)
+				return nil
+			}))
+			require.Positive(t, records)
+		})
+	}
+}
+
+// An instance refuses requests only by what is stored now. It has a saga in memory as it was when an order was cancelled there, which is not
+// stuck; another instance handles the saga's messages, and the saga gets stuck: from then on the first instance has to accept a retry. When the
+// saga has ended, it has to refuse one.
+func TestRefusalIsNotDecidedByStaleMemory(t *testing.T) {
+	t.Parallel()
+	w := harness.NewWorld(t, "SPREAD=instances")
+	sandbox := w.Sandbox()
+	if !kittest.Real() {
+		w.Host("ROLES=api")
+	}
+	worker, api := w.Start(), w.Start("ROLES=api")
+	worker.Stock(1000, "MUG-01")
+	sandbox.Knobs("payments", `{"latency":"1s"}`)
+	order := api.Place("pm_ok", "MUG-01")
+	inStep(t, worker, order, "authorise payment")
+	mend := failOn(t, worker, "inventory", "inventory/%", "inventory.released")
+	response := api.Do(http.MethodPost, "/v1/orders/"+order+"/cancel", "")
+	require.Equal(t, http.StatusAccepted, response.Status, response.Body)
+	path := "/v1/sagas/" + api.SagaOf(order).ID + "/retry"
+	response = api.Do(http.MethodPost, path, "")
+	require.Equal(t, http.StatusConflict, response.Status, response.Body)
+	eventually(t, worker, order, "stuck")
+	response = api.Do(http.MethodPost, path, "")
+	require.Equal(t, http.StatusAccepted, response.Status, "it is stuck: %s", response.Body)
+	mend()
+	kittest.Eventually(t, func() error {
+		if status := worker.SagaOf(order).Status; status != "compensated" {
+			answer := api.Do(http.MethodPost, path, "") // the one before may have failed for the same cause
+			return fmt.Errorf("the saga is %s, and a retry is answered %d", status, answer.Status)
+		}
+		return nil
+	})
+	response = api.Do(http.MethodPost, path, "")
+	require.Equal(t, http.StatusConflict, response.Status, "it has ended: %s", response.Body)
+	worker.Balanced()
 }
 
 // Two services on one database with one inbox: each has its own topics, groups and aggregates, and what one handles the other does

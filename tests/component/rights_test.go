@@ -6,6 +6,7 @@ import (
 	"os"
 	"regexp"
 	"testing"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/stretchr/testify/require"
@@ -99,6 +100,26 @@ func TestKafkaRights(t *testing.T) {
 		noneSuspended(t, i)
 		confirmed()
 	}
+	// Without DESCRIBE_CONFIGS the retention of topics cannot be compared with INBOX_RETENTION: a line says so, and the service works. With the
+	// right it is compared.
+	month := fmt.Sprint((30 * 24 * time.Hour).Milliseconds())
+	topic := own + ".events.payments"
+	require.NoError(t, admin.AlterConfig(sarama.TopicResource, topic, map[string]*string{"retention.ms": &month}, false))
+	code, _ := i.Terminate()
+	require.Zero(t, code)
+	i.Restart()
+	says(`no right \(DESCRIBE_CONFIGS\) to compare INBOX_RETENTION with the retention\.ms of topics.*` + regexp.QuoteMeta(topic))
+	confirmed()
+	code, _ = i.Terminate()
+	require.Zero(t, code)
+	grant(right{sarama.AclResourceTopic, own, sarama.AclOperationDescribeConfigs})
+	i.Again()
+	require.Equal(t, 1, i.Wait(), i.Output())
+	require.Contains(t, i.Output(), "INBOX_RETENTION: 336h0m0s is shorter than topic "+topic+" keeps messages (retention.ms: 720h0m0s)")
+	week := fmt.Sprint((7 * 24 * time.Hour).Milliseconds())
+	require.NoError(t, admin.AlterConfig(sarama.TopicResource, topic, map[string]*string{"retention.ms": &week}, false))
+	i.Restart()
+	confirmed()
 	if i.Exited() {
 		t.Error(fmt.Sprint("it exited:\n", i.Output()))
 	}
