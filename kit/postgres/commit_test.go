@@ -17,6 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/kit/postgres"
 	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/postgres/migrations"
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
@@ -295,4 +296,48 @@ func TestCommitGroupIsolatesAContendedStream(t *testing.T) {
 	s, err := w.stock.Load(t.Context(), "bad")
 	require.NoError(t, err)
 	require.Equal(t, int64(5), s.OnHand())
+}
+
+// A commit group, a unit that locks streams in its own transaction, and the migrations limit their waits for locks. Afterwards the connection
+// has the lock_timeout of the pool again: with the server's, which is none, a statement without a limit of its own waits for ever.
+func TestLockTimeoutOfTheConnectionIsRestored(t *testing.T) {
+	_, dsn := kittest.Database(t)
+	db, err := postgres.Open(dsn, 1)
+	require.NoError(t, err)
+	defer db.Close()
+	timeout := func() (is string) {
+		require.NoError(t, db.Get(&is, `SHOW lock_timeout`))
+		return is
+	}
+	require.Equal(t, "5s", timeout())
+
+	w := (&world{db: db}).another()
+	require.NoError(t, w.uow.Within(t.Context(), w.receive))
+	require.Equal(t, "5s", timeout(), "after a commit group")
+
+	w.stock = eventstore.NewRepository(w.store, inventory.Category, inventory.Rebuild, eventstore.Options{Contended: true})
+	require.NoError(t, w.uow.Within(t.Context(), func(ctx context.Context) error {
+		tx, err := txn.From(ctx)
+		require.NoError(t, err)
+		require.NoError(t, w.receive(ctx))
+		var is string
+		require.NoError(t, tx.Get(&is, `SHOW lock_timeout`))
+		require.Equal(t, "5s", is, "in a transaction that has locked streams")
+		return nil
+	}))
+	require.Equal(t, "5s", timeout())
+}
+
+func TestLockTimeoutAfterMigrations(t *testing.T) {
+	db, _ := kittest.Database(t)
+	db.SetMaxOpenConns(2)
+	require.NoError(t, migrations.New(nil).Up(t.Context(), db.DB))
+	for range 2 {
+		conn, err := db.Connx(t.Context())
+		require.NoError(t, err)
+		defer conn.Close()
+		var is string
+		require.NoError(t, conn.GetContext(t.Context(), &is, `SHOW lock_timeout`))
+		require.Equal(t, "5s", is)
+	}
 }

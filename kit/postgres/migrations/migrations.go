@@ -70,7 +70,11 @@ func (s Schema) Up(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	defer conn.Close()                                                       //nolint:errcheck // it goes back to the pool
+	defer conn.Close() //nolint:errcheck // it goes back to the pool
+	var before string
+	if err := conn.QueryRowContext(ctx, `SHOW lock_timeout`).Scan(&before); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
 	if _, err := conn.ExecContext(ctx, `SET lock_timeout = 0`); err != nil { // a migration of another instance may take long
 		return fmt.Errorf("migrate: %w", err)
 	}
@@ -79,7 +83,7 @@ func (s Schema) Up(ctx context.Context, db *sql.DB) error {
 	}
 	defer func() {
 		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(hashtextextended('millrace migrations ' || current_schema(), 0))`)
-		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `RESET lock_timeout`)
+		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `SELECT set_config('lock_timeout', $1, false)`, before)
 	}()
 	if err := takeOver(ctx, db); err != nil {
 		return fmt.Errorf("migrate: %w", err)

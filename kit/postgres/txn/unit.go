@@ -225,8 +225,12 @@ func (s *Statement[R]) Lock(ctx context.Context, rows []R, wait time.Duration) e
 	if err != nil {
 		return err
 	}
-	b.Queue(`SET LOCAL lock_timeout TO DEFAULT`)
-	return send(ctx, u.conn.Conn, b, append(kinds, setWaits))
+	// Not RESET or DEFAULT: that is the server's value, and not the one that the connection was set to.
+	first := &pgx.Batch{}
+	first.Queue(`SELECT set_config('millrace.lock_timeout', current_setting('lock_timeout'), true)`)
+	first.QueuedQueries = append(first.QueuedQueries, b.QueuedQueries...)
+	first.Queue(`SELECT set_config('lock_timeout', current_setting('millrace.lock_timeout'), true)`)
+	return send(ctx, u.conn.Conn, first, slices.Concat([]statement{setWaits}, kinds, []statement{setWaits}))
 }
 
 // Written returns what the unit of ctx will write by this statement.
@@ -360,10 +364,11 @@ func parseOnce(ctx context.Context, conn *sql.Conn, b *pgx.Batch, kinds []statem
 			}
 			if !limited {
 				limited = true
-				if err := pg.Exec(ctx, `SET lock_timeout = `+milliseconds(lock)).Close(); err != nil {
+				if err := pg.Exec(ctx, `BEGIN; SET LOCAL lock_timeout = `+milliseconds(lock)).Close(); err != nil {
 					return Classify(err, "set time limits")
 				}
-				defer func() { err = cmp.Or(err, Classify(pg.Exec(ctx, `RESET lock_timeout`).Close(), "set time limits")) }()
+				// The end of the transaction restores what the connection was set to. RESET would not: it takes the server's value.
+				defer func() { err = cmp.Or(err, Classify(pg.Exec(ctx, `ROLLBACK`).Close(), "set time limits")) }()
 			}
 			if _, err := pg.Prepare(ctx, "", q.SQL, nil); err != nil {
 				return waited(kinds[i], Classify(err, kinds[i].doing()))
