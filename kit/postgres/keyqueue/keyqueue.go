@@ -31,7 +31,7 @@ type Queue struct {
 	db      *sqlx.DB
 	lookups txn.Gather[cqrs.MessageKey, bool]
 	ahead   txn.Ahead[string, bool]
-	blocked atomic.Int64 // keys that this instance has blocked so far
+	blocked atomic.Int64 // changes when this instance blocks a key, or finds a key blocked
 	wake    chan struct{}
 
 	mu        sync.Mutex
@@ -86,10 +86,12 @@ func stored(k cqrs.MessageKey) []byte {
 	return hash[:]
 }
 
-// receipt is the id under which a message of a consumer is stored, here and as a dead letter. The same message always has the same one.
+// receipt is the id under which a message of a consumer is stored, here and as a dead letter. The same message always has the same one. The
+// key is part of it: if messages of two keys had one receipt, the second message would block its key, but not be stored, and nothing would
+// free that key.
 func receipt(m cqrs.Received) string {
 	var name []byte
-	for _, part := range []string{m.Key.Consumer, m.Source, m.ID} {
+	for _, part := range []string{m.Key.Consumer, m.Key.Key, m.Source, m.ID} {
 		name = fmt.Appendf(name, "%d:%s", len(part), part)
 	}
 	return uuid.NewHash(sha256.New(), uuid.Nil, name, 8).String()
@@ -100,7 +102,7 @@ func (q *Queue) Expect(k cqrs.MessageKey, messageID string) {
 	before, wait := q.blocked.Load(), q.lookups.Join(k)
 	q.ahead.Expect(k.Consumer+"\x00"+messageID, func(ctx context.Context) (bool, error) {
 		blocked, err := wait(ctx)
-		if err == nil && !blocked && q.blocked.Load() != before { // an earlier message of the key may have blocked it meanwhile
+		if err == nil && !blocked && q.blocked.Load() != before { // the key of an earlier message may be blocked since
 			return q.lookups.Call(ctx, k)
 		}
 		return blocked, err
@@ -120,6 +122,7 @@ func (q *Queue) Enqueue(ctx context.Context, m cqrs.Received) (enqueued bool, er
 	if err != nil || !blocked {
 		return false, err
 	}
+	q.blocked.Add(1) // another instance may have blocked the key after the messages behind this one were looked up
 	err = q.within(ctx, "store a message of a blocked key", func(tx *sqlx.Tx) error {
 		enqueued = false
 		var one int

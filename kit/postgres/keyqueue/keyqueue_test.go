@@ -409,3 +409,49 @@ func TestMigrationKeepsWaitingMessages(t *testing.T) {
 	require.NoError(t, db.Select(&left, `SELECT message_id FROM outbox UNION ALL SELECT convert_from(key, 'UTF8') FROM blocked_keys UNION ALL SELECT message_id FROM dead_letters`))
 	require.Equal(t, []string{"own", "m1"}, left)
 }
+
+// A key that another instance blocks, or a replay, after a message was looked up ahead of its turn: when the message before it is stored, so is
+// this one. Otherwise it would be handled before it.
+func TestRetryKeepsKeyOrderWhenAnotherInstanceBlocksTheKey(t *testing.T) {
+	db, _ := kittest.Database(t)
+	here, there := keyqueue.New(db), keyqueue.New(db)
+	received := func(id string) cqrs.Received {
+		return cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "k"}, Topic: "topic", ID: id, Headers: map[string]string{}}
+	}
+	here.Expect(received("2").Key, "2") // it waits behind message 1
+	time.Sleep(200 * time.Millisecond)  // not blocked yet
+	require.NoError(t, there.RetryAfter(t.Context(), received("1"), time.Hour))
+	for _, id := range []string{"1", "2"} {
+		enqueued, err := here.Enqueue(t.Context(), received(id))
+		require.NoError(t, err)
+		require.True(t, enqueued, "message %s is handled before message 1", id)
+	}
+}
+
+// Two messages with one id and different keys, as a service sends that numbers its messages within a key: each key is blocked for its own
+// message, and the replay of each dead letter frees its own key.
+func TestDeadLettersOfTwoKeysWithOneMessageID(t *testing.T) {
+	db, _ := kittest.Database(t)
+	q, letters := keyqueue.New(db), deadletter.New(db)
+	for _, key := range []string{"a", "b"} {
+		m := cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: key}, Topic: "topic", ID: "1", Headers: map[string]string{cqrs.HeaderKey: key}, Payload: []byte(key)}
+		tx, err := db.Beginx()
+		require.NoError(t, err)
+		_, err = q.DeadLetter(txn.With(t.Context(), tx), m, "reason", "", true)
+		require.NoError(t, err)
+		require.NoError(t, tx.Commit())
+		m.ID = "2"
+		enqueued, err := q.Enqueue(t.Context(), m)
+		require.NoError(t, err)
+		require.True(t, enqueued)
+	}
+	all, err := letters.List(t.Context(), cqrs.Newest, 10)
+	require.NoError(t, err)
+	for _, l := range all {
+		require.NoError(t, letters.Drop(t.Context(), l.ID, "operator", "nonsense"))
+	}
+	var blocked []string
+	require.NoError(t, db.Select(&blocked, `SELECT convert_from(key, 'UTF8') FROM blocked_keys WHERE due_at = 'infinity'`))
+	require.Empty(t, blocked, "blocked for ever, and no dead letter says so")
+	require.Len(t, all, 2)
+}
