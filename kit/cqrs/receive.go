@@ -103,13 +103,19 @@ func (d Delivery) Expired(now time.Time) bool {
 // answered tells whether a saga waits for an answer.
 func (d Delivery) answered() bool { return d.Command && d.Meta.Branch != "" }
 
-// Claimed is the metadata that the inbox goes by. The id of another service's message is unique within its source only; the length in front
-// keeps two pairs from being written the same way.
+// InboxID is the id by which the inbox knows a message. The id of another service's message is unique within its source only; the length in
+// front keeps two pairs from being written the same way.
+func InboxID(source, id string) string {
+	if source == "" {
+		return id
+	}
+	return fmt.Sprintf("%d:%s %s", len(source), source, id)
+}
+
+// Claimed is the metadata that the inbox goes by.
 func (d Delivery) Claimed() Meta {
 	m := d.Meta
-	if m.Source != "" {
-		m.ID = fmt.Sprintf("%d:%s %s", len(m.Source), m.Source, m.ID)
-	}
+	m.ID = InboxID(m.Source, m.ID)
 	if !d.Command {
 		m.SagaID, m.SagaStep, m.Branch = "", "", ""
 	}

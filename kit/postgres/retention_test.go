@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -13,6 +14,8 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/deadletter"
+	"github.com/millrace/millrace/kit/postgres/keyqueue"
 )
 
 func sweep(t *testing.T, db *sqlx.DB, keep postgres.Retention) int64 {
@@ -114,4 +117,53 @@ func TestClockFollowsTheDatabase(t *testing.T) {
 		errs = append(errs, errors.New(column+" has now() as its default, not app_now()"))
 	}
 	require.NoError(t, errors.Join(errs...))
+}
+
+// A message that was processed is delivered again, as after a crash, while its key is blocked. It is not stored behind the others: the key may
+// be blocked for longer than the inbox's retention, and the message would then be processed twice.
+func TestRetentionOfAProcessedMessageOfABlockedKey(t *testing.T) {
+	w := newWorld(t)
+	queue, letters := keyqueue.New(w.db), deadletter.New(w.db)
+	received := func(id string) cqrs.Received {
+		return cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "A"}, Topic: "topic", Source: "/warehouse", ID: id, Headers: map[string]string{}}
+	}
+	delivery := func(id string) cqrs.Delivery {
+		return cqrs.Delivery{Consumer: "c", Meta: cqrs.Meta{ID: id, Source: "/warehouse"}}
+	}
+	_, err := w.uow.Handle(t.Context(), delivery("1"), w.receive)
+	require.NoError(t, err)
+	var letter string
+	require.NoError(t, w.uow.Within(t.Context(), func(ctx context.Context) error {
+		letter, err = queue.DeadLetter(ctx, received("2"), "reason", "", true)
+		return err
+	}))
+	for _, id := range []string{"1", "2", "3"} { // a crash before the offsets were committed
+		enqueued, err := queue.Enqueue(t.Context(), received(id))
+		require.NoError(t, err)
+		require.True(t, enqueued)
+	}
+	require.NoError(t, queue.RetryAfter(t.Context(), received("1"), 0), "an instance that has lost the partition")
+
+	ahead := kittest.ClockAhead(t, w.db, twoWeeks+time.Hour)
+	sweep(t, ahead, postgres.Retention{Inbox: twoWeeks})
+	require.NoError(t, letters.Redrive(t.Context(), letter))
+	later := (&world{db: ahead}).another()
+	for _, id := range kittest.Column(t, w.db.DB, `SELECT convert_from(message_id, 'UTF8') FROM waiting_messages ORDER BY id`) {
+		_, err := later.uow.Handle(t.Context(), delivery(id), later.receive)
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 3, w.onHand(t), "each message is processed once")
+}
+
+// A message that was processed blocks no key, although an instance that had it too could not handle it.
+func TestRetryOfAProcessedMessageBlocksNoKey(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.uow.Handle(t.Context(), command("1", "", ""), w.receive)
+	require.NoError(t, err)
+	m := cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "A"}, Topic: "topic", ID: "1", Headers: map[string]string{}}
+	require.NoError(t, keyqueue.New(w.db).RetryAfter(t.Context(), m, time.Hour))
+	require.Zero(t, w.count(t, `SELECT count(*) FROM blocked_keys`))
+	m.ID = "\xff\x00"
+	require.NoError(t, keyqueue.New(w.db).RetryAfter(t.Context(), m, time.Hour))
+	require.Equal(t, 1, w.count(t, `SELECT count(*) FROM blocked_keys`))
 }

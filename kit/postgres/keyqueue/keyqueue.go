@@ -155,7 +155,7 @@ func (q *Queue) RetryAfter(ctx context.Context, m cqrs.Received, delay time.Dura
 }
 
 // block blocks the key of a message until a time, and stores the message as the first one that waits. If the key was blocked meanwhile, the
-// message is stored behind those that wait.
+// message is stored behind those that wait. A message that another instance has processed blocks no key.
 func (q *Queue) block(ctx context.Context, tx *sqlx.Tx, m cqrs.Received, attempts int, due string, args ...any) error {
 	q.blocked.Add(1)
 	_, err := tx.ExecContext(ctx, `INSERT INTO blocked_keys (consumer, key, attempts, first_at, due_at) VALUES ($1, $2, $3, app_now(), `+due+`)
@@ -163,11 +163,23 @@ func (q *Queue) block(ctx context.Context, tx *sqlx.Tx, m cqrs.Received, attempt
 	if err != nil {
 		return err
 	}
-	return put(ctx, tx, m)
+	if err := put(ctx, tx, m); err != nil {
+		return err
+	}
+	return free(ctx, tx, m.Key.Consumer, stored(m.Key))
 }
 
-// put stores a message, unless it is stored already because the broker has delivered it twice.
+// put stores a message, unless it is stored or processed already because the broker has delivered it twice. A key may be blocked for longer
+// than the inbox's retention: a message that was processed before, and that waits for so long, would be processed again.
 func put(ctx context.Context, tx sqlx.ExtContext, m cqrs.Received) error {
+	id := cqrs.InboxID(m.Source, m.ID)
+	if cqrs.CheckText("message id", id, 0) == nil { // else the inbox cannot have it
+		var processed bool
+		err := sqlx.GetContext(ctx, tx, &processed, `SELECT EXISTS (SELECT FROM inbox WHERE consumer = $1 AND message_id = $2)`, m.Key.Consumer, id)
+		if err != nil || processed {
+			return err
+		}
+	}
 	headers, err := marshalHeaders(m.Headers)
 	if err != nil {
 		return err
