@@ -76,9 +76,11 @@ type Written struct {
 	insert Insert // the same for all messages of a process
 }
 
-// inserts writes messages through Watermill's SQL publisher, those of all units that commit together by one call.
+// inserts writes messages through Watermill's SQL publisher, those of all units that commit together by one call. It comes after the
+// statements of other tables: a transaction that waited for a lock after its rows had their numbers would commit when the relay has sent later
+// rows of other keys, and the relay, which reads on from there, would send the next message of the key first.
 var inserts = &txn.Statement[*Written]{
-	Doing: "write messages to the outbox", Rank: 30,
+	Doing: "write messages to the outbox", Rank: 900,
 	Query: func(rows []*Written) (string, []any, error) {
 		messages, topics := make([]*message.Message, len(rows)), make([]string, len(rows))
 		for i, r := range rows {
@@ -143,7 +145,7 @@ func Stop(ctx context.Context, ids []string) error {
 }
 
 var stops = &txn.Statement[string]{
-	Doing: "stop timers", Rank: 35,
+	Doing: "stop timers", Rank: 905, // after those that the same group sets
 	Query: func(ids []string) (string, []any, error) {
 		return `DELETE FROM outbox WHERE message_id = ANY($1) AND due_at IS NOT NULL AND consumer IS NULL`, []any{ids}, nil
 	},

@@ -629,3 +629,53 @@ func TestTooLargeIsRefusedWhereItIsWritten(t *testing.T) {
 	msg.SetContext(t.Context())
 	require.ErrorContains(t, outbox.NewPublisher(10_000, kittest.Insert).Publish("orders", msg), "outside a unit of work")
 }
+
+// slowly is a statement of a unit of work, of a read model's table for example, that waits for a lock.
+var slowly = &txn.Statement[float64]{
+	Doing: "wait", Rank: 60,
+	Query: func(seconds []float64) (string, []any, error) { return `SELECT pg_sleep($1)`, []any{seconds[0]}, nil },
+}
+
+// A unit of work whose other statements wait for locks commits long after it began. Its message is sent before the next message of its key,
+// although the relay has sent later rows of other keys meanwhile.
+func TestRelayKeepsKeyOrderAfterASlowCommit(t *testing.T) {
+	db, dsn := harness.Database(t)
+	var sent log
+	relay, _ := run(t, db, dsn, &sent, outbox.Options{})
+	harness.Eventually(t, func() error {
+		if !relay.HoldsAll() {
+			return errors.New("it has no leases yet")
+		}
+		return nil
+	})
+	const topic, key = "events.orders", "slow"
+	var other string
+	for i := 0; outbox.ShardOf(topic, other) != outbox.ShardOf(topic, key); i++ {
+		other = fmt.Sprint("other ", i)
+	}
+	for round := range 4 {
+		ctx, unit := txn.NewUnit(t.Context(), db)
+		msg := message.NewMessage(uuid.NewString(), []byte(fmt.Sprint(2*round)))
+		msg.Metadata[app.HeaderKey] = key
+		msg.SetContext(ctx)
+		require.NoError(t, outbox.NewPublisher(1_000_000).Publish(topic, msg))
+		require.NoError(t, slowly.Write(ctx, 4))
+		committed := make(chan error)
+		go func() { committed <- txn.Commit(t.Context(), db, []*txn.Unit{unit}) }()
+		for waits := true; waits; {
+			select {
+			case err := <-committed:
+				require.NoError(t, err)
+				waits = false
+			default:
+				write(t, db, topic, item{key: other})
+				relay.Wake()
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
+		write(t, db, topic, item{key: key, text: fmt.Sprint(2*round + 1)})
+		relay.Wake()
+	}
+	drained(t, db)
+	require.Equal(t, []string{"0", "1", "2", "3", "4", "5", "6", "7"}, sent.of(key))
+}
