@@ -190,7 +190,8 @@ func put(ctx context.Context, tx sqlx.ExtContext, m cqrs.Received) error {
 	return err
 }
 
-// Complete removes a message that was handled. The key is free again if no other message waits.
+// Complete removes a message that was handled. The key is free again if no other message waits. A dead letter of the message is removed: it
+// has one if its key was blocked by a replay while it failed, or if a rebuild could not handle it.
 func (q *Queue) Complete(ctx context.Context, m cqrs.Received) error {
 	r, ok := cqrs.RedeliveryOf(ctx)
 	if !ok {
@@ -201,6 +202,9 @@ func (q *Queue) Complete(ctx context.Context, m cqrs.Received) error {
 			if errors.Is(err, ErrLeaseLost) {
 				return nil // that instance finds it in the inbox
 			}
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM dead_letters WHERE id = $1 AND dropped_at IS NULL`, receipt(m)); err != nil {
 			return err
 		}
 		return remove(ctx, tx, m.Key, r.Position)

@@ -457,3 +457,35 @@ func TestDeadLettersOfTwoKeysWithOneMessageID(t *testing.T) {
 	require.Empty(t, blocked, "blocked for ever, and no dead letter says so")
 	require.Len(t, all, 2)
 }
+
+// A replay blocks the key of a message that is about to become a dead letter. The message waits behind the replayed one, and may then be
+// handled: no dead letter of it is left, whose replay would handle it again after the inbox's retention.
+func TestDeadLetterOfAMessageThatWasHandledAfterAReplay(t *testing.T) {
+	db, _ := kittest.Database(t)
+	q, letters := keyqueue.New(db), deadletter.New(db)
+	m := cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "k"}, Topic: "topic", Headers: map[string]string{cqrs.HeaderKey: "k"}, Payload: []byte{}}
+	dead := func(id string, hold bool) string {
+		m.ID = id
+		tx, err := db.Beginx()
+		require.NoError(t, err)
+		defer tx.Rollback() // after a commit it does nothing
+		letter, err := q.DeadLetter(txn.With(t.Context(), tx), m, "reason", "", hold)
+		require.NoError(t, err)
+		require.NoError(t, tx.Commit())
+		return letter
+	}
+	require.NoError(t, letters.Redrive(t.Context(), dead("1", false)))
+	dead("2", true)
+	w := &world{t: t, db: db, consumer: "c", handled: map[string][]string{}, outcome: func() string { return "ok" }}
+	i := w.start()
+	defer i.stop()
+	require.Eventually(t, func() bool {
+		var keys int
+		require.NoError(t, db.Get(&keys, `SELECT count(*) FROM blocked_keys`))
+		return keys == 0
+	}, 30*time.Second, 10*time.Millisecond)
+	require.Equal(t, map[string][]string{"k": {"1", "2"}}, w.handled)
+	list, err := letters.List(t.Context(), cqrs.Newest, 10)
+	require.NoError(t, err)
+	require.Empty(t, list)
+}

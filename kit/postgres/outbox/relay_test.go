@@ -639,10 +639,10 @@ var slowly = &txn.Statement[float64]{
 // A unit of work whose other statements wait for locks commits long after it began. Its message is sent before the next message of its key,
 // although the relay has sent later rows of other keys meanwhile.
 func TestRelayKeepsKeyOrderAfterASlowCommit(t *testing.T) {
-	db, dsn := harness.Database(t)
+	db, dsn := kittest.Database(t)
 	var sent log
 	relay, _ := run(t, db, dsn, &sent, outbox.Options{})
-	harness.Eventually(t, func() error {
+	kittest.Eventually(t, func() error {
 		if !relay.HoldsAll() {
 			return errors.New("it has no leases yet")
 		}
@@ -656,9 +656,9 @@ func TestRelayKeepsKeyOrderAfterASlowCommit(t *testing.T) {
 	for round := range 4 {
 		ctx, unit := txn.NewUnit(t.Context(), db)
 		msg := message.NewMessage(uuid.NewString(), []byte(fmt.Sprint(2*round)))
-		msg.Metadata[app.HeaderKey] = key
+		msg.Metadata[cqrs.HeaderKey] = key
 		msg.SetContext(ctx)
-		require.NoError(t, outbox.NewPublisher(1_000_000).Publish(topic, msg))
+		require.NoError(t, outbox.NewPublisher(1_000_000, kittest.Insert).Publish(topic, msg))
 		require.NoError(t, slowly.Write(ctx, 4))
 		committed := make(chan error)
 		go func() { committed <- txn.Commit(t.Context(), db, []*txn.Unit{unit}) }()
