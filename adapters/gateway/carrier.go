@@ -3,18 +3,20 @@ package gateway
 import (
 	"context"
 
-	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/httpclient"
+
 	"github.com/millrace/millrace/domain/order"
 )
 
 // Carrier is the carrier.
 type Carrier struct {
 	name   string
-	client client
+	client httpclient.Client
 }
 
 // NewCarrier calls the carrier of this name at a base URL. Without one it refuses every booking.
-func NewCarrier(name, base string) Carrier { return Carrier{name, newClient(base)} }
+func NewCarrier(name, base string) Carrier { return Carrier{name, httpclient.New(base)} }
 
 // Name implements command.Carrier.
 func (c Carrier) Name() string { return c.name }
@@ -25,15 +27,15 @@ type shipmentRequest struct {
 }
 
 // Book implements command.Carrier.
-func (c Carrier) Book(ctx context.Context, id string, lines []order.Line) (command.Answer, error) {
-	return c.client.post(ctx, "/bookings", id, shipmentRequest{id, lines}, false)
+func (c Carrier) Book(ctx context.Context, id string, lines []order.Line) (cqrs.CallResult, error) {
+	return c.client.Post(ctx, "/bookings", id, shipmentRequest{id, lines}, false)
 }
 
 // Cancel implements command.Carrier.
 func (c Carrier) Cancel(ctx context.Context, id string) error {
-	if c.client.base == "" {
+	if c.client.None() {
 		return nil
 	}
-	answer, err := c.client.post(ctx, "/cancellations", id, shipmentRequest{ShipmentID: id}, true)
-	return must(answer, err, "cancel shipment "+id)
+	answer, err := c.client.Post(ctx, "/cancellations", id, shipmentRequest{ShipmentID: id}, true)
+	return httpclient.Accepted(answer, err, "cancel shipment "+id)
 }

@@ -11,15 +11,9 @@ import (
 // Provider is the payment provider. Every call carries the payment's id, so that it takes effect once however often it
 // is made. Errors wrap cqrs.ErrDown; a refusal is an answer.
 type Provider interface {
-	Authorise(ctx context.Context, paymentID string, amount money.Money, method string) (Answer, error)
-	Capture(ctx context.Context, paymentID string, amount money.Money) (Answer, error)
+	Authorise(ctx context.Context, paymentID string, amount money.Money, method string) (cqrs.CallResult, error)
+	Capture(ctx context.Context, paymentID string, amount money.Money) (cqrs.CallResult, error)
 	Void(ctx context.Context, paymentID string) error
-}
-
-// Answer is what a service outside says.
-type Answer struct {
-	Reference string // its own id for what it did
-	Refused   string // why not; empty if it did
 }
 
 // AuthorisePayment has the provider hold an order's total.
@@ -38,11 +32,11 @@ type authorisePayment struct {
 	provider Provider
 }
 
-func (h authorisePayment) ask(ctx context.Context, c AuthorisePayment) (Answer, error) {
+func (h authorisePayment) ask(ctx context.Context, c AuthorisePayment) (cqrs.CallResult, error) {
 	return h.provider.Authorise(ctx, c.PaymentID, c.Amount, c.Method)
 }
 
-func (h authorisePayment) record(ctx context.Context, c AuthorisePayment, a Answer) error {
+func (h authorisePayment) record(ctx context.Context, c AuthorisePayment, a cqrs.CallResult) error {
 	return h.payments.Update(ctx, c.PaymentID, func(p *payment.Payment) error {
 		if a.Refused != "" {
 			return p.Decline(c.PaymentID, c.OrderID, a.Refused)

@@ -32,11 +32,11 @@ type courier struct {
 	carrier   Carrier
 }
 
-func (h courier) ask(ctx context.Context, c BookCourier) (Answer, error) {
+func (h courier) ask(ctx context.Context, c BookCourier) (cqrs.CallResult, error) {
 	return bookShipment(h).ask(ctx, BookShipment(c))
 }
 
-func (h courier) record(ctx context.Context, c BookCourier, a Answer) error {
+func (h courier) record(ctx context.Context, c BookCourier, a cqrs.CallResult) error {
 	return bookShipment(h).record(ctx, BookShipment(c), a)
 }
 

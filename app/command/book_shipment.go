@@ -12,7 +12,7 @@ import (
 // is made. Errors wrap cqrs.ErrDown; a refusal is an answer.
 type Carrier interface {
 	Name() string
-	Book(ctx context.Context, shipmentID string, lines []order.Line) (Answer, error)
+	Book(ctx context.Context, shipmentID string, lines []order.Line) (cqrs.CallResult, error)
 	Cancel(ctx context.Context, shipmentID string) error
 }
 
@@ -31,11 +31,11 @@ type bookShipment struct {
 	carrier   Carrier
 }
 
-func (h bookShipment) ask(ctx context.Context, c BookShipment) (Answer, error) {
+func (h bookShipment) ask(ctx context.Context, c BookShipment) (cqrs.CallResult, error) {
 	return h.carrier.Book(ctx, c.ShipmentID, c.Lines)
 }
 
-func (h bookShipment) record(ctx context.Context, c BookShipment, a Answer) error {
+func (h bookShipment) record(ctx context.Context, c BookShipment, a cqrs.CallResult) error {
 	return h.shipments.Update(ctx, c.ShipmentID, func(s *shipment.Shipment) error {
 		if a.Refused != "" {
 			return s.Refuse(c.ShipmentID, c.OrderID, a.Refused)

@@ -23,11 +23,11 @@ type capturePayment struct {
 	provider Provider
 }
 
-func (h capturePayment) ask(ctx context.Context, c CapturePayment) (Answer, error) {
+func (h capturePayment) ask(ctx context.Context, c CapturePayment) (cqrs.CallResult, error) {
 	return h.provider.Capture(ctx, c.PaymentID, c.Amount)
 }
 
-func (h capturePayment) record(ctx context.Context, c CapturePayment, a Answer) error {
+func (h capturePayment) record(ctx context.Context, c CapturePayment, a cqrs.CallResult) error {
 	return h.payments.Update(ctx, c.PaymentID, func(p *payment.Payment) error {
 		if a.Refused != "" {
 			return p.RefuseCapture(c.PaymentID, c.OrderID, a.Refused)

@@ -22,3 +22,9 @@ func (n Neighbour) Handlers() []Handler {
 	}
 	return all
 }
+
+// CallResult is what an external service answers to a call.
+type CallResult struct {
+	Reference string // the service's own id of what it did
+	Refused   string // the reason of a refusal; empty: it did what was asked
+}

@@ -30,7 +30,7 @@ func newOutside(w *sagatest.World, name string, refusals ...string) *outside {
 	return &outside{w, name, refusals, map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]string{}}
 }
 
-func (o *outside) do(id string) (answer command.Answer, err error) {
+func (o *outside) do(id string) (answer cqrs.CallResult, err error) {
 	refusal := o.world.Choose(o.name, o.refusals...)
 	err = o.world.Outside(o.name, func() {
 		switch _, known := o.refused[id]; {
@@ -42,7 +42,7 @@ func (o *outside) do(id string) (answer command.Answer, err error) {
 		default:
 			o.done[id] = true
 		}
-		answer = command.Answer{Reference: id, Refused: o.refused[id]}
+		answer = cqrs.CallResult{Reference: id, Refused: o.refused[id]}
 	})
 	return answer, err
 }
@@ -62,13 +62,13 @@ func (o *outside) standing() (n int) {
 
 type provider struct{ *outside }
 
-func (p provider) Authorise(_ context.Context, id string, _ money.Money, _ string) (command.Answer, error) {
+func (p provider) Authorise(_ context.Context, id string, _ money.Money, _ string) (cqrs.CallResult, error) {
 	return p.do(id)
 }
 
 func (p provider) Void(_ context.Context, id string) error { return p.undo(id) }
 
-func (p provider) Capture(_ context.Context, id string, _ money.Money) (answer command.Answer, err error) {
+func (p provider) Capture(_ context.Context, id string, _ money.Money) (answer cqrs.CallResult, err error) {
 	refusal := p.world.Choose("capture", "capture refused")
 	err = p.world.Outside("capture", func() {
 		switch {
@@ -86,7 +86,7 @@ type carrier struct{ *outside }
 
 func (c carrier) Name() string { return c.name }
 
-func (c carrier) Book(_ context.Context, id string, _ []order.Line) (command.Answer, error) {
+func (c carrier) Book(_ context.Context, id string, _ []order.Line) (cqrs.CallResult, error) {
 	return c.do(id)
 }
 

@@ -30,7 +30,7 @@ var ErrLeaseLost = fmt.Errorf("another instance handles the key: %w", cqrs.ErrPe
 type Queue struct {
 	db      *sqlx.DB
 	lookups txn.Gather[cqrs.MessageKey, bool]
-	ahead   txn.Ahead[string, bool]
+	ahead   txn.Ahead[expected, bool]
 	blocked atomic.Int64 // changes when this instance blocks a key, or finds a key blocked
 	wake    chan struct{}
 
@@ -39,6 +39,12 @@ type Queue struct {
 
 	// Poll is how often the queue looks for messages that another instance has stored or replayed. Default 1 s.
 	Poll time.Duration
+}
+
+// expected is a message that was looked up ahead. The key is part of it: two sources may send messages of two keys with the same id.
+type expected struct {
+	key cqrs.MessageKey
+	id  string
 }
 
 // New makes a Queue. Run hands out what is due.
@@ -100,7 +106,7 @@ func receipt(m cqrs.Received) string {
 // Expect begins to look up the key of a message that waits for an earlier message of its key.
 func (q *Queue) Expect(k cqrs.MessageKey, messageID string) {
 	before, wait := q.blocked.Load(), q.lookups.Join(k)
-	q.ahead.Expect(k.Consumer+"\x00"+messageID, func(ctx context.Context) (bool, error) {
+	q.ahead.Expect(expected{k, messageID}, func(ctx context.Context) (bool, error) {
 		blocked, err := wait(ctx)
 		if err == nil && !blocked && q.blocked.Load() != before { // the key of an earlier message may be blocked since
 			return q.lookups.Call(ctx, k)
@@ -110,8 +116,8 @@ func (q *Queue) Expect(k cqrs.MessageKey, messageID string) {
 }
 
 func (q *Queue) look(ctx context.Context, m cqrs.Received) (blocked bool, err error) {
-	if expected := q.ahead.Take(m.Key.Consumer + "\x00" + m.ID); expected != nil {
-		return expected(ctx)
+	if wait := q.ahead.Take(expected{m.Key, m.ID}); wait != nil {
+		return wait(ctx)
 	}
 	return q.lookups.Call(ctx, m.Key)
 }

@@ -489,3 +489,18 @@ func TestDeadLetterOfAMessageThatWasHandledAfterAReplay(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, list)
 }
+
+// Two sources send messages with one id and different keys. What was looked up ahead for the key of one does not count for the other.
+func TestRetryKeepsKeyOrderOfTwoSourcesWithOneMessageID(t *testing.T) {
+	db, _ := kittest.Database(t)
+	here, there := keyqueue.New(db), keyqueue.New(db)
+	received := func(key, id string) cqrs.Received {
+		return cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: key}, Topic: "topic", Source: "/" + key, ID: id, Headers: map[string]string{}}
+	}
+	require.NoError(t, there.RetryAfter(t.Context(), received("blocked", "1"), time.Hour))
+	here.Expect(received("blocked", "2").Key, "2")
+	here.Expect(received("free", "2").Key, "2")
+	enqueued, err := here.Enqueue(t.Context(), received("blocked", "2"))
+	require.NoError(t, err)
+	require.True(t, enqueued, "message 2 is handled before message 1")
+}
