@@ -62,11 +62,18 @@ func (r row) letter() (cqrs.DeadLetter, error) {
 	return l, nil
 }
 
-// List returns letters, newest first.
+// maxListed bounds what a list has of each part of a letter, in bytes. A hundred records of a megabyte, in several
+// requests at once, would exceed the memory of the process.
+const maxListed = 10_000
+
+// List returns letters, newest first, with the first maxListed bytes of each part, and without headers that are larger. ByID returns all of a
+// letter.
 func (s *Store) List(ctx context.Context, before cqrs.Cursor, limit int) ([]cqrs.DeadLetter, error) {
 	var rows []row
-	err := s.db.SelectContext(ctx, &rows, `SELECT `+columns+` FROM dead_letters
-		WHERE dropped_at IS NULL AND (first_at, id) < ($1, $2) ORDER BY first_at DESC, id DESC LIMIT $3`, before.At, before.ID, limit)
+	err := s.db.SelectContext(ctx, &rows, `SELECT id, consumer, left(message_id, $4) AS message_id, topic, left(key, $4) AS key, attempts, first_at, last_at, stack,
+			substring(payload FROM 1 FOR $4) AS payload, left(reason, $4) AS reason,
+			CASE WHEN octet_length(headers::text) > $4 THEN '{}' ELSE headers END AS headers FROM dead_letters
+		WHERE dropped_at IS NULL AND (first_at, id) < ($1, $2) ORDER BY first_at DESC, id DESC LIMIT $3`, before.At, before.ID, limit, maxListed)
 	if err != nil {
 		return nil, txn.Classify(err, "list dead letters")
 	}

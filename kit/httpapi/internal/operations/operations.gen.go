@@ -128,7 +128,7 @@ type DeadLetter struct {
 	LastAt    time.Time         `json:"last_at"`
 	MessageId string            `json:"message_id"`
 
-	// Payload As text; bytes that are no UTF-8 are replaced
+	// Payload As text; bytes that are no UTF-8 are replaced. A list has the first 10,000 bytes of it, and no headers that are larger
 	Payload string  `json:"payload"`
 	Reason  string  `json:"reason"`
 	Stack   *string `json:"stack,omitempty"`
