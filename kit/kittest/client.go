@@ -95,7 +95,7 @@ type Step struct {
 	Reason   string `json:"reason"`
 }
 
-// Steps are the statuses by name.
+// Statuses are the statuses of the steps, by their names.
 func (s Saga) Statuses() map[string]string {
 	statuses := map[string]string{}
 	for _, step := range s.Steps {

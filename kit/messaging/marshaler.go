@@ -1,5 +1,5 @@
-// Package messages is how messages come in and go out: CloudEvents headers, the buses, the routers with their middleware in
-// an order that has reasons, and the dead letters.
+// Package messaging connects handlers with the broker, on Watermill: CloudEvents headers, the buses, and the router with its middleware, whose order
+// has reasons.
 package messaging
 
 import (

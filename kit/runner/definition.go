@@ -5,6 +5,7 @@ package runner
 import (
 	"context"
 	"io/fs"
+	"slices"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/sony/gobreaker"
@@ -108,7 +109,7 @@ func (t AggregateType[A, E]) snapshot() (audit.Snapshot, bool) {
 	if t.options.SnapshotEvery == 0 {
 		return audit.Snapshot{}, false
 	}
-	rebuild := func(history []E) eventstore.Snapshotter { return any(t.rebuild(history)).(eventstore.Snapshotter) } //nolint:errcheck // NewRepository has checked it
+	rebuild := func(history []E) eventstore.Snapshotter { return any(t.rebuild(history)).(eventstore.Snapshotter) } // NewRepository has checked it
 	return audit.SnapshotOf(eventstore.FoldSnapshot(rebuild, t.options)), true
 }
 
@@ -133,7 +134,7 @@ func (d *Service) snapshots() map[string]audit.Snapshot {
 
 // readModels are the service's and the kit's: the list of sagas.
 func (d *Service) readModels() []readmodel.Model {
-	return append(d.Projections[:len(d.Projections):len(d.Projections)], readmodel.Model{Projection: manager.Projection(readmodel.Sagas{}), Table: "saga_rows"})
+	return append(slices.Clip(d.Projections), readmodel.Model{Projection: manager.Projection(readmodel.Sagas{}), Table: "saga_rows"})
 }
 
 func (d *Service) commands(k *Kit) []cqrs.Handler {

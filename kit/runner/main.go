@@ -50,9 +50,9 @@ func Run(ctx context.Context, d Service, args []string, getenv func(string) stri
 		Token: p.token, Sign: p.sign,
 	}
 	if d.CLI != nil {
-		p.App.Commands = d.CLI(p)
+		p.Commands = d.CLI(p)
 	}
-	return p.App.Run(ctx, args)
+	return p.Run(ctx, args)
 }
 
 func isHelp(args []string) bool {
@@ -92,7 +92,6 @@ type Program struct {
 	config         Config
 	log            *slog.Logger
 	memory         memory
-	warnOfRemoved  func()
 	stdout, stderr io.Writer
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
@@ -160,8 +161,8 @@ func (s Schema) Check(ctx context.Context, db *sql.DB) error {
 
 // Down takes the newest version back: of the service's while one is applied, then of the kit's. All that its tables held is lost.
 func (s Schema) Down(ctx context.Context, db *sql.DB) error {
-	for i := len(s.sets) - 1; i >= 0; i-- {
-		p, err := s.sets[i].provider(db)
+	for _, set := range slices.Backward(s.sets) {
+		p, err := set.provider(db)
 		if err != nil {
 			return err
 		}
@@ -169,7 +170,7 @@ func (s Schema) Down(ctx context.Context, db *sql.DB) error {
 		case errors.Is(err, goose.ErrNoNextVersion):
 			continue
 		case err != nil:
-			return fmt.Errorf("migrate down: %s: %w", s.sets[i].name, err)
+			return fmt.Errorf("migrate down: %s: %w", set.name, err)
 		}
 		return nil
 	}

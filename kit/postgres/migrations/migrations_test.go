@@ -3,6 +3,8 @@ package migrations_test
 import (
 	"database/sql"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"testing/fstest"
@@ -48,9 +50,7 @@ func TestDatabaseOfTheVersionBefore(t *testing.T) {
 	db, _ := kittest.Database(t)
 	before(t, db.DB, 11)
 	own := fstest.MapFS{"00011_own.sql": {Data: []byte("-- +goose Up\nSELECT 1/0;\n")}} // applied before, so it must not run again
-	for name, file := range service {
-		own[name] = file
-	}
+	maps.Copy(own, service)
 	schema := migrations.New(own)
 	var instances sync.WaitGroup
 	for range 3 {
@@ -93,7 +93,7 @@ func TestDownAndUpAgain(t *testing.T) {
 	db, _ := kittest.Database(t, service)
 	schema := migrations.New(service)
 	all := versions(t, db.DB, schema)
-	for i := len(all) - 1; i >= 0; i-- {
+	for i := range slices.Backward(all) {
 		require.NoError(t, schema.Down(t.Context(), db.DB))
 		require.Equal(t, append([]string(nil), all[:i]...), versions(t, db.DB, schema))
 	}

@@ -1,5 +1,4 @@
-// Package process carries messages to saga instances and does what the engine decides. It is what a process manager is,
-// without the processes.
+// Package manager carries messages to saga instances, and executes what the engine of package saga decides.
 package manager
 
 import (

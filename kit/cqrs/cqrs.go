@@ -1,4 +1,4 @@
-// Package app is what use cases share: handlers, stores, the buses as they see them, and what travels with a message.
+// Package cqrs is what use cases share: handlers, stores, the buses as they see them, and what travels with a message.
 package cqrs
 
 import (

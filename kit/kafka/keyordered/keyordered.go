@@ -1,9 +1,9 @@
-// Package keyed is a Watermill subscriber for Kafka that has many messages of a partition in hand at once: those of different keys at
-// the same time, those of one key strictly in order. Only offsets below the lowest unacknowledged message are committed, so nothing is
-// lost, and what was acknowledged beyond it comes again after a crash.
+// Package keyordered is a Watermill subscriber for Kafka that has many messages of a partition in flight at once: those of different keys at the
+// same time, those of one key strictly in order. Only offsets below the lowest unacknowledged message are committed, so nothing is lost, and
+// messages that were acknowledged beyond it are redelivered after a crash.
 //
 // The idea is that of Confluent's Parallel Consumer (https://github.com/confluentinc/parallel-consumer) and of LINE's Decaton
-// (https://github.com/line/decaton). Watermill's own subscriber has one message a partition in hand.
+// (https://github.com/line/decaton). Watermill's own subscriber has one message of a partition in flight.
 package keyordered
 
 import (
