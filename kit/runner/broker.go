@@ -135,7 +135,11 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 		defer close(finished)
 		if s.ensureTopics(relayCtx) { // also for the topics' limit, which the publisher must know
 			if s.config.Debezium {
-				s.relay.RunTimers(relayCtx, s.config.DebeziumSlot)
+				markers := s.config.TopicPrefix + ".outbox.markers"
+				if _, err := s.broker.Ensure(relayCtx, []string{markers}); err != nil && relayCtx.Err() == nil {
+					s.log.Warn("cannot make the topic of markers, without which Debezium may not confirm the last rows of the outbox", "topic", markers, "error", err)
+				}
+				s.relay.RunTimers(relayCtx, s.config.DebeziumSlot, markers)
 				return
 			}
 			s.relay.Run(relayCtx)

@@ -60,7 +60,7 @@ func TestDebeziumInTheRelaysPlace(t *testing.T) {
 	_ = connect.Wait() // it was killed
 	i.Place("pm_ok", "MUG-01")
 	startConnect(t, w, plugins, libs)
-	kittest.Eventually(t, func() error { // rows are deleted when the slot has confirmed them; the last ones when a keepalive was answered
+	kittest.Eventually(t, func() error { // rows are deleted when the slot has confirmed them, the last ones after a marker
 		if left := kittest.Column(t, db, `SELECT count(*)::text FROM outbox WHERE due_at IS NULL`); left[0] != "0" {
 			return fmt.Errorf("%s rows are left", left[0])
 		}

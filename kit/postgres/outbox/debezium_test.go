@@ -45,7 +45,7 @@ func runTimers(t *testing.T, db *sqlx.DB, dsn, slot string) {
 	relay := outbox.NewRelay(db, nil, slog.New(slog.DiscardHandler), outbox.Options{DSN: dsn, Poll: 20 * time.Millisecond})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); relay.RunTimers(ctx, slot) }()
+	go func() { defer close(done); relay.RunTimers(ctx, slot, "markers") }()
 	t.Cleanup(func() { cancel(); <-done })
 }
 
@@ -113,6 +113,22 @@ func TestDebeziumDeletesUpToTheConfirmedLSNOnly(t *testing.T) {
 		return nil
 	})
 	require.NoError(t, late.Commit())
+	requirePending(t, db, 1)
+	eventuallyNonePending(t, db, ours)
+
+	// Markers follow the last row in the log, so that there is something that the slot can confirm. They leave no rows.
+	write(t, db, "t", item{key: "k", text: "3"})
+	sequence := func() (id int64) {
+		require.NoError(t, db.Get(&id, `SELECT last_value FROM outbox_id_seq`))
+		return id
+	}
+	first := sequence()
+	kittest.Eventually(t, func() error {
+		if sequence() == first {
+			return errors.New("no marker yet")
+		}
+		return nil
+	})
 	requirePending(t, db, 1)
 	eventuallyNonePending(t, db, ours)
 

@@ -3,7 +3,9 @@ package outbox
 import (
 	"context"
 	"sync"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/millrace/millrace/kit/postgres/txn"
@@ -12,14 +14,14 @@ import (
 // RunTimers is Run where something else than this relay sends what is ready: Debezium, which reads the table's rows in the database's log
 // (deploy/debezium). Here delayed messages are made ready when they are due, which Debezium sees as new rows, and rows that are ready are
 // deleted when the replication slot of this name has confirmed their commit. Nothing is deleted while there is no such slot; other slots do
-// not count.
-func (r *Relay) RunTimers(ctx context.Context, slot string) {
+// not count. Markers is a topic that nobody reads.
+func (r *Relay) RunTimers(ctx context.Context, slot, markers string) {
 	var parts sync.WaitGroup
 	parts.Go(func() { r.promote(ctx) })
 	parts.Go(func() {
 		var seen logged
 		for ctx.Err() == nil {
-			n, err := r.removeConfirmed(ctx, slot, &seen)
+			n, err := r.removeConfirmed(ctx, slot, markers, &seen)
 			if err != nil && ctx.Err() == nil {
 				r.log.Warn("relay: rows that are in the log stay", "error", err)
 			}
@@ -35,9 +37,17 @@ func (r *Relay) RunTimers(ctx context.Context, slot string) {
 
 // logged are rows whose commits are in the log before a position.
 type logged struct {
-	ids []int64
-	lsn string
+	ids    []int64
+	lsn    string
+	marker time.Time     // when the next marker is due
+	pause  time.Duration // after that
 }
+
+// A marker is sent when the slot has not confirmed the position for markerAfter, and then after pauses that double up to markerMost.
+const (
+	markerAfter = 5 * time.Second
+	markerMost  = 5 * time.Minute
+)
 
 // maxLogged is how many rows wait for the slot's confirmation at a time.
 const maxLogged = 20_000
@@ -46,7 +56,7 @@ const maxLogged = 20_000
 // ids alone would not do: a transaction with lower ids may commit later. The position is where the log is inserted at, not what was written
 // to the disk, because a commit with synchronous_commit = off is visible before it is written. It is read after the snapshot of its statement
 // was taken, so the commits of all rows that the statement sees are before it.
-func (r *Relay) removeConfirmed(ctx context.Context, slot string, seen *logged) (deleted int, err error) {
+func (r *Relay) removeConfirmed(ctx context.Context, slot, markers string, seen *logged) (deleted int, err error) {
 	if len(seen.ids) == 0 {
 		b := &pgx.Batch{}
 		b.Queue(`SELECT COALESCE(array_agg(id), '{}'), pg_current_wal_insert_lsn()::text FROM (
@@ -55,6 +65,7 @@ func (r *Relay) removeConfirmed(ctx context.Context, slot string, seen *logged) 
 		if err := txn.Send(ctx, r.db, nil, b); err != nil || len(seen.ids) == 0 {
 			return 0, txn.Classify(err, "read rows of the outbox")
 		}
+		seen.marker, seen.pause = time.Now().Add(markerAfter), markerAfter
 	}
 	var confirmed bool
 	b := &pgx.Batch{}
@@ -68,8 +79,23 @@ func (r *Relay) removeConfirmed(ctx context.Context, slot string, seen *logged) 
 	}
 	if confirmed {
 		*seen = logged{} // another instance deletes those that it has locked
+		return deleted, nil
 	}
-	return deleted, nil
+	return 0, r.marker(ctx, seen, markers)
+}
+
+// marker sends a message to a topic that nobody reads, now and then: it is inserted and deleted in one transaction, which Debezium sees in the
+// log. Debezium confirms what is before a message that it has sent, so while no message is written the last rows would never be deleted. The
+// second marker has the first one confirmed, which is after the position.
+func (r *Relay) marker(ctx context.Context, seen *logged, topic string) error {
+	if time.Now().Before(seen.marker) {
+		return nil
+	}
+	seen.marker, seen.pause = time.Now().Add(seen.pause), min(2*seen.pause, markerMost)
+	b := &pgx.Batch{} // one transaction
+	b.Queue(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ($1, $2, 'marker', 0, 'marker', '{}')`, uuid.NewString(), topic)
+	b.Queue(`DELETE FROM outbox WHERE id = (SELECT currval(pg_get_serial_sequence('outbox', 'id')))`)
+	return txn.Classify(txn.Send(ctx, r.db, nil, b), "write a marker into the log")
 }
 
 const isSlot = `database = current_database() AND slot_type = 'logical' AND slot_name = $1`
