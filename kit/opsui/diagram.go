@@ -38,13 +38,13 @@ const (
 	diagramWidth = 360
 	rowHeight    = 74
 	boxHeight    = 46
-	leftX        = 8
-	leftWidth    = 164
-	rightX       = 200
-	rightWidth   = 152
-	spine        = 24 // x of the forward path beside fallbacks
+	leftX        = 6
+	leftWidth    = 162
+	rightX       = 192
+	rightWidth   = 162
+	spine        = 22 // x of the forward path beside fallbacks
 	indent       = 30
-	gap          = 186 // x of the path from a refused step to the compensations
+	gap          = 179 // x of the path from a refused step to the compensations
 )
 
 // drawSaga draws the outline of a definition, and highlights the path of the instance v. Nil: there is no instance.
@@ -155,7 +155,7 @@ func text(r *run, otherwise string) string {
 	}
 	out := mark(r.Class) + " " + r.Result
 	if r.Attempts > 1 {
-		return out + ", " + attempts(r.Attempts)
+		return fmt.Sprintf("%s (%d×)", out, r.Attempts)
 	}
 	if r.Ended && r.Took > 0 {
 		out += ", " + span(r.Took)

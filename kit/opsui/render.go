@@ -98,7 +98,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &text):
 		status, title, detail = http.StatusBadRequest, "Invalid text", text.Error()
 	case errors.Is(err, cqrs.ErrNotFound):
-		status, title, detail = http.StatusNotFound, "Not found", err.Error()
+		status, title, detail = http.StatusNotFound, "Not found", strings.TrimSuffix(err.Error(), ": "+cqrs.ErrNotFound.Error())
 	case errors.As(err, &field):
 		status, title, detail = http.StatusUnprocessableEntity, "Invalid request", err.Error()
 	case kind == cqrs.Refused:

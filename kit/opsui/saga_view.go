@@ -96,7 +96,7 @@ func summary(v *SagaView, active string) string {
 		return "Compensating: " + v.State.Reason + ". Completed steps are compensated in reverse order."
 	case saga.Stuck:
 		if v.Stuck != nil {
-			return fmt.Sprintf("%q has no result after %s. The command is sent again from time to time, and an operator can decide.", v.Stuck.Name, attempts(v.Stuck.Attempts))
+			return fmt.Sprintf("%q is not completed after %s.", v.Stuck.Name, attempts(v.Stuck.Attempts))
 		}
 		return "The saga needs the decision of an operator."
 	case saga.IsCompleted:

@@ -50,6 +50,7 @@ func (s *Server) parse() (map[string]*template.Template, error) {
 var functions = template.FuncMap{
 	"labelled": func(label string, messages []Message) labelled { return labelled{label, messages} },
 	"string":   func(v any) string { return fmt.Sprint(v) },
+	"split":    strings.Fields, // the words of a heading, so that "…e34da5b38264" does not break after the dots
 	"short":    Short,
 	"span":     span,
 	"time":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000") },

@@ -39,6 +39,8 @@ var (
 	evening = look{"desktop-dark", 1280, 900, true}
 )
 
+var everyLook = []look{phone, night, desktop, evening}
+
 // browser is Chromium with one page open.
 type browser struct {
 	t   *testing.T
@@ -216,6 +218,14 @@ func (b *browser) fits() {
 	b.t.Helper()
 	over := js[int](b, `document.documentElement.scrollWidth - document.documentElement.clientWidth`)
 	require.LessOrEqual(b.t, over, 0, "%s is wider than the screen by so many pixels", b.path())
+}
+
+// looksGood demands that the page fits the screen and is accessible, and keeps a picture of it.
+func (b *browser) looksGood(name string, l look) {
+	b.t.Helper()
+	b.fits()
+	b.accessible()
+	b.shot(name + "-" + l.name)
 }
 
 // accessible has axe-core look at the page.

@@ -32,19 +32,23 @@ func TestEveryPage(t *testing.T) {
 		"dead-letter": "/ui/dead-letters/" + letter, "breakers": "/ui/breakers", "sandbox": "/ui/sandbox", "definitions": "/ui/definitions",
 		"definition": "/ui/definitions/order-fulfilment.v2",
 	}
-	for _, l := range []look{phone, night, desktop, evening} {
+	for _, l := range everyLook {
 		b.as(l)
 		for name, path := range pages {
 			b.visit(path)
-			b.fits()
-			b.accessible()
-			b.shot(name + "-" + l.name)
+			b.looksGood(name, l)
 		}
 	}
 	b.quiet()
-	b.visit("/ui/nothing")
-	require.Contains(t, b.text("main"), "there is no page at /ui/nothing")
-	b.accessible()
+	for _, l := range everyLook {
+		b.as(l)
+		b.visit("/ui/nothing")
+		require.Contains(t, b.text("main"), "there is no page at /ui/nothing")
+		b.looksGood("not-found", l)
+		b.visit("/ui/dead-letters/" + letter)
+		b.press(`form[action$="/replay"]`, false)
+		b.looksGood("confirm", l)
+	}
 }
 
 // The viewer of openapi.yaml comes from the binary alone, and what describes the messages is there.
@@ -153,9 +157,10 @@ func TestAStuckSagaIsResolved(t *testing.T) {
 	b.marked()
 	b.until("#live", "An operator must decide")
 	b.same()
-	b.as(phone)
-	b.accessible()
-	b.shot("saga-stuck-" + phone.name)
+	for _, l := range everyLook {
+		b.as(l)
+		b.looksGood("saga-stuck", l)
+	}
 	b.do(chromedp.SendKeys("#resolve-reason", "sent it from another house"))
 	b.press(`form[action$="/resolve"]`, true)
 	require.Contains(t, b.text(".notice"), "resolved")
@@ -188,7 +193,10 @@ func TestOnlyOperatorsSeeThePages(t *testing.T) {
 	b := open(t, i.URL)
 	b.visit("/ui/orders")
 	require.Equal(t, "/ui/login", b.path())
-	b.accessible()
+	for _, l := range everyLook {
+		b.as(l)
+		b.looksGood("login", l)
+	}
 	token := func(role string) string {
 		out, err := w.Command("token", "--subject", "ada", "--role", role).Output()
 		require.NoError(t, err)
