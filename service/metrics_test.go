@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	metricForm = regexp.MustCompile(`\b((?:millrace|go|process)_[a-z_]+)(?:\{([^}]*)\})?`)
+	metricForm = regexp.MustCompile(`\b((?:millrace_|go_|process_)[a-z_]+)(?:\{([^}]*)\})?`)
 	labelForm  = regexp.MustCompile(`([a-z_]+)\s*(?:=~|!~|!=|=)`)
 	byForm     = regexp.MustCompile(`by \(([^)]*)\)`)
 	exprForm   = regexp.MustCompile(`(?m)^\s+expr: (.*)$`)

@@ -22,10 +22,14 @@ import (
 	"github.com/millrace/millrace/domain/payment"
 	"github.com/millrace/millrace/domain/shipment"
 	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/httpapi"
 	"github.com/millrace/millrace/kit/messaging"
+	"github.com/millrace/millrace/kit/opsui"
 	"github.com/millrace/millrace/kit/postgres/eventstore"
 	"github.com/millrace/millrace/kit/runner"
 	"github.com/millrace/millrace/migrations"
+	"github.com/millrace/millrace/ports"
+	"github.com/millrace/millrace/ports/pages"
 	"github.com/millrace/millrace/sagas"
 	"github.com/millrace/millrace/service/demo"
 )
@@ -40,12 +44,14 @@ var (
 
 // New is the service.
 func New() runner.Service {
-	var own outside
+	var own config
 	return runner.Service{
 		Name: "millrace", Title: "Millrace", Summary: "Orders that are fulfilled by a saga",
 		Settings: own.read,
 
-		Aggregates: []runner.Aggregate{orders, stock, payments, shipments},
+		Aggregates: []runner.Aggregate{
+			orders, stock, payments, shipments,
+		},
 		Commands: func(k *runner.Kit) []cqrs.Handler {
 			return command.All(command.Deps{
 				Orders: orders.Store(k), Stock: stock.Store(k), Payments: payments.Store(k), Shipments: shipments.Store(k),
@@ -55,7 +61,10 @@ func New() runner.Service {
 			})
 		},
 		Queries: func(k *runner.Kit) []cqrs.QueryHandler {
-			return query.All(query.Deps{History: k, Orders: views.NewOrders(k.DB()), Stock: views.NewStock(k.DB())})
+			return query.All(query.Deps{
+				History: k,
+				Orders:  views.NewOrders(k.DB()), Stock: views.NewStock(k.DB()),
+			})
 		},
 		Projections: views.All(),
 		Sagas:       sagas.All(),
@@ -63,7 +72,9 @@ func New() runner.Service {
 			return consumer.All(consumer.Deps{Commands: k.Commands()})
 		},
 		External:   elsewhere.All(),
-		Codecs:     []messaging.Codec{warehousepb.DeliveryArrivedCodec},
+		Codecs: []messaging.Codec{
+			warehousepb.DeliveryArrivedCodec,
+		},
 		Breakers:   breakers.All(),
 		Database:   store.Open,
 		EventStore: store.Events,
@@ -71,9 +82,19 @@ func New() runner.Service {
 		Broker:     broker.New,
 		Migrations: migrations.Files,
 
-		Routes:  own.routes,
+		Routes: func(k *runner.Kit) *httpapi.Service {
+			return ports.Routes(ports.Deps{
+				Cancel: cancelOrder(k), Sandbox: own.control(),
+			})
+		},
+		Pages: func(k *runner.Kit) (opsui.Extension, error) {
+			return pages.Pages{
+				Commands: k.Commands(), Queries: k.Queries(),
+				Sagas: sagas.All(), Cancel: cancelOrder(k), Counts: countOrders(k), Sandbox: sandboxServices(own.sandbox),
+			}.Extension()
+		},
+
 		Mounts:  own.mounts,
-		Pages:   own.pages,
 		Prepare: own.startSandbox,
 		Seed:    seed,
 		Hints:   hints,

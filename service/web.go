@@ -12,21 +12,17 @@ import (
 	"github.com/millrace/millrace/adapters/views"
 	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/kit/httpapi"
-	"github.com/millrace/millrace/kit/opsui"
 	"github.com/millrace/millrace/kit/runner"
-	"github.com/millrace/millrace/ports"
 	"github.com/millrace/millrace/ports/pages"
-	"github.com/millrace/millrace/sagas"
 	"github.com/millrace/millrace/sagas/fulfilment"
 )
 
-// routes are this service's routes.
-func (o *outside) routes(k *runner.Kit) *httpapi.Service {
-	deps := ports.Deps{Cancel: cancelOrder(k)}
-	if o.sandbox != nil {
-		deps.Sandbox = o.sandbox.Control()
+// control answers requests for the sandbox. Nil: it does not run.
+func (o *outside) control() http.Handler {
+	if o.sandbox == nil {
+		return nil
 	}
-	return ports.Routes(deps)
+	return o.sandbox.Control()
 }
 
 // mounts lets other instances share the sandbox of this one.
@@ -37,18 +33,11 @@ func (o *outside) mounts(*runner.Kit) []httpapi.Mount {
 	return []httpapi.Mount{{Pattern: "/sandbox/*", Handler: http.StripPrefix("/sandbox", o.sandbox.Handler())}}
 }
 
-// pages are this service's pages.
-func (o *outside) pages(k *runner.Kit) (opsui.Extension, error) {
-	p := pages.Pages{
-		Commands: k.Commands(), Queries: k.Queries(), Sagas: sagas.All(), Cancel: cancelOrder(k),
-		Counts: func(ctx context.Context, limit int) (map[order.Status]int, error) {
-			return views.NewOrders(k.DB()).Count(ctx, limit)
-		},
+// countOrders counts the orders of each status, up to a limit.
+func countOrders(k *runner.Kit) func(ctx context.Context, limit int) (map[order.Status]int, error) {
+	return func(ctx context.Context, limit int) (map[order.Status]int, error) {
+		return views.NewOrders(k.DB()).Count(ctx, limit)
 	}
-	if o.sandbox != nil {
-		p.Sandbox = sandboxServices(o.sandbox)
-	}
-	return p.Extension()
 }
 
 // cancelOrder asks the order's saga, and with it decides in one transaction whether it is too late.
@@ -72,8 +61,11 @@ func hints(k *runner.Kit) []string {
 	}
 }
 
-// sandboxServices are the simulated services as the page of the sandbox shows them.
+// sandboxServices are the simulated services as the page of the sandbox shows them. None, if the sandbox does not run.
 func sandboxServices(box *sandbox.Sandbox) []pages.SandboxService {
+	if box == nil {
+		return nil
+	}
 	service := func(name string, get func() sandbox.Knobs, set func(sandbox.Knobs), ledger func() []pages.LedgerEntry) pages.SandboxService {
 		return pages.SandboxService{
 			Name: name, Ledger: ledger,

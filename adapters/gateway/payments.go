@@ -1,4 +1,3 @@
-// Package gateway calls the external services, the payment provider and the carriers: one file each.
 package gateway
 
 import (

@@ -1,4 +1,4 @@
-// Package pages has the pages of this service: orders and the sandbox. Package opsui of the kit serves them, beside its own pages.
+// Package pages has the pages of this service, a file each. Package opsui of the kit serves them, beside its own pages.
 package pages
 
 import (
@@ -43,7 +43,9 @@ func (p Pages) Extension() (opsui.Extension, error) {
 	x := opsui.Extension{
 		Templates: templates,
 		Functions: template.FuncMap{"amount": amount},
-		Pages:     []opsui.Page{p.orders(), p.order()},
+		Pages: []opsui.Page{
+			p.orders(), p.order(),
+		},
 		Actions: map[string]opsui.Action{
 			"/ui/orders":             {Do: p.placeOrder},
 			"/ui/orders/{id}/cancel": p.cancelOrder(),

@@ -1,11 +1,11 @@
-// Package tools makes the template somebody's own, in a copy: it is renamed, and gets an aggregate, an event, a command, a query and a saga.
+// Package tools tests init, scaffold and remove-example in copies of the template, and the kit as a module that is imported.
 package tools
 
 import (
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -104,30 +104,171 @@ func own(t *testing.T) mine {
 	return m
 }
 
-// Without the example there is a service that builds, starts and passes, and gets what it is about by the scaffold.
+// scaffold makes a part. The words are separated by blanks; a list of steps has commas without blanks.
+func (m mine) scaffold(made string) {
+	m.t.Helper()
+	m.must("go", append([]string{"run", "./tools/scaffold"}, strings.Fields(made)...)...)
+}
+
+// trip is a service's own code, which is there before the example is removed.
+var trip = []string{
+	"aggregate trip", "event trip Requested", "event trip Booked", "command trip BookTrip", "query TripByID", "projection trip trips", "gateway cards",
+	"consumer flights --from partner.flights --on flight.changed", "saga book-trip --on trip.Requested --steps hold,charge,confirm --pivot charge",
+	"setting MAX_WAIT --kind duration", "page trips", "route POST /v1/trips/{id} BookTrip --access customer",
+}
+
+// words of the example that nothing of a service contains after remove-example. "order" is left out: messages keep their order.
+var words = regexp.MustCompile(`(?i)\b(orders|stock|payments?|shipments?|carriers?|couriers?|sandbox|warehouse|fulfilment|sku)\b`)
+
+// ownWords are files that contain such a word for another reason.
+var ownWords = regexp.MustCompile(`^(kit/|go\.sum|LICENSE|CHANGELOG\.md|docs/glossary\.md|tools/(lint|ship)/)`)
+
 func TestTheExampleIsRemoved(t *testing.T) {
 	takesMinutes(t)
 	m := own(t)
 	m.must("make", "init", "MODULE=github.com/acme/billing", "NAME=billing")
+	m.commit()
 	m.must("make", "remove-example")
 	m.commit()
 	m.must("go", "vet", "./...")
 	require.Empty(t, m.must("gofmt", "-l", "."))
 	m.must("go", "mod", "verify")
-	m.must("go", "test", "./domain/...", "./app/...", "./sagas/...", "./service", "./ports/...", "./tests/...")
+	m.must("go", "test", "./...")
+	for path := range strings.FieldsSeq(m.must("git", "ls-files")) {
+		if ownWords.MatchString(path) {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(m.dir, path))
+		require.NoError(t, err)
+		require.Empty(t, words.FindAllString(string(text), 3), "%s has words of the example", path)
+	}
 	output, err := m.run("make", "remove-example")
 	require.Error(t, err)
 	require.Contains(t, output, "remove-example")
-	for _, made := range []string{
-		"aggregate invoice", "event invoice Issued", "event invoice Paid", "command invoice IssueInvoice", "query InvoiceByID", "projection invoice invoices",
-		"consumer payments --from bank.transfers --on transfer.booked", "saga dunning --on invoice.Issued --steps remind",
-	} {
-		m.must("go", append([]string{"run", "./tools/scaffold"}, strings.Fields(made)...)...)
+	for _, made := range trip {
+		m.scaffold(made)
 	}
+	m.must("make", "generate")
 	m.must("go", "vet", "./...")
 	require.Empty(t, m.must("gofmt", "-l", "."))
-	m.must("make", "generate")
 	m.must("go", "test", "./service", "./tests/arch")
+}
+
+// The example goes, and the service's own code stays as it is, in folders that both had files in.
+func TestRemoveExampleKeepsOwnCode(t *testing.T) {
+	takesMinutes(t)
+	m := own(t)
+	m.must("make", "init", "MODULE=github.com/acme/billing", "NAME=billing")
+	m.commit()
+	made := func() (added []string) {
+		for line := range strings.Lines(m.must("git", "status", "--porcelain", "-uall")) {
+			if path, isNew := strings.CutPrefix(strings.TrimSpace(line), "?? "); isNew {
+				added = append(added, path)
+			}
+		}
+		return added
+	}
+	for _, part := range trip {
+		m.scaffold(part)
+	}
+	m.must("make", "generate")
+	// What a person adds where the example has files too.
+	for path, text := range map[string]string{
+		"app/query/own_test.go":       "package query\n\nimport \"testing\"\n\nfunc TestOwn(*testing.T) {}\n",
+		"tests/component/own_test.go": "package component\n\nimport \"testing\"\n\nfunc TestOwn(*testing.T) {}\n",
+		"domain/order/own.go":         "package order\n", "docs/adr/0100-own.md": "# Own\n", "tests/harness/own.go": "// Package harness is the service's own.\npackage harness\n",
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(m.dir, path), []byte(text), 0o600))
+	}
+	own := made()
+	require.Greater(t, len(own), 25)
+	before := map[string]string{}
+	for _, path := range own {
+		text, err := os.ReadFile(filepath.Join(m.dir, path))
+		require.NoError(t, err)
+		before[path] = string(text)
+	}
+	m.commit()
+	m.must("make", "remove-example")
+	for path, text := range before {
+		after, err := os.ReadFile(filepath.Join(m.dir, path))
+		require.NoError(t, err, "remove-example has deleted an own file")
+		require.Equal(t, text, string(after), path)
+	}
+	m.must("go", "build", "./...")
+	m.must("go", "vet", "./...")
+	require.Empty(t, m.must("gofmt", "-l", "."))
+	m.must("go", "test", "./service", "./tests/...", "./ports")
+	require.NoDirExists(t, filepath.Join(m.dir, "domain/payment"))
+	for path, kept := range map[string]string{
+		"service/service.go": "Trips: trips.Store(k)", "app/command/command.go": `cqrs.Handle("BookTrip"`, "sagas/sagas.go": "saga.New(booktrip.Definition)",
+		"adapters/views/views.go": "projection.Trips(Trips{})", "ports/openapi.yaml": "/v1/trips/{id}:", ".env.example": "CARDS_URL=", "service/names_test.go": `"trip.booked"`,
+		"app/consumer/consumer.go": "flights{d.Commands}.reaction()", "ports/pages/pages.go": "p.trips()", "adapters/breakers/breakers.go": `"cards"`,
+	} {
+		text, err := os.ReadFile(filepath.Join(m.dir, path))
+		require.NoError(t, err)
+		require.Contains(t, strings.Join(strings.Fields(string(text)), " "), kept, path)
+	}
+	for _, part := range trip { // once more: all of it is there
+		m.scaffold(part)
+	}
+	m.must("make", "generate")
+	require.NotContains(t, strings.Join(m.touched(), " "), "domain/trip", "the scaffold has changed what is there")
+}
+
+// remove-example refuses what git could not restore, and a text that is not as it expects, and then has changed nothing.
+func TestRemoveExampleChecksFirst(t *testing.T) {
+	m := own(t)
+	m.write("main.go", func(s string) string { return s + "\n// Not committed.\n" })
+	output, err := m.run("go", "run", "./tools/removeexample")
+	require.Error(t, err)
+	require.Contains(t, output, "there are changes that are not committed; commit or stash them first")
+	require.Contains(t, output, "main.go")
+	m.commit()
+
+	m.write("sagas/sagas.go", func(s string) string {
+		return strings.Replace(s, "saga.New(fulfilment.V1)", "saga.New(fulfilment.First)", 1)
+	})
+	m.write("ports/openapi.yaml", func(s string) string { return strings.Replace(s, "  /v1/orders:\n", "  /v2/orders:\n", 1) })
+	require.NoError(t, os.Remove(filepath.Join(m.dir, "domain/money/money.go")))
+	m.commit()
+	output, err = m.run("go", "run", "./tools/removeexample")
+	require.Error(t, err)
+	require.Contains(t, output, "nothing was changed")
+	require.Contains(t, output, "sagas/sagas.go: this text must be there once, and is there not at all:\n\t\tsaga.New(fulfilment.Definition),\n\t\tsaga.New(fulfilment.V1),")
+	require.Contains(t, output, "ports/openapi.yaml: this text must be there once, and is there not at all:\n  /v1/orders:")
+	require.Contains(t, output, "domain/money/money.go: the file is missing")
+	require.Empty(t, m.touched())
+}
+
+// ofTheExample are the folders that hold nothing but the example and proofs of the template. A new file in them belongs into files.txt.
+var ofTheExample = []string{
+	"domain", "sagas/fulfilment", "adapters/sandbox", "adapters/warehousepb", "service/demo", "tests/bench", "tests/browser", "tests/chaos", "tests/component",
+	"tests/debezium", "tests/harness", "tests/limits", "tests/tools", "examples", "tools/node", "tools/removeexample", "docs/adr", "docs/pictures",
+}
+
+func TestListsOfTheExampleAreCurrent(t *testing.T) {
+	m := own(t)
+	m.must("go", "run", "./tools/removeexample", "-check")
+	listed, err := os.ReadFile("../../tools/removeexample/files.txt")
+	require.NoError(t, err)
+	all := strings.Fields(strings.ReplaceAll(string(listed), "?", ""))
+	for path := range strings.FieldsSeq(m.must("git", append([]string{"ls-files"}, ofTheExample...)...)) {
+		require.Contains(t, all, path, "tools/removeexample/files.txt lacks it")
+	}
+}
+
+// kept are the names of the kit, which a renamed service keeps.
+var kept = regexp.MustCompile(`github\.com/millrace/millrace/kit|millrace_|millrace rebuild|millrace\.test_clock_ahead|db_name=\\?"millrace\\?"`)
+
+func (m mine) requireNoTrace() {
+	m.t.Helper()
+	for path := range strings.FieldsSeq(m.must("git", "ls-files", "--", ":!kit", ":!LICENSE")) {
+		require.NotContains(m.t, strings.ToLower(path), "millrace")
+		text, err := os.ReadFile(filepath.Join(m.dir, path))
+		require.NoError(m.t, err)
+		require.NotContains(m.t, strings.ToLower(kept.ReplaceAllString(string(text), "")), "millrace", path)
+	}
 }
 
 func TestATemplateBecomesOnesOwn(t *testing.T) {
@@ -142,45 +283,26 @@ func TestATemplateBecomesOnesOwn(t *testing.T) {
 	}
 	require.Empty(t, m.touched())
 	m.must("make", "init", "MODULE=github.com/acme/billing", "NAME=billing")
+	for _, path := range m.touched() {
+		require.False(t, strings.HasPrefix(path, "kit/"), "init has changed %s", path)
+	}
 	m.commit()
-	require.NoError(t, filepath.WalkDir(m.dir, func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.Name() == ".git":
-			return filepath.SkipDir
-		}
-		require.NotContains(t, strings.ToLower(d.Name()), "millrace")
-		if d.Type().IsRegular() && d.Name() != "LICENSE" {
-			text, err := os.ReadFile(path)
-			require.NoError(t, err)
-			require.NotContains(t, strings.ToLower(string(text)), "millrace", path)
-		}
-		return nil
-	}))
+	m.requireNoTrace()
 	m.must("go", "build", "./...")
 	m.must("go", "vet", "./...")
-	m.must("go", "test", "./domain/...", "./service", "./ports/...", "./sagas/saga", "./tests/arch")
+	m.must("go", "test", "./domain/...", "./service", "./ports/...", "./tests/arch", "./tools/...")
 	require.Empty(t, m.must("gofmt", "-l", "."))
-
-	template.write("adapters/breaker/breaker.go", func(text string) string {
-		return strings.Replace(text, "package breaker\n", "package breaker\n\n// What Millrace has learned since; see github.com/millrace/millrace/app.\n", 1)
-	})
-	template.write("domain/order/order.go", func(text string) string { return text + "\n// The example has changed too.\n" })
-	template.commit()
-	patch := m.must("make", "-s", "kit-diff", "UPSTREAM="+template.dir)
-	require.Contains(t, patch, "+// What Billing has learned since; see github.com/acme/billing/app.")
-	require.NotContains(t, patch, "The example has changed")
-	m.apply(patch)
-	require.Equal(t, []string{"adapters/breaker/breaker.go"}, m.touched())
-	m.commit()
 
 	for _, made := range []struct {
 		args  string
 		files int // tests not counted
 	}{
-		{"aggregate invoice", 4}, {"event invoice Issued", 1}, {"event invoice Paid", 1}, {"command invoice IssueInvoice", 2},
-		{"query InvoiceByID", 2}, {"projection invoice invoices", 4}, {"consumer shipping --from carrier.parcels --on parcel.left,parcel.lost", 3}, {"saga dunning --on invoice.Issued --steps remind,suspend", 2}, {"saga dunning --on invoice.Issued --steps remind,suspend,close", 1},
+		{"aggregate invoice", 4}, {"event invoice Issued", 1}, {"event invoice Paid", 1}, {"command invoice IssueInvoice", 2}, {"command invoice AddURLToInvoice", 2},
+		{"query InvoiceByID", 2}, {"projection invoice invoices", 4}, {"consumer shipping --from carrier.parcels --on parcel.left,parcel.lost", 3},
+		{"saga dunning --on invoice.Issued --steps remind,suspend", 2}, {"saga dunning --on invoice.Issued --steps remind,suspend,close", 1},
+		{"saga pay-back --on invoice.Paid --steps hold,pay,tell --pivot pay", 2}, {"aggregate policy --plural policies", 4}, {"aggregate due-date", 4},
+		{"setting GRACE --kind duration", 2}, {"gateway cards", 6}, {"page invoices", 3},
+		{"route POST /v1/invoices/{invoice_id} IssueInvoice --access customer", 2}, {"route GET /v1/invoices/{id} InvoiceByID", 2},
 	} {
 		args := append([]string{"run", "./tools/scaffold"}, strings.Fields(made.args)...)
 		m.must("go", args...)
@@ -195,57 +317,64 @@ func TestATemplateBecomesOnesOwn(t *testing.T) {
 		m.must("go", args...)
 		require.Empty(t, m.touched(), "%s once more", made.args)
 	}
+	require.FileExists(t, filepath.Join(m.dir, "app/command/add_url_to_invoice.go"))
+	m.must("go", "generate", "./ports")
 	m.must("go", "vet", "./...")
 	require.Empty(t, m.must("gofmt", "-l", "."))
+	payBack, err := os.ReadFile(filepath.Join(m.dir, "sagas/payback/payback.go"))
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 1, 1}, []int{strings.Count(string(payBack), "Undo:"), strings.Count(string(payBack), "Pivot:"), strings.Count(string(payBack), "Retriable:")})
+	require.Contains(t, string(payBack), "Steps: []saga.Step[Data]{\n\t\t{\n")
 	for pkg, sentence := range map[string]string{
-		"./domain/invoice": "say what comes of each decision of invoice", "./sagas/dunning": "fill in the commands and events of remind, suspend",
-		"./service": "is not current: make generate", "./app/command": "say which decision of the invoice IssueInvoice asks for",
-		"./app/query": "say where the answer to InvoiceByID is read", "./app/reaction": "say which command of ours follows from carrier's parcel.left",
-		"./adapters/postgres/readmodel": "say which events of invoice change a row",
+		"./domain/invoice": "test each decision of invoice", "./sagas/dunning": "fill in the commands and events of remind, suspend",
+		"./service": "is not current: make generate", "./app/command": "call the decision of the invoice that IssueInvoice stands for",
+		"./app/query": "read the result of InvoiceByID", "./app/consumer": "send the command that follows from parcel.left of carrier",
+		"./adapters/views": "handle the events of invoice that change a row", "./adapters/gateway": "name the calls of cards", "./ports/pages": "load the rows of the page invoices",
 	} {
 		output, err := m.run("go", "test", pkg)
 		require.Error(t, err)
 		require.Contains(t, output, sentence)
 	}
 	for args, complaint := range map[string]string{
-		"aggregate Invoice": "NAME: \"Invoice\" must be like", "event bill Issued": "there is no aggregate bill yet", "saga x --on y --steps z": "--on: \"y\" must be an event",
-		"consumer x --from y --on z": "--from: \"y\" must be", "consumer x --from y.z --on z": "--on: \"z\" must be",
-		"thing": "there is nothing called \"thing\" to make", "command invoice": "NAME is missing",
+		"aggregate Invoice": `AGGREGATE: "Invoice" must be like`, "aggregate type": "is a word of the language Go", "event bill Issued": "there is no aggregate bill yet",
+		"saga x --on y --steps z": `--on: "y" must be an event`, "saga x --on invoice.Lost --steps z": "there is no event invoice.Lost yet",
+		"saga x --on invoice.Paid --steps z --pivot y": `--pivot: "y" is none of --steps`, "saga x --on invoice.Paid": "--steps: a saga needs at least one step",
+		"consumer x --from y --on z": `--from: "y" must be`, "consumer x --from y.z --on z": `--on: "z" must be`, "route POST /v1/x NoSuch": "there is no command NoSuch yet",
+		"route FETCH /v1/x IssueInvoice": `METHOD: "FETCH" is none of`, "route POST /v1/x IssueInvoice --access all": `--access: "all" is none of`,
+		"setting lower": `NAME: "lower" must be like`, "thing": `there is no part "thing"`, "command invoice": "command needs 2 words, has 1; usage: command AGGREGATE NAME",
+		"page trips --colour red": "flag provided but not defined", "": "projection AGGREGATE NAME",
 	} {
 		output, err := m.run("go", append([]string{"run", "./tools/scaffold"}, strings.Fields(args)...)...)
-		require.Error(t, err)
+		require.Error(t, err, args)
 		require.Contains(t, output, complaint)
 	}
+
+	m.must("make", "init", "MODULE=github.com/acme/invoicing", "NAME=invoicing") // once more
+	m.commit()
+	m.must("go", "build", "./...")
+	m.must("go", "test", "./tools/...", "./tests/arch")
 }
 
-// What gonew makes of the template is the template, and init makes it one's own.
+// gonew copies the root module without the kit, because that is a module of its own. The copy imports the kit, and init makes it a service.
 func TestGonew(t *testing.T) {
 	takesMinutes(t)
 	template := own(t)
 	const module, version = "github.com/millrace/millrace", "v0.0.1"
-	proxy := filepath.Join(t.TempDir(), module, "@v")
-	require.NoError(t, os.MkdirAll(proxy, 0o750))
-	for name, text := range map[string]string{"list": version + "\n", version + ".info": `{"Version":"` + version + `"}`} {
-		require.NoError(t, os.WriteFile(filepath.Join(proxy, name), []byte(text), 0o600))
-	}
-	mod, err := os.ReadFile(filepath.Join(template.dir, "go.mod"))
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(proxy, version+".mod"), mod, 0o600))
-	template.must("git", "archive", "--format=zip", "--prefix="+module+"@"+version+"/", "-o", filepath.Join(proxy, version+".zip"), "HEAD")
-
-	root := filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(proxy))))
+	p := newProxy(t)
+	p.add(module, version, template, ".", ":!kit")
+	kitVersion := p.add(kitModule, "", template, "kit")
 	m := mine{t, filepath.Join(t.TempDir(), "billing")}
 	gonew := exec.CommandContext(t.Context(), "go", "run", "golang.org/x/tools/cmd/gonew@v0.52.0", module+"@"+version, "example.com/billing", m.dir)
-	proxies, err := exec.CommandContext(t.Context(), "go", "env", "GOPROXY").Output()
-	require.NoError(t, err)
-	gonew.Env = append(os.Environ(), "GOPROXY=file://"+root+","+strings.TrimSpace(string(proxies)), "GONOSUMDB="+module, "GOFLAGS=-mod=mod -modcacherw", "GOMODCACHE="+filepath.Join(t.TempDir(), "cache"))
+	// A cache of its own: the version is the same whatever the content.
+	gonew.Env = append(os.Environ(), "GOFLAGS=-mod=mod -modcacherw", "GOMODCACHE="+filepath.Join(t.TempDir(), "cache"))
 	output, err := gonew.CombinedOutput()
 	require.NoError(t, err, "%s", output)
 	m.must("git", "init", "-q")
 	m.commit()
+	m.requireKit(kitVersion)
 	m.must("make", "init", "MODULE=example.com/billing", "NAME=billing")
-	trace, err := m.run("git", "grep", "-il", "millrace", "--", ":!LICENSE")
-	require.Error(t, err, "there is a trace of the old name in %s", trace)
+	m.commit()
+	m.requireNoTrace()
 	m.must("make", "generate") // with the tools
 	m.must("go", "vet", "./...")
 	m.must("go", "test", "./service", "./tests/arch")

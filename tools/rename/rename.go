@@ -1,4 +1,4 @@
-// Package rename gives a service another name.
+// Package rename gives a service another module path and another name. The kit keeps its own.
 package rename
 
 import (
@@ -12,31 +12,37 @@ import (
 	"unicode/utf8"
 )
 
-// What the template is called. Both are renamed with everything else, so that a service can be renamed again.
+// Module and Name of this service. A renaming changes these two constants as well, so that it can be repeated.
 const (
 	Module = "github.com/millrace/millrace"
 	Name   = "millrace"
 )
 
-// Renaming gives everything of a service another name.
-type Renaming struct {
-	Old          []string // module paths that it may bear
-	Module, Name string
-
-	Changed, Moved int
+// kept are the names of the kit: its module path, and what it calls things in metrics, message headers and databases. They are the same in
+// every service, and also in this list after a renaming.
+var kept = []string{
+	"github.com/millrace/millrace/kit", "millrace_", "millrace rebuild", "millrace.test_clock_ahead", `db_name="millrace"`, `db_name=\"millrace\"`,
 }
 
-// left are directories that are not the service's own text.
-var left = map[string]bool{".git": true, "node_modules": true, "data": true, ".bin": true}
+// Renaming renames a service.
+type Renaming struct {
+	Old          []string // module paths to replace by Module
+	Module, Name string
 
-// Files renames in all files below a directory.
+	Changed, Moved int // files; Changed counts those that were moved too
+}
+
+// skipped are directories that hold no text of the service, and the kit.
+var skipped = map[string]bool{".git": true, "node_modules": true, "data": true, ".bin": true, "dist": true}
+
+// Files renames in all files below a directory, and the files.
 func (r *Renaming) Files(dir string) error {
 	var paths []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && left[d.Name()]:
+		case d.IsDir() && (skipped[d.Name()] || path == filepath.Join(dir, "kit")):
 			return filepath.SkipDir
 		case d.Type().IsRegular() && d.Name() != "LICENSE":
 			paths = append(paths, path)
@@ -52,7 +58,7 @@ func (r *Renaming) Files(dir string) error {
 }
 
 func (r *Renaming) file(path string) error {
-	old, err := os.ReadFile(path) //nolint:gosec // below the directory that was named
+	old, err := os.ReadFile(path) //nolint:gosec // below the directory of the service
 	if err != nil {
 		return err
 	}
@@ -60,7 +66,7 @@ func (r *Renaming) file(path string) error {
 	if utf8.Valid(old) {
 		text := r.Text(string(old))
 		if strings.HasSuffix(path, ".go") && text != string(old) {
-			formatted, err := format.Source([]byte(text)) // another path may sort elsewhere
+			formatted, err := format.Source([]byte(text)) // imports are sorted by the new path
 			if err != nil {
 				return err
 			}
@@ -69,14 +75,14 @@ func (r *Renaming) file(path string) error {
 		if changed = text != string(old); changed {
 			info, err := os.Stat(path)
 			if err == nil {
-				err = os.WriteFile(path, []byte(text), info.Mode()) //nolint:gosec // below the directory that was named
+				err = os.WriteFile(path, []byte(text), info.Mode()) //nolint:gosec // below the directory of the service
 			}
 			if err != nil {
 				return err
 			}
 		}
 	} else if bytes.Contains(old, []byte(Name)) {
-		fmt.Fprintf(os.Stderr, "%s is no text and stays as it is\n", path)
+		fmt.Fprintf(os.Stderr, "%s is not text, so it is not changed\n", path)
 	}
 	if base := r.Text(filepath.Base(path)); base != filepath.Base(path) {
 		if err := os.Rename(path, filepath.Join(filepath.Dir(path), base)); err != nil {
@@ -91,22 +97,18 @@ func (r *Renaming) file(path string) error {
 	return nil
 }
 
-// headers are names on the wire that services of different names share. They stay as they are.
-var headers = []string{"millrace_saga_id", "millrace_saga_step", "millrace_saga_branch", "millrace_expires_at"}
-
-// Text renames in a text. The module's path stands for itself meanwhile, for it may contain the old name.
+// Text renames in a text. A Replacer prefers earlier pairs, so the kit's names come first and the module path, which contains the name,
+// before the name.
 func (r *Renaming) Text(s string) string {
-	const here = "\x00"
-	for _, m := range r.Old {
-		s = strings.ReplaceAll(s, m, here)
-	}
 	var pairs []string
-	for _, h := range headers {
-		pairs = append(pairs, h, h) // of texts that begin at the same place, the first one counts
+	for _, k := range kept {
+		pairs = append(pairs, k, k)
+	}
+	for _, m := range r.Old {
+		pairs = append(pairs, m, r.Module)
 	}
 	pairs = append(pairs, Name, r.Name, capital(Name), capital(r.Name), strings.ToUpper(Name), strings.ToUpper(r.Name))
-	s = strings.NewReplacer(pairs...).Replace(s)
-	return strings.ReplaceAll(s, here, r.Module)
+	return strings.NewReplacer(pairs...).Replace(s)
 }
 
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

@@ -8,12 +8,12 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// A renamed service understands the headers of services with other names.
-func TestHeadersOnTheWireAreNotRenamed(t *testing.T) {
-	r := Renaming{Old: []string{Module}, Module: "example.com/orders", Name: "orders"}
-	require.Equal(t, "orders_metric and Orders", r.Text(Name+"_metric and "+capital(Name)))
-	for _, header := range []string{cqrs.HeaderSagaID, cqrs.HeaderSagaStep, cqrs.HeaderBranch, cqrs.HeaderExpires} {
-		require.Equal(t, header, r.Text(header))
-		require.Contains(t, headers, header)
+// A renamed service imports the same kit, and understands the message headers of services with other names.
+func TestNamesOfTheKitAreKept(t *testing.T) {
+	r := Renaming{Old: []string{Module}, Module: "example.com/billing", Name: "billing"}
+	require.Equal(t, "billing-metric and Billing in example.com/billing/app", r.Text(Name+"-metric and "+capital(Name)+" in "+Module+"/app"))
+	for _, name := range append([]string{cqrs.HeaderSagaID, cqrs.HeaderSagaStep, cqrs.HeaderBranch, cqrs.HeaderExpires, "__Host-millrace_token",
+		"rate(millrace_saga_seconds_count[1m])", "github.com/millrace/millrace/kit/cqrs"}, kept...) {
+		require.Equal(t, name, r.Text(name))
 	}
 }

@@ -40,31 +40,47 @@ func (p *piece) write(name, path string) error {
 	return os.WriteFile(path, formatted, 0o600)
 }
 
-// withTest makes a use case's file, and the one of its test.
-func (p *piece) withTest(dir, name string) error {
-	return errors.Join(
-		p.write(name+".tmpl", filepath.Join(dir, p.File)),
-		p.write(name+"_test.tmpl", filepath.Join(dir, strings.TrimSuffix(p.File, ".go")+"_test.go")),
-	)
+// writeAll makes a file of each template: name, path, name, path, …
+func (p *piece) writeAll(namesAndPaths ...string) error {
+	for i := 0; i < len(namesAndPaths); i += 2 {
+		if err := p.write(namesAndPaths[i]+".tmpl", namesAndPaths[i+1]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// setting adds one to a list of settings, behind another one, unless it is there.
-func (p *piece) setting(path, name, value, behind string) error {
-	text, err := os.ReadFile(path) //nolint:gosec // a file of the service
+// withTest makes a use case's file, and the one of its test.
+func (p *piece) withTest(dir, name string) error {
+	return p.writeAll(name, filepath.Join(dir, p.File), name+"_test", filepath.Join(dir, strings.TrimSuffix(p.File, ".go")+"_test.go"))
+}
+
+// rewrite changes a file that is not Go. Its new text equals the old one if what is to be added is there.
+func rewrite(path string, change func(text string) (string, error)) error {
+	before, err := os.ReadFile(path) //nolint:gosec // a file of the service
 	if err != nil {
 		return err
 	}
-	if strings.Contains(string(text), "\n"+name+"=") {
+	after, err := change(string(before))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", path, err)
+	case after == string(before):
 		fmt.Println("is there already:", path)
 		return nil
 	}
-	before, after, found := strings.Cut(string(text), "\n"+behind+"=")
-	if !found {
-		return fmt.Errorf("%s: there is no %s", path, behind)
-	}
-	line, after, _ := strings.Cut(after, "\n")
 	fmt.Println("changed:", path)
-	return os.WriteFile(path, fmt.Appendf(nil, "%s\n%s=%s\n# What the topics of %s begin with.\n%s=%s\n%s", before, behind, line, p.From, name, value, after), 0o600) //nolint:gosec // a file of the service
+	return os.WriteFile(path, []byte(after), 0o600) //nolint:gosec // a file of the service
+}
+
+// exampleSetting adds a setting to .env.example.
+func exampleSetting(name, value, comment string) error {
+	return rewrite(".env.example", func(text string) (string, error) {
+		if strings.Contains(text, "\n"+name+"=") {
+			return text, nil
+		}
+		return strings.TrimRight(text, "\n") + "\n\n# " + comment + "\n" + name + "=" + value + "\n", nil
+	})
 }
 
 // change finds where a file is to be changed: text at an offset; nothing if what it stands for is there.
@@ -101,22 +117,30 @@ func edit(path string, changes ...change) error {
 	return os.WriteFile(path, formatted, 0o600) //nolint:gosec // a file of the service
 }
 
-// needs imports a package of the service.
+// needs imports a package. Packages of the standard library come first, the others in a block of their own.
 func needs(path string) change {
 	return func(file *ast.File, _ string, at func(token.Pos) int) (string, int, error) {
-		var after *ast.ImportSpec
+		if len(file.Imports) == 0 {
+			return "", 0, errors.New("it imports nothing")
+		}
 		for _, i := range file.Imports {
 			if i.Path.Value == `"`+path+`"` {
 				return "", 0, nil
 			}
-			after = i // the service's own come last
 		}
-		if after == nil {
-			return "", 0, errors.New("it imports nothing")
+		first, last := file.Imports[0], file.Imports[len(file.Imports)-1]
+		switch {
+		case !standard(path):
+			return "\n\t\"" + path + "\"", at(last.End()), nil // gofmt sorts
+		case standard(strings.Trim(first.Path.Value, `"`)):
+			return "\"" + path + "\"\n\t", at(first.Pos()), nil
+		default:
+			return "\"" + path + "\"\n\n\t", at(first.Pos()), nil
 		}
-		return "\n\t\"" + path + "\"", at(after.End()), nil
 	}
 }
+
+func standard(path string) bool { return !strings.Contains(strings.Split(path, "/")[0], ".") }
 
 // find returns the first node of a type for which f holds.
 func find[N ast.Node](root ast.Node, f func(N) bool) (found N, ok bool) {
@@ -155,18 +179,14 @@ func field(structName, name, typeText string) change {
 	}
 }
 
-// entry adds a key and its value to the first literal in a function whose type's text ends with typeText.
-func entry(function, typeText, key, value string) change {
+// entry adds a key and its value to the first literal in the file whose type's text ends with typeText.
+func entry(typeText, key, value string) change {
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
-		f, ok := find(file, func(f *ast.FuncDecl) bool { return f.Name.Name == function })
-		if !ok {
-			return "", 0, fmt.Errorf("there is no function %s", function)
-		}
-		literal, ok := find(f, func(l *ast.CompositeLit) bool {
+		literal, ok := find(file, func(l *ast.CompositeLit) bool {
 			return l.Type != nil && strings.HasSuffix(text(source, l.Type, at), typeText)
 		})
 		if !ok {
-			return "", 0, fmt.Errorf("%s has no %s{…}", function, typeText)
+			return "", 0, fmt.Errorf("there is no %s{…}", typeText)
 		}
 		for _, e := range literal.Elts {
 			if pair, ok := e.(*ast.KeyValueExpr); ok && text(source, pair.Key, at) == key {
@@ -177,8 +197,22 @@ func entry(function, typeText, key, value string) change {
 	}
 }
 
-// element adds an element to the list that a function returns.
-func element(function, value string) change {
+// element adds an element to the list that is the value of a key.
+func element(key, value string) change {
+	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
+		pair, ok := find(file, func(p *ast.KeyValueExpr) bool {
+			_, list := p.Value.(*ast.CompositeLit)
+			return list && text(source, p.Key, at) == key
+		})
+		if !ok {
+			return "", 0, fmt.Errorf("there is no list %s: …{…}", key)
+		}
+		return listElement(pair.Value.(*ast.CompositeLit), source, at, value)
+	}
+}
+
+// returned adds an element to the list that a function returns.
+func returned(function, value string) change {
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
 		f, ok := find(file, func(f *ast.FuncDecl) bool { return f.Name.Name == function })
 		if !ok {
@@ -188,13 +222,53 @@ func element(function, value string) change {
 		if !ok {
 			return "", 0, fmt.Errorf("%s returns no list", function)
 		}
-		for _, e := range literal.Elts {
-			if text(source, e, at) == value {
-				return "", 0, nil
-			}
-		}
-		return asLast(literal, source, at, value), at(literal.Rbrace), nil
+		return listElement(literal, source, at, value)
 	}
+}
+
+func listElement(literal *ast.CompositeLit, source string, at func(token.Pos) int, value string) (string, int, error) {
+	for _, e := range literal.Elts {
+		if text(source, e, at) == value {
+			return "", 0, nil
+		}
+	}
+	return asLast(literal, source, at, value), at(literal.Rbrace), nil
+}
+
+// variable adds a variable to the first block of variables.
+func variable(name, value string) change {
+	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
+		block, ok := find(file, func(d *ast.GenDecl) bool { return d.Tok == token.VAR && d.Lparen.IsValid() })
+		if !ok {
+			return "", 0, errors.New("there is no block of variables: var (…)")
+		}
+		if _, there := find(block, func(v *ast.ValueSpec) bool { return v.Names[0].Name == name }); there {
+			return "", 0, nil
+		}
+		return newLine(source, at(block.Rparen)) + "\t" + name + " = " + value + "\n", at(block.Rparen), nil
+	}
+}
+
+// statement adds a statement at the end of a function, unless the function contains it.
+func statement(function, code string) change {
+	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
+		f, ok := find(file, func(f *ast.FuncDecl) bool { return f.Name.Name == function })
+		if !ok {
+			return "", 0, fmt.Errorf("there is no function %s", function)
+		}
+		if strings.Contains(text(source, f, at), code) {
+			return "", 0, nil
+		}
+		return newLine(source, at(f.Body.Rbrace)) + "\t" + code + "\n", at(f.Body.Rbrace), nil
+	}
+}
+
+// newLine begins a line before an offset, unless one begins there.
+func newLine(source string, offset int) string {
+	if strings.HasSuffix(strings.TrimRight(source[:offset], " \t"), "\n") {
+		return ""
+	}
+	return "\n"
 }
 
 // asLast is an element on a line of its own behind the others.
@@ -213,7 +287,7 @@ func asLast(literal *ast.CompositeLit, source string, at func(token.Pos) int, el
 }
 
 // step adds one to a saga's definition, as the last.
-func step(name, on string) change {
+func step(added sagaStep) change {
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
 		steps, ok := find(file, func(p *ast.KeyValueExpr) bool { return text(source, p.Key, at) == "Steps" })
 		if !ok {
@@ -221,15 +295,15 @@ func step(name, on string) change {
 		}
 		list, ok := steps.Value.(*ast.CompositeLit)
 		if !ok {
-			return "", 0, errors.New("what stands at Steps is no list")
+			return "", 0, errors.New("Steps is not a list")
 		}
 		if _, there := find(list, func(p *ast.KeyValueExpr) bool {
-			return text(source, p.Key, at) == "Name" && text(source, p.Value, at) == strconv.Quote(name)
+			return text(source, p.Key, at) == "Name" && text(source, p.Value, at) == strconv.Quote(added.Name)
 		}); there {
 			return "", 0, nil
 		}
 		var b strings.Builder
-		err := templates.ExecuteTemplate(&b, "step", map[string]string{"Step": name, "On": on})
+		err := templates.ExecuteTemplate(&b, "step", added)
 		return b.String(), at(list.Rbrace), err
 	}
 }
@@ -268,7 +342,11 @@ func listed(function, first, within, value string) change {
 			if !ok {
 				return "", 0, fmt.Errorf("it does not call %s", within)
 			}
-			return function + "(" + first + ",\n" + value + ",\n),\n", at(outer.Rparen), nil
+			before := ""
+			if len(outer.Args) == 0 {
+				before = "\n"
+			}
+			return before + function + "(" + first + ",\n" + value + ",\n),\n", at(outer.Rparen), nil
 		}
 		for _, a := range call.Args {
 			if text(source, a, at) == value {
@@ -280,7 +358,7 @@ func listed(function, first, within, value string) change {
 }
 
 // event adds the type of an event, and that it is one, before the registration of all.
-func event(name, marker, id string) change {
+func event(name, marker, typeName, id string) change {
 	return func(file *ast.File, _ string, at func(token.Pos) int) (string, int, error) {
 		if _, ok := find(file, func(t *ast.TypeSpec) bool { return t.Name.Name == name }); ok {
 			return "", 0, nil
@@ -297,7 +375,7 @@ func event(name, marker, id string) change {
 			offset = at(types.Doc.Pos())
 		}
 		return fmt.Sprintf("// %s is to be described here.\ntype %s struct {\n\t%sID string `json:%q`\n}\n\nfunc (%s) %s() {}\n\n", name, name,
-			strings.ToUpper(marker[:1])+marker[1:], id, name, marker), offset, nil
+			typeName, id, name, marker), offset, nil
 	}
 }
 

@@ -1,7 +1,11 @@
 // Package cqrstest tests a command without a database: its handler gets a store that holds one aggregate, whatever id is asked for.
 package cqrstest
 
-import "context"
+import (
+	"context"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
 
 // Store is an cqrs.Store of one aggregate in hand.
 type Store[A any] struct{ Aggregate A }
@@ -21,4 +25,18 @@ func (s *Store[A]) UpdateAll(_ context.Context, ids []string, decide func([]A) e
 		all[i] = s.Aggregate
 	}
 	return decide(all)
+}
+
+// Commands records the commands that it receives, in place of the command bus.
+type Commands []any
+
+// Send implements cqrs.Commands.
+func (c *Commands) Send(_ context.Context, command cqrs.Command) error {
+	*c = append(*c, command.Body)
+	return nil
+}
+
+// Execute implements cqrs.Commands.
+func (c *Commands) Execute(ctx context.Context, command cqrs.Command) error {
+	return c.Send(ctx, command)
 }

@@ -3,8 +3,8 @@ package command
 import (
 	"context"
 
-	"github.com/acme/billing/app"
 	"github.com/acme/billing/domain/invoice"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // ExcuseInvoice takes a reminder back.
@@ -15,7 +15,7 @@ type ExcuseInvoice struct {
 // Key keeps the commands of one invoice in order.
 func (c ExcuseInvoice) Key() string { return c.InvoiceID }
 
-type excuseInvoice struct{ invoices app.Store[*invoice.Invoice] }
+type excuseInvoice struct{ invoices cqrs.Store[*invoice.Invoice] }
 
 func (h excuseInvoice) handle(ctx context.Context, c ExcuseInvoice) error {
 	return h.invoices.Update(ctx, c.InvoiceID, func(i *invoice.Invoice) error { return i.Excuse(c.InvoiceID) })

@@ -3,8 +3,8 @@ package command
 import (
 	"context"
 
-	"github.com/acme/billing/app"
 	"github.com/acme/billing/domain/invoice"
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // IssueInvoice makes the customer owe it.
@@ -15,7 +15,7 @@ type IssueInvoice struct {
 // Key keeps the commands of one invoice in order.
 func (c IssueInvoice) Key() string { return c.InvoiceID }
 
-type issueInvoice struct{ invoices app.Store[*invoice.Invoice] }
+type issueInvoice struct{ invoices cqrs.Store[*invoice.Invoice] }
 
 func (h issueInvoice) handle(ctx context.Context, c IssueInvoice) error {
 	return h.invoices.Update(ctx, c.InvoiceID, func(i *invoice.Invoice) error { return i.Issue(c.InvoiceID) })

@@ -1,7 +1,7 @@
 // Package invoice is what a customer owes for one thing.
 package invoice
 
-import "github.com/acme/billing/domain/aggregate"
+import "github.com/millrace/millrace/kit/aggregate"
 
 // Category is the name of this kind of aggregate in streams and topics.
 const Category = "invoices"

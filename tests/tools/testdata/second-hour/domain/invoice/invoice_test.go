@@ -3,8 +3,8 @@ package invoice_test
 import (
 	"testing"
 
-	"github.com/acme/billing/domain/aggregate/aggregatetest"
 	"github.com/acme/billing/domain/invoice"
+	"github.com/millrace/millrace/kit/aggregate/aggregatetest"
 )
 
 func issue(i *invoice.Invoice) error  { return i.Issue("i-1") }

@@ -4,10 +4,10 @@ package dunning
 import (
 	"time"
 
-	"github.com/acme/billing/app"
 	"github.com/acme/billing/app/command"
 	"github.com/acme/billing/domain/invoice"
-	"github.com/acme/billing/sagas/saga"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
 )
 
 // Name is the definition's name in histories, on the command line and on pages.
@@ -26,16 +26,16 @@ var Definition = saga.Definition[Data]{
 	Steps: []saga.Step[Data]{
 		{
 			Name:      "send reminder",
-			Do:        func(d Data) app.Keyed { return command.RemindInvoice{InvoiceID: d.InvoiceID} },
+			Do:        func(d Data) cqrs.Keyed { return command.RemindInvoice{InvoiceID: d.InvoiceID} },
 			Completed: saga.Event[invoice.Reminded, Data](),
-			Undo:      func(d Data) app.Keyed { return command.ExcuseInvoice{InvoiceID: d.InvoiceID} },
+			Undo:      func(d Data) cqrs.Keyed { return command.ExcuseInvoice{InvoiceID: d.InvoiceID} },
 			Undone:    saga.Event[invoice.Excused, Data](),
 			Within:    20 * time.Second,
 		},
 	},
 	Abort: saga.Abort[Data]{
 		Name:      "excuse",
-		Do:        func(d Data, _ string) app.Keyed { return command.ExcuseInvoice{InvoiceID: d.InvoiceID} },
+		Do:        func(d Data, _ string) cqrs.Keyed { return command.ExcuseInvoice{InvoiceID: d.InvoiceID} },
 		Completed: saga.Event[invoice.Excused, Data](),
 		Within:    10 * time.Second,
 	},

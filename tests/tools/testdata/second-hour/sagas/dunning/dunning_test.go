@@ -6,8 +6,8 @@ import (
 	"github.com/acme/billing/app/command"
 	"github.com/acme/billing/domain/invoice"
 	"github.com/acme/billing/sagas/dunning"
-	"github.com/acme/billing/sagas/saga"
-	"github.com/acme/billing/sagas/sagatest"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/sagatest"
 )
 
 var (

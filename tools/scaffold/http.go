@@ -1,0 +1,168 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var methods = []string{"GET", "POST", "PUT", "PATCH", "DELETE"}
+
+func makeRoute(p *piece, args []string, flags map[string]string) error {
+	p.Method, p.Path, p.Access = strings.ToUpper(args[0]), args[1], flags["access"]
+	if err := p.named(args[2]); err != nil {
+		return err
+	}
+	switch {
+	case !slices.Contains(methods, p.Method):
+		return fmt.Errorf("METHOD: %q is none of %s", args[0], strings.Join(methods, ", "))
+	case !pathForm.MatchString(p.Path):
+		return fmt.Errorf("PATH: %q must be like /v1/trips/{id}", p.Path)
+	case !slices.Contains([]string{"public", "customer", "operator"}, p.Access):
+		return fmt.Errorf("--access: %q is none of public, customer, operator", p.Access)
+	}
+	for _, found := range parameter.FindAllStringSubmatch(p.Path, -1) {
+		p.Parameters = append(p.Parameters, found[1])
+	}
+	use, kind := filepath.Join("app/command", p.File), "command AGGREGATE"
+	if p.Method == "GET" {
+		use, kind = filepath.Join("app/query", p.File), "query"
+	}
+	text, err := os.ReadFile(use) //nolint:gosec // a file of the service
+	if err != nil {
+		return fmt.Errorf("there is no %s %s yet: go run ./tools/scaffold %s %s", strings.Fields(kind)[0], p.Name, kind, p.Name)
+	}
+	p.Fields = fieldsOf(string(text), p.Name, p.Parameters)
+	if err := rewrite("ports/openapi.yaml", p.operation); err != nil {
+		return err
+	}
+	if err := p.write("route.tmpl", filepath.Join("ports", p.File)); err != nil {
+		return err
+	}
+	fmt.Println("next: make generate")
+	return nil
+}
+
+// fieldsOf are the fields of a struct, by the parameters of a path that fill them: by their name in JSON or in Go, or else id fills the only
+// field whose name ends in ID.
+func fieldsOf(source, name string, parameters []string) map[string]string {
+	fields := map[string]string{}
+	body := regexp.MustCompile(`(?s)type ` + name + ` struct \{\n(.*?)\n\}`).FindStringSubmatch(source)
+	if body == nil {
+		return fields
+	}
+	for _, found := range regexp.MustCompile("(?m)^\t(\\w+)\\s+string(?:\\s+`json:\"(\\w+)\"`)?$").FindAllStringSubmatch(body[1], -1) {
+		for _, parameter := range parameters {
+			if parameter == found[2] || parameter == snake(found[1]) || parameter == "id" && strings.HasSuffix(found[1], "ID") && fields[parameter] == "" {
+				fields[parameter] = found[1]
+			}
+		}
+	}
+	return fields
+}
+
+var (
+	noPaths  = regexp.MustCompile(`(?m)^paths: \{\}$`)
+	allPaths = regexp.MustCompile(`(?m)^paths:\n(?:(?: .*)?\n)*`)
+)
+
+// operation adds the operation to openapi.yaml, at the end of its path or of all paths.
+func (p *piece) operation(text string) (string, error) {
+	text = noPaths.ReplaceAllString(text, "paths:")
+	paths := allPaths.FindStringIndex(text)
+	if paths == nil {
+		return "", errors.New("there is no paths:")
+	}
+	if regexp.MustCompile(`(?m)^ +operationId: ` + camel(p.Name) + `$`).MatchString(text) {
+		return text, nil
+	}
+	var operation strings.Builder
+	if err := templates.ExecuteTemplate(&operation, "operation.tmpl", p); err != nil {
+		return "", err
+	}
+	block := regexp.MustCompile(`(?m)^  ` + regexp.QuoteMeta(p.Path) + `:\n(?:(?:   .*)?\n)*`).FindStringIndex(text)
+	if block == nil {
+		return text[:paths[1]] + "  " + p.Path + ":\n" + operation.String() + text[paths[1]:], nil
+	}
+	if strings.Contains(text[block[0]:block[1]], "\n    "+strings.ToLower(p.Method)+":") {
+		return "", fmt.Errorf("%s %s is there already, as another operation", p.Method, p.Path)
+	}
+	return text[:block[1]] + operation.String() + text[block[1]:], nil
+}
+
+func makePage(p *piece, args []string, _ map[string]string) error {
+	if err := checkName("NAME", args[0], "trips", dashed); err != nil {
+		return err
+	}
+	p.Package = args[0]
+	p.Name = pascal(args[0])
+	p.Lower, p.Noun = camel(p.Name), strings.ReplaceAll(args[0], "-", " ")
+	dir := "ports/pages"
+	if err := p.writeAll("page", filepath.Join(dir, snake(p.Name)+".go"), "page_test", filepath.Join(dir, snake(p.Name)+"_test.go"),
+		"page_html", filepath.Join(dir, "templates", args[0]+".html")); err != nil {
+		return err
+	}
+	return edit(filepath.Join(dir, "pages.go"), element("Pages", "p."+p.Lower+"()"))
+}
+
+func makeGateway(p *piece, args []string, _ map[string]string) error {
+	if err := checkName("NAME", args[0], "cards", dashed); err != nil {
+		return err
+	}
+	p.Package, p.Name = args[0], pascal(args[0])
+	p.Lower, p.File, p.Noun = camel(p.Name), snake(p.Name)+".go", strings.ReplaceAll(args[0], "-", " ")
+	p.Setting, p.Kind = strings.ToUpper(snake(p.Name))+"_URL", "url"
+	if err := p.writeAll("gateway", filepath.Join("adapters/gateway", p.File), "gateway_test", filepath.Join("adapters/gateway", snake(p.Name)+"_test.go"),
+		"gateway_interface", filepath.Join("app/command", p.File)); err != nil {
+		return err
+	}
+	return errors.Join(
+		edit("app/command/command.go", field("Deps", p.Name, p.Name)),
+		edit("adapters/breakers/breakers.go", needs(p.Module+"/app/command"), needs(kit+"/breaker"),
+			entry("map[string]gobreaker.Settings", "command."+p.Name+"Destination", fmt.Sprintf("breaker.Settings(%q, 10, 0.5)", p.Package))),
+		p.setting("The URL of "+p.Noun+". Empty: every call is refused."),
+		edit(literal, needs(p.Module+"/adapters/gateway"), entry("command.Deps", p.Name, "gateway.New"+p.Name+"(own."+p.field()+")")),
+	)
+}
+
+func makeSetting(p *piece, args []string, flags map[string]string) error {
+	if err := checkName("NAME", args[0], "CARDS_URL", capitals); err != nil {
+		return err
+	}
+	p.Setting, p.Kind = args[0], flags["kind"]
+	if p.Kind == "" {
+		p.Kind = "text"
+		if strings.HasSuffix(p.Setting, "_URL") {
+			p.Kind = "url"
+		}
+	}
+	return p.setting(p.Setting + " is to be described here.")
+}
+
+// kinds of settings: the type of the field, how it is read, its default in .env.example.
+var kinds = map[string][3]string{
+	"text": {"string", `r.Text(%q, "")`, ""}, "url": {"string", "r.URL(%q)", ""},
+	"duration": {"time.Duration", "r.Duration(%q, 0)", "0s"}, "onoff": {"bool", "r.OnOff(%q, false)", "off"},
+}
+
+// field is the name of the field of a setting: CARDS_URL becomes cardsURL.
+func (p *piece) field() string {
+	return camel(pascal(strings.ToLower(strings.ReplaceAll(p.Setting, "_", "-"))))
+}
+
+// setting adds a setting to service/settings.go and .env.example.
+func (p *piece) setting(comment string) error {
+	kind, ok := kinds[p.Kind]
+	if !ok {
+		return fmt.Errorf("--kind: %q is none of text, url, duration, onoff", p.Kind)
+	}
+	changes := []change{field("config", p.field(), kind[0]), statement("read", "c."+p.field()+" = "+fmt.Sprintf(kind[1], p.Setting))}
+	if p.Kind == "duration" {
+		changes = append(changes, needs("time"))
+	}
+	return errors.Join(edit("service/settings.go", changes...), exampleSetting(p.Setting, kind[2], comment))
+}
