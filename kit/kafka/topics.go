@@ -98,8 +98,8 @@ func describe(ctx context.Context, admin sarama.ClusterAdmin, topic string) (ent
 // Forever is the retention of a topic that keeps all messages.
 const Forever = time.Duration(math.MaxInt64)
 
-// LongestRetention returns how long messages are kept in the topic, of some, that keeps them longest, and that topic. Unknown are topics whose
-// configuration may not be read.
+// LongestRetention returns how long messages are kept in the topic, of some, that keeps them longest, and that topic. Topics that do not exist
+// keep none. Unknown are topics whose configuration may not be read.
 func LongestRetention(c Config, topics []string) (longest time.Duration, topic string, unknown []string, err error) {
 	admin, err := sarama.NewClusterAdmin(c.Brokers, c.sarama())
 	if err != nil {
@@ -112,6 +112,9 @@ func LongestRetention(c Config, topics []string) (longest time.Duration, topic s
 		})
 		if errors.Is(err, sarama.ErrTopicAuthorizationFailed) || errors.Is(err, sarama.ErrClusterAuthorizationFailed) {
 			unknown = append(unknown, name)
+			continue
+		}
+		if errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
 			continue
 		}
 		if err != nil {

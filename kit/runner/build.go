@@ -38,6 +38,7 @@ type core struct {
 	keyQueue     *keyqueue.Queue
 	topics       []string
 	othersTopics []string                // topics of other services
+	heardTopics  []string                // those of them that are consumed
 	wake         func()                  // the relay, here or elsewhere
 	offer        func([]*outbox.Written) // what was committed to the relay, here or elsewhere
 }
@@ -62,6 +63,7 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 		c.handlers = append(c.handlers, n.Handlers()...)
 		prefix := s.config.Others[n.Service]
 		c.othersTopics = append(c.othersTopics, messaging.CommandTopic(prefix, n.Category), messaging.EventTopic(prefix, n.Category))
+		c.heardTopics = append(c.heardTopics, messaging.EventTopic(prefix, n.Category))
 	}
 	if err := s.def.checkSagas(c.handlers); err != nil {
 		return err
@@ -99,6 +101,7 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 	c.topics = messaging.Topics(s.config.TopicPrefix, c.handlers, categories...)
 	for _, r := range c.reactions {
 		c.othersTopics = append(c.othersTopics, messaging.EventTopic(s.config.Others[r.From], r.Category))
+		c.heardTopics = append(c.heardTopics, messaging.EventTopic(s.config.Others[r.From], r.Category))
 	}
 	if s.def.Seed != nil && s.postgres != nil && s.postgres.Fresh {
 		return s.def.Seed(context.Background(), &s.kit)

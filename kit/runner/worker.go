@@ -118,14 +118,28 @@ func (s *Instance) checkRetention() error {
 		s.log.Warn("no right (DESCRIBE_CONFIGS) to compare INBOX_RETENTION with the retention.ms of topics; it must be the longer one", "topics", unknown)
 	}
 	if longest > s.config.Retention.Inbox {
-		kept := longest.String()
-		if longest == kafka.Forever {
-			kept = "for ever"
-		}
 		return &settings.Error{Name: "INBOX_RETENTION", Fault: fmt.Sprintf("%s is shorter than topic %s keeps messages (retention.ms: %s), so that one could be handled twice; 0 keeps message ids for ever",
-			s.config.Retention.Inbox, topic, kept)}
+			s.config.Retention.Inbox, topic, shownRetention(longest))}
 	}
+	s.checkOthersRetention()
 	return nil
+}
+
+// checkOthersRetention says if topics of other services keep messages for longer than the inbox keeps ids. It is no reason to stop: another
+// service may change its topics at any time.
+func (s *Instance) checkOthersRetention() {
+	longest, topic, _, err := s.broker.LongestRetention(s.core.heardTopics)
+	if err == nil && longest > s.config.Retention.Inbox {
+		s.log.Warn("another service's topic keeps messages for longer than INBOX_RETENTION: if the consumer's offsets are lost, messages could be handled twice; 0 keeps message ids for ever",
+			"topic", topic, "retention", shownRetention(longest), "inbox_retention", s.config.Retention.Inbox)
+	}
+}
+
+func shownRetention(d time.Duration) string {
+	if d == kafka.Forever {
+		return "for ever"
+	}
+	return d.String()
 }
 
 // runKeyQueue hands messages that wait to be retried to their consumers.

@@ -42,6 +42,31 @@ func TestRetentionShorterThanThatOfATopicIsRefused(t *testing.T) {
 	}
 }
 
+// Another service's topic may keep messages for longer; a line says so.
+func TestRetentionShorterThanThatOfAnotherServicesTopicIsSaid(t *testing.T) {
+	t.Parallel()
+	brokers := kittest.Kafka(t)
+	w := harness.NewWorld(t, "KAFKA_BROKERS="+strings.Join(brokers, ","))
+	admin, err := sarama.NewClusterAdmin(brokers, sarama.NewConfig())
+	require.NoError(t, err)
+	warehouse, forever := w.Prefix+"-warehouse", "-1"
+	require.NoError(t, admin.CreateTopic(warehouse+".events.deliveries", &sarama.TopicDetail{
+		NumPartitions: 1, ReplicationFactor: 1, ConfigEntries: map[string]*string{"retention.ms": &forever},
+	}, false))
+	require.NoError(t, admin.Close())
+	said := "keeps messages for longer than INBOX_RETENTION"
+	i := w.Start("WAREHOUSE_TOPICS=" + warehouse)
+	kittest.Eventually(t, func() error {
+		if !strings.Contains(i.Output(), said) || !strings.Contains(i.Output(), warehouse+".events.deliveries") {
+			return errors.New("nothing is said")
+		}
+		return nil
+	})
+	code, _ := i.Terminate()
+	require.Zero(t, code)
+	require.NotContains(t, w.Start("WAREHOUSE_TOPICS="+w.Prefix+"-nowhere").Output(), said)
+}
+
 // Three weeks pass while an order waits for the carrier. Tokens and idempotency keys expire, the saga's deadline has passed, and its
 // compensations still find what was done.
 func TestWeeksPass(t *testing.T) {
