@@ -162,3 +162,48 @@ func TestTheProducersRecords(t *testing.T) {
 	errs = p.Send(context.Background(), []string{"no.such.topic\x00"}, []*message.Message{messageOf("k", 1)})
 	require.Error(t, errs[0])
 }
+
+// A topic is deleted and made anew while it is consumed, and gets more records than the old one had before the member looks again. The member
+// does not go on at its offset in the old topic: every record is handled.
+func TestTopicThatIsMadeAnewIsReadFromItsBeginning(t *testing.T) {
+	c := config(t)
+	name := topic(t, c)
+	produce(t, c, name, 200, 20)
+	s, err := kafka.NewSubscriber(c, name, "", func(*message.Message) {}, watermill.NopLogger{})
+	require.NoError(t, err)
+	out, err := s.Subscribe(context.Background(), name)
+	require.NoError(t, err)
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	go func() {
+		for msg := range out {
+			mu.Lock()
+			seen[msg.UUID] = true
+			mu.Unlock()
+			msg.Ack()
+		}
+	}()
+	handled := func(n int) func() bool {
+		return func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(seen) == n
+		}
+	}
+	require.Eventually(t, handled(200), 60*time.Second, 50*time.Millisecond)
+	time.Sleep(2 * time.Second) // the member has seen the topic's id, and its offsets are committed
+	mu.Lock()
+	clear(seen)
+	mu.Unlock()
+
+	admin, err := kafka.NewAdmin(c)
+	require.NoError(t, err)
+	defer admin.Close()
+	require.NoError(t, admin.DeleteTopic(name))
+	require.Eventually(t, func() bool {
+		return admin.CreateTopic(name, &sarama.TopicDetail{NumPartitions: 4, ReplicationFactor: 1}, false) == nil
+	}, 60*time.Second, 20*time.Millisecond)
+	produce(t, c, name, 2000, 20)
+	require.Eventually(t, handled(2000), 60*time.Second, 50*time.Millisecond)
+	require.NoError(t, s.Close())
+}

@@ -165,8 +165,9 @@ func (s *Subscriber) Close() error {
 func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *message.Message) {
 	fields := watermill.LogFields{"topic": topic, "group": s.config.Group}
 	var said time.Time
+	topicIDs := &remade{}
 	for ctx.Err() == nil {
-		if err := s.member(ctx, topic, out); err != nil && ctx.Err() == nil {
+		if err := s.member(ctx, topic, out, topicIDs); err != nil && ctx.Err() == nil {
 			if missing := missingRight(err, topic, s.config.Group); missing != nil {
 				err = missing
 			}
@@ -193,10 +194,14 @@ func missingRight(err error, topic, group string) error {
 	return nil
 }
 
-func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *message.Message) (err error) {
-	group, err := sarama.NewConsumerGroup(s.config.Brokers, s.config.Group, s.config.Sarama)
+func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *message.Message, topicIDs *remade) (err error) {
+	client, err := sarama.NewClient(s.config.Brokers, s.config.Sarama)
 	if err != nil {
 		return fmt.Errorf("reach Kafka at %v: %w", s.config.Brokers, err)
+	}
+	group, err := sarama.NewConsumerGroupFromClient(s.config.Group, client)
+	if err != nil {
+		return errors.Join(err, client.Close())
 	}
 	errs := make(chan struct{})
 	go func() {
@@ -211,12 +216,25 @@ func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *messa
 		}
 	}()
 	defer func() {
-		err = errors.Join(err, group.Close())
+		err = errors.Join(err, group.Close(), client.Close())
 		<-errs
 	}()
-	h := &handler{config: s.config, ctx: ctx, out: out, bytes: newBudget(s.config.MaxBytes)}
+	h := &handler{config: s.config, ctx: ctx, out: out, bytes: newBudget(s.config.MaxBytes), remade: topicIDs}
 	for ctx.Err() == nil {
-		if err := group.Consume(ctx, []string{topic}, h); err != nil {
+		session, end := context.WithCancel(ctx)
+		watching := make(chan struct{})
+		go func() {
+			defer close(watching)
+			topicIDs.watch(session, client, topic, func() {
+				s.config.Logger.Error("The topic was made anew; it is read from its beginning", nil, watermill.LogFields{"topic": topic, "group": s.config.Group})
+				end()
+			})
+		}()
+		err := group.Consume(session, []string{topic}, h)
+		again := session.Err() != nil
+		end()
+		<-watching
+		if err != nil && !again {
 			return err
 		}
 	}
@@ -229,10 +247,14 @@ type handler struct {
 	ctx    context.Context //nolint:containedctx // that of the subscription: it says why a session ends
 	out    chan<- *message.Message
 	bytes  *budget
+	remade *remade
 }
 
 // Setup implements sarama.ConsumerGroupHandler.
-func (*handler) Setup(sarama.ConsumerGroupSession) error { return nil }
+func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
+	h.remade.reset(session)
+	return nil
+}
 
 // Cleanup implements sarama.ConsumerGroupHandler.
 func (*handler) Cleanup(sarama.ConsumerGroupSession) error { return nil }
