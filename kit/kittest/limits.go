@@ -2,6 +2,7 @@ package kittest
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,12 +15,12 @@ import (
 
 // OwnServices returns the settings of a PostgreSQL and a Kafka that run outside of the instance's process: the real ones, or embedded
 // ones in the test's process. Limits that are set for an instance then hold for the instance alone. It needs kittest.Main.
-func OwnServices(t *testing.T) []string {
+func OwnServices(t *testing.T, service ...fs.FS) []string {
 	t.Helper()
 	if Real() {
 		return nil
 	}
-	_, dsn := Database(t)
+	_, dsn := Database(t, service...)
 	return []string{"POSTGRES_DSN=" + dsn, "KAFKA_BROKERS=" + strings.Join(Kafka(t), ",")}
 }
 

@@ -83,7 +83,7 @@ func TestWrongArguments(t *testing.T) {
 	}
 	output, code := run(t, nil, "help")
 	require.Zero(t, code)
-	require.Contains(t, output, "migrate up|down|status")
+	require.Contains(t, output, "migrate     Change the schema of the database")
 	output, code = run(t, []string{"HTTP_ADDR=127.0.0.1:1"}, "sagas", "list")
 	require.Equal(t, 1, code)
 	require.Contains(t, output, "is the service running?")

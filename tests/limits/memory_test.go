@@ -19,6 +19,7 @@ import (
 	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/kit/messaging"
 	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/migrations"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -38,7 +39,7 @@ func orNightly[T any](short, whole T) T {
 // inMemory starts an instance in a cgroup of its own. The services that it uses are outside.
 func inMemory(t *testing.T, limit int, settings ...string) (*harness.Instance, *kittest.Cgroup) {
 	t.Helper()
-	w := harness.NewWorld(t, append(kittest.OwnServices(t), settings...)...)
+	w := harness.NewWorld(t, append(kittest.OwnServices(t, migrations.Files), settings...)...)
 	w.Sandbox()
 	group := kittest.MemoryCgroup(t, limit)
 	w.RunIn(group)
@@ -103,7 +104,7 @@ func TestMemoryLimitWithABacklog(t *testing.T) {
 
 func TestMemoryLimitOfARebuild(t *testing.T) {
 	kittest.Long(t)
-	w := harness.NewWorld(t, kittest.OwnServices(t)...)
+	w := harness.NewWorld(t, kittest.OwnServices(t, migrations.Files)...)
 	i := w.Start()
 	db := kittest.OpenDB(t, i.DSN())
 	i.Stock(10, "MUG-01")

@@ -16,12 +16,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/migrations"
 	"github.com/millrace/millrace/tests/harness"
 )
 
 // While others have taken all connections of PostgreSQL, the service says so; afterwards it goes on by itself.
 func TestConnectionsOfPostgreSQLTakenByOthers(t *testing.T) {
-	db, dsn := kittest.Database(t)
+	db, dsn := kittest.Database(t, migrations.Files)
 	const limit = 40
 	var name string
 	require.NoError(t, db.Get(&name, `SELECT current_database()`))
@@ -91,7 +92,7 @@ func TestFewFileDescriptors(t *testing.T) {
 	if _, err := exec.LookPath("prlimit"); err != nil {
 		t.Skip("needs prlimit")
 	}
-	w := harness.NewWorld(t, append(kittest.OwnServices(t), "POSTGRES_MAX_CONNS=10", "KAFKA_PARTITIONS=1")...)
+	w := harness.NewWorld(t, append(kittest.OwnServices(t, migrations.Files), "POSTGRES_MAX_CONNS=10", "KAFKA_PARTITIONS=1")...)
 	w.Sandbox()
 	w.RunBy("prlimit", "--nofile=200:200", "--")
 	i := w.Start()

@@ -149,8 +149,8 @@ func check(m cqrs.Meta) error {
 	)
 }
 
-// maxID is more than cqrs.MaxKey: the service's own ids are composed of ids that came from outside.
-const maxID = 2 * cqrs.MaxKey
+// maxID holds the longest source and the longest id of another service's message, as cqrs.InboxID composes them.
+const maxID = 2*cqrs.MaxKey + 16
 
 // Expect has a message looked up that will come. What is found may be out of date when it comes; then its claim fails.
 func (i *Inbox) Expect(consumer string, m cqrs.Meta) {

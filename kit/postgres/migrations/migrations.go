@@ -141,6 +141,14 @@ func checkNotNewer(ctx context.Context, p *goose.Provider, s set) error {
 // Check returns an error if the schema is not exactly this program's.
 func (s Schema) Check(ctx context.Context, db *sql.DB) error {
 	for _, set := range s.sets {
+		older := fmt.Errorf("the database's schema is older than this program (%s): run `migrate up`", set.table())
+		var there bool
+		if err := db.QueryRowContext(ctx, `SELECT to_regclass($1) IS NOT NULL`, set.table()).Scan(&there); err != nil {
+			return fmt.Errorf("read the schema's version: %w", err)
+		}
+		if !there { // goose would make the table, which the role of a service need not be allowed to
+			return older
+		}
 		p, err := set.provider(db)
 		if err != nil {
 			return err
@@ -153,7 +161,7 @@ func (s Schema) Check(ctx context.Context, db *sql.DB) error {
 			return fmt.Errorf("read the schema's version: %w", err)
 		}
 		if pending {
-			return fmt.Errorf("the database's schema is older than this program (%s): run `migrate up`", set.table())
+			return older
 		}
 	}
 	return nil

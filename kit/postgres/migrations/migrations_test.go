@@ -83,7 +83,9 @@ func TestNewerDatabaseIsRefused(t *testing.T) {
 }
 
 func TestOlderDatabaseIsNamed(t *testing.T) {
-	db, _ := kittest.Database(t, service)
+	db, _ := kittest.Database(t)
+	require.ErrorContains(t, migrations.New(service).Check(t.Context(), db.DB), "older than this program (service_migrations): run `migrate up`")
+	require.NoError(t, migrations.New(service).Up(t.Context(), db.DB))
 	require.NoError(t, migrations.New(service).Down(t.Context(), db.DB))
 	require.ErrorContains(t, migrations.New(service).Check(t.Context(), db.DB), "older than this program (service_migrations): run `migrate up`")
 }
