@@ -1,5 +1,6 @@
-// Package aggregate is what event-sourced aggregates share: recording what was decided, rebuilding from what was
-// recorded, and the names under which facts are stored.
+// Package aggregate is the base of event-sourced aggregates. Root records the events that an aggregate decides on and rebuilds it from
+// its history; Types hold the names and schema versions under which events are stored, with the upcasters of older versions. It needs the
+// standard library only.
 package aggregate
 
 import "errors"

@@ -1,4 +1,5 @@
-// Package broker is what the relay and the consumers need of a message broker: Apache Kafka, or tables of PostgreSQL.
+// Package broker is the interface of the message broker that the relay and the consumers of a service use, and its two implementations:
+// Apache Kafka, and tables of PostgreSQL.
 package broker
 
 import (

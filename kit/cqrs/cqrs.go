@@ -1,4 +1,9 @@
-// Package cqrs is what use cases share: handlers, stores, the buses as they see them, and what travels with a message.
+// Package cqrs is what the use cases of a service are written with: handlers of commands, events and queries, the stores and buses that
+// they use, the metadata that travels with a message, and the classes of errors that decide what becomes of a message whose handler
+// fails.
+//
+// It does not depend on Watermill or on a database. Package messaging carries commands and events over Watermill, package postgres
+// implements the stores, the unit of work and the inbox.
 package cqrs
 
 import (

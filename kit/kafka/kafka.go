@@ -1,5 +1,6 @@
-// Package kafka speaks to Apache Kafka: a producer that connects when it is needed, a Watermill subscriber that outlasts a broker's absence and
-// finishes what is in flight when it stops, and topics.
+// Package kafka connects a service to Apache Kafka: a batching producer for the outbox relay, a key-ordered subscriber for records in
+// CloudEvents' form, the creation of topics, and security. Neither producer nor subscriber fails when the broker is away: they connect
+// when they are used, and try again.
 package kafka
 
 import (

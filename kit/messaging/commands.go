@@ -1,6 +1,7 @@
 package messaging
 
 import (
+	"context"
 	"maps"
 	"reflect"
 	"slices"
@@ -28,29 +29,38 @@ func (r *Router) AddCommands(handlers []cqrs.Handler) error {
 		if !slices.ContainsFunc(slices.Collect(maps.Values(byType)), func(h cqrs.Handler) bool { return h.Ask != nil }) {
 			expect = nil
 		}
-		processor, err := wcqrs.NewCommandProcessorWithConfig(r.Router, wcqrs.CommandProcessorConfig{
-			GenerateSubscribeTopic: func(wcqrs.CommandProcessorGenerateSubscribeTopicParams) (string, error) {
+		// A group, because Watermill's CommandProcessor makes a subscription for each type of command: the commands of a key would lose their order.
+		processor, err := wcqrs.NewEventGroupProcessorWithConfig(r.Router, wcqrs.EventGroupProcessorConfig{
+			GenerateSubscribeTopic: func(wcqrs.EventGroupProcessorGenerateSubscribeTopicParams) (string, error) {
 				return CommandTopic(r.config.Prefix, name), nil
 			},
-			SubscriberConstructor: func(wcqrs.CommandProcessorSubscriberConstructorParams) (message.Subscriber, error) {
+			SubscriberConstructor: func(wcqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
 				return r.subscriber(group, expect)
 			},
-			Marshaler: subscription{r.config.Marshaler, name, nil, true}, Logger: r.config.Watermill,
+			Marshaler: inspecting(r.config.Marshaler, true), Logger: r.config.Watermill,
 		})
 		if err != nil {
 			return err
 		}
-		d := &dispatcher{group: group, destination: name, endpoints: map[reflect.Type]cqrs.Endpoint{}}
+		var typed []wcqrs.GroupEventHandler
+		r.types[group] = map[string]bool{}
 		for goType, h := range byType {
-			r.categories[group] = h.Category
-			d.endpoints[goType] = r.config.Decorate(h.Type.Name, cqrs.Serve(r.config.Inbox, h, group))
+			r.categories[group], r.types[group][h.Type.Name] = h.Category, true
+			endpoint := r.config.Decorate(h.Type.Name, cqrs.Serve(r.config.Inbox, h, group))
+			typed = append(typed, typedHandler{goType, func(ctx context.Context, body any) error {
+				if err := cqrs.CheckText("key of "+cqrs.MetaOf(ctx).Type, body.(cqrs.Keyed).Key(), cqrs.MaxKey); err != nil {
+					return err
+				}
+				_, err := endpoint(ctx, body)
+				return err
+			}})
 		}
-		added, err := processor.AddHandler(d)
-		if err != nil {
-			return err
-		}
+		r.consumers[group] = true
 		if breaker, ok := r.config.Breakers[name]; ok {
-			added.AddMiddleware(breaker)
+			r.guards[group] = breaker
+		}
+		if err := processor.AddHandlersGroup(group, typed...); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -1,5 +1,9 @@
-// Package messaging connects handlers with the broker, on Watermill: CloudEvents headers, the buses, and the router with its middleware, whose order
-// has reasons.
+// Package messaging carries commands and events over Watermill: a marshaler for CloudEvents headers, the command and event buses, a
+// router for the handlers, sagas and projections of a service, and middleware.
+//
+// The middleware can be used in any Watermill program. KeyOrder, DeadLetters, Retry and Inbox are message.HandlerMiddleware for a
+// message.Router whose handlers are made by Watermill's cqrs.NewCommandHandler and cqrs.NewEventHandler. OnSend, OnPublish,
+// CommandsThrough, EventsThrough and SagaHandlers run a saga over Watermill's buses and processors; kit/examples/saga shows how.
 package messaging
 
 import (
@@ -169,20 +173,35 @@ func (m Marshaler) known(msg *message.Message) error {
 // headers of sagas, and a command's end of validity, count on this service's own topics, and on those of a service that takes part in its
 // sagas; elsewhere they are another service's business. The error names the header that is wrong, and is cqrs.ErrPermanent.
 func (r *Router) metaOf(consumer string, msg *message.Message) (cqrs.Meta, error) {
+	external := r.external[consumer]
+	return readMeta(msg, reading{external: external, saga: !external || r.remote[consumer], key: !external || r.sagaGroups[consumer]})
+}
+
+// reading is which headers of a message count.
+type reading struct {
+	external bool // it comes from another service
+	saga     bool // those of sagas
+	key      bool // the key becomes the key of other messages, so that it is checked; else it only orders, and may be any bytes
+	plain    bool // it may be a message of any Watermill program: its id is then its UUID, and its type the name that Watermill's marshalers write
+}
+
+func readMeta(msg *message.Message, o reading) (cqrs.Meta, error) {
 	h := msg.Metadata
 	m := cqrs.Meta{ID: h[cqrs.HeaderID], Type: h[cqrs.HeaderType], Subject: h[cqrs.HeaderSubject], Correlation: h[cqrs.HeaderCorrelation], Causation: h[cqrs.HeaderCausation]}
 	checked := []string{cqrs.HeaderID, cqrs.HeaderType, cqrs.HeaderSubject, cqrs.HeaderCorrelation, cqrs.HeaderCausation, cqrs.HeaderTrace}
-	external, internal := r.external[consumer], !r.external[consumer] || r.remote[consumer]
-	if external {
+	if o.plain {
+		m.ID, m.Type = cmp.Or(m.ID, msg.UUID), cmp.Or(m.Type, h["name"])
+	}
+	if o.external {
 		m.Source = h[cqrs.HeaderSource]
 		checked = append(checked, cqrs.HeaderSource)
 	}
-	if internal {
+	if o.saga {
 		m.SagaID, m.SagaStep, m.Branch = h[cqrs.HeaderSagaID], h[cqrs.HeaderSagaStep], cqrs.Branch(h[cqrs.HeaderBranch])
 		checked = append(checked, cqrs.HeaderSagaID, cqrs.HeaderSagaStep)
 	}
-	if !external || r.sagaGroups[consumer] {
-		checked = append(checked, cqrs.HeaderKey) // it becomes the key of what comes of the message; else it only orders, and may be any bytes
+	if o.key {
+		checked = append(checked, cqrs.HeaderKey)
 	}
 	for _, name := range checked {
 		if err := cqrs.CheckText("header "+name, h[name], cqrs.MaxKey); err != nil {
@@ -193,7 +212,7 @@ func (r *Router) metaOf(consumer string, msg *message.Message) (cqrs.Meta, error
 		m.Trace = map[string]string{cqrs.HeaderTrace: trace}
 	}
 	for _, name := range []string{cqrs.HeaderID, cqrs.HeaderType} {
-		if h[name] == "" {
+		if h[name] == "" && !o.plain {
 			return m, fmt.Errorf("no header %s: %w", name, cqrs.ErrPermanent)
 		}
 	}
@@ -207,7 +226,7 @@ func (r *Router) metaOf(consumer string, msg *message.Message) (cqrs.Meta, error
 	}
 	var wrong [4]error
 	m.Time, wrong[0] = timeIn(h, cqrs.HeaderTime)
-	if internal {
+	if o.saga {
 		m.ExpiresAt, wrong[1] = timeIn(h, cqrs.HeaderExpires)
 	}
 	m.Version, wrong[2] = numberIn(h, cqrs.HeaderSequence)

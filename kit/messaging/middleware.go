@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
 	"strings"
@@ -56,6 +57,55 @@ type panicked struct {
 
 func (p panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 
+// Options of KeyOrder, DeadLetters and Retry. What is zero is replaced by the default.
+type Options struct {
+	// Received returns a message as it was received, with its consumer and its key. Default: the consumer is the name of the router's handler,
+	// the key is the metadata cqrs.HeaderKey; a message without a key waits for no other message.
+	Received func(msg *message.Message) cqrs.Received
+
+	// Answer returns the event that tells the sender of a message that the message is a dead letter, and how it is published in the unit of
+	// work that keeps the dead letter. The key of an answered message is not blocked. False: nobody waits for an answer. Optional.
+	Answer func(msg *message.Message, reason error) (publish func(ctx context.Context) error, answered bool)
+
+	// OnFailure is called for every attempt that failed, with what became of the message: retried, delayed, dead, and waiting for one behind
+	// a blocked key. Optional.
+	OnFailure func(consumer, what string)
+
+	// Stopping is closed when the program begins to stop: a message that waits to be retried is then delivered again later. Optional.
+	Stopping <-chan struct{}
+
+	// Log is where failures are logged. Default: slog.Default.
+	Log *slog.Logger
+}
+
+func (o Options) complete() Options {
+	if o.Received == nil {
+		o.Received = received
+	}
+	if o.Answer == nil {
+		o.Answer = func(*message.Message, error) (func(context.Context) error, bool) { return nil, false }
+	}
+	if o.OnFailure == nil {
+		o.OnFailure = func(string, string) {}
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return o
+}
+
+// received is a message of any Watermill program as it was received.
+func received(msg *message.Message) cqrs.Received {
+	key := msg.Metadata[cqrs.HeaderKey]
+	if key == "" {
+		key = "message " + msg.UUID
+	}
+	return cqrs.Received{
+		Key:   cqrs.MessageKey{Consumer: message.HandlerNameFromCtx(msg.Context()), Key: key},
+		Topic: message.SubscribeTopicFromCtx(msg.Context()), ID: msg.UUID, Headers: msg.Metadata, Payload: msg.Payload,
+	}
+}
+
 // received is a message as it was received, with the key whose order it keeps.
 func (r *Router) received(msg *message.Message) cqrs.Received {
 	m := cqrs.Received{
@@ -78,6 +128,14 @@ func (r *Router) keyOf(consumer string, msg *message.Message) cqrs.MessageKey {
 		k.Key = "message " + msg.UUID
 	}
 	return k
+}
+
+// formerHeaders renames the headers of older versions before any other middleware reads them.
+func (r *Router) formerHeaders(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		r.renameHeaders(message.HandlerNameFromCtx(msg.Context()), msg)
+		return next(msg)
+	}
 }
 
 // renameHeaders gives headers of older versions the names of today, on topics on which they count.
@@ -136,50 +194,61 @@ func (r *Router) inHand(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// deadLetters keeps what cannot be handled. If even that fails, the message goes back to Kafka: it is never lost.
-func (r *Router) deadLetters(next message.HandlerFunc) message.HandlerFunc {
-	return func(msg *message.Message) (produced []*message.Message, err error) {
-		defer func() {
-			if value := recover(); value != nil {
-				err = panicked{value, string(debug.Stack())}
-			}
-			if at, _ := msg.Context().Value(attemptKey{}).(attempt); err == nil || at.early || errors.Is(err, errKept) || cqrs.KindOf(err) == cqrs.Stopping {
-				return
-			}
-			r.config.OnFailure(message.HandlerNameFromCtx(msg.Context()), "dead")
-			if err = r.deadLetter(msg, err); err == nil {
-				err = errKept
-			}
-		}()
-		return next(msg)
+// DeadLetters makes a message a dead letter if its handler fails for good: a permanent error, a refusal, a panic, or an error that Retry has
+// given up on. The message is acknowledged then. If storing it fails, and when the program stops, the message is delivered again, so it is never
+// lost. Add it inside KeyOrder and outside Retry.
+//
+// The key of the message stays blocked until a person has replayed or dropped the dead letter, with two exceptions. The sender that is
+// answered decides by itself. And a message that the domain refuses has no effect that a later message could miss.
+func DeadLetters(queue KeyQueue, uow cqrs.UnitOfWork, o Options) message.HandlerMiddleware {
+	o = o.complete()
+	return func(next message.HandlerFunc) message.HandlerFunc {
+		return func(msg *message.Message) (produced []*message.Message, err error) {
+			defer func() {
+				if value := recover(); value != nil {
+					err = panicked{value, string(debug.Stack())}
+				}
+				if at, _ := msg.Context().Value(attemptKey{}).(attempt); err == nil || at.early || errors.Is(err, errKept) || cqrs.KindOf(err) == cqrs.Stopping {
+					return
+				}
+				m := o.Received(msg)
+				o.OnFailure(m.Key.Consumer, "dead")
+				if err = o.deadLetter(queue, uow, msg, m, err); err == nil {
+					produced, err = nil, errKept
+				}
+			}()
+			return next(msg)
+		}
 	}
 }
 
-// deadLetter makes a message a dead letter. The key stays blocked until a person has replayed or dropped it, with two exceptions. The saga
-// that sent a command is answered, and decides; the barrier keeps a replay from doing harm. And a message that the domain refuses has no
-// effect that a later message could miss.
-func (r *Router) deadLetter(msg *message.Message, reason error) error {
-	m := r.received(msg)
+func (o Options) deadLetter(queue KeyQueue, uow cqrs.UnitOfWork, msg *message.Message, m cqrs.Received, reason error) error {
 	stack := ""
-	if p, ok := reason.(panicked); ok { //nolint:errorlint // made two functions above, never wrapped
+	if p, ok := reason.(panicked); ok { //nolint:errorlint // made one function above, never wrapped
 		stack = p.stack
 	}
-	answer, answered := r.failed(m.Key.Consumer, msg, reason)
+	publish, answered := o.Answer(msg, reason)
 	hold := !answered && cqrs.KindOf(reason) != cqrs.Refused
 	id := ""
-	err := r.keepTrying(msg.Context(), func() error {
-		return r.config.UnitOfWork.Within(context.WithoutCancel(msg.Context()), func(ctx context.Context) (err error) {
-			if id, err = r.config.KeyQueue.DeadLetter(ctx, m, reason.Error(), stack, hold); err != nil || !answered {
+	err := o.keepTrying(msg.Context(), func() error {
+		return uow.Within(context.WithoutCancel(msg.Context()), func(ctx context.Context) (err error) {
+			if id, err = queue.DeadLetter(ctx, m, reason.Error(), stack, hold); err != nil || !answered {
 				return err
 			}
-			return r.config.Events.Publish(ctx, answer)
+			return publish(ctx)
 		})
 	}, "keep the dead letter of message "+shownID(msg))
 	if err == nil {
-		r.config.Log.Error("dead letter", "consumer", m.Key.Consumer, "message_id", shownID(msg), "type", msg.Metadata[cqrs.HeaderType],
+		o.Log.Error("dead letter", "consumer", m.Key.Consumer, "message_id", shownID(msg), "type", msg.Metadata[cqrs.HeaderType],
 			"topic", m.Topic, "error", reason, "dead_letter_id", id, "blocks_key", hold)
 	}
 	return err
+}
+
+// answer publishes to the saga of a command that the command is a dead letter.
+func (r *Router) answer(msg *message.Message, reason error) (publish func(ctx context.Context) error, answered bool) {
+	event, answered := r.failed(message.HandlerNameFromCtx(msg.Context()), msg, reason)
+	return func(ctx context.Context) error { return r.config.Events.Publish(ctx, event) }, answered
 }
 
 // failed is what the saga of a command is told when the command is dead.
@@ -199,21 +268,21 @@ func (r *Router) failed(consumer string, msg *message.Message, reason error) (cq
 
 // keepTrying tries until it succeeds, the service stops, the error is one that does not pass, or ctx, the message's, is done: the broker has then
 // given the message's partition to another instance, and waits until this one lets it go.
-func (r *Router) keepTrying(ctx context.Context, do func() error, what string) error {
+func (o Options) keepTrying(ctx context.Context, do func() error, what string) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
 		if err == nil {
 			return nil
 		}
 		if !cqrs.Retryable(err) {
-			r.config.Log.Error("cannot "+what, "error", err)
+			o.Log.Error("cannot "+what, "error", err)
 			return fmt.Errorf("%s: %w: %w", what, context.Canceled, err) // the broker delivers it again
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s: the message is delivered again: %w: %w", what, context.Canceled, err)
 		}
-		r.config.Log.Warn("cannot "+what+" yet; it is tried again", "error", err)
-		if !r.wait(ctx, backoff(attempt)) {
+		o.Log.Warn("cannot "+what+" yet; it is tried again", "error", err)
+		if !o.wait(ctx, backoff(attempt)) {
 			return fmt.Errorf("%s: stopping: %w: %w", what, context.Canceled, err)
 		}
 	}
@@ -231,48 +300,52 @@ func shownID(msg *message.Message) string {
 // errKept says that the message is stored, as a dead letter or for a retry, so that it is acknowledged, but not handled.
 var errKept = errors.New("kept")
 
-// blockedKeys stores a message whose key is blocked behind the messages that wait.
-func (r *Router) blockedKeys(next message.HandlerFunc) message.HandlerFunc {
-	return func(msg *message.Message) ([]*message.Message, error) {
-		r.renameHeaders(message.HandlerNameFromCtx(msg.Context()), msg)
-		m := r.received(msg)
-		if redelivery, ok := cqrs.RedeliveryOf(msg.Context()); ok {
-			return r.redelivered(msg, m, redelivery, next)
-		}
-		link, outer := cqrs.LinkOf(msg.Context()), msg.Context()
-		for {
-			early := link.Waits()
-			enqueued := false
-			err := r.keepTrying(outer, func() (err error) {
-				enqueued, err = r.config.KeyQueue.Enqueue(outer, m)
-				return err
-			}, "look for the key of message "+shownID(msg))
-			if err != nil {
-				return nil, err
+// KeyOrder keeps the order of keys whose messages fail: it stores a message of a blocked key behind those that wait, and acknowledges it. The
+// queue hands it to the same handler later; for that the handler's subscriber must be one of queue.Subscriber, and the queue must run. Add it
+// outside DeadLetters and Retry, which store the messages that fail.
+func KeyOrder(queue KeyQueue, o Options) message.HandlerMiddleware {
+	o = o.complete()
+	return func(next message.HandlerFunc) message.HandlerFunc {
+		return func(msg *message.Message) ([]*message.Message, error) {
+			m := o.Received(msg)
+			if redelivery, ok := cqrs.RedeliveryOf(msg.Context()); ok {
+				return o.redelivered(queue, msg, m, redelivery, next)
 			}
-			if enqueued {
-				r.config.OnFailure(m.Key.Consumer, "waiting")
-				return nil, nil
-			}
-			msg.SetContext(context.WithValue(outer, attemptKey{}, attempt{0, early}))
-			produced, err := next(msg)
-			switch {
-			case errors.Is(err, errKept):
-				return nil, nil
-			case err == nil || !early:
-				return produced, err
-			}
-			// The message before it was not committed when this one was begun. Whatever failed may be due to that.
-			msg.SetContext(outer)
-			if err := link.Wait(outer); err != nil {
-				return nil, err
+			link, outer := cqrs.LinkOf(msg.Context()), msg.Context()
+			for {
+				early := link.Waits()
+				enqueued := false
+				err := o.keepTrying(outer, func() (err error) {
+					enqueued, err = queue.Enqueue(outer, m)
+					return err
+				}, "look for the key of message "+shownID(msg))
+				if err != nil {
+					return nil, err
+				}
+				if enqueued {
+					o.OnFailure(m.Key.Consumer, "waiting")
+					return nil, nil
+				}
+				msg.SetContext(context.WithValue(outer, attemptKey{}, attempt{0, early}))
+				produced, err := next(msg)
+				switch {
+				case errors.Is(err, errKept):
+					return nil, nil
+				case err == nil || !early:
+					return produced, err
+				}
+				// The message before it was not committed when this one was begun. Whatever failed may be due to that.
+				msg.SetContext(outer)
+				if err := link.Wait(outer); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}
 }
 
 // redelivered handles a message that the key queue has handed out.
-func (r *Router) redelivered(msg *message.Message, m cqrs.Received, at cqrs.Redelivery, next message.HandlerFunc) ([]*message.Message, error) {
+func (o Options) redelivered(queue KeyQueue, msg *message.Message, m cqrs.Received, at cqrs.Redelivery, next message.HandlerFunc) ([]*message.Message, error) {
 	outer := msg.Context()
 	msg.SetContext(context.WithValue(outer, attemptKey{}, attempt{at.Attempts, false}))
 	produced, err := next(msg)
@@ -282,7 +355,7 @@ func (r *Router) redelivered(msg *message.Message, m cqrs.Received, at cqrs.Rede
 	case err != nil:
 		return nil, err
 	}
-	return produced, r.keepTrying(outer, func() error { return r.config.KeyQueue.Complete(outer, m) }, "remove the handled message "+shownID(msg)+" from the key queue")
+	return produced, o.keepTrying(outer, func() error { return queue.Complete(outer, m) }, "remove the handled message "+shownID(msg)+" from the key queue")
 }
 
 type attemptKey struct{}
@@ -307,6 +380,8 @@ func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
 			}
 		} else if err := r.config.Marshaler.known(msg); err != nil {
 			return nil, err
+		} else if _, commands := r.categories[consumer]; commands && !r.types[consumer][msg.Metadata[cqrs.HeaderType]] {
+			return nil, fmt.Errorf("%s is no command for %s: %w", msg.Metadata[cqrs.HeaderType], strings.TrimPrefix(consumer, r.config.Prefix+".commands."), cqrs.ErrPermanent)
 		}
 		meta, err := r.metaOf(consumer, msg)
 		if err != nil {
@@ -318,45 +393,51 @@ func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// retry decides by the kind of an error what becomes of the message. A conflict is tried again at once. Everything else that may
-// pass is tried a few times, and is then stored to be retried later: its key is blocked until then, and its partition goes on. While the
-// database is away, which would have to store it, there is nothing better to do than to wait.
-func (r *Router) retry(next message.HandlerFunc) message.HandlerFunc {
-	return func(msg *message.Message) ([]*message.Message, error) {
-		m := r.received(msg)
-		at, _ := msg.Context().Value(attemptKey{}).(attempt)
-		failures := at.failures
-		began := time.Now()
-		for attempt := 1; ; attempt++ {
-			produced, err := next(msg)
-			kind := cqrs.KindOf(err)
-			if at.early {
-				return produced, err
+// Retry decides by the kind of an error what becomes of a message. It calls the handler again at once after a conflict. After another error
+// that may pass it calls the handler a few times, and then stores the message to be retried later: its key is blocked until then, and other
+// keys go on. While the database does not answer, which would have to store it, it waits. Permanent errors and refusals are returned at once, and
+// unknown errors after 8 attempts; DeadLetters, outside it, keeps those messages. It needs KeyOrder outside it.
+func Retry(queue KeyQueue, o Options) message.HandlerMiddleware {
+	o = o.complete()
+	return func(next message.HandlerFunc) message.HandlerFunc {
+		return func(msg *message.Message) ([]*message.Message, error) { return o.retry(queue, msg, next) }
+	}
+}
+
+func (o Options) retry(queue KeyQueue, msg *message.Message, next message.HandlerFunc) ([]*message.Message, error) {
+	m := o.Received(msg)
+	at, _ := msg.Context().Value(attemptKey{}).(attempt)
+	failures := at.failures
+	began := time.Now()
+	for attempt := 1; ; attempt++ {
+		produced, err := next(msg)
+		kind := cqrs.KindOf(err)
+		if at.early {
+			return produced, err
+		}
+		switch kind {
+		case cqrs.None, cqrs.Stopping, cqrs.Poison, cqrs.Refused:
+			return produced, err
+		case cqrs.Down, cqrs.Unknown, cqrs.Transient, cqrs.Conflict:
+		}
+		if kind == cqrs.Unknown && failures >= maxUnknown-maxAtOnce {
+			return nil, err
+		}
+		if kind == cqrs.Down || attempt >= maxAtOnce && kind != cqrs.Conflict || attempt >= maxConflicts || failures > 0 ||
+			kind == cqrs.Transient && time.Since(began) > maxHere {
+			pause := backoff(failures + 4)
+			o.Log.Warn("retry scheduled", "consumer", m.Key.Consumer, "message_id", shownID(msg), "error", err, "kind", kind.String(), "attempt", failures+1, "delay", pause)
+			later := queue.RetryAfter(msg.Context(), m, pause)
+			if later == nil {
+				o.OnFailure(m.Key.Consumer, "delayed")
+				return nil, errKept
 			}
-			switch kind {
-			case cqrs.None, cqrs.Stopping, cqrs.Poison, cqrs.Refused:
-				return produced, err
-			case cqrs.Down, cqrs.Unknown, cqrs.Transient, cqrs.Conflict:
-			}
-			if kind == cqrs.Unknown && failures >= maxUnknown-maxAtOnce {
-				return nil, err
-			}
-			if kind == cqrs.Down || attempt >= maxAtOnce && kind != cqrs.Conflict || attempt >= maxConflicts || failures > 0 ||
-				kind == cqrs.Transient && time.Since(began) > maxHere {
-				pause := backoff(failures + 4)
-				r.config.Log.Warn("retry scheduled", "consumer", m.Key.Consumer, "message_id", shownID(msg), "error", err, "kind", kind.String(), "attempt", failures+1, "delay", pause)
-				later := r.config.KeyQueue.RetryAfter(msg.Context(), m, pause)
-				if later == nil {
-					r.config.OnFailure(m.Key.Consumer, "delayed")
-					return nil, errKept
-				}
-				err = later
-			}
-			r.config.OnFailure(m.Key.Consumer, "retried")
-			r.config.Log.Warn("retrying", "consumer", m.Key.Consumer, "message_id", shownID(msg), "error", err, "kind", kind.String(), "attempt", attempt)
-			if !r.wait(msg.Context(), backoff(attempt)) {
-				return nil, fmt.Errorf("stopping: %w: %w", context.Canceled, err)
-			}
+			err = later
+		}
+		o.OnFailure(m.Key.Consumer, "retried")
+		o.Log.Warn("retrying", "consumer", m.Key.Consumer, "message_id", shownID(msg), "error", err, "kind", kind.String(), "attempt", attempt)
+		if !o.wait(msg.Context(), backoff(attempt)) {
+			return nil, fmt.Errorf("stopping: %w: %w", context.Canceled, err)
 		}
 	}
 }
@@ -371,9 +452,9 @@ func backoff(attempt int) time.Duration {
 }
 
 // wait returns false if the service stops meanwhile, or ctx is done.
-func (r *Router) wait(ctx context.Context, d time.Duration) bool {
+func (o Options) wait(ctx context.Context, d time.Duration) bool {
 	select {
-	case <-r.config.Stopping:
+	case <-o.Stopping:
 		return false
 	case <-ctx.Done():
 		return false

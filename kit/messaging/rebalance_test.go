@@ -28,16 +28,15 @@ func (slowQueue) Complete(ctx context.Context, _ cqrs.Received) error {
 // A rebalance ends the context of messages that are in flight. A message whose key cannot be looked up must be let go then: tried for ever, it
 // would keep its partition, and the consumer group could never rebalance.
 func TestRebalanceEndsTheLookUpOfAKey(t *testing.T) {
-	r := &Router{config: Config{
-		KeyQueue: slowQueue{}, Log: slog.New(slog.DiscardHandler), Stopping: make(chan struct{}), OnFailure: func(string, string) {},
-	}}
+	keyOrder := KeyOrder(slowQueue{}, Options{Log: slog.New(slog.DiscardHandler)})
 	for name, handle := range map[string]func(msg *message.Message) error{
 		"look-up": func(msg *message.Message) error {
-			_, err := r.blockedKeys(func(*message.Message) ([]*message.Message, error) { panic("its key is unknown") })(msg)
+			_, err := keyOrder(func(*message.Message) ([]*message.Message, error) { panic("its key is unknown") })(msg)
 			return err
 		},
 		"redelivery": func(msg *message.Message) error {
-			_, err := r.redelivered(msg, r.received(msg), cqrs.Redelivery{}, func(*message.Message) ([]*message.Message, error) { return nil, nil })
+			msg.SetContext(cqrs.WithRedelivery(msg.Context(), cqrs.Redelivery{}))
+			_, err := keyOrder(func(*message.Message) ([]*message.Message, error) { return nil, nil })(msg)
 			return err
 		},
 	} {

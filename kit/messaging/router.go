@@ -60,7 +60,8 @@ type Events interface {
 	Publish(ctx context.Context, event any) error
 }
 
-// Router has every handler, saga and projection that was added to it served.
+// Router is a message.Router that runs handlers of commands, sagas, projections and event consumers. Each consumer is a group of Watermill's
+// EventGroupProcessor: one subscription, and one handler for each type of message, which is found by the message's stored name.
 type Router struct {
 	*message.Router
 	config Config
@@ -70,18 +71,24 @@ type Router struct {
 	types      map[string]map[string]bool // names of the events that a consumer handles
 	remote     map[string]bool            // those of them whose services answer sagas of this one
 	categories map[string]string          // of the aggregates that consumers of commands change
+
+	consumers map[string]bool                      // the handlers that the Add methods have made
+	guards    map[string]message.HandlerMiddleware // breakers by the consumers of commands
 }
 
-// NewRouter makes a router. Its middleware, outermost first, after a large stack for all of them:
+// NewRouter makes a router. The handlers that its Add methods make have this middleware, outermost first:
 //
-//  1. in hand: how old what is being handled is
-//  2. blocked keys: a message is stored behind the earlier messages of its key that could not be handled yet
-//  3. dead letters: whatever comes out as an error, and panics too, ends here; only what fails because we are stopping
-//     goes back to Kafka
-//  4. recognise: what comes from outside is checked once, and headers become metadata in the context
-//  5. retry: by the kind of the error, here and now or later
-//  6. the destination's breaker: inside retry, which would otherwise count its waiting as an attempt
-//  7. observe: log, metric and trace of one attempt
+//  1. a large stack, for all of it
+//  2. in flight: the age of the message that is handled
+//  3. KeyOrder: a message of a blocked key is stored behind the messages that wait
+//  4. DeadLetters: every error and every panic ends here, but for those of a stop, whose messages the broker delivers again
+//  5. recognise: messages from outside are checked once, and headers become metadata in the context
+//  6. Retry: by the kind of the error, at once or later
+//  7. the destination's breaker: inside Retry, which would else count its waiting as an attempt
+//  8. the service's own middleware, if it adds any to the message.Router
+//  9. observe: log, metric and trace of one attempt
+//
+// Handlers that are added to the message.Router itself have none of it, so that any handler of Watermill's can be added unchanged.
 func NewRouter(c Config) (*Router, error) {
 	inner, err := message.NewRouter(message.RouterConfig{CloseTimeout: 9 * time.Second}, c.Watermill)
 	if err != nil {
@@ -93,9 +100,42 @@ func NewRouter(c Config) (*Router, error) {
 	if c.InHand == nil {
 		c.InHand = func(string, time.Time) func() { return func() {} }
 	}
-	r := &Router{Router: inner, config: c, sagaGroups: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
-	inner.AddMiddleware(onLargeStack, r.inHand, r.blockedKeys, r.deadLetters, r.recognise, r.retry)
+	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
+	o := Options{Received: r.received, Answer: r.answer, OnFailure: c.OnFailure, Stopping: c.Stopping, Log: c.Log}
+	for _, m := range []message.HandlerMiddleware{
+		onLargeStack, r.inHand, r.formerHeaders, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,
+	} {
+		inner.AddMiddleware(r.own(m))
+	}
 	return r, nil
+}
+
+// own applies a middleware to the handlers that Add methods have made. Handlers that the service adds to the message.Router by itself have the
+// middleware that the service gives them.
+func (r *Router) own(m message.HandlerMiddleware) message.HandlerMiddleware {
+	return func(next message.HandlerFunc) message.HandlerFunc {
+		with := m(next)
+		return func(msg *message.Message) ([]*message.Message, error) {
+			if r.consumers[message.HandlerNameFromCtx(msg.Context())] {
+				return with(msg)
+			}
+			return next(msg)
+		}
+	}
+}
+
+// breakers applies the breakers of destinations to the consumers of their commands.
+func (r *Router) breakers(next message.HandlerFunc) message.HandlerFunc {
+	guarded := map[string]message.HandlerFunc{}
+	for consumer, guard := range r.guards {
+		guarded[consumer] = guard(next)
+	}
+	return func(msg *message.Message) ([]*message.Message, error) {
+		if handle, ok := guarded[message.HandlerNameFromCtx(msg.Context())]; ok {
+			return handle(msg)
+		}
+		return next(msg)
+	}
 }
 
 // listen has a group's events handled, each by the endpoint for its type; prefix is that of their topics.
@@ -116,13 +156,23 @@ func (r *Router) listen(group, prefix, category string, m Marshaler, handlers ma
 		SubscriberConstructor: func(wcqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
 			return r.subscriber(group, nil)
 		},
-		AckOnUnknownEvent: true, // known, but not to this group; what nobody knows was caught before
-		Marshaler:         subscription{m, group, names, r.external[group]}, Logger: r.config.Watermill,
+		AckOnUnknownEvent: true, // of a type that this group does not handle; unknown types were refused before
+		Marshaler:         inspecting(m, r.external[group]), Logger: r.config.Watermill,
 	})
 	if err != nil {
 		return err
 	}
-	return processor.AddHandlersGroup(group, &listener{category, handlers})
+	var typed []wcqrs.GroupEventHandler
+	for goType, handle := range handlers {
+		typed = append(typed, typedHandler{goType, func(ctx context.Context, body any) error {
+			_, err := handle(ctx, cqrs.Event{
+				Body: body, Meta: cqrs.MetaOf(ctx), Category: category, Key: wcqrs.OriginalMessageFromCtx(ctx).Metadata.Get(cqrs.HeaderKey),
+			})
+			return err
+		}})
+	}
+	r.consumers[group] = true
+	return processor.AddHandlersGroup(group, typed...)
 }
 
 // subscriber makes the subscriber of a consumer: what the broker delivers, and what waits to be retried.

@@ -1,5 +1,6 @@
-// Package postgres is the unit of work and the pool of connections. The tables that it brings together are its children:
-// eventstore, inbox, outbox, readmodel, deadletter.
+// Package postgres is the unit of work: one message's inbox row, the aggregates that it changes and the messages that come of it are
+// committed together or not at all. Units that end at the same time share a transaction. The tables are those of the packages below it:
+// eventstore, inbox, outbox, keyqueue, deadletter, readmodel.
 package postgres
 
 import (

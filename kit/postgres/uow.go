@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -45,14 +46,22 @@ type UnitOfWork struct {
 	OnCommit func(events []cqrs.Event, messages []*outbox.Written)
 }
 
-// NewUnitOfWork makes a unit of work.
+// NewUnitOfWork makes a unit of work. The bus publishes the events that are appended, in the same transaction; nil: they are not published.
 func NewUnitOfWork(db *sqlx.DB, store *eventstore.Store, bus EventBus, clock cqrs.Clock) *UnitOfWork {
+	if bus == nil {
+		bus = noBus{}
+	}
 	u := &UnitOfWork{db: db, store: store, inbox: inbox.New(db), bus: bus, clock: clock}
 	u.Committing, u.OnCommit = func() func() { return func() {} }, func([]cqrs.Event, []*outbox.Written) {}
 	u.commits = newGroupCommit(db, func() func() { return u.Committing() }, u.committed)
 	u.alone = make(chan struct{}, ownTransactions(db))
 	return u
 }
+
+// noBus publishes nothing.
+type noBus struct{}
+
+func (noBus) Publish(context.Context, any) error { return nil }
 
 type unitKey struct{}
 
@@ -149,7 +158,7 @@ func (u *UnitOfWork) prepare(ctx context.Context, un *txn.Unit, session *eventst
 		return nil, err
 	}
 	said := events
-	if silent := ctx.Value(unitKey{}).(*unit).silent; silent != nil && len(events) == 0 {
+	if silent := ctx.Value(unitKey{}).(*unit).silent; silent != nil && len(events) == 0 && !answered(ctx, silent.Meta) {
 		said = []cqrs.Event{*silent}
 	}
 	for _, e := range said {
@@ -158,6 +167,14 @@ func (u *UnitOfWork) prepare(ctx context.Context, un *txn.Unit, session *eventst
 		}
 	}
 	return events, nil
+}
+
+// answered tells whether the unit of work has published an event for the saga's step itself, through a bus of Watermill's.
+func answered(ctx context.Context, m cqrs.Meta) bool {
+	return slices.ContainsFunc(outbox.Of(ctx), func(w *outbox.Written) bool {
+		h := w.Message.Metadata
+		return h[cqrs.HeaderSagaID] == m.SagaID && h[cqrs.HeaderSagaStep] == m.SagaStep && h[cqrs.HeaderBranch] == string(m.Branch)
+	})
 }
 
 // begin begins a unit's own transaction. Whom it depends on is waited for before it holds anything that he might need.

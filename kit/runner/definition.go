@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jmoiron/sqlx"
 	"github.com/sony/gobreaker"
 	"github.com/spf13/cobra"
@@ -45,6 +46,12 @@ type Service struct {
 	External    []cqrs.Neighbour  // aggregates of other services that sagas send commands to
 	Codecs      []messaging.Codec // of messages that are not, or not only, in JSON
 	Migrations  fs.FS             // of the service's own tables, in goose's format
+
+	// Middleware is added to the message router, outside the middleware of single handlers. It runs for each attempt at a message, inside the
+	// kit's own middleware. Router adds handlers of Watermill's, with subscribers and publishers of any kind; the kit's for them are
+	// Kit.Subscriber, Kit.Publisher and Kit.Middleware. It is called on instances with the role worker. Both are optional.
+	Middleware []message.HandlerMiddleware
+	Router     func(k *Kit, r *message.Router) error
 
 	// Breakers are the circuit breakers of the destinations whose commands call an external service.
 	Breakers map[string]gobreaker.Settings

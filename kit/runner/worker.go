@@ -57,6 +57,9 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 			return err
 		}
 	}
+	if err := s.addOwn(); err != nil {
+		return fmt.Errorf("add the service's own message handlers: %w", err)
+	}
 	s.runJanitor(ctx)
 	s.runKeyQueue(ctx) // before the router, so that it stops after it
 	return s.runRouter(ctx)

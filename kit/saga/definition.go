@@ -1,5 +1,6 @@
-// Package saga is the engine of process managers: a definition is data, and React is a pure function from a state and
-// an input to facts, commands and timers. It does no I/O, reads no clock and rolls no dice.
+// Package saga is the engine of sagas (process managers). A Definition is data: steps with their commands, compensations and deadlines.
+// React is a pure function from a state and an input to events, commands and timers: it does no I/O, reads no clock and uses no random
+// numbers. Package manager runs definitions, package sagatest tests them.
 package saga
 
 import (

@@ -1,4 +1,5 @@
-// Package settings reads settings from the environment. Each fault names the setting.
+// Package settings reads settings from environment variables: typed, with defaults, and checked. All faults are reported together, and
+// each names its setting.
 package settings
 
 import (

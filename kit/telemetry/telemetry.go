@@ -1,5 +1,5 @@
-// Package telemetry watches: one log line, one measurement and one span for each thing that is handled, and the metrics that
-// the rest of the service reports.
+// Package telemetry writes a log line, a metric and a trace span for each message, query and request that is handled, and has the other
+// metrics of a service.
 package telemetry
 
 import (

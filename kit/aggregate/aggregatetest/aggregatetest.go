@@ -1,8 +1,5 @@
-// Package aggregatetest tests aggregates in sentences: given these events, when this is asked, then those events.
-//
-//	anOrder := aggregatetest.For(order.Rebuild)
-//	t.Run("pending: cancelled", anOrder.Given(placed).When(cancel).Then(order.Cancelled{Reason: "changed my mind"}))
-//	t.Run("decided: refused", anOrder.Given(placed, order.Confirmed{}).When(cancel).Refused(order.ErrDecided))
+// Package aggregatetest tests aggregates: given these events, when a decision is made, then these events are recorded, or the decision is
+// refused.
 package aggregatetest
 
 import (

@@ -1,4 +1,4 @@
-// Package cqrstest tests a command without a database: its handler gets a store that holds one aggregate, whatever id is asked for.
+// Package cqrstest tests a command handler without a database: its store holds one aggregate, whatever id is asked for.
 package cqrstest
 
 import (

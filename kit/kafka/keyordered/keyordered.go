@@ -1,6 +1,6 @@
-// Package keyordered is a Watermill subscriber for Kafka that has many messages of a partition in flight at once: those of different keys at the
-// same time, those of one key strictly in order. Only offsets below the lowest unacknowledged message are committed, so nothing is lost, and
-// messages that were acknowledged beyond it are redelivered after a crash.
+// Package keyordered is a Watermill subscriber for Kafka that hands out many messages of a partition at once: those of different keys at
+// the same time, those of one key strictly in order. Only offsets below the lowest unacknowledged message are committed, so no message is
+// lost, and messages that were acknowledged beyond that offset are delivered again after a crash.
 //
 // The idea is that of Confluent's Parallel Consumer (https://github.com/confluentinc/parallel-consumer) and of LINE's Decaton
 // (https://github.com/line/decaton). Watermill's own subscriber has one message of a partition in flight.
@@ -24,44 +24,45 @@ type Config struct {
 	Brokers []string
 	Group   string
 
-	// Sarama is the client's configuration. Required.
+	// Sarama is the client's configuration. Default: DefaultSarama.
 	Sarama *sarama.Config
 
 	// Unmarshaler makes messages of records. A record for which it fails is handed out with its bytes and the error under MetadataError.
-	// Required.
+	// Default: that of Watermill's Kafka publisher, wkafka.DefaultMarshaler.
 	Unmarshaler wkafka.Unmarshaler
 
-	// Key says whose order a record keeps; empty: nobody's. Default: the record's key.
+	// Key returns the key of a record. Messages of one key are handed out in order, one at a time; a message whose key is empty waits for no
+	// other message. Default: the record's key.
 	Key func(*sarama.ConsumerMessage) string
 
-	// MaxInHand is how many messages of a partition may be in hand, those that wait for others of their key included. Default 256.
-	MaxInHand int
+	// MaxInFlight is how many messages of a partition may be in flight, those that wait for an earlier message of their key included. Default 256.
+	MaxInFlight int
 
-	// MaxAhead is how far, in messages, a partition goes ahead of its lowest unacknowledged one. So many may come again after a
-	// crash. Default 10,000.
+	// MaxAhead is how many messages after the lowest unacknowledged one of a partition are handed out. So many may be redelivered after a crash.
+	// Default 10,000.
 	MaxAhead int
 
-	// MaxBytes bounds the messages in hand of all partitions together. Default 64 MiB.
+	// MaxBytes bounds the messages in flight of all partitions together. Default 64 MiB.
 	MaxBytes int
 
 	// NackPause is the time until a nacked message is handed out again; it doubles each time, up to a hundred times as long. Messages
 	// of other keys go on meanwhile. Default 100 ms.
 	NackPause time.Duration
 
-	// Grace is how long messages in hand may take when their partition is taken away; then their contexts are cancelled. It must be
+	// Grace is how long messages in flight may take when their partition is taken away; then their contexts are cancelled. It must be
 	// well below the group's rebalance timeout. Default 3 s.
 	Grace time.Duration
 
 	// CloseGrace is the same when the subscriber is closed. Default 8 s.
 	CloseGrace time.Duration
 
-	// Link ties a message to the one before it under its key, nil if none is in hand, and has the following one begin when next is
-	// called, at the latest when the message is acknowledged. What it returns goes into the message's context by WithLink; done is
-	// called when the message is acknowledged. Optional.
+	// Link is called for each message with the link of the message before it under its key, or nil if none is in flight. Its result is put into
+	// the message's context by WithLink. It may call next to let the following message of the key begin before this one is acknowledged; done
+	// is called when this one is acknowledged. Optional.
 	Link     func(before any, next func()) (link any, done func())
 	WithLink func(ctx context.Context, link any) context.Context
 
-	// Announce is told of a message that waits for others of its key, when it begins to. Optional.
+	// Announce is called for a message that begins to wait for an earlier message of its key. Optional.
 	Announce func(*message.Message)
 
 	Logger watermill.LoggerAdapter
@@ -76,19 +77,23 @@ const (
 func (c *Config) complete() error {
 	switch {
 	case len(c.Brokers) == 0:
-		return errors.New("keyed: no brokers")
+		return errors.New("keyordered: no brokers")
 	case c.Group == "":
-		return errors.New("keyed: no group")
-	case c.Sarama == nil, c.Unmarshaler == nil:
-		return errors.New("keyed: no sarama.Config or no unmarshaler")
+		return errors.New("keyordered: no group")
 	case (c.Link == nil) != (c.WithLink == nil):
-		return errors.New("keyed: Link and WithLink go together")
+		return errors.New("keyordered: Link and WithLink go together")
+	}
+	if c.Sarama == nil {
+		c.Sarama = DefaultSarama()
+	}
+	if c.Unmarshaler == nil {
+		c.Unmarshaler = wkafka.DefaultMarshaler{}
 	}
 	if c.Key == nil {
 		c.Key = func(r *sarama.ConsumerMessage) string { return string(r.Key) }
 	}
-	if c.MaxInHand == 0 {
-		c.MaxInHand = 256
+	if c.MaxInFlight == 0 {
+		c.MaxInFlight = 256
 	}
 	if c.MaxAhead == 0 {
 		c.MaxAhead = 10_000
@@ -109,6 +114,18 @@ func (c *Config) complete() error {
 		c.Logger = watermill.NopLogger{}
 	}
 	return c.Sarama.Validate()
+}
+
+// DefaultSarama is a client that reads committed records only. A group without offsets begins at the oldest record, so that no message is
+// skipped. The rebalance timeout leaves room for Grace.
+func DefaultSarama() *sarama.Config {
+	s := sarama.NewConfig()
+	s.ClientID = "watermill"
+	s.Consumer.Return.Errors = true
+	s.Consumer.IsolationLevel = sarama.ReadCommitted
+	s.Consumer.Offsets.Initial = sarama.OffsetOldest
+	s.Consumer.Group.Rebalance.Timeout = 10 * time.Second
+	return s
 }
 
 // Subscriber is a message.Subscriber.
@@ -133,7 +150,7 @@ func NewSubscriber(c Config) (*Subscriber, error) {
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	select {
 	case <-s.closing:
-		return nil, errors.New("keyed: the subscriber is closed")
+		return nil, errors.New("keyordered: the subscriber is closed")
 	default:
 	}
 	out := make(chan *message.Message)

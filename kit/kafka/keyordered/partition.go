@@ -65,7 +65,7 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 	e := &entry{record: record, offset: record.Offset, size: size(record), key: p.key(record)}
 	for {
 		p.mu.Lock()
-		if p.inHand < p.config.MaxInHand && len(p.window) < p.config.MaxAhead && p.bytes.take(e.size, p.inHand == 0) {
+		if p.inHand < p.config.MaxInFlight && len(p.window) < p.config.MaxAhead && p.bytes.take(e.size, p.inHand == 0) {
 			p.inHand++
 			p.window = append(p.window, e)
 			waits := p.enqueue(e)

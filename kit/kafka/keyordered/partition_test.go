@@ -115,7 +115,7 @@ func TestAPartitionFollowsTheModel(t *testing.T) {
 		chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
 		m := &model{begun: map[string]int64{}, open: map[string]bool{}, acked: map[int64]bool{}, handed: map[*message.Message]bool{}}
 		config := Config{
-			Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: unmarshaler{}, MaxInHand: limit, MaxAhead: ahead,
+			Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: unmarshaler{}, MaxInFlight: limit, MaxAhead: ahead,
 			NackPause: 10 * time.Microsecond, Logger: watermill.NopLogger{},
 			Link: func(before any, next func()) (any, func()) {
 				b, _ := before.(*link)
@@ -224,8 +224,12 @@ func TestConfigIsChecked(t *testing.T) {
 	require.ErrorContains(t, err, "no brokers")
 	_, err = NewSubscriber(Config{Brokers: []string{"b"}})
 	require.ErrorContains(t, err, "no group")
-	_, err = NewSubscriber(Config{Brokers: []string{"b"}, Group: "g"})
-	require.ErrorContains(t, err, "unmarshaler")
+	s, err := NewSubscriber(Config{Brokers: []string{"b"}, Group: "g"})
+	require.NoError(t, err)
+	require.Equal(t, sarama.OffsetOldest, s.config.Sarama.Consumer.Offsets.Initial, "a new group skips no message")
+	require.Equal(t, sarama.ReadCommitted, s.config.Sarama.Consumer.IsolationLevel)
+	require.Less(t, s.config.Grace, s.config.Sarama.Consumer.Group.Rebalance.Timeout)
+	require.NotNil(t, s.config.Unmarshaler)
 }
 
 // A broker that is away is tried again and again, and that is said once in a while, not each time.

@@ -1,4 +1,4 @@
-// Package deadletter keeps messages that could not be handled, with everything that a person needs to judge them.
+// Package deadletter lists the messages that could not be handled or sent, and replays or drops them.
 package deadletter
 
 import (

@@ -1,4 +1,6 @@
-// Package eventstore keeps events in PostgreSQL: appended under an expected version, read by stream or by global position.
+// Package eventstore stores events in PostgreSQL. An append states the version that it expects, and fails with cqrs.ErrConflict if the
+// stream is at another one. Repository loads and saves aggregates, with optional snapshots; Reader reads all events in commit order and
+// misses none.
 package eventstore
 
 import (

@@ -1,7 +1,10 @@
-// Package outbox keeps messages in the transaction that makes them, and relays them to the broker afterwards.
+// Package outbox is a transactional outbox for Watermill. Messages are stored in the transaction that makes them, by watermill-sql's
+// publisher with Schema, or by Publisher in a unit of work. A Relay forwards them to a broker through any Watermill publisher: each key
+// in order, each message at least once. Several relays share the work by leases.
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -9,6 +12,7 @@ import (
 	"fmt"
 	"hash/fnv"
 
+	"github.com/ThreeDotsLabs/watermill"
 	wsql "github.com/ThreeDotsLabs/watermill-sql/v3/pkg/sql"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
@@ -34,8 +38,16 @@ type Publisher struct {
 	insert   Insert
 }
 
-// NewPublisher makes a publisher that refuses messages of more than maxBytes, headers included.
-func NewPublisher(maxBytes int, insert Insert) Publisher { return Publisher{maxBytes, insert} }
+// NewPublisher makes a publisher that refuses messages of more than maxBytes, headers included; 0 means 1,000,000. Insert nil means
+// watermill-sql's publisher.
+func NewPublisher(maxBytes int, insert Insert) Publisher {
+	if insert == nil {
+		insert = func(tx wsql.ContextExecutor, schema wsql.SchemaAdapter) (message.Publisher, error) {
+			return wsql.NewPublisher(tx, wsql.PublisherConfig{SchemaAdapter: schema}, watermill.NopLogger{})
+		}
+	}
+	return Publisher{cmp.Or(maxBytes, 1_000_000), insert}
+}
 
 // Publish implements message.Publisher. The error wraps ErrTooLarge, or says that there is no unit of work.
 func (p Publisher) Publish(topic string, messages ...*message.Message) error {
@@ -87,7 +99,7 @@ var inserts = &txn.Statement[*Written]{
 			messages[i], topics[i] = r.Message, r.Topic
 		}
 		c := &captured{}
-		publisher, err := rows[0].insert(c, schema{topics})
+		publisher, err := rows[0].insert(c, Schema{topics: topics})
 		if err != nil {
 			return "", nil, err
 		}

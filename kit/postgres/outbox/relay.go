@@ -44,7 +44,8 @@ type Options struct {
 	Machine string
 	Since   time.Time
 
-	// Refused tells errors that say that the broker will never take a message from errors that will pass. Required.
+	// Refused tells errors that say that the broker will never take a message, which then becomes a dead letter, from errors that will pass.
+	// Default: no error does, and a message is sent again until the broker takes it.
 	Refused func(error) bool
 
 	// TopicFault tells errors that say that a topic cannot be sent to, though the broker answers. Such a topic is suspended: its messages
@@ -80,6 +81,9 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	}
 	if o.Poll == 0 {
 		o.Poll = time.Second
+	}
+	if o.Refused == nil {
+		o.Refused = func(error) bool { return false }
 	}
 	if o.OnRelayed == nil {
 		o.OnRelayed = func(int) {}

@@ -16,19 +16,32 @@ import (
 
 const table = "outbox"
 
-// schema is the SchemaAdapter of Watermill's SQL publisher: one table for all topics, a row a message. Only inserting goes
-// by way of Watermill; reading is the Relay's, because Watermill's subscriber hands out one message at a time and stalls
-// behind any long transaction of the whole server (watermill issue 576).
-type schema struct{ topics []string } // of the messages
+// Schema is the schema adapter with which watermill-sql's publisher inserts messages into the outbox: one table for all topics, one row a
+// message. The publisher may write in any transaction, so that messages are sent if and only if that transaction commits; a Relay reads
+// them. Watermill's SQL subscriber cannot read the table: it hands out one message at a time, and waits for every long transaction of the
+// whole server (watermill issue 576).
+type Schema struct {
+	// Key returns the key of a message. The relay sends the messages of one key in the order of their rows, and messages of different keys
+	// at the same time. Default: the message's metadata cqrs.HeaderKey.
+	Key func(topic string, msg *message.Message) string
+
+	topics []string // of the messages, if a unit of work writes them; else the publisher's topic is that of all
+}
 
 // InsertQuery implements wsql.SchemaAdapter.
-func (s schema) InsertQuery(_ string, messages message.Messages) (wsql.Query, error) {
+func (s Schema) InsertQuery(topic string, messages message.Messages) (wsql.Query, error) {
 	n := len(messages)
 	ids, topics, keys, shards := make([]string, n), make([]string, n), make([]string, n), make([]int16, n)
 	payloads, headers, dues := make([][]byte, n), make([][]byte, n), make([]*time.Time, n)
 	for i, msg := range messages {
 		metadata := msg.Metadata
-		topics[i], keys[i] = s.topics[i], metadata[cqrs.HeaderKey]
+		if topics[i] = topic; s.topics != nil {
+			topics[i] = s.topics[i]
+		}
+		if keys[i] = metadata[cqrs.HeaderKey]; s.Key != nil {
+			keys[i], metadata = s.Key(topics[i], msg), maps.Clone(metadata)
+			metadata[cqrs.HeaderKey] = keys[i]
+		}
 		if due := metadata[cqrs.HeaderDue]; due != "" {
 			at, err := time.Parse(time.RFC3339Nano, due)
 			if err != nil {
@@ -78,14 +91,16 @@ func quoted(out []byte, s string) []byte {
 	return append(append(append(out, '"'), s...), '"')
 }
 
-// The rest of wsql.SchemaAdapter is for subscribing, which nobody does here.
+// SelectQuery implements wsql.SchemaAdapter. The table has no subscriber.
+func (Schema) SelectQuery(string, string, wsql.OffsetsAdapter) wsql.Query { return wsql.Query{} }
 
-func (schema) SelectQuery(string, string, wsql.OffsetsAdapter) wsql.Query { return wsql.Query{} }
-
-func (schema) UnmarshalMessage(wsql.Scanner) (wsql.Row, error) {
+// UnmarshalMessage implements wsql.SchemaAdapter. The table has no subscriber.
+func (Schema) UnmarshalMessage(wsql.Scanner) (wsql.Row, error) {
 	return wsql.Row{}, errors.New("the outbox is read by its relay only")
 }
 
-func (schema) SchemaInitializingQueries(string) []wsql.Query { return nil }
+// SchemaInitializingQueries implements wsql.SchemaAdapter. Package migrations makes the table.
+func (Schema) SchemaInitializingQueries(string) []wsql.Query { return nil }
 
-func (schema) SubscribeIsolationLevel() sql.IsolationLevel { return sql.LevelReadCommitted }
+// SubscribeIsolationLevel implements wsql.SchemaAdapter. The table has no subscriber.
+func (Schema) SubscribeIsolationLevel() sql.IsolationLevel { return sql.LevelReadCommitted }

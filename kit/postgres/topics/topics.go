@@ -1,5 +1,5 @@
-// Package topics has PostgreSQL carry messages in Kafka's place, by Watermill's SQL Pub/Sub: for installations that have no Kafka and few
-// messages. A group has one message of a topic in hand, on one instance at a time, and polls.
+// Package topics is a message broker in PostgreSQL, by watermill-sql's publisher and subscriber, for installations without Kafka and with
+// few messages. A group handles one message of a topic at a time, on one instance, and polls.
 package topics
 
 import (

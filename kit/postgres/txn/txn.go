@@ -1,5 +1,5 @@
-// Package txn is what the parts of a unit of work share: what it will write, the transaction of its own if it needs one, and how
-// PostgreSQL's errors are told apart.
+// Package txn is what the packages of postgres have in common: the statements that a unit of work will execute, the transaction of a unit
+// that needs one of its own, and the classes of PostgreSQL's errors.
 package txn
 
 import (

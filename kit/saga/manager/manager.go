@@ -1,4 +1,5 @@
-// Package manager carries messages to saga instances, and executes what the engine of package saga decides.
+// Package manager runs sagas: it loads an instance from its event stream, gives the engine what has happened, stores the events that the
+// engine decides on, and sends the commands and timers, all in the unit of work of the message that is handled.
 package manager
 
 import (
@@ -6,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/saga"
@@ -39,8 +41,8 @@ type Manager struct {
 	Streams  Streams
 	Rows     Rows // nil: nobody lists them
 	Commands cqrs.Commands
-	Timers   Timers
-	Clock    cqrs.Clock
+	Timers   Timers     // nil: a timer that is of no use any more fires, and changes nothing
+	Clock    cqrs.Clock // nil: time.Now
 
 	// Open tells whether the breaker of a command's destination is open, as far as this instance knows. Nil: none is.
 	Open func(command cqrs.Keyed) bool
@@ -119,11 +121,18 @@ func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga
 	at := cqrs.MetaOf(ctx)
 	at.SagaID, at.SagaStep, at.Branch = id, "", ""
 	ctx = cqrs.WithMeta(ctx, at)
-	reaction, err := definition.React(state, in, saga.Env{Now: m.Clock(), Open: m.Open})
+	reaction, err := definition.React(state, in, saga.Env{Now: m.now(), Open: m.Open})
 	if err != nil || len(reaction.Facts)+len(reaction.Timers) == 0 {
 		return err
 	}
 	return m.carryOut(ctx, state, reaction)
+}
+
+func (m *Manager) now() time.Time {
+	if m.Clock == nil {
+		return time.Now()
+	}
+	return m.Clock()
 }
 
 func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reaction) error {
@@ -154,6 +163,9 @@ func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reacti
 		if err := m.Commands.Send(ctx, cqrs.Command{Body: t.Timeout, Meta: meta, DueAt: t.DueAt}); err != nil {
 			return fmt.Errorf("set the timer of %s: %w", t.Timeout.Step, err)
 		}
+	}
+	if m.Timers == nil {
+		return nil
 	}
 	return m.Timers.Stop(ctx, r.Stopped)
 }

@@ -1,4 +1,5 @@
-// Package sagatest tests sagas in sentences: given what has happened, when this happens, then those commands are sent.
+// Package sagatest tests sagas: given what has happened, when an event comes, then these commands are sent. Faults runs a saga many times in
+// a deterministic simulation with lost, repeated and reordered messages and crashes.
 //
 //	fulfilment := sagatest.For(fulfilment.Definition)
 //	t.Run("reserved: authorise", fulfilment.Given(placed).When(reserved).Then(command.AuthorisePayment{…}))

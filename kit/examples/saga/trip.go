@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	wcqrs "github.com/ThreeDotsLabs/watermill/components/cqrs"
+
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// The events and commands of a trip.
+type (
+	TripRequested struct{ ID, To string }
+	SeatReserved  struct{ Seat string }
+	SeatReleased  struct{}
+	CardCharged   struct{}
+	TripCancelled struct{}
+
+	ReserveSeat struct{ Trip, To string }
+	ReleaseSeat struct{ Trip, Seat string }
+	ChargeCard  struct{ Trip string }
+	CancelTrip  struct{ Trip, Reason string }
+)
+
+// Key says which messages keep their order.
+func (e TripRequested) Key() string { return e.ID }
+func (c ReserveSeat) Key() string   { return c.Trip }
+func (c ReleaseSeat) Key() string   { return c.Trip }
+func (c ChargeCard) Key() string    { return c.Trip }
+func (c CancelTrip) Key() string    { return c.Trip }
+
+// Trip is what an instance of the saga remembers.
+type Trip struct{ ID, To, Seat string }
+
+// definition reserves a seat, then charges the card. If the card is refused, the seat is released and the trip is cancelled.
+var definition = saga.Definition[Trip]{
+	Name: "booking", Version: 1,
+	Start: saga.When(func(t *Trip, e TripRequested) { t.ID, t.To = e.ID, e.To }),
+	Steps: []saga.Step[Trip]{
+		{
+			Name: "reserve seat", Within: time.Minute,
+			Do:        func(t Trip) cqrs.Keyed { return ReserveSeat{t.ID, t.To} },
+			Completed: saga.When(func(t *Trip, e SeatReserved) { t.Seat = e.Seat }),
+			Undo:      func(t Trip) cqrs.Keyed { return ReleaseSeat{t.ID, t.Seat} },
+			Undone:    saga.Event[SeatReleased, Trip](),
+		},
+		{
+			Name: "charge card", Within: time.Minute, Pivot: true,
+			Do:        func(t Trip) cqrs.Keyed { return ChargeCard{t.ID} },
+			Completed: saga.Event[CardCharged, Trip](),
+		},
+	},
+	Abort: saga.Abort[Trip]{
+		Name: "cancel trip", Within: time.Minute,
+		Do:        func(t Trip, reason string) cqrs.Keyed { return CancelTrip{t.ID, reason} },
+		Completed: saga.Event[TripCancelled, Trip](),
+	},
+}
+
+// participants are the handlers of the saga's commands. Each answers by an event, or refuses.
+func participants(events *wcqrs.EventBus) []wcqrs.CommandHandler {
+	return []wcqrs.CommandHandler{
+		wcqrs.NewCommandHandler("reserve seat", func(ctx context.Context, c *ReserveSeat) error {
+			fmt.Println("reserve a seat to", c.To)
+			return events.Publish(ctx, SeatReserved{"12A"})
+		}),
+		wcqrs.NewCommandHandler("charge card", func(context.Context, *ChargeCard) error {
+			return aggregate.Refuse("the card has expired")
+		}),
+		wcqrs.NewCommandHandler("release seat", func(ctx context.Context, c *ReleaseSeat) error {
+			fmt.Println("release seat", c.Seat)
+			return events.Publish(ctx, SeatReleased{})
+		}),
+		wcqrs.NewCommandHandler("cancel trip", func(ctx context.Context, c *CancelTrip) error {
+			fmt.Println("cancel the trip:", c.Reason)
+			return events.Publish(ctx, TripCancelled{})
+		}),
+	}
+}

@@ -1,0 +1,40 @@
+package runner
+
+import (
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/messaging"
+)
+
+// addOwn adds the service's own middleware and handlers to the message router.
+func (s *Instance) addOwn() error {
+	s.router.AddMiddleware(s.def.Middleware...)
+	if s.def.Router == nil {
+		return nil
+	}
+	return s.def.Router(&s.kit, s.router.Router)
+}
+
+// Publisher is the publisher of the outbox. It writes in the unit of work of a message's context: a handler under Middleware has one.
+func (k *Kit) Publisher() message.Publisher { return k.instance.core.publisher }
+
+// Inbox is the inbox of Middleware, for handlers that have only messaging.Inbox or messaging.CommandInbox.
+func (k *Kit) Inbox() cqrs.Inbox { return k.instance.core.uow }
+
+// Subscriber makes the subscriber of a consumer, a group of the broker's: messages of different keys at the same time, those of one key in
+// order, and among them those that the key queue redelivers. Give the handler the name of the consumer.
+func (k *Kit) Subscriber(consumer string) (message.Subscriber, error) {
+	inner, err := k.instance.broker.Subscriber(consumer, "", func(*message.Message) {})
+	if err != nil {
+		return nil, err
+	}
+	return k.instance.core.keyQueue.Subscriber(consumer, inner), nil
+}
+
+// Middleware is the kit's middleware for handlers that Service.Router adds: KeyOrder, DeadLetters, Retry and Inbox of package messaging.
+// The handler's subscriber must be one of Subscriber.
+func (k *Kit) Middleware() []message.HandlerMiddleware {
+	s := k.instance
+	return messaging.Middleware(s.core.keyQueue, s.core.uow, messaging.Options{OnFailure: s.telemetry.Failed, Stopping: s.stopping, Log: s.log})
+}
