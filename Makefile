@@ -1,5 +1,6 @@
 TOOL := go tool -modfile=tools/lint/lint.mod
-KIT := $(wildcard kit) # a service that imports the kit has no folder of it
+# Empty in a service that imports the kit. A comment behind the value would make it a blank.
+KIT := $(wildcard kit)
 SHIP := go tool -modfile=tools/ship/ship.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 

@@ -71,7 +71,7 @@ func New() runner.Service {
 		Consumers: func(k *runner.Kit) []cqrs.Reaction {
 			return consumer.All(consumer.Deps{Commands: k.Commands()})
 		},
-		External:   elsewhere.All(),
+		External: elsewhere.All(),
 		Codecs: []messaging.Codec{
 			warehousepb.DeliveryArrivedCodec,
 		},

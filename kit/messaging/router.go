@@ -140,6 +140,9 @@ func (r *Router) breakers(next message.HandlerFunc) message.HandlerFunc {
 
 // listen has a group's events handled, each by the endpoint for its type; prefix is that of their topics.
 func (r *Router) listen(group, prefix, category string, m Marshaler, handlers map[reflect.Type]cqrs.Endpoint) error {
+	if len(handlers) == 0 { // Watermill refuses a group without handlers. A projection that was begun just now has none yet.
+		return nil
+	}
 	names := map[string]bool{}
 	for goType := range handlers {
 		t, ok := m.types.Of(reflect.Zero(goType).Interface())

@@ -57,13 +57,6 @@ func (m mine) write(path string, edit func(string) string) {
 	require.NoError(m.t, os.WriteFile(path, []byte(changed), 0o600))
 }
 
-func (m mine) apply(patch string) {
-	command := exec.CommandContext(m.t.Context(), "git", "apply")
-	command.Dir, command.Stdin = m.dir, strings.NewReader(patch)
-	output, err := command.CombinedOutput()
-	require.NoError(m.t, err, "%s", output)
-}
-
 // takesMinutes skips a test unless minutes are meant.
 func takesMinutes(t *testing.T) {
 	t.Helper()
@@ -176,7 +169,7 @@ func TestRemoveExampleKeepsOwnCode(t *testing.T) {
 	for path, text := range map[string]string{
 		"app/query/own_test.go":       "package query\n\nimport \"testing\"\n\nfunc TestOwn(*testing.T) {}\n",
 		"tests/component/own_test.go": "package component\n\nimport \"testing\"\n\nfunc TestOwn(*testing.T) {}\n",
-		"domain/order/own.go":         "package order\n", "docs/adr/0100-own.md": "# Own\n", "tests/harness/own.go": "// Package harness is the service's own.\npackage harness\n",
+		"domain/order/own.go":         "// Package order is also the service's own.\npackage order\n", "docs/adr/0100-own.md": "# Own\n", "tests/harness/own.go": "// Package harness is the service's own.\npackage harness\n",
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(m.dir, path), []byte(text), 0o600))
 	}
@@ -301,7 +294,7 @@ func TestATemplateBecomesOnesOwn(t *testing.T) {
 		{"query InvoiceByID", 2}, {"projection invoice invoices", 4}, {"consumer shipping --from carrier.parcels --on parcel.left,parcel.lost", 3},
 		{"saga dunning --on invoice.Issued --steps remind,suspend", 2}, {"saga dunning --on invoice.Issued --steps remind,suspend,close", 1},
 		{"saga pay-back --on invoice.Paid --steps hold,pay,tell --pivot pay", 2}, {"aggregate policy --plural policies", 4}, {"aggregate due-date", 4},
-		{"setting GRACE --kind duration", 2}, {"gateway cards", 6}, {"page invoices", 3},
+		{"setting GRACE --kind duration", 2}, {"gateway cards", 7}, {"page invoices", 3},
 		{"route POST /v1/invoices/{invoice_id} IssueInvoice --access customer", 2}, {"route GET /v1/invoices/{id} InvoiceByID", 2},
 	} {
 		args := append([]string{"run", "./tools/scaffold"}, strings.Fields(made.args)...)
@@ -371,8 +364,9 @@ func TestGonew(t *testing.T) {
 	require.NoError(t, err, "%s", output)
 	m.must("git", "init", "-q")
 	m.commit()
-	m.requireKit(kitVersion)
+	m.must("go", "mod", "edit", "-dropreplace="+kitModule, "-require="+kitModule+"@"+kitVersion)
 	m.must("make", "init", "MODULE=example.com/billing", "NAME=billing")
+	m.must("go", "mod", "tidy")
 	m.commit()
 	m.requireNoTrace()
 	m.must("make", "generate") // with the tools

@@ -24,7 +24,7 @@ type edit struct {
 
 // parse reads cuts.txt:
 //
-//	file: PATH     what follows is about this file
+//	file: PATH     the file of the lines below
 //	|LINE          whole lines to delete; lines in a row are one text
 //	+LINE          whole lines to put in the place of those above
 //	~TEXT          a part of a line to delete

@@ -48,7 +48,7 @@ var componentTest string
 
 // files are the files to delete that are there. Those with a question mark in front may be missing: make init deletes them.
 func files(dir string) (all []string) {
-	for _, path := range strings.Fields(listed) {
+	for path := range strings.FieldsSeq(listed) {
 		path, optional := strings.CutPrefix(path, "?")
 		if _, err := os.Stat(filepath.Join(dir, path)); err != nil && optional {
 			continue
@@ -120,7 +120,7 @@ func git(dir string, args ...string) (string, error) {
 	return strings.TrimRight(string(out), "\n"), nil
 }
 
-// plan is what the edits make of the files that they change. It reports everything that is missing, not only the first.
+// plan returns the new texts of the files that the edits change. Its error names every file and text that is missing.
 func plan(dir string, files []string, edits []edit) (changed map[string]string, err error) {
 	var faults []error
 	for _, path := range files {
@@ -132,7 +132,7 @@ func plan(dir string, files []string, edits []edit) (changed map[string]string, 
 	for _, e := range edits {
 		text, read := changed[e.file]
 		if !read {
-			content, err := os.ReadFile(filepath.Join(dir, e.file))
+			content, err := os.ReadFile(filepath.Join(dir, e.file)) //nolint:gosec // a file of cuts.txt
 			if err != nil {
 				faults = append(faults, fmt.Errorf("%s: the file is missing", e.file))
 				continue
@@ -183,7 +183,7 @@ var own = []struct{ path, marker, text string }{
 func document(dir string) error {
 	for _, o := range own {
 		path := filepath.Join(dir, o.path)
-		text, err := os.ReadFile(path)
+		text, err := os.ReadFile(path) //nolint:gosec // one of the files above
 		if err == nil && (o.marker == "" || !strings.Contains(string(text), o.marker)) {
 			fmt.Println(o.path + " is your own, so it is not changed")
 			continue

@@ -105,6 +105,8 @@ func (r *Renaming) Text(s string) string {
 		pairs = append(pairs, k, k)
 	}
 	for _, m := range r.Old {
+		// gonew renames imports of the kit too, because its path begins with the module's. That is taken back.
+		pairs = append(pairs, m+"/kit/", kept[0]+"/", m+`/kit"`, kept[0]+`"`)
 		pairs = append(pairs, m, r.Module)
 	}
 	pairs = append(pairs, Name, r.Name, capital(Name), capital(r.Name), strings.ToUpper(Name), strings.ToUpper(r.Name))

@@ -17,7 +17,7 @@ import (
 
 // write makes a file of a template, unless it is there.
 func (p *piece) write(name, path string) error {
-	if _, err := os.Stat(path); err == nil {
+	if _, err := os.Stat(path); err == nil { //nolint:gosec // a file of the service
 		fmt.Println("is there already:", path)
 		return nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -33,17 +33,17 @@ func (p *piece) write(name, path string) error {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil { //nolint:gosec // a file of the service
 		return err
 	}
 	fmt.Println("wrote:", path)
-	return os.WriteFile(path, formatted, 0o600)
+	return os.WriteFile(path, formatted, 0o600) //nolint:gosec // a file of the service
 }
 
-// writeAll makes a file of each template: name, path, name, path, …
+// writeAll makes a file of each template. The arguments alternate: the name of a template, the path of a file.
 func (p *piece) writeAll(namesAndPaths ...string) error {
 	for i := 0; i < len(namesAndPaths); i += 2 {
-		if err := p.write(namesAndPaths[i]+".tmpl", namesAndPaths[i+1]); err != nil {
+		if err := p.write(namesAndPaths[i]+".tmpl", namesAndPaths[i+1]); err != nil { //nolint:gosec // an even number
 			return err
 		}
 	}
@@ -55,7 +55,7 @@ func (p *piece) withTest(dir, name string) error {
 	return p.writeAll(name, filepath.Join(dir, p.File), name+"_test", filepath.Join(dir, strings.TrimSuffix(p.File, ".go")+"_test.go"))
 }
 
-// rewrite changes a file that is not Go. Its new text equals the old one if what is to be added is there.
+// rewrite changes a file that is not Go. The change returns the text as it is if it has been made before.
 func rewrite(path string, change func(text string) (string, error)) error {
 	before, err := os.ReadFile(path) //nolint:gosec // a file of the service
 	if err != nil {
@@ -70,7 +70,7 @@ func rewrite(path string, change func(text string) (string, error)) error {
 		return nil
 	}
 	fmt.Println("changed:", path)
-	return os.WriteFile(path, []byte(after), 0o600) //nolint:gosec // a file of the service
+	return os.WriteFile(path, []byte(after), 0o600)
 }
 
 // exampleSetting adds a setting to .env.example.
@@ -83,7 +83,7 @@ func exampleSetting(name, value, comment string) error {
 	})
 }
 
-// change finds where a file is to be changed: text at an offset; nothing if what it stands for is there.
+// change returns a text to insert and its offset. The text is empty if the change has been made before.
 type change func(file *ast.File, source string, at func(token.Pos) int) (text string, offset int, err error)
 
 // edit changes a Go file, one change after the other.
@@ -295,7 +295,7 @@ func step(added sagaStep) change {
 		}
 		list, ok := steps.Value.(*ast.CompositeLit)
 		if !ok {
-			return "", 0, errors.New("Steps is not a list")
+			return "", 0, errors.New("the field Steps is not a list")
 		}
 		if _, there := find(list, func(p *ast.KeyValueExpr) bool {
 			return text(source, p.Key, at) == "Name" && text(source, p.Value, at) == strconv.Quote(added.Name)

@@ -75,7 +75,7 @@ func (p *piece) operation(text string) (string, error) {
 	text = noPaths.ReplaceAllString(text, "paths:")
 	paths := allPaths.FindStringIndex(text)
 	if paths == nil {
-		return "", errors.New("there is no paths:")
+		return "", errors.New("there is no key paths")
 	}
 	if regexp.MustCompile(`(?m)^ +operationId: ` + camel(p.Name) + `$`).MatchString(text) {
 		return text, nil

@@ -1,5 +1,5 @@
-// Scaffold writes the beginning of a part of the service and registers it. go run ./tools/scaffold lists the parts. It can be run again: what is
-// there stays, and a saga gets the steps that it lacks. What it writes builds; its tests fail and say what is to be filled in.
+// Scaffold writes the beginning of a part of the service and registers it. go run ./tools/scaffold lists the parts. It can be run again:
+// then it keeps existing code, and adds steps that a saga lacks. The code that it writes builds; its tests fail and say where code is missing.
 package main
 
 import (
@@ -34,7 +34,7 @@ func main() {
 // kit is the module path of the kit, which is the same in every service.
 const kit = "github.com/millrace/millrace/kit"
 
-// piece is what templates are filled with.
+// piece is the data of the templates.
 type piece struct {
 	Module, Kit string
 	Package     string // invoice
@@ -45,7 +45,7 @@ type piece struct {
 	Plurals     string // Invoices, as a field
 	Var         string // i
 	ID          string // invoice_id
-	Name        string // of what is made: IssueInvoice
+	Name        string // of the command, query, event or page: IssueInvoice
 	Lower       string // issueInvoice
 	File        string // issue_invoice.go
 	Table       string // of a projection

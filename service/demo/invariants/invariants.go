@@ -65,7 +65,7 @@ func (c Client) get(ctx context.Context, base, path string, v any) error {
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close() // read to its end, or given up
+	defer response.Body.Close() //nolint:errcheck // read to its end, or given up
 	switch response.StatusCode {
 	case http.StatusOK:
 		return json.NewDecoder(response.Body).Decode(v)
