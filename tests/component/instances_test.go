@@ -1,6 +1,7 @@
 package component
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -281,6 +282,13 @@ func TestServiceWhoseClockIsHoursWrong(t *testing.T) {
 			require.Equal(t, "confirmed", ok.Status, ok.Reason)
 			require.Equal(t, ok.ID, place("pm_ok").ID, "the idempotency key is still known")
 			slow := place("pm_slow") // a timer ends it
+			kittest.Eventually(t, func() error {
+				do(http.MethodGet, "/v1/orders/"+slow.ID, "", &slow)
+				if slow.Status == "pending" {
+					return errors.New("it is pending")
+				}
+				return nil
+			})
 			require.Equal(t, "cancelled", slow.Status)
 			require.Contains(t, slow.Reason, "no answer in time")
 

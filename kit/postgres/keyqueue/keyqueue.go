@@ -128,6 +128,10 @@ func (q *Queue) Enqueue(ctx context.Context, m cqrs.Received) (enqueued bool, er
 	if err != nil || !blocked {
 		return false, err
 	}
+	// The message may be in flight beside the one before it, which has not been stored yet: stored first, this one would be handled first.
+	if err := cqrs.LinkOf(ctx).Wait(ctx); err != nil {
+		return false, err
+	}
 	q.blocked.Add(1) // another instance may have blocked the key after the messages behind this one were looked up
 	err = q.within(ctx, "store a message of a blocked key", func(tx *sqlx.Tx) error {
 		enqueued = false

@@ -430,6 +430,37 @@ func TestRetryKeepsKeyOrderWhenAnotherInstanceBlocksTheKey(t *testing.T) {
 	}
 }
 
+// Messages of one key are in flight together: the second one was begun while the first one was being committed. The first one's predecessor has
+// failed meanwhile, so their key is blocked. The second one must not be stored before the first one.
+func TestRetryKeepsKeyOrderOfMessagesInFlight(t *testing.T) {
+	db, _ := kittest.Database(t)
+	q := keyqueue.New(db)
+	received := func(id string) cqrs.Received {
+		return cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "k"}, Topic: "topic", ID: id, Headers: map[string]string{}}
+	}
+	require.NoError(t, q.RetryAfter(t.Context(), received("0"), time.Hour))
+	first := cqrs.NewLink(nil, func() {})
+	second := cqrs.NewLink(first, func() {})
+	stored := make(chan error, 1)
+	go func() {
+		_, err := q.Enqueue(cqrs.WithLink(t.Context(), second), received("2"))
+		stored <- err
+	}()
+	select {
+	case err := <-stored:
+		require.NoError(t, err)
+		t.Fatal("message 2 is stored before message 1")
+	case <-time.After(500 * time.Millisecond):
+	}
+	_, err := q.Enqueue(cqrs.WithLink(t.Context(), first), received("1"))
+	require.NoError(t, err)
+	first.Done()
+	require.NoError(t, <-stored)
+	var ids []string
+	require.NoError(t, db.Select(&ids, `SELECT convert_from(message_id, 'UTF8') FROM waiting_messages ORDER BY id`))
+	require.Equal(t, []string{"0", "1", "2"}, ids)
+}
+
 // Two messages with one id and different keys, as a service sends that numbers its messages within a key: each key is blocked for its own
 // message, and the replay of each dead letter frees its own key.
 func TestDeadLettersOfTwoKeysWithOneMessageID(t *testing.T) {
