@@ -21,8 +21,9 @@ type floor struct {
 	lookAgain      time.Time // when to look at everything
 }
 
-// floorLag is how long a row's transaction may take to commit and still be found at once, at least.
-const floorLag = time.Second
+// floorLag is how long a row's transaction may take to commit and still be found at once, at least. It is twice the time for which a commit may
+// wait for a lock (txn), so that only a commit that the disk or the server stalls for longer can be overtaken by the next message of its key.
+const floorLag = 10 * time.Second
 
 func newFloors() *floors { return &floors{shards: map[int16]*floor{}} }
 

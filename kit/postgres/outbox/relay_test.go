@@ -636,6 +636,40 @@ var slowly = &txn.Statement[float64]{
 	Query: func(seconds []float64) (string, []any, error) { return `SELECT pg_sleep($1)`, []any{seconds[0]}, nil },
 }
 
+// A commit stalls, as it does while a disk is overloaded. Its message is sent before the next message of its key, although the relay has sent later
+// rows of other keys meanwhile.
+func TestRelayKeepsKeyOrderWhenACommitStalls(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	var sent log
+	relay, _ := run(t, db, dsn, &sent, outbox.Options{})
+	kittest.Eventually(t, func() error {
+		if !relay.HoldsAll() {
+			return errors.New("it has no leases yet")
+		}
+		return nil
+	})
+	const topic, key = "events.orders", "slow"
+	var other string
+	for i := 0; outbox.ShardOf(topic, other) != outbox.ShardOf(topic, key); i++ {
+		other = fmt.Sprint("other ", i)
+	}
+	stalled, err := db.Beginx()
+	require.NoError(t, err)
+	defer stalled.Rollback()
+	_, err = stalled.Exec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ('first', $1, $2, $3, 'first', $4)`,
+		topic, key, outbox.ShardOf(topic, key), fmt.Sprintf(`{%q: %q}`, cqrs.HeaderKey, key))
+	require.NoError(t, err)
+	for began := time.Now(); time.Since(began) < 4*time.Second; time.Sleep(5 * time.Millisecond) {
+		write(t, db, topic, item{key: other})
+		relay.Wake()
+	}
+	require.NoError(t, stalled.Commit())
+	write(t, db, topic, item{key: key, text: "second"})
+	relay.Wake()
+	drained(t, db)
+	require.Equal(t, []string{"first", "second"}, sent.of(key))
+}
+
 // A unit of work whose other statements wait for locks commits long after it began. Its message is sent before the next message of its key,
 // although the relay has sent later rows of other keys meanwhile.
 func TestRelayKeepsKeyOrderAfterASlowCommit(t *testing.T) {
