@@ -57,6 +57,7 @@ func (o *outside) startSandbox(ctx context.Context, k *runner.Kit) error {
 		return err
 	}
 	o.sandbox = box
+	k.Announce("sandbox", k.OpsURL()+"/v1/sandbox/payments and …/carrier")
 	k.OnStop(func(context.Context) error { return box.Close() })
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {

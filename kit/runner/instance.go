@@ -60,17 +60,19 @@ type Instance struct {
 	checks  cached[[]cqrs.Check]
 	figures cached[figures]
 
-	kit      Kit
-	locked   bool // the data directory
-	db       *sqlx.DB
-	watch    *postgres.Watch
-	core     core
-	limit    atomic.Int64                // max.message.bytes of the topics
-	breakers map[string]*breaker.Breaker // by name
-	guards   map[string]*breaker.Breaker // by the destination of commands
-	relay    *outbox.Relay
-	router   *messaging.Router
-	workerOK atomic.Pointer[string] // what the worker waits for; nil if it works
+	kit    Kit
+	locked bool // the data directory
+
+	announced [][2]string // lines of the banner: a part and its address
+	db        *sqlx.DB
+	watch     *postgres.Watch
+	core      core
+	limit     atomic.Int64                // max.message.bytes of the topics
+	breakers  map[string]*breaker.Breaker // by name
+	guards    map[string]*breaker.Breaker // by the destination of commands
+	relay     *outbox.Relay
+	router    *messaging.Router
+	workerOK  atomic.Pointer[string] // what the worker waits for; nil if it works
 
 	stopping chan struct{}
 	stops    []func(context.Context) error // last started, first stopped

@@ -66,6 +66,11 @@ func (k *Kit) Definition(name string) *saga.Saga { return k.instance.saga(name) 
 // Config is the settings of the kit.
 func (k *Kit) Config() Config { return k.instance.config }
 
+// Announce adds a line to the banner: the name of a part and its address.
+func (k *Kit) Announce(name, address string) {
+	k.instance.announced = append(k.instance.announced, [2]string{name, address})
+}
+
 // Log is the instance's logger.
 func (k *Kit) Log() *slog.Logger { return k.instance.log }
 

@@ -151,6 +151,9 @@ func (s *Instance) banner(memory memory) string {
 	}
 	line("postgres", where)
 	line(s.broker.Name(), s.broker.Where())
+	for _, part := range s.announced {
+		line(part[0], part[1])
+	}
 	line("memory", memory.String())
 	b.WriteString("try, in another terminal:\n")
 	if s.def.Hints != nil {

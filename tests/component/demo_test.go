@@ -36,3 +36,12 @@ func TestDemoProvesTheBooks(t *testing.T) {
 	require.Zero(t, code, output)
 	require.Equal(t, http.StatusOK, i.Do(http.MethodGet, "/healthz", "").Status)
 }
+
+// The banner has the address of each part, the sandbox included.
+func TestBannerHasTheAddressOfEachPart(t *testing.T) {
+	t.Parallel()
+	i := harness.NewWorld(t).Start()
+	for _, line := range []string{"  pages      " + i.URL + "/ui/\n", "  api        " + i.URL + "/docs\n", "  postgres   ", "  kafka      ", "  sandbox    " + i.URL + "/v1/sandbox/payments and …/carrier\n"} {
+		require.Contains(t, i.Output(), line)
+	}
+}
