@@ -19,7 +19,7 @@ const (
 	Declined Outcome = "refused"         // the handler said no
 )
 
-// RefusedAnswer is what a saga is told when a handler said no without an event of its own.
+// RefusedAnswer is the answer to a saga when a handler has refused its command without recording an event.
 type RefusedAnswer struct {
 	Reason string `json:"reason"`
 }

@@ -244,8 +244,8 @@ func (c Config) consumer() *sarama.Config {
 }
 
 // NewSubscriber makes a subscriber for a group that has many messages of a partition in hand, those of one key in order. The key is that
-// of the header keyHeader, if a record has it, else the record's. A message's cqrs.Link is in its context. Announce is told of messages
-// that wait for others of their key.
+// of the header keyHeader, if a record has it, else the record's. A message's cqrs.Link is in its context. Announce receives messages
+// that wait for earlier messages of their key.
 func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Message), logger watermill.LoggerAdapter) (message.Subscriber, error) {
 	s, err := keyordered.NewSubscriber(keyordered.Config{
 		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: c.records(), Logger: logger, MaxBytes: c.GroupBytes,

@@ -35,7 +35,7 @@ type Instance struct {
 	output  strings.Builder
 }
 
-// Host starts the instance in whose process the embedded PostgreSQL and Kafka run, where no real ones are set. Instances that are started
+// Host starts the instance that runs the embedded PostgreSQL and Kafka, where no real ones are set. Instances that are started
 // after it share them.
 func (w *World) Host(settings ...string) *Instance {
 	w.t.Helper()

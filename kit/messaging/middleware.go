@@ -184,7 +184,7 @@ func enlarge(at int) byte {
 	return room[-at%len(room)]
 }
 
-// inHand tells what is being handled. Nothing is told of a message without a time.
+// inHand reports messages that are being handled. A message without a time is not reported.
 func (r *Router) inHand(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		if at, err := time.Parse(time.RFC3339Nano, msg.Metadata.Get(cqrs.HeaderTime)); err == nil {
@@ -251,7 +251,7 @@ func (r *Router) answer(msg *message.Message, reason error) (publish func(ctx co
 	return func(ctx context.Context) error { return r.config.Events.Publish(ctx, event) }, answered
 }
 
-// failed is what the saga of a command is told when the command is dead.
+// failed is the answer to the saga of a command that has become a dead letter.
 func (r *Router) failed(consumer string, msg *message.Message, reason error) (cqrs.Event, bool) {
 	category, ok := r.categories[consumer]
 	if !ok {

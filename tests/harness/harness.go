@@ -87,7 +87,7 @@ func instance(t *testing.T, w *World, i *kittest.Instance) *Instance {
 	return &Instance{i, Orders{t, i.Client, &atomic.Int64{}}, w}
 }
 
-// Host starts the instance in whose process the embedded parts and the sandbox run. Instances that are started after it share them.
+// Host starts the instance that runs the embedded parts and the sandbox. Instances that are started after it share them.
 func (w *World) Host(settings ...string) *Instance {
 	w.t.Helper()
 	return instance(w.t, w, w.World.Host(settings...))

@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Store is an cqrs.Store of one aggregate in hand.
+// Store is a cqrs.Store of one aggregate.
 type Store[A any] struct{ Aggregate A }
 
 // Holding makes the store of an aggregate that was rebuilt from a history.
@@ -18,7 +18,7 @@ func (s *Store[A]) Update(_ context.Context, _ string, decide func(A) error) err
 	return decide(s.Aggregate)
 }
 
-// UpdateAll implements cqrs.Store: each id is the aggregate in hand.
+// UpdateAll implements cqrs.Store: each id is that aggregate.
 func (s *Store[A]) UpdateAll(_ context.Context, ids []string, decide func([]A) error) error {
 	all := make([]A, len(ids))
 	for i := range all {

@@ -636,23 +636,34 @@ var slowly = &txn.Statement[float64]{
 	Query: func(seconds []float64) (string, []any, error) { return `SELECT pg_sleep($1)`, []any{seconds[0]}, nil },
 }
 
-// A commit stalls, as it does while a disk is overloaded. Its message is sent before the next message of its key, although the relay has sent later
-// rows of other keys meanwhile.
-func TestRelayKeepsKeyOrderWhenACommitStalls(t *testing.T) {
-	db, dsn := kittest.Database(t)
-	var sent log
-	relay, _ := run(t, db, dsn, &sent, outbox.Options{})
+// runHoldingAll runs a relay and waits until it holds all shards.
+func runHoldingAll(t *testing.T, db *sqlx.DB, dsn string, to message.Publisher) *outbox.Relay {
+	t.Helper()
+	relay, _ := run(t, db, dsn, to, outbox.Options{})
 	kittest.Eventually(t, func() error {
 		if !relay.HoldsAll() {
 			return errors.New("it has no leases yet")
 		}
 		return nil
 	})
-	const topic, key = "events.orders", "slow"
-	var other string
+	return relay
+}
+
+// keyBeside is another key of the same shard.
+func keyBeside(topic, key string) (other string) {
 	for i := 0; outbox.ShardOf(topic, other) != outbox.ShardOf(topic, key); i++ {
 		other = fmt.Sprint("other ", i)
 	}
+	return other
+}
+
+// A commit stalls, as it does while a disk is overloaded. Its message is sent before the next message of its key, although the relay has sent later
+// rows of other keys meanwhile.
+func TestRelayKeepsKeyOrderWhenACommitStalls(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	var sent log
+	const topic, key = "events.orders", "slow"
+	relay, other := runHoldingAll(t, db, dsn, &sent), keyBeside(topic, key)
 	stalled, err := db.Beginx()
 	require.NoError(t, err)
 	defer stalled.Rollback()
@@ -675,18 +686,8 @@ func TestRelayKeepsKeyOrderWhenACommitStalls(t *testing.T) {
 func TestRelayKeepsKeyOrderAfterASlowCommit(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	var sent log
-	relay, _ := run(t, db, dsn, &sent, outbox.Options{})
-	kittest.Eventually(t, func() error {
-		if !relay.HoldsAll() {
-			return errors.New("it has no leases yet")
-		}
-		return nil
-	})
 	const topic, key = "events.orders", "slow"
-	var other string
-	for i := 0; outbox.ShardOf(topic, other) != outbox.ShardOf(topic, key); i++ {
-		other = fmt.Sprint("other ", i)
-	}
+	relay, other := runHoldingAll(t, db, dsn, &sent), keyBeside(topic, key)
 	for round := range 4 {
 		ctx, unit := txn.NewUnit(t.Context(), db)
 		msg := message.NewMessage(uuid.NewString(), []byte(fmt.Sprint(2*round)))
