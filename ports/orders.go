@@ -82,7 +82,7 @@ func (h *handlers) PlaceOrder(w http.ResponseWriter, r *http.Request, _ PlaceOrd
 	}
 	var place command.PlaceOrder
 	if err == nil {
-		place, err = request.command(id.String(), cqrs.PrincipalOf(r.Context()).Subject)
+		place, err = request.command(id.String(), cqrs.PrincipalFromContext(r.Context()).Subject)
 	}
 	if err == nil {
 		err = h.Commands.Execute(r.Context(), cqrs.Command{Body: place})
@@ -97,7 +97,7 @@ func (h *handlers) PlaceOrder(w http.ResponseWriter, r *http.Request, _ PlaceOrd
 
 // decided is the outcome that a client waits for with Prefer: wait.
 func (h *handlers) decided(ctx context.Context, id string) (any, bool, error) {
-	o, err := cqrs.AskFor(ctx, h.Queries, query.OrderByID{ID: id})
+	o, err := cqrs.Execute(ctx, h.Queries, query.OrderByID{ID: id})
 	return toOrder(o), o.Status != order.Pending, err
 }
 
@@ -115,8 +115,8 @@ func (h *handlers) order(ctx context.Context, id string) (query.Order, error) {
 	if err := httpapi.CheckID("an order", id); err != nil {
 		return query.Order{}, err
 	}
-	o, err := cqrs.AskFor(ctx, h.Queries, query.OrderByID{ID: id})
-	if err == nil && !cqrs.PrincipalOf(ctx).Owns(o.CustomerID) {
+	o, err := cqrs.Execute(ctx, h.Queries, query.OrderByID{ID: id})
+	if err == nil && !cqrs.PrincipalFromContext(ctx).Owns(o.CustomerID) {
 		// 404, not 403: a customer must not learn which ids of other customers exist.
 		return query.Order{}, fmt.Errorf("%s/%s: %w", order.Category, id, cqrs.ErrNotFound)
 	}
@@ -136,10 +136,10 @@ func (h *handlers) ListOrders(w http.ResponseWriter, r *http.Request, params Lis
 		return
 	}
 	customer := ""
-	if who := cqrs.PrincipalOf(r.Context()); !who.Operator {
+	if who := cqrs.PrincipalFromContext(r.Context()); !who.Operator {
 		customer = who.Subject
 	}
-	rows, err := cqrs.AskFor(r.Context(), h.Queries, query.ListOrders{Status: status, CustomerID: customer, Page: cqrs.Page{Before: p.Before, Limit: p.Limit + 1}})
+	rows, err := cqrs.Execute(r.Context(), h.Queries, query.ListOrders{Status: status, CustomerID: customer, Page: cqrs.Page{Before: p.Before, Limit: p.Limit + 1}})
 	if err != nil {
 		h.Fail(w, r, err)
 		return
@@ -173,7 +173,7 @@ func (h *handlers) GetOrderHistory(w http.ResponseWriter, r *http.Request, id Id
 	_, err := h.order(r.Context(), id)
 	var events []cqrs.Event
 	if err == nil {
-		events, err = cqrs.AskFor(r.Context(), h.Queries, query.OrderHistory{ID: id})
+		events, err = cqrs.Execute(r.Context(), h.Queries, query.OrderHistory{ID: id})
 	}
 	if err != nil {
 		h.Fail(w, r, err)
@@ -204,7 +204,7 @@ func (h *handlers) StreamOrder(w http.ResponseWriter, r *http.Request, id Id) {
 		if err != nil {
 			return httpapi.Snapshot{}, err
 		}
-		o, err := cqrs.AskFor(ctx, h.Queries, query.OrderByID{ID: id})
+		o, err := cqrs.Execute(ctx, h.Queries, query.OrderByID{ID: id})
 		return httpapi.Snapshot{
 			Parts:  []httpapi.Part{{Event: "order", Version: o.Version, Data: toOrder(o)}, httpapi.SagaPart(state)},
 			AtRest: o.Status != order.Pending && state.Status.Ended(),

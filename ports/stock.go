@@ -27,7 +27,7 @@ func (h *handlers) GetStock(w http.ResponseWriter, r *http.Request, sku Sku) {
 	err := checkSKU(sku)
 	var stock query.Stock
 	if err == nil {
-		stock, err = cqrs.AskFor(r.Context(), h.Queries, query.StockBySKU{SKU: sku})
+		stock, err = cqrs.Execute(r.Context(), h.Queries, query.StockBySKU{SKU: sku})
 	}
 	if err != nil {
 		h.Fail(w, r, err)

@@ -68,7 +68,7 @@ func New() runner.Service {
 		},
 		Projections: views.All(),
 		Sagas:       sagas.All(),
-		Consumers: func(k *runner.Kit) []cqrs.Reaction {
+		Consumers: func(k *runner.Kit) []cqrs.EventConsumer {
 			return consumer.All(consumer.Deps{Commands: k.Commands()})
 		},
 		External: elsewhere.All(),

@@ -95,7 +95,7 @@ func TestWhatMayPassIsDown(t *testing.T) {
 	box, payments, _ := start(t, t.TempDir())
 	down := func(what string, err error) {
 		t.Helper()
-		require.Equal(t, cqrs.Down, cqrs.KindOf(err), "%s: %v", what, err)
+		require.Equal(t, cqrs.KindUnavailable, cqrs.KindOf(err), "%s: %v", what, err)
 	}
 	_, err := payments.Authorise(t.Context(), "p", euros(1), "pm_error")
 	down("500", err)
@@ -115,7 +115,7 @@ func TestWhatMayPassIsDown(t *testing.T) {
 	stopped, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = payments.Capture(stopped, "p", euros(1))
-	require.Equal(t, cqrs.Stopping, cqrs.KindOf(err))
+	require.Equal(t, cqrs.KindShuttingDown, cqrs.KindOf(err))
 }
 
 // The same key for every attempt, another one for every operation.
@@ -169,7 +169,7 @@ func TestRedirectsAndAnswersWithoutAReferenceAreFailures(t *testing.T) {
 			err := do()
 			require.Len(t, calls, 1, "%s: a redirect is not followed", name)
 			if wrong {
-				require.Equal(t, cqrs.Down, cqrs.KindOf(err), "%s: %d %q: %v", name, status, body, err)
+				require.Equal(t, cqrs.KindUnavailable, cqrs.KindOf(err), "%s: %d %q: %v", name, status, body, err)
 			} else {
 				require.NoError(t, err, "%s: %d %q", name, status, body)
 			}
@@ -227,8 +227,8 @@ func TestKnobsNameWhatIsWrong(t *testing.T) {
 // An answer about one request does not count for the breaker: a bad element must not keep the others from the provider.
 func TestBreakerDoesNotCountAnswersAboutOneRequest(t *testing.T) {
 	for status, want := range map[int]cqrs.Kind{
-		http.StatusBadRequest: cqrs.Unknown, http.StatusRequestEntityTooLarge: cqrs.Unknown, http.StatusRequestHeaderFieldsTooLarge: cqrs.Unknown,
-		http.StatusUnauthorized: cqrs.Down, http.StatusNotFound: cqrs.Down, http.StatusTooManyRequests: cqrs.Down, http.StatusInternalServerError: cqrs.Down,
+		http.StatusBadRequest: cqrs.KindUnknown, http.StatusRequestEntityTooLarge: cqrs.KindUnknown, http.StatusRequestHeaderFieldsTooLarge: cqrs.KindUnknown,
+		http.StatusUnauthorized: cqrs.KindUnavailable, http.StatusNotFound: cqrs.KindUnavailable, http.StatusTooManyRequests: cqrs.KindUnavailable, http.StatusInternalServerError: cqrs.KindUnavailable,
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
 		_, err := gateway.NewPayments(server.URL).Authorise(t.Context(), "p-1", euros(1), "pm_ok")

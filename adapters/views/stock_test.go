@@ -31,7 +31,7 @@ func TestStockIsCountedOnce(t *testing.T) {
 					return err
 				}
 			}
-			if err := txn.Commit(ctx, db, []*txn.Unit{unit}); cqrs.KindOf(err) != cqrs.Conflict {
+			if err := txn.Commit(ctx, db, []*txn.Unit{unit}); cqrs.KindOf(err) != cqrs.KindConflict {
 				return err
 			}
 		}

@@ -9,7 +9,7 @@ import (
 )
 
 // Provider is the payment provider. Every call carries the payment's id, so that it takes effect once however often it
-// is made. Errors wrap cqrs.ErrDown; a refusal is an answer.
+// is made. Errors wrap cqrs.ErrUnavailable; a refusal is an answer.
 type Provider interface {
 	Authorise(ctx context.Context, paymentID string, amount money.Money, method string) (cqrs.CallResult, error)
 	Capture(ctx context.Context, paymentID string, amount money.Money) (cqrs.CallResult, error)

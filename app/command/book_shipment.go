@@ -9,7 +9,7 @@ import (
 )
 
 // Carrier brings goods to customers. Every call carries the shipment's id, so that it takes effect once however often it
-// is made. Errors wrap cqrs.ErrDown; a refusal is an answer.
+// is made. Errors wrap cqrs.ErrUnavailable; a refusal is an answer.
 type Carrier interface {
 	Name() string
 	Book(ctx context.Context, shipmentID string, lines []order.Line) (cqrs.CallResult, error)

@@ -10,8 +10,8 @@ type Deps struct {
 }
 
 // All lists every consumer.
-func All(d Deps) []cqrs.Reaction {
-	return []cqrs.Reaction{
+func All(d Deps) []cqrs.EventConsumer {
+	return []cqrs.EventConsumer{
 		deliveries{d.Commands}.reaction(),
 	}
 }

@@ -16,9 +16,9 @@ type DeliveryArrived struct {
 // deliveries takes into stock what the warehouse says has arrived.
 type deliveries struct{ commands cqrs.Commands }
 
-func (r deliveries) reaction() cqrs.Reaction {
-	return cqrs.Reaction{Name: "deliveries", From: "warehouse", Category: "deliveries", On: []cqrs.Hearing{
-		cqrs.Hear("delivery.arrived", r.arrived),
+func (r deliveries) reaction() cqrs.EventConsumer {
+	return cqrs.EventConsumer{Name: "deliveries", From: "warehouse", Category: "deliveries", On: []cqrs.ExternalHandler{
+		cqrs.OnExternal("delivery.arrived", r.arrived),
 	}}
 }
 

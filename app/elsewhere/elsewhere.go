@@ -6,6 +6,6 @@ package elsewhere
 import "github.com/millrace/millrace/kit/cqrs"
 
 // All lists every kind of aggregate of other services that sagas deal with.
-func All() []cqrs.Neighbour {
-	return []cqrs.Neighbour{}
+func All() []cqrs.ExternalService {
+	return []cqrs.ExternalService{}
 }

@@ -9,7 +9,7 @@ import (
 
 // ListOrders asks for orders, newest first. The answer may lag behind by as long as a projection takes.
 type ListOrders struct {
-	cqrs.Answers[[]Order]
+	cqrs.Result[[]Order]
 	Status     order.Status // empty: all
 	CustomerID string       // empty: everybody's
 	Search     string       // the id of an order or of a customer; empty: all

@@ -25,7 +25,7 @@ type Order struct {
 // OrderByID asks for one order. It is answered from the events themselves, so that nobody sees less than what an earlier
 // answer told them.
 type OrderByID struct {
-	cqrs.Answers[Order]
+	cqrs.Result[Order]
 	ID string
 }
 

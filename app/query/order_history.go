@@ -9,7 +9,7 @@ import (
 
 // OrderHistory asks for the events of an order, oldest first.
 type OrderHistory struct {
-	cqrs.Answers[[]cqrs.Event]
+	cqrs.Result[[]cqrs.Event]
 	ID string
 }
 

@@ -22,9 +22,9 @@ type History interface {
 // All lists every question.
 func All(d Deps) []cqrs.QueryHandler {
 	return []cqrs.QueryHandler{
-		cqrs.Query("OrderByID", orderByID{d.History}.handle),
-		cqrs.Query("OrderHistory", orderHistory{d.History}.handle),
-		cqrs.Query("ListOrders", listOrders{d.Orders}.handle),
-		cqrs.Query("StockBySKU", stockBySKU{d.Stock}.handle),
+		cqrs.HandleQuery("OrderByID", orderByID{d.History}.handle),
+		cqrs.HandleQuery("OrderHistory", orderHistory{d.History}.handle),
+		cqrs.HandleQuery("ListOrders", listOrders{d.Orders}.handle),
+		cqrs.HandleQuery("StockBySKU", stockBySKU{d.Stock}.handle),
 	}
 }

@@ -17,7 +17,7 @@ func (s Stock) Available() int64 { return s.OnHand - s.Reserved }
 
 // StockBySKU asks for one SKU. The answer may lag behind by as long as a projection takes.
 type StockBySKU struct {
-	cqrs.Answers[Stock]
+	cqrs.Result[Stock]
 	SKU string
 }
 

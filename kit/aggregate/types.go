@@ -12,8 +12,8 @@ import (
 // ErrUnknownType says that no registration bears that name, or that schema version.
 var ErrUnknownType = errors.New("unknown type")
 
-// Lift turns the JSON object of one schema version into that of the next.
-type Lift func(fields map[string]any) error
+// Upcaster turns the JSON object of one schema version into that of the next.
+type Upcaster func(fields map[string]any) error
 
 // Type is the registration of one message: its Go type, its stored name, its schema version, and how older versions
 // are lifted to it.
@@ -24,13 +24,13 @@ type Type struct {
 	Schema int
 
 	goType reflect.Type
-	lifts  []Lift
+	lifts  []Upcaster
 	decode func([]byte) (any, error)
 }
 
 // NewType registers T under name. Each lift is the step from one schema version to the next, oldest first, so their
 // number gives the current version.
-func NewType[T any](name string, lifts ...Lift) Type {
+func NewType[T any](name string, lifts ...Upcaster) Type {
 	return Type{
 		Name: name, Schema: len(lifts) + 1, goType: reflect.TypeFor[T](), lifts: lifts,
 		decode: func(payload []byte) (any, error) {

@@ -104,7 +104,7 @@ func TestBreakerIgnoresBadElements(t *testing.T) {
 		"cancelled": func() error { return context.Canceled },
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := breaker.New(breaker.Default("payments"), breaker.Options{Failed: func(err error) bool { return cqrs.KindOf(err) == cqrs.Down }})
+			b := breaker.New(breaker.Default("payments"), breaker.Options{Failed: func(err error) bool { return cqrs.KindOf(err) == cqrs.KindUnavailable }})
 			for range 50 {
 				err := cqrs.Protect(func() error { return b.Do(bad) })
 				require.Error(t, err)

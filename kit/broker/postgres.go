@@ -42,7 +42,7 @@ func (b inPostgres) Ping(ctx context.Context) error { return b.readers.PingConte
 
 func (b inPostgres) Senders(func() int) (func() outbox.Sender, error) {
 	publisher, err := topics.NewPublisher(b.db, b.logger)
-	return outbox.ThroughBatches(publisher), err
+	return outbox.BatchSender(publisher), err
 }
 
 // Refused is never so: what fits into the outbox fits into a topic.

@@ -49,8 +49,8 @@ type Branch string
 
 // Forwards, or backwards as a compensation. Commands that no saga sent have neither.
 const (
-	Do   Branch = "do"
-	Undo Branch = "undo"
+	BranchAction       Branch = "do"
+	BranchCompensation Branch = "undo"
 )
 
 // Meta travels with a message.
@@ -94,8 +94,8 @@ func WithMeta(ctx context.Context, m Meta) context.Context {
 	return context.WithValue(ctx, metaKey{}, m)
 }
 
-// MetaOf returns the message at hand, or an empty one.
-func MetaOf(ctx context.Context) Meta {
+// MetaFromContext returns the message at hand, or an empty one.
+func MetaFromContext(ctx context.Context) Meta {
 	m, _ := ctx.Value(metaKey{}).(Meta)
 	return m
 }
@@ -110,8 +110,8 @@ type Handler struct {
 	Destination string // names the topic; the category, unless Through says otherwise
 	Service     string // that handles it; empty: this one
 
-	// Ask talks to the outside before the unit of work begins; nil if there is nothing to ask. It may be repeated.
-	Ask func(ctx context.Context, command any) (answer any, err error)
+	// Call talks to the outside before the unit of work begins; nil if there is nothing to ask. It may be repeated.
+	Call func(ctx context.Context, command any) (answer any, err error)
 
 	// Handle decides and records, inside the unit of work.
 	Handle func(ctx context.Context, command, answer any) error
@@ -125,29 +125,29 @@ func Handle[C Keyed](name string, handle func(context.Context, C) error) Handler
 	}
 }
 
-// Ask registers a handler that first asks a service outside, with no transaction open meanwhile, and then records the
+// CallThenRecord registers a handler that first asks a service outside, with no transaction open meanwhile, and then records the
 // answer. As a crash between the two repeats the question, it must carry an idempotency key. For the same reason the
 // undoing of such a command is always asked, even where nothing was recorded of the doing: it may have happened.
-func Ask[C Keyed, R any](name string, ask func(context.Context, C) (R, error), record func(context.Context, C, R) error) Handler {
+func CallThenRecord[C Keyed, R any](name string, ask func(context.Context, C) (R, error), record func(context.Context, C, R) error) Handler {
 	return Handler{
 		Type: aggregate.NewType[C](name),
-		Ask:  func(ctx context.Context, command any) (any, error) { return ask(ctx, value[C](command)) },
+		Call: func(ctx context.Context, command any) (any, error) { return ask(ctx, value[C](command)) },
 		Handle: func(ctx context.Context, command, answer any) error {
 			return record(ctx, value[C](command), answer.(R))
 		},
 	}
 }
 
-// For says which kind of aggregate handlers change.
-func For(category string, handlers ...Handler) []Handler {
+// ForAggregate says which kind of aggregate handlers change.
+func ForAggregate(category string, handlers ...Handler) []Handler {
 	for i := range handlers {
 		handlers[i].Category, handlers[i].Destination = category, category
 	}
 	return handlers
 }
 
-// Through gives handlers a destination of their own, with its own topic and its own breaker.
-func Through(destination string, handlers []Handler) []Handler {
+// WithDestination gives handlers a destination of their own, with its own topic and its own breaker.
+func WithDestination(destination string, handlers []Handler) []Handler {
 	for i := range handlers {
 		handlers[i].Destination = destination
 	}

@@ -52,22 +52,22 @@ func ExampleHandle() {
 
 // LampByID is a query whose result is a string.
 type LampByID struct {
-	cqrs.Answers[string]
+	cqrs.Result[string]
 	ID string
 }
 
 // The query bus takes a query to its handler.
 func ExampleQueries() {
 	queries := cqrs.NewQueries([]cqrs.QueryHandler{
-		cqrs.Query("LampByID", func(_ context.Context, q LampByID) (string, error) {
+		cqrs.HandleQuery("LampByID", func(_ context.Context, q LampByID) (string, error) {
 			if q.ID != "lamp-1" {
 				return "", fmt.Errorf("lamp %s: %w", q.ID, cqrs.ErrNotFound)
 			}
 			return "on", nil
 		}),
 	})
-	fmt.Println(cqrs.AskFor(context.Background(), queries, LampByID{ID: "lamp-1"}))
-	_, err := cqrs.AskFor(context.Background(), queries, LampByID{ID: "lamp-2"})
+	fmt.Println(cqrs.Execute(context.Background(), queries, LampByID{ID: "lamp-1"}))
+	_, err := cqrs.Execute(context.Background(), queries, LampByID{ID: "lamp-2"})
 	fmt.Println(errors.Is(err, cqrs.ErrNotFound), err)
 	// Output:
 	// on <nil>
@@ -79,7 +79,7 @@ func ExampleKindOf() {
 	for _, err := range []error{
 		fmt.Errorf("reserve stock: %w", aggregate.Refuse("sold out")),
 		fmt.Errorf("load order: %w", cqrs.ErrConflict),
-		fmt.Errorf("charge card: %w", cqrs.ErrDown),
+		fmt.Errorf("charge card: %w", cqrs.ErrUnavailable),
 		fmt.Errorf("decode: %w", cqrs.ErrPermanent),
 	} {
 		fmt.Println(cqrs.KindOf(err), cqrs.Retryable(err))

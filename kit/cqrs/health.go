@@ -22,7 +22,7 @@ type BreakerChange struct {
 type Backlog struct {
 	Pending int     // due
 	Delayed int     // due later: timers, and messages that come again
-	Parked  int     // behind one of their key that could not be sent or handled
+	Blocked int     // behind one of their key that could not be sent or handled
 	Oldest  float64 // seconds for which the oldest one that is due has waited
 
 	Suspended int              // messages of topics that cannot be sent to

@@ -9,8 +9,8 @@ type IdempotencyKey struct {
 	Key   string
 }
 
-// KeptAnswer is the answer to a request that had an idempotency key, as a repetition of the request gets it.
-type KeptAnswer struct {
+// StoredResponse is the answer to a request that had an idempotency key, as a repetition of the request gets it.
+type StoredResponse struct {
 	Status   int
 	Location string // the header; empty: none
 	Body     json.RawMessage

@@ -19,8 +19,8 @@ type Delivery struct {
 
 // Inbox has each message handled once by each consumer.
 type Inbox interface {
-	// Peek tells whether there is a point in asking a service outside: the message may be done, or barred, or out of time.
-	Peek(ctx context.Context, d Delivery) (bool, error)
+	// NeedsProcessing tells whether there is a point in asking a service outside: the message may be done, or barred, or out of time.
+	NeedsProcessing(ctx context.Context, d Delivery) (bool, error)
 
 	// Handle claims a message and lets work handle it, all in one unit of work. A repeated message changes nothing, nor
 	// does one that is barred or out of time. A refusal of work is recorded, and the saga that sent the command is

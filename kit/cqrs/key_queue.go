@@ -32,8 +32,8 @@ func WithRedelivery(ctx context.Context, r Redelivery) context.Context {
 	return context.WithValue(ctx, redeliveryKey{}, r)
 }
 
-// RedeliveryOf returns the redelivery of the message of ctx. False: the broker has delivered it.
-func RedeliveryOf(ctx context.Context) (Redelivery, bool) {
+// RedeliveryFromContext returns the redelivery of the message of ctx. False: the broker has delivered it.
+func RedeliveryFromContext(ctx context.Context) (Redelivery, bool) {
 	r, ok := ctx.Value(redeliveryKey{}).(Redelivery)
 	return r, ok
 }

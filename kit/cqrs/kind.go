@@ -13,24 +13,24 @@ type Kind int
 
 // The kinds.
 const (
-	None      Kind = iota // no error
-	Unknown               // an error nobody foresaw: a few attempts, then the dead letters
-	Refused               // the domain says no: that is the answer
-	Conflict              // somebody else was first: again, now
-	Transient             // may work later: the store or the broker is away
-	Down                  // a service outside is away or answers too late: may work later; counts for its breaker
-	Poison                // will never work: dead letter at once
-	Stopping              // we are shutting down: the message comes back
+	KindNone         Kind = iota // no error
+	KindUnknown                  // an error nobody foresaw: a few attempts, then the dead letters
+	KindRefused                  // the domain says no: that is the answer
+	KindConflict                 // somebody else was first: again, now
+	KindTransient                // may work later: the store or the broker is away
+	KindUnavailable              // a service outside is away or answers too late: may work later; counts for its breaker
+	KindPermanent                // will never work: dead letter at once
+	KindShuttingDown             // we are shutting down: the message comes back
 )
 
 // Errors that carry a kind. Wrap them with what was being done.
 var (
-	ErrConflict  = errors.New("changed by somebody else meanwhile")
-	ErrTransient = errors.New("not available at the moment")
-	ErrDown      = errors.New("the service outside does not answer")
-	ErrPermanent = errors.New("can never be handled")
-	ErrNotFound  = errors.New("not found")
-	ErrKeyReused = errors.New("the idempotency key was used for another request")
+	ErrConflict    = errors.New("changed by somebody else meanwhile")
+	ErrTransient   = errors.New("not available at the moment")
+	ErrUnavailable = errors.New("the service outside does not answer")
+	ErrPermanent   = errors.New("can never be handled")
+	ErrNotFound    = errors.New("not found")
+	ErrKeyReused   = errors.New("the idempotency key was used for another request")
 
 	ErrPoison = ErrPermanent // the older name
 )
@@ -42,30 +42,30 @@ var ErrRejected = fmt.Errorf("the database rejects it: %w", ErrPermanent)
 func KindOf(err error) Kind {
 	switch {
 	case err == nil:
-		return None
-	case errors.Is(err, ErrDown):
-		return Down
+		return KindNone
+	case errors.Is(err, ErrUnavailable):
+		return KindUnavailable
 	case errors.Is(err, context.Canceled):
-		return Stopping
+		return KindShuttingDown
 	case errors.Is(err, ErrConflict):
-		return Conflict
+		return KindConflict
 	case errors.Is(err, ErrTransient), errors.Is(err, context.DeadlineExceeded):
-		return Transient
+		return KindTransient
 	case errors.Is(err, ErrPoison), errors.Is(err, aggregate.ErrUnknownType):
-		return Poison
+		return KindPermanent
 	case aggregate.IsRefusal(err):
-		return Refused
+		return KindRefused
 	}
-	return Unknown
+	return KindUnknown
 }
 
 // Retryable tells whether the same attempt may succeed later without anybody changing anything. A loop that tries again until it succeeds
 // must stop at an error that is not retryable.
 func Retryable(err error) bool {
 	switch KindOf(err) {
-	case Conflict, Transient, Down, Stopping:
+	case KindConflict, KindTransient, KindUnavailable, KindShuttingDown:
 		return true
-	case None, Unknown, Refused, Poison:
+	case KindNone, KindUnknown, KindRefused, KindPermanent:
 	}
 	return false
 }

@@ -5,38 +5,38 @@ import (
 	"sync"
 )
 
-// Link ties a message to those before it under the same key. A message may be handled as soon as the one before it was handed to be
+// KeyChain ties a message to those before it under the same key. A message may be handled as soon as the one before it was handed to be
 // committed; should that come to nothing, so must this one, and it is handled again after the other was dealt with.
-type Link struct {
+type KeyChain struct {
 	next func()
 	done chan struct{}
 
 	mu     sync.Mutex
-	before *Link
+	before *KeyChain
 	unit   any
 }
 
-// NewLink makes the link of a message that comes after another one, or after none. Next lets the following one begin; it may be called
+// NewKeyChain makes the link of a message that comes after another one, or after none. Next lets the following one begin; it may be called
 // more than once.
-func NewLink(before *Link, next func()) *Link {
-	return &Link{before: before, next: next, done: make(chan struct{})}
+func NewKeyChain(before *KeyChain, next func()) *KeyChain {
+	return &KeyChain{before: before, next: next, done: make(chan struct{})}
 }
 
 type linkKey struct{}
 
-// WithLink puts a message's link into the context of its handler.
-func WithLink(ctx context.Context, l *Link) context.Context {
+// WithKeyChain puts a message's link into the context of its handler.
+func WithKeyChain(ctx context.Context, l *KeyChain) context.Context {
 	return context.WithValue(ctx, linkKey{}, l)
 }
 
-// LinkOf returns the link of the message at hand; nil if it has none.
-func LinkOf(ctx context.Context) *Link {
-	l, _ := ctx.Value(linkKey{}).(*Link)
+// KeyChainFromContext returns the link of the message at hand; nil if it has none.
+func KeyChainFromContext(ctx context.Context) *KeyChain {
+	l, _ := ctx.Value(linkKey{}).(*KeyChain)
 	return l
 }
 
 // Submitted notes the unit of work that will commit what the message has done, and lets the next one begin.
-func (l *Link) Submitted(unit any) {
+func (l *KeyChain) Submitted(unit any) {
 	if l == nil {
 		return
 	}
@@ -47,9 +47,9 @@ func (l *Link) Submitted(unit any) {
 }
 
 // Done says that the message was dealt with.
-func (l *Link) Done() { close(l.done) }
+func (l *KeyChain) Done() { close(l.done) }
 
-func (l *Link) isDone() bool {
+func (l *KeyChain) isDone() bool {
 	select {
 	case <-l.done:
 		return true
@@ -59,7 +59,7 @@ func (l *Link) isDone() bool {
 }
 
 // pending is the nearest message before that was not dealt with yet; nil if there is none. Those between are forgotten.
-func (l *Link) pending() *Link {
+func (l *KeyChain) pending() *KeyChain {
 	if l == nil {
 		return nil
 	}
@@ -75,7 +75,7 @@ func (l *Link) pending() *Link {
 }
 
 // Before returns the unit of work of the message before; nil if that one was dealt with.
-func (l *Link) Before() any {
+func (l *KeyChain) Before() any {
 	before := l.pending()
 	if before == nil {
 		return nil
@@ -86,10 +86,10 @@ func (l *Link) Before() any {
 }
 
 // Waits tells whether a message before was not dealt with yet.
-func (l *Link) Waits() bool { return l.pending() != nil }
+func (l *KeyChain) Waits() bool { return l.pending() != nil }
 
 // Wait waits until all messages before were dealt with. The error is ctx's.
-func (l *Link) Wait(ctx context.Context) error {
+func (l *KeyChain) Wait(ctx context.Context) error {
 	for before := l.pending(); before != nil; before = l.pending() {
 		select {
 		case <-before.done:

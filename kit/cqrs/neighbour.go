@@ -2,21 +2,21 @@ package cqrs
 
 import "github.com/millrace/millrace/kit/aggregate"
 
-// Neighbour is a kind of aggregate of another service: what it can be told, and what it says. Both hold as much of the other service's
+// ExternalService is a kind of aggregate of another service: what it can be told, and what it says. Both hold as much of the other service's
 // messages as matters here.
-type Neighbour struct {
+type ExternalService struct {
 	Service  string // a setting gives the prefix of its topics
 	Category string
 	Commands []Handler
 	Events   aggregate.Types
 }
 
-// Elsewhere registers a command that another service handles, under that service's name for it.
-func Elsewhere[C Keyed](name string) Handler { return Handler{Type: aggregate.NewType[C](name)} }
+// ExternalCommand registers a command that another service handles, under that service's name for it.
+func ExternalCommand[C Keyed](name string) Handler { return Handler{Type: aggregate.NewType[C](name)} }
 
 // Handlers are its commands, each with the place where it goes.
-func (n Neighbour) Handlers() []Handler {
-	all := For(n.Category, n.Commands...)
+func (n ExternalService) Handlers() []Handler {
+	all := ForAggregate(n.Category, n.Commands...)
 	for i := range all {
 		all[i].Service = n.Service
 	}

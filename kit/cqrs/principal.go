@@ -21,8 +21,8 @@ func WithPrincipal(ctx context.Context, p Principal) context.Context {
 	return context.WithValue(ctx, principalKey{}, p)
 }
 
-// PrincipalOf returns who asks; the zero Principal, which owns nothing, if nobody said.
-func PrincipalOf(ctx context.Context) Principal {
+// PrincipalFromContext returns who asks; the zero Principal, which owns nothing, if nobody said.
+func PrincipalFromContext(ctx context.Context) Principal {
 	p, _ := ctx.Value(principalKey{}).(Principal)
 	return p
 }

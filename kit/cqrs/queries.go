@@ -13,13 +13,13 @@ type Endpoint func(ctx context.Context, request any) (answer any, err error)
 // Decorator wraps something around an endpoint: a log line, a metric, a trace. Name is the request's.
 type Decorator func(name string, next Endpoint) Endpoint
 
-// Question is a query whose answer is an A. Embed Answers[A] to make one.
-type Question[A any] interface{ answers(A) }
+// Query is a query whose answer is an A. Embed Answers[A] to make one.
+type Query[A any] interface{ answers(A) }
 
-// Answers makes the struct that embeds it a Question.
-type Answers[A any] struct{}
+// Result makes the struct that embeds it a Question.
+type Result[A any] struct{}
 
-func (Answers[A]) answers(A) {}
+func (Result[A]) answers(A) {}
 
 // QueryHandler answers one type of question.
 type QueryHandler struct {
@@ -28,8 +28,8 @@ type QueryHandler struct {
 	endpoint Endpoint
 }
 
-// Query registers a handler.
-func Query[Q Question[A], A any](name string, answer func(context.Context, Q) (A, error)) QueryHandler {
+// HandleQuery registers a handler.
+func HandleQuery[Q Query[A], A any](name string, answer func(context.Context, Q) (A, error)) QueryHandler {
 	return QueryHandler{name, reflect.TypeFor[Q](), func(ctx context.Context, q any) (any, error) { return answer(ctx, q.(Q)) }}
 }
 
@@ -49,8 +49,8 @@ func NewQueries(handlers []QueryHandler, decorators ...Decorator) *Queries {
 	return b
 }
 
-// AskFor puts a question and returns its answer. The error wraps ErrNotFound if there is nothing to tell.
-func AskFor[A any](ctx context.Context, b *Queries, q Question[A]) (A, error) {
+// Execute puts a question and returns its answer. The error wraps ErrNotFound if there is nothing to tell.
+func Execute[A any](ctx context.Context, b *Queries, q Query[A]) (A, error) {
 	var none A
 	endpoint, ok := b.endpoints[reflect.TypeOf(q)]
 	if !ok {

@@ -11,12 +11,12 @@ type Outcome string
 
 // The outcomes.
 const (
-	Handled  Outcome = "done"
-	Repeated Outcome = "repeated"        // this message, or another one that asked the same step for the same, was handled
-	Barred   Outcome = "barred"          // it came after its compensation, and must have no effect
-	Nothing  Outcome = "nothing to undo" // it undoes what was never done here, and from now on never will be
-	Expired  Outcome = "expired"         // it came after its time
-	Declined Outcome = "refused"         // the handler said no
+	Processed           Outcome = "done"
+	Duplicate           Outcome = "repeated"        // this message, or another one that asked the same step for the same, was handled
+	RejectedLate        Outcome = "barred"          // it came after its compensation, and must have no effect
+	NothingToCompensate Outcome = "nothing to undo" // it undoes what was never done here, and from now on never will be
+	Expired             Outcome = "expired"         // it came after its time
+	Refused             Outcome = "refused"         // the handler said no
 )
 
 // RefusedAnswer is the answer to a saga when a handler has refused its command without recording an event.
@@ -33,14 +33,14 @@ type FailedAnswer struct {
 // ProcessedAnswer is the answer to a saga whose command was handled without an event, because there was nothing to change.
 type ProcessedAnswer struct{}
 
-// NothingToUndo is what a saga is told when it has something undone that was never done, and now never will be.
-type NothingToUndo struct{}
+// NothingToCompensateAnswer is what a saga is told when it has something undone that was never done, and now never will be.
+type NothingToCompensateAnswer struct{}
 
 // InboxUnit is a unit of work as Receive uses it.
 type InboxUnit interface {
-	// Take claims a message for a consumer, or says why it must not be handled: Handled, Repeated, Barred or Nothing. A
+	// TryInsert claims a message for a consumer, or says why it must not be handled: Handled, Repeated, Barred or Nothing. A
 	// concurrent claim of the same is waited for.
-	Take(ctx context.Context, consumer string, m Meta) (Outcome, error)
+	TryInsert(ctx context.Context, consumer string, m Meta) (Outcome, error)
 
 	// Record notes an outcome of a message that has no effect: it does not stand in the way of the step's other messages.
 	Record(ctx context.Context, consumer string, m Meta, o Outcome) error
@@ -61,31 +61,31 @@ type InboxUnit interface {
 // saga's commands and their compensations, and tells the saga what the handler does not tell by an event of its own.
 func Receive(ctx context.Context, u InboxUnit, d Delivery, now time.Time, work func(ctx context.Context) error) (Outcome, error) {
 	if d.Expired(now) {
-		return Expired, u.Record(ctx, d.Consumer, d.Claimed(), Expired)
+		return Expired, u.Record(ctx, d.Consumer, d.InboxMeta(), Expired)
 	}
-	outcome, err := u.Take(ctx, d.Consumer, d.Claimed())
+	outcome, err := u.TryInsert(ctx, d.Consumer, d.InboxMeta())
 	switch {
 	case err != nil:
 		return outcome, err
-	case outcome == Nothing && !d.Asked:
-		return outcome, answer(ctx, u, d, now, NothingToUndo{})
-	case outcome != Handled && outcome != Nothing:
+	case outcome == NothingToCompensate && !d.Asked:
+		return outcome, answer(ctx, u, d, now, NothingToCompensateAnswer{})
+	case outcome != Processed && outcome != NothingToCompensate:
 		return outcome, nil
 	}
 	err = work(ctx)
 	if e, wanted := d.Answer(ProcessedAnswer{}, now); err == nil && wanted {
 		return outcome, u.AnswerIfSilent(ctx, e) // else the step would wait until its deadline
 	}
-	if KindOf(err) != Refused || !d.answered() {
+	if KindOf(err) != KindRefused || !d.answered() {
 		return outcome, err // a refusal that no saga waits for would vanish: it becomes a dead letter
 	}
 	if err := u.Discard(ctx); err != nil {
-		return Declined, err
+		return Refused, err
 	}
-	if err := u.Refuse(ctx, d.Consumer, d.Claimed().ID); err != nil {
-		return Declined, err
+	if err := u.Refuse(ctx, d.Consumer, d.InboxMeta().ID); err != nil {
+		return Refused, err
 	}
-	return Declined, answer(ctx, u, d, now, RefusedAnswer{err.Error()})
+	return Refused, answer(ctx, u, d, now, RefusedAnswer{err.Error()})
 }
 
 func answer(ctx context.Context, u InboxUnit, d Delivery, now time.Time, body any) error {
@@ -112,8 +112,8 @@ func InboxID(source, id string) string {
 	return fmt.Sprintf("%d:%s %s", len(source), source, id)
 }
 
-// Claimed is the metadata that the inbox goes by.
-func (d Delivery) Claimed() Meta {
+// InboxMeta is the metadata that the inbox goes by.
+func (d Delivery) InboxMeta() Meta {
 	m := d.Meta
 	m.ID = InboxID(m.Source, m.ID)
 	if !d.Command {
@@ -139,16 +139,16 @@ func (d Delivery) Answer(body any, now time.Time) (e Event, wanted bool) {
 func Serve(inbox Inbox, h Handler, consumer string) Endpoint {
 	return func(ctx context.Context, body any) (outcome any, err error) {
 		delivery := Delivery{
-			Consumer: consumer, Meta: MetaOf(ctx), Command: true, Category: h.Category, Key: body.(Keyed).Key(), Asked: h.Ask != nil,
+			Consumer: consumer, Meta: MetaFromContext(ctx), Command: true, Category: h.Category, Key: body.(Keyed).Key(), Asked: h.Call != nil,
 		}
 		handle, answer := h.Handle, any(nil)
-		if h.Ask != nil {
-			worthwhile, err := inbox.Peek(ctx, delivery)
+		if h.Call != nil {
+			worthwhile, err := inbox.NeedsProcessing(ctx, delivery)
 			if err != nil {
 				return nil, err
 			}
 			if worthwhile {
-				if answer, err = h.Ask(ctx, body); err != nil {
+				if answer, err = h.Call(ctx, body); err != nil {
 					return nil, err
 				}
 			} else {

@@ -25,7 +25,7 @@ func TestCheckTextNamesTheField(t *testing.T) {
 		}
 		require.EqualError(t, err, want)
 		require.ErrorIs(t, err, ErrPermanent)
-		require.Equal(t, Poison, KindOf(err))
+		require.Equal(t, KindPermanent, KindOf(err))
 		require.False(t, Retryable(err))
 	}
 	require.NoError(t, CheckText("payload", strings.Repeat("k", 10_000), 0))
@@ -37,7 +37,7 @@ func TestProtectReturnsAPanicAsAPermanentError(t *testing.T) {
 	require.ErrorAs(t, err, &panicked)
 	require.Equal(t, "out of range", panicked.Value)
 	require.Contains(t, panicked.Stack, "TestProtect")
-	require.Equal(t, Poison, KindOf(err))
+	require.Equal(t, KindPermanent, KindOf(err))
 	require.NoError(t, Protect(func() error { return nil }))
 	require.ErrorIs(t, Protect(func() error { return ErrNotFound }), ErrNotFound)
 }

@@ -25,13 +25,13 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status, detail, fields = http.StatusUnprocessableEntity, f.Error(), []FieldError{{Field: f.Field, Message: f.Err.Error()}}
 	} else {
 		switch cqrs.KindOf(err) {
-		case cqrs.Refused:
+		case cqrs.KindRefused:
 			status, detail = http.StatusConflict, err.Error()
-		case cqrs.Conflict, cqrs.Transient, cqrs.Down:
+		case cqrs.KindConflict, cqrs.KindTransient, cqrs.KindUnavailable:
 			status, detail = http.StatusServiceUnavailable, "the database is not available or too busy; try again"
 			w.Header().Set("Retry-After", "1")
 			s.Log.WarnContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-		case cqrs.None, cqrs.Unknown, cqrs.Poison, cqrs.Stopping:
+		case cqrs.KindNone, cqrs.KindUnknown, cqrs.KindPermanent, cqrs.KindShuttingDown:
 			switch {
 			case errors.Is(err, cqrs.ErrNotFound):
 				status, detail = http.StatusNotFound, err.Error()

@@ -65,7 +65,7 @@ func (s *Server) limit() func(http.Handler) http.Handler {
 		return func(next http.Handler) http.Handler { return next }
 	}
 	key := func(r *http.Request) (string, error) {
-		if p := cqrs.PrincipalOf(r.Context()); p.Subject != "" && p != cqrs.Guest {
+		if p := cqrs.PrincipalFromContext(r.Context()); p.Subject != "" && p != cqrs.Guest {
 			return "subject " + p.Subject, nil
 		}
 		return "address " + ClientOf(r.Context()).Addr, nil // from a header only if a trusted proxy wrote it

@@ -46,7 +46,7 @@ func (h *handlers) RedriveDeadLetter(w http.ResponseWriter, r *http.Request, id 
 	}
 	h.takeDeadLetter(w, r, id, func() error {
 		defer h.Wake()
-		return h.DeadLetters.Redrive(r.Context(), id)
+		return h.DeadLetters.Replay(r.Context(), id)
 	})
 }
 
@@ -61,7 +61,7 @@ func (h *handlers) DropDeadLetter(w http.ResponseWriter, r *http.Request, id ope
 			return Invalid(http.StatusUnprocessableEntity, "reason", "must be at most 500 characters")
 		}
 		defer h.Wake()
-		return h.DeadLetters.Drop(r.Context(), id, cqrs.PrincipalOf(r.Context()).Subject, reason)
+		return h.DeadLetters.Drop(r.Context(), id, cqrs.PrincipalFromContext(r.Context()).Subject, reason)
 	})
 }
 

@@ -32,10 +32,10 @@ type Idempotency struct {
 type IdempotencyStore interface {
 	// Find returns the answer that a request (its hash) with this key got, nil if there was none. The error is cqrs.ErrKeyReused if that was
 	// another request.
-	Find(ctx context.Context, key cqrs.IdempotencyKey, request []byte) (*cqrs.KeptAnswer, error)
+	Find(ctx context.Context, key cqrs.IdempotencyKey, request []byte) (*cqrs.StoredResponse, error)
 
 	// Keep keeps an answer. If another unit of work has used the key meanwhile, this one fails with cqrs.ErrConflict.
-	Keep(ctx context.Context, key cqrs.IdempotencyKey, request []byte, answer cqrs.KeptAnswer) error
+	Keep(ctx context.Context, key cqrs.IdempotencyKey, request []byte, answer cqrs.StoredResponse) error
 }
 
 // Headers of idempotent requests.
@@ -56,7 +56,7 @@ func (i *Idempotency) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		key := cqrs.IdempotencyKey{Owner: cqrs.PrincipalOf(r.Context()).Subject, Scope: r.Method + " " + r.URL.Path, Key: values[0]}
+		key := cqrs.IdempotencyKey{Owner: cqrs.PrincipalFromContext(r.Context()).Subject, Scope: r.Method + " " + r.URL.Path, Key: values[0]}
 		if len(values) > 1 || key.Key == "" || len(key.Key) > 255 || strings.ContainsFunc(key.Key, func(c rune) bool { return !unicode.IsPrint(c) }) {
 			i.Fail(w, r, Invalid(http.StatusBadRequest, headerKey, "must be 1 to 255 printable characters, once"))
 			return
@@ -102,7 +102,7 @@ func (i *Idempotency) once(r *http.Request, key cqrs.IdempotencyKey, body []byte
 		case answer.Status >= http.StatusBadRequest:
 			return errRefused
 		}
-		return i.Store.Keep(ctx, key, request, cqrs.KeptAnswer{Status: answer.Status, Location: answer.Header().Get("Location"), Body: answer.json()})
+		return i.Store.Keep(ctx, key, request, cqrs.StoredResponse{Status: answer.Status, Location: answer.Header().Get("Location"), Body: answer.json()})
 	})
 	return answer, err
 }
@@ -165,7 +165,7 @@ func (a *Recorder) json() json.RawMessage {
 	return json.RawMessage("null")
 }
 
-func (a *Recorder) replay(earlier cqrs.KeptAnswer) {
+func (a *Recorder) replay(earlier cqrs.StoredResponse) {
 	a.Status = earlier.Status
 	a.header.Set(headerReplayed, "true")
 	if earlier.Location != "" {

@@ -37,7 +37,7 @@ func (h *handlers) GetOutbox(w http.ResponseWriter, r *http.Request) {
 		topics[i] = operations.SuspendedTopic{Topic: t.Topic, Reason: t.Reason, Since: t.Since.UTC(), NextTry: t.NextTry.UTC(), Attempts: t.Attempts}
 	}
 	Respond(w, http.StatusOK, operations.Outbox{
-		Pending: backlog.Pending, OldestAgeSeconds: float32(backlog.Oldest), Delayed: backlog.Delayed, Parked: backlog.Parked,
+		Pending: backlog.Pending, OldestAgeSeconds: float32(backlog.Oldest), Delayed: backlog.Delayed, Parked: backlog.Blocked,
 		Suspended: backlog.Suspended, SuspendedTopics: topics,
 	})
 }

@@ -24,7 +24,7 @@ func (h *handlers) ListSagas(w http.ResponseWriter, r *http.Request, params oper
 		h.fail(w, r, err)
 		return
 	}
-	rows, err := cqrs.AskFor(r.Context(), h.Queries, manager.List{Status: status, Page: cqrs.Page{Before: p.Before, Limit: p.Limit + 1}})
+	rows, err := cqrs.Execute(r.Context(), h.Queries, manager.List{Status: status, Page: cqrs.Page{Before: p.Before, Limit: p.Limit + 1}})
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -46,7 +46,7 @@ func (h *handlers) showSaga(w http.ResponseWriter, r *http.Request, status int, 
 	err := CheckID("a saga", id)
 	var state saga.State
 	if err == nil {
-		state, err = cqrs.AskFor(r.Context(), h.Queries, manager.ByID{ID: id})
+		state, err = cqrs.Execute(r.Context(), h.Queries, manager.ByID{ID: id})
 	}
 	if err != nil {
 		h.fail(w, r, err)
@@ -84,7 +84,7 @@ func (h *handlers) operate(w http.ResponseWriter, r *http.Request, id string, in
 		}
 	}
 	if err == nil {
-		err = h.Operate(r.Context(), id, input(cqrs.PrincipalOf(r.Context()).Subject, request.Reason))
+		err = h.Operate(r.Context(), id, input(cqrs.PrincipalFromContext(r.Context()).Subject, request.Reason))
 	}
 	if err != nil {
 		h.fail(w, r, err)
@@ -95,7 +95,7 @@ func (h *handlers) operate(w http.ResponseWriter, r *http.Request, id string, in
 
 // Saga reads a saga. One that has not started yet is the zero State.
 func (a *API) Saga(ctx context.Context, id string) (saga.State, error) {
-	state, err := cqrs.AskFor(ctx, a.Queries, manager.ByID{ID: id})
+	state, err := cqrs.Execute(ctx, a.Queries, manager.ByID{ID: id})
 	if errors.Is(err, cqrs.ErrNotFound) {
 		return saga.State{}, nil
 	}

@@ -72,7 +72,7 @@ type Server struct {
 type DeadLetterStore interface {
 	List(ctx context.Context, before cqrs.Cursor, limit int) ([]cqrs.DeadLetter, error)
 	ByID(ctx context.Context, id string) (cqrs.DeadLetter, error)
-	Redrive(ctx context.Context, id string) error
+	Replay(ctx context.Context, id string) error
 	Drop(ctx context.Context, id, by, reason string) error
 }
 

@@ -55,7 +55,7 @@ func (c Client) None() bool { return c.base == "" }
 
 // Post sends a request with an idempotency key, which is made of path and id, so that all attempts have the same one. Status 402, 409 and 422 are
 // refusals. A status of 2xx counts only with the service's reference, or, if noContent is allowed, as a 204. Every other answer is an error. It
-// wraps cqrs.ErrDown, so that the call is retried and counts for the breaker, unless it is about this request only. The body of an answer is
+// wraps cqrs.ErrUnavailable, so that the call is retried and counts for the breaker, unless it is about this request only. The body of an answer is
 // JSON: {"reference": "…"} or {"reason": "…"}.
 func (c Client) Post(ctx context.Context, path, id string, body any, noContent bool) (answer cqrs.CallResult, err error) {
 	if c.base == "" {
@@ -88,11 +88,11 @@ func (c Client) call(ctx context.Context, path, id string, body any, noContent b
 		if ctx.Err() != nil {
 			return cqrs.CallResult{}, ctx.Err()
 		}
-		return cqrs.CallResult{}, fmt.Errorf("%w: %w", cqrs.ErrDown, err)
+		return cqrs.CallResult{}, fmt.Errorf("%w: %w", cqrs.ErrUnavailable, err)
 	}
 	defer response.Body.Close() //nolint:errcheck // read to its end, or given up
 	fault := func(what string) (cqrs.CallResult, error) {
-		return cqrs.CallResult{}, fmt.Errorf("%w: %s%s answers %s: %s", cqrs.ErrDown, c.base, path, response.Status, what)
+		return cqrs.CallResult{}, fmt.Errorf("%w: %s%s answers %s: %s", cqrs.ErrUnavailable, c.base, path, response.Status, what)
 	}
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	if err != nil {

@@ -35,7 +35,7 @@ type Config struct {
 	Instance string
 
 	// Presence says on which machine this instance is. Of the members of a group on one machine, one works.
-	Presence Presence
+	Presence MemberMetadata
 
 	// InstanceID makes this a static member of its groups: restarted within the session's time, it gets its partitions back
 	// at once. It must differ between instances. Empty: a dynamic member, which hands its partitions over when it stops.
@@ -244,18 +244,20 @@ func (c Config) consumer() *sarama.Config {
 }
 
 // NewSubscriber makes a subscriber for a group that has many messages of a partition in hand, those of one key in order. The key is that
-// of the header keyHeader, if a record has it, else the record's. A message's cqrs.Link is in its context. Announce receives messages
+// of the header keyHeader, if a record has it, else the record's. A message's cqrs.KeyChain is in its context. Announce receives messages
 // that wait for earlier messages of their key.
 func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Message), logger watermill.LoggerAdapter) (message.Subscriber, error) {
 	s, err := keyordered.NewSubscriber(keyordered.Config{
 		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: c.records(), Logger: logger, MaxBytes: c.GroupBytes,
 		Key: func(r *sarama.ConsumerMessage) string { return orderKey(r, keyHeader) },
 		Link: func(before any, next func()) (link any, done func()) {
-			b, _ := before.(*cqrs.Link)
-			l := cqrs.NewLink(b, next)
+			b, _ := before.(*cqrs.KeyChain)
+			l := cqrs.NewKeyChain(b, next)
 			return l, l.Done
 		},
-		WithLink: func(ctx context.Context, link any) context.Context { return cqrs.WithLink(ctx, link.(*cqrs.Link)) },
+		WithLink: func(ctx context.Context, link any) context.Context {
+			return cqrs.WithKeyChain(ctx, link.(*cqrs.KeyChain))
+		},
 		Announce: announce,
 	})
 	if err != nil {

@@ -12,17 +12,17 @@ import (
 // machines is a sarama.BalanceStrategy that spreads partitions over machines, not over members: of those on one machine, the one that has
 // been there for the longest gets what the machine gets, and the others stand by.
 type machines struct {
-	self   Presence
+	self   MemberMetadata
 	ranges sarama.BalanceStrategy
 }
 
-// Presence is what a member says of itself to whoever balances.
-type Presence struct {
-	Machine string    `json:"machine"` // empty: one of its own
-	Since   time.Time `json:"since"`   // from when on it has been there
+// MemberMetadata is what a member says of itself to whoever balances.
+type MemberMetadata struct {
+	Host  string    `json:"machine"` // empty: one of its own
+	Since time.Time `json:"since"`   // from when on it has been there
 }
 
-func newMachines(self Presence) sarama.BalanceStrategy {
+func newMachines(self MemberMetadata) sarama.BalanceStrategy {
 	return machines{self, sarama.NewBalanceStrategyRange()}
 }
 
@@ -58,12 +58,12 @@ func working(members map[string]sarama.ConsumerGroupMemberMetadata, topic string
 		if !slices.Contains(members[id].Topics, topic) {
 			continue
 		}
-		p := Presence{}
-		if json.Unmarshal(members[id].UserData, &p) != nil || p.Machine == "" {
-			p.Machine = "member " + id
+		p := MemberMetadata{}
+		if json.Unmarshal(members[id].UserData, &p) != nil || p.Host == "" {
+			p.Host = "member " + id
 		}
-		if best, ok := first[p.Machine]; !ok || p.Since.Before(best.since) {
-			first[p.Machine] = candidate{id, p.Since}
+		if best, ok := first[p.Host]; !ok || p.Since.Before(best.since) {
+			first[p.Host] = candidate{id, p.Since}
 		}
 	}
 	out := map[string]sarama.ConsumerGroupMemberMetadata{}

@@ -22,16 +22,16 @@ func TestMachines(t *testing.T) {
 			}
 		}
 		members := map[string]sarama.ConsumerGroupMemberMetadata{}
-		said := map[string]Presence{}
+		said := map[string]MemberMetadata{}
 		for n := range rapid.IntRange(1, 8).Draw(t, "members") {
-			id, p := fmt.Sprint("member-", n), Presence{}
+			id, p := fmt.Sprint("member-", n), MemberMetadata{}
 			if machine := rapid.IntRange(0, 3).Draw(t, "machine"); machine > 0 {
-				p = Presence{fmt.Sprint("machine-", machine), time.Unix(rapid.Int64Range(0, 5).Draw(t, "since"), 0).UTC()}
+				p = MemberMetadata{fmt.Sprint("machine-", machine), time.Unix(rapid.Int64Range(0, 5).Draw(t, "since"), 0).UTC()}
 			}
 			data, err := newMachines(p).(sarama.SubscriptionUserDataBalanceStrategy).SubscriptionUserData(nil)
 			require.NoError(t, err)
 			if rapid.IntRange(0, 9).Draw(t, "says nothing of itself") == 0 {
-				data, p = []byte("?"), Presence{}
+				data, p = []byte("?"), MemberMetadata{}
 			}
 			wants := []string{"topic-0"}
 			for topic := range topics {
@@ -39,18 +39,18 @@ func TestMachines(t *testing.T) {
 					wants = append(wants, topic)
 				}
 			}
-			if p.Machine == "" {
-				p.Machine = id
+			if p.Host == "" {
+				p.Host = id
 			}
 			members[id], said[id] = sarama.ConsumerGroupMemberMetadata{Topics: wants, UserData: data}, p
 		}
-		plan, err := newMachines(Presence{}).Plan(members, topics)
+		plan, err := newMachines(MemberMetadata{}).Plan(members, topics)
 		require.NoError(t, err)
 		for topic, partitions := range topics {
 			byMachine, given := map[string]int{}, map[int32]bool{}
 			for id, m := range members {
 				if slices.Contains(m.Topics, topic) {
-					byMachine[said[id].Machine] = 0
+					byMachine[said[id].Host] = 0
 				}
 			}
 			if len(byMachine) == 0 {
@@ -60,11 +60,11 @@ func TestMachines(t *testing.T) {
 				for _, p := range of[topic] {
 					require.False(t, given[p], "%s/%d is given twice", topic, p)
 					given[p] = true
-					byMachine[said[id].Machine]++
+					byMachine[said[id].Host]++
 				}
 				for other := range members {
-					if len(of[topic]) > 0 && other != id && said[other].Machine == said[id].Machine {
-						require.Empty(t, plan[other][topic], "two of %s work", said[id].Machine)
+					if len(of[topic]) > 0 && other != id && said[other].Host == said[id].Host {
+						require.Empty(t, plan[other][topic], "two of %s work", said[id].Host)
 						if slices.Contains(members[other].Topics, topic) {
 							require.False(t, said[other].Since.Before(said[id].Since), "%s was there before %s", other, id)
 						}

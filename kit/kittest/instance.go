@@ -24,7 +24,7 @@ import (
 type Instance struct {
 	Client
 	t       *testing.T
-	world   *World
+	world   *Environment
 	addr    string
 	command *exec.Cmd
 	exited  chan struct{}
@@ -37,7 +37,7 @@ type Instance struct {
 
 // Host starts the instance that runs the embedded PostgreSQL and Kafka, where no real ones are set. Instances that are started
 // after it share them.
-func (w *World) Host(settings ...string) *Instance {
+func (w *Environment) Host(settings ...string) *Instance {
 	w.t.Helper()
 	i := w.StartWith(settings...)
 	shared := map[string]string{"POSTGRES_DSN": i.DSN()}
@@ -52,7 +52,7 @@ func (w *World) Host(settings ...string) *Instance {
 }
 
 // Start starts an instance and waits until it is ready. It is stopped at the test's end.
-func (w *World) Start(settings ...string) *Instance {
+func (w *Environment) Start(settings ...string) *Instance {
 	w.t.Helper()
 	i := w.Launch(settings...)
 	i.waitReady()
@@ -60,7 +60,7 @@ func (w *World) Start(settings ...string) *Instance {
 }
 
 // StartWith starts an instance whose settings it keeps when it is started again.
-func (w *World) StartWith(settings ...string) *Instance {
+func (w *Environment) StartWith(settings ...string) *Instance {
 	w.t.Helper()
 	i := &Instance{t: w.t, world: w, addr: FreeAddr(w.t), own: settings}
 	i.launch()
@@ -79,7 +79,7 @@ func (i *Instance) Again() {
 }
 
 // Launch starts an instance and does not wait.
-func (w *World) Launch(settings ...string) *Instance {
+func (w *Environment) Launch(settings ...string) *Instance {
 	w.t.Helper()
 	i := &Instance{t: w.t, world: w, addr: FreeAddr(w.t)}
 	i.launch(settings...)
@@ -120,7 +120,7 @@ func (i *Instance) launch(settings ...string) {
 }
 
 // Command is the binary with this world's settings, and whatever arguments.
-func (w *World) Command(args ...string) *exec.Cmd {
+func (w *Environment) Command(args ...string) *exec.Cmd {
 	w.t.Helper()
 	line := append(append(slices.Clone(w.runBy), Binary(w.t)), args...)
 	command := exec.Command(line[0], line[1:]...)
@@ -191,8 +191,8 @@ func Attach(t *testing.T, url string) *Instance {
 	return i
 }
 
-// World is what it shares with others; nil for an instance that was started beforehand.
-func (i *Instance) World() *World { return i.world }
+// Environment is what it shares with others; nil for an instance that was started beforehand.
+func (i *Instance) Environment() *Environment { return i.world }
 
 // Signal sends the process a signal.
 func (i *Instance) Signal(s syscall.Signal) {
@@ -256,7 +256,7 @@ func (i *Instance) Audit(args ...string) (output string, code int) {
 	return i.world.audit(i.DSN(), args...)
 }
 
-func (w *World) audit(dsn string, args ...string) (output string, code int) {
+func (w *Environment) audit(dsn string, args ...string) (output string, code int) {
 	w.t.Helper()
 	command := exec.Command(Binary(w.t), append([]string{"audit"}, args...)...) // read to its end
 	command.Env = append(os.Environ(), "POSTGRES_DSN="+dsn, "KAFKA_BROKERS=", "TOPIC_PREFIX="+w.Prefix)
@@ -272,7 +272,7 @@ func (i *Instance) ExpectFaults() { i.world.spoilt = true }
 
 // audited fails the test if the audit of what it has stored finds something. An embedded database is audited before the instance stops
 // that it is embedded in, a real one before it is dropped.
-func (w *World) audited(dsn string) {
+func (w *Environment) audited(dsn string) {
 	if w.spoilt || w.t.Failed() || w.t.Skipped() {
 		return
 	}

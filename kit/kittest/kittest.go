@@ -55,8 +55,8 @@ func Binary(t *testing.T) string {
 	return path
 }
 
-// World is what instances share: a database, a broker, a data directory.
-type World struct {
+// Environment is what instances share: a database, a broker, a data directory.
+type Environment struct {
 	t       *testing.T
 	env     map[string]string
 	DataDir string
@@ -77,13 +77,13 @@ func External() string { return os.Getenv("COMPONENT_URL") }
 // Real tells whether real services are set.
 func Real() bool { return os.Getenv("POSTGRES_DSN") != "" && os.Getenv("KAFKA_BROKERS") != "" }
 
-// NewWorld makes a world of one's own. Settings are added to the environment of each instance.
-func NewWorld(t *testing.T, settings ...string) *World {
+// NewEnvironment makes a world of one's own. Settings are added to the environment of each instance.
+func NewEnvironment(t *testing.T, settings ...string) *Environment {
 	t.Helper()
 	if External() != "" {
 		t.Skip("needs an instance of its own; COMPONENT_URL names somebody else's")
 	}
-	w := &World{t: t, env: map[string]string{}, Prefix: "t" + strings.ReplaceAll(uuid.NewString()[:13], "-", "")}
+	w := &Environment{t: t, env: map[string]string{}, Prefix: "t" + strings.ReplaceAll(uuid.NewString()[:13], "-", "")}
 	dir, err := os.MkdirTemp("", "millrace-world-")
 	require.NoError(t, err)
 	w.DataDir = dir
@@ -101,15 +101,15 @@ func NewWorld(t *testing.T, settings ...string) *World {
 }
 
 // Set adds a setting to the environment of each instance that is started from now on.
-func (w *World) Set(name, value string) { w.env[name] = value }
+func (w *Environment) Set(name, value string) { w.env[name] = value }
 
 // Setting is the value of a setting of all instances, or empty.
-func (w *World) Setting(name string) string { return w.env[name] }
+func (w *Environment) Setting(name string) string { return w.env[name] }
 
 // DSN is the database of the world's instances, if it is a real one.
-func (w *World) DSN() string { return w.env["POSTGRES_DSN"] }
+func (w *Environment) DSN() string { return w.env["POSTGRES_DSN"] }
 
-func (w *World) newDatabase(dsn string) string {
+func (w *Environment) newDatabase(dsn string) string {
 	w.admin = dsn
 	exec1(w.t, dsn, "CREATE DATABASE "+w.Prefix)
 	u, err := url.Parse(dsn)
@@ -150,7 +150,7 @@ func Column(t *testing.T, db *sql.DB, query string, args ...any) (values []strin
 }
 
 // tearDown removes what is left: a server whose instance was killed, the data, the database.
-func (w *World) tearDown() {
+func (w *Environment) tearDown() {
 	content, err := os.ReadFile(filepath.Join(w.DataDir, "postgres/cluster/postmaster.pid"))
 	if err == nil {
 		var pid int

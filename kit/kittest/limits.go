@@ -25,7 +25,7 @@ func OwnServices(t *testing.T, service ...fs.FS) []string {
 }
 
 // RunBy has all commands of this world started by another program, which limits them: prlimit, for example.
-func (w *World) RunBy(prefix ...string) { w.runBy = prefix }
+func (w *Environment) RunBy(prefix ...string) { w.runBy = prefix }
 
 // Cgroup is a memory cgroup, version 1 or 2.
 type Cgroup struct {
@@ -60,7 +60,7 @@ func MemoryCgroup(t *testing.T, limit int) *Cgroup {
 }
 
 // RunIn has all commands of this world started in a cgroup.
-func (w *World) RunIn(c *Cgroup) {
+func (w *Environment) RunIn(c *Cgroup) {
 	w.RunBy("sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, c.dir)
 }
 

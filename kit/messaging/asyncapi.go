@@ -18,7 +18,7 @@ import (
 // AsyncAPI describes the topics and messages of a service, as AsyncAPI 3.0 (https://www.asyncapi.com/docs/reference/specification/v3.0.0)
 // in YAML: the commands of its handlers, which it receives, and the events of its kinds of aggregates, which it sends. Answers are those
 // that every kind may give to a saga. Heard is what reactions hear of other services, and others the prefixes of those services' topics.
-func AsyncAPI(title, prefix string, handlers []cqrs.Handler, kinds map[string]aggregate.Types, answers aggregate.Types, heard []cqrs.Reaction, others map[string]string) ([]byte, error) {
+func AsyncAPI(title, prefix string, handlers []cqrs.Handler, kinds map[string]aggregate.Types, answers aggregate.Types, heard []cqrs.EventConsumer, others map[string]string) ([]byte, error) {
 	d := document{
 		AsyncAPI: "3.0.0", DefaultContentType: "application/json",
 		Info: info{
@@ -186,7 +186,7 @@ var headers = map[string]any{
 		cqrs.HeaderCausation:   text("the id of the message that it answers"),
 		cqrs.HeaderSagaID:      text("the saga that it belongs to"),
 		cqrs.HeaderSagaStep:    text("the step of the saga"),
-		cqrs.HeaderBranch:      map[string]any{"type": "string", "enum": []string{string(cqrs.Do), string(cqrs.Undo)}, "description": "forwards, or back"},
+		cqrs.HeaderBranch:      map[string]any{"type": "string", "enum": []string{string(cqrs.BranchAction), string(cqrs.BranchCompensation)}, "description": "forwards, or back"},
 		cqrs.HeaderExpires:     map[string]any{"type": "string", "format": "date-time", "description": "of a command: it is refused afterwards"},
 		cqrs.HeaderTrace:       text("W3C trace context"),
 	},

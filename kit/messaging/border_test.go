@@ -25,7 +25,7 @@ func TestPayloadTextFromOutside(t *testing.T) {
 			continue
 		}
 		require.EqualError(t, err, want)
-		require.Equal(t, cqrs.Poison, cqrs.KindOf(err))
+		require.Equal(t, cqrs.KindPermanent, cqrs.KindOf(err))
 	}
 }
 
@@ -41,7 +41,7 @@ func TestInternalHeadersOfStrangersAreIgnored(t *testing.T) {
 			r.renameHeaders(consumer, msg)
 			meta, err := r.metaOf(consumer, msg)
 			require.NoError(t, err)
-			require.Equal(t, counts, meta.SagaID == "s" && meta.SagaStep == "step" && meta.Branch == cqrs.Do && !meta.ExpiresAt.IsZero(), consumer)
+			require.Equal(t, counts, meta.SagaID == "s" && meta.SagaStep == "step" && meta.Branch == cqrs.BranchAction && !meta.ExpiresAt.IsZero(), consumer)
 			require.Equal(t, !counts, meta.SagaID == "" && meta.SagaStep == "" && meta.Branch == "" && meta.ExpiresAt.IsZero(), consumer)
 			require.Equal(t, consumer != "own", meta.Source == "/x", consumer)
 		}

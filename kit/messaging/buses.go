@@ -97,7 +97,7 @@ func (c *Commands) Destination(body any) string { return c.handlers[reflect.Type
 
 // Send implements cqrs.Commands.
 func (c *Commands) Send(ctx context.Context, command cqrs.Command) error {
-	at := cqrs.MetaOf(ctx)
+	at := cqrs.MetaFromContext(ctx)
 	m := &command.Meta
 	m.Causation = at.ID
 	m.Correlation = at.Correlation
@@ -116,7 +116,7 @@ func (c *Commands) Execute(ctx context.Context, command cqrs.Command) error {
 	if h.Service != "" {
 		return fmt.Errorf("%s is handled by %s: send it", h.Type.Name, h.Service)
 	}
-	if h.Ask != nil {
+	if h.Call != nil {
 		return fmt.Errorf("%s asks a service outside: send it", h.Type.Name)
 	}
 	return c.uow.Within(ctx, func(ctx context.Context) error { return h.Handle(ctx, command.Body, nil) })

@@ -25,8 +25,8 @@ func (r *Router) AddCommands(handlers []cqrs.Handler) error {
 		destinations[h.Destination][reflect.TypeOf(h.Type.New()).Elem()] = h
 	}
 	for name, byType := range destinations {
-		group, expect := r.config.Prefix+".commands."+name, r.config.Expect
-		if !slices.ContainsFunc(slices.Collect(maps.Values(byType)), func(h cqrs.Handler) bool { return h.Ask != nil }) {
+		group, expect := r.config.Prefix+".commands."+name, r.config.Prefetch
+		if !slices.ContainsFunc(slices.Collect(maps.Values(byType)), func(h cqrs.Handler) bool { return h.Call != nil }) {
 			expect = nil
 		}
 		// A group, because Watermill's CommandProcessor makes a subscription for each type of command: the commands of a key would lose their order.
@@ -48,7 +48,7 @@ func (r *Router) AddCommands(handlers []cqrs.Handler) error {
 			r.categories[group], r.types[group][h.Type.Name] = h.Category, true
 			endpoint := r.config.Decorate(h.Type.Name, cqrs.Serve(r.config.Inbox, h, group))
 			typed = append(typed, typedHandler{goType, func(ctx context.Context, body any) error {
-				if err := cqrs.CheckText("key of "+cqrs.MetaOf(ctx).Type, body.(cqrs.Keyed).Key(), cqrs.MaxKey); err != nil {
+				if err := cqrs.CheckText("key of "+cqrs.MetaFromContext(ctx).Type, body.(cqrs.Keyed).Key(), cqrs.MaxKey); err != nil {
 					return err
 				}
 				_, err := endpoint(ctx, body)

@@ -123,7 +123,7 @@ func ExampleRetry() {
 	handled, attempts := make(chan string, 1), 0
 	p := start(db, func(_ context.Context, e *ItemPacked) error {
 		if attempts++; attempts <= 2 {
-			return fmt.Errorf("label printer: %w", cqrs.ErrDown)
+			return fmt.Errorf("label printer: %w", cqrs.ErrUnavailable)
 		}
 		handled <- e.Item
 		return nil
@@ -148,7 +148,7 @@ func ExampleKeyOrder() {
 	p := start(db, func(_ context.Context, e *ItemPacked) error {
 		if e.Item == "cup" && !failed {
 			failed = true
-			return fmt.Errorf("label printer: %w", cqrs.ErrDown)
+			return fmt.Errorf("label printer: %w", cqrs.ErrUnavailable)
 		}
 		handled <- e.Box + " " + e.Item
 		return nil

@@ -3,7 +3,7 @@
 //
 // The middleware can be used in any Watermill program. KeyOrder, DeadLetters, Retry and Inbox are message.HandlerMiddleware for a
 // message.Router whose handlers are made by Watermill's cqrs.NewCommandHandler and cqrs.NewEventHandler. OnSend, OnPublish,
-// CommandsThrough, EventsThrough and SagaHandlers run a saga over Watermill's buses and processors; kit/examples/saga shows how.
+// CommandsFromBus, EventsFromBus and SagaHandlers run a saga over Watermill's buses and processors; kit/examples/saga shows how.
 package messaging
 
 import (
@@ -100,7 +100,7 @@ func stamp(t time.Time) string {
 	return t.UTC().Format(time.RFC3339Nano)
 }
 
-// Unmarshal implements cqrs.CommandEventMarshaler; v is a pointer to a registered type. The error is cqrs.ErrPoison.
+// Unmarshal implements cqrs.CommandEventMarshaler; v is a pointer to a registered type. The error is cqrs.ErrPermanent.
 func (m Marshaler) Unmarshal(msg *message.Message, v any) error {
 	body, err := m.decode(msg)
 	if err != nil {
@@ -157,7 +157,7 @@ func (m Marshaler) NameFromMessage(msg *message.Message) string {
 	return msg.Metadata.Get(cqrs.HeaderType)
 }
 
-// known returns an error, cqrs.ErrPoison, for a message whose type nobody here knows.
+// known returns an error, cqrs.ErrPermanent, for a message whose type nobody here knows.
 func (m Marshaler) known(msg *message.Message) error {
 	name := m.NameFromMessage(msg)
 	if name == "" {
@@ -217,7 +217,7 @@ func readMeta(msg *message.Message, o reading) (cqrs.Meta, error) {
 		}
 	}
 	switch m.Branch {
-	case "", cqrs.Do, cqrs.Undo:
+	case "", cqrs.BranchAction, cqrs.BranchCompensation:
 	default:
 		return m, fmt.Errorf("header %s: %q is neither do nor undo: %w", cqrs.HeaderBranch, m.Branch, cqrs.ErrPermanent)
 	}

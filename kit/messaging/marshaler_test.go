@@ -23,7 +23,7 @@ var marshaler = NewMarshaler(aggregate.TypesOf(aggregate.NewType[noted]("note.no
 func TestHeadersAreThoseOfCloudEvents(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
 	msg, err := marshaler.Marshal(cqrs.Event{Body: noted{"hello"}, Category: "notes", Key: "key-1", Meta: cqrs.Meta{
-		ID: "m-1", Subject: "notes/1", Version: 3, Time: at, Correlation: "c", Causation: "b", SagaID: "s", SagaStep: "a step", Branch: cqrs.Do,
+		ID: "m-1", Subject: "notes/1", Version: 3, Time: at, Correlation: "c", Causation: "b", SagaID: "s", SagaStep: "a step", Branch: cqrs.BranchAction,
 		Trace: map[string]string{"traceparent": "00-1-2-01"},
 	}})
 	require.NoError(t, err)
@@ -51,7 +51,7 @@ func TestMetadataSurvivesTheWay(t *testing.T) {
 			Time: moment("time"), Correlation: text.Draw(t, "correlation"), Causation: text.Draw(t, "causation"), ExpiresAt: moment("expires"),
 		}
 		if rapid.Bool().Draw(t, "saga") {
-			want.SagaID, want.SagaStep, want.Branch = text.Draw(t, "saga id"), text.Draw(t, "step"), rapid.SampledFrom([]cqrs.Branch{cqrs.Do, cqrs.Undo}).Draw(t, "branch")
+			want.SagaID, want.SagaStep, want.Branch = text.Draw(t, "saga id"), text.Draw(t, "step"), rapid.SampledFrom([]cqrs.Branch{cqrs.BranchAction, cqrs.BranchCompensation}).Draw(t, "branch")
 		}
 		msg, err := marshaler.Marshal(cqrs.Event{Body: noted{}, Meta: want})
 		require.NoError(t, err)
@@ -69,11 +69,11 @@ func FuzzHeaders(f *testing.F) {
 		msg := message.NewMessage("m", payload)
 		msg.Metadata = message.Metadata{"ce_id": "m", "ce_type": "note.noted", name: value}
 		if _, err := (&Router{}).metaOf("consumer", msg); err != nil {
-			require.Equal(t, cqrs.Poison, cqrs.KindOf(err), "%v", err)
+			require.Equal(t, cqrs.KindPermanent, cqrs.KindOf(err), "%v", err)
 		}
 		var back noted
 		if err := marshaler.Unmarshal(msg, &back); err != nil {
-			require.Equal(t, cqrs.Poison, cqrs.KindOf(err), "%v", err)
+			require.Equal(t, cqrs.KindPermanent, cqrs.KindOf(err), "%v", err)
 		}
 	})
 }

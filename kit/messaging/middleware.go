@@ -20,8 +20,8 @@ import (
 // KeyQueue keeps the order of keys whose messages fail, and the dead letters. What the broker has not delivered but the queue itself has an
 // cqrs.Redelivery in its context.
 type KeyQueue interface {
-	// Expect is called for a message that waits for an earlier message of its key.
-	Expect(k cqrs.MessageKey, messageID string)
+	// Prefetch is called for a message that waits for an earlier message of its key.
+	Prefetch(k cqrs.MessageKey, messageID string)
 
 	// Enqueue stores a message if its key is blocked. False: it may be handled.
 	Enqueue(ctx context.Context, m cqrs.Received) (enqueued bool, err error)
@@ -156,7 +156,7 @@ func (r *Router) renameHeaders(consumer string, msg *message.Message) {
 func (r *Router) announce(consumer string, expect func(cqrs.Delivery)) func(*message.Message) {
 	return func(msg *message.Message) {
 		r.renameHeaders(consumer, msg)
-		r.config.KeyQueue.Expect(r.keyOf(consumer, msg), msg.UUID)
+		r.config.KeyQueue.Prefetch(r.keyOf(consumer, msg), msg.UUID)
 		if expect == nil {
 			return
 		}
@@ -188,7 +188,7 @@ func enlarge(at int) byte {
 func (r *Router) inHand(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		if at, err := time.Parse(time.RFC3339Nano, msg.Metadata.Get(cqrs.HeaderTime)); err == nil {
-			defer r.config.InHand(message.HandlerNameFromCtx(msg.Context()), at)()
+			defer r.config.InFlight(message.HandlerNameFromCtx(msg.Context()), at)()
 		}
 		return next(msg)
 	}
@@ -208,7 +208,7 @@ func DeadLetters(queue KeyQueue, uow cqrs.UnitOfWork, o Options) message.Handler
 				if value := recover(); value != nil {
 					err = panicked{value, string(debug.Stack())}
 				}
-				if at, _ := msg.Context().Value(attemptKey{}).(attempt); err == nil || at.early || errors.Is(err, errKept) || cqrs.KindOf(err) == cqrs.Stopping {
+				if at, _ := msg.Context().Value(attemptKey{}).(attempt); err == nil || at.early || errors.Is(err, errKept) || cqrs.KindOf(err) == cqrs.KindShuttingDown {
 					return
 				}
 				m := o.Received(msg)
@@ -228,7 +228,7 @@ func (o Options) deadLetter(queue KeyQueue, uow cqrs.UnitOfWork, msg *message.Me
 		stack = p.stack
 	}
 	publish, answered := o.Answer(msg, reason)
-	hold := !answered && cqrs.KindOf(reason) != cqrs.Refused
+	hold := !answered && cqrs.KindOf(reason) != cqrs.KindRefused
 	id := ""
 	err := o.keepTrying(msg.Context(), func() error {
 		return uow.Within(context.WithoutCancel(msg.Context()), func(ctx context.Context) (err error) {
@@ -308,10 +308,10 @@ func KeyOrder(queue KeyQueue, o Options) message.HandlerMiddleware {
 	return func(next message.HandlerFunc) message.HandlerFunc {
 		return func(msg *message.Message) ([]*message.Message, error) {
 			m := o.Received(msg)
-			if redelivery, ok := cqrs.RedeliveryOf(msg.Context()); ok {
+			if redelivery, ok := cqrs.RedeliveryFromContext(msg.Context()); ok {
 				return o.redelivered(queue, msg, m, redelivery, next)
 			}
-			link, outer := cqrs.LinkOf(msg.Context()), msg.Context()
+			link, outer := cqrs.KeyChainFromContext(msg.Context()), msg.Context()
 			for {
 				early := link.Waits()
 				enqueued := false
@@ -416,15 +416,15 @@ func (o Options) retry(queue KeyQueue, msg *message.Message, next message.Handle
 			return produced, err
 		}
 		switch kind {
-		case cqrs.None, cqrs.Stopping, cqrs.Poison, cqrs.Refused:
+		case cqrs.KindNone, cqrs.KindShuttingDown, cqrs.KindPermanent, cqrs.KindRefused:
 			return produced, err
-		case cqrs.Down, cqrs.Unknown, cqrs.Transient, cqrs.Conflict:
+		case cqrs.KindUnavailable, cqrs.KindUnknown, cqrs.KindTransient, cqrs.KindConflict:
 		}
-		if kind == cqrs.Unknown && failures >= maxUnknown-maxAtOnce {
+		if kind == cqrs.KindUnknown && failures >= maxUnknown-maxAtOnce {
 			return nil, err
 		}
-		if kind == cqrs.Down || attempt >= maxAtOnce && kind != cqrs.Conflict || attempt >= maxConflicts || failures > 0 ||
-			kind == cqrs.Transient && time.Since(began) > maxHere {
+		if kind == cqrs.KindUnavailable || attempt >= maxAtOnce && kind != cqrs.KindConflict || attempt >= maxConflicts || failures > 0 ||
+			kind == cqrs.KindTransient && time.Since(began) > maxHere {
 			pause := backoff(failures + 4)
 			o.Log.Warn("retry scheduled", "consumer", m.Key.Consumer, "message_id", shownID(msg), "error", err, "kind", kind.String(), "attempt", failures+1, "delay", pause)
 			later := queue.RetryAfter(msg.Context(), m, pause)

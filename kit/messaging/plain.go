@@ -73,13 +73,13 @@ func inboxOf(inbox cqrs.Inbox, delivery func(*message.Message) cqrs.Delivery) me
 
 // metaOf is the metadata of a message that was read before, or else is read now.
 func metaOf(ctx context.Context, msg *message.Message) (cqrs.Meta, error) {
-	if m := cqrs.MetaOf(ctx); m.ID != "" {
+	if m := cqrs.MetaFromContext(ctx); m.ID != "" {
 		return m, nil
 	}
 	return readMeta(msg, reading{saga: true, key: true, plain: true})
 }
 
-// outgoing is what CommandsThrough and EventsThrough know of a message that Watermill's bus makes.
+// outgoing is what CommandsFromBus and EventsFromBus know of a message that Watermill's bus makes.
 type outgoing struct {
 	meta cqrs.Meta
 	key  string
@@ -104,7 +104,7 @@ func OnPublish(p wcqrs.OnEventSendParams) error {
 
 func writeHeaders(msg *message.Message, body any, answer func(at cqrs.Meta) cqrs.Meta) error {
 	out, known := msg.Context().Value(outgoingKey{}).(outgoing)
-	at := cqrs.MetaOf(msg.Context())
+	at := cqrs.MetaFromContext(msg.Context())
 	if !known {
 		out.meta = answer(at)
 	}
@@ -128,9 +128,9 @@ func writeHeaders(msg *message.Message, body any, answer func(at cqrs.Meta) cqrs
 	return cqrs.CheckText("key of "+reflect.TypeOf(body).String(), out.key, cqrs.MaxKey)
 }
 
-// CommandsThrough sends the commands of sagas through Watermill's command bus, whose OnSend must be the function OnSend of this package, and
+// CommandsFromBus sends the commands of sagas through Watermill's command bus, whose OnSend must be the function OnSend of this package, and
 // whose publisher must be an outbox.Publisher: a timer is a command that stays in the outbox until it is due.
-func CommandsThrough(bus *wcqrs.CommandBus) cqrs.Commands { return commandsThrough{bus} }
+func CommandsFromBus(bus *wcqrs.CommandBus) cqrs.Commands { return commandsThrough{bus} }
 
 type commandsThrough struct{ bus *wcqrs.CommandBus }
 
@@ -144,9 +144,9 @@ func (commandsThrough) Execute(context.Context, cqrs.Command) error {
 	return errors.New("execute a command: Watermill's command bus only sends commands")
 }
 
-// EventsThrough publishes the events of a unit of work, those of aggregates and the answers to sagas, through Watermill's event bus, whose
+// EventsFromBus publishes the events of a unit of work, those of aggregates and the answers to sagas, through Watermill's event bus, whose
 // OnPublish must be the function OnPublish of this package.
-func EventsThrough(bus *wcqrs.EventBus) Events { return eventsThrough{bus} }
+func EventsFromBus(bus *wcqrs.EventBus) Events { return eventsThrough{bus} }
 
 type eventsThrough struct{ bus *wcqrs.EventBus }
 
@@ -163,7 +163,7 @@ func (e eventsThrough) Publish(ctx context.Context, event any) error {
 // answer that a participant may give by CommandInbox. Consumer is the name of the group. The event that starts an instance must have the
 // subject as its key.
 func SagaHandlers(consumer string, s *saga.Saga, m *manager.Manager, inbox cqrs.Inbox) (handlers []wcqrs.GroupEventHandler) {
-	for _, t := range append(s.Listens(), saga.AnswerTypes()...) {
+	for _, t := range append(s.EventTypes(), saga.AnswerTypes()...) {
 		handlers = append(handlers, typedHandler{t, func(ctx context.Context, body any) error {
 			msg := wcqrs.OriginalMessageFromCtx(ctx)
 			meta, err := metaOf(ctx, msg)

@@ -26,7 +26,7 @@ func TestCommandInboxAnswersTheSagaOnce(t *testing.T) {
 		OnPublish:            messaging.OnPublish, Marshaler: wcqrs.JSONMarshaler{GenerateName: wcqrs.StructName},
 	})
 	require.NoError(t, err)
-	uow := postgres.NewUnitOfWork(db, eventstore.New(db, aggregate.Types{}), messaging.EventsThrough(events), time.Now)
+	uow := postgres.NewUnitOfWork(db, eventstore.New(db, aggregate.Types{}), messaging.EventsFromBus(events), time.Now)
 	for want, handle := range map[string]func(msg *message.Message) error{
 		"ItemPacked":      func(msg *message.Message) error { return events.Publish(msg.Context(), ItemPacked{"box-1", "cup"}) },
 		"ProcessedAnswer": func(*message.Message) error { return nil },
@@ -52,7 +52,7 @@ func TestCommandInboxAnswersTheSagaOnce(t *testing.T) {
 // What does not come of a saga's command has no headers of a saga, and keeps the correlation of the message that is handled.
 func TestOnSendKeepsTheCorrelation(t *testing.T) {
 	msg := message.NewMessage("2", nil)
-	msg.SetContext(cqrs.WithMeta(t.Context(), cqrs.Meta{ID: "1", Correlation: "0", SagaID: "saga", SagaStep: "step", Branch: cqrs.Do}))
+	msg.SetContext(cqrs.WithMeta(t.Context(), cqrs.Meta{ID: "1", Correlation: "0", SagaID: "saga", SagaStep: "step", Branch: cqrs.BranchAction}))
 	require.NoError(t, messaging.OnSend(wcqrs.CommandBusOnSendParams{Command: ItemPacked{}, Message: msg}))
 	require.Equal(t, message.Metadata{cqrs.HeaderID: "2", cqrs.HeaderCausation: "1", cqrs.HeaderCorrelation: "0"}, msg.Metadata)
 }

@@ -27,9 +27,9 @@ type Config struct {
 	// Announce is told of messages that wait for others of their key.
 	Subscriber func(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error)
 
-	// Expect is told of commands that are waiting and whose handlers ask services outside, so that whether there is a point to it can be
+	// Prefetch is told of commands that are waiting and whose handlers ask services outside, so that whether there is a point to it can be
 	// looked up meanwhile. Optional.
-	Expect func(cqrs.Delivery)
+	Prefetch func(cqrs.Delivery)
 
 	Inbox      cqrs.Inbox
 	UnitOfWork cqrs.UnitOfWork
@@ -51,8 +51,8 @@ type Config struct {
 	// that are waiting behind such a one. Optional.
 	OnFailure func(consumer, what string)
 
-	// InHand is told that a consumer has a message of a time in hand, until done is called. Optional.
-	InHand func(consumer string, at time.Time) (done func())
+	// InFlight is told that a consumer has a message of a time in hand, until done is called. Optional.
+	InFlight func(consumer string, at time.Time) (done func())
 }
 
 // Events is the event bus.
@@ -97,8 +97,8 @@ func NewRouter(c Config) (*Router, error) {
 	if c.OnFailure == nil {
 		c.OnFailure = func(string, string) {}
 	}
-	if c.InHand == nil {
-		c.InHand = func(string, time.Time) func() { return func() {} }
+	if c.InFlight == nil {
+		c.InFlight = func(string, time.Time) func() { return func() {} }
 	}
 	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
 	o := Options{Received: r.received, Answer: r.answer, OnFailure: c.OnFailure, Stopping: c.Stopping, Log: c.Log}
@@ -169,7 +169,7 @@ func (r *Router) listen(group, prefix, category string, m Marshaler, handlers ma
 	for goType, handle := range handlers {
 		typed = append(typed, typedHandler{goType, func(ctx context.Context, body any) error {
 			_, err := handle(ctx, cqrs.Event{
-				Body: body, Meta: cqrs.MetaOf(ctx), Category: category, Key: wcqrs.OriginalMessageFromCtx(ctx).Metadata.Get(cqrs.HeaderKey),
+				Body: body, Meta: cqrs.MetaFromContext(ctx), Category: category, Key: wcqrs.OriginalMessageFromCtx(ctx).Metadata.Get(cqrs.HeaderKey),
 			})
 			return err
 		}})
@@ -262,7 +262,7 @@ func (r *Router) AddProjection(p cqrs.Projection) error {
 }
 
 // AddReaction has what another service says handled. Prefix is that of its topics.
-func (r *Router) AddReaction(a cqrs.Reaction, prefix string) error {
+func (r *Router) AddReaction(a cqrs.EventConsumer, prefix string) error {
 	group := r.config.Prefix + ".reaction." + a.Name
 	r.external[group] = true
 	var types []aggregate.Type
@@ -270,7 +270,7 @@ func (r *Router) AddReaction(a cqrs.Reaction, prefix string) error {
 	for _, heard := range a.On {
 		types = append(types, heard.Type)
 		handlers[heard.EventHandler.Type] = r.config.Decorate(group, func(ctx context.Context, e any) (any, error) {
-			return r.config.Inbox.Handle(ctx, cqrs.Delivery{Consumer: group, Meta: cqrs.MetaOf(ctx)}, func(ctx context.Context) error {
+			return r.config.Inbox.Handle(ctx, cqrs.Delivery{Consumer: group, Meta: cqrs.MetaFromContext(ctx)}, func(ctx context.Context) error {
 				return heard.Handle(ctx, e.(cqrs.Event))
 			})
 		})

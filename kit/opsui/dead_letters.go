@@ -61,7 +61,7 @@ func (s *Server) replay() Action {
 		},
 		Do: func(r *http.Request) (string, string, error) {
 			defer s.Wake()
-			return "The message is replayed.", "/ui/dead-letters", s.DeadLetters.Redrive(r.Context(), r.PathValue("id"))
+			return "The message is replayed.", "/ui/dead-letters", s.DeadLetters.Replay(r.Context(), r.PathValue("id"))
 		},
 	}
 }
@@ -78,7 +78,7 @@ func (s *Server) drop() Action {
 				return "", "", err
 			}
 			defer s.Wake()
-			return "The message is dropped.", "/ui/dead-letters", s.DeadLetters.Drop(r.Context(), r.PathValue("id"), cqrs.PrincipalOf(r.Context()).Subject, why)
+			return "The message is dropped.", "/ui/dead-letters", s.DeadLetters.Drop(r.Context(), r.PathValue("id"), cqrs.PrincipalFromContext(r.Context()).Subject, why)
 		},
 	}
 }

@@ -76,7 +76,7 @@ func drawSaga(name string, outline []saga.Outline, v *SagaView) diagram {
 	p.Boxes = append(p.Boxes, box{rightX, y(0), rightWidth, boxHeight, abort.Name, text(find(abort.Name, false), "ends the compensation"), "back " + class(abort.Name, false)})
 	target := func(i int) int { // the row of the next compensation below row i
 		for ; i >= 0; i-- {
-			if steps[i].Undo {
+			if steps[i].Compensation {
 				return i + 1
 			}
 		}
@@ -86,12 +86,12 @@ func drawSaga(name string, outline []saga.Outline, v *SagaView) diagram {
 	for i, st := range steps {
 		row := i + 1
 		forward, undo := find(st.Name, false), find(st.Name, true)
-		b := box{leftX, y(row), leftWidth, boxHeight, st.Name, text(forward, within(st.Within)), class(st.Name, false)}
+		b := box{leftX, y(row), leftWidth, boxHeight, st.Name, text(forward, within(st.Timeout)), class(st.Name, false)}
 		from := y(0) + boxHeight
 		if previous >= 0 {
 			from = y(previous+1) + boxHeight
 		}
-		if st.StandsIn {
+		if st.Alternative {
 			b.X, b.W, b.Class = leftX+indent, leftWidth-indent, b.Class+" standsin"
 			b.State = text(forward, "fallback")
 			p.Lines = append(p.Lines, line{fmt.Sprintf("M%d %d V%d", leftX+leftWidth-30, y(i)+boxHeight, y(row)-2), "detour " + lit(forward != nil, "in_progress")})
@@ -104,7 +104,7 @@ func drawSaga(name string, outline []saga.Outline, v *SagaView) diagram {
 		}
 		p.Boxes = append(p.Boxes, b)
 		switch {
-		case st.Undo:
+		case st.Compensation:
 			p.Boxes = append(p.Boxes, box{rightX, y(row), rightWidth, boxHeight, st.Name, text(undo, "compensation"), "back " + class(st.Name, true)})
 			done := undo != nil && undo.Ended
 			p.Lines = append(p.Lines,
@@ -141,7 +141,7 @@ func within(d time.Duration) string {
 // following is the next step that is no fallback; -1: there is none.
 func following(steps []saga.Outline, i int) int {
 	for n := i + 1; n < len(steps); n++ {
-		if !steps[n].StandsIn {
+		if !steps[n].Alternative {
 			return n
 		}
 	}
@@ -169,7 +169,7 @@ func description(name string, outline []saga.Outline, v *SagaView) string {
 		for _, st := range outline[:len(outline)-1] {
 			part := st.Name
 			switch {
-			case st.StandsIn:
+			case st.Alternative:
 				part += " (fallback)"
 			case st.Pivot:
 				part += " (pivot)"

@@ -70,7 +70,7 @@ type Server struct {
 type DeadLetters interface {
 	List(ctx context.Context, before cqrs.Cursor, limit int) ([]cqrs.DeadLetter, error)
 	ByID(ctx context.Context, id string) (cqrs.DeadLetter, error)
-	Redrive(ctx context.Context, id string) error
+	Replay(ctx context.Context, id string) error
 	Drop(ctx context.Context, id, by, reason string) error
 }
 

@@ -25,7 +25,7 @@ func newServer(t *testing.T) *Server {
 	t.Helper()
 	return &Server{
 		Name: "Library", Instance: "library-1", Log: slog.New(slog.DiscardHandler), Streams: &httpapi.Streams{}, Stopping: t.Context().Done(), DeadLetters: noLetters{},
-		Queries: cqrs.NewQueries([]cqrs.QueryHandler{cqrs.Query("List", func(context.Context, manager.List) ([]saga.State, error) { return nil, nil })}),
+		Queries: cqrs.NewQueries([]cqrs.QueryHandler{cqrs.HandleQuery("List", func(context.Context, manager.List) ([]saga.State, error) { return nil, nil })}),
 		Watch:   func(...string) (<-chan struct{}, func()) { return nil, func() {} },
 		Wake:    func() {}, Totals: func() Totals { return Totals{} },
 		Breakers: func() []cqrs.Breaker {
@@ -150,7 +150,7 @@ func TestErrorPages(t *testing.T) {
 	var fault error
 	s := func() *Server {
 		s := newServer(t)
-		s.Queries = cqrs.NewQueries([]cqrs.QueryHandler{cqrs.Query("List", func(context.Context, manager.List) ([]saga.State, error) { return nil, fault })})
+		s.Queries = cqrs.NewQueries([]cqrs.QueryHandler{cqrs.HandleQuery("List", func(context.Context, manager.List) ([]saga.State, error) { return nil, fault })})
 		return s
 	}
 	for _, c := range []struct {

@@ -46,7 +46,7 @@ func (s *Server) view(r *http.Request, title, nav string, data any) view {
 		Name: cmp.Or(s.Name, "Millrace"), Instance: s.Instance, Title: title, Nav: nav, Navigation: s.navigation, Page: data, subject: s.Extension.Subject,
 	}
 	if s.Verify != nil {
-		v.SignedIn = cqrs.PrincipalOf(r.Context()).Subject
+		v.SignedIn = cqrs.PrincipalFromContext(r.Context()).Subject
 	}
 	return v
 }
@@ -101,9 +101,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status, title, detail = http.StatusNotFound, "Not found", strings.TrimSuffix(err.Error(), ": "+cqrs.ErrNotFound.Error())
 	case errors.As(err, &field):
 		status, title, detail = http.StatusUnprocessableEntity, "Invalid request", err.Error()
-	case kind == cqrs.Refused:
+	case kind == cqrs.KindRefused:
 		status, title, detail = http.StatusConflict, "Not possible", err.Error()
-	case kind == cqrs.Transient, kind == cqrs.Down, kind == cqrs.Conflict:
+	case kind == cqrs.KindTransient, kind == cqrs.KindUnavailable, kind == cqrs.KindConflict:
 		status, title, detail = http.StatusServiceUnavailable, "The database is unavailable or overloaded", "Nothing is lost. Try again in a moment."
 		s.Log.Warn("page failed", "path", r.URL.Path, "error", err)
 	case r.Context().Err() == nil:

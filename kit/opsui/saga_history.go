@@ -17,7 +17,7 @@ func (v *SagaView) read(events []cqrs.Event) {
 			v.planned = f.Steps
 			v.add(at, "", "started for %s", Short(f.Subject))
 			v.sent(at, f.Next)
-		case saga.StepAsked:
+		case saga.CommandSent:
 			v.sent(at, &f)
 		case saga.StepCompleted:
 			v.end(f.Step, false, at, "completed", "completed", "")
@@ -37,7 +37,7 @@ func (v *SagaView) read(events []cqrs.Event) {
 			v.add(at, "refused", "cancellation requested: %s", f.Reason)
 		case saga.AnswerIgnored:
 			v.add(at, "", "late answer of %s ignored", f.Step)
-		case saga.GotStuck:
+		case saga.NeedsIntervention:
 			v.add(at, "stuck", "%s is stuck: %s", f.Step, f.Reason)
 		case saga.StepRetried:
 			v.add(at, "", "%s retried %s", f.By, f.Step)
@@ -60,11 +60,11 @@ func (v *SagaView) add(at time.Time, class, format string, args ...any) {
 }
 
 // sent records that the command of a step was sent; nil: no command was sent.
-func (v *SagaView) sent(at time.Time, f *saga.StepAsked) {
+func (v *SagaView) sent(at time.Time, f *saga.CommandSent) {
 	if f == nil {
 		return
 	}
-	r := v.run(f.Step, f.Branch == cqrs.Undo)
+	r := v.run(f.Step, f.Branch == cqrs.BranchCompensation)
 	if r.Started.IsZero() || r.Ended {
 		r.Started, r.Ended = at, false
 	}

@@ -49,7 +49,7 @@ type entry struct {
 
 // LoadSaga loads the view of an instance. The error wraps cqrs.ErrNotFound if it has not started.
 func LoadSaga(ctx context.Context, queries *cqrs.Queries, registered []*saga.Saga, id string) (*SagaView, error) {
-	events, err := cqrs.AskFor(ctx, queries, manager.History{ID: id})
+	events, err := cqrs.Execute(ctx, queries, manager.History{ID: id})
 	if err != nil {
 		return nil, err
 	}
@@ -113,8 +113,8 @@ func (v *SagaView) outline() []saga.Outline {
 	var steps []saga.Outline
 	last := saga.Outline{Name: "last command", Retriable: true}
 	for _, st := range v.State.Steps {
-		o := saga.Outline{Name: st.Name, Undo: v.find(st.Name, true) != nil, StandsIn: st.InsteadOf != ""}
-		if !slices.Contains(v.planned, st.Name) && !o.StandsIn {
+		o := saga.Outline{Name: st.Name, Compensation: v.find(st.Name, true) != nil, Alternative: st.InsteadOf != ""}
+		if !slices.Contains(v.planned, st.Name) && !o.Alternative {
 			last.Name = st.Name
 			continue
 		}

@@ -17,7 +17,7 @@ func (s *Server) sagas() Page {
 		if err != nil {
 			return nil, err
 		}
-		rows, err := cqrs.AskFor(r.Context(), s.Queries, manager.List{Status: saga.Status(l.Status), Page: page})
+		rows, err := cqrs.Execute(r.Context(), s.Queries, manager.List{Status: saga.Status(l.Status), Page: page})
 		l.SetRows(r, rows, func(row saga.State) cqrs.Cursor { return cqrs.Cursor{At: row.StartedAt, ID: row.ID} })
 		return l, err
 	}}
@@ -59,7 +59,7 @@ func (s *Server) operate(question, button, notice string, input func(by, reason 
 				return "", "", err
 			}
 			id := r.PathValue("id")
-			return notice, "/ui/sagas/" + url.PathEscape(id), s.Operate(r.Context(), id, input(cqrs.PrincipalOf(r.Context()).Subject, why))
+			return notice, "/ui/sagas/" + url.PathEscape(id), s.Operate(r.Context(), id, input(cqrs.PrincipalFromContext(r.Context()).Subject, why))
 		},
 	}
 }

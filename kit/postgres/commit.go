@@ -57,7 +57,7 @@ type committing struct {
 	err      error
 	rejoins  int // how often it has waited for a lock
 	events   []cqrs.Event
-	messages []*outbox.Written
+	messages []*outbox.Message
 }
 
 // groupCommit commits units that end at the same time in one transaction. Each unit fails alone:
@@ -68,7 +68,7 @@ type committing struct {
 //   - All units of a group fail only if the database is away.
 type groupCommit struct {
 	db        *sqlx.DB
-	groups    txn.Gather[*committing, struct{}]
+	groups    txn.Batcher[*committing, struct{}]
 	apart     chan struct{} // holds a token for each unit that waits apart
 	begins    func() (ended func())
 	committed func([]*committing)
@@ -129,7 +129,7 @@ func (g *groupCommit) commit(all []*committing) ([]struct{}, error) {
 
 // joinAfterNeeds gives a unit to a group when it is known what becomes of the units that it has seen and that are not in its group.
 func (g *groupCommit) joinAfterNeeds(c *committing) {
-	if err := c.Settled(c.ctx); err != nil {
+	if err := c.WaitForDependencies(c.ctx); err != nil {
 		c.end(err)
 		return
 	}
@@ -145,7 +145,7 @@ func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.
 	var units []*txn.Unit
 	var sound []*committing
 	for _, c := range all {
-		if err := c.Doomed(); err != nil {
+		if err := c.DependencyError(); err != nil {
 			c.end(err)
 		} else if !g.queuesBehind(c, c.Locks()) {
 			units, sound = append(units, c.Unit), append(sound, c)
@@ -160,7 +160,7 @@ func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.
 	}
 	waited, ok := errors.AsType[*txn.WaitError](err)
 	switch {
-	case txn.Away(err), ctx.Err() != nil:
+	case txn.IsUnavailable(err), ctx.Err() != nil:
 		for _, c := range sound {
 			c.end(err)
 		}
@@ -245,7 +245,7 @@ const maxRejoins = 5
 
 // waitApart waits for the locks that a unit needs, and tells whether the unit joins a group again. A slow unit is committed here.
 func (g *groupCommit) waitApart(c *committing, waited *txn.WaitError) (again bool, err error) {
-	if err := c.Settled(c.ctx); err != nil {
+	if err := c.WaitForDependencies(c.ctx); err != nil {
 		return false, err
 	}
 	if c.rejoins++; c.rejoins <= maxRejoins && !waited.Slow {
@@ -300,7 +300,7 @@ func (g *groupCommit) waitForLock(ctx context.Context, row *txn.Unit) error {
 		_, waited := errors.AsType[*txn.WaitError](err)
 		switch {
 		case waited && time.Since(began) < lockPatience:
-		case waited, txn.Away(err), ctx.Err() != nil:
+		case waited, txn.IsUnavailable(err), ctx.Err() != nil:
 			return err
 		default:
 			return nil // it holds no lock; another error is judged where the statements before it are executed too
@@ -362,14 +362,14 @@ func (g *groupCommit) wait(ctx context.Context, out *lockedOutError) error {
 }
 
 // submit commits a unit. Units that come after it, in its streams and under its message's key, begin when its place is certain.
-func (u *UnitOfWork) submit(ctx context.Context, un *txn.Unit, session *eventstore.Session, events []cqrs.Event, messages []*outbox.Written) error {
+func (u *UnitOfWork) submit(ctx context.Context, un *txn.Unit, session *eventstore.Session, events []cqrs.Event, messages []*outbox.Message) error {
 	c := &committing{Unit: un, ctx: ctx, ended: make(chan struct{}), events: events, messages: messages}
-	link := cqrs.LinkOf(ctx)
+	link := cqrs.KeyChainFromContext(ctx)
 	if before, ok := link.Before().(*txn.Unit); ok {
-		un.Needs(before)
+		un.DependsOn(before)
 	}
-	if un.Own() {
-		err := un.Settled(ctx)
+	if un.OwnTransaction() {
+		err := un.WaitForDependencies(ctx)
 		if err == nil {
 			err = u.commits.write(ctx, []*committing{c}, []*txn.Unit{un}, txn.Waits{Lock: contendedLockWait})
 		}
@@ -394,7 +394,7 @@ func (u *UnitOfWork) committed(all []*committing) {
 	for _, c := range all {
 		m, n = m+len(c.events), n+len(c.messages)
 	}
-	events, messages := make([]cqrs.Event, 0, m), make([]*outbox.Written, 0, n)
+	events, messages := make([]cqrs.Event, 0, m), make([]*outbox.Message, 0, n)
 	for _, c := range all {
 		events, messages = append(events, c.events...), append(messages, c.messages...)
 	}

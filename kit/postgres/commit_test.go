@@ -82,16 +82,16 @@ func TestCommitGroupIsolatesABadUnit(t *testing.T) {
 	}{
 		"hostile bytes": {"", func(ctx context.Context, w *world) error {
 			return w.writeItem(ctx, "bad", item{key: texts["hostile bytes"]})
-		}, cqrs.Poison},
-		"NUL": {"", func(ctx context.Context, w *world) error { return w.writeItem(ctx, "bad", item{key: texts["NUL"]}) }, cqrs.Poison},
+		}, cqrs.KindPermanent},
+		"NUL": {"", func(ctx context.Context, w *world) error { return w.writeItem(ctx, "bad", item{key: texts["NUL"]}) }, cqrs.KindPermanent},
 		"too large": {"", func(ctx context.Context, w *world) error {
 			return w.writeItem(ctx, "bad", item{key: texts["too large"]})
-		}, cqrs.Poison},
-		"constraint": {"", func(ctx context.Context, w *world) error { return w.writeItem(ctx, "bad", item{key: "bad", n: 1000}) }, cqrs.Poison},
-		"panicking":  {"", func(ctx context.Context, w *world) error { return w.writeItem(ctx, "bad", item{panics: true}) }, cqrs.Poison},
+		}, cqrs.KindPermanent},
+		"constraint": {"", func(ctx context.Context, w *world) error { return w.writeItem(ctx, "bad", item{key: "bad", n: 1000}) }, cqrs.KindPermanent},
+		"panicking":  {"", func(ctx context.Context, w *world) error { return w.writeItem(ctx, "bad", item{panics: true}) }, cqrs.KindPermanent},
 		"slow": {"", func(ctx context.Context, w *world) error {
 			return w.writeItem(ctx, "bad", item{key: "bad", seconds: 60})
-		}, cqrs.Transient},
+		}, cqrs.KindTransient},
 		"cancelled": {"", func(ctx context.Context, w *world) error {
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
@@ -101,17 +101,17 @@ func TestCommitGroupIsolatesABadUnit(t *testing.T) {
 				return err
 			})
 			return err
-		}, cqrs.Stopping},
+		}, cqrs.KindShuttingDown},
 		"locked row": {`SELECT FROM items WHERE key = 'locked' FOR UPDATE`, func(ctx context.Context, w *world) error {
 			return w.writeItem(ctx, "bad", item{key: "locked", n: 1})
-		}, cqrs.Transient},
+		}, cqrs.KindTransient},
 		"locked inbox row": {`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'bad', 'done')`, func(ctx context.Context, w *world) error {
 			return w.writeItem(ctx, "bad", item{key: "bad", n: 1})
-		}, cqrs.Transient},
+		}, cqrs.KindTransient},
 		"locked stream": {`INSERT INTO events (stream, version, position, type, schema, payload, meta, at)
 			VALUES ('inventory/bad', 1, nextval('events_position'), 'inventory.received', 1, '{"sku":"bad","quantity":1}', '{}', now())`, func(ctx context.Context, w *world) error {
 			return w.writeItem(ctx, "bad", item{key: "bad", n: 1})
-		}, cqrs.Transient},
+		}, cqrs.KindTransient},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -222,7 +222,7 @@ func TestSmallestPoolIsNotUsedUpByUnitsThatWaitForLocks(t *testing.T) {
 		waiting.Go(func() {
 			err := w.uow.Within(t.Context(), func(ctx context.Context) error {
 				if n%2 == 0 { // has a transaction of its own, and asks for a key
-					if _, err := txn.From(ctx); err != nil {
+					if _, err := txn.FromContext(ctx); err != nil {
 						return err
 					}
 				}
@@ -230,7 +230,7 @@ func TestSmallestPoolIsNotUsedUpByUnitsThatWaitForLocks(t *testing.T) {
 				if _, err := keys.Find(ctx, key, []byte("hash")); err != nil {
 					return err
 				}
-				err := keys.Keep(ctx, key, []byte("hash"), cqrs.KeptAnswer{Status: 202, Body: []byte("null")})
+				err := keys.Keep(ctx, key, []byte("hash"), cqrs.StoredResponse{Status: 202, Body: []byte("null")})
 				return errors.Join(err, items.Write(ctx, item{key: "locked", n: 1}))
 			})
 			if err != nil {
@@ -317,7 +317,7 @@ func TestLockTimeoutOfTheConnectionIsRestored(t *testing.T) {
 
 	w.stock = eventstore.NewRepository(w.store, inventory.Category, inventory.Rebuild, eventstore.Options{Contended: true})
 	require.NoError(t, w.uow.Within(t.Context(), func(ctx context.Context) error {
-		tx, err := txn.From(ctx)
+		tx, err := txn.FromContext(ctx)
 		require.NoError(t, err)
 		require.NoError(t, w.receive(ctx))
 		var is string

@@ -61,11 +61,11 @@ func Example() {
 	fmt.Println("failure:", deposit(7, errors.New("no")))
 	a, err := accounts.Load(ctx, "a1")
 	fmt.Println("balance:", a.balance, err)
-	waiting, err := outbox.Read(ctx, db)
+	waiting, err := outbox.LoadBacklog(ctx, db)
 	fmt.Println("in the outbox:", waiting.Pending, err)
 
 	broker := gochannel.NewGoChannel(gochannel.Config{Persistent: true}, watermill.NopLogger{})
-	relay := outbox.NewRelay(db, outbox.ThroughPublisher(broker), slog.New(slog.DiscardHandler), outbox.Options{DSN: dsn, Refused: func(error) bool { return false }})
+	relay := outbox.NewRelay(db, outbox.PublisherSender(broker), slog.New(slog.DiscardHandler), outbox.Options{DSN: dsn, Refused: func(error) bool { return false }})
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

@@ -161,11 +161,11 @@ func TestDoneButReportedAsATimeOut(t *testing.T) {
 		handling.Go(func() {
 			for n := part; n < messages; n += 5 {
 				for { // as the router does
-					_, err := w.uow.Handle(context.Background(), command(fmt.Sprint("m-", n), fmt.Sprint("step-", n), cqrs.Do), w.receive)
+					_, err := w.uow.Handle(context.Background(), command(fmt.Sprint("m-", n), fmt.Sprint("step-", n), cqrs.BranchAction), w.receive)
 					if err == nil {
 						break
 					}
-					if kind := cqrs.KindOf(err); kind != cqrs.Transient && kind != cqrs.Conflict {
+					if kind := cqrs.KindOf(err); kind != cqrs.KindTransient && kind != cqrs.KindConflict {
 						t.Errorf("%s: %v", kind, err)
 						return
 					}

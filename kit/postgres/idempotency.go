@@ -16,13 +16,13 @@ import (
 // Idempotency keeps the answers to requests that bore a key, in the unit of work that carries the request out.
 type Idempotency struct {
 	db      *sqlx.DB
-	lookups txn.Gather[cqrs.IdempotencyKey, *idempotencyRow]
+	lookups txn.Batcher[cqrs.IdempotencyKey, *idempotencyRow]
 }
 
 type idempotencyRow struct {
 	cqrs.IdempotencyKey
 	request []byte
-	answer  cqrs.KeptAnswer
+	answer  cqrs.StoredResponse
 }
 
 // NewIdempotency makes it.
@@ -51,8 +51,8 @@ var keepAnswers = &txn.Statement[idempotencyRow]{
 
 // Find returns the answer that a request (its hash) with this key got earlier, nil if there was none. The error is cqrs.ErrKeyReused if the
 // key was used for another request.
-func (i *Idempotency) Find(ctx context.Context, key cqrs.IdempotencyKey, request []byte) (*cqrs.KeptAnswer, error) {
-	if txn.Of(ctx) == nil {
+func (i *Idempotency) Find(ctx context.Context, key cqrs.IdempotencyKey, request []byte) (*cqrs.StoredResponse, error) {
+	if txn.UnitFromContext(ctx) == nil {
 		return nil, errors.New("find an idempotency key: called outside a unit of work")
 	}
 	if err := cmp.Or(cqrs.CheckText("Idempotency-Key", key.Key, cqrs.MaxKey), cqrs.CheckText("owner of the Idempotency-Key", key.Owner, cqrs.MaxKey), cqrs.CheckText("path", key.Scope, 2*cqrs.MaxKey)); err != nil {
@@ -70,15 +70,15 @@ func (i *Idempotency) Find(ctx context.Context, key cqrs.IdempotencyKey, request
 
 // Keep has the answer kept when the unit of work of ctx commits, together with the effects of the request. If another unit of work has used
 // the key meanwhile, this one fails with cqrs.ErrConflict, and its next attempt finds that answer.
-func (i *Idempotency) Keep(ctx context.Context, key cqrs.IdempotencyKey, request []byte, answer cqrs.KeptAnswer) error {
+func (i *Idempotency) Keep(ctx context.Context, key cqrs.IdempotencyKey, request []byte, answer cqrs.StoredResponse) error {
 	return keepAnswers.Write(ctx, idempotencyRow{key, request, answer})
 }
 
 // find reads what is stored under a key. A unit with a transaction of its own reads in it: it holds a connection, and must not wait for
 // another one.
 func (i *Idempotency) find(ctx context.Context, k cqrs.IdempotencyKey) (*idempotencyRow, error) {
-	u := txn.Of(ctx)
-	if !u.Own() {
+	u := txn.UnitFromContext(ctx)
+	if !u.OwnTransaction() {
 		return i.lookups.Call(ctx, k)
 	}
 	found, err := i.read(ctx, u, []cqrs.IdempotencyKey{k})

@@ -47,15 +47,15 @@ func TestGatheredLookUpsIsolateABadElement(t *testing.T) {
 		"inbox": func(t *testing.T) func(ctx context.Context, text string) error {
 			w := newWorld(t)
 			return func(ctx context.Context, text string) error {
-				_, err := w.uow.Handle(ctx, command(text, text, cqrs.Undo), func(context.Context) error { return nil })
+				_, err := w.uow.Handle(ctx, command(text, text, cqrs.BranchCompensation), func(context.Context) error { return nil })
 				return err
 			}
 		},
 		"inbox, expected": func(t *testing.T) func(ctx context.Context, text string) error {
 			w := newWorld(t)
 			return func(ctx context.Context, text string) error {
-				w.uow.Expect(command(text, text, cqrs.Undo))
-				_, err := w.uow.Peek(ctx, command(text, text, cqrs.Undo))
+				w.uow.Expect(command(text, text, cqrs.BranchCompensation))
+				_, err := w.uow.NeedsProcessing(ctx, command(text, text, cqrs.BranchCompensation))
 				return err
 			}
 		},
@@ -79,7 +79,7 @@ func TestGatheredLookUpsIsolateABadElement(t *testing.T) {
 								return
 							default:
 							}
-							if err := call(t.Context(), bad); cqrs.KindOf(err) != cqrs.Poison {
+							if err := call(t.Context(), bad); cqrs.KindOf(err) != cqrs.KindPermanent {
 								t.Errorf("the bad element: %v", err)
 								return
 							}

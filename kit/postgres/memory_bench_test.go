@@ -28,7 +28,7 @@ func BenchmarkStock(b *testing.B) {
 			uow := postgres.NewUnitOfWork(db, store, &bus{publisher: outbox.NewPublisher(1_000_000, kittest.Insert)}, time.Now)
 			handle := func(sku string, decide func(*inventory.Stock) error) {
 				outcome, err := uow.Handle(context.Background(), command(uuid.NewString(), "", ""), func(ctx context.Context) error { return stock.Update(ctx, sku, decide) })
-				if err != nil || outcome != cqrs.Handled {
+				if err != nil || outcome != cqrs.Processed {
 					b.Error(outcome, err)
 				}
 			}

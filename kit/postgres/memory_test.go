@@ -54,11 +54,11 @@ func TestStreamHasNoGapAfterAUnitWithoutResult(t *testing.T) {
 			require.ErrorIs(t, err, inventory.ErrNotReserved)
 		},
 		"refused in the inbox": func(t *testing.T, a *world) {
-			outcome, err := a.uow.Handle(t.Context(), command("refused", "s", cqrs.Do), func(ctx context.Context) error {
+			outcome, err := a.uow.Handle(t.Context(), command("refused", "s", cqrs.BranchAction), func(ctx context.Context) error {
 				return errors.Join(a.receive(ctx), a.stock.Update(ctx, "A", func(s *inventory.Stock) error { return s.Commit("A", "unknown") }))
 			})
 			require.NoError(t, err)
-			require.Equal(t, cqrs.Declined, outcome)
+			require.Equal(t, cqrs.Refused, outcome)
 		},
 		"failed": func(t *testing.T, a *world) {
 			require.ErrorIs(t, a.uow.Within(t.Context(), func(ctx context.Context) error { return errors.Join(a.receive(ctx), failure) }), failure)

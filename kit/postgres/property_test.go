@@ -76,7 +76,7 @@ func (o *operation) work(w *world) func(ctx context.Context) error {
 		}
 	case "own transaction":
 		return func(ctx context.Context) error {
-			_, err := txn.From(ctx)
+			_, err := txn.FromContext(ctx)
 			return errors.Join(err, receive(ctx))
 		}
 	case "reserve", "reserve, timeout":
@@ -164,11 +164,11 @@ func (o *operation) run(instances []*world) (wrong error) {
 	switch {
 	case errors.Is(err, errMissing), errors.Is(err, inventory.ErrNotReserved):
 		o.result = notReserved
-	case outcome == cqrs.Declined && operations[o.kind] > 0:
+	case outcome == cqrs.Refused && operations[o.kind] > 0:
 		o.result = notReserved
-	case err == nil && outcome != cqrs.Declined:
+	case err == nil && outcome != cqrs.Refused:
 		o.result = committed
-	case errors.Is(err, errAsked), errors.Is(err, inventory.ErrSKU), outcome == cqrs.Declined, errors.Is(err, cqrs.ErrConflict):
+	case errors.Is(err, errAsked), errors.Is(err, inventory.ErrSKU), outcome == cqrs.Refused, errors.Is(err, cqrs.ErrConflict):
 		o.result = nothing
 	case ctx.Err() != nil:
 		o.result = unknown
@@ -188,7 +188,7 @@ func (o *operation) handle(ctx context.Context, w *world) (outcome cqrs.Outcome,
 	if o.inbox || o.kind == "repeated message" {
 		return w.uow.Handle(ctx, d, o.work(w))
 	}
-	return cqrs.Handled, w.uow.Within(cqrs.WithMeta(ctx, d.Meta), o.work(w))
+	return cqrs.Processed, w.uow.Within(cqrs.WithMeta(ctx, d.Meta), o.work(w))
 }
 
 // looks tells whether the operation's result depends on the order's reservation.

@@ -181,7 +181,7 @@ func (r *Rebuilding) write(ctx context.Context, all []handled) error {
 	switch {
 	case err == nil:
 		return nil
-	case ctx.Err() != nil, txn.Away(err), errors.Is(err, errConnectionLost):
+	case ctx.Err() != nil, txn.IsUnavailable(err), errors.Is(err, errConnectionLost):
 		return err
 	case len(all) == 1:
 		return r.failed(ctx, all[0].event, err)
@@ -221,7 +221,7 @@ func (r *Rebuilding) replace(ctx context.Context) (again bool, err error) {
 	}
 	inner, unit := txn.NewUnit(ctx, r.beside)
 	defer unit.Close()
-	tx, err := txn.From(inner)
+	tx, err := txn.FromContext(inner)
 	if err != nil {
 		return false, err
 	}
@@ -244,7 +244,7 @@ func (r *Rebuilding) replace(ctx context.Context) (again bool, err error) {
 		return false, err
 	}
 	err = txn.Commit(ctx, r.beside, append([]*txn.Unit{unit}, unitsOf(late)...))
-	if err == nil || ctx.Err() != nil || txn.Away(err) {
+	if err == nil || ctx.Err() != nil || txn.IsUnavailable(err) {
 		return false, err
 	}
 	unit.Close()

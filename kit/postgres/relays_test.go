@@ -55,11 +55,11 @@ func startRelays(t *testing.T, dsn string, l *sentLog, instances []*world) (stop
 		running.Wait()
 	})
 	for _, w := range instances {
-		relay := outbox.NewRelay(w.db, outbox.ThroughPublisher(l), slog.New(slog.DiscardHandler), outbox.Options{
+		relay := outbox.NewRelay(w.db, outbox.PublisherSender(l), slog.New(slog.DiscardHandler), outbox.Options{
 			DSN: dsn, Batch: 20, Refused: func(error) bool { return false },
 		})
 		w.uow.Committing = relay.Committing
-		w.uow.OnCommit = func(_ []cqrs.Event, messages []*outbox.Written) { relay.Offer(messages) }
+		w.uow.OnCommit = func(_ []cqrs.Event, messages []*outbox.Message) { relay.Offer(messages) }
 		relays = append(relays, relay)
 		running.Go(func() { relay.Run(ctx) })
 	}

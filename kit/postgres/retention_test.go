@@ -37,18 +37,18 @@ func TestRetentionKeepsTheRowsOfASagaUntilItHasEnded(t *testing.T) {
 		require.NoError(t, err)
 		return outcome
 	}
-	require.Equal(t, cqrs.Handled, handle(w, command("reserve", "reserve stock", cqrs.Do)))
-	other := command("other", "step", cqrs.Do)
+	require.Equal(t, cqrs.Processed, handle(w, command("reserve", "reserve stock", cqrs.BranchAction)))
+	other := command("other", "step", cqrs.BranchAction)
 	other.Meta.SagaID = "a saga of another service"
-	require.Equal(t, cqrs.Handled, handle(w, other))
-	require.Equal(t, cqrs.Handled, handle(w, command("no saga", "", "")))
+	require.Equal(t, cqrs.Processed, handle(w, other))
+	require.Equal(t, cqrs.Processed, handle(w, command("no saga", "", "")))
 
 	ahead := kittest.ClockAhead(t, w.db, twoWeeks+time.Hour)
 	keep := postgres.Retention{Inbox: twoWeeks}
 	require.EqualValues(t, 1, sweep(t, ahead, keep), "only the row that belongs to no saga")
 	later := (&world{db: ahead}).another()
-	require.Equal(t, cqrs.Repeated, handle(later, command("reserve", "reserve stock", cqrs.Do)))
-	require.Equal(t, cqrs.Handled, handle(later, command("release", "reserve stock", cqrs.Undo)), "not: nothing to undo")
+	require.Equal(t, cqrs.Duplicate, handle(later, command("reserve", "reserve stock", cqrs.BranchAction)))
+	require.Equal(t, cqrs.Processed, handle(later, command("release", "reserve stock", cqrs.BranchCompensation)), "not: nothing to undo")
 
 	_, err = w.db.Exec(`UPDATE saga_rows SET status = 'compensated'`)
 	require.NoError(t, err)
@@ -146,7 +146,7 @@ func TestRetentionOfAProcessedMessageOfABlockedKey(t *testing.T) {
 
 	ahead := kittest.ClockAhead(t, w.db, twoWeeks+time.Hour)
 	sweep(t, ahead, postgres.Retention{Inbox: twoWeeks})
-	require.NoError(t, letters.Redrive(t.Context(), letter))
+	require.NoError(t, letters.Replay(t.Context(), letter))
 	later := (&world{db: ahead}).another()
 	for _, id := range kittest.Column(t, w.db.DB, `SELECT convert_from(message_id, 'UTF8') FROM waiting_messages ORDER BY id`) {
 		_, err := later.uow.Handle(t.Context(), delivery(id), later.receive)

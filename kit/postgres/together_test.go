@@ -34,7 +34,7 @@ func TestUnitsCommitTogether(t *testing.T) {
 			for n := range units {
 				handling.Go(func() {
 					outcome, err := w.uow.Handle(t.Context(), command(fmt.Sprint("m-", n), "", ""), w.receiveOf(fmt.Sprint("SKU-", n%skus), 1))
-					if err != nil || outcome != cqrs.Handled {
+					if err != nil || outcome != cqrs.Processed {
 						t.Errorf("%s %v", outcome, err)
 					}
 				})
@@ -81,10 +81,10 @@ func TestEachUnitFailsAlone(t *testing.T) {
 					t.Error(id, err)
 				}
 			case 1:
-				outcome, err := instance.uow.Handle(t.Context(), command(id, id, cqrs.Do), func(ctx context.Context) error {
+				outcome, err := instance.uow.Handle(t.Context(), command(id, id, cqrs.BranchAction), func(ctx context.Context) error {
 					return errors.Join(instance.receiveOf(sku, 1000)(ctx), inventory.ErrNotReserved)
 				})
-				if err != nil || outcome != cqrs.Declined {
+				if err != nil || outcome != cqrs.Refused {
 					t.Error(id, outcome, err)
 				}
 			case 2: // twice at the same time
@@ -99,7 +99,7 @@ func TestEachUnitFailsAlone(t *testing.T) {
 				both.Wait()
 				quantity = 1
 			default:
-				if outcome, err := instance.uow.Handle(t.Context(), command(id, "", ""), instance.receiveOf(sku, 1)); err != nil || outcome != cqrs.Handled {
+				if outcome, err := instance.uow.Handle(t.Context(), command(id, "", ""), instance.receiveOf(sku, 1)); err != nil || outcome != cqrs.Processed {
 					t.Error(id, outcome, err)
 				}
 				quantity = 1
@@ -124,14 +124,14 @@ func TestEachUnitFailsAlone(t *testing.T) {
 func TestWhatFollowsFailsWithWhatItFollows(t *testing.T) {
 	w := newWorld(t)
 	begun := make(chan struct{})
-	first := cqrs.NewLink(nil, func() {
+	first := cqrs.NewKeyChain(nil, func() {
 		select {
 		case <-begun:
 		default:
 			close(begun)
 		}
 	})
-	second := cqrs.NewLink(first, func() {})
+	second := cqrs.NewKeyChain(first, func() {})
 	// The first one's inbox row is written by somebody else between its looking and its commit.
 	_, err := w.db.Exec(`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'm-9', 'done')`)
 	require.NoError(t, err)
@@ -141,7 +141,7 @@ func TestWhatFollowsFailsWithWhatItFollows(t *testing.T) {
 	require.NoError(t, err)
 	outcomes := make(chan string, 2)
 	go func() {
-		outcome, err := w.uow.Handle(cqrs.WithLink(t.Context(), first), command("m-1", "", ""), w.receiveOf("A", 1))
+		outcome, err := w.uow.Handle(cqrs.WithKeyChain(t.Context(), first), command("m-1", "", ""), w.receiveOf("A", 1))
 		outcomes <- fmt.Sprint(outcome, err)
 	}()
 	<-begun
@@ -150,7 +150,7 @@ func TestWhatFollowsFailsWithWhatItFollows(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, secondErr = w.uow.Handle(cqrs.WithLink(t.Context(), second), command("m-2", "", ""), func(ctx context.Context) error {
+		_, secondErr = w.uow.Handle(cqrs.WithKeyChain(t.Context(), second), command("m-2", "", ""), func(ctx context.Context) error {
 			runs++
 			return w.receiveOf("A", 10)(ctx)
 		})
@@ -164,7 +164,7 @@ func TestWhatFollowsFailsWithWhatItFollows(t *testing.T) {
 	require.Zero(t, w.count(t, `SELECT count(*) FROM events`))
 	first.Done()
 	require.NoError(t, second.Wait(t.Context()))
-	_, err = w.uow.Handle(cqrs.WithLink(t.Context(), second), command("m-2", "", ""), w.receiveOf("A", 10))
+	_, err = w.uow.Handle(cqrs.WithKeyChain(t.Context(), second), command("m-2", "", ""), w.receiveOf("A", 10))
 	require.NoError(t, err)
 	s, err := w.stock.Load(t.Context(), "A")
 	require.NoError(t, err)
@@ -225,10 +225,10 @@ func TestInstancesThatWantTheSameDoNotBlockEachOther(t *testing.T) {
 						})
 					})
 					if err == nil {
-						require.Equal(t, cqrs.Handled, outcome)
+						require.Equal(t, cqrs.Processed, outcome)
 						break
 					}
-					if kind := cqrs.KindOf(err); kind != cqrs.Conflict {
+					if kind := cqrs.KindOf(err); kind != cqrs.KindConflict {
 						t.Errorf("%s %s: %v", id, kind, err)
 						return
 					}
@@ -244,14 +244,14 @@ func TestInstancesThatWantTheSameDoNotBlockEachOther(t *testing.T) {
 func TestWhatWasExpectedMayBeOutOfDate(t *testing.T) {
 	w := newWorld(t)
 	other := w.another()
-	d := command("m-1", "step", cqrs.Do)
+	d := command("m-1", "step", cqrs.BranchAction)
 	w.uow.Expect(d)
 	outcome, err := other.uow.Handle(t.Context(), d, other.receiveOf("A", 1))
 	require.NoError(t, err)
-	require.Equal(t, cqrs.Handled, outcome)
+	require.Equal(t, cqrs.Processed, outcome)
 	outcome, err = w.uow.Handle(t.Context(), d, w.receiveOf("A", 1))
 	require.NoError(t, err)
-	require.Equal(t, cqrs.Repeated, outcome)
+	require.Equal(t, cqrs.Duplicate, outcome)
 	require.Equal(t, 1, w.count(t, `SELECT count(*) FROM events`))
 }
 
@@ -259,7 +259,7 @@ func TestWhatWasExpectedMayBeOutOfDate(t *testing.T) {
 func TestWhatWasCommittedIsLetGo(t *testing.T) {
 	w := newWorld(t)
 	var written weak.Pointer[message.Message]
-	_, err := w.uow.Handle(t.Context(), command("m-1", "reserve", cqrs.Do), func(ctx context.Context) error {
+	_, err := w.uow.Handle(t.Context(), command("m-1", "reserve", cqrs.BranchAction), func(ctx context.Context) error {
 		msg := message.NewMessage("sent", []byte("x"))
 		written = weak.Make(msg)
 		msg.SetContext(ctx)
@@ -288,7 +288,7 @@ func TestAnUnreadableStreamIsNobodyElsesFault(t *testing.T) {
 			}
 			_, err := w.uow.Handle(t.Context(), command(fmt.Sprint("m-", n), "", ""), w.receiveOf(sku, 1))
 			switch kind := cqrs.KindOf(err); {
-			case sku == "BAD" && kind != cqrs.Poison:
+			case sku == "BAD" && kind != cqrs.KindPermanent:
 				t.Errorf("%s: %s %v", sku, kind, err)
 			case sku != "BAD" && err != nil:
 				t.Errorf("%s: %s %v", sku, kind, err)

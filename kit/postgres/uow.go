@@ -43,7 +43,7 @@ type UnitOfWork struct {
 	Committing func() (done func())
 
 	// OnCommit is told what was appended, and what was written to the outbox, after each commit.
-	OnCommit func(events []cqrs.Event, messages []*outbox.Written)
+	OnCommit func(events []cqrs.Event, messages []*outbox.Message)
 }
 
 // NewUnitOfWork makes a unit of work. The bus publishes the events that are appended, in the same transaction; nil: they are not published.
@@ -52,7 +52,7 @@ func NewUnitOfWork(db *sqlx.DB, store *eventstore.Store, bus EventBus, clock cqr
 		bus = noBus{}
 	}
 	u := &UnitOfWork{db: db, store: store, inbox: inbox.New(db), bus: bus, clock: clock}
-	u.Committing, u.OnCommit = func() func() { return func() {} }, func([]cqrs.Event, []*outbox.Written) {}
+	u.Committing, u.OnCommit = func() func() { return func() {} }, func([]cqrs.Event, []*outbox.Message) {}
 	u.commits = newGroupCommit(db, func() func() { return u.Committing() }, u.committed)
 	u.alone = make(chan struct{}, ownTransactions(db))
 	return u
@@ -83,7 +83,7 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 		if out, ok := errors.AsType[*lockedOutError](err); ok {
 			err = u.commits.wait(ctx, out)
 		}
-		if before, ok := cqrs.LinkOf(ctx).Before().(*txn.Unit); ok && before.Failed() {
+		if before, ok := cqrs.KeyChainFromContext(ctx).Before().(*txn.Unit); ok && before.Failed() {
 			return err // not before the message before was dealt with
 		}
 		if !errors.Is(err, cqrs.ErrConflict) || attempt == maxConflicts || ctx.Err() != nil {
@@ -124,8 +124,8 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 	if err != nil {
 		return err
 	}
-	err = u.submit(ctx, un, session, events, outbox.Of(inner))
-	if txn.Stale(err) {
+	err = u.submit(ctx, un, session, events, outbox.MessagesFromContext(inner))
+	if txn.IsStale(err) {
 		session.Conflicted()
 	}
 	return err
@@ -136,11 +136,11 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 func (u *UnitOfWork) prepare(ctx context.Context, un *txn.Unit, session *eventstore.Session, work func(ctx context.Context) error) (events []cqrs.Event, err error) {
 	defer func() {
 		value := recover()
-		if value == nil && (err == nil || ctx.Err() != nil || cqrs.KindOf(err) == cqrs.Conflict) {
+		if value == nil && (err == nil || ctx.Err() != nil || cqrs.KindOf(err) == cqrs.KindConflict) {
 			return
 		}
 		un.Close() // to hold no lock, and no connection, while another one is needed
-		current := un.Settled(ctx)
+		current := un.WaitForDependencies(ctx)
 		if current == nil {
 			current = session.Verify(ctx)
 		}
@@ -171,7 +171,7 @@ func (u *UnitOfWork) prepare(ctx context.Context, un *txn.Unit, session *eventst
 
 // answered tells whether the unit of work has published an event for the saga's step itself, through a bus of Watermill's.
 func answered(ctx context.Context, m cqrs.Meta) bool {
-	return slices.ContainsFunc(outbox.Of(ctx), func(w *outbox.Written) bool {
+	return slices.ContainsFunc(outbox.MessagesFromContext(ctx), func(w *outbox.Message) bool {
 		h := w.Message.Metadata
 		return h[cqrs.HeaderSagaID] == m.SagaID && h[cqrs.HeaderSagaStep] == m.SagaStep && h[cqrs.HeaderBranch] == string(m.Branch)
 	})
@@ -179,7 +179,7 @@ func answered(ctx context.Context, m cqrs.Meta) bool {
 
 // begin begins a unit's own transaction. Whom it depends on is waited for before it holds anything that he might need.
 func (u *UnitOfWork) begin(ctx context.Context) error {
-	if before, ok := cqrs.LinkOf(ctx).Before().(*txn.Unit); ok {
+	if before, ok := cqrs.KeyChainFromContext(ctx).Before().(*txn.Unit); ok {
 		if err := before.Ended(ctx); err != nil {
 			return err
 		}
@@ -189,29 +189,29 @@ func (u *UnitOfWork) begin(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if _, err := txn.From(ctx); err != nil {
+	if _, err := txn.FromContext(ctx); err != nil {
 		<-u.alone
 		return err
 	}
 	return nil
 }
 
-// Peek implements cqrs.Inbox.
-func (u *UnitOfWork) Peek(ctx context.Context, d cqrs.Delivery) (bool, error) {
+// NeedsProcessing implements cqrs.Inbox.
+func (u *UnitOfWork) NeedsProcessing(ctx context.Context, d cqrs.Delivery) (bool, error) {
 	if d.Expired(u.clock()) {
 		return false, nil
 	}
-	outcome, err := u.inbox.Peek(ctx, d.Consumer, d.Claimed())
-	return outcome == cqrs.Handled, err
+	outcome, err := u.inbox.LookUp(ctx, d.Consumer, d.InboxMeta())
+	return outcome == cqrs.Processed, err
 }
 
 // Expect has a delivery looked up that waits for others of its key.
-func (u *UnitOfWork) Expect(d cqrs.Delivery) { u.inbox.Expect(d.Consumer, d.Claimed()) }
+func (u *UnitOfWork) Expect(d cqrs.Delivery) { u.inbox.Expect(d.Consumer, d.InboxMeta()) }
 
 // Handle implements cqrs.Inbox. Nearly every message is new: it is handled without looking whether it is, and its claim, which is committed
 // with what comes of it, fails if it is not. Then, or if anything else goes wrong, it is handled again after a look.
 func (u *UnitOfWork) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx context.Context) error) (outcome cqrs.Outcome, err error) {
-	trust := u.inbox.Trusts(d.Claimed())
+	trust := u.inbox.Trusts(d.InboxMeta())
 	err = u.Within(cqrs.WithMeta(ctx, d.Meta), func(ctx context.Context) error {
 		trusted := trust
 		trust = false // next time
@@ -251,15 +251,15 @@ type inboxUnit struct {
 	trust bool // the message is new
 }
 
-func (u inboxUnit) Take(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
-	outcome, err := cqrs.Handled, error(nil)
+func (u inboxUnit) TryInsert(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
+	outcome, err := cqrs.Processed, error(nil)
 	if u.trust {
-		err = inbox.Claim(ctx, consumer, m)
+		err = inbox.TryInsert(ctx, consumer, m)
 	} else {
-		outcome, err = u.inbox.Take(ctx, consumer, m)
+		outcome, err = u.inbox.TryInsert(ctx, consumer, m)
 	}
 	unit := ctx.Value(unitKey{}).(*unit)
-	unit.claimed = unit.Mark()
+	unit.claimed = unit.Savepoint()
 	return outcome, err
 }
 
@@ -273,7 +273,7 @@ func (inboxUnit) Refuse(ctx context.Context, consumer, messageID string) error {
 
 func (inboxUnit) Discard(ctx context.Context) error {
 	unit := ctx.Value(unitKey{}).(*unit)
-	unit.Discard(unit.claimed)
+	unit.RollbackTo(unit.claimed)
 	return unit.session.Refused(ctx)
 }
 

@@ -150,7 +150,7 @@ func TestAPanicIsLookedUp(t *testing.T) {
 		}
 		return w.receive(ctx)
 	}
-	for _, want := range []cqrs.Outcome{cqrs.Handled, cqrs.Repeated} {
+	for _, want := range []cqrs.Outcome{cqrs.Processed, cqrs.Duplicate} {
 		outcome, err := w.uow.Handle(t.Context(), command("one", "", ""), once)
 		require.NoError(t, err)
 		require.Equal(t, want, outcome)
@@ -193,7 +193,7 @@ func TestAFailureLeavesNothing(t *testing.T) {
 
 func TestARefusalIsTheAnswer(t *testing.T) {
 	w := newWorld(t)
-	outcome, err := w.uow.Handle(t.Context(), command("m-1", "reserve", cqrs.Do), func(ctx context.Context) error {
+	outcome, err := w.uow.Handle(t.Context(), command("m-1", "reserve", cqrs.BranchAction), func(ctx context.Context) error {
 		return errors.Join(w.receive(ctx), fmt.Errorf("commit: %w", inventory.ErrNotReserved))
 	})
 	require.NoError(t, err)
@@ -205,10 +205,10 @@ func TestARefusalIsTheAnswer(t *testing.T) {
 	require.Equal(t, "m-1", answer.Meta.Causation)
 	require.Equal(t, "reserve", answer.Meta.SagaStep)
 	require.Equal(t, inventory.Category, answer.Category)
-	outcome, err = w.uow.Handle(t.Context(), command("m-1", "reserve", cqrs.Do), w.receive)
+	outcome, err = w.uow.Handle(t.Context(), command("m-1", "reserve", cqrs.BranchAction), w.receive)
 	require.NoError(t, err)
 	require.EqualValues(t, "repeated", outcome)
-	outcome, err = w.uow.Handle(t.Context(), command("m-2", "reserve", cqrs.Do), w.receive)
+	outcome, err = w.uow.Handle(t.Context(), command("m-2", "reserve", cqrs.BranchAction), w.receive)
 	require.NoError(t, err)
 	require.EqualValues(t, "done", outcome, "a person may have it asked again")
 }
@@ -219,7 +219,7 @@ func TestACommandWithoutAnEventIsAnswered(t *testing.T) {
 	whetherLookedUpOrNot(t, func(t *testing.T, doubt time.Duration) {
 		w := newWorld(t).doubting(doubt)
 		nothing := func(context.Context) error { return nil }
-		for _, d := range []cqrs.Delivery{command("m-1", "reserve", cqrs.Do), command("m-1", "reserve", cqrs.Do)} { // the second is repeated
+		for _, d := range []cqrs.Delivery{command("m-1", "reserve", cqrs.BranchAction), command("m-1", "reserve", cqrs.BranchAction)} { // the second is repeated
 			_, err := w.uow.Handle(t.Context(), d, nothing)
 			require.NoError(t, err)
 		}
@@ -227,12 +227,12 @@ func TestACommandWithoutAnEventIsAnswered(t *testing.T) {
 		require.Equal(t, 1, sent())
 		answer := w.bus.published[0]
 		require.Equal(t, saga.Processed{}, answer.Body)
-		require.Equal(t, []any{"m-1", "saga-1", "reserve", cqrs.Do, inventory.Category}, []any{answer.Meta.Causation, answer.Meta.SagaID, answer.Meta.SagaStep, answer.Meta.Branch, answer.Category})
+		require.Equal(t, []any{"m-1", "saga-1", "reserve", cqrs.BranchAction, inventory.Category}, []any{answer.Meta.Causation, answer.Meta.SagaID, answer.Meta.SagaStep, answer.Meta.Branch, answer.Category})
 
 		_, err := w.uow.Handle(t.Context(), command("m-2", "", ""), nothing)
 		require.NoError(t, err)
 		require.Equal(t, 1, sent())
-		_, err = w.uow.Handle(t.Context(), command("m-3", "commit", cqrs.Do), w.receive)
+		_, err = w.uow.Handle(t.Context(), command("m-3", "commit", cqrs.BranchAction), w.receive)
 		require.NoError(t, err)
 		require.Equal(t, 2, sent())
 		require.IsType(t, inventory.Received{}, w.bus.published[len(w.bus.published)-1].Body)
@@ -246,12 +246,12 @@ func TestARefusalWithoutASagaIsReturned(t *testing.T) {
 		return errors.Join(w.receive(ctx), inventory.ErrNotReserved)
 	})
 	require.ErrorIs(t, err, inventory.ErrNotReserved)
-	require.Equal(t, cqrs.Refused, cqrs.KindOf(err))
+	require.Equal(t, cqrs.KindRefused, cqrs.KindOf(err))
 	require.Zero(t, w.onHand(t))
 	require.Zero(t, w.count(t, `SELECT count(*) FROM inbox`))
 	outcome, err := w.uow.Handle(t.Context(), command("m-1", "", ""), w.receive)
 	require.NoError(t, err)
-	require.Equal(t, cqrs.Handled, outcome)
+	require.Equal(t, cqrs.Processed, outcome)
 }
 
 // Processed once means per source and id: two services may use the same id.
@@ -266,16 +266,16 @@ func TestOneIDOfTwoSources(t *testing.T) {
 
 func TestExpiredCommandsHaveNoEffect(t *testing.T) {
 	w := newWorld(t)
-	late := command("m-1", "reserve", cqrs.Do)
+	late := command("m-1", "reserve", cqrs.BranchAction)
 	late.Meta.ExpiresAt = w.now.Add(-time.Millisecond)
-	worthwhile, err := w.uow.Peek(t.Context(), late)
+	worthwhile, err := w.uow.NeedsProcessing(t.Context(), late)
 	require.NoError(t, err)
 	require.False(t, worthwhile)
 	outcome, err := w.uow.Handle(t.Context(), late, w.receive)
 	require.NoError(t, err)
 	require.EqualValues(t, "expired", outcome)
 	require.Zero(t, w.onHand(t))
-	outcome, err = w.uow.Handle(t.Context(), command("m-2", "reserve", cqrs.Do), w.receive)
+	outcome, err = w.uow.Handle(t.Context(), command("m-2", "reserve", cqrs.BranchAction), w.receive)
 	require.NoError(t, err)
 	require.EqualValues(t, "done", outcome, "it bars no later attempt")
 }
@@ -297,40 +297,40 @@ func testBarrier(t *testing.T, doubt time.Duration) {
 	}
 	t.Run("action, then compensation", func(t *testing.T) {
 		w := newWorld(t)
-		require.Equal(t, "done", handle(w, "do-1", cqrs.Do))
-		require.Equal(t, "repeated", handle(w, "do-2", cqrs.Do), "asked again: it is done and answered")
-		require.Equal(t, "done", handle(w, "undo-1", cqrs.Undo))
-		require.Equal(t, "repeated", handle(w, "undo-2", cqrs.Undo))
+		require.Equal(t, "done", handle(w, "do-1", cqrs.BranchAction))
+		require.Equal(t, "repeated", handle(w, "do-2", cqrs.BranchAction), "asked again: it is done and answered")
+		require.Equal(t, "done", handle(w, "undo-1", cqrs.BranchCompensation))
+		require.Equal(t, "repeated", handle(w, "undo-2", cqrs.BranchCompensation))
 		require.Equal(t, int64(2), w.onHand(t))
 	})
 	t.Run("compensation without its action, then the action", func(t *testing.T) {
 		w := newWorld(t)
-		require.Equal(t, "nothing to undo", handle(w, "undo-1", cqrs.Undo))
-		require.Equal(t, saga.NothingToUndo{}, w.bus.published[0].Body)
-		require.Equal(t, "barred", handle(w, "do-1", cqrs.Do))
-		require.Equal(t, "repeated", handle(w, "do-1", cqrs.Do))
-		require.Equal(t, "barred", handle(w, "do-2", cqrs.Do))
+		require.Equal(t, "nothing to undo", handle(w, "undo-1", cqrs.BranchCompensation))
+		require.Equal(t, saga.NothingToCompensate{}, w.bus.published[0].Body)
+		require.Equal(t, "barred", handle(w, "do-1", cqrs.BranchAction))
+		require.Equal(t, "repeated", handle(w, "do-1", cqrs.BranchAction))
+		require.Equal(t, "barred", handle(w, "do-2", cqrs.BranchAction))
 		require.Zero(t, w.onHand(t))
 		require.Equal(t, 2, w.count(t, `SELECT count(*) FROM inbox WHERE message_id LIKE 'do-%' AND outcome = 'barred'`), "both are recorded")
-		worthwhile, err := w.uow.Peek(t.Context(), command("do-3", "reserve", cqrs.Do))
+		worthwhile, err := w.uow.NeedsProcessing(t.Context(), command("do-3", "reserve", cqrs.BranchAction))
 		require.NoError(t, err)
 		require.False(t, worthwhile, "nobody outside is asked for it")
 	})
 	t.Run("who asks outside is undone even if nothing was recorded", func(t *testing.T) {
 		w := newWorld(t)
-		undo := command("undo-1", "reserve", cqrs.Undo)
+		undo := command("undo-1", "reserve", cqrs.BranchCompensation)
 		undo.Asked = true
 		handled := false
 		outcome, err := w.uow.Handle(t.Context(), undo, func(context.Context) error { handled = true; return nil })
 		require.NoError(t, err)
 		require.EqualValues(t, "nothing to undo", outcome)
 		require.True(t, handled)
-		require.Equal(t, "barred", handle(w, "do-1", cqrs.Do))
+		require.Equal(t, "barred", handle(w, "do-1", cqrs.BranchAction))
 	})
 	t.Run("events are not commands", func(t *testing.T) {
 		w := newWorld(t)
 		for _, id := range []string{"e-1", "e-2"} { // two lines of one reservation
-			event := command(id, "reserve", cqrs.Do)
+			event := command(id, "reserve", cqrs.BranchAction)
 			event.Command = false
 			outcome, err := w.uow.Handle(t.Context(), event, w.receive)
 			require.NoError(t, err)
@@ -362,7 +362,7 @@ func testBarrierProperties(t *testing.T, doubt time.Duration) {
 		for range rapid.IntRange(1, 5).Draw(rt, "rounds") {
 			var together sync.WaitGroup
 			for range rapid.IntRange(1, 3).Draw(rt, "at once") {
-				branch := rapid.SampledFrom([]cqrs.Branch{cqrs.Do, cqrs.Undo}).Draw(rt, "branch")
+				branch := rapid.SampledFrom([]cqrs.Branch{cqrs.BranchAction, cqrs.BranchCompensation}).Draw(rt, "branch")
 				id := fmt.Sprint(branch, rapid.IntRange(1, 2).Draw(rt, "attempt"))
 				together.Go(func() { deliver(id, branch) })
 			}
@@ -393,7 +393,7 @@ func testTheSimulationsInboxIsThisOne(t *testing.T, doubt time.Duration) {
 		n++
 		model := sagatest.Calm()
 		for i := range rapid.IntRange(1, 12).Draw(rt, "deliveries") {
-			branch := rapid.SampledFrom([]cqrs.Branch{cqrs.Do, cqrs.Do, cqrs.Undo, ""}).Draw(rt, "branch")
+			branch := rapid.SampledFrom([]cqrs.Branch{cqrs.BranchAction, cqrs.BranchAction, cqrs.BranchCompensation, ""}).Draw(rt, "branch")
 			d := command(fmt.Sprint(n, branch, rapid.IntRange(1, 3).Draw(rt, "attempt")), fmt.Sprint("step-", n), branch)
 			d.Asked, d.Command = rapid.Bool().Draw(rt, "asked"), rapid.IntRange(0, 5).Draw(rt, "command") > 0
 			if rapid.IntRange(0, 5).Draw(rt, "expired") == 0 {
@@ -404,7 +404,7 @@ func testTheSimulationsInboxIsThisOne(t *testing.T, doubt time.Duration) {
 				refuse = inventory.ErrNotReserved
 			}
 			handle := func(inbox cqrs.Inbox, work func(ctx context.Context) error) (worthwhile bool, outcome cqrs.Outcome) {
-				worthwhile, err := inbox.Peek(context.Background(), d)
+				worthwhile, err := inbox.NeedsProcessing(context.Background(), d)
 				if err == nil {
 					outcome, err = inbox.Handle(context.Background(), d, func(ctx context.Context) error { return cmp.Or(work(ctx), refuse) })
 				}
@@ -471,12 +471,12 @@ func TestIdempotencyKeyIsTakenOnce(t *testing.T) {
 	w := newWorld(t)
 	keys := postgres.NewIdempotency(w.db)
 	key := cqrs.IdempotencyKey{Owner: "guest", Scope: "POST /v1/things", Key: "k"}
-	once := func(key cqrs.IdempotencyKey, request string) (earlier *cqrs.KeptAnswer, err error) {
+	once := func(key cqrs.IdempotencyKey, request string) (earlier *cqrs.StoredResponse, err error) {
 		err = w.uow.Within(t.Context(), func(ctx context.Context) error {
 			if earlier, err = keys.Find(ctx, key, []byte(request)); err != nil || earlier != nil {
 				return err
 			}
-			return keys.Keep(ctx, key, []byte(request), cqrs.KeptAnswer{Status: 202, Location: "/there", Body: []byte(`{"n":1}`)})
+			return keys.Keep(ctx, key, []byte(request), cqrs.StoredResponse{Status: 202, Location: "/there", Body: []byte(`{"n":1}`)})
 		})
 		return earlier, err
 	}
@@ -485,7 +485,7 @@ func TestIdempotencyKeyIsTakenOnce(t *testing.T) {
 	require.Nil(t, earlier)
 	earlier, err = once(key, "a")
 	require.NoError(t, err)
-	require.Equal(t, &cqrs.KeptAnswer{Status: 202, Location: "/there", Body: []byte(`{"n":1}`)}, earlier)
+	require.Equal(t, &cqrs.StoredResponse{Status: 202, Location: "/there", Body: []byte(`{"n":1}`)}, earlier)
 	_, err = once(key, "b")
 	require.ErrorIs(t, err, cqrs.ErrKeyReused)
 	for _, other := range []cqrs.IdempotencyKey{{Owner: "else", Scope: key.Scope, Key: "k"}, {Owner: "guest", Scope: "POST /v1/others", Key: "k"}} {

@@ -104,12 +104,12 @@ func (s *Instance) breakerList() []cqrs.Breaker {
 
 // backlog is what waits in the outbox.
 func (s *Instance) backlog(ctx context.Context) (cqrs.Backlog, error) {
-	b, err := outbox.Read(ctx, s.db)
+	b, err := outbox.LoadBacklog(ctx, s.db)
 	if err != nil {
 		return cqrs.Backlog{}, err
 	}
 	topics, err := outbox.SuspendedTopics(ctx, s.db)
-	out := cqrs.Backlog{Pending: b.Pending, Delayed: b.Delayed, Parked: b.Parked, Oldest: b.Oldest, Suspended: b.Suspended}
+	out := cqrs.Backlog{Pending: b.Pending, Delayed: b.Delayed, Blocked: b.Blocked, Oldest: b.Oldest, Suspended: b.Suspended}
 	for _, t := range topics {
 		out.Topics = append(out.Topics, cqrs.SuspendedTopic(t))
 	}

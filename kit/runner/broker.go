@@ -48,7 +48,7 @@ func (s *Instance) startBroker(_ context.Context, _ func(string)) (err error) {
 		Config: s.config, DSN: s.DSN, DB: s.db, Log: s.watermill,
 		Kafka: kafka.Config{
 			Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Instance: cmp.Or(s.config.InstanceID, uuid.NewString()[:8]),
-			Presence: kafka.Presence{Machine: s.machine, Since: s.since}, Security: s.config.KafkaAuth,
+			Presence: kafka.MemberMetadata{Host: s.machine, Since: s.since}, Security: s.config.KafkaAuth,
 			GroupBytes: memoryFor(64<<20, groupsShare, 1<<20), FetchBytes: int32(memoryFor(256<<10, groupsShare*int(s.config.Partitions), 16<<10)), //nolint:gosec // at most 256 KiB
 		},
 		Options: broker.KafkaOptions{Partitions: s.config.Partitions, Embedded: len(s.config.KafkaBrokers) == 0, Now: s.brokerTime, Log: s.log, Watermill: s.watermill},
@@ -104,7 +104,7 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 	}()
 	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
 	if !s.config.Roles[Relay] {
-		s.core.wake, s.core.offer = notifier.Notify, func([]*outbox.Written) { notifier.Notify() }
+		s.core.wake, s.core.offer = notifier.Notify, func([]*outbox.Message) { notifier.Notify() }
 		return nil
 	}
 	senders, err := s.broker.Senders(func() int { return int(s.limit.Load()) })
@@ -127,7 +127,7 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 		}
 	}
 	s.core.wake = func() { s.relay.Wake(); others() }
-	s.core.offer = func(written []*outbox.Written) { s.relay.Offer(written); others() }
+	s.core.offer = func(written []*outbox.Message) { s.relay.Offer(written); others() }
 	s.core.uow.Committing = s.relay.Committing
 	relayCtx, stop := context.WithCancel(ctx)
 	finished := make(chan struct{})

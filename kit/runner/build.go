@@ -31,7 +31,7 @@ type core struct {
 	commands     *messaging.Commands
 	manager      *manager.Manager
 	events       *wcqrs.EventBus
-	reactions    []cqrs.Reaction
+	reactions    []cqrs.EventConsumer
 	asyncAPI     []byte
 	sagas        []*saga.Saga
 	queries      *cqrs.Queries
@@ -40,13 +40,13 @@ type core struct {
 	othersTopics []string                // topics of other services
 	heardTopics  []string                // those of them that are consumed
 	wake         func()                  // the relay, here or elsewhere
-	offer        func([]*outbox.Written) // what was committed to the relay, here or elsewhere
+	offer        func([]*outbox.Message) // what was committed to the relay, here or elsewhere
 }
 
 // build makes the core. It checks the sagas and starts nothing.
 func (s *Instance) build(_ context.Context, _ func(string)) error {
 	c := &s.core
-	c.wake, c.offer = func() {}, func([]*outbox.Written) {}
+	c.wake, c.offer = func() {}, func([]*outbox.Message) {}
 	c.sagas = s.def.Sagas
 	var facts, all []aggregate.Types
 	var categories []string
@@ -81,7 +81,7 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 	}
 	c.events = bus
 	c.uow = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock)
-	c.uow.OnCommit = func(events []cqrs.Event, messages []*outbox.Written) {
+	c.uow.OnCommit = func(events []cqrs.Event, messages []*outbox.Message) {
 		if len(messages) > 0 {
 			c.offer(messages)
 		}
@@ -117,7 +117,7 @@ func (s *Instance) open(c cqrs.Keyed) bool {
 
 type timers struct{}
 
-func (timers) Stop(ctx context.Context, ids []string) error { return outbox.Stop(ctx, ids) }
+func (timers) Stop(ctx context.Context, ids []string) error { return outbox.CancelTimers(ctx, ids) }
 
 // checkSagas refuses what would leave a saga waiting for ever: a faulty definition, an event that no aggregate records, a command that
 // nobody handles. Handlers include the commands of other services.
@@ -138,7 +138,7 @@ func (d *Service) checkSagas(handlers []cqrs.Handler) error {
 			}
 		}
 		faults = append(faults, s.Check())
-		for _, t := range s.Listens() {
+		for _, t := range s.EventTypes() {
 			if _, ok := d.sourceOf(t); !ok {
 				faults = append(faults, fmt.Errorf("saga %s waits for %s, which no aggregate here or elsewhere records", s.Name(), t))
 			}

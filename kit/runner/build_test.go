@@ -26,13 +26,13 @@ func TestASagaThatSendsACommandNobodyHandlesIsRefusedAtStart(t *testing.T) {
 	lending := saga.New(saga.Definition[data]{
 		Name: "lending", Version: 1, Start: saga.Event[saga.Started, data](),
 		Steps: []saga.Step[data]{{
-			Name: "lend book", Do: func(data) cqrs.Keyed { return lend{} }, Completed: answered, Within: time.Second,
-			Undo: func(data) cqrs.Keyed { return giveBack{} }, Undone: answered,
+			Name: "lend book", Action: func(data) cqrs.Keyed { return lend{} }, Completed: answered, Timeout: time.Second,
+			Compensation: func(data) cqrs.Keyed { return giveBack{} }, Compensated: answered,
 		}},
-		Abort: saga.Abort[data]{Name: "say no", Do: func(d data, _ string) cqrs.Keyed { return lend{d.Lines[:1]} }, Completed: answered, Within: time.Second},
+		OnCompensated: saga.FinalStep[data]{Name: "say no", Action: func(d data, _ string) cqrs.Keyed { return lend{d.Lines[:1]} }, Completed: answered, Timeout: time.Second},
 	})
 	lends := cqrs.Handle("Lend", func(context.Context, lend) error { return nil })
-	gives := cqrs.Elsewhere[giveBack]("GiveBack") // another service handles it
+	gives := cqrs.ExternalCommand[giveBack]("GiveBack") // another service handles it
 
 	err := (&Service{Sagas: []*saga.Saga{lending}}).checkSagas(nil)
 	require.ErrorContains(t, err, `saga lending, step "lend book" sends runner.lend, which no handler is registered for`)

@@ -38,7 +38,7 @@ type Config struct {
 	Debezium     bool // sends what is in the outbox
 	DebeziumSlot string
 	InstanceID   string
-	Spread       Spread
+	Distribution Distribution
 	TopicPrefix  string
 	Others       map[string]string // the prefixes of other services' topics, by the services
 	Retention    postgres.Retention
@@ -65,13 +65,13 @@ const (
 	InPostgres Broker = "postgres" // for small installations: docs/brokers.md
 )
 
-// Spread says among whom work is divided.
-type Spread string
+// Distribution says among whom work is divided.
+type Distribution string
 
 // What work is spread over.
 const (
-	OverMachines  Spread = "machines" // of the instances on one, one works and the others stand by
-	OverInstances Spread = "instances"
+	OverMachines  Distribution = "machines" // of the instances on one, one works and the others stand by
+	OverInstances Distribution = "instances"
 )
 
 // Role is a part of the service that an instance can run.
@@ -120,7 +120,7 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 		Debezium:     s.OnOff("DEBEZIUM", false),
 		DebeziumSlot: s.Text("DEBEZIUM_SLOT", "millrace_outbox"),
 		InstanceID:   s.Text("INSTANCE_ID", ""),
-		Spread:       Spread(s.Text("SPREAD", string(OverMachines))),
+		Distribution: Distribution(s.Text("SPREAD", string(OverMachines))),
 		TopicPrefix:  s.Topics("TOPIC_PREFIX", d.Name),
 		Others:       map[string]string{},
 		Retention: postgres.Retention{
@@ -163,8 +163,8 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 	switch {
 	case c.Broker != InKafka && c.Broker != InPostgres:
 		s.Fault("BROKER", fmt.Sprintf("%q is neither kafka nor postgres", c.Broker))
-	case c.Spread != OverMachines && c.Spread != OverInstances:
-		s.Fault("SPREAD", fmt.Sprintf("%q is neither machines nor instances", c.Spread))
+	case c.Distribution != OverMachines && c.Distribution != OverInstances:
+		s.Fault("SPREAD", fmt.Sprintf("%q is neither machines nor instances", c.Distribution))
 	case c.Debezium && (c.PostgresDSN == "" || len(c.KafkaBrokers) == 0):
 		s.Fault("DEBEZIUM", "needs POSTGRES_DSN and KAFKA_BROKERS, which it reads from and sends to")
 	case c.Broker == InPostgres && len(c.KafkaBrokers) > 0:

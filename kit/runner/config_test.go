@@ -73,7 +73,7 @@ func TestRemovedSettingIsIgnoredWithAWarning(t *testing.T) {
 }
 
 func TestRetentionShorterThanASagaMayRunIsRefused(t *testing.T) {
-	long := saga.New(saga.Definition[struct{}]{Name: "subscription", Steps: []saga.Step[struct{}]{{Name: "await payment", Within: 30 * 24 * time.Hour}}})
+	long := saga.New(saga.Definition[struct{}]{Name: "subscription", Steps: []saga.Step[struct{}]{{Name: "await payment", Timeout: 30 * 24 * time.Hour}}})
 	kept := postgres.Retention{Inbox: 14 * 24 * time.Hour, Idempotency: time.Hour}
 	s := reader{settings.NewReader(nil)}
 	s.checkRetention(Config{Retention: kept}, []*saga.Saga{long})

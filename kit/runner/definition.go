@@ -42,10 +42,10 @@ type Service struct {
 	Queries     func(k *Kit) []cqrs.QueryHandler
 	Projections []readmodel.Model
 	Sagas       []*saga.Saga // old versions that still have running instances included
-	Consumers   func(k *Kit) []cqrs.Reaction
-	External    []cqrs.Neighbour  // aggregates of other services that sagas send commands to
-	Codecs      []messaging.Codec // of messages that are not, or not only, in JSON
-	Migrations  fs.FS             // of the service's own tables, in goose's format
+	Consumers   func(k *Kit) []cqrs.EventConsumer
+	External    []cqrs.ExternalService // aggregates of other services that sagas send commands to
+	Codecs      []messaging.Codec      // of messages that are not, or not only, in JSON
+	Migrations  fs.FS                  // of the service's own tables, in goose's format
 
 	// Middleware is added to the message router, outside the middleware of single handlers. It runs for each attempt at a message, inside the
 	// kit's own middleware. Router adds handlers of Watermill's, with subscribers and publishers of any kind; the kit's for them are
@@ -122,7 +122,7 @@ func (t AggregateType[A, E]) snapshot() (audit.Snapshot, bool) {
 
 // Event types by the categories that hold them, the sagas' included.
 func (d *Service) types() map[string]aggregate.Types {
-	all := map[string]aggregate.Types{saga.Category: saga.Facts}
+	all := map[string]aggregate.Types{saga.Category: saga.HistoryTypes}
 	for _, a := range d.Aggregates {
 		all[a.category()] = a.Types()
 	}
@@ -158,7 +158,7 @@ func (d *Service) queries(k *Kit) []cqrs.QueryHandler {
 	return d.Queries(k)
 }
 
-func (d *Service) consumers(k *Kit) []cqrs.Reaction {
+func (d *Service) consumers(k *Kit) []cqrs.EventConsumer {
 	if d.Consumers == nil {
 		return nil
 	}

@@ -6,7 +6,7 @@ import (
 )
 
 // machine says where an instance is to those who divide the work: empty for a machine of its own. A container, or a pod, is a machine.
-func machine(over Spread) string {
+func machine(over Distribution) string {
 	host, err := os.Hostname()
 	if over == OverInstances || err != nil {
 		return ""

@@ -67,7 +67,7 @@ const scrapeTimeout = 5 * time.Second
 func (s *Instance) readDatabase() ([]telemetry.Sample, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
-	b, err := outbox.Read(ctx, s.db)
+	b, err := outbox.LoadBacklog(ctx, s.db)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func (s *Instance) readDatabase() ([]telemetry.Sample, error) {
 	}
 	samples := []telemetry.Sample{
 		{Name: "millrace_outbox_pending", Value: float64(b.Pending)}, {Name: "millrace_outbox_delayed", Value: float64(b.Delayed)},
-		{Name: "millrace_outbox_parked", Value: float64(b.Parked)}, {Name: "millrace_outbox_oldest_seconds", Value: b.Oldest},
+		{Name: "millrace_outbox_parked", Value: float64(b.Blocked)}, {Name: "millrace_outbox_oldest_seconds", Value: b.Oldest},
 		{Name: "millrace_outbox_suspended", Value: float64(b.Suspended)}, {Name: "millrace_outbox_suspended_topics", Value: float64(len(suspended))},
 		{Name: "millrace_dead_letters", Value: float64(dead)}, {Name: "millrace_waiting_messages", Value: float64(waiting)},
 	}
@@ -116,7 +116,7 @@ type measured struct {
 // Save implements manager.Rows.
 func (m measured) Save(ctx context.Context, state saga.State) error {
 	if state.Status.Ended() && state.EndedAt != nil {
-		txn.Of(ctx).After(func() { m.ended(state.Definition, string(state.Status), state.EndedAt.Sub(state.StartedAt)) })
+		txn.UnitFromContext(ctx).After(func() { m.ended(state.Definition, string(state.Status), state.EndedAt.Sub(state.StartedAt)) })
 	}
 	return m.Rows.Save(ctx, state)
 }

@@ -69,7 +69,7 @@ func TestHandlersMiddlewarePublishersAndSubscribersOfWatermill(t *testing.T) {
 		Name: "notes", Title: "Notes", Aggregates: []runner.Aggregate{notes},
 		Commands: func(k *runner.Kit) []cqrs.Handler {
 			store := notes.Store(k)
-			return cqrs.For("notes", cqrs.Handle("WriteDown", func(ctx context.Context, c writeDown) error {
+			return cqrs.ForAggregate("notes", cqrs.Handle("WriteDown", func(ctx context.Context, c writeDown) error {
 				return store.Update(ctx, c.ID, func(n *note) error { n.Record(n.apply, noted{c.Text}); return nil })
 			}))
 		},
@@ -115,7 +115,7 @@ func TestHandlersMiddlewarePublishersAndSubscribersOfWatermill(t *testing.T) {
 			}
 			r.AddConsumerHandler(prefix+".own.notes", messaging.EventTopic(prefix, "notes"), subscriber, func(msg *message.Message) error {
 				if failures.Add(1) == 1 {
-					return fmt.Errorf("the first attempt: %w", cqrs.ErrDown) // it is retried from the key queue
+					return fmt.Errorf("the first attempt: %w", cqrs.ErrUnavailable) // it is retried from the key queue
 				}
 				seen <- msg.Metadata[cqrs.HeaderKey]
 				return bus.Send(msg.Context(), remind{msg.Metadata[cqrs.HeaderKey]})

@@ -53,7 +53,7 @@ func (s *Instance) registered() opsui.Registered {
 		if h.Service != "" {
 			prefix = s.config.Others[h.Service]
 		}
-		reg.Commands = append(reg.Commands, opsui.NewMessage(h.Type, messaging.CommandTopic(prefix, h.Destination), h.Ask != nil))
+		reg.Commands = append(reg.Commands, opsui.NewMessage(h.Type, messaging.CommandTopic(prefix, h.Destination), h.Call != nil))
 	}
 	for category, types := range s.def.types() {
 		for _, t := range types.All() {

@@ -21,7 +21,7 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	if !s.config.Roles[Worker] {
 		return nil
 	}
-	down := func(err error) bool { return cqrs.KindOf(err) == cqrs.Down }
+	down := func(err error) bool { return cqrs.KindOf(err) == cqrs.KindUnavailable }
 	guards := map[string]message.HandlerMiddleware{}
 	for destination, settings := range s.def.Breakers {
 		s.guards[destination] = s.newBreaker(settings, down)
@@ -30,7 +30,7 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	router, err := messaging.NewRouter(messaging.Config{
 		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Codecs: s.def.Codecs, Subscriber: s.broker.Subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow, Projecting: s.core.projecting,
 		Events: s.core.events, KeyQueue: s.core.keyQueue, Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
-		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InHand: s.telemetry.InHand, Breakers: guards, Expect: s.core.uow.Expect,
+		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InFlight: s.telemetry.InFlight, Breakers: guards, Prefetch: s.core.uow.Expect,
 	})
 	if err != nil {
 		return err
@@ -68,7 +68,7 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 // sources are the kinds of aggregates whose events some version of a saga waits for.
 func (s *Instance) sources(versions []*saga.Saga) (all []messaging.Source) {
 	for _, sg := range versions {
-		for _, t := range sg.Listens() {
+		for _, t := range sg.EventTypes() {
 			source, _ := s.def.sourceOf(t) // it was checked
 			at := slices.IndexFunc(all, func(known messaging.Source) bool {
 				return known.Service == source.Service && known.Category == source.Category

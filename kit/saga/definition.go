@@ -21,17 +21,17 @@ type Definition[D any] struct {
 
 	// Start is the event that begins an instance, and what is remembered of it. Its aggregate is the saga's subject;
 	// there is one instance a subject.
-	Start On[D]
+	Start Expected[D]
 
 	// Steps are taken in this order, and undone in the reverse one.
 	Steps []Step[D]
 
-	// Abort tells the subject, when everything is undone, that it came to nothing, and why. It is asked until it answers.
-	Abort Abort[D]
+	// OnCompensated tells the subject, when everything is undone, that it came to nothing, and why. It is asked until it answers.
+	OnCompensated FinalStep[D]
 
-	// StuckAfter is how many times something is asked in vain before the saga is reported as stuck; 0 means 8. It goes
+	// AlertAfter is how many times something is asked in vain before the saga is reported as stuck; 0 means 8. It goes
 	// on being asked.
-	StuckAfter int
+	AlertAfter int
 }
 
 // Step is one command and what may come of it.
@@ -39,24 +39,24 @@ type Step[D any] struct {
 	// Name is what people see: two words, imperative, lower case.
 	Name string
 
-	// Do makes the command.
-	Do func(D) cqrs.Keyed
+	// Action makes the command.
+	Action func(D) cqrs.Keyed
 
 	// Completed is the event that ends the step well.
-	Completed On[D]
+	Completed Expected[D]
 
 	// Refused are the events that say no: nothing was done, and what came before is undone.
 	Refused []Refusal
 
-	// Undo makes the compensating command. It must succeed where nothing was done, and be repeatable.
-	Undo func(D) cqrs.Keyed
+	// Compensation makes the compensating command. It must succeed where nothing was done, and be repeatable.
+	Compensation func(D) cqrs.Keyed
 
-	// Undone is the event that ends the compensation.
-	Undone On[D]
+	// Compensated is the event that ends the compensation.
+	Compensated Expected[D]
 
-	// Within is how long an answer may take. After that the step is in doubt: it is undone, unless it is the pivot or
+	// Timeout is how long an answer may take. After that the step is in doubt: it is undone, unless it is the pivot or
 	// retriable; those are asked again, with growing pauses.
-	Within time.Duration
+	Timeout time.Duration
 
 	// Fallback is another way to the same end, of a step before the pivot. Nil: there is none.
 	Fallback *Fallback[D]
@@ -71,13 +71,13 @@ type Step[D any] struct {
 // Fallback stands in for a step. What the step may have done all the same is undone first; what the fallback does is undone
 // like any step. Its first fields are those of a Step.
 type Fallback[D any] struct {
-	Name      string
-	Do        func(D) cqrs.Keyed
-	Completed On[D]
-	Refused   []Refusal
-	Undo      func(D) cqrs.Keyed
-	Undone    On[D]
-	Within    time.Duration
+	Name         string
+	Action       func(D) cqrs.Keyed
+	Completed    Expected[D]
+	Refused      []Refusal
+	Compensation func(D) cqrs.Keyed
+	Compensated  Expected[D]
+	Timeout      time.Duration
 
 	// WhenOpen has it stand in while the breaker of the step's destination is open; the step is then not even asked.
 	WhenOpen bool
@@ -91,30 +91,30 @@ type Fallback[D any] struct {
 
 // step is the fallback as a step of its own.
 func (f Fallback[D]) step() Step[D] {
-	return Step[D]{Name: f.Name, Do: f.Do, Completed: f.Completed, Refused: f.Refused, Undo: f.Undo, Undone: f.Undone, Within: f.Within}
+	return Step[D]{Name: f.Name, Action: f.Action, Completed: f.Completed, Refused: f.Refused, Compensation: f.Compensation, Compensated: f.Compensated, Timeout: f.Timeout}
 }
 
-// Abort is the last command of a saga that was undone.
-type Abort[D any] struct {
+// FinalStep is the last command of a saga that was undone.
+type FinalStep[D any] struct {
 	Name      string
-	Do        func(d D, reason string) cqrs.Keyed
-	Completed On[D]
-	Within    time.Duration
+	Action    func(d D, reason string) cqrs.Keyed
+	Completed Expected[D]
+	Timeout   time.Duration
 }
 
-// On is an event of one type and what the saga remembers of it.
-type On[D any] struct {
+// Expected is an event of one type and what the saga remembers of it.
+type Expected[D any] struct {
 	event reflect.Type
 	apply func(*D, any) // nil: nothing is to be remembered
 }
 
-// When waits for an E and remembers something of it.
-func When[E, D any](remember func(*D, E)) On[D] {
-	return On[D]{reflect.TypeFor[E](), func(d *D, e any) { remember(d, e.(E)) }}
+// On waits for an E and remembers something of it.
+func On[E, D any](remember func(*D, E)) Expected[D] {
+	return Expected[D]{reflect.TypeFor[E](), func(d *D, e any) { remember(d, e.(E)) }}
 }
 
 // Event waits for an E of which nothing needs to be remembered.
-func Event[E, D any]() On[D] { return On[D]{event: reflect.TypeFor[E]()} }
+func Event[E, D any]() Expected[D] { return Expected[D]{event: reflect.TypeFor[E]()} }
 
 // Refusal is an event of one type and the reason that it gives.
 type Refusal struct {
@@ -122,8 +122,8 @@ type Refusal struct {
 	reason func(any) string
 }
 
-// Because waits for an E that refuses the step.
-func Because[E any](reason func(E) string) Refusal {
+// RefusedBy waits for an E that refuses the step.
+func RefusedBy[E any](reason func(E) string) Refusal {
 	return Refusal{reflect.TypeFor[E](), func(e any) string { return reason(e.(E)) }}
 }
 
@@ -142,16 +142,16 @@ func (d Definition[D]) Check() error {
 	if len(d.Steps) == 0 {
 		fault("has no steps")
 	}
-	if d.Abort.Name == "" || d.Abort.Do == nil || d.Abort.Completed.event == nil || d.Abort.Within <= 0 {
+	if d.OnCompensated.Name == "" || d.OnCompensated.Action == nil || d.OnCompensated.Completed.event == nil || d.OnCompensated.Timeout <= 0 {
 		fault("needs an Abort with name, command, completing event and time")
 	}
-	names, pivot := map[string]bool{d.Abort.Name: true}, -1
+	names, pivot := map[string]bool{d.OnCompensated.Name: true}, -1
 	form := func(i int, s Step[D]) {
 		if s.Name == "" || names[s.Name] {
 			fault("step %d needs a name of its own, has %q", i+1, s.Name)
 		}
 		names[s.Name] = true
-		if s.Do == nil || s.Completed.event == nil || s.Within <= 0 {
+		if s.Action == nil || s.Completed.event == nil || s.Timeout <= 0 {
 			fault("step %q needs a command, a completing event and a time", s.Name)
 		}
 	}
@@ -164,11 +164,11 @@ func (d Definition[D]) Check() error {
 			pivot = i
 		}
 		switch after := pivot >= 0 && i > pivot; {
-		case after && (!s.Retriable || s.Undo != nil):
+		case after && (!s.Retriable || s.Compensation != nil):
 			fault("step %q comes after the pivot: it must be retriable and have no compensation", s.Name)
 		case !after && s.Retriable:
 			fault("step %q is retriable, but stands before the pivot", s.Name)
-		case !after && !s.Pivot && (s.Undo == nil || s.Undone.event == nil):
+		case !after && !s.Pivot && (s.Compensation == nil || s.Compensated.event == nil):
 			fault("step %q comes before the pivot: it needs a compensation and the event that ends it", s.Name)
 		}
 		if f := s.Fallback; f != nil {
@@ -176,7 +176,7 @@ func (d Definition[D]) Check() error {
 			switch {
 			case pivot >= 0:
 				fault("step %q is the pivot or comes after it: it is asked until it answers and has no fallback", s.Name)
-			case f.Undo == nil || f.Undone.event == nil:
+			case f.Compensation == nil || f.Compensated.event == nil:
 				fault("fallback %q needs a compensation and the event that ends it", f.Name)
 			case !f.WhenOpen && !f.WhenTimedOut && len(f.WhenRefused) == 0:
 				fault("fallback %q would never be taken: say when", f.Name)

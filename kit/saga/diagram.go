@@ -79,16 +79,16 @@ func undo(name string) string { return "undo_" + id(name) }
 
 // Outline is what there is to know of a step without its functions.
 type Outline struct {
-	Name      string
-	Starts    string // of the first step: the event that begins the saga
-	Completed string // the event that ends it well
-	Refused   []string
-	Undo      bool
-	Undone    string
-	Within    time.Duration
-	Pivot     bool
-	Retriable bool
-	StandsIn  bool // it is the fallback of the step before it
+	Name         string
+	Starts       string // of the first step: the event that begins the saga
+	Completed    string // the event that ends it well
+	Refused      []string
+	Compensation bool
+	Compensated  string
+	Timeout      time.Duration
+	Pivot        bool
+	Retriable    bool
+	Alternative  bool // it is the fallback of the step before it
 }
 
 // Outline lists the steps, each fallback after the step that it stands in for, and the abort step last.
@@ -96,14 +96,14 @@ func (s *Saga) Outline() []Outline {
 	out := make([]Outline, len(s.steps))
 	for i, st := range s.steps {
 		out[i] = Outline{
-			Name: st.name, Completed: st.completed.event.String(), Undo: st.undo != nil, Within: st.within,
-			Pivot: st.pivot, Retriable: st.retriable, StandsIn: st.standsIn,
+			Name: st.name, Completed: st.completed.event.String(), Compensation: st.undo != nil, Timeout: st.within,
+			Pivot: st.pivot, Retriable: st.retriable, Alternative: st.standsIn,
 		}
 		for _, r := range st.refused {
 			out[i].Refused = append(out[i].Refused, r.event.String())
 		}
 		if st.undone.event != nil {
-			out[i].Undone = st.undone.event.String()
+			out[i].Compensated = st.undone.event.String()
 		}
 	}
 	out[0].Starts = s.start.event.String()

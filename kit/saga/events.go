@@ -12,10 +12,10 @@ import (
 // Category is the name of sagas in streams and topics.
 const Category = "sagas"
 
-// Fact is an event in a saga's own stream; the stream is its history and its timeline.
+// HistoryEvent is an event in a saga's own stream; the stream is its history and its timeline.
 //
 //sumtype:decl
-type Fact interface{ fact() }
+type HistoryEvent interface{ fact() }
 
 // Started begins an instance.
 type Started struct {
@@ -24,12 +24,12 @@ type Started struct {
 	Subject    string          `json:"subject"`
 	Steps      []string        `json:"steps"`
 	Data       json.RawMessage `json:"data"`
-	Next       *StepAsked      `json:"next,omitempty"`
+	Next       *CommandSent    `json:"next,omitempty"`
 }
 
-// StepAsked says that a step's command was sent, or was sent again. If that is what comes of Started, StepCompleted or StepCompensated, it
+// CommandSent says that a step's command was sent, or was sent again. If that is what comes of Started, StepCompleted or StepCompensated, it
 // stands in that fact as its Next; else it is a fact of its own.
-type StepAsked struct {
+type CommandSent struct {
 	Step      string      `json:"step"`
 	Branch    cqrs.Branch `json:"branch"`
 	Attempt   int         `json:"attempt"`
@@ -49,7 +49,7 @@ type StepCompleted struct {
 	Step      string          `json:"step"`
 	CommandID string          `json:"command_id"`
 	Data      json.RawMessage `json:"data,omitempty"` // if there is anything new to remember
-	Next      *StepAsked      `json:"next,omitempty"`
+	Next      *CommandSent    `json:"next,omitempty"`
 }
 
 // StepRefused says why a step comes to nothing.
@@ -69,9 +69,9 @@ type StepTimedOut struct {
 
 // StepCompensated ends a compensation.
 type StepCompensated struct {
-	Step      string     `json:"step"`
-	CommandID string     `json:"command_id"`
-	Next      *StepAsked `json:"next,omitempty"`
+	Step      string       `json:"step"`
+	CommandID string       `json:"command_id"`
+	Next      *CommandSent `json:"next,omitempty"`
 }
 
 // CancelRequested says that somebody wants the saga undone.
@@ -86,8 +86,8 @@ type AnswerIgnored struct {
 	Event  string      `json:"event"`
 }
 
-// GotStuck asks for a person. What was being asked goes on being asked.
-type GotStuck struct {
+// NeedsIntervention asks for a person. What was being asked goes on being asked.
+type NeedsIntervention struct {
 	Step   string `json:"step"`
 	Reason string `json:"reason"`
 }
@@ -120,40 +120,40 @@ type Compensated struct {
 	Reason string `json:"reason"`
 }
 
-func (f Started) with(next *StepAsked) Fact         { f.Next = next; return f }
-func (f StepCompleted) with(next *StepAsked) Fact   { f.Next = next; return f }
-func (f StepCompensated) with(next *StepAsked) Fact { f.Next = next; return f }
+func (f Started) with(next *CommandSent) HistoryEvent         { f.Next = next; return f }
+func (f StepCompleted) with(next *CommandSent) HistoryEvent   { f.Next = next; return f }
+func (f StepCompensated) with(next *CommandSent) HistoryEvent { f.Next = next; return f }
 
-func (Started) fact()         {}
-func (StepAsked) fact()       {}
-func (StepCompleted) fact()   {}
-func (StepRefused) fact()     {}
-func (StepTimedOut) fact()    {}
-func (StepCompensated) fact() {}
-func (CancelRequested) fact() {}
-func (AnswerIgnored) fact()   {}
-func (GotStuck) fact()        {}
-func (StepRetried) fact()     {}
-func (StepSkipped) fact()     {}
-func (Resolved) fact()        {}
-func (Completed) fact()       {}
-func (Compensated) fact()     {}
+func (Started) fact()           {}
+func (CommandSent) fact()       {}
+func (StepCompleted) fact()     {}
+func (StepRefused) fact()       {}
+func (StepTimedOut) fact()      {}
+func (StepCompensated) fact()   {}
+func (CancelRequested) fact()   {}
+func (AnswerIgnored) fact()     {}
+func (NeedsIntervention) fact() {}
+func (StepRetried) fact()       {}
+func (StepSkipped) fact()       {}
+func (Resolved) fact()          {}
+func (Completed) fact()         {}
+func (Compensated) fact()       {}
 
 // What a program that knows no better has to be told by another schema version, though the facts of before are read as they are.
 func dataWasAlwaysThere(map[string]any) error { return nil } // data that did not change is left out since
 func nextWasApart(map[string]any) error       { return nil } // the step that is asked next was a fact of its own before
 
-// Facts names the facts as they are stored.
-var Facts = aggregate.TypesOf(
+// HistoryTypes names the facts as they are stored.
+var HistoryTypes = aggregate.TypesOf(
 	aggregate.NewType[Started]("saga.started", nextWasApart),
-	aggregate.NewType[StepAsked]("saga.step-asked"),
+	aggregate.NewType[CommandSent]("saga.step-asked"),
 	aggregate.NewType[StepCompleted]("saga.step-completed", dataWasAlwaysThere, nextWasApart),
 	aggregate.NewType[StepRefused]("saga.step-refused"),
 	aggregate.NewType[StepTimedOut]("saga.step-timed-out"),
 	aggregate.NewType[StepCompensated]("saga.step-compensated", nextWasApart),
 	aggregate.NewType[CancelRequested]("saga.cancel-requested"),
 	aggregate.NewType[AnswerIgnored]("saga.answer-ignored"),
-	aggregate.NewType[GotStuck]("saga.got-stuck"),
+	aggregate.NewType[NeedsIntervention]("saga.got-stuck"),
 	aggregate.NewType[StepRetried]("saga.step-retried"),
 	aggregate.NewType[StepSkipped]("saga.step-skipped"),
 	aggregate.NewType[Resolved]("saga.resolved"),
@@ -167,8 +167,8 @@ type Refused = cqrs.RefusedAnswer
 // Failed is the answer in the name of a participant that gave up.
 type Failed = cqrs.FailedAnswer
 
-// NothingToUndo is the answer of a participant that is to undo what it never did.
-type NothingToUndo = cqrs.NothingToUndo
+// NothingToCompensate is the answer of a participant that is to undo what it never did.
+type NothingToCompensate = cqrs.NothingToCompensateAnswer
 
 // Processed is the answer of a participant that had nothing to change: the step is done, or undone.
 type Processed = cqrs.ProcessedAnswer
@@ -177,7 +177,7 @@ type Processed = cqrs.ProcessedAnswer
 var Answers = aggregate.TypesOf(
 	aggregate.NewType[Refused]("saga.refused"),
 	aggregate.NewType[Failed]("saga.failed"),
-	aggregate.NewType[NothingToUndo]("saga.nothing-to-undo"),
+	aggregate.NewType[NothingToCompensate]("saga.nothing-to-undo"),
 	aggregate.NewType[Processed]("saga.processed"),
 )
 
@@ -195,5 +195,5 @@ func (t Timeout) Key() string { return t.SagaID }
 
 // AnswerTypes are the Go types of Answers.
 func AnswerTypes() []reflect.Type {
-	return []reflect.Type{reflect.TypeFor[Refused](), reflect.TypeFor[Failed](), reflect.TypeFor[NothingToUndo](), reflect.TypeFor[Processed]()}
+	return []reflect.Type{reflect.TypeFor[Refused](), reflect.TypeFor[Failed](), reflect.TypeFor[NothingToCompensate](), reflect.TypeFor[Processed]()}
 }

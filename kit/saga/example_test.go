@@ -32,28 +32,28 @@ func (c CallOff) Key() string    { return "" }
 
 var travelling = saga.New(saga.Definition[Trip]{
 	Name: "travelling", Version: 1,
-	Start: saga.When(func(t *Trip, e TripWanted) { t.To = e.To }),
+	Start: saga.On(func(t *Trip, e TripWanted) { t.To = e.To }),
 	Steps: []saga.Step[Trip]{
 		{
-			Name:      "book room",
-			Do:        func(t Trip) cqrs.Keyed { return BookRoom(t) },
-			Completed: saga.Event[RoomBooked, Trip](),
-			Undo:      func(t Trip) cqrs.Keyed { return FreeRoom(t) },
-			Undone:    saga.Event[RoomFreed, Trip](),
-			Within:    time.Minute,
+			Name:         "book room",
+			Action:       func(t Trip) cqrs.Keyed { return BookRoom(t) },
+			Completed:    saga.Event[RoomBooked, Trip](),
+			Compensation: func(t Trip) cqrs.Keyed { return FreeRoom(t) },
+			Compensated:  saga.Event[RoomFreed, Trip](),
+			Timeout:      time.Minute,
 		},
 		{
 			Name:      "book flight",
-			Do:        func(t Trip) cqrs.Keyed { return BookFlight(t) },
+			Action:    func(t Trip) cqrs.Keyed { return BookFlight(t) },
 			Completed: saga.Event[Flown, Trip](),
-			Refused:   []saga.Refusal{saga.Because(func(e NoFlight) string { return e.Reason })},
-			Within:    time.Minute,
+			Refused:   []saga.Refusal{saga.RefusedBy(func(e NoFlight) string { return e.Reason })},
+			Timeout:   time.Minute,
 			Pivot:     true,
 		},
 	},
-	Abort: saga.Abort[Trip]{
-		Name: "call off", Do: func(_ Trip, reason string) cqrs.Keyed { return CallOff{reason} },
-		Completed: saga.Event[TripOff, Trip](), Within: time.Minute,
+	OnCompensated: saga.FinalStep[Trip]{
+		Name: "call off", Action: func(_ Trip, reason string) cqrs.Keyed { return CallOff{reason} },
+		Completed: saga.Event[TripOff, Trip](), Timeout: time.Minute,
 	},
 })
 

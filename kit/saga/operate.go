@@ -33,9 +33,9 @@ func (m *machine) operate(in Input) error {
 		return ErrNotStuck
 	}
 	st := m.state.Step(m.saga.steps[i].name)
-	branch := cqrs.Do
+	branch := cqrs.BranchAction
 	if st.Status == Undoing {
-		branch = cqrs.Undo
+		branch = cqrs.BranchCompensation
 	}
 	switch in := in.(type) {
 	case Start, Answer, Timeout, Cancel: // no person's
@@ -48,15 +48,15 @@ func (m *machine) operate(in Input) error {
 	case Resolve:
 		m.record(Resolved{st.Name, in.By, in.Reason})
 		switch {
-		case i >= m.abort()-1 && branch == cqrs.Do: // the subject is what was being told
-		case branch == cqrs.Undo && !m.state.Backwards: // on the way to a fallback, which goes on
-		case branch == cqrs.Undo:
+		case i >= m.abort()-1 && branch == cqrs.BranchAction: // the subject is what was being told
+		case branch == cqrs.BranchCompensation && !m.state.Compensating: // on the way to a fallback, which goes on
+		case branch == cqrs.BranchCompensation:
 			return m.backward(-1)
 		default:
 			i = m.abort() - 2
 		}
 	}
-	if branch == cqrs.Undo {
+	if branch == cqrs.BranchCompensation {
 		return m.away(i)
 	}
 	return m.forward(i)

@@ -62,19 +62,21 @@ type machine struct {
 	out   Reaction
 }
 
-func (m *machine) record(f Fact) {
+func (m *machine) record(f HistoryEvent) {
 	m.state.Fold(f, m.now)
-	m.out.Facts = append(m.out.Facts, f)
+	m.out.Events = append(m.out.Events, f)
 	if m.state.Status.Ended() {
 		m.stopTimer()
 	}
 }
 
 // recordAsked records it in the fact that it comes of, if that has a place for it.
-func (m *machine) recordAsked(next *StepAsked) {
-	if last := len(m.out.Facts) - 1; last >= 0 {
-		if f, ok := m.out.Facts[last].(interface{ with(*StepAsked) Fact }); ok {
-			m.out.Facts[last] = f.with(next)
+func (m *machine) recordAsked(next *CommandSent) {
+	if last := len(m.out.Events) - 1; last >= 0 {
+		if f, ok := m.out.Events[last].(interface {
+			with(*CommandSent) HistoryEvent
+		}); ok {
+			m.out.Events[last] = f.with(next)
 			m.state.asked(next, m.now)
 			return
 		}
@@ -85,14 +87,14 @@ func (m *machine) recordAsked(next *StepAsked) {
 // stopTimer stops the timer that was set with a command, unless it has fired.
 func (m *machine) stopTimer() {
 	if m.state.fires.After(m.now) {
-		m.out.Stopped = append(m.out.Stopped, TimerID(m.state.timed, false))
+		m.out.CancelledTimers = append(m.out.CancelledTimers, TimerID(m.state.timed, false))
 	}
 }
 
 // stopLateTimer stops the timer that may have been set anew for a step that is answered now.
 func (m *machine) stopLateTimer(st *StepState, branch cqrs.Branch) {
 	if !m.state.fires.After(m.now) {
-		m.out.Stopped = append(m.out.Stopped, TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts), true))
+		m.out.CancelledTimers = append(m.out.CancelledTimers, TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts), true))
 	}
 }
 
@@ -111,7 +113,7 @@ func (m *machine) begin(in Start) error {
 		}
 	}
 	m.record(Started{Definition: m.saga.name, Version: m.saga.version, Subject: in.Subject, Steps: names, Data: data})
-	return m.ask(0, cqrs.Do, 1)
+	return m.ask(0, cqrs.BranchAction, 1)
 }
 
 func (m *machine) abort() int { return len(m.saga.steps) - 1 }
@@ -124,22 +126,22 @@ func (m *machine) find(name string) int {
 func (m *machine) ask(i int, branch cqrs.Branch, attempt int) error {
 	st := m.saga.steps[i]
 	make := st.do
-	if branch == cqrs.Undo {
+	if branch == cqrs.BranchCompensation {
 		make = st.undo
 	}
 	body, err := make(m.state.Data, m.state.Reason)
 	if err != nil {
 		return fmt.Errorf("step %s: %w", st.name, err)
 	}
-	if branch == cqrs.Do && attempt == 1 && st.whenOpen && m.open != nil && m.open(body) {
+	if branch == cqrs.BranchAction && attempt == 1 && st.whenOpen && m.open != nil && m.open(body) {
 		instead := m.saga.steps[st.fallback].name
 		m.record(StepRefused{Step: st.name, Reason: "the breaker of its destination is open", Fallback: instead})
-		return m.ask(st.fallback, cqrs.Do, 1)
+		return m.ask(st.fallback, cqrs.BranchAction, 1)
 	}
 	id := commandID(m.state.ID, st.name, branch, attempt)
 	deadline := m.now.Add(pause(st.within, attempt, id))
 	timed := !m.state.fires.After(m.now) || m.state.fires.After(deadline)
-	asked := StepAsked{Step: st.name, Branch: branch, Attempt: attempt, CommandID: id, Deadline: deadline, Timed: timed}
+	asked := CommandSent{Step: st.name, Branch: branch, Attempt: attempt, CommandID: id, Deadline: deadline, Timed: timed}
 	if st.standsIn {
 		asked.InsteadOf = m.saga.steps[i-1].name
 	}
@@ -177,12 +179,12 @@ func (m *machine) answer(in Answer) error {
 	if slices.Contains(st.Answered, in.CommandID) {
 		return nil // one of several events of the same command: the first has said it all
 	}
-	waiting := (in.Branch == cqrs.Do && st.Status == InProgress) || (in.Branch == cqrs.Undo && st.Status == Undoing)
+	waiting := (in.Branch == cqrs.BranchAction && st.Status == InProgress) || (in.Branch == cqrs.BranchCompensation && st.Status == Undoing)
 	if !waiting || m.state.Status.Ended() {
 		m.record(AnswerIgnored{in.Step, in.Branch, reflect.TypeOf(in.Event).String()})
 		return nil
 	}
-	if in.Branch == cqrs.Undo {
+	if in.Branch == cqrs.BranchCompensation {
 		return m.undoAnswer(i, st, in)
 	}
 	return m.doAnswer(i, st, in)
@@ -250,7 +252,7 @@ func (m *machine) undoAnswer(i int, st *StepState, in Answer) error {
 	case Failed:
 		m.stuck(st, event.Reason)
 		return nil
-	case NothingToUndo, Processed:
+	case NothingToCompensate, Processed:
 	default:
 		if reflect.TypeOf(in.Event) != m.saga.steps[i].undone.event {
 			return nil
@@ -274,15 +276,15 @@ func (m *machine) forward(i int) error {
 		m.record(Completed{})
 		return nil
 	}
-	return m.ask(i, cqrs.Do, 1)
+	return m.ask(i, cqrs.BranchAction, 1)
 }
 
 // away goes on from step i, which came to nothing: it is undone if it is in doubt; then comes its fallback, if that is to
 // stand in for it, or else the way back.
 func (m *machine) away(i int) error {
 	st := m.state.Step(m.saga.steps[i].name)
-	if !m.state.Backwards && !st.undoable() {
-		return m.ask(m.saga.steps[i].fallback, cqrs.Do, 1)
+	if !m.state.Compensating && !st.undoable() {
+		return m.ask(m.saga.steps[i].fallback, cqrs.BranchAction, 1)
 	}
 	return m.backward(i)
 }
@@ -303,10 +305,10 @@ func (st *StepState) undoable() bool {
 func (m *machine) backward(from int) error {
 	for i := from; i >= 0; i-- {
 		if st := m.state.Step(m.saga.steps[i].name); st != nil && st.undoable() {
-			return m.ask(i, cqrs.Undo, 1)
+			return m.ask(i, cqrs.BranchCompensation, 1)
 		}
 	}
-	return m.ask(m.abort(), cqrs.Do, 1)
+	return m.ask(m.abort(), cqrs.BranchAction, 1)
 }
 
 func (m *machine) timeout(in Timeout) error {
@@ -322,7 +324,7 @@ func (m *machine) timeout(in Timeout) error {
 	}
 	i := m.find(st.Name)
 	switch def := m.saga.steps[i]; {
-	case branch == cqrs.Undo, def.pivot, def.retriable:
+	case branch == cqrs.BranchCompensation, def.pivot, def.retriable:
 		if st.Attempts == m.saga.stuckAfter {
 			m.stuck(st, fmt.Sprintf("no answer after %d attempts", st.Attempts))
 		}
@@ -334,7 +336,7 @@ func (m *machine) timeout(in Timeout) error {
 }
 
 func (m *machine) cancel(in Cancel) error {
-	if m.state.CancelAsked {
+	if m.state.CancelRequested {
 		return nil // a repeated request gets the same answer, at any time
 	}
 	if m.state.Status != Running {
@@ -364,6 +366,6 @@ func (m *machine) cancel(in Cancel) error {
 
 func (m *machine) stuck(st *StepState, reason string) {
 	if m.state.Status != Stuck {
-		m.record(GotStuck{st.Name, reason})
+		m.record(NeedsIntervention{st.Name, reason})
 	}
 }

@@ -51,9 +51,9 @@ type Timer struct {
 
 // Reaction is what comes of an input. It is recorded and sent in one transaction.
 type Reaction struct {
-	Facts    []Fact
-	Commands []Command
-	Timers   []Timer
-	Stopped  []string // ids of timers that are of no use any more
-	State    State    // after the facts
+	Events          []HistoryEvent
+	Commands        []Command
+	Timers          []Timer
+	CancelledTimers []string // ids of timers that are of no use any more
+	State           State    // after the facts
 }

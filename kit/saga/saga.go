@@ -44,7 +44,7 @@ type on struct {
 
 // New makes a definition ready. Its faults are kept for Check.
 func New[D any](d Definition[D]) *Saga {
-	s := &Saga{name: d.Name, version: d.Version, stuckAfter: d.StuckAfter, start: erase(d.Start), check: d.Check()}
+	s := &Saga{name: d.Name, version: d.Version, stuckAfter: d.AlertAfter, start: erase(d.Start), check: d.Check()}
 	if s.stuckAfter == 0 {
 		s.stuckAfter = 8
 	}
@@ -58,13 +58,13 @@ func New[D any](d Definition[D]) *Saga {
 			s.steps = append(s.steps, instead)
 		}
 	}
-	abort := step{name: d.Abort.Name, completed: erase(d.Abort.Completed), within: d.Abort.Within, retriable: true}
+	abort := step{name: d.OnCompensated.Name, completed: erase(d.OnCompensated.Completed), within: d.OnCompensated.Timeout, retriable: true}
 	abort.do = func(data json.RawMessage, reason string) (cqrs.Keyed, error) {
 		var v D
 		if err := json.Unmarshal(data, &v); err != nil {
 			return nil, err
 		}
-		return d.Abort.Do(v, reason), nil
+		return d.OnCompensated.Action(v, reason), nil
 	}
 	s.steps = append(s.steps, abort)
 	return s
@@ -72,12 +72,12 @@ func New[D any](d Definition[D]) *Saga {
 
 func eraseStep[D any](st Step[D]) step {
 	return step{
-		name: st.Name, completed: erase(st.Completed), undone: erase(st.Undone), refused: st.Refused,
-		do: command(st.Do), undo: command(st.Undo), within: st.Within, pivot: st.Pivot, retriable: st.Retriable,
+		name: st.Name, completed: erase(st.Completed), undone: erase(st.Compensated), refused: st.Refused,
+		do: command(st.Action), undo: command(st.Compensation), within: st.Timeout, pivot: st.Pivot, retriable: st.Retriable,
 	}
 }
 
-func erase[D any](o On[D]) on {
+func erase[D any](o Expected[D]) on {
 	return on{o.event, func(data json.RawMessage, event any) (json.RawMessage, error) {
 		if o.apply == nil && len(data) > 0 {
 			return nil, nil
@@ -130,8 +130,8 @@ func (s *Saga) LongestWait() (step string, d time.Duration) {
 // Starts tells whether an event begins an instance.
 func (s *Saga) Starts(event any) bool { return reflect.TypeOf(event) == s.start.event }
 
-// Listens returns the Go types of all the events that the saga reacts to, the starting one first.
-func (s *Saga) Listens() []reflect.Type {
+// EventTypes returns the Go types of all the events that the saga reacts to, the starting one first.
+func (s *Saga) EventTypes() []reflect.Type {
 	types, seen := []reflect.Type{}, map[reflect.Type]bool{}
 	add := func(t reflect.Type) {
 		if t != nil && !seen[t] {

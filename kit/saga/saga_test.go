@@ -37,19 +37,19 @@ func asks(what string) func(data) cqrs.Keyed {
 
 func definition() saga.Definition[data] {
 	return saga.Definition[data]{
-		Name: "test", Version: 1, StuckAfter: 3,
-		Start: saga.When(func(d *data, e begun) { d.ID = e.ID }),
+		Name: "test", Version: 1, AlertAfter: 3,
+		Start: saga.On(func(d *data, e begun) { d.ID = e.ID }),
 		Steps: []saga.Step[data]{
 			{
-				Name: "do a", Do: asks("a"), Completed: saga.When(func(d *data, e did) { d.Seen = "!" }), Undo: asks("undo a"),
-				Undone: saga.Event[undone, data](), Within: time.Second, Refused: []saga.Refusal{saga.Because(func(e refused) string { return e.Why })},
+				Name: "do a", Action: asks("a"), Completed: saga.On(func(d *data, e did) { d.Seen = "!" }), Compensation: asks("undo a"),
+				Compensated: saga.Event[undone, data](), Timeout: time.Second, Refused: []saga.Refusal{saga.RefusedBy(func(e refused) string { return e.Why })},
 			},
-			{Name: "do b", Do: asks("b"), Completed: saga.Event[didB, data](), Within: time.Second, Pivot: true},
-			{Name: "do c", Do: asks("c"), Completed: saga.Event[didC, data](), Within: time.Second, Retriable: true},
+			{Name: "do b", Action: asks("b"), Completed: saga.Event[didB, data](), Timeout: time.Second, Pivot: true},
+			{Name: "do c", Action: asks("c"), Completed: saga.Event[didC, data](), Timeout: time.Second, Retriable: true},
 		},
-		Abort: saga.Abort[data]{
-			Name: "give up", Do: func(d data, reason string) cqrs.Keyed { return ask{"give up: " + reason} },
-			Completed: saga.Event[ended, data](), Within: time.Second,
+		OnCompensated: saga.FinalStep[data]{
+			Name: "give up", Action: func(d data, reason string) cqrs.Keyed { return ask{"give up: " + reason} },
+			Completed: saga.Event[ended, data](), Timeout: time.Second,
 		},
 	}
 }
@@ -58,8 +58,8 @@ func definition() saga.Definition[data] {
 func withFallback() saga.Definition[data] {
 	d := definition()
 	d.Steps[0].Fallback = &saga.Fallback[data]{
-		Name: "do a2", Do: asks("a2"), Completed: saga.Event[did, data](), Undo: asks("undo a2"), Undone: saga.Event[undone, data](), Within: time.Second,
-		Refused: []saga.Refusal{saga.Because(func(e refused) string { return e.Why })}, WhenOpen: true, WhenTimedOut: true, WhenRefused: []string{"full"},
+		Name: "do a2", Action: asks("a2"), Completed: saga.Event[did, data](), Compensation: asks("undo a2"), Compensated: saga.Event[undone, data](), Timeout: time.Second,
+		Refused: []saga.Refusal{saga.RefusedBy(func(e refused) string { return e.Why })}, WhenOpen: true, WhenTimedOut: true, WhenRefused: []string{"full"},
 	}
 	return d
 }
@@ -77,10 +77,10 @@ func TestFallback(t *testing.T) {
 	t.Run("refused for another reason", theSaga.Given(begun{"1"}).When(refused{"no"}).Leaves(saga.Compensating, ask{"give up: no"}))
 	t.Run("timed out: undone first", theSaga.Given(begun{"1"}).When(timeOut).Leaves(saga.Running, ask{"undo a 1"}))
 	t.Run("timed out, undone", theSaga.Given(begun{"1"}, timeOut).When(undone{}).Leaves(saga.Running, ask{"a2 1"}))
-	t.Run("timed out, nothing to undo", theSaga.Given(begun{"1"}, timeOut).When(saga.NothingToUndo{}).Leaves(saga.Running, ask{"a2 1"}))
+	t.Run("timed out, nothing to undo", theSaga.Given(begun{"1"}, timeOut).When(saga.NothingToCompensate{}).Leaves(saga.Running, ask{"a2 1"}))
 	t.Run("given up: undone first", theSaga.Given(begun{"1"}).When(saga.Failed{Reason: "panic"}).Leaves(saga.Running, ask{"undo a 1"}))
 	t.Run("the late answer to the first way changes nothing", theSaga.Given(begun{"1"}, timeOut).
-		When(sagatest.Late{Event: did{}, Step: "do a", Branch: cqrs.Do}).Leaves(saga.Running))
+		When(sagatest.Late{Event: did{}, Step: "do a", Branch: cqrs.BranchAction}).Leaves(saga.Running))
 	t.Run("done by the fallback: on", theSaga.Given(begun{"1"}, refused{"full"}).When(did{}).Then(ask{"b 1"}))
 	t.Run("undone with the rest", theSaga.Given(begun{"1"}, refused{"full"}, did{}).When(refused{"no"}).Then())
 	t.Run("the fallback refuses too", theSaga.Given(begun{"1"}, refused{"full"}).When(refused{"full"}).Leaves(saga.Compensating, ask{"give up: full"}))
@@ -128,14 +128,14 @@ func TestACheckFindsEveryFault(t *testing.T) {
 	require.NoError(t, definition().Check())
 	for want, spoil := range map[string]func(*saga.Definition[data]){
 		"needs a name and a version":        func(d *saga.Definition[data]) { d.Version = 0 },
-		"has no event that starts it":       func(d *saga.Definition[data]) { d.Start = saga.On[data]{} },
+		"has no event that starts it":       func(d *saga.Definition[data]) { d.Start = saga.Expected[data]{} },
 		"has no steps":                      func(d *saga.Definition[data]) { d.Steps = nil },
-		"needs an Abort":                    func(d *saga.Definition[data]) { d.Abort.Do = nil },
+		"needs an Abort":                    func(d *saga.Definition[data]) { d.OnCompensated.Action = nil },
 		`a name of its own, has "do a"`:     func(d *saga.Definition[data]) { d.Steps[1].Name = "do a" },
 		`a name of its own, has "give up"`:  func(d *saga.Definition[data]) { d.Steps[1].Name = "give up" },
-		"needs a command, a completing":     func(d *saga.Definition[data]) { d.Steps[0].Within = 0 },
+		"needs a command, a completing":     func(d *saga.Definition[data]) { d.Steps[0].Timeout = 0 },
 		"are both the pivot":                func(d *saga.Definition[data]) { d.Steps[2].Pivot = true },
-		`"do a" comes before the pivot: it`: func(d *saga.Definition[data]) { d.Steps[0].Undo = nil },
+		`"do a" comes before the pivot: it`: func(d *saga.Definition[data]) { d.Steps[0].Compensation = nil },
 		`"do c" comes after the pivot: it`:  func(d *saga.Definition[data]) { d.Steps[2].Retriable = false },
 		`"do a" is retriable, but stands`:   func(d *saga.Definition[data]) { d.Steps[0].Retriable = true },
 	} {
@@ -144,7 +144,7 @@ func TestACheckFindsEveryFault(t *testing.T) {
 		require.ErrorContains(t, saga.New(d).Check(), want)
 	}
 	for want, spoil := range map[string]func(*saga.Definition[data]){
-		`fallback "do a2" needs a compensation`: func(d *saga.Definition[data]) { d.Steps[0].Fallback.Undo = nil },
+		`fallback "do a2" needs a compensation`: func(d *saga.Definition[data]) { d.Steps[0].Fallback.Compensation = nil },
 		`"do a2" would never be taken`: func(d *saga.Definition[data]) {
 			d.Steps[0].Fallback.WhenOpen, d.Steps[0].Fallback.WhenTimedOut, d.Steps[0].Fallback.WhenRefused = false, false, nil
 		},
@@ -157,7 +157,7 @@ func TestACheckFindsEveryFault(t *testing.T) {
 	}
 	require.NoError(t, withFallback().Check())
 	d := definition()
-	d.Version, d.Abort.Do = 0, nil
+	d.Version, d.OnCompensated.Action = 0, nil
 	require.ErrorContains(t, d.Check(), "needs an Abort", "all faults at once")
 	require.ErrorContains(t, d.Check(), "needs a name and a version", "all faults at once")
 }
@@ -221,20 +221,20 @@ func TestOneTimerIsEnough(t *testing.T) {
 		reaction, err := run.Feed(answer)
 		require.NoError(t, err)
 		require.Empty(t, reaction.Timers)
-		require.Empty(t, reaction.Stopped)
+		require.Empty(t, reaction.CancelledTimers)
 	}
 	again, err := run.Feed(started.Timers[0].Timeout)
 	require.NoError(t, err)
-	require.Empty(t, again.Facts)
+	require.Empty(t, again.Events)
 	require.Len(t, again.Timers, 1, "set anew for what is being waited for")
 	require.Equal(t, *run.State.Step("do c").Deadline, again.Timers[0].DueAt)
 	done, err := run.Feed(didC{})
 	require.NoError(t, err)
-	require.Equal(t, []string{started.Timers[0].ID}, done.Stopped)
+	require.Equal(t, []string{started.Timers[0].ID}, done.CancelledTimers)
 	for range 3 { // it fires all the same, and more than once
 		late, err := run.Feed(started.Timers[0].Timeout)
 		require.NoError(t, err)
-		require.Empty(t, late.Facts)
+		require.Empty(t, late.Events)
 		require.Empty(t, late.Timers)
 	}
 }
@@ -245,7 +245,7 @@ func TestATimerIsAlwaysDue(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := withFallback()
 		for i := range d.Steps {
-			d.Steps[i].Within = time.Duration(rapid.IntRange(100, 3000).Draw(t, "within, ms")) * time.Millisecond
+			d.Steps[i].Timeout = time.Duration(rapid.IntRange(100, 3000).Draw(t, "within, ms")) * time.Millisecond
 		}
 		s, now := saga.New(d), time.Unix(0, 0)
 		var history []cqrs.Event
@@ -256,7 +256,7 @@ func TestATimerIsAlwaysDue(t *testing.T) {
 			if err != nil {
 				return
 			}
-			for _, f := range reaction.Facts {
+			for _, f := range reaction.Events {
 				at := now.Add(time.Duration(rapid.IntRange(0, 30).Draw(t, "stored later")) * 100 * time.Millisecond)
 				history = append(history, cqrs.Event{Body: f, Meta: cqrs.Meta{Time: at}})
 			}
@@ -264,7 +264,7 @@ func TestATimerIsAlwaysDue(t *testing.T) {
 			for _, timer := range reaction.Timers {
 				pending[timer.ID] = timer
 			}
-			for _, id := range reaction.Stopped {
+			for _, id := range reaction.CancelledTimers {
 				delete(pending, id)
 			}
 		}
@@ -345,14 +345,14 @@ func TestEveryWayEnds(t *testing.T) {
 			if err != nil {
 				return
 			}
-			for _, f := range reaction.Facts {
+			for _, f := range reaction.Events {
 				history = append(history, cqrs.Event{Body: f, Meta: cqrs.Meta{Time: run.Now}})
 			}
 			for _, timer := range reaction.Timers {
 				fired = append(fired, timer.Timeout)
 			}
 			for _, c := range reaction.Commands {
-				if pivoted && c.Branch == cqrs.Undo {
+				if pivoted && c.Branch == cqrs.BranchCompensation {
 					t.Fatalf("%s is undone after the pivot", c.Step)
 				}
 			}
@@ -364,7 +364,7 @@ func TestEveryWayEnds(t *testing.T) {
 			}
 		}
 		feed(begun{"1"})
-		answers := []any{did{}, didB{}, didC{}, refused{"no"}, refused{"full"}, undone{}, ended{}, saga.Refused{Reason: "no"}, saga.Failed{Reason: "no"}, saga.NothingToUndo{}}
+		answers := []any{did{}, didB{}, didC{}, refused{"no"}, refused{"full"}, undone{}, ended{}, saga.Refused{Reason: "no"}, saga.Failed{Reason: "no"}, saga.NothingToCompensate{}}
 		for range rapid.IntRange(0, 30).Draw(t, "inputs") {
 			answer := rapid.SampledFrom(answers).Draw(t, "answer")
 			switch rapid.SampledFrom([]string{"answer", "late", "timer", "cancel", "person"}).Draw(t, "kind") {

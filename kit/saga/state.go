@@ -68,11 +68,11 @@ type State struct {
 	Data       json.RawMessage `json:"data,omitempty"`
 	Version    int             `json:"version"` // number of facts
 
-	// CancelAsked says that a cancellation was accepted.
-	CancelAsked bool `json:"cancel_asked,omitempty"`
+	// CancelRequested says that a cancellation was accepted.
+	CancelRequested bool `json:"cancel_asked,omitempty"`
 
-	// Backwards says that a stuck instance was on its way back.
-	Backwards bool `json:"backwards,omitempty"`
+	// Compensating says that a stuck instance was on its way back.
+	Compensating bool `json:"backwards,omitempty"`
 
 	// The command with which a timer was last set, and when that fires.
 	timed string
@@ -90,7 +90,7 @@ func (s *State) Step(name string) *StepState {
 }
 
 // Fold applies a fact that was recorded at a time.
-func (s *State) Fold(f Fact, at time.Time) {
+func (s *State) Fold(f HistoryEvent, at time.Time) {
 	s.Version++
 	switch f := f.(type) {
 	case Started:
@@ -101,7 +101,7 @@ func (s *State) Fold(f Fact, at time.Time) {
 			s.Steps = append(s.Steps, StepState{Name: name, Status: Waiting})
 		}
 		s.asked(f.Next, at)
-	case StepAsked:
+	case CommandSent:
 		s.asked(&f, at)
 	case StepCompleted:
 		if len(f.Data) > 0 {
@@ -121,14 +121,14 @@ func (s *State) Fold(f Fact, at time.Time) {
 		s.end(f.Step, IsUndone, f.CommandID, at)
 		s.asked(f.Next, at)
 	case CancelRequested:
-		s.CancelAsked = true
+		s.CancelRequested = true
 		s.turnBack(f.Reason)
 	case AnswerIgnored, StepRetried:
 	case StepSkipped:
 		s.vouched(f.Step, at)
 	case Resolved:
 		s.vouched(f.Step, at)
-	case GotStuck:
+	case NeedsIntervention:
 		s.Status = Stuck
 		s.Step(f.Step).Reason = f.Reason
 	case Completed:
@@ -139,7 +139,7 @@ func (s *State) Fold(f Fact, at time.Time) {
 }
 
 // asked applies that a step was asked; nil: none was.
-func (s *State) asked(f *StepAsked, at time.Time) {
+func (s *State) asked(f *CommandSent, at time.Time) {
 	if f == nil {
 		return
 	}
@@ -153,7 +153,7 @@ func (s *State) asked(f *StepAsked, at time.Time) {
 		step = &s.Steps[place]
 	}
 	step.Status, step.Attempts, step.Deadline, step.EndedAt = InProgress, f.Attempt, &f.Deadline, nil
-	if f.Branch == cqrs.Undo {
+	if f.Branch == cqrs.BranchCompensation {
 		step.Status = Undoing
 	}
 	if step.StartedAt == nil {
@@ -169,9 +169,9 @@ func (s *State) waits() (*StepState, cqrs.Branch) {
 	for i := range s.Steps {
 		switch s.Steps[i].Status {
 		case InProgress:
-			return &s.Steps[i], cqrs.Do
+			return &s.Steps[i], cqrs.BranchAction
 		case Undoing:
-			return &s.Steps[i], cqrs.Undo
+			return &s.Steps[i], cqrs.BranchCompensation
 		case Waiting, StepDone, StepIsRefused, TimedOut, IsUndone:
 		}
 	}
@@ -187,7 +187,7 @@ func (s *State) end(name string, status StepStatus, commandID string, at time.Ti
 	if s.Status == Stuck {
 		step.Reason = ""
 		s.Status = Running
-		if s.Backwards {
+		if s.Compensating {
 			s.Status = Compensating
 		}
 	}
@@ -211,14 +211,14 @@ func (s *State) detour(step *StepState, fallback, reason string) {
 }
 
 func (s *State) turnBack(reason string) {
-	s.Status, s.Reason, s.Backwards = Compensating, reason, true
+	s.Status, s.Reason, s.Compensating = Compensating, reason, true
 }
 
 // Rebuild folds a history of facts, each with its time.
 func Rebuild(id string, history []cqrs.Event) State {
 	s := State{ID: id}
 	for _, e := range history {
-		s.Fold(e.Body.(Fact), e.Meta.Time)
+		s.Fold(e.Body.(HistoryEvent), e.Meta.Time)
 	}
 	return s
 }

@@ -151,8 +151,8 @@ func (h *inHand) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// InHand notes that a consumer has begun to handle a message of a time, until done is called.
-func (t *Telemetry) InHand(consumer string, at time.Time) (done func()) {
+// InFlight notes that a consumer has begun to handle a message of a time, until done is called.
+func (t *Telemetry) InFlight(consumer string, at time.Time) (done func()) {
 	h := t.inHand
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -205,7 +205,7 @@ func (t *Telemetry) Decorator(kind string) cqrs.Decorator {
 	return func(name string, next cqrs.Endpoint) cqrs.Endpoint {
 		title, well := kind+" "+name, t.handled.WithLabelValues(kind, name, "ok")
 		return func(ctx context.Context, request any) (any, error) {
-			at := cqrs.MetaOf(ctx)
+			at := cqrs.MetaFromContext(ctx)
 			ctx, span := tracer.Start(ctx, title, trace.WithSpanKind(spanKind))
 			defer span.End()
 			if span.IsRecording() && kind == "message" {
@@ -228,7 +228,7 @@ func (t *Telemetry) Decorator(kind string) cqrs.Decorator {
 				t.counts.handled.Add(1)
 			}
 			if t.log.Enabled(ctx, slog.LevelDebug) {
-				m := cqrs.MetaOf(ctx)
+				m := cqrs.MetaFromContext(ctx)
 				attrs := []any{"kind", kind, "name", name, "result", result, "ms", took.Milliseconds(), "message", m.ID, "type", m.Type, "correlation", m.Correlation}
 				if outcome, ok := answer.(cqrs.Outcome); ok {
 					attrs = append(attrs, "outcome", outcome)

@@ -52,7 +52,7 @@ func (p Pages) orders() opsui.Page {
 		if len(p.Sandbox) > 0 {
 			d.Outcomes = outcomes
 		}
-		rows, err := cqrs.AskFor(r.Context(), p.Queries, query.ListOrders{Status: order.Status(d.Status), Search: d.Search, Page: page})
+		rows, err := cqrs.Execute(r.Context(), p.Queries, query.ListOrders{Status: order.Status(d.Status), Search: d.Search, Page: page})
 		d.SetRows(r, rows, func(row query.Order) cqrs.Cursor { return cqrs.Cursor{At: row.PlacedAt, ID: row.ID} })
 		return d, err
 	}}
@@ -75,12 +75,12 @@ func (p Pages) order() opsui.Page {
 		return []string{order.Category + "/" + id, saga.Category + "/" + sagaOf(id)}
 	}, Load: func(r *http.Request) (any, error) {
 		ctx, id := r.Context(), r.PathValue("id")
-		o, err := cqrs.AskFor(ctx, p.Queries, query.OrderByID{ID: id})
+		o, err := cqrs.Execute(ctx, p.Queries, query.OrderByID{ID: id})
 		if err != nil {
 			return nil, err
 		}
 		d := orderData{Order: o, Open: o.Status == order.Pending}
-		if d.History, err = cqrs.AskFor(ctx, p.Queries, query.OrderHistory{ID: id}); err != nil {
+		if d.History, err = cqrs.Execute(ctx, p.Queries, query.OrderHistory{ID: id}); err != nil {
 			return nil, err
 		}
 		d.Saga, err = opsui.LoadSaga(ctx, p.Queries, p.Sagas, sagaOf(id))
@@ -114,7 +114,7 @@ func (p Pages) placeOrder(r *http.Request) (notice, next string, err error) {
 		return "", "", err
 	}
 	err = p.Commands.Execute(r.Context(), cqrs.Command{Body: command.PlaceOrder{
-		OrderID: id.String(), CustomerID: cqrs.PrincipalOf(r.Context()).Subject, Currency: "EUR", PaymentMethod: method,
+		OrderID: id.String(), CustomerID: cqrs.PrincipalFromContext(r.Context()).Subject, Currency: "EUR", PaymentMethod: method,
 		Lines: []order.Line{{SKU: sku, Quantity: quantity, UnitPrice: 1250}},
 	}})
 	return "The order is placed.", "/ui/orders/" + id.String(), err

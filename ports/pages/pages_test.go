@@ -58,15 +58,15 @@ func (s *service) do(t *testing.T, method, path, form string) *httptest.Response
 			return map[order.Status]int{order.Pending: limit, order.IsConfirmed: 3}, nil
 		},
 		Queries: cqrs.NewQueries([]cqrs.QueryHandler{
-			cqrs.Query("ListOrders", func(context.Context, query.ListOrders) ([]query.Order, error) { return []query.Order{o}, nil }),
-			cqrs.Query("OrderByID", func(_ context.Context, q query.OrderByID) (query.Order, error) {
+			cqrs.HandleQuery("ListOrders", func(context.Context, query.ListOrders) ([]query.Order, error) { return []query.Order{o}, nil }),
+			cqrs.HandleQuery("OrderByID", func(_ context.Context, q query.OrderByID) (query.Order, error) {
 				if q.ID != o.ID {
 					return query.Order{}, cqrs.ErrNotFound
 				}
 				return o, nil
 			}),
-			cqrs.Query("OrderHistory", func(context.Context, query.OrderHistory) ([]cqrs.Event, error) { return nil, nil }),
-			cqrs.Query("SagaHistory", func(context.Context, manager.History) ([]cqrs.Event, error) { return nil, cqrs.ErrNotFound }),
+			cqrs.HandleQuery("OrderHistory", func(context.Context, query.OrderHistory) ([]cqrs.Event, error) { return nil, nil }),
+			cqrs.HandleQuery("SagaHistory", func(context.Context, manager.History) ([]cqrs.Event, error) { return nil, cqrs.ErrNotFound }),
 		}),
 	}
 	if s.sandbox {

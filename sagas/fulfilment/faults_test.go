@@ -19,20 +19,20 @@ import (
 
 // outside is a service that keeps promises: it does everything once an id, and nothing that was taken back before.
 type outside struct {
-	world                *sagatest.World
+	world                *sagatest.Environment
 	name                 string
 	refusals             []string
 	done, undone, secure map[string]bool
 	refused              map[string]string
 }
 
-func newOutside(w *sagatest.World, name string, refusals ...string) *outside {
+func newOutside(w *sagatest.Environment, name string, refusals ...string) *outside {
 	return &outside{w, name, refusals, map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]string{}}
 }
 
 func (o *outside) do(id string) (answer cqrs.CallResult, err error) {
 	refusal := o.world.Choose(o.name, o.refusals...)
-	err = o.world.Outside(o.name, func() {
+	err = o.world.External(o.name, func() {
 		switch _, known := o.refused[id]; {
 		case o.done[id], known:
 		case o.undone[id]:
@@ -48,7 +48,7 @@ func (o *outside) do(id string) (answer cqrs.CallResult, err error) {
 }
 
 func (o *outside) undo(id string) error {
-	return o.world.Outside("undo "+o.name, func() { o.undone[id] = true })
+	return o.world.External("undo "+o.name, func() { o.undone[id] = true })
 }
 
 func (o *outside) standing() (n int) {
@@ -70,7 +70,7 @@ func (p provider) Void(_ context.Context, id string) error { return p.undo(id) }
 
 func (p provider) Capture(_ context.Context, id string, _ money.Money) (answer cqrs.CallResult, err error) {
 	refusal := p.world.Choose("capture", "capture refused")
-	err = p.world.Outside("capture", func() {
+	err = p.world.External("capture", func() {
 		switch {
 		case p.secure[id]:
 		case !p.done[id] || p.undone[id] || refusal > 0:
@@ -115,7 +115,7 @@ func faults() sagatest.Faults {
 	return sagatest.Faults{
 		Sagas: []*saga.Saga{saga.New(fulfilment.Definition), saga.New(fulfilment.V1)},
 		Runs:  20_000,
-		Play: func(w *sagatest.World) sagatest.Play {
+		Play: func(w *sagatest.Environment) sagatest.Play {
 			orders := sagatest.NewStore(w, order.Category, order.Rebuild)
 			stock := sagatest.NewStore(w, inventory.Category, inventory.Rebuild)
 			money := provider{newOutside(w, "authorise", "declined")}

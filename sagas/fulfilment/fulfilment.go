@@ -32,52 +32,52 @@ type Data struct {
 var Definition = saga.Definition[Data]{
 	Name:    Name,
 	Version: 2,
-	Start: saga.When(func(d *Data, e order.Placed) {
+	Start: saga.On(func(d *Data, e order.Placed) {
 		*d = Data{OrderID: e.OrderID, Lines: e.Lines, Total: e.Total, Method: e.PaymentMethod}
 	}),
 	Steps: []saga.Step[Data]{
 		{
-			Name:      "reserve stock",
-			Do:        func(d Data) cqrs.Keyed { return command.ReserveStock{OrderID: d.OrderID, Lines: d.Lines} },
-			Completed: saga.Event[inventory.Reserved, Data](),
-			Refused:   []saga.Refusal{saga.Because(func(e inventory.Rejected) string { return e.Reason })},
-			Undo:      func(d Data) cqrs.Keyed { return command.ReleaseStock{OrderID: d.OrderID, Lines: d.Lines} },
-			Undone:    saga.Event[inventory.Released, Data](),
-			Within:    20 * time.Second,
+			Name:         "reserve stock",
+			Action:       func(d Data) cqrs.Keyed { return command.ReserveStock{OrderID: d.OrderID, Lines: d.Lines} },
+			Completed:    saga.Event[inventory.Reserved, Data](),
+			Refused:      []saga.Refusal{saga.RefusedBy(func(e inventory.Rejected) string { return e.Reason })},
+			Compensation: func(d Data) cqrs.Keyed { return command.ReleaseStock{OrderID: d.OrderID, Lines: d.Lines} },
+			Compensated:  saga.Event[inventory.Released, Data](),
+			Timeout:      20 * time.Second,
 		},
 		{
 			Name: "authorise payment",
-			Do: func(d Data) cqrs.Keyed {
+			Action: func(d Data) cqrs.Keyed {
 				return command.AuthorisePayment{PaymentID: d.OrderID, OrderID: d.OrderID, Amount: d.Total, Method: d.Method}
 			},
-			Completed: saga.Event[payment.Authorised, Data](),
-			Refused:   []saga.Refusal{saga.Because(func(e payment.Declined) string { return e.Reason })},
-			Undo:      func(d Data) cqrs.Keyed { return command.VoidPayment{PaymentID: d.OrderID, OrderID: d.OrderID} },
-			Undone:    saga.Event[payment.Voided, Data](),
-			Within:    20 * time.Second,
+			Completed:    saga.Event[payment.Authorised, Data](),
+			Refused:      []saga.Refusal{saga.RefusedBy(func(e payment.Declined) string { return e.Reason })},
+			Compensation: func(d Data) cqrs.Keyed { return command.VoidPayment{PaymentID: d.OrderID, OrderID: d.OrderID} },
+			Compensated:  saga.Event[payment.Voided, Data](),
+			Timeout:      20 * time.Second,
 		},
 		{
 			Name: "book shipment",
-			Do: func(d Data) cqrs.Keyed {
+			Action: func(d Data) cqrs.Keyed {
 				return command.BookShipment{ShipmentID: d.OrderID, OrderID: d.OrderID, Lines: d.Lines}
 			},
-			Completed: saga.Event[shipment.Booked, Data](),
-			Refused:   []saga.Refusal{saga.Because(func(e shipment.Refused) string { return e.Reason })},
-			Undo:      func(d Data) cqrs.Keyed { return command.CancelShipment{ShipmentID: d.OrderID, OrderID: d.OrderID} },
-			Undone:    saga.Event[shipment.Cancelled, Data](),
-			Within:    20 * time.Second,
+			Completed:    saga.Event[shipment.Booked, Data](),
+			Refused:      []saga.Refusal{saga.RefusedBy(func(e shipment.Refused) string { return e.Reason })},
+			Compensation: func(d Data) cqrs.Keyed { return command.CancelShipment{ShipmentID: d.OrderID, OrderID: d.OrderID} },
+			Compensated:  saga.Event[shipment.Cancelled, Data](),
+			Timeout:      20 * time.Second,
 			Fallback: &saga.Fallback[Data]{
 				Name: "book courier",
-				Do: func(d Data) cqrs.Keyed {
+				Action: func(d Data) cqrs.Keyed {
 					return command.BookCourier{ShipmentID: courier(d.OrderID), OrderID: d.OrderID, Lines: d.Lines}
 				},
 				Completed: saga.Event[shipment.Booked, Data](),
-				Refused:   []saga.Refusal{saga.Because(func(e shipment.Refused) string { return e.Reason })},
-				Undo: func(d Data) cqrs.Keyed {
+				Refused:   []saga.Refusal{saga.RefusedBy(func(e shipment.Refused) string { return e.Reason })},
+				Compensation: func(d Data) cqrs.Keyed {
 					return command.CancelCourier{ShipmentID: courier(d.OrderID), OrderID: d.OrderID}
 				},
-				Undone:       saga.Event[shipment.Cancelled, Data](),
-				Within:       20 * time.Second,
+				Compensated:  saga.Event[shipment.Cancelled, Data](),
+				Timeout:      20 * time.Second,
 				WhenOpen:     true,
 				WhenTimedOut: true,
 				WhenRefused:  []string{"the carrier has no room"},
@@ -85,36 +85,36 @@ var Definition = saga.Definition[Data]{
 		},
 		{
 			Name: "capture payment",
-			Do: func(d Data) cqrs.Keyed {
+			Action: func(d Data) cqrs.Keyed {
 				return command.CapturePayment{PaymentID: d.OrderID, OrderID: d.OrderID, Amount: d.Total}
 			},
 			Completed: saga.Event[payment.Captured, Data](),
-			Refused:   []saga.Refusal{saga.Because(func(e payment.CaptureRefused) string { return e.Reason })},
-			Within:    10 * time.Second,
+			Refused:   []saga.Refusal{saga.RefusedBy(func(e payment.CaptureRefused) string { return e.Reason })},
+			Timeout:   10 * time.Second,
 			Pivot:     true,
 		},
 		{
 			Name:      "take stock out",
-			Do:        func(d Data) cqrs.Keyed { return command.CommitStock{OrderID: d.OrderID, Lines: d.Lines} },
+			Action:    func(d Data) cqrs.Keyed { return command.CommitStock{OrderID: d.OrderID, Lines: d.Lines} },
 			Completed: saga.Event[inventory.Committed, Data](),
-			Within:    10 * time.Second,
+			Timeout:   10 * time.Second,
 			Retriable: true,
 		},
 		{
 			Name:      "confirm order",
-			Do:        func(d Data) cqrs.Keyed { return command.ConfirmOrder{OrderID: d.OrderID} },
+			Action:    func(d Data) cqrs.Keyed { return command.ConfirmOrder{OrderID: d.OrderID} },
 			Completed: saga.Event[order.Confirmed, Data](),
-			Within:    10 * time.Second,
+			Timeout:   10 * time.Second,
 			Retriable: true,
 		},
 	},
-	Abort: saga.Abort[Data]{
+	OnCompensated: saga.FinalStep[Data]{
 		Name: "cancel order",
-		Do: func(d Data, reason string) cqrs.Keyed {
+		Action: func(d Data, reason string) cqrs.Keyed {
 			return command.CancelOrder{OrderID: d.OrderID, Reason: reason}
 		},
 		Completed: saga.Event[order.Cancelled, Data](),
-		Within:    10 * time.Second,
+		Timeout:   10 * time.Second,
 	},
 }
 

@@ -73,7 +73,7 @@ func TestBackwards(t *testing.T) {
 	t.Run("unbooked", theSaga.Given(refused...).When(unbooked).Then(void))
 	t.Run("voided", theSaga.Given(append(refused, unbooked)...).When(voided).Then(release))
 	t.Run("released", theSaga.Given(append(refused, unbooked, voided)...).When(released).Then(cancel("no")))
-	t.Run("nothing to release", theSaga.Given(append(refused, unbooked, voided)...).When(saga.NothingToUndo{}).Then(cancel("no")))
+	t.Run("nothing to release", theSaga.Given(append(refused, unbooked, voided)...).When(saga.NothingToCompensate{}).Then(cancel("no")))
 	t.Run("cancelled", theSaga.Given(append(refused, unbooked, voided, released)...).When(cancelled).Ends(saga.IsCompensated))
 	t.Run("no answer: asked again", theSaga.Given(refused...).When(timeOut).Then(unbook))
 	t.Run("refused: stuck", theSaga.Given(append(refused, unbooked)...).When(saga.Refused{Reason: "captured"}).Ends(saga.Stuck))
@@ -103,9 +103,9 @@ func TestTimedOut(t *testing.T) {
 	t.Run("the pivot is asked again", theSaga.Given(placed, reserved, authorised, booked).When(timeOut).Leaves(saga.Running, capture))
 	t.Run("take stock out is asked again", theSaga.Given(placed, reserved, authorised, booked, captured).When(timeOut).Leaves(saga.Running, commit))
 	t.Run("late answer changes nothing", theSaga.Given(placed, reserved, timeOut).
-		When(sagatest.Late{Event: authorised, Step: "authorise payment", Branch: cqrs.Do}).Leaves(saga.Compensating))
+		When(sagatest.Late{Event: authorised, Step: "authorise payment", Branch: cqrs.BranchAction}).Leaves(saga.Compensating))
 	t.Run("late refusal changes nothing", theSaga.Given(placed, reserved, timeOut).
-		When(sagatest.Late{Event: payment.Declined{}, Step: "authorise payment", Branch: cqrs.Do}).Leaves(saga.Compensating))
+		When(sagatest.Late{Event: payment.Declined{}, Step: "authorise payment", Branch: cqrs.BranchAction}).Leaves(saga.Compensating))
 }
 
 func TestCustomerCancels(t *testing.T) {
@@ -122,7 +122,7 @@ func TestCustomerCancels(t *testing.T) {
 
 // Several lines are reserved in one go, and each SKU says so. The first has said it all.
 func TestSecondEventOfACommandIsNoNews(t *testing.T) {
-	second := sagatest.Late{Event: inventory.Reserved{SKU: "TEE-02", OrderID: "o", Quantity: 1}, Step: "reserve stock", Branch: cqrs.Do}
+	second := sagatest.Late{Event: inventory.Reserved{SKU: "TEE-02", OrderID: "o", Quantity: 1}, Step: "reserve stock", Branch: cqrs.BranchAction}
 	t.Run("nothing", theSaga.Given(placed, reserved).When(second).Leaves(saga.Running))
 }
 

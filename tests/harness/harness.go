@@ -12,7 +12,7 @@ import (
 
 // World is what instances share: a database, a broker, a data directory, the sandbox.
 type World struct {
-	*kittest.World
+	*kittest.Environment
 	t       *testing.T
 	sandbox string // URL of the sandbox, if it has a process of its own
 }
@@ -46,7 +46,7 @@ func NewClient(t *testing.T, url string) Client {
 // NewWorld makes a world of the test's own. Settings are added to the environment of each instance.
 func NewWorld(t *testing.T, settings ...string) *World {
 	t.Helper()
-	w := &World{World: kittest.NewWorld(t), t: t}
+	w := &World{Environment: kittest.NewEnvironment(t), t: t}
 	w.Set("WAREHOUSE_TOPICS", w.Prefix+".warehouse")
 	for _, s := range settings {
 		name, value, _ := strings.Cut(s, "=")
@@ -90,25 +90,25 @@ func instance(t *testing.T, w *World, i *kittest.Instance) *Instance {
 // Host starts the instance that runs the embedded parts and the sandbox. Instances that are started after it share them.
 func (w *World) Host(settings ...string) *Instance {
 	w.t.Helper()
-	return instance(w.t, w, w.World.Host(settings...))
+	return instance(w.t, w, w.Environment.Host(settings...))
 }
 
 // Start starts an instance and waits until it is ready. It is stopped at the test's end.
 func (w *World) Start(settings ...string) *Instance {
 	w.t.Helper()
-	return instance(w.t, w, w.World.Start(settings...))
+	return instance(w.t, w, w.Environment.Start(settings...))
 }
 
 // StartWith starts an instance whose settings it keeps when it is started again.
 func (w *World) StartWith(settings ...string) *Instance {
 	w.t.Helper()
-	return instance(w.t, w, w.World.StartWith(settings...))
+	return instance(w.t, w, w.Environment.StartWith(settings...))
 }
 
 // Launch starts an instance and does not wait.
 func (w *World) Launch(settings ...string) *Instance {
 	w.t.Helper()
-	return instance(w.t, w, w.World.Launch(settings...))
+	return instance(w.t, w, w.Environment.Launch(settings...))
 }
 
 // World is what the instance shares with others.

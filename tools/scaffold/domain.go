@@ -58,7 +58,7 @@ func makeCommand(p *piece, args []string, _ map[string]string) error {
 		return err
 	}
 	call := fmt.Sprintf("cqrs.Handle(%q, %s{d.%s}.handle)", p.Name, p.Lower, p.Plurals)
-	return edit("app/command/command.go", listed("cqrs.For", p.Package+".Category", "slices.Concat[[]cqrs.Handler]", call))
+	return edit("app/command/command.go", listed("cqrs.ForAggregate", p.Package+".Category", "slices.Concat[[]cqrs.Handler]", call))
 }
 
 func makeQuery(p *piece, args []string, _ map[string]string) error {
@@ -68,7 +68,7 @@ func makeQuery(p *piece, args []string, _ map[string]string) error {
 	if err := p.withTest("app/query", "query"); err != nil {
 		return err
 	}
-	return edit("app/query/query.go", returned("All", fmt.Sprintf("cqrs.Query(%q, %s{}.handle)", p.Name, p.Lower)))
+	return edit("app/query/query.go", returned("All", fmt.Sprintf("cqrs.HandleQuery(%q, %s{}.handle)", p.Name, p.Lower)))
 }
 
 func makeProjection(p *piece, args []string, _ map[string]string) error {

@@ -29,16 +29,16 @@ type Scenario[A Aggregate, E any] struct {
 }
 
 // When is what is asked of the aggregate.
-func (s Scenario[A, E]) When(ask func(A) error) Asked[A, E] { return Asked[A, E]{s, ask} }
+func (s Scenario[A, E]) When(ask func(A) error) Outcome[A, E] { return Outcome[A, E]{s, ask} }
 
-// Asked waits for the outcome: Then, Nothing or Refused.
-type Asked[A Aggregate, E any] struct {
+// Outcome waits for the outcome: Then, Nothing or Refused.
+type Outcome[A Aggregate, E any] struct {
 	scenario Scenario[A, E]
 	ask      func(A) error
 }
 
 // Then passes if just these events were recorded.
-func (a Asked[A, E]) Then(want ...E) func(*testing.T) {
+func (a Outcome[A, E]) Then(want ...E) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
 		got, err := a.run(t)
@@ -56,10 +56,10 @@ func (a Asked[A, E]) Then(want ...E) func(*testing.T) {
 }
 
 // Nothing passes if it was accepted and nothing was recorded, as when a command is repeated.
-func (a Asked[A, E]) Nothing() func(*testing.T) { return a.Then() }
+func (a Outcome[A, E]) Nothing() func(*testing.T) { return a.Then() }
 
 // Refused passes if the aggregate said no with this error, and recorded nothing.
-func (a Asked[A, E]) Refused(want error) func(*testing.T) {
+func (a Outcome[A, E]) Refused(want error) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
 		got, err := a.run(t)
@@ -74,7 +74,7 @@ func (a Asked[A, E]) Refused(want error) func(*testing.T) {
 
 // run asks, and fails the test if the aggregate has changed an event of its history: the event store shares events between units of work, so
 // an aggregate must copy the slices and maps that it changes.
-func (a Asked[A, E]) run(t *testing.T) ([]any, error) {
+func (a Outcome[A, E]) run(t *testing.T) ([]any, error) {
 	t.Helper()
 	before, err := json.Marshal(a.scenario.history)
 	if err != nil {

@@ -47,7 +47,7 @@ func run(ctx context.Context, dsn string) error {
 	}
 
 	// The relay reads the outbox and publishes. It finds a committed message by itself within a second; Wake makes that at once.
-	relay := outbox.NewRelay(db, outbox.ThroughPublisher(broker), slog.New(slog.DiscardHandler), outbox.Options{DSN: dsn})
+	relay := outbox.NewRelay(db, outbox.PublisherSender(broker), slog.New(slog.DiscardHandler), outbox.Options{DSN: dsn})
 	relayCtx, stop := context.WithCancel(ctx)
 	stopped := make(chan struct{})
 	go func() {

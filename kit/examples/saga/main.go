@@ -58,18 +58,18 @@ func run(ctx context.Context, dsn string) error {
 		return err
 	}
 	broker := gochannel.NewGoChannel(gochannel.Config{}, logger)
-	relay := outbox.NewRelay(db, outbox.ThroughPublisher(broker), slog.New(slog.DiscardHandler), outbox.Options{DSN: dsn})
+	relay := outbox.NewRelay(db, outbox.PublisherSender(broker), slog.New(slog.DiscardHandler), outbox.Options{DSN: dsn})
 	relayCtx, stop := context.WithCancel(ctx)
 	stopped := make(chan struct{})
 	go func() { relay.Run(relayCtx); close(stopped) }()
 	defer func() { stop(); <-stopped }()
 
 	// The saga: its instances are streams of the event store.
-	store := eventstore.New(db, saga.Facts)
-	uow := postgres.NewUnitOfWork(db, store, messaging.EventsThrough(events), time.Now)
-	uow.OnCommit = func([]cqrs.Event, []*outbox.Written) { relay.Wake() }
+	store := eventstore.New(db, saga.HistoryTypes)
+	uow := postgres.NewUnitOfWork(db, store, messaging.EventsFromBus(events), time.Now)
+	uow.OnCommit = func([]cqrs.Event, []*outbox.Message) { relay.Wake() }
 	booking := saga.New(definition)
-	sagas := &manager.Manager{Sagas: []*saga.Saga{booking}, Streams: store, Commands: messaging.CommandsThrough(commands)}
+	sagas := &manager.Manager{Sagas: []*saga.Saga{booking}, Streams: store, Commands: messaging.CommandsFromBus(commands)}
 
 	// Watermill's router and processors.
 	router, err := message.NewRouter(message.RouterConfig{}, logger)

@@ -39,24 +39,24 @@ type Trip struct{ ID, To, Seat string }
 // definition reserves a seat, then charges the card. If the card is refused, the seat is released and the trip is cancelled.
 var definition = saga.Definition[Trip]{
 	Name: "booking", Version: 1,
-	Start: saga.When(func(t *Trip, e TripRequested) { t.ID, t.To = e.ID, e.To }),
+	Start: saga.On(func(t *Trip, e TripRequested) { t.ID, t.To = e.ID, e.To }),
 	Steps: []saga.Step[Trip]{
 		{
-			Name: "reserve seat", Within: time.Minute,
-			Do:        func(t Trip) cqrs.Keyed { return ReserveSeat{t.ID, t.To} },
-			Completed: saga.When(func(t *Trip, e SeatReserved) { t.Seat = e.Seat }),
-			Undo:      func(t Trip) cqrs.Keyed { return ReleaseSeat{t.ID, t.Seat} },
-			Undone:    saga.Event[SeatReleased, Trip](),
+			Name: "reserve seat", Timeout: time.Minute,
+			Action:       func(t Trip) cqrs.Keyed { return ReserveSeat{t.ID, t.To} },
+			Completed:    saga.On(func(t *Trip, e SeatReserved) { t.Seat = e.Seat }),
+			Compensation: func(t Trip) cqrs.Keyed { return ReleaseSeat{t.ID, t.Seat} },
+			Compensated:  saga.Event[SeatReleased, Trip](),
 		},
 		{
-			Name: "charge card", Within: time.Minute, Pivot: true,
-			Do:        func(t Trip) cqrs.Keyed { return ChargeCard{t.ID} },
+			Name: "charge card", Timeout: time.Minute, Pivot: true,
+			Action:    func(t Trip) cqrs.Keyed { return ChargeCard{t.ID} },
 			Completed: saga.Event[CardCharged, Trip](),
 		},
 	},
-	Abort: saga.Abort[Trip]{
-		Name: "cancel trip", Within: time.Minute,
-		Do:        func(t Trip, reason string) cqrs.Keyed { return CancelTrip{t.ID, reason} },
+	OnCompensated: saga.FinalStep[Trip]{
+		Name: "cancel trip", Timeout: time.Minute,
+		Action:    func(t Trip, reason string) cqrs.Keyed { return CancelTrip{t.ID, reason} },
 		Completed: saga.Event[TripCancelled, Trip](),
 	},
 }

@@ -98,9 +98,9 @@ func (s *Store) ByID(ctx context.Context, id string) (cqrs.DeadLetter, error) {
 	return rows[0].letter()
 }
 
-// Redrive replays a dead letter: its message is handed to its consumer again, or, if the broker refused it, sent again. It takes its old
+// Replay replays a dead letter: its message is handed to its consumer again, or, if the broker refused it, sent again. It takes its old
 // place before the messages of its key that wait for it. The error wraps cqrs.ErrNotFound if there is no such dead letter.
-func (s *Store) Redrive(ctx context.Context, id string) error {
+func (s *Store) Replay(ctx context.Context, id string) error {
 	l, err := s.ByID(ctx, id)
 	if err != nil {
 		return err
@@ -132,9 +132,9 @@ func (s *Store) Drop(ctx context.Context, id, by, reason string) error {
 }
 
 // resend frees what is suspended in the outbox behind a message that the broker refused.
-func resend(l cqrs.DeadLetter) func(context.Context, sqlx.ExtContext, keyqueue.Letter) error {
-	return func(ctx context.Context, tx sqlx.ExtContext, _ keyqueue.Letter) error {
-		return outbox.Free(ctx, tx, l.Topic, l.Key)
+func resend(l cqrs.DeadLetter) func(context.Context, sqlx.ExtContext, keyqueue.DeadLetter) error {
+	return func(ctx context.Context, tx sqlx.ExtContext, _ keyqueue.DeadLetter) error {
+		return outbox.UnblockKey(ctx, tx, l.Topic, l.Key)
 	}
 }
 
@@ -145,9 +145,9 @@ const MaxCounted = 10_000
 const relay = "relay"
 
 // remove takes a dead letter away by a statement that returns it, and sees to the messages behind it.
-func (s *Store) remove(ctx context.Context, id string, free func(context.Context, sqlx.ExtContext, keyqueue.Letter) error, statement string, args ...any) error {
-	return txn.Do(ctx, s.db, func(tx sqlx.ExtContext) error {
-		var l keyqueue.Letter
+func (s *Store) remove(ctx context.Context, id string, free func(context.Context, sqlx.ExtContext, keyqueue.DeadLetter) error, statement string, args ...any) error {
+	return txn.InTransaction(ctx, s.db, func(tx sqlx.ExtContext) error {
+		var l keyqueue.DeadLetter
 		if err := sqlx.GetContext(ctx, tx, &l, statement, append([]any{id}, args...)...); errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("dead letter %s: %w", id, cqrs.ErrNotFound) // another operator was first
 		} else if err != nil {

@@ -148,7 +148,7 @@ func (c *cache) get(s *stream, u *txn.Unit) (p *prefix, folded Aggregate, pendin
 		s.by = nil
 	}
 	if s.prefix != nil {
-		u.Needs(s.by)
+		u.DependsOn(s.by)
 	}
 	p, folded, s.folded = s.prefix, s.folded, nil
 	if p != nil && p.trimmed() {

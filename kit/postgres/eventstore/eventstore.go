@@ -28,7 +28,7 @@ type Store struct {
 	db    *sqlx.DB
 	types aggregate.Types
 	cache *cache
-	loads txn.Gather[[]wanted, []found]
+	loads txn.Batcher[[]wanted, []found]
 }
 
 // loadTimeout bounds one reading of streams.

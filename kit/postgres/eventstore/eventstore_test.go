@@ -70,7 +70,7 @@ func unit(ctx context.Context, db *sqlx.DB, store *eventstore.Store, work func(c
 	if _, err := session.Flush(inner); err != nil {
 		return err
 	}
-	err := cmp.Or(u.Settled(ctx), txn.Commit(ctx, db, []*txn.Unit{u}))
+	err := cmp.Or(u.WaitForDependencies(ctx), txn.Commit(ctx, db, []*txn.Unit{u}))
 	u.End(err)
 	if err == nil {
 		session.Submitted()
@@ -98,7 +98,7 @@ func TestAppendTellsAConflictApart(t *testing.T) {
 	require.NoError(t, add(ctx, db, store, event("counters/a", 1, 1), event("counters/a", 2, 2), event("counters/b", 1, 3)))
 	err := add(ctx, db, store, event("counters/a", 3, 1), event("counters/b", 1, 1))
 	require.ErrorIs(t, err, cqrs.ErrConflict)
-	require.Equal(t, cqrs.Conflict, cqrs.KindOf(err))
+	require.Equal(t, cqrs.KindConflict, cqrs.KindOf(err))
 	history, err := store.History(ctx, "counters", "a")
 	require.NoError(t, err)
 	require.Len(t, history, 2, "all or nothing")
@@ -112,7 +112,7 @@ func TestMetadataIsKept(t *testing.T) {
 	store, ctx := eventstore.New(db, types), t.Context()
 	e := event("counters/a", 1, 7)
 	e.Meta.Time = time.Date(2026, 1, 2, 3, 4, 5, 678000, time.UTC)
-	e.Meta.Correlation, e.Meta.Causation, e.Meta.SagaID, e.Meta.SagaStep, e.Meta.Branch = "corr", "cause", "saga", "a step", cqrs.Undo
+	e.Meta.Correlation, e.Meta.Causation, e.Meta.SagaID, e.Meta.SagaStep, e.Meta.Branch = "corr", "cause", "saga", "a step", cqrs.BranchCompensation
 	e.Meta.Trace = map[string]string{"traceparent": "00-x-y-01"}
 	require.NoError(t, add(ctx, db, store, e))
 	history, err := store.History(ctx, "counters", "a")

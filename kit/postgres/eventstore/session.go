@@ -144,7 +144,7 @@ func (s *Session) hold(ctx context.Context, all []*tracked) error {
 
 // known is what the session may use of what is in memory: nothing if its unit reads in a transaction of its own.
 func (s *Session) known(t *tracked) (p *prefix, pending bool) {
-	if t.stream == nil || s.unit.Own() {
+	if t.stream == nil || s.unit.OwnTransaction() {
 		return nil, false
 	}
 	p, t.folded, pending = s.store.cache.get(t.stream, s.unit)
@@ -161,7 +161,7 @@ func (s *Session) lock(ctx context.Context, all []*tracked) error {
 	for i, t := range all {
 		names[i] = t.name
 	}
-	if s.unit.Own() && len(names) > 0 {
+	if s.unit.OwnTransaction() && len(names) > 0 {
 		return locks.Lock(ctx, names, lockWait)
 	}
 	for _, name := range names {
@@ -177,7 +177,7 @@ func (s *Session) lock(ctx context.Context, all []*tracked) error {
 // hold locks that the other unit needs.
 func (s *Session) load(ctx context.Context, streams []*tracked, asked []wanted) ([]*prefix, error) {
 	s.loads++
-	if s.unit.Own() {
+	if s.unit.OwnTransaction() {
 		return whole(s.store.read(ctx, s.unit, asked))
 	}
 	for _, t := range streams {
@@ -221,7 +221,7 @@ func (s *Store) Record(ctx context.Context, category, id string, expected int, e
 
 // event makes the envelope of an event from the message that is handled.
 func (s *Session) event(ctx context.Context, t *tracked, version int, body any) cqrs.Event {
-	at := cqrs.MetaOf(ctx)
+	at := cqrs.MetaFromContext(ctx)
 	m := cqrs.Meta{
 		ID: uuid.Must(uuid.NewV7()).String(), Subject: t.name, Version: version, Time: s.clock().UTC().Truncate(time.Microsecond),
 		Correlation: at.Correlation, Causation: at.ID, SagaID: at.SagaID, SagaStep: at.SagaStep, Branch: at.Branch, Trace: at.Trace,
@@ -308,7 +308,7 @@ func (s *Session) Submitted() {
 			s.store.cache.put(t.stream, t.prefix, t.aggregate, s.unit)
 		case t.prefix != nil && t.prefix.trimmed():
 			s.store.cache.putBack(t.stream, t.prefix, t.aggregate)
-		case t.stored && !s.unit.Own(): // which has not waited for units that are about to commit
+		case t.stored && !s.unit.OwnTransaction(): // which has not waited for units that are about to commit
 			s.store.cache.put(t.stream, t.prefix, nil, nil)
 		}
 	}

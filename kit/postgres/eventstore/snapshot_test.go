@@ -168,7 +168,7 @@ func TestDatabaseRefusesAGapInAStream(t *testing.T) {
 			}
 			err := add(ctx, db, store, append(events, event("counters/c", 1, 1))...)
 			require.ErrorContains(t, err, "of stream counters/a cannot be appended")
-			require.Equal(t, cqrs.Conflict, cqrs.KindOf(err), "what the unit has read is not what is stored: it runs again")
+			require.Equal(t, cqrs.KindConflict, cqrs.KindOf(err), "what the unit has read is not what is stored: it runs again")
 		})
 	}
 	_, err := db.Exec(`INSERT INTO events (stream, version, position, type, schema, payload, meta, at)
@@ -209,7 +209,7 @@ func TestLoadRefusesAGapInAStream(t *testing.T) {
 			}
 			err := read("a")
 			require.ErrorContains(t, err, "stream counters/a has a gap: expected version 2, found 3")
-			require.Equal(t, cqrs.Poison, cqrs.KindOf(err), "a dead letter: it would fail for ever")
+			require.Equal(t, cqrs.KindPermanent, cqrs.KindOf(err), "a dead letter: it would fail for ever")
 			all.Wait()
 		})
 	}

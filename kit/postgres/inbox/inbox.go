@@ -20,8 +20,8 @@ import (
 // Inbox is the table.
 type Inbox struct {
 	db      *sqlx.DB
-	lookups txn.Gather[lookup, []row]
-	ahead   txn.Ahead[place, []row]
+	lookups txn.Batcher[lookup, []row]
+	ahead   txn.Prefetch[place, []row]
 	doubt   atomic.Int64 // until when, in nanoseconds since 1970, repetitions are to be expected
 
 	// DoubtFor is for how long every message is looked up after one came again. Repetitions come in numbers: after a crash, or when
@@ -48,11 +48,11 @@ func (i *Inbox) Doubt() { i.doubt.Store(time.Now().Add(i.DoubtFor).UnixNano()) }
 // Trusts tells whether a message may be taken for new without looking: its claim fails if it is not. That a compensation finds its
 // action is never taken for granted.
 func (i *Inbox) Trusts(m cqrs.Meta) bool {
-	return m.Branch != cqrs.Undo && time.Now().UnixNano() > i.doubt.Load()
+	return m.Branch != cqrs.BranchCompensation && time.Now().UnixNano() > i.doubt.Load()
 }
 
-// Claim claims a message that is taken for new.
-func Claim(ctx context.Context, consumer string, m cqrs.Meta) error {
+// TryInsert claims a message that is taken for new.
+func TryInsert(ctx context.Context, consumer string, m cqrs.Meta) error {
 	if err := check(m); err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func Claim(ctx context.Context, consumer string, m cqrs.Meta) error {
 }
 
 func claim(consumer string, m cqrs.Meta) *row {
-	return &row{consumer, m.ID, m.SagaID, m.SagaStep, m.Branch, cqrs.Handled}
+	return &row{consumer, m.ID, m.SagaID, m.SagaStep, m.Branch, cqrs.Processed}
 }
 
 // row is a row of the table. One with a branch stands in the way of all other messages of its saga's step and branch.
@@ -165,7 +165,7 @@ func (i *Inbox) find(ctx context.Context, consumer string, m cqrs.Meta) ([]row, 
 	if err := check(m); err != nil {
 		return nil, err
 	}
-	if u := txn.Of(ctx); u != nil && u.Own() {
+	if u := txn.UnitFromContext(ctx); u != nil && u.OwnTransaction() {
 		rows, err := i.read(ctx, u, []lookup{{consumer, m}})
 		if err != nil {
 			return nil, err
@@ -178,55 +178,55 @@ func (i *Inbox) find(ctx context.Context, consumer string, m cqrs.Meta) ([]row, 
 	return i.lookups.Call(ctx, lookup{consumer, m})
 }
 
-// Take claims a message for a consumer in the unit of work of ctx. If somebody else claims the same meanwhile, the unit fails with
+// TryInsert claims a message for a consumer in the unit of work of ctx. If somebody else claims the same meanwhile, the unit fails with
 // cqrs.ErrConflict, and the next attempt finds what he has made of it.
-func (i *Inbox) Take(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
+func (i *Inbox) TryInsert(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
 	known, err := i.find(ctx, consumer, m)
 	if err != nil {
 		return "", err
 	}
 	outcome, done := judge(known, m)
-	if outcome != cqrs.Handled {
+	if outcome != cqrs.Processed {
 		i.Doubt()
 	}
 	switch {
-	case outcome == cqrs.Barred:
-		return outcome, Record(ctx, consumer, m, cqrs.Barred)
-	case outcome == cqrs.Repeated:
+	case outcome == cqrs.RejectedLate:
+		return outcome, Record(ctx, consumer, m, cqrs.RejectedLate)
+	case outcome == cqrs.Duplicate:
 		return outcome, nil
-	case m.Branch == cqrs.Undo && !done:
+	case m.Branch == cqrs.BranchCompensation && !done:
 		// Taking the place of the action as well bars it; that the place was free tells that it never happened.
-		bar := &row{consumer, "bar/" + m.ID, m.SagaID, m.SagaStep, cqrs.Do, cqrs.Barred}
+		bar := &row{consumer, "bar/" + m.ID, m.SagaID, m.SagaStep, cqrs.BranchAction, cqrs.RejectedLate}
 		if err := claims.Write(ctx, bar); err != nil {
 			return "", err
 		}
-		outcome = cqrs.Nothing
+		outcome = cqrs.NothingToCompensate
 	}
 	return outcome, claims.Write(ctx, claim(consumer, m))
 }
 
 // judge tells whether a message is to be handled, and whether the action that it undoes was.
 func judge(known []row, m cqrs.Meta) (outcome cqrs.Outcome, done bool) {
-	outcome = cqrs.Handled
+	outcome = cqrs.Processed
 	for _, r := range known {
-		done = done || r.branch == cqrs.Do
+		done = done || r.branch == cqrs.BranchAction
 		switch {
 		case r.id == m.ID:
-			return cqrs.Repeated, done
-		case m.Branch != "" && r.branch == m.Branch && r.outcome == cqrs.Barred:
-			outcome = cqrs.Barred
+			return cqrs.Duplicate, done
+		case m.Branch != "" && r.branch == m.Branch && r.outcome == cqrs.RejectedLate:
+			outcome = cqrs.RejectedLate
 		case m.Branch != "" && r.branch == m.Branch:
-			outcome = cqrs.Repeated
+			outcome = cqrs.Duplicate
 		}
 	}
 	return outcome, done
 }
 
-// Peek tells what Take would say, without claiming. It is for asking a service outside only if there is a point to it.
-func (i *Inbox) Peek(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
+// LookUp tells what Take would say, without claiming. It is for asking a service outside only if there is a point to it.
+func (i *Inbox) LookUp(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
 	known, err := i.find(ctx, consumer, m)
 	outcome, _ := judge(known, m)
-	if err == nil && outcome != cqrs.Handled {
+	if err == nil && outcome != cqrs.Processed {
 		i.Doubt()
 	}
 	return outcome, err
@@ -242,7 +242,7 @@ func Record(ctx context.Context, consumer string, m cqrs.Meta, outcome cqrs.Outc
 func Refuse(ctx context.Context, consumer, messageID string) error {
 	for _, r := range claims.Written(ctx) {
 		if r.consumer == consumer && r.id == messageID {
-			r.branch, r.outcome = "", cqrs.Declined
+			r.branch, r.outcome = "", cqrs.Refused
 			return nil
 		}
 	}

@@ -19,7 +19,7 @@ import (
 // replayed or dropped; else the message behind it is next. No bytes of the message can make it fail. The error is ErrLeaseLost if another
 // instance handles the message by now.
 func (q *Queue) DeadLetter(ctx context.Context, m cqrs.Received, reason, stack string, hold bool) (id string, err error) {
-	tx, err := txn.From(ctx)
+	tx, err := txn.FromContext(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -28,7 +28,7 @@ func (q *Queue) DeadLetter(ctx context.Context, m cqrs.Received, reason, stack s
 }
 
 func (q *Queue) deadLetter(ctx context.Context, tx *sqlx.Tx, m cqrs.Received, reason, stack string, hold bool) (id string, err error) {
-	r, redelivered := cqrs.RedeliveryOf(ctx)
+	r, redelivered := cqrs.RedeliveryFromContext(ctx)
 	if redelivered {
 		if err := lockLease(ctx, tx, m.Key, r.Lease); err != nil {
 			return "", err
@@ -93,8 +93,8 @@ func Escape(text string) string {
 	return quoted[1 : len(quoted)-1]
 }
 
-// Letter is what of a dead letter is needed to replay or drop it.
-type Letter struct {
+// DeadLetter is what of a dead letter is needed to replay or drop it.
+type DeadLetter struct {
 	ID         string `db:"id"`
 	Consumer   string `db:"consumer"`
 	Topic      string `db:"topic"`
@@ -114,7 +114,7 @@ const first = ` AND NOT EXISTS (SELECT FROM waiting_messages f WHERE f.consumer 
 
 // Replay puts the message of a dead letter back into its place: first of its key if the key was held for it, else behind the messages that
 // wait. It is handed to its consumer from there.
-func Replay(ctx context.Context, tx sqlx.ExtContext, l Letter) error {
+func Replay(ctx context.Context, tx sqlx.ExtContext, l DeadLetter) error {
 	result, err := tx.ExecContext(ctx, `UPDATE blocked_keys b SET attempts = 0, first_at = NULL, due_at = app_clock(), lease = NULL
 		FROM waiting_messages w WHERE w.receipt = $1 AND b.consumer = w.consumer AND b.key = w.key`+first, l.ID)
 	if err != nil {
@@ -133,7 +133,7 @@ func Replay(ctx context.Context, tx sqlx.ExtContext, l Letter) error {
 }
 
 // Drop gives the message of a dead letter up. If its key was held for it, the messages behind it go on.
-func Drop(ctx context.Context, tx sqlx.ExtContext, l Letter) error {
+func Drop(ctx context.Context, tx sqlx.ExtContext, l DeadLetter) error {
 	_, err := tx.ExecContext(ctx, `SELECT FROM blocked_keys WHERE consumer = $1 AND key = $2 FOR UPDATE`, l.Consumer, l.RawKey)
 	if err == nil {
 		_, err = tx.ExecContext(ctx, `UPDATE blocked_keys b SET attempts = 0, first_at = NULL, due_at = app_clock(), lease = NULL

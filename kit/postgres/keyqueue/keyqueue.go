@@ -29,8 +29,8 @@ var ErrLeaseLost = fmt.Errorf("another instance handles the key: %w", cqrs.ErrPe
 // Queue is the tables blocked_keys and waiting_messages.
 type Queue struct {
 	db      *sqlx.DB
-	lookups txn.Gather[cqrs.MessageKey, bool]
-	ahead   txn.Ahead[expected, bool]
+	lookups txn.Batcher[cqrs.MessageKey, bool]
+	ahead   txn.Prefetch[expected, bool]
 	blocked atomic.Int64 // changes when this instance blocks a key, or finds a key blocked
 	wake    chan struct{}
 
@@ -103,8 +103,8 @@ func receipt(m cqrs.Received) string {
 	return uuid.NewHash(sha256.New(), uuid.Nil, name, 8).String()
 }
 
-// Expect begins to look up the key of a message that waits for an earlier message of its key.
-func (q *Queue) Expect(k cqrs.MessageKey, messageID string) {
+// Prefetch begins to look up the key of a message that waits for an earlier message of its key.
+func (q *Queue) Prefetch(k cqrs.MessageKey, messageID string) {
 	before, wait := q.blocked.Load(), q.lookups.Join(k)
 	q.ahead.Expect(expected{k, messageID}, func(ctx context.Context) (bool, error) {
 		blocked, err := wait(ctx)
@@ -129,7 +129,7 @@ func (q *Queue) Enqueue(ctx context.Context, m cqrs.Received) (enqueued bool, er
 		return false, err
 	}
 	// The message may be in flight beside the one before it, which has not been stored yet: stored first, this one would be handled first.
-	if err := cqrs.LinkOf(ctx).Wait(ctx); err != nil {
+	if err := cqrs.KeyChainFromContext(ctx).Wait(ctx); err != nil {
 		return false, err
 	}
 	q.blocked.Add(1) // another instance may have blocked the key after the messages behind this one were looked up
@@ -154,7 +154,7 @@ func (q *Queue) Enqueue(ctx context.Context, m cqrs.Received) (enqueued bool, er
 func (q *Queue) RetryAfter(ctx context.Context, m cqrs.Received, delay time.Duration) error {
 	defer q.Wake() // it may be the next one that is due
 	return q.within(ctx, "schedule a retry", func(tx *sqlx.Tx) error {
-		if r, ok := cqrs.RedeliveryOf(ctx); ok {
+		if r, ok := cqrs.RedeliveryFromContext(ctx); ok {
 			_, err := tx.ExecContext(ctx, `UPDATE blocked_keys
 				SET attempts = attempts + 1, first_at = COALESCE(first_at, app_now()), due_at = app_clock() + make_interval(secs => $4), lease = NULL
 				WHERE consumer = $1 AND key = $2 AND lease = $3`, m.Key.Consumer, stored(m.Key), r.Lease, delay.Seconds())
@@ -203,7 +203,7 @@ func put(ctx context.Context, tx sqlx.ExtContext, m cqrs.Received) error {
 // Complete removes a message that was handled. The key is free again if no other message waits. A dead letter of the message is removed: it
 // has one if its key was blocked by a replay while it failed, or if a rebuild could not handle it.
 func (q *Queue) Complete(ctx context.Context, m cqrs.Received) error {
-	r, ok := cqrs.RedeliveryOf(ctx)
+	r, ok := cqrs.RedeliveryFromContext(ctx)
 	if !ok {
 		return nil
 	}

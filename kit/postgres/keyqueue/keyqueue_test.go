@@ -147,7 +147,7 @@ func (i *instance) handle(msg *message.Message) {
 	key := msg.Metadata[cqrs.HeaderKey]
 	m := cqrs.Received{Key: cqrs.MessageKey{Consumer: i.consumer, Key: key}, Topic: "topic", ID: msg.UUID, Headers: msg.Metadata, Payload: msg.Payload}
 	ctx := msg.Context()
-	if _, redelivered := cqrs.RedeliveryOf(ctx); !redelivered {
+	if _, redelivered := cqrs.RedeliveryFromContext(ctx); !redelivered {
 		enqueued, err := i.queue.Enqueue(ctx, m)
 		if err != nil || enqueued {
 			ack(msg, err)
@@ -162,7 +162,7 @@ func (i *instance) handle(msg *message.Message) {
 	case "dead":
 		tx, err := i.db.Beginx()
 		if err == nil {
-			_, err = i.queue.DeadLetter(txn.With(context.WithoutCancel(ctx), tx), m, "dead", "", true)
+			_, err = i.queue.DeadLetter(txn.WithTx(context.WithoutCancel(ctx), tx), m, "dead", "", true)
 		}
 		if err == nil {
 			err = tx.Commit()
@@ -234,7 +234,7 @@ func TestRetryKeepsKeyOrder(t *testing.T) {
 			all, err := letters.List(context.Background(), cqrs.Newest, 100)
 			require.NoError(t, err)
 			for _, l := range all {
-				if err := letters.Redrive(context.Background(), l.ID); !errors.Is(err, cqrs.ErrNotFound) {
+				if err := letters.Replay(context.Background(), l.ID); !errors.Is(err, cqrs.ErrNotFound) {
 					require.NoError(t, err)
 				}
 			}
@@ -280,7 +280,7 @@ func TestRetryLeaseOfADeadInstance(t *testing.T) {
 	tx, err := db.Beginx()
 	require.NoError(t, err)
 	defer tx.Rollback() // never committed
-	_, err = q.DeadLetter(txn.With(late, tx), m, "reason", "", true)
+	_, err = q.DeadLetter(txn.WithTx(late, tx), m, "reason", "", true)
 	require.ErrorIs(t, err, keyqueue.ErrLeaseLost)
 }
 
@@ -304,7 +304,7 @@ func TestDeadLetterOfAnyBytes(t *testing.T) {
 		tx, err := db.Beginx()
 		require.NoError(t, err)
 		defer tx.Rollback() // after a commit it does nothing
-		id, err := q.DeadLetter(txn.With(context.Background(), tx), m, "reason "+raw("reason"), raw("stack"), hold)
+		id, err := q.DeadLetter(txn.WithTx(context.Background(), tx), m, "reason "+raw("reason"), raw("stack"), hold)
 		require.NoError(t, err)
 		require.NoError(t, tx.Commit())
 		l, err := letters.ByID(context.Background(), id)
@@ -319,7 +319,7 @@ func TestDeadLetterOfAnyBytes(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() { defer close(done); q.Run(ctx, slog.New(slog.DiscardHandler)) }()
-		require.NoError(t, letters.Redrive(context.Background(), id))
+		require.NoError(t, letters.Replay(context.Background(), id))
 		q.Wake()
 		msg := <-messages
 		require.Equal(t, []any{m.ID, m.Headers, m.Payload == nil}, []any{msg.UUID, map[string]string(msg.Metadata), msg.Payload == nil})
@@ -340,7 +340,7 @@ func TestDeadLetterAgainAfterDrop(t *testing.T) {
 	dead := func() string {
 		tx, err := db.Beginx()
 		require.NoError(t, err)
-		id, err := q.DeadLetter(txn.With(t.Context(), tx), m, "reason", "", true)
+		id, err := q.DeadLetter(txn.WithTx(t.Context(), tx), m, "reason", "", true)
 		require.NoError(t, err)
 		require.NoError(t, tx.Commit())
 		return id
@@ -403,7 +403,7 @@ func TestMigrationKeepsWaitingMessages(t *testing.T) {
 	}
 	require.Eventually(t, handled("retried", "a1", "a2", "a3"), 30*time.Second, 10*time.Millisecond)
 	require.True(t, handled("dead")())
-	require.NoError(t, deadletter.New(db).Redrive(t.Context(), "letter"))
+	require.NoError(t, deadletter.New(db).Replay(t.Context(), "letter"))
 	require.Eventually(t, handled("dead", "b1", "b2"), 30*time.Second, 10*time.Millisecond)
 	require.Eventually(t, func() bool { // the last message is removed after it was handled
 		var left []string
@@ -420,8 +420,8 @@ func TestRetryKeepsKeyOrderWhenAnotherInstanceBlocksTheKey(t *testing.T) {
 	received := func(id string) cqrs.Received {
 		return cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "k"}, Topic: "topic", ID: id, Headers: map[string]string{}}
 	}
-	here.Expect(received("2").Key, "2") // it waits behind message 1
-	time.Sleep(200 * time.Millisecond)  // not blocked yet
+	here.Prefetch(received("2").Key, "2") // it waits behind message 1
+	time.Sleep(200 * time.Millisecond)    // not blocked yet
 	require.NoError(t, there.RetryAfter(t.Context(), received("1"), time.Hour))
 	for _, id := range []string{"1", "2"} {
 		enqueued, err := here.Enqueue(t.Context(), received(id))
@@ -439,11 +439,11 @@ func TestRetryKeepsKeyOrderOfMessagesInFlight(t *testing.T) {
 		return cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "k"}, Topic: "topic", ID: id, Headers: map[string]string{}}
 	}
 	require.NoError(t, q.RetryAfter(t.Context(), received("0"), time.Hour))
-	first := cqrs.NewLink(nil, func() {})
-	second := cqrs.NewLink(first, func() {})
+	first := cqrs.NewKeyChain(nil, func() {})
+	second := cqrs.NewKeyChain(first, func() {})
 	stored := make(chan error, 1)
 	go func() {
-		_, err := q.Enqueue(cqrs.WithLink(t.Context(), second), received("2"))
+		_, err := q.Enqueue(cqrs.WithKeyChain(t.Context(), second), received("2"))
 		stored <- err
 	}()
 	select {
@@ -452,7 +452,7 @@ func TestRetryKeepsKeyOrderOfMessagesInFlight(t *testing.T) {
 		t.Fatal("message 2 is stored before message 1")
 	case <-time.After(500 * time.Millisecond):
 	}
-	_, err := q.Enqueue(cqrs.WithLink(t.Context(), first), received("1"))
+	_, err := q.Enqueue(cqrs.WithKeyChain(t.Context(), first), received("1"))
 	require.NoError(t, err)
 	first.Done()
 	require.NoError(t, <-stored)
@@ -470,7 +470,7 @@ func TestDeadLettersOfTwoKeysWithOneMessageID(t *testing.T) {
 		m := cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: key}, Topic: "topic", ID: "1", Headers: map[string]string{cqrs.HeaderKey: key}, Payload: []byte(key)}
 		tx, err := db.Beginx()
 		require.NoError(t, err)
-		_, err = q.DeadLetter(txn.With(t.Context(), tx), m, "reason", "", true)
+		_, err = q.DeadLetter(txn.WithTx(t.Context(), tx), m, "reason", "", true)
 		require.NoError(t, err)
 		require.NoError(t, tx.Commit())
 		m.ID = "2"
@@ -500,12 +500,12 @@ func TestDeadLetterOfAMessageThatWasHandledAfterAReplay(t *testing.T) {
 		tx, err := db.Beginx()
 		require.NoError(t, err)
 		defer tx.Rollback() // after a commit it does nothing
-		letter, err := q.DeadLetter(txn.With(t.Context(), tx), m, "reason", "", hold)
+		letter, err := q.DeadLetter(txn.WithTx(t.Context(), tx), m, "reason", "", hold)
 		require.NoError(t, err)
 		require.NoError(t, tx.Commit())
 		return letter
 	}
-	require.NoError(t, letters.Redrive(t.Context(), dead("1", false)))
+	require.NoError(t, letters.Replay(t.Context(), dead("1", false)))
 	dead("2", true)
 	w := &world{t: t, db: db, consumer: "c", handled: map[string][]string{}, outcome: func() string { return "ok" }}
 	i := w.start()
@@ -529,8 +529,8 @@ func TestRetryKeepsKeyOrderOfTwoSourcesWithOneMessageID(t *testing.T) {
 		return cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: key}, Topic: "topic", Source: "/" + key, ID: id, Headers: map[string]string{}}
 	}
 	require.NoError(t, there.RetryAfter(t.Context(), received("blocked", "1"), time.Hour))
-	here.Expect(received("blocked", "2").Key, "2")
-	here.Expect(received("free", "2").Key, "2")
+	here.Prefetch(received("blocked", "2").Key, "2")
+	here.Prefetch(received("free", "2").Key, "2")
 	enqueued, err := here.Enqueue(t.Context(), received("blocked", "2"))
 	require.NoError(t, err)
 	require.True(t, enqueued, "message 2 is handled before message 1")

@@ -55,7 +55,7 @@ func TestDeadLetterReplayAndDropRaceWithRelay(t *testing.T) {
 				gone[letter.Key+" "+string(letter.Payload)] = true
 				mu.Unlock()
 			}
-		} else if letters.Redrive(t.Context(), letter.ID) == nil {
+		} else if letters.Replay(t.Context(), letter.ID) == nil {
 			replayed.Add(1)
 		}
 		relay.Wake()
@@ -76,9 +76,9 @@ func TestDeadLetterReplayAndDropRaceWithRelay(t *testing.T) {
 	refusing.Store(false)
 	settled := func() error {
 		relay.Wake()
-		b, err := outbox.Read(t.Context(), db)
+		b, err := outbox.LoadBacklog(t.Context(), db)
 		n, countErr := letters.Count(t.Context())
-		if err = errors.Join(err, countErr); err == nil && (b.Pending+b.Parked > 0 || n > 0) {
+		if err = errors.Join(err, countErr); err == nil && (b.Pending+b.Blocked > 0 || n > 0) {
 			err = fmt.Errorf("%+v with %d dead letters", b, n)
 		}
 		return err

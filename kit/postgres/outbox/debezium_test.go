@@ -51,7 +51,7 @@ func runTimers(t *testing.T, db *sqlx.DB, dsn, slot string) {
 
 func pendingRows(t *testing.T, db *sqlx.DB) int {
 	t.Helper()
-	b, err := outbox.Read(t.Context(), db)
+	b, err := outbox.LoadBacklog(t.Context(), db)
 	require.NoError(t, err)
 	return b.Pending
 }

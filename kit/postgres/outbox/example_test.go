@@ -32,10 +32,10 @@ func ExampleSchema() {
 	msg := message.NewMessage(watermill.NewUUID(), []byte("placed"))
 	msg.Metadata["order"] = "order-1"
 	fmt.Println("publish:", publisher.Publish("orders", msg))
-	backlog, err := outbox.Read(ctx, db)
+	backlog, err := outbox.LoadBacklog(ctx, db)
 	fmt.Println("before the commit:", backlog.Pending, err)
 	fmt.Println("commit:", tx.Commit())
-	backlog, err = outbox.Read(ctx, db)
+	backlog, err = outbox.LoadBacklog(ctx, db)
 	fmt.Println("after the commit:", backlog.Pending, err)
 	// Output:
 	// publish: <nil>
@@ -60,7 +60,7 @@ func ExampleNewRelay() {
 	}
 	fmt.Println("publish:", publisher.Publish("orders", message.NewMessage("message-1", []byte("placed"))))
 
-	relay := outbox.NewRelay(db, outbox.ThroughPublisher(broker), slog.New(slog.DiscardHandler), outbox.Options{DSN: dsn})
+	relay := outbox.NewRelay(db, outbox.PublisherSender(broker), slog.New(slog.DiscardHandler), outbox.Options{DSN: dsn})
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

@@ -52,14 +52,14 @@ func NewPublisher(maxBytes int, insert Insert) Publisher {
 // Publish implements message.Publisher. The error wraps ErrTooLarge, or says that there is no unit of work.
 func (p Publisher) Publish(topic string, messages ...*message.Message) error {
 	for _, msg := range messages {
-		if txn.Of(msg.Context()) == nil {
+		if txn.UnitFromContext(msg.Context()) == nil {
 			return fmt.Errorf("publish %s to %s: called outside a unit of work", msg.Metadata.Get(cqrs.HeaderType), topic)
 		}
 		size := Size(msg)
 		if size > p.maxBytes {
 			return fmt.Errorf("publish %s to %s: %w: %d bytes, at most %d: %w", msg.Metadata.Get(cqrs.HeaderType), topic, ErrTooLarge, size, p.maxBytes, cqrs.ErrPoison)
 		}
-		if err := inserts.Write(msg.Context(), &Written{Topic: topic, Message: msg, size: size, insert: p.insert}); err != nil {
+		if err := inserts.Write(msg.Context(), &Message{Topic: topic, Message: msg, size: size, insert: p.insert}); err != nil {
 			return err
 		}
 	}
@@ -78,8 +78,8 @@ func Size(msg *message.Message) int {
 	return n
 }
 
-// Written is a message that a unit of work writes. Its ID is that of its row, once the unit is committed.
-type Written struct {
+// Message is a message that a unit of work writes. Its ID is that of its row, once the unit is committed.
+type Message struct {
 	ID      int64
 	Topic   string
 	Message *message.Message
@@ -91,9 +91,9 @@ type Written struct {
 // inserts writes messages through Watermill's SQL publisher, those of all units that commit together by one call. It comes after the
 // statements of other tables: a transaction that waited for a lock after its rows had their numbers would commit when the relay has sent later
 // rows of other keys, and the relay, which reads on from there, would send the next message of the key first.
-var inserts = &txn.Statement[*Written]{
+var inserts = &txn.Statement[*Message]{
 	Doing: "write messages to the outbox", Rank: 900,
-	Query: func(rows []*Written) (string, []any, error) {
+	Query: func(rows []*Message) (string, []any, error) {
 		messages, topics := make([]*message.Message, len(rows)), make([]string, len(rows))
 		for i, r := range rows {
 			messages[i], topics[i] = r.Message, r.Topic
@@ -106,7 +106,7 @@ var inserts = &txn.Statement[*Written]{
 		err = publisher.Publish(table, messages...)
 		return c.query, c.args, err
 	},
-	Read: func(rows []*Written, result pgx.Rows) error {
+	Read: func(rows []*Message, result pgx.Rows) error {
 		ids := make([]int64, 0, len(rows))
 		var id int64
 		_, err := pgx.ForEachRow(result, []any{&id}, func() error {
@@ -136,8 +136,8 @@ func (c *captured) ExecContext(_ context.Context, query string, args ...any) (sq
 	return driver.RowsAffected(0), nil
 }
 
-// Of returns what the unit of work of ctx writes.
-func Of(ctx context.Context) []*Written { return inserts.Written(ctx) }
+// MessagesFromContext returns what the unit of work of ctx writes.
+func MessagesFromContext(ctx context.Context) []*Message { return inserts.Written(ctx) }
 
 // ShardOf is the shard of a topic's key.
 func ShardOf(topic, key string) int16 {
@@ -146,8 +146,8 @@ func ShardOf(topic, key string) int16 {
 	return int16(h.Sum32() % Shards)
 }
 
-// Stop withdraws delayed messages when the unit of work of ctx commits. It is part of sagas.Timers.
-func Stop(ctx context.Context, ids []string) error {
+// CancelTimers withdraws delayed messages when the unit of work of ctx commits. It is part of sagas.Timers.
+func CancelTimers(ctx context.Context, ids []string) error {
 	for _, id := range ids {
 		if err := stops.Write(ctx, id); err != nil {
 			return err
@@ -163,8 +163,8 @@ var stops = &txn.Statement[string]{
 	},
 }
 
-// Free lets the messages of a key go on that were parked behind what the broker refused, unless another such message is left.
-func Free(ctx context.Context, tx sqlx.ExtContext, topic, key string) error {
+// UnblockKey lets the messages of a key go on that were parked behind what the broker refused, unless another such message is left.
+func UnblockKey(ctx context.Context, tx sqlx.ExtContext, topic, key string) error {
 	// By a statement of its own, and first: of two dead letters of a key that are removed at the same time, the one that comes second sees that
 	// the first one is gone.
 	_, err := tx.ExecContext(ctx, `UPDATE outbox_epoch SET epoch = epoch + 1`)
@@ -181,7 +181,7 @@ func Free(ctx context.Context, tx sqlx.ExtContext, topic, key string) error {
 type Backlog struct {
 	Pending int     `db:"pending"` // messages that are due
 	Delayed int     `db:"delayed"` // messages that are not
-	Parked  int     `db:"parked"`  // messages behind one of their key that could not be sent or handled
+	Blocked int     `db:"parked"`  // messages behind one of their key that could not be sent or handled
 	Oldest  float64 `db:"oldest"`  // age of the oldest due one, in seconds
 
 	Suspended int `db:"suspended"` // messages of topics that cannot be sent to
@@ -190,9 +190,9 @@ type Backlog struct {
 // MaxCounted is up to how many messages of each kind are counted: what probes and scrapers ask for must not take the longer the more waits.
 const MaxCounted = 10_000
 
-// Read counts the backlog, up to MaxCounted of each kind. The age of the oldest message is exact to within what one shard holds: it is
+// LoadBacklog counts the backlog, up to MaxCounted of each kind. The age of the oldest message is exact to within what one shard holds: it is
 // that of the shards' first ones.
-func Read(ctx context.Context, db *sqlx.DB) (Backlog, error) {
+func LoadBacklog(ctx context.Context, db *sqlx.DB) (Backlog, error) {
 	var b Backlog
 	err := db.GetContext(ctx, &b, `SELECT
 		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at IS NULL LIMIT $1) found) AS pending,

@@ -19,18 +19,18 @@ const (
 // The table stays the truth: a row that is not there is not sent, and one that is only there is read.
 type recent struct {
 	mu       sync.Mutex
-	messages map[int64]*Written
+	messages map[int64]*Message
 	order    []int64
 	bytes    int
 	flying   map[chan struct{}]bool // commits under way here
 }
 
 func newRecent() *recent {
-	return &recent{messages: map[int64]*Written{}, flying: map[chan struct{}]bool{}}
+	return &recent{messages: map[int64]*Message{}, flying: map[chan struct{}]bool{}}
 }
 
 // Offer hands over what was committed here, and has it relayed. It does not block.
-func (r *Relay) Offer(written []*Written) {
+func (r *Relay) Offer(written []*Message) {
 	defer r.wakeFor(written)
 	if r.Held() == 0 {
 		return
@@ -49,7 +49,7 @@ func (r *Relay) Offer(written []*Written) {
 }
 
 // wakeFor wakes who has to do with what was written: the timers only if one is due before they look by themselves.
-func (r *Relay) wakeFor(written []*Written) {
+func (r *Relay) wakeFor(written []*Message) {
 	timers := len(r.wake) - 1
 	for _, w := range written {
 		if due := w.Message.Metadata[cqrs.HeaderDue]; due != "" {
@@ -107,7 +107,7 @@ func (r *recent) trim() {
 	r.order = r.order[n:]
 }
 
-func (r *recent) drop(id int64) *Written {
+func (r *recent) drop(id int64) *Message {
 	w := r.messages[id]
 	if w != nil {
 		r.bytes -= w.size

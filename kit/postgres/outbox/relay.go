@@ -71,7 +71,7 @@ type Options struct {
 	OnParked func(topic, key string, err error)
 }
 
-// NewRelay makes a relay that is started with Run. Each worker has a sender of its own; ThroughPublisher makes one of any publisher.
+// NewRelay makes a relay that is started with Run. Each worker has a sender of its own; PublisherSender makes one of any publisher.
 func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *Relay {
 	if o.Workers == 0 {
 		o.Workers = 2

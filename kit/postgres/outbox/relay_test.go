@@ -48,7 +48,7 @@ func write(t *testing.T, db *sqlx.DB, topic string, items ...item) {
 		require.NoError(t, outbox.NewPublisher(100_000_000, kittest.Insert).Publish(topic, msg))
 	}
 	require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
-	for i, w := range outbox.Of(ctx) {
+	for i, w := range outbox.MessagesFromContext(ctx) {
 		require.Positive(t, w.ID)
 		require.Equal(t, items[i].text, string(w.Message.Payload))
 	}
@@ -57,7 +57,7 @@ func write(t *testing.T, db *sqlx.DB, topic string, items ...item) {
 // run starts a relay that sends through a publisher, until stop is called or the test ends.
 func run(t *testing.T, db *sqlx.DB, dsn string, publisher message.Publisher, o outbox.Options) (relay *outbox.Relay, stop func()) {
 	t.Helper()
-	return runSenders(t, db, dsn, outbox.ThroughPublisher(publisher), o)
+	return runSenders(t, db, dsn, outbox.PublisherSender(publisher), o)
 }
 
 // runKafka starts a relay that sends to Kafka, in records of at most limit bytes, until the test ends.
@@ -86,7 +86,7 @@ func runSenders(t *testing.T, db *sqlx.DB, dsn string, senders func() outbox.Sen
 func drained(t *testing.T, db *sqlx.DB) {
 	t.Helper()
 	kittest.Eventually(t, func() error {
-		b, err := outbox.Read(t.Context(), db)
+		b, err := outbox.LoadBacklog(t.Context(), db)
 		if err == nil && b.Pending+b.Delayed > 0 {
 			err = fmt.Errorf("%+v", b)
 		}
@@ -232,9 +232,9 @@ func TestARefusedRecordParksItsKeyOnly(t *testing.T) {
 			require.Equal(t, 1, letter.Count)
 			require.Len(t, letter.Payload, 2*topicLimit)
 			require.Regexp(t, "too large|larger than", letter.Reason)
-			b, err := outbox.Read(t.Context(), db)
+			b, err := outbox.LoadBacklog(t.Context(), db)
 			require.NoError(t, err)
-			require.Equal(t, 5, b.Parked, "3 to 7 wait")
+			require.Equal(t, 5, b.Blocked, "3 to 7 wait")
 		})
 	}
 }
@@ -287,13 +287,13 @@ func TestOrderSurvivesFailures(t *testing.T) {
 					require.Equal(t, fmt.Sprint(n), text, key)
 				}
 			}
-			b, err := outbox.Read(t.Context(), db)
+			b, err := outbox.LoadBacklog(t.Context(), db)
 			require.NoError(t, err)
 			behind := 0
 			for _, n := range bad {
 				behind += 15 - n - 1
 			}
-			require.Equal(t, behind, b.Parked)
+			require.Equal(t, behind, b.Blocked)
 		})
 	}
 }
@@ -341,7 +341,7 @@ func TestTakenButReportedAsATimeOut(t *testing.T) {
 func TestAParkedKeyGoesOn(t *testing.T) {
 	refused := errors.New("refused")
 	for name, decide := range map[string]func(letters *deadletter.Store, id string) error{
-		"redriven": func(letters *deadletter.Store, id string) error { return letters.Redrive(t.Context(), id) },
+		"redriven": func(letters *deadletter.Store, id string) error { return letters.Replay(t.Context(), id) },
 		"dropped": func(letters *deadletter.Store, id string) error {
 			return letters.Drop(t.Context(), id, "ada", "not needed")
 		},
@@ -382,7 +382,7 @@ func TestAParkedKeyGoesOn(t *testing.T) {
 			})
 			require.Equal(t, want, l.of("k"))
 			kittest.Eventually(t, func() error { // rows go after the broker has their messages
-				if b, err := outbox.Read(t.Context(), db); err != nil || b != (outbox.Backlog{}) {
+				if b, err := outbox.LoadBacklog(t.Context(), db); err != nil || b != (outbox.Backlog{}) {
 					return fmt.Errorf("%v %w", b, err)
 				}
 				return nil
@@ -410,7 +410,7 @@ func TestDelayedMessagesBecomeDue(t *testing.T) {
 	})
 	require.Equal(t, []string{"now", "first", "second"}, l.of("k"))
 	require.GreaterOrEqual(t, time.Since(now), 900*time.Millisecond)
-	b, err := outbox.Read(t.Context(), db)
+	b, err := outbox.LoadBacklog(t.Context(), db)
 	require.NoError(t, err)
 	require.Equal(t, outbox.Backlog{Delayed: 1}, b)
 }
@@ -421,9 +421,9 @@ func TestStoppedTimersDoNotFire(t *testing.T) {
 	var ids []string
 	require.NoError(t, db.Select(&ids, `SELECT message_id FROM outbox ORDER BY id`))
 	ctx, unit := txn.NewUnit(t.Context(), db)
-	require.NoError(t, outbox.Stop(ctx, ids))
+	require.NoError(t, outbox.CancelTimers(ctx, ids))
 	require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
-	b, err := outbox.Read(t.Context(), db)
+	b, err := outbox.LoadBacklog(t.Context(), db)
 	require.NoError(t, err)
 	require.Equal(t, 1, b.Pending, "one that is on its way already arrives all the same")
 	require.Zero(t, b.Delayed)
@@ -455,7 +455,7 @@ func TestNobodyWaitsForThePoll(t *testing.T) {
 		}
 		done := relay.Committing()
 		require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
-		relay.Offer(outbox.Of(ctx))
+		relay.Offer(outbox.MessagesFromContext(ctx))
 		done()
 	}
 	const writers, times = 8, 60

@@ -9,13 +9,13 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// ThroughPublisher sends by any of Watermill's publishers, one message a call: keys at the same time, each key in order.
-func ThroughPublisher(p message.Publisher) func() Sender {
+// PublisherSender sends by any of Watermill's publishers, one message a call: keys at the same time, each key in order.
+func PublisherSender(p message.Publisher) func() Sender {
 	return func() Sender { return throughPublisher{p} }
 }
 
-// ThroughBatches sends by a publisher of Watermill's that takes all messages of a call, or none: a call for each topic.
-func ThroughBatches(p message.Publisher) func() Sender {
+// BatchSender sends by a publisher of Watermill's that takes all messages of a call, or none: a call for each topic.
+func BatchSender(p message.Publisher) func() Sender {
 	return func() Sender { return throughBatches{p} }
 }
 

@@ -110,7 +110,7 @@ func TestSuspendedTopicDoesNotStopOthers(t *testing.T) {
 	require.Len(t, suspended, 1)
 	require.Equal(t, "bad", suspended[0].Topic)
 	require.Contains(t, suspended[0].Reason, "unknown topic: bad")
-	b, err := outbox.Read(t.Context(), db)
+	b, err := outbox.LoadBacklog(t.Context(), db)
 	require.NoError(t, err)
 	require.Equal(t, outbox.Backlog{Suspended: 2000}, b)
 	before := l.triesOf("bad")
@@ -119,7 +119,7 @@ func TestSuspendedTopicDoesNotStopOthers(t *testing.T) {
 	write(t, db, "bad", items...)
 	l.set("bad", false)
 	kittest.Eventually(t, func() error {
-		b, err := outbox.Read(t.Context(), db)
+		b, err := outbox.LoadBacklog(t.Context(), db)
 		if suspended, listErr := outbox.SuspendedTopics(t.Context(), db); b != (outbox.Backlog{}) || len(suspended) > 0 {
 			err = fmt.Errorf("%+v %v", b, suspended)
 			_ = listErr
@@ -165,7 +165,7 @@ func TestSuspendedTopicsKeepKeyOrder(t *testing.T) {
 	replay := func() error {
 		list, err := letters.List(t.Context(), cqrs.Newest, 50)
 		for _, letter := range list {
-			if err := letters.Redrive(t.Context(), letter.ID); err != nil && !errors.Is(err, cqrs.ErrNotFound) {
+			if err := letters.Replay(t.Context(), letter.ID); err != nil && !errors.Is(err, cqrs.ErrNotFound) {
 				return err
 			}
 		}
@@ -199,7 +199,7 @@ func TestSuspendedTopicsKeepKeyOrder(t *testing.T) {
 		if err := replay(); err != nil {
 			return err
 		}
-		b, err := outbox.Read(t.Context(), db)
+		b, err := outbox.LoadBacklog(t.Context(), db)
 		suspended, listErr := outbox.SuspendedTopics(t.Context(), db)
 		if b != (outbox.Backlog{}) || len(suspended) > 0 {
 			err = fmt.Errorf("%+v %v", b, suspended)

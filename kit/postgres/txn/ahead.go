@@ -9,9 +9,9 @@ import (
 // maxAhead is how many answers are kept for those who will ask.
 const maxAhead = 4096
 
-// Ahead has answers under way before they are asked for, so that who comes after others in a row need not begin to wait only then. An
+// Prefetch has answers under way before they are asked for, so that who comes after others in a row need not begin to wait only then. An
 // answer that nobody comes for is forgotten in time.
-type Ahead[K comparable, A any] struct {
+type Prefetch[K comparable, A any] struct {
 	mu    sync.Mutex
 	byKey map[K]*list.Element
 	order list.List // of *coming[K, A], the oldest first
@@ -23,7 +23,7 @@ type coming[K comparable, A any] struct {
 }
 
 // Expect keeps what waits for an answer.
-func (a *Ahead[K, A]) Expect(key K, wait func(ctx context.Context) (A, error)) {
+func (a *Prefetch[K, A]) Expect(key K, wait func(ctx context.Context) (A, error)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.byKey == nil {
@@ -40,7 +40,7 @@ func (a *Ahead[K, A]) Expect(key K, wait func(ctx context.Context) (A, error)) {
 }
 
 // Take returns what waits for an answer, once; nil if nobody has expected it.
-func (a *Ahead[K, A]) Take(key K) (wait func(ctx context.Context) (A, error)) {
+func (a *Prefetch[K, A]) Take(key K) (wait func(ctx context.Context) (A, error)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	e, ok := a.byKey[key]

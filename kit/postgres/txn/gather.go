@@ -7,9 +7,9 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Gather has calls that come while others are under way share the next one. A call that finds nobody under way begins at once:
+// Batcher has calls that come while others are under way share the next one. A call that finds nobody under way begins at once:
 // nothing is ever waited for to make a group larger.
-type Gather[Q, A any] struct {
+type Batcher[Q, A any] struct {
 	// Do answers some calls at once, in their order. If it fails or panics, it is called again with each half of them, and so on, until
 	// the bad call fails alone; all fail together only if the error is one that passes, because then no call is bad. Do must therefore
 	// have no effect if it fails.
@@ -39,10 +39,10 @@ type answer[A any] struct {
 }
 
 // Call has q answered. The error may be ctx's: Do then goes on without anybody waiting.
-func (g *Gather[Q, A]) Call(ctx context.Context, q Q) (A, error) { return g.Join(q)(ctx) }
+func (g *Batcher[Q, A]) Call(ctx context.Context, q Q) (A, error) { return g.Join(q)(ctx) }
 
 // Join takes a place among the calls, and returns what waits for the answer.
-func (g *Gather[Q, A]) Join(q Q) (wait func(ctx context.Context) (A, error)) {
+func (g *Batcher[Q, A]) Join(q Q) (wait func(ctx context.Context) (A, error)) {
 	g.mu.Lock()
 	last := len(g.waiting) - 1
 	if last < 0 || len(g.waiting[last].calls) == g.Max {
@@ -70,7 +70,7 @@ func (g *Gather[Q, A]) Join(q Q) (wait func(ctx context.Context) (A, error)) {
 	}
 }
 
-func (g *Gather[Q, A]) run() {
+func (g *Batcher[Q, A]) run() {
 	for {
 		g.mu.Lock()
 		if len(g.waiting) == 0 {
@@ -88,7 +88,7 @@ func (g *Gather[Q, A]) run() {
 	}
 }
 
-func (g *Gather[Q, A]) answer(calls []Q, answers []answer[A]) {
+func (g *Batcher[Q, A]) answer(calls []Q, answers []answer[A]) {
 	var values []A
 	err := cqrs.Protect(func() (err error) {
 		values, err = g.Do(calls)
@@ -99,7 +99,7 @@ func (g *Gather[Q, A]) answer(calls []Q, answers []answer[A]) {
 		for i := range answers {
 			answers[i].value = values[i]
 		}
-	case len(calls) == 1 || Away(err) || cqrs.Retryable(err):
+	case len(calls) == 1 || IsUnavailable(err) || cqrs.Retryable(err):
 		for i := range answers {
 			answers[i].err = err
 		}

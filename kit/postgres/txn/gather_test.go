@@ -15,7 +15,7 @@ import (
 func gather(t *testing.T, n int, do func(calls []int) ([]string, error)) (answers []string, errs []error) {
 	t.Helper()
 	begin := make(chan struct{})
-	g := &Gather[int, string]{Max: n, Parallel: 1}
+	g := &Batcher[int, string]{Max: n, Parallel: 1}
 	g.Do = func(calls []int) ([]string, error) {
 		if calls[0] < 0 {
 			<-begin // the others come meanwhile

@@ -18,29 +18,29 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// From returns the transaction of the unit of work of ctx, which begins here if it has none yet. From then on the unit reads and
+// FromContext returns the transaction of the unit of work of ctx, which begins here if it has none yet. From then on the unit reads and
 // writes in it, and commits apart from others. The error says whose fault it is that there is none.
-func From(ctx context.Context) (*sqlx.Tx, error) {
-	u := Of(ctx)
+func FromContext(ctx context.Context) (*sqlx.Tx, error) {
+	u := UnitFromContext(ctx)
 	if u == nil {
 		return nil, errors.New("called outside a unit of work")
 	}
 	return u.own(ctx)
 }
 
-// Or returns the transaction of ctx, or db if there is none.
-func Or(ctx context.Context, db *sqlx.DB) sqlx.ExtContext {
-	if u := Of(ctx); u != nil && u.tx != nil {
+// TxOrDB returns the transaction of ctx, or db if there is none.
+func TxOrDB(ctx context.Context, db *sqlx.DB) sqlx.ExtContext {
+	if u := UnitFromContext(ctx); u != nil && u.tx != nil {
 		return u.tx
 	}
 	return db
 }
 
-// Do runs statements in the transaction of the unit of work of ctx, which commits them with everything else, or in a transaction of their
+// InTransaction runs statements in the transaction of the unit of work of ctx, which commits them with everything else, or in a transaction of their
 // own if there is no such unit. The error of a commit is classified.
-func Do(ctx context.Context, db *sqlx.DB, work func(tx sqlx.ExtContext) error) error {
-	if Of(ctx) != nil {
-		tx, err := From(ctx)
+func InTransaction(ctx context.Context, db *sqlx.DB, work func(tx sqlx.ExtContext) error) error {
+	if UnitFromContext(ctx) != nil {
+		tx, err := FromContext(ctx)
 		if err != nil {
 			return err
 		}
@@ -64,8 +64,8 @@ const (
 	codeGap      = "MR003" // an event without the one before it: what the unit had read is not what is stored
 )
 
-// Stale tells whether an error says that a stream was not as the unit had read it.
-func Stale(err error) bool {
+// IsStale tells whether an error says that a stream was not as the unit had read it.
+func IsStale(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && (pg.Code == codeConflict || pg.Code == codeGap || pg.ConstraintName == "events_pkey")
 }
@@ -123,8 +123,8 @@ func stalePlan(pg *pgconn.PgError) bool {
 	return pg.Code == "0A000" && strings.Contains(pg.Message, "cached plan")
 }
 
-// Away tells whether the database as a whole cannot answer, so that it is no use to try the elements of a batch one by one.
-func Away(err error) bool {
+// IsUnavailable tells whether the database as a whole cannot answer, so that it is no use to try the elements of a batch one by one.
+func IsUnavailable(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
 		return err != nil && unreachable(err)

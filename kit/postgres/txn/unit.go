@@ -44,21 +44,21 @@ func NewUnit(ctx context.Context, db *sqlx.DB) (context.Context, *Unit) {
 	return context.WithValue(ctx, unitKey{}, u), u
 }
 
-// Of returns the unit of ctx, nil if there is none.
-func Of(ctx context.Context) *Unit {
+// UnitFromContext returns the unit of ctx, nil if there is none.
+func UnitFromContext(ctx context.Context) *Unit {
 	u, _ := ctx.Value(unitKey{}).(*Unit)
 	return u
 }
 
-// With has a transaction that was begun elsewhere be that of a unit in a context. Who began it commits it.
-func With(ctx context.Context, tx *sqlx.Tx) context.Context {
+// WithTx has a transaction that was begun elsewhere be that of a unit in a context. Who began it commits it.
+func WithTx(ctx context.Context, tx *sqlx.Tx) context.Context {
 	ctx, u := NewUnit(ctx, nil)
 	u.tx = tx
 	return ctx
 }
 
-// Own tells whether the unit has a transaction of its own.
-func (u *Unit) Own() bool { return u.tx != nil }
+// OwnTransaction tells whether the unit has a transaction of its own.
+func (u *Unit) OwnTransaction() bool { return u.tx != nil }
 
 func (u *Unit) own(ctx context.Context) (*sqlx.Tx, error) {
 	if u.tx != nil {
@@ -85,9 +85,9 @@ func (u *Unit) Close() {
 	}
 }
 
-// Needs has the unit fail if another one, whose writes it has seen, fails. Units are committed in the order in which they are
+// DependsOn has the unit fail if another one, whose writes it has seen, fails. Units are committed in the order in which they are
 // submitted.
-func (u *Unit) Needs(other *Unit) {
+func (u *Unit) DependsOn(other *Unit) {
 	if other != nil && other != u && !slices.Contains(u.needs, other) {
 		u.needs = append(u.needs, other)
 	}
@@ -135,14 +135,14 @@ func (u *Unit) Ended(ctx context.Context) error {
 	}
 }
 
-// Settled waits until it is known what becomes of all that the unit has seen. The error is cqrs.ErrConflict if one of them failed.
-func (u *Unit) Settled(ctx context.Context) error {
+// WaitForDependencies waits until it is known what becomes of all that the unit has seen. The error is cqrs.ErrConflict if one of them failed.
+func (u *Unit) WaitForDependencies(ctx context.Context) error {
 	for _, n := range u.needs {
 		if err := n.Ended(ctx); err != nil {
 			return err
 		}
 	}
-	return u.Doomed()
+	return u.DependencyError()
 }
 
 // WaitsFor tells whether it is unknown what becomes of something that the unit has seen and that is not among some others.
@@ -161,8 +161,8 @@ func (u *Unit) Leave() *Unit {
 // Err is why the unit was not committed.
 func (u *Unit) Err() error { return u.err }
 
-// Doomed is an error, cqrs.ErrConflict, if something that the unit has seen came to nothing.
-func (u *Unit) Doomed() error {
+// DependencyError is an error, cqrs.ErrConflict, if something that the unit has seen came to nothing.
+func (u *Unit) DependencyError() error {
 	for _, n := range u.needs {
 		if n.Failed() {
 			return errFirst
@@ -171,11 +171,11 @@ func (u *Unit) Doomed() error {
 	return nil
 }
 
-// Mark returns how much the unit will write so far; Discard forgets what came after.
-func (u *Unit) Mark() int { return len(u.writes) }
+// Savepoint returns how much the unit will write so far; Discard forgets what came after.
+func (u *Unit) Savepoint() int { return len(u.writes) }
 
-// Discard forgets what the unit would have written after a mark.
-func (u *Unit) Discard(mark int) { u.writes = u.writes[:mark] }
+// RollbackTo forgets what the unit would have written after a mark.
+func (u *Unit) RollbackTo(mark int) { u.writes = u.writes[:mark] }
 
 // Statement writes rows of type R, those of many units at once.
 type Statement[R any] struct {
@@ -201,7 +201,7 @@ type Statement[R any] struct {
 
 // Write has the unit of ctx write a row when it commits.
 func (s *Statement[R]) Write(ctx context.Context, row R) error {
-	u := Of(ctx)
+	u := UnitFromContext(ctx)
 	if u == nil {
 		return fmt.Errorf("%s: called outside a unit of work", s.Doing)
 	}
@@ -212,7 +212,7 @@ func (s *Statement[R]) Write(ctx context.Context, row R) error {
 // Lock executes the statement in the unit's own transaction now, and again when it commits: it is for statements that only lock. It waits for
 // at most a limited time; then the error is a *WaitError.
 func (s *Statement[R]) Lock(ctx context.Context, rows []R, wait time.Duration) error {
-	u := Of(ctx)
+	u := UnitFromContext(ctx)
 	if u == nil || u.conn == nil {
 		return fmt.Errorf("%s: called outside a transaction of the unit's own", s.Doing)
 	}
@@ -235,7 +235,7 @@ func (s *Statement[R]) Lock(ctx context.Context, rows []R, wait time.Duration) e
 
 // Written returns what the unit of ctx will write by this statement.
 func (s *Statement[R]) Written(ctx context.Context) (rows []R) {
-	for _, w := range Of(ctx).writes {
+	for _, w := range UnitFromContext(ctx).writes {
 		if w.statement == statement(s) {
 			rows = append(rows, w.row.(R))
 		}

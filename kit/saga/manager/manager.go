@@ -50,7 +50,7 @@ type Manager struct {
 
 // Handlers are the commands that sagas themselves handle: their timers.
 func (m *Manager) Handlers() []cqrs.Handler {
-	return cqrs.For(saga.Category, cqrs.Handle("TimeOutStep", m.Timeout))
+	return cqrs.ForAggregate(saga.Category, cqrs.Handle("TimeOutStep", m.Timeout))
 }
 
 // Receive has a consumer's saga handle an event once.
@@ -80,7 +80,7 @@ func (m *Manager) Timeout(ctx context.Context, t saga.Timeout) error {
 // starts an instance may still be on its way, it is started here with the subject's first event if need be.
 func (m *Manager) Cancel(ctx context.Context, s *saga.Saga, subject cqrs.Event, reason string) error {
 	id := saga.ID(s.Name(), subject.Key)
-	at := cqrs.MetaOf(ctx)
+	at := cqrs.MetaFromContext(ctx)
 	at.Correlation = subject.Meta.Correlation // what comes of it belongs to what the subject began
 	ctx = cqrs.WithMeta(ctx, at)
 	if err := m.react(ctx, s, id, saga.Start{Event: subject.Body, Subject: subject.Key}); err != nil {
@@ -118,11 +118,11 @@ func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga
 		return nil
 	}
 	// Facts and commands bear the saga's id, whatever message brought the input.
-	at := cqrs.MetaOf(ctx)
+	at := cqrs.MetaFromContext(ctx)
 	at.SagaID, at.SagaStep, at.Branch = id, "", ""
 	ctx = cqrs.WithMeta(ctx, at)
 	reaction, err := definition.React(state, in, saga.Env{Now: m.now(), Open: m.Open})
-	if err != nil || len(reaction.Facts)+len(reaction.Timers) == 0 {
+	if err != nil || len(reaction.Events)+len(reaction.Timers) == 0 {
 		return err
 	}
 	return m.carryOut(ctx, state, reaction)
@@ -136,8 +136,8 @@ func (m *Manager) now() time.Time {
 }
 
 func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reaction) error {
-	facts := make([]any, len(r.Facts))
-	for i, f := range r.Facts {
+	facts := make([]any, len(r.Events))
+	for i, f := range r.Events {
 		facts[i] = f
 	}
 	if err := m.Streams.Record(ctx, saga.Category, before.ID, before.Version, facts); err != nil {
@@ -167,7 +167,7 @@ func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reacti
 	if m.Timers == nil {
 		return nil
 	}
-	return m.Timers.Stop(ctx, r.Stopped)
+	return m.Timers.Stop(ctx, r.CancelledTimers)
 }
 
 func (m *Manager) find(name string, version int) (*saga.Saga, error) {

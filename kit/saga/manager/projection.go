@@ -11,8 +11,8 @@ import (
 func Projection(rows Rows) cqrs.Projection {
 	p := &projection{rows: rows, open: map[string]saga.State{}}
 	return cqrs.Projection{Name: "sagas", Category: saga.Category, Inline: true, On: []cqrs.EventHandler{
-		on[saga.Started](p), on[saga.StepAsked](p), on[saga.StepCompleted](p), on[saga.StepRefused](p), on[saga.StepTimedOut](p),
-		on[saga.StepCompensated](p), on[saga.CancelRequested](p), on[saga.AnswerIgnored](p), on[saga.GotStuck](p), on[saga.StepRetried](p),
+		on[saga.Started](p), on[saga.CommandSent](p), on[saga.StepCompleted](p), on[saga.StepRefused](p), on[saga.StepTimedOut](p),
+		on[saga.StepCompensated](p), on[saga.CancelRequested](p), on[saga.AnswerIgnored](p), on[saga.NeedsIntervention](p), on[saga.StepRetried](p),
 		on[saga.StepSkipped](p), on[saga.Resolved](p), on[saga.Completed](p), on[saga.Compensated](p),
 	}}
 }
@@ -23,7 +23,7 @@ type projection struct {
 	open map[string]saga.State
 }
 
-func on[F saga.Fact](p *projection) cqrs.EventHandler {
+func on[F saga.HistoryEvent](p *projection) cqrs.EventHandler {
 	return cqrs.On(func(ctx context.Context, f F, m cqrs.Meta) error {
 		before, known := p.open[m.SagaID]
 		if known && m.Version <= before.Version {

@@ -9,19 +9,19 @@ import (
 
 // ByID asks for one instance. It is answered from its history, and never behind.
 type ByID struct {
-	cqrs.Answers[saga.State]
+	cqrs.Result[saga.State]
 	ID string
 }
 
 // History asks for the facts of one instance, oldest first.
 type History struct {
-	cqrs.Answers[[]cqrs.Event]
+	cqrs.Result[[]cqrs.Event]
 	ID string
 }
 
 // List asks for instances, newest first.
 type List struct {
-	cqrs.Answers[[]saga.State]
+	cqrs.Result[[]saga.State]
 	Status saga.Status // empty: all
 	cqrs.Page
 }
@@ -44,17 +44,17 @@ type Histories interface {
 // Queries lists the questions about sagas.
 func Queries(histories Histories, rows Lists) []cqrs.QueryHandler {
 	return []cqrs.QueryHandler{
-		cqrs.Query("SagaByID", func(ctx context.Context, q ByID) (saga.State, error) {
+		cqrs.HandleQuery("SagaByID", func(ctx context.Context, q ByID) (saga.State, error) {
 			events, err := histories.History(ctx, saga.Category, q.ID)
 			if err != nil {
 				return saga.State{}, err
 			}
 			return saga.Rebuild(q.ID, events), nil
 		}),
-		cqrs.Query("SagaHistory", func(ctx context.Context, q History) ([]cqrs.Event, error) {
+		cqrs.HandleQuery("SagaHistory", func(ctx context.Context, q History) ([]cqrs.Event, error) {
 			return histories.History(ctx, saga.Category, q.ID)
 		}),
-		cqrs.Query("ListSagas", func(ctx context.Context, q List) ([]saga.State, error) {
+		cqrs.HandleQuery("ListSagas", func(ctx context.Context, q List) ([]saga.State, error) {
 			ids, err := rows.List(ctx, q)
 			if err != nil {
 				return nil, err

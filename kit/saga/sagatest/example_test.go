@@ -34,19 +34,19 @@ var booking = saga.Definition[Trip]{
 	Name: "booking", Version: 1, Start: saga.Event[TripRequested, Trip](),
 	Steps: []saga.Step[Trip]{
 		{
-			Name: "reserve seat", Within: time.Minute,
-			Do: func(Trip) cqrs.Keyed { return ReserveSeat{} }, Completed: saga.Event[SeatReserved, Trip](),
-			Undo: func(Trip) cqrs.Keyed { return ReleaseSeat{} }, Undone: saga.Event[SeatReleased, Trip](),
+			Name: "reserve seat", Timeout: time.Minute,
+			Action: func(Trip) cqrs.Keyed { return ReserveSeat{} }, Completed: saga.Event[SeatReserved, Trip](),
+			Compensation: func(Trip) cqrs.Keyed { return ReleaseSeat{} }, Compensated: saga.Event[SeatReleased, Trip](),
 		},
 		{
-			Name: "charge card", Within: time.Minute, Pivot: true,
-			Do: func(Trip) cqrs.Keyed { return ChargeCard{} }, Completed: saga.Event[CardCharged, Trip](),
-			Refused: []saga.Refusal{saga.Because(func(CardDeclined) string { return "card declined" })},
+			Name: "charge card", Timeout: time.Minute, Pivot: true,
+			Action: func(Trip) cqrs.Keyed { return ChargeCard{} }, Completed: saga.Event[CardCharged, Trip](),
+			Refused: []saga.Refusal{saga.RefusedBy(func(CardDeclined) string { return "card declined" })},
 		},
 	},
-	Abort: saga.Abort[Trip]{
-		Name: "cancel trip", Within: time.Minute,
-		Do: func(_ Trip, reason string) cqrs.Keyed { return CancelTrip{reason} }, Completed: saga.Event[TripCancelled, Trip](),
+	OnCompensated: saga.FinalStep[Trip]{
+		Name: "cancel trip", Timeout: time.Minute,
+		Action: func(_ Trip, reason string) cqrs.Keyed { return CancelTrip{reason} }, Completed: saga.Event[TripCancelled, Trip](),
 	},
 }
 

@@ -29,7 +29,7 @@ type Faults struct {
 	Sagas []*saga.Saga
 
 	// Play sets up a world: its participants, how subjects start, what must hold at rest.
-	Play func(w *World) Play
+	Play func(w *Environment) Play
 
 	// Subjects is how many subjects a world has. Default 3.
 	Subjects int

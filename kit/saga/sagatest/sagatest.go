@@ -146,7 +146,7 @@ func (r *Run) Feed(input any) (saga.Reaction, error) {
 	r.State = reaction.State
 	r.Sent = append(r.Sent, reaction.Commands...)
 	r.timers = append(r.timers, reaction.Timers...)
-	if _, timeout := input.(TimeOut); timeout && len(reaction.Facts) == 0 && len(reaction.Timers) > 0 {
+	if _, timeout := input.(TimeOut); timeout && len(reaction.Events) == 0 && len(reaction.Timers) > 0 {
 		return r.Feed(input) // it was set for another step, and was set anew
 	}
 	return reaction, nil

@@ -29,11 +29,11 @@ func definition() saga.Definition[memory] {
 	return saga.Definition[memory]{
 		Name: "working", Version: 1, Start: saga.Event[begun, memory](),
 		Steps: []saga.Step[memory]{{
-			Name: "do work", Do: func(memory) cqrs.Keyed { return work{1} }, Completed: saga.Event[done, memory](), Within: time.Second,
-			Undo: func(memory) cqrs.Keyed { return work{-1} }, Undone: saga.Event[undone, memory](),
+			Name: "do work", Action: func(memory) cqrs.Keyed { return work{1} }, Completed: saga.Event[done, memory](), Timeout: time.Second,
+			Compensation: func(memory) cqrs.Keyed { return work{-1} }, Compensated: saga.Event[undone, memory](),
 		}},
-		Abort: saga.Abort[memory]{
-			Name: "give up", Do: func(memory, string) cqrs.Keyed { return work{0} }, Completed: saga.Event[done, memory](), Within: time.Second,
+		OnCompensated: saga.FinalStep[memory]{
+			Name: "give up", Action: func(memory, string) cqrs.Keyed { return work{0} }, Completed: saga.Event[done, memory](), Timeout: time.Second,
 		},
 	}
 }
@@ -43,7 +43,7 @@ func TestGivenWhenThenRefusesAnInvalidDefinition(t *testing.T) {
 	require.NoError(t, For(definition()).Given().When(begun{}).verdict("", nil, []cqrs.Keyed{work{1}}))
 
 	invalid := definition()
-	invalid.Steps[0].Undo = nil
+	invalid.Steps[0].Compensation = nil
 	require.Error(t, saga.New(invalid).Check())
 	err := For(invalid).Given().When(begun{}).verdict("", nil, []cqrs.Keyed{work{1}})
 	require.ErrorContains(t, err, "the service would not start with this definition")
@@ -74,11 +74,11 @@ func rebuild(history []any) *subject {
 func TestAStepWithoutAnEventIsAnswered(t *testing.T) {
 	Faults{
 		Sagas: []*saga.Saga{saga.New(definition())}, Runs: 500,
-		Play: func(w *World) Play {
+		Play: func(w *Environment) Play {
 			subjects := NewStore(w, "subjects", rebuild)
 			handler := cqrs.Handle("DoWork", func(context.Context, work) error { return nil }) // there was nothing to change
 			return Play{
-				Handlers: cqrs.For("subjects", handler),
+				Handlers: cqrs.ForAggregate("subjects", handler),
 				Start: func(ctx context.Context, n int) error {
 					return subjects.Update(ctx, fmt.Sprint(n), func(s *subject) error { s.begin(); return nil })
 				},

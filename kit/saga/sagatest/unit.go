@@ -40,7 +40,7 @@ func newUnit() *unit {
 }
 
 // Within implements cqrs.UnitOfWork.
-func (w *World) Within(ctx context.Context, work func(ctx context.Context) error) error {
+func (w *Environment) Within(ctx context.Context, work func(ctx context.Context) error) error {
 	if w.unit != nil {
 		return work(ctx)
 	}
@@ -64,13 +64,13 @@ func (w *World) Within(ctx context.Context, work func(ctx context.Context) error
 	}
 }
 
-func (w *World) rollBack(u *unit) {
+func (w *Environment) rollBack(u *unit) {
 	for _, undo := range slices.Backward(u.undo) {
 		undo()
 	}
 }
 
-func (w *World) commit(ctx context.Context, u *unit) error {
+func (w *Environment) commit(ctx context.Context, u *unit) error {
 	var events []cqrs.Event
 	for _, stream := range u.order {
 		events = append(events, u.appended[stream]...)
@@ -111,8 +111,8 @@ func (w *World) commit(ctx context.Context, u *unit) error {
 	return nil
 }
 
-func (w *World) event(ctx context.Context, category, id string, version int, body any) cqrs.Event {
-	at := cqrs.MetaOf(ctx)
+func (w *Environment) event(ctx context.Context, category, id string, version int, body any) cqrs.Event {
+	at := cqrs.MetaFromContext(ctx)
 	return cqrs.Event{Body: body, Category: category, Key: id, Meta: cqrs.Meta{
 		ID: w.id(), Type: typeName(body), Subject: category + "/" + id, Version: version, Time: w.now, Correlation: at.Correlation, Causation: at.ID,
 		SagaID: at.SagaID, SagaStep: at.SagaStep, Branch: at.Branch,
@@ -126,12 +126,12 @@ func (u *unit) touch(stream string) {
 }
 
 // Send implements cqrs.Commands.
-func (w *World) Send(ctx context.Context, c cqrs.Command) error {
+func (w *Environment) Send(ctx context.Context, c cqrs.Command) error {
 	h, ok := w.handlers[reflect.TypeOf(c.Body)]
 	if !ok {
 		return fmt.Errorf("nobody handles %T", c.Body)
 	}
-	at := cqrs.MetaOf(ctx)
+	at := cqrs.MetaFromContext(ctx)
 	c.Meta.Causation, c.Meta.Correlation, c.Meta.Type = at.ID, at.Correlation, h.Type.Name
 	if c.Meta.ID == "" {
 		c.Meta.ID = w.id()
@@ -144,12 +144,12 @@ func (w *World) Send(ctx context.Context, c cqrs.Command) error {
 }
 
 // Execute implements cqrs.Commands.
-func (w *World) Execute(ctx context.Context, c cqrs.Command) error {
+func (w *Environment) Execute(ctx context.Context, c cqrs.Command) error {
 	return w.Within(ctx, func(ctx context.Context) error { return w.handlers[reflect.TypeOf(c.Body)].Handle(ctx, c.Body, nil) })
 }
 
 // streams is the event store as the process manager sees it.
-type streams struct{ w *World }
+type streams struct{ w *Environment }
 
 var _ manager.Streams = streams{}
 
@@ -174,7 +174,7 @@ func (s streams) Record(ctx context.Context, category, id string, expected int, 
 	return nil
 }
 
-type timers struct{ w *World }
+type timers struct{ w *Environment }
 
 func (t timers) Stop(_ context.Context, ids []string) error {
 	t.w.unit.stopped = append(t.w.unit.stopped, ids...)
@@ -183,13 +183,13 @@ func (t timers) Stop(_ context.Context, ids []string) error {
 
 // Store is an cqrs.Store of one kind of aggregate in a world.
 type Store[A aggregate, E any] struct {
-	world    *World
+	world    *Environment
 	category string
 	rebuild  func([]E) A
 }
 
 // NewStore makes the store of the aggregates of a category.
-func NewStore[A aggregate, E any](w *World, category string, rebuild func([]E) A) *Store[A, E] {
+func NewStore[A aggregate, E any](w *Environment, category string, rebuild func([]E) A) *Store[A, E] {
 	return &Store[A, E]{w, category, rebuild}
 }
 
@@ -237,13 +237,13 @@ func (s *Store[A, E]) IDs() (ids []string) {
 	return ids
 }
 
-// Peek implements cqrs.Inbox.
-func (w *World) Peek(_ context.Context, d cqrs.Delivery) (bool, error) {
-	return !d.Expired(w.now) && w.peek(d.Consumer, d.Claimed()) == cqrs.Handled, nil
+// NeedsProcessing implements cqrs.Inbox.
+func (w *Environment) NeedsProcessing(_ context.Context, d cqrs.Delivery) (bool, error) {
+	return !d.Expired(w.now) && w.peek(d.Consumer, d.InboxMeta()) == cqrs.Processed, nil
 }
 
 // Handle implements cqrs.Inbox.
-func (w *World) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx context.Context) error) (outcome cqrs.Outcome, err error) {
+func (w *Environment) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx context.Context) error) (outcome cqrs.Outcome, err error) {
 	err = w.Within(cqrs.WithMeta(ctx, d.Meta), func(ctx context.Context) error {
 		outcome, err = cqrs.Receive(ctx, inboxUnit{w}, d, w.now, work)
 		return err
@@ -252,7 +252,7 @@ func (w *World) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx conte
 }
 
 // inboxUnit is the table of the inbox. That it does what the one in PostgreSQL does is shown by a test there.
-type inboxUnit struct{ w *World }
+type inboxUnit struct{ w *Environment }
 
 func barrier(consumer string, m cqrs.Meta, branch cqrs.Branch) string {
 	return strings.Join([]string{consumer, m.SagaID, m.SagaStep, string(branch)}, "\x00")
@@ -267,49 +267,49 @@ func (i inboxUnit) put(table map[string]cqrs.Outcome, key string, o cqrs.Outcome
 	return true
 }
 
-func (w *World) peek(consumer string, m cqrs.Meta) cqrs.Outcome {
+func (w *Environment) peek(consumer string, m cqrs.Meta) cqrs.Outcome {
 	if _, ok := w.inbox[consumer+"\x00"+m.ID]; ok {
-		return cqrs.Repeated
+		return cqrs.Duplicate
 	}
 	if m.SagaID != "" && m.Branch != "" {
 		switch w.barriers[barrier(consumer, m, m.Branch)] {
-		case cqrs.Barred:
-			return cqrs.Barred
-		case cqrs.Handled:
-			return cqrs.Repeated
-		case cqrs.Repeated, cqrs.Nothing, cqrs.Expired, cqrs.Declined, "":
+		case cqrs.RejectedLate:
+			return cqrs.RejectedLate
+		case cqrs.Processed:
+			return cqrs.Duplicate
+		case cqrs.Duplicate, cqrs.NothingToCompensate, cqrs.Expired, cqrs.Refused, "":
 		}
 	}
-	return cqrs.Handled
+	return cqrs.Processed
 }
 
-// Take implements cqrs.InboxUnit.
-func (i inboxUnit) Take(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
-	if m.Branch == cqrs.Undo {
-		if i.w.peek(consumer, m) != cqrs.Handled {
-			return cqrs.Repeated, nil
+// TryInsert implements cqrs.InboxUnit.
+func (i inboxUnit) TryInsert(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
+	if m.Branch == cqrs.BranchCompensation {
+		if i.w.peek(consumer, m) != cqrs.Processed {
+			return cqrs.Duplicate, nil
 		}
-		i.put(i.w.inbox, consumer+"\x00"+m.ID, cqrs.Handled)
-		i.w.unit.barrier = barrier(consumer, m, cqrs.Undo)
-		i.put(i.w.barriers, i.w.unit.barrier, cqrs.Handled)
-		if i.put(i.w.barriers, barrier(consumer, m, cqrs.Do), cqrs.Barred) {
-			return cqrs.Nothing, nil
+		i.put(i.w.inbox, consumer+"\x00"+m.ID, cqrs.Processed)
+		i.w.unit.barrier = barrier(consumer, m, cqrs.BranchCompensation)
+		i.put(i.w.barriers, i.w.unit.barrier, cqrs.Processed)
+		if i.put(i.w.barriers, barrier(consumer, m, cqrs.BranchAction), cqrs.RejectedLate) {
+			return cqrs.NothingToCompensate, nil
 		}
-		return cqrs.Handled, nil
+		return cqrs.Processed, nil
 	}
 	outcome := i.w.peek(consumer, m)
 	switch {
-	case outcome == cqrs.Barred:
-		return outcome, i.Record(ctx, consumer, m, cqrs.Barred)
-	case outcome != cqrs.Handled:
+	case outcome == cqrs.RejectedLate:
+		return outcome, i.Record(ctx, consumer, m, cqrs.RejectedLate)
+	case outcome != cqrs.Processed:
 		return outcome, nil
 	}
-	i.put(i.w.inbox, consumer+"\x00"+m.ID, cqrs.Handled)
-	if m.Branch == cqrs.Do {
-		i.w.unit.barrier = barrier(consumer, m, cqrs.Do)
-		i.put(i.w.barriers, i.w.unit.barrier, cqrs.Handled)
+	i.put(i.w.inbox, consumer+"\x00"+m.ID, cqrs.Processed)
+	if m.Branch == cqrs.BranchAction {
+		i.w.unit.barrier = barrier(consumer, m, cqrs.BranchAction)
+		i.put(i.w.barriers, i.w.unit.barrier, cqrs.Processed)
 	}
-	return cqrs.Handled, nil
+	return cqrs.Processed, nil
 }
 
 // Record implements cqrs.InboxUnit.
@@ -320,7 +320,7 @@ func (i inboxUnit) Record(_ context.Context, consumer string, m cqrs.Meta, o cqr
 
 // Refuse implements cqrs.InboxUnit.
 func (i inboxUnit) Refuse(_ context.Context, consumer, messageID string) error {
-	i.w.inbox[consumer+"\x00"+messageID] = cqrs.Declined
+	i.w.inbox[consumer+"\x00"+messageID] = cqrs.Refused
 	delete(i.w.barriers, i.w.unit.barrier)
 	return nil
 }

@@ -15,11 +15,11 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// World is all that is around sagas, as a small deterministic model: event streams, inbox, outbox, a broker with consumers,
+// Environment is all that is around sagas, as a small deterministic model: event streams, inbox, outbox, a broker with consumers,
 // timers, services outside, and faults everywhere. One goroutine, one choice after the other, its own time. What is modelled is
 // storage and transport; the engine, the process manager, the protocol of the inbox, the handlers and the aggregates are the
 // real ones.
-type World struct {
+type Environment struct {
 	choices  *tape
 	now      time.Time
 	ids      int
@@ -71,8 +71,8 @@ type dead struct {
 	m     sent
 }
 
-func newWorld(choices *tape, all []*saga.Saga) *World {
-	w := &World{
+func newWorld(choices *tape, all []*saga.Saga) *Environment {
+	w := &Environment{
 		choices: choices, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), streams: map[string][]cqrs.Event{}, inbox: map[string]cqrs.Outcome{},
 		barriers: map[string]cqrs.Outcome{}, byName: map[string]*queue{}, consumer: map[string][]consumer{}, handlers: map[reflect.Type]cqrs.Handler{},
 		sagas: map[string]*saga.Saga{},
@@ -91,20 +91,20 @@ func newWorld(choices *tape, all []*saga.Saga) *World {
 }
 
 // Calm is a world in which nothing goes wrong, to compare others with.
-func Calm() *World { return newWorld(&tape{}, nil) }
+func Calm() *Environment { return newWorld(&tape{}, nil) }
 
 // Now is the world's time.
-func (w *World) Now() time.Time { return w.now }
+func (w *Environment) Now() time.Time { return w.now }
 
-// Outside calls a service outside: do is carried out or not, and what comes back may not be what happened. The error is
-// cqrs.ErrDown then.
-func (w *World) Outside(what string, do func()) error {
+// External calls a service outside: do is carried out or not, and what comes back may not be what happened. The error is
+// cqrs.ErrUnavailable then.
+func (w *Environment) External(what string, do func()) error {
 	switch w.fault("call "+what, "down", "time-out after it was done", "carried out twice") {
 	case 1:
-		return fmt.Errorf("%s: %w", what, cqrs.ErrDown)
+		return fmt.Errorf("%s: %w", what, cqrs.ErrUnavailable)
 	case 2:
 		do()
-		return fmt.Errorf("%s: %w", what, cqrs.ErrDown)
+		return fmt.Errorf("%s: %w", what, cqrs.ErrUnavailable)
 	case 3:
 		do()
 	}
@@ -113,10 +113,10 @@ func (w *World) Outside(what string, do func()) error {
 }
 
 // Choose makes a choice of the business: 0 is the ordinary course.
-func (w *World) Choose(what string, ways ...string) int { return w.fault(what, ways...) }
+func (w *Environment) Choose(what string, ways ...string) int { return w.fault(what, ways...) }
 
 // add has handlers and sagas consume.
-func (w *World) add(handlers []cqrs.Handler) {
+func (w *Environment) add(handlers []cqrs.Handler) {
 	categories := map[string]bool{saga.Category: true}
 	for _, h := range append(handlers, w.manager.Handlers()...) {
 		w.handlers[reflect.TypeOf(h.Type.New()).Elem()] = h
@@ -150,13 +150,13 @@ func (w *World) add(handlers []cqrs.Handler) {
 }
 
 // send puts a message on its way to all consumers of its topic.
-func (w *World) send(m sent) {
+func (w *Environment) send(m sent) {
 	for _, c := range w.consumer[m.topic] {
 		w.enqueue(w.queue(c, m.key), m)
 	}
 }
 
-func (w *World) queue(c consumer, key string) *queue {
+func (w *Environment) queue(c consumer, key string) *queue {
 	name := c.name + "\x00" + key
 	q := w.byName[name]
 	if q == nil {
@@ -167,10 +167,10 @@ func (w *World) queue(c consumer, key string) *queue {
 	return q
 }
 
-func (w *World) enqueue(q *queue, m sent) { q.waiting = append(q.waiting, m) }
+func (w *Environment) enqueue(q *queue, m sent) { q.waiting = append(q.waiting, m) }
 
 // step lets one thing happen. It returns false when there is nothing left that could.
-func (w *World) step() bool {
+func (w *Environment) step() bool {
 	var busy []*queue
 	for _, q := range w.queues {
 		if len(q.waiting) > 0 {
@@ -195,7 +195,7 @@ func (w *World) step() bool {
 }
 
 // pass lets time pass until the next timer.
-func (w *World) pass() bool {
+func (w *Environment) pass() bool {
 	if len(w.timers) == 0 {
 		return false
 	}
@@ -218,7 +218,7 @@ func (w *World) pass() bool {
 	return true
 }
 
-func (w *World) repeat() {
+func (w *Environment) repeat() {
 	var some []*queue
 	for _, q := range w.queues {
 		if len(q.handled) > 0 {
@@ -234,7 +234,7 @@ func (w *World) repeat() {
 	w.enqueue(q, m)
 }
 
-func (w *World) redrive() {
+func (w *Environment) redrive() {
 	if len(w.dead) == 0 {
 		return
 	}
@@ -244,7 +244,7 @@ func (w *World) redrive() {
 	w.enqueue(d.queue, d.m)
 }
 
-func (w *World) cancel() {
+func (w *Environment) cancel() {
 	first := w.started[w.choices.pick(len(w.started))]
 	for _, name := range w.names {
 		if s := w.sagas[name]; s.Starts(first.Body) {
@@ -258,7 +258,7 @@ func (w *World) cancel() {
 var errCrash = errors.New("the process ends here")
 
 // deliver hands the next message of a queue to its consumer.
-func (w *World) deliver(q *queue) {
+func (w *Environment) deliver(q *queue) {
 	m := q.waiting[0]
 	w.tell("%s: %s %s %s for %s", w.now.Format("15:04:05.000"), m.meta.Type, m.meta.SagaStep, m.meta.Branch, q.consumer.name)
 	w.now = w.now.Add(time.Millisecond)
@@ -273,7 +273,7 @@ func (w *World) deliver(q *queue) {
 	err := q.consumer.handle(cqrs.WithMeta(context.Background(), m.meta), m)
 	w.endUnit = nil
 	switch {
-	case err != nil && cqrs.KindOf(err) != cqrs.Down && !errors.Is(err, errCrash) && cqrs.KindOf(err) != cqrs.Conflict:
+	case err != nil && cqrs.KindOf(err) != cqrs.KindUnavailable && !errors.Is(err, errCrash) && cqrs.KindOf(err) != cqrs.KindConflict:
 		panic(fmt.Sprintf("%s for %s: %v", m.meta.Type, q.consumer.name, err))
 	case err != nil, after == 2: // it comes again
 		w.tell("    again: %v", err)
@@ -284,7 +284,7 @@ func (w *World) deliver(q *queue) {
 }
 
 // bury makes a command a dead letter, of which its saga is told.
-func (w *World) bury(q *queue, m sent) {
+func (w *Environment) bury(q *queue, m sent) {
 	h := w.handlers[reflect.TypeOf(m.body)]
 	d := cqrs.Delivery{Consumer: q.consumer.name, Meta: m.meta, Command: true, Category: h.Category, Key: m.key}
 	w.tell("    dead")
@@ -295,7 +295,7 @@ func (w *World) bury(q *queue, m sent) {
 	}
 }
 
-func (w *World) publish(e cqrs.Event) {
+func (w *Environment) publish(e cqrs.Event) {
 	if e.Meta.ID == "" {
 		e.Meta.ID = w.id()
 	}
@@ -305,19 +305,19 @@ func (w *World) publish(e cqrs.Event) {
 	w.send(sent{topic: "events." + e.Category, key: e.Key, body: e.Body, meta: e.Meta})
 }
 
-func (w *World) id() string {
+func (w *Environment) id() string {
 	w.ids++
 	return fmt.Sprint("m-", w.ids)
 }
 
-func (w *World) tell(format string, args ...any) {
+func (w *Environment) tell(format string, args ...any) {
 	if w.choices.tell {
 		w.story = append(w.story, fmt.Sprintf(format, args...))
 	}
 }
 
 // fault chooses among the ordinary course, 0, and faults.
-func (w *World) fault(what string, faults ...string) int {
+func (w *Environment) fault(what string, faults ...string) int {
 	if w.quiet {
 		return 0
 	}
