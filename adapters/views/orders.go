@@ -49,7 +49,7 @@ var putOrders = &txn.Statement[orderRow]{
 			currencies[i], placed[i], updated[i], versions[i] = r.Currency, r.PlacedAt, r.UpdatedAt, int32(r.Version)
 		}
 		return `
-			INSERT INTO order_rows (order_id, customer_id, status, lines, total, currency, placed_at, updated_at, version)
+			INSERT INTO order_view (order_id, customer_id, status, lines, total, currency, placed_at, updated_at, version)
 			SELECT id, customer, status, lines::json, total, currency, placed, updated, version
 			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::int[])
 				AS o(id, customer, status, lines, total, currency, placed, updated, version) ON CONFLICT (order_id) DO NOTHING`,
@@ -70,9 +70,9 @@ var decideOrders = &txn.Statement[orderRow]{
 				SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::int[]) AS d(id, status, reason, updated, version)
 			), there AS (
 				SELECT demand(o.order_id IS NOT NULL, 'MR001', 'order ' || d.id || ' is decided, but was never placed here')
-				FROM d LEFT JOIN LATERAL (SELECT order_id FROM order_rows WHERE order_id = d.id OFFSET 0) o ON true
+				FROM d LEFT JOIN LATERAL (SELECT order_id FROM order_view WHERE order_id = d.id OFFSET 0) o ON true
 			), decided AS (
-				UPDATE order_rows o SET status = d.status, reason = d.reason, updated_at = d.updated, version = d.version
+				UPDATE order_view o SET status = d.status, reason = d.reason, updated_at = d.updated, version = d.version
 				FROM d WHERE o.order_id = d.id AND o.version < d.version)
 			SELECT count(*) FROM there`, []any{ids, statuses, reasons, updated, versions}, nil
 	},
@@ -93,13 +93,13 @@ type orderRow struct {
 
 // Count counts the orders of each status, up to a number, which bounds what the counting takes.
 func (r Orders) Count(ctx context.Context, atMost int) (map[order.Status]int, error) {
-	return readmodel.CountByStatus[order.Status](ctx, r.db, "order_rows", atMost, order.Pending, order.IsConfirmed, order.IsCancelled)
+	return readmodel.CountByStatus[order.Status](ctx, r.db, "order_view", atMost, order.Pending, order.IsConfirmed, order.IsCancelled)
 }
 
 // List implements query.OrderRows.
 func (r Orders) List(ctx context.Context, q query.ListOrders) ([]query.Order, error) {
 	var rows []orderRow
-	err := r.db.SelectContext(ctx, &rows, `SELECT * FROM order_rows
+	err := r.db.SelectContext(ctx, &rows, `SELECT * FROM order_view
 		WHERE ($1 = '' OR status = $1) AND ($2 = '' OR customer_id = $2) AND (placed_at, order_id) < ($3, $4)
 			AND ($6 = '' OR order_id = $6 OR customer_id = $6)
 		ORDER BY placed_at DESC, order_id DESC LIMIT $5`,

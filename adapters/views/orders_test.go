@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"testing"
 	"time"
 
@@ -35,14 +34,14 @@ func storeOrders(t *testing.T, db *sqlx.DB, first, n int) {
 
 func rebuilding(dsn string) postgres.Rebuilding {
 	return postgres.Rebuilding{
-		DSN: dsn, Table: "order_rows", Projection: projection.Orders(views.Orders{}), Types: order.Types, Progress: func(int, int64, int64) {},
+		DSN: dsn, Table: "order_view", Projection: projection.Orders(views.Orders{}), Types: order.Types, Progress: func(int, int64, int64) {},
 		Failed: func(_ context.Context, _ cqrs.Event, cause error) error { return cause },
 	}
 }
 
 func rows(t *testing.T, db *sqlx.DB) (n int) {
 	t.Helper()
-	require.NoError(t, db.Get(&n, `SELECT count(*) FROM order_rows`))
+	require.NoError(t, db.Get(&n, `SELECT count(*) FROM order_view`))
 	return n
 }
 
@@ -58,16 +57,16 @@ func schemaOf(t *testing.T, db *sqlx.DB, table string) (all []string) {
 
 func TestRebuildKeepsIndexesConstraintsAndGrants(t *testing.T) {
 	db, dsn := kittest.Database(t, migrations.Files)
-	_, err := db.Exec(`GRANT SELECT ON order_rows TO pg_monitor`)
+	_, err := db.Exec(`GRANT SELECT ON order_view TO pg_monitor`)
 	require.NoError(t, err)
 	storeOrders(t, db, 1, 3)
-	before := schemaOf(t, db, "order_rows")
+	before := schemaOf(t, db, "order_view")
 	r := rebuilding(dsn)
 	events, err := r.Run(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 6, events)
 	require.Equal(t, 3, rows(t, db))
-	require.Equal(t, before, schemaOf(t, db, "order_rows"))
+	require.Equal(t, before, schemaOf(t, db, "order_view"))
 	schema := kitmigrations.New(migrations.Files)
 	for range 20 { // all versions, down to an empty database
 		require.NoError(t, schema.Down(t.Context(), db.DB))
@@ -81,10 +80,10 @@ func TestRebuildRepairsRowsAndLeavesEqualOnesAlone(t *testing.T) {
 	_, err := first.Run(t.Context())
 	require.NoError(t, err)
 	var before, after []string
-	untouched := `SELECT ctid::text || order_rows::text FROM order_rows WHERE order_id NOT IN ('o1', 'o2') ORDER BY 1`
+	untouched := `SELECT ctid::text || order_view::text FROM order_view WHERE order_id NOT IN ('o1', 'o2') ORDER BY 1`
 	require.NoError(t, db.Select(&before, untouched))
-	_, err = db.Exec(`UPDATE order_rows SET total = -1 WHERE order_id = 'o1'; DELETE FROM order_rows WHERE order_id = 'o2';
-		INSERT INTO order_rows SELECT 'stray', customer_id, status, reason, lines, total, currency, placed_at, updated_at, version FROM order_rows WHERE order_id = 'o3'`)
+	_, err = db.Exec(`UPDATE order_view SET total = -1 WHERE order_id = 'o1'; DELETE FROM order_view WHERE order_id = 'o2';
+		INSERT INTO order_view SELECT 'stray', customer_id, status, reason, lines, total, currency, placed_at, updated_at, version FROM order_view WHERE order_id = 'o3'`)
 	require.NoError(t, err)
 	second := rebuilding(dsn)
 	_, err = second.Run(t.Context())
@@ -93,7 +92,7 @@ func TestRebuildRepairsRowsAndLeavesEqualOnesAlone(t *testing.T) {
 	require.NoError(t, db.Select(&after, untouched))
 	require.Equal(t, before, after)
 	var total int
-	require.NoError(t, db.Get(&total, `SELECT total FROM order_rows WHERE order_id = 'o1'`))
+	require.NoError(t, db.Get(&total, `SELECT total FROM order_view WHERE order_id = 'o1'`))
 	require.Equal(t, 1, total)
 }
 
@@ -101,20 +100,11 @@ func TestRebuildRepairsRowsAndLeavesEqualOnesAlone(t *testing.T) {
 func TestRebuildNeedsNoRightsButThoseOfTheGuide(t *testing.T) {
 	db, dsn := kittest.Database(t, migrations.Files)
 	storeOrders(t, db, 1, 3)
-	var name string
-	require.NoError(t, db.Get(&name, `SELECT current_database()`))
-	role := name + "_service"
-	_, err := db.Exec(`CREATE ROLE ` + role + ` LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA public TO ` + role + `;
-		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ` + role + `; GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO ` + role)
+	role := newRole(t, db)
+	_, err := db.Exec(`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ` + role + `;
+		GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO ` + role)
 	require.NoError(t, err)
-	t.Cleanup(func() {
-		_, err := db.Exec(`DROP OWNED BY ` + role + `; DROP ROLE ` + role)
-		require.NoError(t, err)
-	})
-	u, err := url.Parse(dsn)
-	require.NoError(t, err)
-	u.User = url.UserPassword(role, "x")
-	r := rebuilding(u.String())
+	r := rebuilding(loginAs(t, dsn, role))
 	_, err = r.Run(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 3, rows(t, db))
@@ -144,12 +134,12 @@ func TestRebuildIsAllOrNothing(t *testing.T) {
 			killed.Progress = func(int, int64, int64) { kill(t, db) }
 		} else {
 			tx := db.MustBegin()
-			tx.MustExec(`LOCK TABLE order_rows IN ROW EXCLUSIVE MODE`)
+			tx.MustExec(`LOCK TABLE order_view IN ROW EXCLUSIVE MODE`)
 			go func() {
 				defer tx.Rollback()
 				kittest.Eventually(t, func() error {
 					var waits int
-					if err := db.Get(&waits, `SELECT count(*) FROM pg_locks WHERE relation = 'order_rows'::regclass AND NOT granted`); err != nil || waits == 0 {
+					if err := db.Get(&waits, `SELECT count(*) FROM pg_locks WHERE relation = 'order_view'::regclass AND NOT granted`); err != nil || waits == 0 {
 						return fmt.Errorf("nobody waits: %w", err)
 					}
 					kill(t, db)
@@ -199,7 +189,7 @@ func TestRebuildCatchesUpUnderItsLock(t *testing.T) {
 		if !late {
 			late = true
 			blocker := db.MustBegin()
-			blocker.MustExec(`LOCK TABLE order_rows IN ROW EXCLUSIVE MODE`) // as a projection that is writing
+			blocker.MustExec(`LOCK TABLE order_view IN ROW EXCLUSIVE MODE`) // as a projection that is writing
 			time.AfterFunc(time.Second, func() {
 				storeOrders(t, db, 11, 10) // after the rebuild has caught up, before it has the lock
 				_ = blocker.Commit()
@@ -216,7 +206,7 @@ func TestRebuildCatchesUpUnderItsLock(t *testing.T) {
 func TestRebuildIsolatesAPoisonousEvent(t *testing.T) {
 	db, dsn := kittest.Database(t, migrations.Files)
 	storeOrders(t, db, 1, 5000)
-	_, err := db.Exec(`ALTER TABLE order_rows ADD CONSTRAINT poison CHECK (total <> 4711)`)
+	_, err := db.Exec(`ALTER TABLE order_view ADD CONSTRAINT poison CHECK (total <> 4711)`)
 	require.NoError(t, err)
 	r := rebuilding(dsn)
 	var failed []string
@@ -254,6 +244,6 @@ func TestRebuildReplacesNULCharacters(t *testing.T) {
 	_, err = r.Run(t.Context())
 	require.NoError(t, err)
 	var reason string
-	require.NoError(t, db.Get(&reason, `SELECT reason FROM order_rows WHERE order_id = 'o1'`))
+	require.NoError(t, db.Get(&reason, `SELECT reason FROM order_view WHERE order_id = 'o1'`))
 	require.Equal(t, "declined\uFFFDhere", reason)
 }

@@ -44,17 +44,17 @@ var changeStock = &txn.Statement[stockChange]{
 				SELECT DISTINCT ON (sku, version) * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[]) AS e(sku, received, on_hand, reserved, version)
 			), there AS MATERIALIZED (
 				SELECT s.* FROM (SELECT DISTINCT sku FROM e ORDER BY sku) w
-				CROSS JOIN LATERAL (SELECT sku, version FROM stock_rows WHERE sku = w.sku OFFSET 0 FOR UPDATE) s
+				CROSS JOIN LATERAL (SELECT sku, version FROM stock_view WHERE sku = w.sku OFFSET 0 FOR UPDATE) s
 			), fresh AS MATERIALIZED (
 				SELECT e.sku, sum(e.received) AS received, sum(e.on_hand) AS on_hand, sum(e.reserved) AS reserved, max(e.version) AS version,
 					min(s.version) IS NULL AS first, demand(max(e.version) = COALESCE(min(s.version), 0) + count(*), 'MR001',
 						'stock of ' || e.sku || ': event ' || min(e.version) || ' came after event ' || COALESCE(min(s.version), 0))
 				FROM e LEFT JOIN there s ON s.sku = e.sku WHERE e.version > COALESCE(s.version, 0) GROUP BY e.sku ORDER BY e.sku
 			), begun AS (
-				INSERT INTO stock_rows (sku, received, on_hand, reserved, version) SELECT sku, received, on_hand, reserved, version FROM fresh WHERE first
+				INSERT INTO stock_view (sku, received, on_hand, reserved, version) SELECT sku, received, on_hand, reserved, version FROM fresh WHERE first
 				ON CONFLICT DO NOTHING RETURNING sku
 			), changed AS (
-				INSERT INTO stock_rows AS s (sku, received, on_hand, reserved, version) SELECT sku, received, on_hand, reserved, version FROM fresh WHERE NOT first
+				INSERT INTO stock_view AS s (sku, received, on_hand, reserved, version) SELECT sku, received, on_hand, reserved, version FROM fresh WHERE NOT first
 				ON CONFLICT (sku) DO UPDATE SET received = s.received + excluded.received, on_hand = s.on_hand + excluded.on_hand,
 					reserved = s.reserved + excluded.reserved, version = excluded.version)
 			SELECT demand((SELECT count(*) FROM begun) = (SELECT count(*) FROM fresh WHERE first), 'MR002', 'stock has changed')`,
@@ -69,7 +69,7 @@ func (r Stock) BySKU(ctx context.Context, sku string) (query.Stock, error) {
 		OnHand   int64 `db:"on_hand"`
 		Reserved int64 `db:"reserved"`
 	}
-	err := r.db.SelectContext(ctx, &rows, `SELECT received, on_hand, reserved FROM stock_rows WHERE sku = $1 AND received > 0`, sku)
+	err := r.db.SelectContext(ctx, &rows, `SELECT received, on_hand, reserved FROM stock_view WHERE sku = $1 AND received > 0`, sku)
 	if err != nil {
 		return query.Stock{}, txn.Classify(err, "read the stock of "+sku)
 	}

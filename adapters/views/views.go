@@ -9,7 +9,7 @@ import (
 // All lists every read model. They write where the unit of work of their context writes.
 func All() []readmodel.Model {
 	return []readmodel.Model{
-		{Projection: projection.Orders(Orders{}), Table: "order_rows"},
-		{Projection: projection.Stock(Stock{}), Table: "stock_rows"},
+		{Projection: projection.Orders(Orders{}), Table: "order_view"},
+		{Projection: projection.Stock(Stock{}), Table: "stock_view"},
 	}
 }

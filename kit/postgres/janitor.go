@@ -88,7 +88,7 @@ type sweep struct {
 // heldBySaga tells whether the command of a row belongs to a saga that has not ended. When a saga of another service ends is not known here; its
 // commands are kept for a year.
 const heldBySaga = `CASE WHEN r.saga_id IS NULL THEN false ELSE COALESCE(
-	(SELECT s.status NOT IN ('` + string(saga.IsCompleted) + `', '` + string(saga.IsCompensated) + `') FROM saga_rows s WHERE s.saga_id = r.saga_id),
+	(SELECT s.status NOT IN ('` + string(saga.IsCompleted) + `', '` + string(saga.IsCompensated) + `') FROM saga_instances s WHERE s.saga_id = r.saga_id),
 	r.received_at > app_now() - interval '1 year') END`
 
 // statement looks at a batch of rows that come after a time and a place, and deletes those that are not held.

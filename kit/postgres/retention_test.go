@@ -30,7 +30,7 @@ const twoWeeks = 14 * 24 * time.Hour
 // A compensation that comes after the inbox's retention finds what was done: the rows of a saga are kept until it has ended.
 func TestRetentionKeepsTheRowsOfASagaUntilItHasEnded(t *testing.T) {
 	w := newWorld(t)
-	_, err := w.db.Exec(`INSERT INTO saga_rows (saga_id, definition, subject, status, started_at, version) VALUES ('saga-1', 'd', 's', 'running', now(), 1)`)
+	_, err := w.db.Exec(`INSERT INTO saga_instances (saga_id, definition, subject, status, started_at, version) VALUES ('saga-1', 'd', 's', 'running', now(), 1)`)
 	require.NoError(t, err)
 	handle := func(w *world, d cqrs.Delivery) cqrs.Outcome {
 		outcome, err := w.uow.Handle(t.Context(), d, w.receive)
@@ -50,7 +50,7 @@ func TestRetentionKeepsTheRowsOfASagaUntilItHasEnded(t *testing.T) {
 	require.Equal(t, cqrs.Duplicate, handle(later, command("reserve", "reserve stock", cqrs.BranchAction)))
 	require.Equal(t, cqrs.Processed, handle(later, command("release", "reserve stock", cqrs.BranchCompensation)), "not: nothing to undo")
 
-	_, err = w.db.Exec(`UPDATE saga_rows SET status = 'compensated'`)
+	_, err = w.db.Exec(`UPDATE saga_instances SET status = 'compensated'`)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, sweep(t, ahead, keep), "the action; the compensation is new")
 	require.EqualValues(t, 2, sweep(t, kittest.ClockAhead(t, w.db, 366*24*time.Hour), keep))
@@ -60,7 +60,7 @@ func TestRetentionKeepsTheRowsOfASagaUntilItHasEnded(t *testing.T) {
 func TestRetentionSweepGoesOnBesideABadElement(t *testing.T) {
 	w := newWorld(t)
 	_, err := w.db.Exec(`
-		INSERT INTO saga_rows (saga_id, definition, subject, status, started_at, version) VALUES ('held', 'd', 's', 'stuck', now(), 1);
+		INSERT INTO saga_instances (saga_id, definition, subject, status, started_at, version) VALUES ('held', 'd', 's', 'stuck', now(), 1);
 		INSERT INTO inbox (consumer, message_id, saga_id, outcome, received_at)
 			SELECT 'c', n::text, CASE WHEN n <= 3000 THEN 'held' END, 'done', now() - interval '2 days' FROM generate_series(1, 5000) n;
 		INSERT INTO topic_messages (topic, message_id, payload, headers, created_at) VALUES ('t', 'm', '', '{}', now() - interval '2 days')`)

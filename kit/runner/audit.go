@@ -63,7 +63,7 @@ func (d *Service) Audit(ctx context.Context, dsn string, wait time.Duration, log
 var sagaRows = audit.Derived{
 	Check: "sagas: rows equal to the fold of their streams",
 	Rows: `SELECT stream, max(value) FROM (
-		SELECT 'sagas/' || saga_id, json_build_object('definition', definition, 'subject', subject, 'status', status, 'version', version)::text FROM saga_rows
+		SELECT 'sagas/' || saga_id, json_build_object('definition', definition, 'subject', subject, 'status', status, 'version', version)::text FROM saga_instances
 		UNION ALL SELECT DISTINCT stream, NULL FROM events WHERE starts_with(stream, 'sagas/')) AS either(stream, value) GROUP BY stream`,
 	Compare: func(row []byte, events []cqrs.Event) error {
 		if row == nil {

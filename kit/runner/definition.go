@@ -141,7 +141,7 @@ func (d *Service) snapshots() map[string]audit.Snapshot {
 
 // readModels are the service's and the kit's: the list of sagas.
 func (d *Service) readModels() []readmodel.Model {
-	return append(slices.Clip(d.Projections), readmodel.Model{Projection: manager.Projection(readmodel.Sagas{}), Table: "saga_rows"})
+	return append(slices.Clip(d.Projections), readmodel.Model{Projection: manager.Projection(readmodel.Sagas{}), Table: "saga_instances"})
 }
 
 func (d *Service) commands(k *Kit) []cqrs.Handler {

@@ -131,7 +131,7 @@ func peakHeap() (most func() float64) {
 // rebuilding is the rate at which a projection is built anew from many events beside that for few.
 func rebuilding(ctx context.Context, g *ground, o options, r *report) error {
 	rate := func(events int) (float64, float64, error) {
-		_, err := g.db.ExecContext(ctx, `TRUNCATE events, order_rows`)
+		_, err := g.db.ExecContext(ctx, `TRUNCATE events, order_view`)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -147,7 +147,7 @@ func rebuilding(ctx context.Context, g *ground, o options, r *report) error {
 		}
 		began, heap := time.Now(), peakHeap()
 		rebuild := postgres.Rebuilding{
-			DSN: g.dsn, Table: "order_rows", Projection: projection.Orders(views.Orders{}), Types: order.Types,
+			DSN: g.dsn, Table: "order_view", Projection: projection.Orders(views.Orders{}), Types: order.Types,
 			Progress: func(events int, position, last int64) {
 				if since := time.Since(began); events%100_000 == 0 {
 					fmt.Fprintf(os.Stderr, "  rebuild: %d events, %.0f/s\n", events, float64(events)/since.Seconds())
@@ -162,7 +162,7 @@ func rebuilding(ctx context.Context, g *ground, o options, r *report) error {
 		}
 		var confirmed int
 		if err == nil {
-			err = g.db.GetContext(ctx, &confirmed, `SELECT count(*) FROM order_rows WHERE status = 'confirmed'`)
+			err = g.db.GetContext(ctx, &confirmed, `SELECT count(*) FROM order_view WHERE status = 'confirmed'`)
 		}
 		if err == nil && confirmed != events/2 {
 			err = fmt.Errorf("%d rows were built from %d orders", confirmed, events/2)

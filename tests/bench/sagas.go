@@ -127,7 +127,7 @@ func (f *fleet) order(ctx context.Context, sku string) error {
 
 // ended counts the sagas that are at rest.
 func (f *fleet) ended(ctx context.Context) (n int, err error) {
-	err = f.g.db.GetContext(ctx, &n, `SELECT count(*) FROM saga_rows WHERE status IN ('completed', 'compensated')`)
+	err = f.g.db.GetContext(ctx, &n, `SELECT count(*) FROM saga_instances WHERE status IN ('completed', 'compensated')`)
 	return n, err
 }
 

@@ -250,7 +250,7 @@ func TestPagesWithTenThousandOrders(t *testing.T) {
 	i := world(t).Start()
 	db := kittest.OpenDB(t, i.DSN())
 	_, err := db.ExecContext(t.Context(), `
-		INSERT INTO order_rows (order_id, customer_id, status, reason, lines, total, currency, placed_at, updated_at, version)
+		INSERT INTO order_view (order_id, customer_id, status, reason, lines, total, currency, placed_at, updated_at, version)
 		SELECT 'order-' || n, 'guest', CASE WHEN n % 9 = 0 THEN 'cancelled' ELSE 'confirmed' END, '', '[{"sku":"A","quantity":1,"unit_price":1}]', 1, 'EUR',
 			now() - n * interval '1 second', now(), 2 FROM generate_series(1, 12000) n`)
 	require.NoError(t, err)

@@ -207,7 +207,7 @@ func (s *stage) lookInside() {
 			FROM waiting_messages w WHERE w.consumer = b.consumer AND w.key = b.key) FROM blocked_keys b LIMIT 10`,
 		`SELECT 'outbox ' || topic || ' ' || COALESCE(due_at::text, 'now') || ' ' || count(*) FROM outbox GROUP BY topic, due_at LIMIT 20`,
 		`SELECT 'dead letter ' || consumer || ' ' || topic || ' ' || reason || ' ' || message_id FROM dead_letters WHERE dropped_at IS NULL LIMIT 10`,
-		`SELECT 'saga ' || status || ' ' || saga_id FROM saga_rows WHERE status IN ('running', 'compensating', 'stuck') LIMIT 3`,
+		`SELECT 'saga ' || status || ' ' || saga_id FROM saga_instances WHERE status IN ('running', 'compensating', 'stuck') LIMIT 3`,
 	} {
 		for _, line := range kittest.Column(s.t, s.db, query) {
 			s.t.Log(line)

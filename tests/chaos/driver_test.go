@@ -94,7 +94,7 @@ func (d *driver) watch(ctx context.Context) {
 		}
 		ask, cancel := context.WithTimeout(ctx, 2*time.Second)
 		var decided int
-		err := d.stage.db.QueryRowContext(ask, `SELECT count(*) FROM order_rows WHERE status IN ('confirmed', 'cancelled')`).Scan(&decided)
+		err := d.stage.db.QueryRowContext(ask, `SELECT count(*) FROM order_view WHERE status IN ('confirmed', 'cancelled')`).Scan(&decided)
 		cancel()
 		d.mu.Lock()
 		if (err == nil && decided > d.decided) || decided == len(d.ids) {

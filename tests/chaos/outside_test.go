@@ -211,10 +211,10 @@ func (s *stage) lockRows(d time.Duration) {
 	}
 	defer tx.Rollback() // nothing was written
 	for _, rows := range []string{
-		`SELECT FROM saga_rows WHERE status = 'running' ORDER BY started_at DESC LIMIT 3 FOR UPDATE SKIP LOCKED`,
+		`SELECT FROM saga_instances WHERE status = 'running' ORDER BY started_at DESC LIMIT 3 FOR UPDATE SKIP LOCKED`,
 		`SELECT FROM snapshots LIMIT 1 FOR UPDATE SKIP LOCKED`,
-		`SELECT FROM order_rows WHERE status = 'pending' ORDER BY placed_at DESC LIMIT 3 FOR UPDATE SKIP LOCKED`,
-		`SELECT FROM stock_rows LIMIT 1 FOR UPDATE SKIP LOCKED`,
+		`SELECT FROM order_view WHERE status = 'pending' ORDER BY placed_at DESC LIMIT 3 FOR UPDATE SKIP LOCKED`,
+		`SELECT FROM stock_view LIMIT 1 FOR UPDATE SKIP LOCKED`,
 	} {
 		if _, err := tx.ExecContext(ctx, rows); err != nil {
 			return

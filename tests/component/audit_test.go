@@ -77,13 +77,13 @@ func TestAuditFindsEachFault(t *testing.T) {
 		},
 		{
 			"sagas: rows equal to the fold of their streams", saga,
-			`UPDATE saga_rows SET status = 'running' WHERE saga_id = '` + saga + `'`,
-			`UPDATE saga_rows SET status = 'completed' WHERE saga_id = '` + saga + `'`,
+			`UPDATE saga_instances SET status = 'running' WHERE saga_id = '` + saga + `'`,
+			`UPDATE saga_instances SET status = 'completed' WHERE saga_id = '` + saga + `'`,
 		},
 		{
 			"sagas: rows equal to the fold of their streams", "a stream without a row",
-			`CREATE TABLE kept AS SELECT * FROM saga_rows; DELETE FROM saga_rows`,
-			`INSERT INTO saga_rows SELECT * FROM kept; DROP TABLE kept`,
+			`CREATE TABLE kept AS SELECT * FROM saga_instances; DELETE FROM saga_instances`,
+			`INSERT INTO saga_instances SELECT * FROM kept; DROP TABLE kept`,
 		},
 		{
 			"relay: each suspended key has an open dead letter", "no-letter",

@@ -49,7 +49,7 @@ func TestReadModelsAreRebuiltWhileTheServiceRuns(t *testing.T) {
 	close(stop)
 	require.Positive(t, <-done)
 	i.Balanced()
-	_, err := db.Exec(`DELETE FROM order_rows; UPDATE stock_rows SET on_hand = on_hand + 1; UPDATE saga_rows SET status = 'running'`)
+	_, err := db.Exec(`DELETE FROM order_view; UPDATE stock_view SET on_hand = on_hand + 1; UPDATE saga_instances SET status = 'running'`)
 	require.NoError(t, err)
 	for _, name := range []string{"orders", "stock", "sagas"} {
 		out, err := w.Command("projections", "rebuild", name).CombinedOutput()
@@ -61,7 +61,7 @@ func TestReadModelsAreRebuiltWhileTheServiceRuns(t *testing.T) {
 	require.Contains(t, string(out), `there is no projection "nothing"; there are orders, stock, sagas`)
 	out, err = w.Command("projections", "list").CombinedOutput()
 	require.NoError(t, err)
-	require.Contains(t, string(out), "stock_rows")
+	require.Contains(t, string(out), "stock_view")
 }
 
 // One event that a projection cannot store stops neither the projection nor its rebuild.
@@ -75,7 +75,7 @@ func TestPoisonousEventStopsNoProjection(t *testing.T) {
 	i.ExpectFaults() // events that the service would not have recorded
 	db := kittest.OpenDB(t, i.DSN())
 	i.Stock(100, "BOOK-1")
-	_, err := db.Exec(`ALTER TABLE order_rows ADD CONSTRAINT poison CHECK (reason <> 'poison')`)
+	_, err := db.Exec(`ALTER TABLE order_view ADD CONSTRAINT poison CHECK (reason <> 'poison')`)
 	require.NoError(t, err)
 
 	// One whose reason has a NUL character, and one that can never be stored. They are stored, and relayed, as the service's own are.
@@ -98,7 +98,7 @@ func TestPoisonousEventStopsNoProjection(t *testing.T) {
 	send(nul, "declined\x00here")
 	send(poison, "poison")
 	row := func(id string) (status, reason string) {
-		require.NoError(t, db.QueryRow(`SELECT status, reason FROM order_rows WHERE order_id = $1`, id).Scan(&status, &reason))
+		require.NoError(t, db.QueryRow(`SELECT status, reason FROM order_view WHERE order_id = $1`, id).Scan(&status, &reason))
 		return status, reason
 	}
 	kittest.Eventually(t, func() error {
@@ -115,7 +115,7 @@ func TestPoisonousEventStopsNoProjection(t *testing.T) {
 		return nil
 	})
 
-	_, err = db.Exec(`DELETE FROM order_rows`)
+	_, err = db.Exec(`DELETE FROM order_view`)
 	require.NoError(t, err)
 	for range 2 {
 		out, err := w.Command("projections", "rebuild", "orders").CombinedOutput()

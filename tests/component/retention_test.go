@@ -99,7 +99,7 @@ func TestWeeksPass(t *testing.T) {
 	sandbox.Knobs("carrier", `{"down":false}`) // a booking is undone too, because it may have taken effect
 	require.Equal(t, http.StatusUnauthorized, i.Do(http.MethodGet, "/v1/orders", "", old...).Status, "the token has expired")
 	kittest.Eventually(t, func() error {
-		status := kittest.Column(t, db, `SELECT status || ' ' || reason FROM order_rows WHERE order_id = $1`, order.ID)
+		status := kittest.Column(t, db, `SELECT status || ' ' || reason FROM order_view WHERE order_id = $1`, order.ID)
 		if len(status) == 0 || !strings.HasPrefix(status[0], "cancelled") {
 			return fmt.Errorf("order: %v", status)
 		}

@@ -29,7 +29,7 @@ var saveSagas = &txn.Statement[saga.State]{
 			ids[i], definitions[i], subjects[i], statuses[i], started[i], versions[i] = r.ID, r.Definition, r.Subject, string(r.Status), r.StartedAt, int32(r.Version)
 		}
 		return `
-			INSERT INTO saga_rows AS s (saga_id, definition, subject, status, started_at, version)
+			INSERT INTO saga_instances AS s (saga_id, definition, subject, status, started_at, version)
 			SELECT DISTINCT ON (id) id, definition, subject, status, started, version
 			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::int[]) AS r(id, definition, subject, status, started, version)
 			ORDER BY id, version DESC
@@ -40,14 +40,14 @@ var saveSagas = &txn.Statement[saga.State]{
 
 // List implements sagas.Rows.
 func (r Sagas) List(ctx context.Context, q manager.List) (ids []string, err error) {
-	err = r.db.SelectContext(ctx, &ids, `SELECT saga_id FROM saga_rows WHERE ($1 = '' OR status = $1) AND (started_at, saga_id) < ($2, $3)
+	err = r.db.SelectContext(ctx, &ids, `SELECT saga_id FROM saga_instances WHERE ($1 = '' OR status = $1) AND (started_at, saga_id) < ($2, $3)
 		ORDER BY started_at DESC, saga_id DESC LIMIT $4`, string(q.Status), q.Before.At, q.Before.ID, q.Limit)
 	return ids, txn.Classify(err, "list sagas")
 }
 
 // Count counts the sagas that have not ended, up to a number of each status.
 func (r Sagas) Count(ctx context.Context, atMost int) (map[saga.Status]int, error) {
-	return CountByStatus[saga.Status](ctx, r.db, "saga_rows", atMost, saga.Running, saga.Compensating, saga.Stuck)
+	return CountByStatus[saga.Status](ctx, r.db, "saga_instances", atMost, saga.Running, saga.Compensating, saga.Stuck)
 }
 
 // OpenSagas are sagas of a definition that stand at a status.
@@ -63,7 +63,7 @@ func (r Sagas) Open(ctx context.Context, atMost int) (map[OpenSagas]int, error) 
 		N int `db:"n"`
 	}
 	err := r.db.SelectContext(ctx, &rows, `SELECT definition, w.status, count(*) AS n FROM unnest(ARRAY['running', 'compensating', 'stuck']) AS w(status)
-		CROSS JOIN LATERAL (SELECT definition FROM saga_rows WHERE status = w.status LIMIT $1) found GROUP BY definition, w.status`, atMost)
+		CROSS JOIN LATERAL (SELECT definition FROM saga_instances WHERE status = w.status LIMIT $1) found GROUP BY definition, w.status`, atMost)
 	if err != nil {
 		return nil, txn.Classify(err, "count sagas")
 	}
