@@ -34,8 +34,8 @@ type Config struct {
 	// instance: what has the same key then comes to one, whichever topic it comes by.
 	Instance string
 
-	// Presence says on which machine this instance is. Of the members of a group on one machine, one works.
-	Presence MemberMetadata
+	// Member says on which host this instance runs. Of the members of a group on one host, one works.
+	Member MemberMetadata
 
 	// InstanceID makes this a static member of its groups: restarted within the session's time, it gets its partitions back
 	// at once. It must differ between instances. Empty: a dynamic member, which hands its partitions over when it stops.
@@ -238,7 +238,7 @@ func (c Config) consumer() *sarama.Config {
 	// The others are what instances of older versions know.
 	s.ClientID += "-" + c.Instance
 	s.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{
-		newMachines(c.Presence), sarama.NewBalanceStrategyRange(), sarama.NewBalanceStrategySticky(),
+		newMachines(c.Member), sarama.NewBalanceStrategyRange(), sarama.NewBalanceStrategySticky(),
 	}
 	return s
 }

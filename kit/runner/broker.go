@@ -48,7 +48,7 @@ func (s *Instance) startBroker(_ context.Context, _ func(string)) (err error) {
 		Config: s.config, DSN: s.DSN, DB: s.db, Log: s.watermill,
 		Kafka: kafka.Config{
 			Brokers: s.Brokers, ClientID: s.config.TopicPrefix, InstanceID: s.config.InstanceID, Instance: cmp.Or(s.config.InstanceID, uuid.NewString()[:8]),
-			Presence: kafka.MemberMetadata{Host: s.machine, Since: s.since}, Security: s.config.KafkaAuth,
+			Member: kafka.MemberMetadata{Host: s.host, Since: s.since}, Security: s.config.KafkaAuth,
 			GroupBytes: memoryFor(64<<20, groupsShare, 1<<20), FetchBytes: int32(memoryFor(256<<10, groupsShare*int(s.config.Partitions), 16<<10)), //nolint:gosec // at most 256 KiB
 		},
 		Options: broker.KafkaOptions{Partitions: s.config.Partitions, Embedded: len(s.config.KafkaBrokers) == 0, Now: s.brokerTime, Log: s.log, Watermill: s.watermill},
@@ -117,7 +117,7 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 	}
 	guard := s.newBreaker(breaker.Settings(s.broker.Name(), 3, 0.5), down)
 	s.relay = outbox.NewRelay(s.db, func() outbox.Sender { return guarded{senders(), guard, down} }, s.log, outbox.Options{
-		DSN: s.DSN, Machine: s.machine, Since: s.since, Refused: s.broker.Refused, TopicFault: s.broker.TopicFault, Repair: s.repairTopic,
+		DSN: s.DSN, Host: s.host, Since: s.since, Refused: s.broker.Refused, TopicFault: s.broker.TopicFault, Repair: s.repairTopic,
 		OnRelayed: s.telemetry.Relayed,
 		OnParked:  func(string, string, error) { s.telemetry.Failed("relay", "dead") },
 	})

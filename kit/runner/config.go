@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,37 +24,37 @@ import (
 
 // Config is every setting. .env.example says what each is for.
 type Config struct {
-	HTTPAddr     string
-	OpsAddr      string         // of the listener for operators and probes; empty: there is one listener for all
-	Hosts        []string       // names that requests may be sent to without tokens
-	Proxies      []netip.Prefix // whose X-Forwarded-* headers count
-	MaxStreams   int            // event streams of an instance
-	PostgresDSN  string         // empty: the embedded one
-	PostgresPool int
-	PostgresWait time.Duration
-	Migrate      bool
-	Broker       Broker
-	KafkaBrokers []string // empty: the embedded one
-	Partitions   int32
-	Debezium     bool // sends what is in the outbox
-	DebeziumSlot string
-	InstanceID   string
-	Distribution Distribution
-	TopicPrefix  string
-	Others       map[string]string // the prefixes of other services' topics, by the services
-	Retention    postgres.Retention
-	MaxMessage   int
-	DataDir      string
-	Roles        map[Role]bool
-	ClockOffset  time.Duration
-	Auth         identity.Config
-	NoAuth       bool   // meant, even beyond loopback
-	Token        string // for the command line
-	RateLimit    int
-	KafkaAuth    kafka.Security
-	Traces       string // none, otlp, console
-	LogLevel     slog.Level
-	LogFormat    string
+	HTTPAddr         string
+	OpsAddr          string         // of the listener for operators and probes; empty: there is one listener for all
+	Hosts            []string       // names that requests may be sent to without tokens
+	Proxies          []netip.Prefix // whose X-Forwarded-* headers count
+	MaxStreams       int            // event streams of an instance
+	PostgresDSN      string         // empty: the embedded one
+	PostgresPool     int
+	PostgresWait     time.Duration
+	Migrate          bool
+	Broker           Broker
+	KafkaBrokers     []string // empty: the embedded one
+	Partitions       int32
+	Debezium         bool // sends what is in the outbox
+	DebeziumSlot     string
+	InstanceID       string
+	LoadDistribution LoadDistribution
+	TopicPrefix      string
+	Others           map[string]string // the prefixes of other services' topics, by the services
+	Retention        postgres.Retention
+	MaxMessage       int
+	DataDir          string
+	Roles            map[Role]bool
+	ClockOffset      time.Duration
+	Auth             identity.Config
+	NoAuth           bool   // meant, even beyond loopback
+	Token            string // for the command line
+	RateLimit        int
+	KafkaAuth        kafka.Security
+	Traces           string // none, otlp, console
+	LogLevel         slog.Level
+	LogFormat        string
 }
 
 // Broker is what carries messages.
@@ -65,13 +66,13 @@ const (
 	InPostgres Broker = "postgres" // for small installations: docs/brokers.md
 )
 
-// Distribution says among whom work is divided.
-type Distribution string
+// LoadDistribution says to whom partitions and shards of the outbox are distributed.
+type LoadDistribution string
 
-// What work is spread over.
+// Whom work is distributed to.
 const (
-	OverMachines  Distribution = "machines" // of the instances on one, one works and the others stand by
-	OverInstances Distribution = "instances"
+	OverHosts     LoadDistribution = "hosts" // of the instances on one host, one works and the others stand by
+	OverInstances LoadDistribution = "instances"
 )
 
 // Role is a part of the service that an instance can run.
@@ -89,8 +90,36 @@ var removedSettings = map[string]string{
 	"KAFKA_SERIAL": "every Kafka consumer handles many messages of a partition at once, those of one key in order",
 }
 
-// warnOfRemoved logs a line for each removed setting that is still set: it would otherwise be ignored in silence.
-func warnOfRemoved(getenv func(string) string, log *slog.Logger) {
+// renamedSettings has, for each former name of a setting, its name now, and its values by their former names. The former name still works.
+var renamedSettings = map[string]struct {
+	name   string
+	values map[string]string
+}{
+	"SPREAD": {"LOAD_DISTRIBUTION", map[string]string{"machines": string(OverHosts)}},
+}
+
+// withRenamed reads settings that are set by their former names only.
+func withRenamed(getenv func(string) string) func(string) string {
+	return func(name string) string {
+		if text := getenv(name); text != "" {
+			return text
+		}
+		for former, now := range renamedSettings {
+			if text := getenv(former); now.name == name && text != "" {
+				return cmp.Or(now.values[text], text)
+			}
+		}
+		return ""
+	}
+}
+
+// warnOfFormer logs a line for each setting that was removed or renamed and is still set.
+func warnOfFormer(getenv func(string) string, log *slog.Logger) {
+	for former, now := range renamedSettings {
+		if getenv(former) != "" {
+			log.Warn("setting was renamed", "setting", former, "use", now.name)
+		}
+	}
 	for name, why := range removedSettings {
 		if getenv(name) != "" {
 			log.Warn("setting was removed and is ignored", "setting", name, "reason", why)
@@ -103,26 +132,26 @@ type reader struct{ *settings.Reader }
 
 // ReadConfig reads the settings of a service from a function like os.Getenv. The error joins a *settings.Error for each that is wrong.
 func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
-	s := reader{settings.NewReader(getenv)}
+	s := reader{settings.NewReader(withRenamed(getenv))}
 	c := Config{
-		HTTPAddr:     s.Text("HTTP_ADDR", "127.0.0.1:8080"),
-		OpsAddr:      s.Text("OPS_ADDR", ""),
-		Hosts:        s.Hosts("HTTP_HOSTS"),
-		Proxies:      s.Prefixes("TRUSTED_PROXIES"),
-		MaxStreams:   s.Number("MAX_STREAMS", 1000, 1, 1_000_000),
-		PostgresDSN:  s.Text("POSTGRES_DSN", ""),
-		PostgresPool: s.Number("POSTGRES_MAX_CONNS", 40, postgres.MinConns, 1000),
-		PostgresWait: s.Duration("POSTGRES_WAIT", 30*time.Second),
-		Migrate:      s.OnOff("MIGRATE", true),
-		Broker:       Broker(s.Text("BROKER", string(InKafka))),
-		KafkaBrokers: s.List("KAFKA_BROKERS"),
-		Partitions:   int32(s.Number("KAFKA_PARTITIONS", 4, 1, 1000)), //nolint:gosec // at most 1000
-		Debezium:     s.OnOff("DEBEZIUM", false),
-		DebeziumSlot: s.Text("DEBEZIUM_SLOT", "millrace_outbox"),
-		InstanceID:   s.Text("INSTANCE_ID", ""),
-		Distribution: Distribution(s.Text("SPREAD", string(OverMachines))),
-		TopicPrefix:  s.Topics("TOPIC_PREFIX", d.Name),
-		Others:       map[string]string{},
+		HTTPAddr:         s.Text("HTTP_ADDR", "127.0.0.1:8080"),
+		OpsAddr:          s.Text("OPS_ADDR", ""),
+		Hosts:            s.Hosts("HTTP_HOSTS"),
+		Proxies:          s.Prefixes("TRUSTED_PROXIES"),
+		MaxStreams:       s.Number("MAX_STREAMS", 1000, 1, 1_000_000),
+		PostgresDSN:      s.Text("POSTGRES_DSN", ""),
+		PostgresPool:     s.Number("POSTGRES_MAX_CONNS", 40, postgres.MinConns, 1000),
+		PostgresWait:     s.Duration("POSTGRES_WAIT", 30*time.Second),
+		Migrate:          s.OnOff("MIGRATE", true),
+		Broker:           Broker(s.Text("BROKER", string(InKafka))),
+		KafkaBrokers:     s.List("KAFKA_BROKERS"),
+		Partitions:       int32(s.Number("KAFKA_PARTITIONS", 4, 1, 1000)), //nolint:gosec // at most 1000
+		Debezium:         s.OnOff("DEBEZIUM", false),
+		DebeziumSlot:     s.Text("DEBEZIUM_SLOT", "millrace_outbox"),
+		InstanceID:       s.Text("INSTANCE_ID", ""),
+		LoadDistribution: LoadDistribution(s.Text("LOAD_DISTRIBUTION", string(OverHosts))),
+		TopicPrefix:      s.Topics("TOPIC_PREFIX", d.Name),
+		Others:           map[string]string{},
 		Retention: postgres.Retention{
 			Inbox: s.Duration("INBOX_RETENTION", 14*24*time.Hour), Idempotency: s.Duration("IDEMPOTENCY_RETENTION", 7*24*time.Hour),
 			Dropped: s.Duration("DROPPED_RETENTION", 90*24*time.Hour), Topics: s.Duration("TOPIC_RETENTION", 7*24*time.Hour),
@@ -163,8 +192,8 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 	switch {
 	case c.Broker != InKafka && c.Broker != InPostgres:
 		s.Fault("BROKER", fmt.Sprintf("%q is neither kafka nor postgres", c.Broker))
-	case c.Distribution != OverMachines && c.Distribution != OverInstances:
-		s.Fault("SPREAD", fmt.Sprintf("%q is neither machines nor instances", c.Distribution))
+	case c.LoadDistribution != OverHosts && c.LoadDistribution != OverInstances:
+		s.Fault("LOAD_DISTRIBUTION", fmt.Sprintf("%q is neither hosts nor instances", c.LoadDistribution))
 	case c.Debezium && (c.PostgresDSN == "" || len(c.KafkaBrokers) == 0):
 		s.Fault("DEBEZIUM", "needs POSTGRES_DSN and KAFKA_BROKERS, which it reads from and sends to")
 	case c.Broker == InPostgres && len(c.KafkaBrokers) > 0:

@@ -16,7 +16,7 @@ import (
 func TestEverySettingIsWrongByName(t *testing.T) {
 	for _, name := range []string{
 		"HTTP_ADDR", "POSTGRES_DSN", "POSTGRES_MAX_CONNS", "POSTGRES_WAIT", "MIGRATE", "BROKER", "KAFKA_BROKERS",
-		"KAFKA_PARTITIONS", "SPREAD", "TOPIC_PREFIX", "MAX_MESSAGE_BYTES", "ROLES",
+		"KAFKA_PARTITIONS", "LOAD_DISTRIBUTION", "TOPIC_PREFIX", "MAX_MESSAGE_BYTES", "ROLES",
 		"OPS_ADDR", "HTTP_HOSTS", "TRUSTED_PROXIES", "MAX_STREAMS", "LOG_LEVEL", "LOG_FORMAT", "INBOX_RETENTION", "IDEMPOTENCY_RETENTION",
 	} {
 		_, err := ReadConfig(&Service{Name: "millrace"}, func(asked string) string {
@@ -62,14 +62,37 @@ func TestRemovedSettingIsIgnoredWithAWarning(t *testing.T) {
 	getenv := func(name string) string { return env[name] }
 	var out strings.Builder
 	log := slog.New(slog.NewTextHandler(&out, nil))
-	warnOfRemoved(getenv, log)
+	warnOfFormer(getenv, log)
 	require.Empty(t, out.String())
 	env["KAFKA_SERIAL"] = "on"
 	_, err := ReadConfig(&Service{Name: "millrace"}, getenv)
 	require.NoError(t, err)
-	warnOfRemoved(getenv, log)
+	warnOfFormer(getenv, log)
 	require.Contains(t, out.String(), `level=WARN msg="setting was removed and is ignored" setting=KAFKA_SERIAL reason=`)
 	require.Equal(t, 1, strings.Count(out.String(), "\n"))
+}
+
+func TestRenamedSettingIsReadWithAWarning(t *testing.T) {
+	env := map[string]string{"SPREAD": "machines"}
+	getenv := func(name string) string { return env[name] }
+	c, err := ReadConfig(&Service{Name: "millrace"}, getenv)
+	require.NoError(t, err)
+	require.Equal(t, OverHosts, c.LoadDistribution)
+	env["SPREAD"] = "instances"
+	c, err = ReadConfig(&Service{Name: "millrace"}, getenv)
+	require.NoError(t, err)
+	require.Equal(t, OverInstances, c.LoadDistribution)
+	var out strings.Builder
+	warnOfFormer(getenv, slog.New(slog.NewTextHandler(&out, nil)))
+	require.Contains(t, out.String(), `level=WARN msg="setting was renamed" setting=SPREAD use=LOAD_DISTRIBUTION`)
+
+	env["LOAD_DISTRIBUTION"] = "hosts"
+	c, err = ReadConfig(&Service{Name: "millrace"}, getenv)
+	require.NoError(t, err)
+	require.Equal(t, OverHosts, c.LoadDistribution, "the setting's name now comes first")
+	env["LOAD_DISTRIBUTION"], env["SPREAD"] = "", "planets"
+	_, err = ReadConfig(&Service{Name: "millrace"}, getenv)
+	require.EqualError(t, err, `LOAD_DISTRIBUTION: "planets" is neither hosts nor instances`)
 }
 
 func TestRetentionShorterThanASagaMayRunIsRefused(t *testing.T) {

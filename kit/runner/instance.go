@@ -49,7 +49,7 @@ type Instance struct {
 	clock     cqrs.Clock
 
 	brokerClock cqrs.Clock
-	machine     string    // where this is; empty: a machine of its own
+	host        string    // that this instance runs on; empty: a host of its own
 	since       time.Time // from when on
 
 	postgres *embedded.Postgres // nil if it is not ours
@@ -88,7 +88,7 @@ func Start(ctx context.Context, d *Service, c Config, log *slog.Logger, say func
 		def: d, config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, brokerClock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
 		guards:   map[string]*breaker.Breaker{},
 		stopping: make(chan struct{}), failed: make(chan error, 8), streams: &httpapi.Streams{Max: c.MaxStreams},
-		watermill: messaging.NewLogger(log), machine: machine(c.Distribution), since: time.Now(),
+		watermill: messaging.NewLogger(log), host: hostID(c.LoadDistribution), since: time.Now(),
 	}
 	s.kit.instance = s
 	s.limit.Store(kafka.DefaultLimit)

@@ -46,7 +46,7 @@ func Run(ctx context.Context, d Service, args []string, getenv func(string) stri
 	p.App = &cli.App{
 		Name: d.Name, Summary: d.Summary,
 		Stdout: stdout, Stderr: stderr, URL: "http://" + ReachableAddr(cmp.Or(config.OpsAddr, config.HTTPAddr)), Interactive: isTerminal(stderr),
-		Serve: func(ctx context.Context) error { warnOfRemoved(getenv, log); return p.serve(ctx) }, Migrate: p.migrate, Projections: p.listProjections, Rebuild: p.rebuild, Audit: p.audit, Diagram: p.diagram, AsyncAPI: func() ([]byte, error) { return d.AsyncAPI(config) },
+		Serve: func(ctx context.Context) error { warnOfFormer(getenv, log); return p.serve(ctx) }, Migrate: p.migrate, Projections: p.listProjections, Rebuild: p.rebuild, Audit: p.audit, Diagram: p.diagram, AsyncAPI: func() ([]byte, error) { return d.AsyncAPI(config) },
 		Token: p.token, Sign: p.sign,
 	}
 	if d.CLI != nil {

@@ -203,7 +203,7 @@ var cases = []struct {
 		return fulfil(ctx, g, o, r, "order-fulfilment, three instances", 1000, 3)
 	}},
 	{"three instances, spread", func(ctx context.Context, g *ground, o options, r *report) error {
-		return fulfil(ctx, g, o, r, "order-fulfilment, three instances, spread", 1000, 3, "SPREAD", "instances")
+		return fulfil(ctx, g, o, r, "order-fulfilment, three instances, spread", 1000, 3, "LOAD_DISTRIBUTION", "instances")
 	}},
 	{"http", accept},
 	{"backlog", backlog},

@@ -129,7 +129,7 @@ func chosen(t *testing.T, kinds string) (deck []fault) {
 // setUp starts three instances, the third with a clock that is three hours ahead, each behind a proxy of its own to PostgreSQL.
 func setUp(t *testing.T, seed uint64) *stage {
 	t.Helper()
-	s := &stage{t: t, chance: rand.New(rand.NewPCG(seed, 1)), world: harness.NewWorld(t, "SPREAD="+cmp.Or(os.Getenv("CHAOS_SPREAD"), "instances")), brokers: strings.Split(os.Getenv("KAFKA_BROKERS"), ",")}
+	s := &stage{t: t, chance: rand.New(rand.NewPCG(seed, 1)), world: harness.NewWorld(t, "LOAD_DISTRIBUTION="+cmp.Or(os.Getenv("CHAOS_SPREAD"), "instances")), brokers: strings.Split(os.Getenv("KAFKA_BROKERS"), ",")}
 	s.prefix = s.world.Prefix
 	s.sandbox = s.world.Sandbox()
 	dsn := s.world.DSN()

@@ -56,10 +56,10 @@ func shards(t *testing.T, instances ...*harness.Instance) {
 	})
 }
 
-// several starts instances that share the work, although they are on one machine, unless settings say otherwise.
+// several starts instances that share the work, although they run on one host, unless settings say otherwise.
 func several(t *testing.T, n int, settings ...string) (*harness.World, []*harness.Instance) {
 	t.Helper()
-	w := harness.NewWorld(t, append([]string{"SPREAD=instances"}, settings...)...)
+	w := harness.NewWorld(t, append([]string{"LOAD_DISTRIBUTION=instances"}, settings...)...)
 	w.Sandbox()
 	if !kittest.Real() {
 		w.Host("ROLES=api") // PostgreSQL and Kafka are embedded in an instance that neither works nor is stopped
@@ -150,11 +150,11 @@ func TestAStoppedInstanceIsReplaced(t *testing.T) {
 	all[1].Balanced()
 }
 
-// Of the instances on a machine the first one works; when it ends, however, the next one does.
-func TestOneInstanceOfAMachineWorks(t *testing.T) {
+// Of the instances on a host the first one works; when it ends, in whatever way, the next one does.
+func TestOneInstanceOfAHostWorks(t *testing.T) {
 	kittest.Long(t)
 	t.Parallel()
-	w, all := several(t, 3, "SPREAD=machines")
+	w, all := several(t, 3, "LOAD_DISTRIBUTION=hosts")
 	works := func(which int) {
 		t.Helper()
 		shards(t, all[which])
@@ -322,7 +322,7 @@ func TestServiceWhoseClockIsHoursWrong(t *testing.T) {
 // saga has ended, it has to refuse one.
 func TestRefusalIsNotDecidedByStaleMemory(t *testing.T) {
 	t.Parallel()
-	w := harness.NewWorld(t, "SPREAD=instances")
+	w := harness.NewWorld(t, "LOAD_DISTRIBUTION=instances")
 	sandbox := w.Sandbox()
 	if !kittest.Real() {
 		w.Host("ROLES=api")

@@ -77,7 +77,7 @@ func Shared(t *testing.T, settings ...string) *Instance {
 	if u := kittest.External(); u != "" {
 		return instance(t, nil, kittest.Attach(t, u))
 	}
-	w := NewWorld(t, append([]string{"SPREAD=instances"}, settings...)...)
+	w := NewWorld(t, append([]string{"LOAD_DISTRIBUTION=instances"}, settings...)...)
 	i := w.Host()
 	w.Start()
 	return i

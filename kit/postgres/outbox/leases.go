@@ -65,7 +65,7 @@ type lease struct {
 }
 
 func newLeases(o Options, log *slog.Logger) *leases {
-	host := o.Machine
+	host := o.Host
 	if host == "" {
 		host = uuid.NewString() // a host of its own
 	}

@@ -39,10 +39,10 @@ type Options struct {
 	// DSN is for the relay's own two connections: one renews its leases, one listens for other instances' commits.
 	DSN string
 
-	// Machine is where this relay is, since then. Of the relays on one machine the one that has been there for the longest works, and the
-	// others stand by. Empty: a machine of its own.
-	Machine string
-	Since   time.Time
+	// Host is where this relay runs, since then. Of the relays on one host the one that started first works, and the others stand by.
+	// Empty: a host of its own.
+	Host  string
+	Since time.Time
 
 	// Refused tells errors that say that the broker will never take a message, which then becomes a dead letter, from errors that will pass.
 	// Default: no error does, and a message is sent again until the broker takes it.

@@ -540,8 +540,8 @@ func TestLeasesExpireByTheDatabasesClock(t *testing.T) {
 	})
 }
 
-// Of the relays on a machine the one that has been there for the longest works, and counts; when it ends, the next one does.
-func TestOneRelayOfAMachineWorks(t *testing.T) {
+// Of the relays on a host the one that started first works, and counts; when it ends, the next one does.
+func TestOneRelayOfAHostWorks(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	hold := func(want map[*outbox.Relay]int) {
 		t.Helper()
@@ -555,11 +555,11 @@ func TestOneRelayOfAMachineWorks(t *testing.T) {
 		})
 	}
 	now := time.Now()
-	second, _ := run(t, db, dsn, &log{}, outbox.Options{Machine: "a", Since: now})
+	second, _ := run(t, db, dsn, &log{}, outbox.Options{Host: "a", Since: now})
 	hold(map[*outbox.Relay]int{second: outbox.Shards})
-	first, stopFirst := run(t, db, dsn, &log{}, outbox.Options{Machine: "a", Since: now.Add(-time.Minute)}) // has lost its connection
+	first, stopFirst := run(t, db, dsn, &log{}, outbox.Options{Host: "a", Since: now.Add(-time.Minute)}) // has lost its connection
 	hold(map[*outbox.Relay]int{first: outbox.Shards, second: 0})
-	elsewhere, _ := run(t, db, dsn, &log{}, outbox.Options{Machine: "b", Since: now})
+	elsewhere, _ := run(t, db, dsn, &log{}, outbox.Options{Host: "b", Since: now})
 	hold(map[*outbox.Relay]int{first: outbox.Shards / 2, second: 0, elsewhere: outbox.Shards / 2})
 	stopFirst()
 	hold(map[*outbox.Relay]int{second: outbox.Shards / 2, elsewhere: outbox.Shards / 2})

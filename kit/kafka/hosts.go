@@ -9,29 +9,29 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// machines is a sarama.BalanceStrategy that spreads partitions over machines, not over members: of those on one machine, the one that has
-// been there for the longest gets what the machine gets, and the others stand by.
-type machines struct {
+// hosts is a sarama.BalanceStrategy that assigns partitions to hosts, not to members: of the members on one host, the one that joined
+// first gets the partitions of the host, and the others stand by.
+type hosts struct {
 	self   MemberMetadata
 	ranges sarama.BalanceStrategy
 }
 
 // MemberMetadata is what a member says of itself to whoever balances.
 type MemberMetadata struct {
-	Host  string    `json:"machine"` // empty: one of its own
+	Host  string    `json:"machine"` // empty: a host of its own
 	Since time.Time `json:"since"`   // from when on it has been there
 }
 
 func newMachines(self MemberMetadata) sarama.BalanceStrategy {
-	return machines{self, sarama.NewBalanceStrategyRange()}
+	return hosts{self, sarama.NewBalanceStrategyRange()}
 }
 
 // Name implements sarama.BalanceStrategy.
-func (machines) Name() string { return "millrace-machines" }
+func (hosts) Name() string { return "millrace-machines" }
 
 // Plan implements sarama.BalanceStrategy. By ranges among those that work, in the order of their ids, which begin with the client's:
 // what has the same key comes to one, whichever topic it comes by.
-func (m machines) Plan(members map[string]sarama.ConsumerGroupMemberMetadata, topics map[string][]int32) (sarama.BalanceStrategyPlan, error) {
+func (m hosts) Plan(members map[string]sarama.ConsumerGroupMemberMetadata, topics map[string][]int32) (sarama.BalanceStrategyPlan, error) {
 	plan := sarama.BalanceStrategyPlan{}
 	for topic, partitions := range topics {
 		part, err := m.ranges.Plan(working(members, topic), map[string][]int32{topic: partitions})
@@ -47,13 +47,13 @@ func (m machines) Plan(members map[string]sarama.ConsumerGroupMemberMetadata, to
 	return plan, nil
 }
 
-// working are the members that get partitions of a topic: one a machine. One that does not say where it is is a machine of its own.
+// working are the members that get partitions of a topic: one for each host. A member that names no host is a host of its own.
 func working(members map[string]sarama.ConsumerGroupMemberMetadata, topic string) map[string]sarama.ConsumerGroupMemberMetadata {
 	type candidate struct {
 		id    string
 		since time.Time
 	}
-	first := map[string]candidate{} // by machine
+	first := map[string]candidate{} // by host
 	for _, id := range slices.Sorted(maps.Keys(members)) {
 		if !slices.Contains(members[id].Topics, topic) {
 			continue
@@ -74,7 +74,7 @@ func working(members map[string]sarama.ConsumerGroupMemberMetadata, topic string
 }
 
 // SubscriptionUserData implements sarama.SubscriptionUserDataBalanceStrategy.
-func (m machines) SubscriptionUserData([]string) ([]byte, error) { return json.Marshal(m.self) }
+func (m hosts) SubscriptionUserData([]string) ([]byte, error) { return json.Marshal(m.self) }
 
 // AssignmentData implements sarama.BalanceStrategy.
-func (machines) AssignmentData(string, map[string][]int32, int32) ([]byte, error) { return nil, nil }
+func (hosts) AssignmentData(string, map[string][]int32, int32) ([]byte, error) { return nil, nil }

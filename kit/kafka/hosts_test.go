@@ -11,9 +11,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Whoever is in a group, each partition of each topic comes to one member, machines get equal parts, and of the members of a machine that
+// Whoever is in a group, each partition of each topic comes to one member, hosts get equal parts, and of the members of a host that
 // want a topic only the one that has been there for the longest gets any.
-func TestMachines(t *testing.T) {
+func TestHosts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		topics := map[string][]int32{}
 		for n := range rapid.IntRange(1, 3).Draw(t, "topics") {
@@ -25,8 +25,8 @@ func TestMachines(t *testing.T) {
 		said := map[string]MemberMetadata{}
 		for n := range rapid.IntRange(1, 8).Draw(t, "members") {
 			id, p := fmt.Sprint("member-", n), MemberMetadata{}
-			if machine := rapid.IntRange(0, 3).Draw(t, "machine"); machine > 0 {
-				p = MemberMetadata{fmt.Sprint("machine-", machine), time.Unix(rapid.Int64Range(0, 5).Draw(t, "since"), 0).UTC()}
+			if host := rapid.IntRange(0, 3).Draw(t, "host"); host > 0 {
+				p = MemberMetadata{fmt.Sprint("host-", host), time.Unix(rapid.Int64Range(0, 5).Draw(t, "since"), 0).UTC()}
 			}
 			data, err := newMachines(p).(sarama.SubscriptionUserDataBalanceStrategy).SubscriptionUserData(nil)
 			require.NoError(t, err)
@@ -47,20 +47,20 @@ func TestMachines(t *testing.T) {
 		plan, err := newMachines(MemberMetadata{}).Plan(members, topics)
 		require.NoError(t, err)
 		for topic, partitions := range topics {
-			byMachine, given := map[string]int{}, map[int32]bool{}
+			byHost, given := map[string]int{}, map[int32]bool{}
 			for id, m := range members {
 				if slices.Contains(m.Topics, topic) {
-					byMachine[said[id].Host] = 0
+					byHost[said[id].Host] = 0
 				}
 			}
-			if len(byMachine) == 0 {
+			if len(byHost) == 0 {
 				continue
 			}
 			for id, of := range plan {
 				for _, p := range of[topic] {
 					require.False(t, given[p], "%s/%d is given twice", topic, p)
 					given[p] = true
-					byMachine[said[id].Host]++
+					byHost[said[id].Host]++
 				}
 				for other := range members {
 					if len(of[topic]) > 0 && other != id && said[other].Host == said[id].Host {
@@ -72,8 +72,8 @@ func TestMachines(t *testing.T) {
 				}
 			}
 			require.Len(t, given, len(partitions), topic)
-			for machine, n := range byMachine {
-				require.InDelta(t, float64(len(partitions))/float64(len(byMachine)), n, 0.99, machine)
+			for host, n := range byHost {
+				require.InDelta(t, float64(len(partitions))/float64(len(byHost)), n, 0.99, host)
 			}
 		}
 	})

@@ -1,0 +1,16 @@
+package runner
+
+import (
+	"os"
+	"strings"
+)
+
+// hostID identifies the host that an instance runs on; empty: the instance counts as a host of its own. A container or a pod is a host.
+func hostID(over LoadDistribution) string {
+	name, err := os.Hostname()
+	if over == OverInstances || err != nil {
+		return ""
+	}
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // Linux: distinguishes hosts of one name
+	return strings.TrimSpace(name + " " + string(boot))
+}
