@@ -91,7 +91,7 @@ func TestCarrierTakesEffectOnce(t *testing.T) {
 	require.Equal(t, int64(1), ledger.Cancelled)
 }
 
-func TestWhatMayPassIsDown(t *testing.T) {
+func TestTransientErrorsCountForTheBreaker(t *testing.T) {
 	box, payments, _ := start(t, t.TempDir())
 	down := func(what string, err error) {
 		t.Helper()
@@ -212,7 +212,7 @@ func TestARefusalsReasonIsValidText(t *testing.T) {
 	}
 }
 
-func TestKnobsNameWhatIsWrong(t *testing.T) {
+func TestFaultSettingsNameTheInvalidField(t *testing.T) {
 	box, _, _ := start(t, t.TempDir())
 	for body, want := range map[string]string{`{"failure_rate":1.5}`: "failure_rate", `{"latency":"x"}`: "latency", `{"colour":1}`: "colour"} {
 		recorder := httptest.NewRecorder()

@@ -203,7 +203,7 @@ func TestRebuildCatchesUpUnderItsLock(t *testing.T) {
 }
 
 // One event that can never be handled becomes a dead letter, wherever it fails; the others go on.
-func TestRebuildIsolatesAPoisonousEvent(t *testing.T) {
+func TestRebuildIsolatesABadEvent(t *testing.T) {
 	db, dsn := kittest.Database(t, migrations.Files)
 	storeOrders(t, db, 1, 5000)
 	_, err := db.Exec(`ALTER TABLE order_view ADD CONSTRAINT poison CHECK (total <> 4711)`)

@@ -32,7 +32,7 @@ type authorisePayment struct {
 	provider Provider
 }
 
-func (h authorisePayment) ask(ctx context.Context, c AuthorisePayment) (cqrs.CallResult, error) {
+func (h authorisePayment) call(ctx context.Context, c AuthorisePayment) (cqrs.CallResult, error) {
 	return h.provider.Authorise(ctx, c.PaymentID, c.Amount, c.Method)
 }
 

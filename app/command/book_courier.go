@@ -32,16 +32,16 @@ type courier struct {
 	carrier   Carrier
 }
 
-func (h courier) ask(ctx context.Context, c BookCourier) (cqrs.CallResult, error) {
-	return bookShipment(h).ask(ctx, BookShipment(c))
+func (h courier) call(ctx context.Context, c BookCourier) (cqrs.CallResult, error) {
+	return bookShipment(h).call(ctx, BookShipment(c))
 }
 
 func (h courier) record(ctx context.Context, c BookCourier, a cqrs.CallResult) error {
 	return bookShipment(h).record(ctx, BookShipment(c), a)
 }
 
-func (h courier) askCancel(ctx context.Context, c CancelCourier) (struct{}, error) {
-	return cancelShipment(h).ask(ctx, CancelShipment(c))
+func (h courier) callCancel(ctx context.Context, c CancelCourier) (struct{}, error) {
+	return cancelShipment(h).call(ctx, CancelShipment(c))
 }
 
 func (h courier) recordCancel(ctx context.Context, c CancelCourier, none struct{}) error {

@@ -31,7 +31,7 @@ type bookShipment struct {
 	carrier   Carrier
 }
 
-func (h bookShipment) ask(ctx context.Context, c BookShipment) (cqrs.CallResult, error) {
+func (h bookShipment) call(ctx context.Context, c BookShipment) (cqrs.CallResult, error) {
 	return h.carrier.Book(ctx, c.ShipmentID, c.Lines)
 }
 

@@ -21,7 +21,7 @@ type cancelShipment struct {
 	carrier   Carrier
 }
 
-func (h cancelShipment) ask(ctx context.Context, c CancelShipment) (struct{}, error) {
+func (h cancelShipment) call(ctx context.Context, c CancelShipment) (struct{}, error) {
 	return struct{}{}, h.carrier.Cancel(ctx, c.ShipmentID)
 }
 

@@ -23,7 +23,7 @@ type capturePayment struct {
 	provider Provider
 }
 
-func (h capturePayment) ask(ctx context.Context, c CapturePayment) (cqrs.CallResult, error) {
+func (h capturePayment) call(ctx context.Context, c CapturePayment) (cqrs.CallResult, error) {
 	return h.provider.Capture(ctx, c.PaymentID, c.Amount)
 }
 

@@ -21,7 +21,7 @@ type voidPayment struct {
 	provider Provider
 }
 
-func (h voidPayment) ask(ctx context.Context, c VoidPayment) (struct{}, error) {
+func (h voidPayment) call(ctx context.Context, c VoidPayment) (struct{}, error) {
 	return struct{}{}, h.provider.Void(ctx, c.PaymentID)
 }
 

@@ -12,6 +12,6 @@ type Deps struct {
 // All lists every consumer.
 func All(d Deps) []cqrs.EventConsumer {
 	return []cqrs.EventConsumer{
-		deliveries{d.Commands}.reaction(),
+		deliveries{d.Commands}.consumer(),
 	}
 }

@@ -16,7 +16,7 @@ type DeliveryArrived struct {
 // deliveries takes into stock what the warehouse says has arrived.
 type deliveries struct{ commands cqrs.Commands }
 
-func (r deliveries) reaction() cqrs.EventConsumer {
+func (r deliveries) consumer() cqrs.EventConsumer {
 	return cqrs.EventConsumer{Name: "deliveries", From: "warehouse", Category: "deliveries", On: []cqrs.ExternalHandler{
 		cqrs.OnExternal("delivery.arrived", r.arrived),
 	}}

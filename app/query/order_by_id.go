@@ -36,11 +36,11 @@ func (h orderByID) handle(ctx context.Context, q OrderByID) (Order, error) {
 	if err != nil {
 		return Order{}, err
 	}
-	facts := make([]order.Event, len(events))
+	history := make([]order.Event, len(events))
 	for i, e := range events {
-		facts[i] = e.Body.(order.Event)
+		history[i] = e.Body.(order.Event)
 	}
-	o := order.Rebuild(facts)
+	o := order.Rebuild(history)
 	return Order{
 		ID: o.ID(), CustomerID: o.Customer(), Status: o.Status(), Reason: o.Reason(), Lines: o.Lines(), Total: o.Total(),
 		PlacedAt: events[0].Meta.Time, UpdatedAt: events[len(events)-1].Meta.Time, Version: o.Version(),

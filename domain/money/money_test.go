@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/domain/money"
 )
 
-func TestMoneySaysNo(t *testing.T) {
+func TestMoneyRefusesInvalidAmounts(t *testing.T) {
 	for text, want := range map[string]error{"EUR": nil, "eur": money.ErrCurrency, "EU": money.ErrCurrency, "EURO": money.ErrCurrency, "": money.ErrCurrency, "ÄÖÜ": money.ErrCurrency} {
 		_, err := money.New(1, text)
 		require.ErrorIs(t, err, want, text)

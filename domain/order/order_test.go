@@ -110,13 +110,13 @@ func TestOrderProperties(t *testing.T) {
 	})
 }
 
-func TestPlacedOfSchemaVersion1IsLifted(t *testing.T) {
+func TestPlacedOfSchemaVersion1IsUpcasted(t *testing.T) {
 	const stored = `{"order_id":"o-1","customer_id":"guest","lines":[{"sku":"MUG-01","quantity":2,"unit_price":1250}],"total":9007199254740993,"payment_method":"pm_ok"}`
-	lifted, err := order.Types.Decode("order.placed", 1, []byte(stored))
+	upcasted, err := order.Types.Decode("order.placed", 1, []byte(stored))
 	require.NoError(t, err)
 	want := placed
 	want.Total = money.Money{Amount: 9007199254740993, Currency: "EUR"} // more than a float64 holds
-	require.Equal(t, want, lifted)
+	require.Equal(t, want, upcasted)
 }
 
 // Whatever stands in an old event, it is lifted to the newest shape or refused; it never becomes an order that breaks its own rules

@@ -23,16 +23,16 @@ type Type struct {
 	// Schema is the version of the payload's shape, from 1.
 	Schema int
 
-	goType reflect.Type
-	lifts  []Upcaster
-	decode func([]byte) (any, error)
+	goType    reflect.Type
+	upcasters []Upcaster
+	decode    func([]byte) (any, error)
 }
 
 // NewType registers T under name. Each lift is the step from one schema version to the next, oldest first, so their
 // number gives the current version.
-func NewType[T any](name string, lifts ...Upcaster) Type {
+func NewType[T any](name string, upcasters ...Upcaster) Type {
 	return Type{
-		Name: name, Schema: len(lifts) + 1, goType: reflect.TypeFor[T](), lifts: lifts,
+		Name: name, Schema: len(upcasters) + 1, goType: reflect.TypeFor[T](), upcasters: upcasters,
 		decode: func(payload []byte) (any, error) {
 			var v T
 			err := json.Unmarshal(payload, &v)
@@ -130,7 +130,7 @@ func (ts Types) Decode(name string, schema int, payload []byte) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("decode %q: %w", name, ErrUnknownType)
 	}
-	payload, err := t.lift(schema, withoutNUL(payload))
+	payload, err := t.upcast(schema, withoutNUL(payload))
 	if err != nil {
 		return nil, fmt.Errorf("decode %s: %w", name, err)
 	}
@@ -163,7 +163,7 @@ func withoutNUL(payload []byte) []byte {
 	return out
 }
 
-func (t Type) lift(schema int, payload []byte) ([]byte, error) {
+func (t Type) upcast(schema int, payload []byte) ([]byte, error) {
 	if schema < 1 || schema > t.Schema {
 		return nil, fmt.Errorf("schema version %d, this program knows 1 to %d: %w", schema, t.Schema, ErrUnknownType)
 	}
@@ -181,7 +181,7 @@ func (t Type) lift(schema int, payload []byte) ([]byte, error) {
 		return nil, errors.New("the payload is no JSON object")
 	}
 	for v := schema; v < t.Schema; v++ {
-		if err := t.lifts[v-1](fields); err != nil {
+		if err := t.upcasters[v-1](fields); err != nil {
 			return nil, fmt.Errorf("lift from schema version %d: %w", v, err)
 		}
 	}

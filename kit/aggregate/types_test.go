@@ -31,7 +31,7 @@ var types = aggregate.TypesOf(aggregate.NewType[happened]("it.happened",
 	},
 ))
 
-func TestEveryOlderVersionIsLifted(t *testing.T) {
+func TestEveryOlderVersionIsUpcasted(t *testing.T) {
 	want := happened{"Ada", "unknown", 42}
 	for version, stored := range map[int]string{
 		1: `{"Name":"Ada"}`, 2: `{"First":"Ada","Last":"unknown"}`, 3: `{"First":"Ada","Last":"unknown","Age":42}`,
@@ -48,7 +48,7 @@ func TestEveryOlderVersionIsLifted(t *testing.T) {
 	require.Equal(t, want, again)
 }
 
-func TestWhatCannotBeDecodedSaysWhy(t *testing.T) {
+func TestUndecodableMessageNamesTheFault(t *testing.T) {
 	for name, c := range map[string]struct {
 		name    string
 		version int

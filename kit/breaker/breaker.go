@@ -127,8 +127,8 @@ func (b *Breaker) Do(f func() error) error {
 	return err
 }
 
-// Turned tells whether err says that the breaker let nothing through.
-func Turned(err error) bool {
+// IsOpen tells whether err says that the breaker let nothing through.
+func IsOpen(err error) bool {
 	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests)
 }
 
@@ -141,7 +141,7 @@ func (b *Breaker) Middleware(next message.HandlerFunc) message.HandlerFunc {
 				produced, err = next(msg)
 				return err
 			})
-			if !Turned(err) {
+			if !IsOpen(err) {
 				return produced, err
 			}
 			select {

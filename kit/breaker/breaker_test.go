@@ -59,7 +59,7 @@ func TestItOpensByRatio(t *testing.T) {
 		_ = b.Do(func() error { return errDown })
 	}
 	require.Equal(t, "open", b.Snapshot().State)
-	require.True(t, breaker.Turned(b.Do(func() error { return nil })))
+	require.True(t, breaker.IsOpen(b.Do(func() error { return nil })))
 }
 
 // Open means wait: the message is handled when the destination is back, it is neither failed nor dropped.
@@ -108,7 +108,7 @@ func TestBreakerIgnoresBadElements(t *testing.T) {
 			for range 50 {
 				err := cqrs.Protect(func() error { return b.Do(bad) })
 				require.Error(t, err)
-				require.False(t, breaker.Turned(err), "%v", err)
+				require.False(t, breaker.IsOpen(err), "%v", err)
 				require.NoError(t, b.Do(func() error { return nil }))
 			}
 			require.Equal(t, "closed", b.Snapshot().State)

@@ -17,7 +17,7 @@ func Example() {
 	b := breaker.New(breaker.Settings("payments", 4, 0.5), breaker.Options{Failed: func(err error) bool { return errors.Is(err, errAway) }})
 	for range 5 {
 		err := b.Do(func() error { return errAway })
-		fmt.Println(b.Snapshot().State, "turned away:", breaker.Turned(err))
+		fmt.Println(b.Snapshot().State, "turned away:", breaker.IsOpen(err))
 	}
 	// Output:
 	// closed turned away: false

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-type letterView struct {
+type deadLetterView struct {
 	ID       string            `json:"id"`
 	Consumer string            `json:"consumer"`
 	Topic    string            `json:"topic"`
@@ -31,9 +31,9 @@ func (a *App) deadLetters() *cobra.Command {
 	c := &cobra.Command{Use: "deadletters", Short: "Look at dead letters, replay and drop them"}
 	base := a.urlFlag(c)
 	reason, all := "", false
-	list := &cobra.Command{Use: "list", Short: "List all dead letters", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error { return a.listLetters(c.Context(), *base) }}
+	list := &cobra.Command{Use: "list", Short: "List all dead letters", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error { return a.listDeadLetters(c.Context(), *base) }}
 	show := &cobra.Command{Use: "show ID", Short: "Show a dead letter as JSON", Args: Args(1), RunE: func(c *cobra.Command, args []string) error {
-		var l letterView
+		var l deadLetterView
 		if err := a.get(c.Context(), *base, "/v1/dead-letters/"+url.PathEscape(args[0]), &l); err != nil {
 			return err
 		}
@@ -47,46 +47,46 @@ func (a *App) deadLetters() *cobra.Command {
 		if all != (len(args) == 0) {
 			return fmt.Errorf("%w: deadletters replay ID…, or deadletters replay --all", ErrUsage)
 		}
-		return a.replayLetters(c.Context(), *base, args)
+		return a.replayDeadLetters(c.Context(), *base, args)
 	}}
 	replay.Flags().BoolVar(&all, "all", false, "all that there are now")
 	drop := &cobra.Command{Use: "drop ID --reason R", Short: "Give a message up", Args: Args(1), RunE: func(c *cobra.Command, args []string) error {
 		if strings.TrimSpace(reason) == "" {
 			return fmt.Errorf("%w: deadletters drop ID --reason R: say why, it is kept with the dead letter", ErrUsage)
 		}
-		return a.takeLetter(c.Context(), http.MethodDelete, *base+"/v1/dead-letters/"+url.PathEscape(args[0])+"?reason="+url.QueryEscape(reason))
+		return a.decideDeadLetter(c.Context(), http.MethodDelete, *base+"/v1/dead-letters/"+url.PathEscape(args[0])+"?reason="+url.QueryEscape(reason))
 	}}
 	drop.Flags().StringVar(&reason, "reason", "", "why the message is given up")
 	return group(c, list, show, replay, drop)
 }
 
-func (a *App) listLetters(ctx context.Context, base string) error {
-	letters, err := a.letters(ctx, base)
+func (a *App) listDeadLetters(ctx context.Context, base string) error {
+	deadLetters, err := a.allDeadLetters(ctx, base)
 	if err != nil {
 		return err
 	}
 	table := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "LETTER\tCONSUMER\tTYPE\tATTEMPTS\tSINCE\tREASON")
-	for _, l := range letters {
+	for _, l := range deadLetters {
 		reason, _, _ := strings.Cut(l.Reason, "\n")
 		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", l.ID, l.Consumer, l.Headers["ce_type"], l.Attempts, l.FirstAt.Format(time.RFC3339), reason)
 	}
 	return table.Flush()
 }
 
-// replayLetters replays these dead letters, or all if none is named.
-func (a *App) replayLetters(ctx context.Context, base string, ids []string) error {
+// replayDeadLetters replays these dead letters, or all if none is named.
+func (a *App) replayDeadLetters(ctx context.Context, base string, ids []string) error {
 	if len(ids) == 0 {
-		letters, err := a.letters(ctx, base)
+		deadLetters, err := a.allDeadLetters(ctx, base)
 		if err != nil {
 			return err
 		}
-		for _, l := range letters {
+		for _, l := range deadLetters {
 			ids = append(ids, l.ID)
 		}
 	}
 	for _, id := range ids {
-		if err := a.takeLetter(ctx, http.MethodPost, base+"/v1/dead-letters/"+url.PathEscape(id)+"/redrive"); err != nil {
+		if err := a.decideDeadLetter(ctx, http.MethodPost, base+"/v1/dead-letters/"+url.PathEscape(id)+"/redrive"); err != nil {
 			return fmt.Errorf("%s: %w", id, err)
 		}
 	}
@@ -94,12 +94,12 @@ func (a *App) replayLetters(ctx context.Context, base string, ids []string) erro
 	return err
 }
 
-// letters lists all dead letters.
-func (a *App) letters(ctx context.Context, base string) (all []letterView, err error) {
+// allDeadLetters lists all dead letters.
+func (a *App) allDeadLetters(ctx context.Context, base string) (all []deadLetterView, err error) {
 	for cursor := ""; ; {
 		var page struct {
-			Letters []letterView `json:"dead_letters"`
-			Next    string       `json:"next_cursor"`
+			Letters []deadLetterView `json:"dead_letters"`
+			Next    string           `json:"next_cursor"`
 		}
 		if err := a.get(ctx, base, "/v1/dead-letters?limit=100&cursor="+url.QueryEscape(cursor), &page); err != nil {
 			return nil, err
@@ -111,7 +111,7 @@ func (a *App) letters(ctx context.Context, base string) (all []letterView, err e
 	}
 }
 
-func (a *App) takeLetter(ctx context.Context, method, target string) error {
+func (a *App) decideDeadLetter(ctx context.Context, method, target string) error {
 	request, err := http.NewRequestWithContext(ctx, method, target, nil)
 	if err != nil {
 		return err

@@ -128,10 +128,10 @@ func Handle[C Keyed](name string, handle func(context.Context, C) error) Handler
 // CallThenRecord registers a handler that first asks a service outside, with no transaction open meanwhile, and then records the
 // answer. As a crash between the two repeats the question, it must carry an idempotency key. For the same reason the
 // undoing of such a command is always asked, even where nothing was recorded of the doing: it may have happened.
-func CallThenRecord[C Keyed, R any](name string, ask func(context.Context, C) (R, error), record func(context.Context, C, R) error) Handler {
+func CallThenRecord[C Keyed, R any](name string, call func(context.Context, C) (R, error), record func(context.Context, C, R) error) Handler {
 	return Handler{
 		Type: aggregate.NewType[C](name),
-		Call: func(ctx context.Context, command any) (any, error) { return ask(ctx, value[C](command)) },
+		Call: func(ctx context.Context, command any) (any, error) { return call(ctx, value[C](command)) },
 		Handle: func(ctx context.Context, command, answer any) error {
 			return record(ctx, value[C](command), answer.(R))
 		},

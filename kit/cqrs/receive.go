@@ -143,23 +143,23 @@ func Serve(inbox Inbox, h Handler, consumer string) Endpoint {
 		}
 		handle, answer := h.Handle, any(nil)
 		if h.Call != nil {
-			worthwhile, err := inbox.NeedsProcessing(ctx, delivery)
+			needed, err := inbox.NeedsProcessing(ctx, delivery)
 			if err != nil {
 				return nil, err
 			}
-			if worthwhile {
+			if needed {
 				if answer, err = h.Call(ctx, body); err != nil {
 					return nil, err
 				}
 			} else {
 				// Somebody has handled it meanwhile, or nobody must: the inbox notes which.
-				handle = func(context.Context, any, any) error { return errUnasked }
+				handle = func(context.Context, any, any) error { return errCallMissing }
 			}
 		}
 		return inbox.Handle(ctx, delivery, func(ctx context.Context) error { return handle(ctx, body, answer) })
 	}
 }
 
-// errUnasked makes a command come again whose answer is missing although the inbox lets it through after all: the message
+// errCallMissing makes a command come again whose answer is missing although the inbox lets it through after all: the message
 // that stood in its way was rolled back.
-var errUnasked = fmt.Errorf("not asked yet: %w", ErrConflict)
+var errCallMissing = fmt.Errorf("not asked yet: %w", ErrConflict)

@@ -17,11 +17,11 @@ import (
 const repository = "https://repo1.maven.org/maven2"
 
 // told is how much has to have come before it is said again, in percent.
-const told = 10
+const reported = 10
 
 // watched is a repository at hand that passes on what is asked of the real one, and says how much of it has come: the library that
 // downloads says nothing.
-func watched(ctx context.Context, repository string, say func(string)) (address string, stop func(), err error) {
+func watched(ctx context.Context, repository string, logf func(string)) (address string, stop func(), err error) {
 	upstream, err := url.Parse(repository)
 	if err != nil {
 		return "", nil, err
@@ -34,7 +34,7 @@ func watched(ctx context.Context, repository string, say func(string)) (address 
 		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(upstream) },
 		ModifyResponse: func(r *http.Response) error {
 			if r.ContentLength > 1<<20 {
-				r.Body = &counted{ReadCloser: r.Body, total: r.ContentLength, say: say}
+				r.Body = &counted{ReadCloser: r.Body, total: r.ContentLength, logf: logf}
 			}
 			return nil
 		},
@@ -48,16 +48,16 @@ func watched(ctx context.Context, repository string, say func(string)) (address 
 type counted struct {
 	io.ReadCloser
 	read, total, said int64
-	say               func(string)
+	logf              func(string)
 }
 
 // Read implements io.Reader.
 func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	c.read += int64(n)
-	if percent := 100 * c.read / c.total; percent >= c.said+told {
-		c.said = percent - percent%told
-		c.say(fmt.Sprintf("  %3d %% of %.0f MB", c.said, float64(c.total)/1e6))
+	if percent := 100 * c.read / c.total; percent >= c.said+reported {
+		c.said = percent - percent%reported
+		c.logf(fmt.Sprintf("  %3d %% of %.0f MB", c.said, float64(c.total)/1e6))
 	}
 	return n, err
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestADownloadSaysHowFarItIs(t *testing.T) {
+func TestDownloadReportsProgress(t *testing.T) {
 	content := bytes.Repeat([]byte("postgres"), 500_000)
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/maven2/a.jar" {

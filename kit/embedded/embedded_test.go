@@ -20,15 +20,15 @@ import (
 
 func TestPostgresKeepsItsDataAndTakesALeftoverOver(t *testing.T) {
 	dir, ctx := t.TempDir(), context.Background() // closed to others: root's server must get through all the same
-	say := func(line string) { t.Log(line) }
+	logf := func(line string) { t.Log(line) }
 
-	first, err := embedded.StartPostgres(ctx, dir, say)
+	first, err := embedded.StartPostgres(ctx, dir, logf)
 	require.NoError(t, err)
 	require.True(t, first.Fresh)
 	exec(t, first.DSN, `CREATE TABLE kept (x int); INSERT INTO kept VALUES (7)`)
 
 	// The first is not stopped, as if its parent had been killed.
-	second, err := embedded.StartPostgres(ctx, dir, say)
+	second, err := embedded.StartPostgres(ctx, dir, logf)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, second.Stop()) })
 	require.False(t, second.Fresh)
@@ -65,7 +65,7 @@ func exec(t *testing.T, dsn, query string) {
 	require.NoError(t, err)
 }
 
-func TestADataDirectoryHasOneInstance(t *testing.T) {
+func TestDataDirectoryHasOneInstance(t *testing.T) {
 	dir := t.TempDir()
 	release, err := embedded.Lock(dir)
 	require.NoError(t, err)

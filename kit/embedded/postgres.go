@@ -35,7 +35,7 @@ type Postgres struct {
 
 // StartPostgres starts a server on the data below dir, as another user than root if need be. A server of an earlier run that
 // was left behind is stopped first. If it returns an error, no server is running. Say is called before what takes long.
-func StartPostgres(ctx context.Context, dir string, say func(string)) (_ *Postgres, err error) {
+func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postgres, err error) {
 	ignoreLibpqVariables()
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
@@ -72,8 +72,8 @@ func StartPostgres(ctx context.Context, dir string, say func(string)) (_ *Postgr
 	wanted := version
 	binaries, source := "", repository
 	if !downloaded(work) {
-		say("downloading PostgreSQL " + string(version) + " (15 MB, once)")
-		address, stop, err := watched(ctx, repository, say)
+		logf("downloading PostgreSQL " + string(version) + " (15 MB, once)")
+		address, stop, err := watched(ctx, repository, logf)
 		if err != nil {
 			return nil, fmt.Errorf("embedded PostgreSQL: %w", err)
 		}
@@ -105,7 +105,7 @@ func StartPostgres(ctx context.Context, dir string, say func(string)) (_ *Postgr
 		if binaries, wanted = installed(ctx); binaries == "" {
 			return nil, fmt.Errorf("embedded PostgreSQL: %w; no PostgreSQL is installed either: allow the download, install PostgreSQL, or set POSTGRES_DSN", err)
 		}
-		say(fmt.Sprintf("cannot download PostgreSQL (%v); using the installed %s in %s", err, wanted, binaries))
+		logf(fmt.Sprintf("cannot download PostgreSQL (%v); using the installed %s in %s", err, wanted, binaries))
 		pg, err = start()
 	}
 	if err == nil && binaries == "" {

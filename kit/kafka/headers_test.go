@@ -33,7 +33,7 @@ func TestOrderKeyOfASaga(t *testing.T) {
 }
 
 // A header named headers is another service's own, unless the record has nothing else.
-func TestHeadersHeaderOfAStranger(t *testing.T) {
+func TestReservedHeaderOfAnUnknownProducer(t *testing.T) {
 	require.Equal(t, "1", headersOf(record("k", "ce_id", "1", "headers", `{"ce_id":"2"}`))[cqrs.HeaderID])
 	require.JSONEq(t, `{"ce_id":"2"}`, headersOf(record("k", "ce_id", "1", "headers", `{"ce_id":"2"}`))["headers"])
 	require.Equal(t, "2", headersOf(record("k", "headers", `{"ce_id":"2"}`))[cqrs.HeaderID])

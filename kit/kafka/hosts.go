@@ -22,7 +22,7 @@ type MemberMetadata struct {
 	Since time.Time `json:"since"`   // from when on it has been there
 }
 
-func newMachines(self MemberMetadata) sarama.BalanceStrategy {
+func newHosts(self MemberMetadata) sarama.BalanceStrategy {
 	return hosts{self, sarama.NewBalanceStrategyRange()}
 }
 

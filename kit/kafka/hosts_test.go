@@ -28,7 +28,7 @@ func TestHosts(t *testing.T) {
 			if host := rapid.IntRange(0, 3).Draw(t, "host"); host > 0 {
 				p = MemberMetadata{fmt.Sprint("host-", host), time.Unix(rapid.Int64Range(0, 5).Draw(t, "since"), 0).UTC()}
 			}
-			data, err := newMachines(p).(sarama.SubscriptionUserDataBalanceStrategy).SubscriptionUserData(nil)
+			data, err := newHosts(p).(sarama.SubscriptionUserDataBalanceStrategy).SubscriptionUserData(nil)
 			require.NoError(t, err)
 			if rapid.IntRange(0, 9).Draw(t, "says nothing of itself") == 0 {
 				data, p = []byte("?"), MemberMetadata{}
@@ -44,7 +44,7 @@ func TestHosts(t *testing.T) {
 			}
 			members[id], said[id] = sarama.ConsumerGroupMemberMetadata{Topics: wants, UserData: data}, p
 		}
-		plan, err := newMachines(MemberMetadata{}).Plan(members, topics)
+		plan, err := newHosts(MemberMetadata{}).Plan(members, topics)
 		require.NoError(t, err)
 		for topic, partitions := range topics {
 			byHost, given := map[string]int{}, map[int32]bool{}

@@ -238,7 +238,7 @@ func (c Config) consumer() *sarama.Config {
 	// The others are what instances of older versions know.
 	s.ClientID += "-" + c.Instance
 	s.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{
-		newMachines(c.Member), sarama.NewBalanceStrategyRange(), sarama.NewBalanceStrategySticky(),
+		newHosts(c.Member), sarama.NewBalanceStrategyRange(), sarama.NewBalanceStrategySticky(),
 	}
 	return s
 }

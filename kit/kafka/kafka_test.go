@@ -41,7 +41,7 @@ func topic(t *testing.T, c kafka.Config) string {
 }
 
 // Stopped again and again in the middle of the work, nothing that was in hand is torn off, and nothing comes twice.
-func TestAStopFinishesWhatIsInHand(t *testing.T) {
+func TestStopFinishesMessagesInFlight(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)
 	const messages = 300
@@ -98,7 +98,7 @@ func TestAStopFinishesWhatIsInHand(t *testing.T) {
 }
 
 // A broker that is away when we start is waited for.
-func TestSubscribingOutlastsTheBrokersAbsence(t *testing.T) {
+func TestSubscribeWaitsForAnUnavailableBroker(t *testing.T) {
 	dir := t.TempDir()
 	broker, err := embedded.StartKafka(dir, 0)
 	require.NoError(t, err)
@@ -134,7 +134,7 @@ func TestSubscribingOutlastsTheBrokersAbsence(t *testing.T) {
 	require.NoError(t, kafka.Ping(c))
 }
 
-func TestWhatHasNoHeadersArrivesAllTheSame(t *testing.T) {
+func TestRecordWithoutHeadersIsDelivered(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)
 	s := sarama.NewConfig()

@@ -105,7 +105,7 @@ func TestKeysKeepTheirOrderWhileMembersComeAndGo(t *testing.T) {
 }
 
 // The producer puts a key into the partition into which Watermill's publisher puts it, and refuses what is too large for itself alone.
-func TestTheProducersRecords(t *testing.T) {
+func TestProducerRecords(t *testing.T) {
 	c := config(t)
 	ours, theirs := topic(t, c), topic(t, c)
 	produce(t, c, ours, 200, 10)
@@ -165,7 +165,7 @@ func TestTheProducersRecords(t *testing.T) {
 
 // A topic is deleted and made anew while it is consumed, and gets more records than the old one had before the member looks again. The member
 // does not go on at its offset in the old topic: every record is handled.
-func TestTopicThatIsMadeAnewIsReadFromItsBeginning(t *testing.T) {
+func TestRecreatedTopicIsReadFromItsBeginning(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)
 	produce(t, c, name, 200, 20)

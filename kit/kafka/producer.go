@@ -97,7 +97,7 @@ func (p *Producer) Send(ctx context.Context, topics []string, messages []*messag
 			switch {
 			case ctx.Err() != nil:
 				err = errors.Join(context.Cause(ctx), err)
-			case leaderMoved(err) && moved < leaderTries:
+			case leaderMoved(err) && moved < leaderAttempts:
 				rest = append(rest, parts[at].rows...)
 				again++
 				continue
@@ -119,8 +119,8 @@ func (p *Producer) Send(ctx context.Context, topics []string, messages []*messag
 
 // A partition whose leader changes, or that was made just now, is tried again before it counts as failed.
 const (
-	leaderTries = 3
-	leaderPause = 100 * time.Millisecond
+	leaderAttempts = 3
+	leaderPause    = 100 * time.Millisecond
 )
 
 // leaderMoved tells whether an error says that a partition has another leader than the one that was asked, or none yet. None of the

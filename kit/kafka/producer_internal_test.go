@@ -85,9 +85,9 @@ func TestProducerFollowsALeaderThatMoves(t *testing.T) {
 	send := func() []error {
 		return p.Send(t.Context(), []string{"things", "things"}, []*message.Message{keyedMessage("k", 1), keyedMessage("k", 1)})
 	}
-	refuse(leaderTries)
+	refuse(leaderAttempts)
 	require.Equal(t, []error{nil, nil}, send())
-	refuse(leaderTries + 1)
+	refuse(leaderAttempts + 1)
 	for _, err := range send() {
 		require.True(t, TopicFault(err), err)
 	}

@@ -24,7 +24,7 @@ import (
 type Instance struct {
 	Client
 	t       *testing.T
-	world   *Environment
+	env     *Environment
 	addr    string
 	command *exec.Cmd
 	exited  chan struct{}
@@ -62,7 +62,7 @@ func (w *Environment) Start(settings ...string) *Instance {
 // StartWith starts an instance whose settings it keeps when it is started again.
 func (w *Environment) StartWith(settings ...string) *Instance {
 	w.t.Helper()
-	i := &Instance{t: w.t, world: w, addr: FreeAddr(w.t), own: settings}
+	i := &Instance{t: w.t, env: w, addr: FreeAddr(w.t), own: settings}
 	i.launch()
 	w.t.Cleanup(i.cleanup)
 	i.waitReady()
@@ -81,7 +81,7 @@ func (i *Instance) Again() {
 // Launch starts an instance and does not wait.
 func (w *Environment) Launch(settings ...string) *Instance {
 	w.t.Helper()
-	i := &Instance{t: w.t, world: w, addr: FreeAddr(w.t)}
+	i := &Instance{t: w.t, env: w, addr: FreeAddr(w.t)}
 	i.launch(settings...)
 	w.t.Cleanup(i.cleanup)
 	return i
@@ -92,10 +92,10 @@ func (i *Instance) launch(settings ...string) {
 	if i.Client.t == nil {
 		i.Client = NewClient(i.t, "http://"+i.addr)
 	}
-	i.command = i.world.Command("serve") // ended by cleanup
+	i.command = i.env.Command("serve") // ended by cleanup
 	i.command.Env = append(i.command.Env, "HTTP_ADDR="+i.addr)
-	if i.world.host != nil && i.world.host != i {
-		for name, value := range i.world.shared {
+	if i.env.host != nil && i.env.host != i {
+		for name, value := range i.env.shared {
 			i.command.Env = append(i.command.Env, name+"="+value)
 		}
 	}
@@ -192,7 +192,7 @@ func Attach(t *testing.T, url string) *Instance {
 }
 
 // Environment is what it shares with others; nil for an instance that was started beforehand.
-func (i *Instance) Environment() *Environment { return i.world }
+func (i *Instance) Environment() *Environment { return i.env }
 
 // Signal sends the process a signal.
 func (i *Instance) Signal(s syscall.Signal) {
@@ -253,7 +253,7 @@ func (i *Instance) Restart() {
 // Audit runs millrace audit on the instance's database and returns what it prints and its exit code.
 func (i *Instance) Audit(args ...string) (output string, code int) {
 	i.t.Helper()
-	return i.world.audit(i.DSN(), args...)
+	return i.env.audit(i.DSN(), args...)
 }
 
 func (w *Environment) audit(dsn string, args ...string) (output string, code int) {
@@ -268,7 +268,7 @@ func (w *Environment) audit(dsn string, args ...string) (output string, code int
 }
 
 // ExpectFaults says that the test spoils what is stored: the audit at its end is left out.
-func (i *Instance) ExpectFaults() { i.world.spoilt = true }
+func (i *Instance) ExpectFaults() { i.env.spoilt = true }
 
 // audited fails the test if the audit of what it has stored finds something. An embedded database is audited before the instance stops
 // that it is embedded in, a real one before it is dropped.
@@ -285,9 +285,9 @@ func (w *Environment) audited(dsn string) {
 }
 
 func (i *Instance) cleanup() {
-	embeds := i.world.env["POSTGRES_DSN"] == "" && (i.world.host == nil || i.world.host == i)
+	embeds := i.env.env["POSTGRES_DSN"] == "" && (i.env.host == nil || i.env.host == i)
 	if found := dsnForm.FindString(i.Output()); embeds && found != "" && !i.Exited() && strings.Contains(i.Output(), " is ready\n") {
-		i.world.audited(i.DSN())
+		i.env.audited(i.DSN())
 	}
 	if i.command.ProcessState == nil {
 		_ = i.command.Process.Signal(syscall.SIGTERM)
@@ -315,13 +315,13 @@ var (
 // DSN is the instance's database.
 func (i *Instance) DSN() string {
 	i.t.Helper()
-	if i.world == nil {
+	if i.env == nil {
 		i.t.Skip("needs the database; COMPONENT_URL names somebody else's instance")
 	}
-	if dsn := i.world.env["POSTGRES_DSN"]; dsn != "" {
+	if dsn := i.env.env["POSTGRES_DSN"]; dsn != "" {
 		return dsn
 	}
-	if dsn := i.world.shared["POSTGRES_DSN"]; dsn != "" {
+	if dsn := i.env.shared["POSTGRES_DSN"]; dsn != "" {
 		return dsn
 	}
 	found := dsnForm.FindAllString(i.Output(), -1)
@@ -332,13 +332,13 @@ func (i *Instance) DSN() string {
 // Brokers is the instance's Kafka.
 func (i *Instance) Brokers() []string {
 	i.t.Helper()
-	if i.world == nil {
+	if i.env == nil {
 		i.t.Skip("needs Kafka; COMPONENT_URL names somebody else's instance")
 	}
-	if brokers := i.world.env["KAFKA_BROKERS"]; brokers != "" {
+	if brokers := i.env.env["KAFKA_BROKERS"]; brokers != "" {
 		return strings.Split(brokers, ",")
 	}
-	if brokers := i.world.shared["KAFKA_BROKERS"]; brokers != "" {
+	if brokers := i.env.shared["KAFKA_BROKERS"]; brokers != "" {
 		return strings.Split(brokers, ",")
 	}
 	found := brokersForm.FindAllStringSubmatch(i.Output(), -1)
@@ -347,4 +347,4 @@ func (i *Instance) Brokers() []string {
 }
 
 // Topic is the full name of a topic.
-func (i *Instance) Topic(name string) string { return i.world.Prefix + "." + name }
+func (i *Instance) Topic(name string) string { return i.env.Prefix + "." + name }

@@ -18,7 +18,7 @@ import (
 // AsyncAPI describes the topics and messages of a service, as AsyncAPI 3.0 (https://www.asyncapi.com/docs/reference/specification/v3.0.0)
 // in YAML: the commands of its handlers, which it receives, and the events of its kinds of aggregates, which it sends. Answers are those
 // that every kind may give to a saga. Heard is what reactions hear of other services, and others the prefixes of those services' topics.
-func AsyncAPI(title, prefix string, handlers []cqrs.Handler, kinds map[string]aggregate.Types, answers aggregate.Types, heard []cqrs.EventConsumer, others map[string]string) ([]byte, error) {
+func AsyncAPI(title, prefix string, handlers []cqrs.Handler, events map[string]aggregate.Types, answers aggregate.Types, consumers []cqrs.EventConsumer, prefixes map[string]string) ([]byte, error) {
 	d := document{
 		AsyncAPI: "3.0.0", DefaultContentType: "application/json",
 		Info: info{
@@ -31,22 +31,22 @@ func AsyncAPI(title, prefix string, handlers []cqrs.Handler, kinds map[string]ag
 	for _, h := range handlers {
 		name, topic, action, as := "commands."+h.Destination, CommandTopic(prefix, h.Destination), "receive", h.Type.Name
 		if h.Service != "" {
-			name, topic, action, as = h.Service+"."+name, CommandTopic(others[h.Service], h.Destination), "send", h.Service+"."+as
+			name, topic, action, as = h.Service+"."+name, CommandTopic(prefixes[h.Service], h.Destination), "send", h.Service+"."+as
 		}
 		if err := d.add(name, topic, action, as, h.Type); err != nil {
 			return nil, err
 		}
 	}
-	for category, types := range kinds {
+	for category, types := range events {
 		for _, t := range append(types.All(), answers.All()...) {
 			if err := d.add("events."+category, EventTopic(prefix, category), "send", t.Name, t); err != nil {
 				return nil, err
 			}
 		}
 	}
-	for _, r := range heard {
+	for _, r := range consumers {
 		for _, on := range r.On {
-			if err := d.add(r.From+".events."+r.Category, EventTopic(others[r.From], r.Category), "receive", r.From+"."+on.Type.Name, on.Type); err != nil {
+			if err := d.add(r.From+".events."+r.Category, EventTopic(prefixes[r.From], r.Category), "receive", r.From+"."+on.Type.Name, on.Type); err != nil {
 				return nil, err
 			}
 		}

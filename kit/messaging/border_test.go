@@ -30,7 +30,7 @@ func TestPayloadTextFromOutside(t *testing.T) {
 }
 
 // The headers of sagas count on this service's own topics and on those of a service that takes part in its sagas, by either name.
-func TestInternalHeadersOfStrangersAreIgnored(t *testing.T) {
+func TestInternalHeadersOfUnknownProducersAreIgnored(t *testing.T) {
 	r := &Router{external: map[string]bool{"events of a stranger": true, "answers": true}, remote: map[string]bool{"answers": true}, sagaGroups: map[string]bool{"answers": true}}
 	for _, names := range [][4]string{{"saga_id", "saga_step", "saga_branch", "expires_at"}, {cqrs.HeaderSagaID, cqrs.HeaderSagaStep, cqrs.HeaderBranch, cqrs.HeaderExpires}} {
 		for consumer, counts := range map[string]bool{"own": true, "answers": true, "events of a stranger": false} {

@@ -60,13 +60,13 @@ type Commands struct {
 }
 
 // NewCommands makes the bus that takes commands to their handlers. Others are the prefixes of other services' topics.
-func NewCommands(prefix string, others map[string]string, publisher message.Publisher, m Marshaler, uow cqrs.UnitOfWork, clock cqrs.Clock, logger watermill.LoggerAdapter) (*Commands, error) {
+func NewCommands(prefix string, prefixes map[string]string, publisher message.Publisher, m Marshaler, uow cqrs.UnitOfWork, clock cqrs.Clock, logger watermill.LoggerAdapter) (*Commands, error) {
 	c := &Commands{uow: uow, handlers: map[reflect.Type]cqrs.Handler{}}
 	bus, err := wcqrs.NewCommandBusWithConfig(publisher, wcqrs.CommandBusConfig{
 		GeneratePublishTopic: func(p wcqrs.CommandBusGeneratePublishTopicParams) (string, error) {
 			h, err := c.handler(p.Command.(cqrs.Command).Body)
 			if h.Service != "" {
-				return CommandTopic(others[h.Service], h.Destination), err
+				return CommandTopic(prefixes[h.Service], h.Destination), err
 			}
 			return CommandTopic(prefix, h.Destination), err
 		},

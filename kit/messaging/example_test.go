@@ -186,9 +186,9 @@ func ExampleDeadLetters() {
 	defer p.stop()
 	p.publish("message-1", ItemPacked{"box-1", ""})
 	p.publish("message-2", ItemPacked{"box-1", "saucer"})
-	var letter struct{ Message_id, Consumer, Reason string }
-	err := db.Get(&letter, `SELECT message_id, consumer, reason FROM dead_letters`)
-	fmt.Printf("dead letter: %v %v\n", letter, err)
+	var deadLetter struct{ Message_id, Consumer, Reason string }
+	err := db.Get(&deadLetter, `SELECT message_id, consumer, reason FROM dead_letters`)
+	fmt.Printf("dead letter: %v %v\n", deadLetter, err)
 	blocked, waiting, err := p.queue.Count(context.Background())
 	fmt.Println("blocked keys:", blocked["packing"], "waiting messages:", waiting, err)
 	// Output:
@@ -202,7 +202,7 @@ func ExampleCommandInbox() {
 	db, _, done := kittest.ExampleDatabase()
 	defer done()
 	uow := postgres.NewUnitOfWork(db, eventstore.New(db, aggregate.Types{}), nil, time.Now)
-	uow.Doubt(time.Minute) // look for the inbox row before the handler is called
+	uow.VerifyDuplicates(time.Minute) // look for the inbox row before the handler is called
 	handle := messaging.CommandInbox(uow, "seats")(func(msg *message.Message) ([]*message.Message, error) {
 		fmt.Println("handled:", msg.UUID)
 		return nil, nil

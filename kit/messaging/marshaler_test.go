@@ -40,7 +40,7 @@ func TestHeadersAreThoseOfCloudEvents(t *testing.T) {
 }
 
 // Whatever metadata a message leaves with, it arrives with.
-func TestMetadataSurvivesTheWay(t *testing.T) {
+func TestMetadataSurvivesTheRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.StringMatching(`[a-z0-9-]{1,12}`)
 		moment := func(name string) time.Time {

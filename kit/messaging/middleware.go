@@ -47,8 +47,8 @@ const (
 	maxUnknown = 8
 )
 
-// maxHere is how long a message that waits for a lock or for an answer of the database may hold up its partition.
-const maxHere = 3 * time.Second
+// maxBlocking is how long a message that waits for a lock or for an answer of the database may hold up its partition.
+const maxBlocking = 3 * time.Second
 
 type panicked struct {
 	value any
@@ -184,8 +184,8 @@ func enlarge(at int) byte {
 	return room[-at%len(room)]
 }
 
-// inHand reports messages that are being handled. A message without a time is not reported.
-func (r *Router) inHand(next message.HandlerFunc) message.HandlerFunc {
+// inFlight reports messages that are being handled. A message without a time is not reported.
+func (r *Router) inFlight(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		if at, err := time.Parse(time.RFC3339Nano, msg.Metadata.Get(cqrs.HeaderTime)); err == nil {
 			defer r.config.InFlight(message.HandlerNameFromCtx(msg.Context()), at)()
@@ -424,7 +424,7 @@ func (o Options) retry(queue KeyQueue, msg *message.Message, next message.Handle
 			return nil, err
 		}
 		if kind == cqrs.KindUnavailable || attempt >= maxAtOnce && kind != cqrs.KindConflict || attempt >= maxConflicts || failures > 0 ||
-			kind == cqrs.KindTransient && time.Since(began) > maxHere {
+			kind == cqrs.KindTransient && time.Since(began) > maxBlocking {
 			pause := backoff(failures + 4)
 			o.Log.Warn("retry scheduled", "consumer", m.Key.Consumer, "message_id", shownID(msg), "error", err, "kind", kind.String(), "attempt", failures+1, "delay", pause)
 			later := queue.RetryAfter(msg.Context(), m, pause)

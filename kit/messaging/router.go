@@ -103,7 +103,7 @@ func NewRouter(c Config) (*Router, error) {
 	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
 	o := Options{Received: r.received, Answer: r.answer, OnFailure: c.OnFailure, Stopping: c.Stopping, Log: c.Log}
 	for _, m := range []message.HandlerMiddleware{
-		onLargeStack, r.inHand, r.formerHeaders, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,
+		onLargeStack, r.inFlight, r.formerHeaders, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,
 	} {
 		inner.AddMiddleware(r.own(m))
 	}
@@ -261,17 +261,17 @@ func (r *Router) AddProjection(p cqrs.Projection) error {
 	return r.listen(group, r.config.Prefix, p.Category, r.config.Marshaler, handlers)
 }
 
-// AddReaction has what another service says handled. Prefix is that of its topics.
-func (r *Router) AddReaction(a cqrs.EventConsumer, prefix string) error {
+// AddConsumer has what another service says handled. Prefix is that of its topics.
+func (r *Router) AddConsumer(a cqrs.EventConsumer, prefix string) error {
 	group := r.config.Prefix + ".reaction." + a.Name
 	r.external[group] = true
 	var types []aggregate.Type
 	handlers := map[reflect.Type]cqrs.Endpoint{}
-	for _, heard := range a.On {
-		types = append(types, heard.Type)
-		handlers[heard.EventHandler.Type] = r.config.Decorate(group, func(ctx context.Context, e any) (any, error) {
+	for _, on := range a.On {
+		types = append(types, on.Type)
+		handlers[on.EventHandler.Type] = r.config.Decorate(group, func(ctx context.Context, e any) (any, error) {
 			return r.config.Inbox.Handle(ctx, cqrs.Delivery{Consumer: group, Meta: cqrs.MetaFromContext(ctx)}, func(ctx context.Context) error {
-				return heard.Handle(ctx, e.(cqrs.Event))
+				return on.Handle(ctx, e.(cqrs.Event))
 			})
 		})
 	}

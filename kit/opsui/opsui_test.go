@@ -24,7 +24,7 @@ import (
 func newServer(t *testing.T) *Server {
 	t.Helper()
 	return &Server{
-		Name: "Library", Instance: "library-1", Log: slog.New(slog.DiscardHandler), Streams: &httpapi.Streams{}, Stopping: t.Context().Done(), DeadLetters: noLetters{},
+		Name: "Library", Instance: "library-1", Log: slog.New(slog.DiscardHandler), Streams: &httpapi.Streams{}, Stopping: t.Context().Done(), DeadLetters: noDeadLetters{},
 		Queries: cqrs.NewQueries([]cqrs.QueryHandler{cqrs.HandleQuery("List", func(context.Context, manager.List) ([]saga.State, error) { return nil, nil })}),
 		Watch:   func(...string) (<-chan struct{}, func()) { return nil, func() {} },
 		Wake:    func() {}, Totals: func() Totals { return Totals{} },
@@ -38,9 +38,11 @@ func newServer(t *testing.T) *Server {
 	}
 }
 
-type noLetters struct{ DeadLetters }
+type noDeadLetters struct{ DeadLetters }
 
-func (noLetters) List(context.Context, cqrs.Cursor, int) ([]cqrs.DeadLetter, error) { return nil, nil }
+func (noDeadLetters) List(context.Context, cqrs.Cursor, int) ([]cqrs.DeadLetter, error) {
+	return nil, nil
+}
 
 // serve answers one request; a body is sent as a form.
 func serve(t *testing.T, s *Server, method, path, form string) *httptest.ResponseRecorder {
@@ -79,7 +81,7 @@ func TestPagesWithoutExtension(t *testing.T) {
 }
 
 // books is an extension with a page, an action and a status that the kit has too.
-func books(lent *string) Extension {
+func library(lent *string) Extension {
 	return Extension{
 		Templates: fstest.MapFS{"books.html": {Data: []byte(`{{define "live"}}{{range .Page}}<p>{{shout .}} {{template "status" "open"}}</p>{{end}}{{end}}`)}},
 		Functions: map[string]any{"shout": strings.ToUpper},
@@ -107,7 +109,7 @@ func TestExtensionAddsPagesAndActions(t *testing.T) {
 	var lent string
 	s := func() *Server {
 		s := newServer(t)
-		s.Extension = books(&lent)
+		s.Extension = library(&lent)
 		return s
 	}
 	page := serve(t, s(), http.MethodGet, "/ui/books", "").Body.String()

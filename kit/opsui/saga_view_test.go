@@ -23,8 +23,8 @@ func TestSagaPageWithoutRegisteredDefinition(t *testing.T) {
 	courier := asked("call courier", cqrs.BranchAction)
 	courier.InsteadOf = "send book"
 	for name, c := range map[string]struct {
-		facts []any
-		shows []string
+		events []any
+		shows  []string
 	}{
 		"just begun": {[]any{begin}, []string{"reserve book", "send book", "Version 1 of this definition is not registered"}},
 		"completed": {[]any{begin, saga.StepCompleted{Step: "reserve book", CommandID: "reserve book", Next: asked("send book", cqrs.BranchAction)},
@@ -39,7 +39,7 @@ func TestSagaPageWithoutRegisteredDefinition(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var history []cqrs.Event
-			for i, f := range c.facts {
+			for i, f := range c.events {
 				history = append(history, cqrs.Event{Body: f, Meta: cqrs.Meta{Version: i + 1, Time: deadline.Add(time.Duration(i-10) * time.Second)}})
 			}
 			s := newServer(t)

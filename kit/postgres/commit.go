@@ -69,7 +69,7 @@ type committing struct {
 type groupCommit struct {
 	db        *sqlx.DB
 	groups    txn.Batcher[*committing, struct{}]
-	apart     chan struct{} // holds a token for each unit that waits apart
+	waiting   chan struct{} // holds a token for each unit that waits apart
 	begins    func() (ended func())
 	committed func([]*committing)
 
@@ -79,14 +79,14 @@ type groupCommit struct {
 
 func newGroupCommit(db *sqlx.DB, begins func() (ended func()), committed func([]*committing)) *groupCommit {
 	g := &groupCommit{
-		db: db, apart: make(chan struct{}, ownTransactions(db)), begins: begins, committed: committed, waits: map[txn.Lock]*lockWait{},
+		db: db, waiting: make(chan struct{}, ownTransactions(db)), begins: begins, committed: committed, waits: map[txn.Lock]*lockWait{},
 	}
 	g.groups.Do, g.groups.Max, g.groups.Parallel = g.commit, maxGroup, 1
 	return g
 }
 
-// join gives a unit to the next group.
-func (g *groupCommit) join(c *committing) { g.groups.Join(c) }
+// enqueue gives a unit to the next group.
+func (g *groupCommit) enqueue(c *committing) { g.groups.Enqueue(c) }
 
 // end tells the caller of a unit what became of it.
 func (c *committing) end(err error) {
@@ -115,7 +115,7 @@ func (g *groupCommit) commit(all []*committing) ([]struct{}, error) {
 		case c.ctx.Err() != nil:
 			c.end(c.ctx.Err())
 		case c.WaitsFor(here):
-			go g.joinAfterNeeds(c)
+			go g.enqueueAfterDependencies(c)
 		default:
 			here[c.Unit], ready = true, append(ready, c)
 			if c.Contended() {
@@ -127,18 +127,18 @@ func (g *groupCommit) commit(all []*committing) ([]struct{}, error) {
 	return make([]struct{}, len(all)), nil
 }
 
-// joinAfterNeeds gives a unit to a group when it is known what becomes of the units that it has seen and that are not in its group.
-func (g *groupCommit) joinAfterNeeds(c *committing) {
+// enqueueAfterDependencies gives a unit to a group when it is known what becomes of the units that it has seen and that are not in its group.
+func (g *groupCommit) enqueueAfterDependencies(c *committing) {
 	if err := c.WaitForDependencies(c.ctx); err != nil {
 		c.end(err)
 		return
 	}
-	g.join(c)
+	g.enqueue(c)
 }
 
-// maxLeaves is how many units of a group leave it one by one because of locks of one statement. Then it may be the table that is locked, and
+// maxDetached is how many units of a group leave it one by one because of locks of one statement. Then it may be the table that is locked, and
 // the others that write it leave at once.
-const maxLeaves = 8
+const maxDetached = 8
 
 // try commits units in one transaction. Left counts the units of the group that have left it, by the statement that ran into a lock.
 func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.Duration, left map[any]int) {
@@ -147,7 +147,7 @@ func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.
 	for _, c := range all {
 		if err := c.DependencyError(); err != nil {
 			c.end(err)
-		} else if !g.queuesBehind(c, c.Locks()) {
+		} else if !g.queueBehind(c, c.Locks()) {
 			units, sound = append(units, c.Unit), append(sound, c)
 		}
 	}
@@ -164,8 +164,8 @@ func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.
 		for _, c := range sound {
 			c.end(err)
 		}
-	case ok && (len(sound) == 1 || waited.Slow || left[waited.Statement()] >= maxLeaves):
-		g.leave(ctx, sound, waited, left)
+	case ok && (len(sound) == 1 || waited.Slow || left[waited.Statement()] >= maxDetached):
+		g.detachWriters(ctx, sound, waited, left)
 	case len(sound) == 1:
 		sound[0].end(err)
 	default:
@@ -192,8 +192,8 @@ func (g *groupCommit) write(ctx context.Context, all []*committing, units []*txn
 	return nil
 }
 
-// leave has the units that write a statement which waited too long leave their group, and commits the others.
-func (g *groupCommit) leave(ctx context.Context, all []*committing, waited *txn.WaitError, left map[any]int) {
+// detachWriters has the units that write a statement which waited too long leave their group, and commits the others.
+func (g *groupCommit) detachWriters(ctx context.Context, all []*committing, waited *txn.WaitError, left map[any]int) {
 	var stay []*committing
 	writers := slices.ContainsFunc(all, func(c *committing) bool { return c.Writes(waited) })
 	for _, c := range all {
@@ -202,8 +202,8 @@ func (g *groupCommit) leave(ctx context.Context, all []*committing, waited *txn.
 			continue
 		}
 		left[waited.Statement()]++
-		if !g.queuesBehind(c, c.Locks()) {
-			g.goApart(c, waited)
+		if !g.queueBehind(c, c.Locks()) {
+			g.detach(c, waited)
 		}
 	}
 	if len(stay) > 0 {
@@ -211,13 +211,13 @@ func (g *groupCommit) leave(ctx context.Context, all []*committing, waited *txn.
 	}
 }
 
-// queuesBehind has a unit wait in memory behind one that waits for one of some locks: its group would run into it again.
-func (g *groupCommit) queuesBehind(c *committing, locks []txn.Lock) bool {
+// queueBehind has a unit wait in memory behind one that waits for one of some locks: its group would run into it again.
+func (g *groupCommit) queueBehind(c *committing, locks []txn.Lock) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, l := range locks {
 		if wait := g.waits[l]; wait != nil {
-			c.Unit = c.Leave()
+			c.Unit = c.Detach()
 			wait.behind = append(wait.behind, c)
 			return true
 		}
@@ -225,16 +225,16 @@ func (g *groupCommit) queuesBehind(c *committing, locks []txn.Lock) bool {
 	return false
 }
 
-// goApart has a unit wait outside of its group.
-func (g *groupCommit) goApart(c *committing, waited *txn.WaitError) {
-	c.Unit = c.Leave()
+// detach has a unit wait outside of its group.
+func (g *groupCommit) detach(c *committing, waited *txn.WaitError) {
+	c.Unit = c.Detach()
 	go func() {
-		again, err := g.waitApart(c, waited)
+		again, err := g.waitDetached(c, waited)
 		switch {
 		case err != nil:
 			c.end(err)
 		case again:
-			g.join(c)
+			g.enqueue(c)
 		}
 	}()
 }
@@ -243,8 +243,8 @@ func (g *groupCommit) goApart(c *committing, waited *txn.WaitError) {
 // faster than a unit that holds nothing while it waits.
 const maxRejoins = 5
 
-// waitApart waits for the locks that a unit needs, and tells whether the unit joins a group again. A slow unit is committed here.
-func (g *groupCommit) waitApart(c *committing, waited *txn.WaitError) (again bool, err error) {
+// waitDetached waits for the locks that a unit needs, and tells whether the unit joins a group again. A slow unit is committed here.
+func (g *groupCommit) waitDetached(c *committing, waited *txn.WaitError) (again bool, err error) {
 	if err := c.WaitForDependencies(c.ctx); err != nil {
 		return false, err
 	}
@@ -260,8 +260,8 @@ func (g *groupCommit) waitApart(c *committing, waited *txn.WaitError) (again boo
 // holdingToken calls f when few enough units wait apart. Until then it waits as long as ctx; f gets as long as a unit may take.
 func (g *groupCommit) holdingToken(ctx context.Context, f func(ctx context.Context) error) error {
 	select {
-	case g.apart <- struct{}{}:
-		defer func() { <-g.apart }()
+	case g.waiting <- struct{}{}:
+		defer func() { <-g.waiting }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -337,7 +337,7 @@ func (g *groupCommit) register(ctx context.Context, locks []txn.Lock) (leave fun
 		g.mu.Unlock()
 		close(mine.done)
 		for _, c := range behind {
-			g.join(c)
+			g.enqueue(c)
 		}
 	}, nil
 }
@@ -382,7 +382,7 @@ func (u *UnitOfWork) submit(ctx context.Context, un *txn.Unit, session *eventsto
 		session.Submitted()
 		return c.err
 	}
-	u.commits.join(c)
+	u.commits.enqueue(c)
 	session.Submitted()
 	link.Submitted(un)
 	return c.wait(ctx)

@@ -19,7 +19,7 @@ import (
 func BenchmarkCommit(b *testing.B) {
 	for _, name := range []string{"streams", "one stream", "one worker", "beside a locked row"} {
 		b.Run(name, func(b *testing.B) {
-			w := benchWorld(b)
+			w := benchEnvironment(b)
 			ctx, cancel := context.WithCancel(context.Background())
 			var stuck, working sync.WaitGroup
 			if name == "beside a locked row" {
@@ -71,12 +71,12 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
-func benchWorld(b *testing.B) *world {
+func benchEnvironment(b *testing.B) *environment {
 	b.Helper()
 	_, dsn, done := kittest.ExampleDatabase()
 	b.Cleanup(done)
 	db, err := postgres.Open(dsn, 40)
 	require.NoError(b, err)
 	b.Cleanup(func() { _ = db.Close() })
-	return (&world{db: db}).another()
+	return (&environment{db: db}).another()
 }

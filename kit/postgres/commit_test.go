@@ -44,7 +44,7 @@ var items = &txn.Statement[item]{
 	},
 }
 
-func (w *world) withItems(t *testing.T) *world {
+func (w *environment) withItems(t *testing.T) *environment {
 	t.Helper()
 	_, err := w.db.Exec(`CREATE TABLE items (key text PRIMARY KEY, n int NOT NULL CHECK (n < 1000)); INSERT INTO items VALUES ('locked', 0)`)
 	require.NoError(t, err)
@@ -52,7 +52,7 @@ func (w *world) withItems(t *testing.T) *world {
 }
 
 // writeItem handles a message with an event of a stream of its own and an item.
-func (w *world) writeItem(ctx context.Context, id string, i item) error {
+func (w *environment) writeItem(ctx context.Context, id string, i item) error {
 	_, err := w.uow.Handle(ctx, command(id, "", ""), func(ctx context.Context) error {
 		return errors.Join(w.receiveOf(id, 1)(ctx), items.Write(ctx, i))
 	})
@@ -60,7 +60,7 @@ func (w *world) writeItem(ctx context.Context, id string, i item) error {
 }
 
 // locked begins a transaction that holds a lock until the test ends.
-func (w *world) locked(t *testing.T, statement string) *sqlx.Tx {
+func (w *environment) locked(t *testing.T, statement string) *sqlx.Tx {
 	t.Helper()
 	tx, err := w.db.BeginTxx(context.Background(), nil)
 	require.NoError(t, err)
@@ -77,22 +77,26 @@ func TestCommitGroupIsolatesABadUnit(t *testing.T) {
 	texts := badText()
 	cases := map[string]struct {
 		lock string
-		bad  func(ctx context.Context, w *world) error
+		bad  func(ctx context.Context, w *environment) error
 		want cqrs.Kind
 	}{
-		"hostile bytes": {"", func(ctx context.Context, w *world) error {
+		"hostile bytes": {"", func(ctx context.Context, w *environment) error {
 			return w.writeItem(ctx, "bad", item{key: texts["hostile bytes"]})
 		}, cqrs.KindPermanent},
-		"NUL": {"", func(ctx context.Context, w *world) error { return w.writeItem(ctx, "bad", item{key: texts["NUL"]}) }, cqrs.KindPermanent},
-		"too large": {"", func(ctx context.Context, w *world) error {
+		"NUL": {"", func(ctx context.Context, w *environment) error {
+			return w.writeItem(ctx, "bad", item{key: texts["NUL"]})
+		}, cqrs.KindPermanent},
+		"too large": {"", func(ctx context.Context, w *environment) error {
 			return w.writeItem(ctx, "bad", item{key: texts["too large"]})
 		}, cqrs.KindPermanent},
-		"constraint": {"", func(ctx context.Context, w *world) error { return w.writeItem(ctx, "bad", item{key: "bad", n: 1000}) }, cqrs.KindPermanent},
-		"panicking":  {"", func(ctx context.Context, w *world) error { return w.writeItem(ctx, "bad", item{panics: true}) }, cqrs.KindPermanent},
-		"slow": {"", func(ctx context.Context, w *world) error {
+		"constraint": {"", func(ctx context.Context, w *environment) error {
+			return w.writeItem(ctx, "bad", item{key: "bad", n: 1000})
+		}, cqrs.KindPermanent},
+		"panicking": {"", func(ctx context.Context, w *environment) error { return w.writeItem(ctx, "bad", item{panics: true}) }, cqrs.KindPermanent},
+		"slow": {"", func(ctx context.Context, w *environment) error {
 			return w.writeItem(ctx, "bad", item{key: "bad", seconds: 60})
 		}, cqrs.KindTransient},
-		"cancelled": {"", func(ctx context.Context, w *world) error {
+		"cancelled": {"", func(ctx context.Context, w *environment) error {
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
 			_, err := w.uow.Handle(ctx, command("bad", "", ""), func(ctx context.Context) error {
@@ -102,21 +106,21 @@ func TestCommitGroupIsolatesABadUnit(t *testing.T) {
 			})
 			return err
 		}, cqrs.KindShuttingDown},
-		"locked row": {`SELECT FROM items WHERE key = 'locked' FOR UPDATE`, func(ctx context.Context, w *world) error {
+		"locked row": {`SELECT FROM items WHERE key = 'locked' FOR UPDATE`, func(ctx context.Context, w *environment) error {
 			return w.writeItem(ctx, "bad", item{key: "locked", n: 1})
 		}, cqrs.KindTransient},
-		"locked inbox row": {`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'bad', 'done')`, func(ctx context.Context, w *world) error {
+		"locked inbox row": {`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'bad', 'done')`, func(ctx context.Context, w *environment) error {
 			return w.writeItem(ctx, "bad", item{key: "bad", n: 1})
 		}, cqrs.KindTransient},
 		"locked stream": {`INSERT INTO events (stream, version, position, type, schema, payload, meta, at)
-			VALUES ('inventory/bad', 1, nextval('events_position'), 'inventory.received', 1, '{"sku":"bad","quantity":1}', '{}', now())`, func(ctx context.Context, w *world) error {
+			VALUES ('inventory/bad', 1, nextval('events_position'), 'inventory.received', 1, '{"sku":"bad","quantity":1}', '{}', now())`, func(ctx context.Context, w *environment) error {
 			return w.writeItem(ctx, "bad", item{key: "bad", n: 1})
 		}, cqrs.KindTransient},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t).withItems(t)
+			w := newEnvironment(t).withItems(t)
 			if c.lock != "" {
 				w.locked(t, c.lock)
 			}
@@ -152,7 +156,7 @@ func TestCommitGroupIsolatesABadUnit(t *testing.T) {
 
 // A unit that waits for a lock succeeds when the lock is released, and what follows it in its stream too, in order and once.
 func TestCommitAfterALockIsReleased(t *testing.T) {
-	w := newWorld(t).withItems(t)
+	w := newEnvironment(t).withItems(t)
 	lock := w.locked(t, `SELECT FROM items WHERE key = 'locked' FOR UPDATE`)
 	var handling sync.WaitGroup
 	for n := range 20 {
@@ -180,7 +184,7 @@ func TestCommitAfterALockIsReleased(t *testing.T) {
 
 // While a table is locked, units that write it wait apart, in memory or with few connections; units that do not write it go on.
 func TestCommitWhileATableIsLocked(t *testing.T) {
-	w := newWorld(t).withItems(t)
+	w := newEnvironment(t).withItems(t)
 	lock := w.locked(t, `LOCK TABLE items IN ACCESS EXCLUSIVE MODE`)
 	var writing, others sync.WaitGroup
 	for n := range 100 {
@@ -214,9 +218,9 @@ func TestSmallestPoolIsNotUsedUpByUnitsThatWaitForLocks(t *testing.T) {
 	other, err := postgres.Open(dsn, 1)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = other.Close() })
-	w := (&world{db: db}).another().withItems(t)
+	w := (&environment{db: db}).another().withItems(t)
 	keys := postgres.NewIdempotency(db)
-	lock := (&world{db: other}).locked(t, `SELECT FROM items WHERE key = 'locked' FOR UPDATE`)
+	lock := (&environment{db: other}).locked(t, `SELECT FROM items WHERE key = 'locked' FOR UPDATE`)
 	var waiting, good sync.WaitGroup
 	for n := range 20 {
 		waiting.Go(func() {
@@ -255,7 +259,7 @@ func TestSmallestPoolIsNotUsedUpByUnitsThatWaitForLocks(t *testing.T) {
 // A stream that many instances want is locked by an instance that hangs: units of other such streams go on, those of a stream too that is
 // changed together with the locked one.
 func TestCommitGroupIsolatesAContendedStream(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	store := eventstore.New(w.db, inventory.Types)
 	w.stock = eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{Contended: true})
 	w.uow = postgres.NewUnitOfWork(w.db, store, w.bus, time.Now)
@@ -311,7 +315,7 @@ func TestLockTimeoutOfTheConnectionIsRestored(t *testing.T) {
 	}
 	require.Equal(t, "5s", timeout())
 
-	w := (&world{db: db}).another()
+	w := (&environment{db: db}).another()
 	require.NoError(t, w.uow.Within(t.Context(), w.receive))
 	require.Equal(t, "5s", timeout(), "after a commit group")
 

@@ -142,7 +142,7 @@ func (t lyingTx) Commit() error {
 }
 
 // Done, but reported as a time-out; or not done at all. Whoever asks again until he is told that it is done has it done once.
-func TestDoneButReportedAsATimeOut(t *testing.T) {
+func TestTimedOutCallThatTookEffect(t *testing.T) {
 	_, dsn := kittest.Database(t)
 	config, err := pgx.ParseConfig(dsn)
 	require.NoError(t, err)
@@ -153,7 +153,7 @@ func TestDoneButReportedAsATimeOut(t *testing.T) {
 	defer db.Close()
 	store := eventstore.New(db, inventory.Types)
 	b := &bus{publisher: outbox.NewPublisher(1_000_000, kittest.Insert)}
-	w := &world{db: db, bus: b, uow: postgres.NewUnitOfWork(db, store, b, time.Now)}
+	w := &environment{db: db, bus: b, uow: postgres.NewUnitOfWork(db, store, b, time.Now)}
 	w.stock = eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{Contended: true})
 	const messages = 150
 	var handling sync.WaitGroup
@@ -188,8 +188,8 @@ func TestDoneButReportedAsATimeOut(t *testing.T) {
 }
 
 // What is thrown just after a message was sent takes the message with it.
-func TestAThrowJustAfterDispatch(t *testing.T) {
-	w := newWorld(t)
+func TestPanicJustAfterDispatch(t *testing.T) {
+	w := newEnvironment(t)
 	handle := func(throw bool) {
 		defer func() { _ = recover() }()
 		_, _ = w.uow.Handle(t.Context(), command("m-1", "", ""), func(ctx context.Context) error {

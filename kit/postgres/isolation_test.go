@@ -32,10 +32,10 @@ func badText() map[string]string {
 
 // Look-ups of many callers are gathered into one query. Two clients that send an Idempotency-Key of bytes that are not UTF-8 made 956 of
 // 2,054 good requests fail; a record with such a key made 49 of 49 other messages fail. (Keys of records are bytes now: see keyqueue.)
-func TestGatheredLookUpsIsolateABadElement(t *testing.T) {
+func TestBatchedLookUpsIsolateABadElement(t *testing.T) {
 	lookUps := map[string]func(t *testing.T) func(ctx context.Context, text string) error{
 		"idempotency keys": func(t *testing.T) func(ctx context.Context, text string) error {
-			w := newWorld(t)
+			w := newEnvironment(t)
 			keys := postgres.NewIdempotency(w.db)
 			return func(ctx context.Context, text string) error {
 				return w.uow.Within(ctx, func(ctx context.Context) error {
@@ -45,22 +45,22 @@ func TestGatheredLookUpsIsolateABadElement(t *testing.T) {
 			}
 		},
 		"inbox": func(t *testing.T) func(ctx context.Context, text string) error {
-			w := newWorld(t)
+			w := newEnvironment(t)
 			return func(ctx context.Context, text string) error {
 				_, err := w.uow.Handle(ctx, command(text, text, cqrs.BranchCompensation), func(context.Context) error { return nil })
 				return err
 			}
 		},
 		"inbox, expected": func(t *testing.T) func(ctx context.Context, text string) error {
-			w := newWorld(t)
+			w := newEnvironment(t)
 			return func(ctx context.Context, text string) error {
-				w.uow.Expect(command(text, text, cqrs.BranchCompensation))
+				w.uow.Prefetch(command(text, text, cqrs.BranchCompensation))
 				_, err := w.uow.NeedsProcessing(ctx, command(text, text, cqrs.BranchCompensation))
 				return err
 			}
 		},
 		"event loads": func(t *testing.T) func(ctx context.Context, text string) error {
-			w := newWorld(t)
+			w := newEnvironment(t)
 			return func(ctx context.Context, text string) error { return w.uow.Within(ctx, w.receiveOf(text, 1)) }
 		},
 	}
@@ -114,7 +114,7 @@ func TestRetentionSweepIsolatesABadTable(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
+			w := newEnvironment(t)
 			_, err := w.db.Exec(`INSERT INTO idempotency_keys (owner, key, request, answer, created_at) VALUES ('o', 'k', '', '{}', now() - interval '2 days')`)
 			require.NoError(t, err)
 			w.locked(t, spoil)
@@ -133,7 +133,7 @@ func (f *fragile) UnmarshalJSON([]byte) error { panic("a bug in an upcaster") }
 
 // An event whose decoding panics fails the units that load its stream, and no other that reads at the same time.
 func TestEventLoadsIsolateAPanic(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	types := aggregate.Merge(inventory.Types, aggregate.TypesOf(aggregate.NewType[fragile]("fragile")))
 	store := eventstore.New(w.db, types)
 	w.stock = eventstore.NewRepository(store, inventory.Category, inventory.Rebuild, eventstore.Options{})

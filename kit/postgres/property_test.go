@@ -61,7 +61,7 @@ const (
 var errMissing = errors.New("the order has no reservation")
 
 // work is what the unit does.
-func (o *operation) work(w *world) func(ctx context.Context) error {
+func (o *operation) work(w *environment) func(ctx context.Context) error {
 	update := func(decide func(s *inventory.Stock) error) func(ctx context.Context) error {
 		return func(ctx context.Context) error { return w.stock.Update(ctx, o.sku, decide) }
 	}
@@ -145,7 +145,7 @@ func eventsOf(history []cqrs.Event) []inventory.Event {
 }
 
 // run runs the operation and notes its result; what must not happen is returned.
-func (o *operation) run(instances []*world) (wrong error) {
+func (o *operation) run(instances []*environment) (wrong error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	switch o.kind {
 	case "cancelled":
@@ -178,7 +178,7 @@ func (o *operation) run(instances []*world) (wrong error) {
 	return nil
 }
 
-func (o *operation) handle(ctx context.Context, w *world) (outcome cqrs.Outcome, err error) {
+func (o *operation) handle(ctx context.Context, w *environment) (outcome cqrs.Outcome, err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			err = value.(error)
@@ -211,12 +211,12 @@ func (o *operation) changes() bool {
 // those of a stream in order.
 func TestInstancesAgree(t *testing.T) {
 	_, dsn := kittest.Database(t)
-	var instances []*world
+	var instances []*environment
 	for range 3 {
 		db, err := postgres.Open(dsn+"&synchronous_commit=off", 20)
 		require.NoError(t, err)
 		defer db.Close() // at the end of the test
-		w := (&world{db: db}).another()
+		w := (&environment{db: db}).another()
 		w.stock = eventstore.NewRepository(w.store, inventory.Category, inventory.Rebuild, eventstore.Options{SnapshotEvery: 7, Contended: len(instances) > 0})
 		instances = append(instances, w)
 	}
@@ -239,7 +239,7 @@ func TestInstancesAgree(t *testing.T) {
 				rt.Fatal(err)
 			}
 		}
-		reserved, doubtful := map[string]bool{}, map[string]bool{}
+		reserved, unverified := map[string]bool{}, map[string]bool{}
 		for len(done) < minOperations/100+5 {
 			var round []*operation
 			for range rapid.SampledFrom([]int{1, 1, 1, 2, 3, 6}).Draw(rt, "at once") {
@@ -269,7 +269,7 @@ func TestInstancesAgree(t *testing.T) {
 				for _, other := range round {
 					concurrent = concurrent || other != o && other.changes() && other.order == o.order
 				}
-				if o.looks() && !concurrent && !doubtful[o.order] && (o.result == committed) != reserved[o.order] {
+				if o.looks() && !concurrent && !unverified[o.order] && (o.result == committed) != reserved[o.order] {
 					rt.Fatalf("%+v, but that the order has a reservation was %v; all: %s", *o, reserved[o.order], list(done))
 				}
 			}
@@ -277,7 +277,7 @@ func TestInstancesAgree(t *testing.T) {
 				switch {
 				case !o.changes() || o.result == notReserved || o.result == nothing:
 				case len(round) > 1 || o.result == unknown:
-					doubtful[o.order] = true
+					unverified[o.order] = true
 				default:
 					reserved[o.order] = o.kind == "reserve"
 				}
@@ -290,10 +290,10 @@ func TestInstancesAgree(t *testing.T) {
 						rt.Fatal(err)
 					}
 					s := inventory.Rebuild(eventsOf(history))
-					for order := range doubtful {
+					for order := range unverified {
 						if order[len(order)-1] != 't' && order[6] == fmt.Sprint(n)[0] {
 							reserved[order] = s.Reservations()[order] > 0
-							delete(doubtful, order)
+							delete(unverified, order)
 						}
 					}
 				}
@@ -347,7 +347,7 @@ func TestInstancesAgree(t *testing.T) {
 
 // auditStream checks a stream: its versions, and that its snapshot and what instances load are the fold of its events. A unit whose context
 // ended may still commit meanwhile, so the stream may grow while it is checked.
-func auditStream(rt *rapid.T, w *world, sku string) {
+func auditStream(rt *rapid.T, w *environment, sku string) {
 	load := func() []cqrs.Event {
 		history, err := w.store.History(context.Background(), inventory.Category, sku)
 		if err != nil {

@@ -45,7 +45,7 @@ func (l *sentLog) Publish(_ string, messages ...*message.Message) error {
 
 // startRelays starts a relay for each instance, and takes leases away from them at random until stop is called. Stop returns when everything
 // was relayed and the relays hold all shards again; it returns how many leases were lost.
-func startRelays(t *testing.T, dsn string, l *sentLog, instances []*world) (stop func() (lost int64)) {
+func startRelays(t *testing.T, dsn string, l *sentLog, instances []*environment) (stop func() (lost int64)) {
 	t.Helper()
 	var relays []*outbox.Relay
 	var running, chaos sync.WaitGroup
@@ -98,7 +98,7 @@ func startRelays(t *testing.T, dsn string, l *sentLog, instances []*world) (stop
 }
 
 // requireAll checks that all events of each stream came, each for the first time after those before it. It returns how many came again.
-func (l *sentLog) requireAll(t *testing.T, w *world) (again int) {
+func (l *sentLog) requireAll(t *testing.T, w *environment) (again int) {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -29,10 +29,10 @@ const twoWeeks = 14 * 24 * time.Hour
 
 // A compensation that comes after the inbox's retention finds what was done: the rows of a saga are kept until it has ended.
 func TestRetentionKeepsTheRowsOfASagaUntilItHasEnded(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	_, err := w.db.Exec(`INSERT INTO saga_instances (saga_id, definition, subject, status, started_at, version) VALUES ('saga-1', 'd', 's', 'running', now(), 1)`)
 	require.NoError(t, err)
-	handle := func(w *world, d cqrs.Delivery) cqrs.Outcome {
+	handle := func(w *environment, d cqrs.Delivery) cqrs.Outcome {
 		outcome, err := w.uow.Handle(t.Context(), d, w.receive)
 		require.NoError(t, err)
 		return outcome
@@ -46,7 +46,7 @@ func TestRetentionKeepsTheRowsOfASagaUntilItHasEnded(t *testing.T) {
 	ahead := kittest.ClockAhead(t, w.db, twoWeeks+time.Hour)
 	keep := postgres.Retention{Inbox: twoWeeks}
 	require.EqualValues(t, 1, sweep(t, ahead, keep), "only the row that belongs to no saga")
-	later := (&world{db: ahead}).another()
+	later := (&environment{db: ahead}).another()
 	require.Equal(t, cqrs.Duplicate, handle(later, command("reserve", "reserve stock", cqrs.BranchAction)))
 	require.Equal(t, cqrs.Processed, handle(later, command("release", "reserve stock", cqrs.BranchCompensation)), "not: nothing to undo")
 
@@ -58,7 +58,7 @@ func TestRetentionKeepsTheRowsOfASagaUntilItHasEnded(t *testing.T) {
 
 // One thing that cannot be swept keeps no other from it: a locked row, a locked table, rows that are held.
 func TestRetentionSweepGoesOnBesideABadElement(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	_, err := w.db.Exec(`
 		INSERT INTO saga_instances (saga_id, definition, subject, status, started_at, version) VALUES ('held', 'd', 's', 'stuck', now(), 1);
 		INSERT INTO inbox (consumer, message_id, saga_id, outcome, received_at)
@@ -79,7 +79,7 @@ func TestRetentionSweepGoesOnBesideABadElement(t *testing.T) {
 
 // A sweep that finds nothing reads next to nothing, after rows have turned over many times too.
 func TestRetentionSweepReadsFewPages(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	_, err := w.db.Exec(`ALTER TABLE inbox SET (autovacuum_enabled = off)`)
 	require.NoError(t, err)
 	for range 4 { // half of the rows are replaced by new ones, in the pages that old ones have left
@@ -107,7 +107,7 @@ func TestRetentionSweepReadsFewPages(t *testing.T) {
 
 // All instances follow the database's clock, the test clock included.
 func TestClockFollowsTheDatabase(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	clock := postgres.NewClock(kittest.ClockAhead(t, w.db, twoWeeks), time.Now, slog.New(slog.DiscardHandler))
 	require.NoError(t, clock.Sync(t.Context()))
 	require.WithinDuration(t, time.Now().Add(twoWeeks), clock.Now(), 5*time.Second)
@@ -122,7 +122,7 @@ func TestClockFollowsTheDatabase(t *testing.T) {
 // A message that was processed is delivered again, as after a crash, while its key is blocked. It is not stored behind the others: the key may
 // be blocked for longer than the inbox's retention, and the message would then be processed twice.
 func TestRetentionOfAProcessedMessageOfABlockedKey(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	queue, letters := keyqueue.New(w.db), deadletter.New(w.db)
 	received := func(id string) cqrs.Received {
 		return cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "A"}, Topic: "topic", Source: "/warehouse", ID: id, Headers: map[string]string{}}
@@ -147,7 +147,7 @@ func TestRetentionOfAProcessedMessageOfABlockedKey(t *testing.T) {
 	ahead := kittest.ClockAhead(t, w.db, twoWeeks+time.Hour)
 	sweep(t, ahead, postgres.Retention{Inbox: twoWeeks})
 	require.NoError(t, letters.Replay(t.Context(), letter))
-	later := (&world{db: ahead}).another()
+	later := (&environment{db: ahead}).another()
 	for _, id := range kittest.Column(t, w.db.DB, `SELECT convert_from(message_id, 'UTF8') FROM waiting_messages ORDER BY id`) {
 		_, err := later.uow.Handle(t.Context(), delivery(id), later.receive)
 		require.NoError(t, err)
@@ -157,7 +157,7 @@ func TestRetentionOfAProcessedMessageOfABlockedKey(t *testing.T) {
 
 // A message that was processed blocks no key, although an instance that had it too could not handle it.
 func TestRetryOfAProcessedMessageBlocksNoKey(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	_, err := w.uow.Handle(t.Context(), command("1", "", ""), w.receive)
 	require.NoError(t, err)
 	m := cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "A"}, Topic: "topic", ID: "1", Headers: map[string]string{}}

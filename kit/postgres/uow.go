@@ -31,13 +31,13 @@ type EventBus interface {
 // UnitOfWork is one message's inbox row, the aggregates that it loads and changes, and the messages that come of it, all or none. Units
 // that end at the same time are committed in one transaction, each failing alone. It implements cqrs.UnitOfWork and cqrs.Inbox.
 type UnitOfWork struct {
-	db      *sqlx.DB
-	store   *eventstore.Store
-	inbox   *inbox.Inbox
-	bus     EventBus
-	clock   cqrs.Clock
-	commits *groupCommit
-	alone   chan struct{} // holds a token for each unit with a transaction of its own
+	db              *sqlx.DB
+	store           *eventstore.Store
+	inbox           *inbox.Inbox
+	bus             EventBus
+	clock           cqrs.Clock
+	commits         *groupCommit
+	ownTransactions chan struct{} // holds a token for each unit with a transaction of its own
 
 	// Committing is told that a commit begins; done is called afterwards. Optional.
 	Committing func() (done func())
@@ -54,7 +54,7 @@ func NewUnitOfWork(db *sqlx.DB, store *eventstore.Store, bus EventBus, clock cqr
 	u := &UnitOfWork{db: db, store: store, inbox: inbox.New(db), bus: bus, clock: clock}
 	u.Committing, u.OnCommit = func() func() { return func() {} }, func([]cqrs.Event, []*outbox.Message) {}
 	u.commits = newGroupCommit(db, func() func() { return u.Committing() }, u.committed)
-	u.alone = make(chan struct{}, ownTransactions(db))
+	u.ownTransactions = make(chan struct{}, ownTransactions(db))
 	return u
 }
 
@@ -79,7 +79,7 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 		return work(ctx)
 	}
 	for attempt := 1; ; attempt++ {
-		err := u.once(ctx, work, attempt > maxTogetherAttempts)
+		err := u.once(ctx, work, attempt > maxGroupAttempts)
 		if out, ok := errors.AsType[*lockedOutError](err); ok {
 			err = u.commits.wait(ctx, out)
 		}
@@ -94,9 +94,9 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 	}
 }
 
-// maxTogetherAttempts is how often a unit is tried together with others. One that was too late each time gets a transaction of its
+// maxGroupAttempts is how often a unit is tried together with others. One that was too late each time gets a transaction of its
 // own, in which it locks what many want before it reads it.
-const maxTogetherAttempts = 3
+const maxGroupAttempts = 3
 
 func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) error, alone bool) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
@@ -107,7 +107,7 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 		if err := u.begin(inner); err != nil {
 			return err
 		}
-		defer func() { <-u.alone }()
+		defer func() { <-u.ownTransactions }()
 		defer un.Close()
 	}
 	inner, session := u.store.WithSession(inner, un, u.clock)
@@ -116,7 +116,7 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 		if waited, ok := errors.AsType[*txn.WaitError](err); ok && un.Pending() {
 			session.Discard()
 			un.Close() // it holds locks that other units want
-			err = &lockedOutError{waited, un.Leave()}
+			err = &lockedOutError{waited, un.Detach()}
 		}
 	}()
 	inner = context.WithValue(inner, unitKey{}, &unit{Unit: un, session: session})
@@ -185,12 +185,12 @@ func (u *UnitOfWork) begin(ctx context.Context) error {
 		}
 	}
 	select {
-	case u.alone <- struct{}{}:
+	case u.ownTransactions <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	if _, err := txn.FromContext(ctx); err != nil {
-		<-u.alone
+		<-u.ownTransactions
 		return err
 	}
 	return nil
@@ -205,27 +205,27 @@ func (u *UnitOfWork) NeedsProcessing(ctx context.Context, d cqrs.Delivery) (bool
 	return outcome == cqrs.Processed, err
 }
 
-// Expect has a delivery looked up that waits for others of its key.
-func (u *UnitOfWork) Expect(d cqrs.Delivery) { u.inbox.Expect(d.Consumer, d.InboxMeta()) }
+// Prefetch has a delivery looked up that waits for others of its key.
+func (u *UnitOfWork) Prefetch(d cqrs.Delivery) { u.inbox.Prefetch(d.Consumer, d.InboxMeta()) }
 
 // Handle implements cqrs.Inbox. Nearly every message is new: it is handled without looking whether it is, and its claim, which is committed
 // with what comes of it, fails if it is not. Then, or if anything else goes wrong, it is handled again after a look.
 func (u *UnitOfWork) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx context.Context) error) (outcome cqrs.Outcome, err error) {
-	trust := u.inbox.Trusts(d.InboxMeta())
+	optimistic := u.inbox.Optimistic(d.InboxMeta())
 	err = u.Within(cqrs.WithMeta(ctx, d.Meta), func(ctx context.Context) error {
-		trusted := trust
-		trust = false // next time
-		outcome, err = cqrs.Receive(ctx, inboxUnit{u.inbox, u.bus, trusted}, d, u.clock(), func(ctx context.Context) (err error) {
-			if !trusted {
+		optimisticNow := optimistic
+		optimistic = false // next time
+		outcome, err = cqrs.Receive(ctx, inboxUnit{u.inbox, u.bus, optimisticNow}, d, u.clock(), func(ctx context.Context) (err error) {
+			if !optimisticNow {
 				return work(ctx)
 			}
 			defer func() {
 				if value := recover(); value != nil {
-					err = fmt.Errorf("%w: panic: %v", errDoubtful, value) // if it is new it comes again, with its stack
+					err = fmt.Errorf("%w: panic: %v", errUnverified, value) // if it is new it comes again, with its stack
 				}
 			}()
 			if err = work(ctx); err != nil && ctx.Err() == nil {
-				err = fmt.Errorf("%w: %w", errDoubtful, err)
+				err = fmt.Errorf("%w: %w", errUnverified, err)
 			}
 			return err
 		})
@@ -234,26 +234,26 @@ func (u *UnitOfWork) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx 
 	return outcome, err
 }
 
-// Doubt has every message looked up before it is handled, for some time from now on and for as long again whenever one came that was not
+// VerifyDuplicates has every message looked up before it is handled, for some time from now on and for as long again whenever one came that was not
 // new. Without it that is 10 s, from the first such message on.
-func (u *UnitOfWork) Doubt(d time.Duration) {
-	u.inbox.DoubtFor = d
-	u.inbox.Doubt()
+func (u *UnitOfWork) VerifyDuplicates(d time.Duration) {
+	u.inbox.VerifyFor = d
+	u.inbox.VerifyDuplicates()
 }
 
-// errDoubtful says that a message came to nothing that was taken for new. It may not be.
-var errDoubtful = fmt.Errorf("not looked up: %w", cqrs.ErrConflict)
+// errUnverified says that a message came to nothing that was taken for new. It may not be.
+var errUnverified = fmt.Errorf("not looked up: %w", cqrs.ErrConflict)
 
 // inboxUnit implements cqrs.InboxUnit on the unit of work of the context.
 type inboxUnit struct {
-	inbox *inbox.Inbox
-	bus   EventBus
-	trust bool // the message is new
+	inbox      *inbox.Inbox
+	bus        EventBus
+	optimistic bool // the message is new
 }
 
 func (u inboxUnit) TryInsert(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
 	outcome, err := cqrs.Processed, error(nil)
-	if u.trust {
+	if u.optimistic {
 		err = inbox.TryInsert(ctx, consumer, m)
 	} else {
 		outcome, err = u.inbox.TryInsert(ctx, consumer, m)

@@ -48,7 +48,7 @@ func (b *bus) Publish(ctx context.Context, e any) error {
 	return b.publisher.Publish("events", msg)
 }
 
-type world struct {
+type environment struct {
 	db    *sqlx.DB
 	uow   *postgres.UnitOfWork
 	store *eventstore.Store
@@ -57,16 +57,16 @@ type world struct {
 	now   time.Time
 }
 
-func newWorld(t *testing.T) *world {
+func newEnvironment(t *testing.T) *environment {
 	t.Helper()
 	db, _ := kittest.Database(t)
-	return (&world{db: db}).another()
+	return (&environment{db: db}).another()
 }
 
 // another is an instance on the same database.
-func (w *world) another() *world {
+func (w *environment) another() *environment {
 	db := w.db
-	w = &world{db: db, bus: &bus{publisher: outbox.NewPublisher(1_000_000, kittest.Insert)}, now: time.Now()}
+	w = &environment{db: db, bus: &bus{publisher: outbox.NewPublisher(1_000_000, kittest.Insert)}, now: time.Now()}
 	w.store = eventstore.New(db, inventory.Types)
 	w.stock = eventstore.NewRepository(w.store, inventory.Category, inventory.Rebuild, eventstore.Options{})
 	w.uow = postgres.NewUnitOfWork(db, w.store, w.bus, func() time.Time { return w.now })
@@ -74,22 +74,22 @@ func (w *world) another() *world {
 }
 
 // snapshots is another instance on the same database, which saves a snapshot every so many events.
-func (w *world) snapshots(every int) *world {
+func (w *environment) snapshots(every int) *environment {
 	w = w.another()
 	w.stock = eventstore.NewRepository(w.store, inventory.Category, inventory.Rebuild, eventstore.Options{SnapshotEvery: every})
 	return w
 }
 
-func (w *world) doubting(d time.Duration) *world {
-	w.uow.Doubt(d)
+func (w *environment) verifyDuplicates(d time.Duration) *environment {
+	w.uow.VerifyDuplicates(d)
 	return w
 }
 
-func (w *world) receive(ctx context.Context) error {
+func (w *environment) receive(ctx context.Context) error {
 	return w.stock.Update(ctx, "A", func(s *inventory.Stock) error { return s.Receive("A", 1) })
 }
 
-func (w *world) onHand(t *testing.T) int64 {
+func (w *environment) onHand(t *testing.T) int64 {
 	t.Helper()
 	s, err := w.stock.Load(t.Context(), "A")
 	if errors.Is(err, cqrs.ErrNotFound) {
@@ -99,7 +99,7 @@ func (w *world) onHand(t *testing.T) int64 {
 	return s.OnHand()
 }
 
-func (w *world) count(t *testing.T, query string) (n int) {
+func (w *environment) count(t *testing.T, query string) (n int) {
 	t.Helper()
 	require.NoError(t, w.db.Get(&n, query))
 	return n
@@ -113,8 +113,8 @@ func command(id, step string, branch cqrs.Branch) cqrs.Delivery {
 	return cqrs.Delivery{Consumer: "c", Meta: m, Command: true, Category: inventory.Category, Key: "A"}
 }
 
-func TestARepeatedMessageChangesNothing(t *testing.T) {
-	w := newWorld(t)
+func TestDuplicateMessageChangesNothing(t *testing.T) {
+	w := newEnvironment(t)
 	var handling sync.WaitGroup
 	var done, repeated atomic.Int32
 	for range 10 {
@@ -141,8 +141,8 @@ func TestARepeatedMessageChangesNothing(t *testing.T) {
 }
 
 // What panics because it is not new is only repeated; what panics although it is panics to whoever makes dead letters.
-func TestAPanicIsLookedUp(t *testing.T) {
-	w := newWorld(t)
+func TestPanicOfADuplicateIsVerified(t *testing.T) {
+	w := newEnvironment(t)
 	received := false
 	once := func(ctx context.Context) error {
 		if received {
@@ -156,15 +156,15 @@ func TestAPanicIsLookedUp(t *testing.T) {
 		require.Equal(t, want, outcome)
 		received = true
 	}
-	w = newWorld(t)
+	w = newEnvironment(t)
 	require.PanicsWithValue(t, "always", func() {
 		_, _ = w.uow.Handle(t.Context(), command("two", "", ""), func(context.Context) error { panic("always") })
 	})
 	require.Zero(t, w.count(t, `SELECT count(*) FROM inbox`))
 }
 
-func TestAConflictBeginsAgainFromTheLoad(t *testing.T) {
-	w := newWorld(t)
+func TestConflictRetriesFromTheLoad(t *testing.T) {
+	w := newEnvironment(t)
 	other := w.another()
 	attempts := 0
 	_, err := w.uow.Handle(t.Context(), command("m-1", "", ""), func(ctx context.Context) error {
@@ -181,8 +181,8 @@ func TestAConflictBeginsAgainFromTheLoad(t *testing.T) {
 	require.Equal(t, int64(3), w.onHand(t))
 }
 
-func TestAFailureLeavesNothing(t *testing.T) {
-	w := newWorld(t)
+func TestFailedUnitWritesNothing(t *testing.T) {
+	w := newEnvironment(t)
 	failure := errors.New("no")
 	_, err := w.uow.Handle(t.Context(), command("m-1", "", ""), func(ctx context.Context) error {
 		return errors.Join(w.receive(ctx), failure)
@@ -192,7 +192,7 @@ func TestAFailureLeavesNothing(t *testing.T) {
 }
 
 func TestARefusalIsTheAnswer(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	outcome, err := w.uow.Handle(t.Context(), command("m-1", "reserve", cqrs.BranchAction), func(ctx context.Context) error {
 		return errors.Join(w.receive(ctx), fmt.Errorf("commit: %w", inventory.ErrNotReserved))
 	})
@@ -215,9 +215,9 @@ func TestARefusalIsTheAnswer(t *testing.T) {
 
 // A command that is handled without an event is answered, or its step would wait until its deadline. An event is answer enough, and a
 // command that no saga sent needs none.
-func TestACommandWithoutAnEventIsAnswered(t *testing.T) {
-	whetherLookedUpOrNot(t, func(t *testing.T, doubt time.Duration) {
-		w := newWorld(t).doubting(doubt)
+func TestCommandWithoutAnEventIsAnswered(t *testing.T) {
+	optimisticAndVerified(t, func(t *testing.T, verify time.Duration) {
+		w := newEnvironment(t).verifyDuplicates(verify)
 		nothing := func(context.Context) error { return nil }
 		for _, d := range []cqrs.Delivery{command("m-1", "reserve", cqrs.BranchAction), command("m-1", "reserve", cqrs.BranchAction)} { // the second is repeated
 			_, err := w.uow.Handle(t.Context(), d, nothing)
@@ -241,7 +241,7 @@ func TestACommandWithoutAnEventIsAnswered(t *testing.T) {
 
 // A refusal that no saga waits for is returned, so that it becomes a dead letter; nothing is left of the delivery, and a replay is handled.
 func TestARefusalWithoutASagaIsReturned(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	_, err := w.uow.Handle(t.Context(), command("m-1", "", ""), func(ctx context.Context) error {
 		return errors.Join(w.receive(ctx), inventory.ErrNotReserved)
 	})
@@ -256,7 +256,7 @@ func TestARefusalWithoutASagaIsReturned(t *testing.T) {
 
 // Processed once means per source and id: two services may use the same id.
 func TestOneIDOfTwoSources(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	for _, source := range []string{"", "/warehouse", "/depot", "/depot"} {
 		_, err := w.uow.Handle(t.Context(), cqrs.Delivery{Consumer: "c", Meta: cqrs.Meta{ID: "1", Source: source}}, w.receive)
 		require.NoError(t, err)
@@ -265,7 +265,7 @@ func TestOneIDOfTwoSources(t *testing.T) {
 }
 
 func TestExpiredCommandsHaveNoEffect(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	late := command("m-1", "reserve", cqrs.BranchAction)
 	late.Meta.ExpiresAt = w.now.Add(-time.Millisecond)
 	worthwhile, err := w.uow.NeedsProcessing(t.Context(), late)
@@ -280,23 +280,23 @@ func TestExpiredCommandsHaveNoEffect(t *testing.T) {
 	require.EqualValues(t, "done", outcome, "it bars no later attempt")
 }
 
-func TestBarrier(t *testing.T) { whetherLookedUpOrNot(t, testBarrier) }
+func TestBarrier(t *testing.T) { optimisticAndVerified(t, testBarrier) }
 
 // whetherLookedUpOrNot has messages taken for new, and looked up before.
-func whetherLookedUpOrNot(t *testing.T, test func(t *testing.T, doubt time.Duration)) {
+func optimisticAndVerified(t *testing.T, test func(t *testing.T, verify time.Duration)) {
 	t.Run("taken for new", func(t *testing.T) { test(t, 0) })
 	t.Run("looked up", func(t *testing.T) { test(t, time.Hour) })
 }
 
-func testBarrier(t *testing.T, doubt time.Duration) {
-	newWorld := func(t *testing.T) *world { return newWorld(t).doubting(doubt) }
-	handle := func(w *world, id string, branch cqrs.Branch) string {
+func testBarrier(t *testing.T, verify time.Duration) {
+	newEnvironment := func(t *testing.T) *environment { return newEnvironment(t).verifyDuplicates(verify) }
+	handle := func(w *environment, id string, branch cqrs.Branch) string {
 		outcome, err := w.uow.Handle(t.Context(), command(id, "reserve", branch), w.receive)
 		require.NoError(t, err)
 		return string(outcome)
 	}
 	t.Run("action, then compensation", func(t *testing.T) {
-		w := newWorld(t)
+		w := newEnvironment(t)
 		require.Equal(t, "done", handle(w, "do-1", cqrs.BranchAction))
 		require.Equal(t, "repeated", handle(w, "do-2", cqrs.BranchAction), "asked again: it is done and answered")
 		require.Equal(t, "done", handle(w, "undo-1", cqrs.BranchCompensation))
@@ -304,7 +304,7 @@ func testBarrier(t *testing.T, doubt time.Duration) {
 		require.Equal(t, int64(2), w.onHand(t))
 	})
 	t.Run("compensation without its action, then the action", func(t *testing.T) {
-		w := newWorld(t)
+		w := newEnvironment(t)
 		require.Equal(t, "nothing to undo", handle(w, "undo-1", cqrs.BranchCompensation))
 		require.Equal(t, saga.NothingToCompensate{}, w.bus.published[0].Body)
 		require.Equal(t, "barred", handle(w, "do-1", cqrs.BranchAction))
@@ -317,7 +317,7 @@ func testBarrier(t *testing.T, doubt time.Duration) {
 		require.False(t, worthwhile, "nobody outside is asked for it")
 	})
 	t.Run("who asks outside is undone even if nothing was recorded", func(t *testing.T) {
-		w := newWorld(t)
+		w := newEnvironment(t)
 		undo := command("undo-1", "reserve", cqrs.BranchCompensation)
 		undo.Asked = true
 		handled := false
@@ -328,7 +328,7 @@ func testBarrier(t *testing.T, doubt time.Duration) {
 		require.Equal(t, "barred", handle(w, "do-1", cqrs.BranchAction))
 	})
 	t.Run("events are not commands", func(t *testing.T) {
-		w := newWorld(t)
+		w := newEnvironment(t)
 		for _, id := range []string{"e-1", "e-2"} { // two lines of one reservation
 			event := command(id, "reserve", cqrs.BranchAction)
 			event.Command = false
@@ -341,10 +341,10 @@ func testBarrier(t *testing.T, doubt time.Duration) {
 
 // Actions and compensations of a step in any order, repeated and at the same time: the action takes effect at most once and
 // never after its compensation, and the compensation takes effect only if the action did.
-func TestBarrierProperties(t *testing.T) { whetherLookedUpOrNot(t, testBarrierProperties) }
+func TestBarrierProperties(t *testing.T) { optimisticAndVerified(t, testBarrierProperties) }
 
-func testBarrierProperties(t *testing.T, doubt time.Duration) {
-	w := newWorld(t).doubting(doubt)
+func testBarrierProperties(t *testing.T, verify time.Duration) {
+	w := newEnvironment(t).verifyDuplicates(verify)
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		n++
@@ -381,12 +381,12 @@ func testBarrierProperties(t *testing.T, doubt time.Duration) {
 }
 
 // The simulation's inbox, which is a model of the table, decides as the table does.
-func TestTheSimulationsInboxIsThisOne(t *testing.T) {
-	whetherLookedUpOrNot(t, testTheSimulationsInboxIsThisOne)
+func TestSimulatedInboxMatchesPostgres(t *testing.T) {
+	optimisticAndVerified(t, testSimulatedInboxMatchesPostgres)
 }
 
-func testTheSimulationsInboxIsThisOne(t *testing.T, doubt time.Duration) {
-	w := newWorld(t).doubting(doubt)
+func testSimulatedInboxMatchesPostgres(t *testing.T, verify time.Duration) {
+	w := newEnvironment(t).verifyDuplicates(verify)
 	effects := func() int { return w.count(t, `SELECT count(*) FROM outbox WHERE topic = 'effects'`) }
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -431,8 +431,8 @@ func testTheSimulationsInboxIsThisOne(t *testing.T, doubt time.Duration) {
 	})
 }
 
-func TestTheJanitorKeepsWhatIsStillNeeded(t *testing.T) {
-	w := newWorld(t)
+func TestRetentionKeepsRowsInUse(t *testing.T) {
+	w := newEnvironment(t)
 	_, err := w.db.Exec(`
 		INSERT INTO inbox (consumer, message_id, outcome, received_at)
 		SELECT 'c', n::text, 'done', now() - CASE WHEN n <= 2500 THEN interval '25 hours' ELSE interval '23 hours' END FROM generate_series(1, 2600) n;
@@ -459,7 +459,7 @@ func TestTheJanitorKeepsWhatIsStillNeeded(t *testing.T) {
 }
 
 func TestTheDatabasesTimeCounts(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	for _, wrong := range []time.Duration{0, 5 * time.Minute, -5 * time.Minute} {
 		clock := postgres.NewClock(w.db, func() time.Time { return time.Now().Add(wrong) }, slog.New(slog.DiscardHandler))
 		require.NoError(t, clock.Sync(t.Context()))
@@ -468,7 +468,7 @@ func TestTheDatabasesTimeCounts(t *testing.T) {
 }
 
 func TestIdempotencyKeyIsTakenOnce(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	keys := postgres.NewIdempotency(w.db)
 	key := cqrs.IdempotencyKey{Owner: "guest", Scope: "POST /v1/things", Key: "k"}
 	once := func(key cqrs.IdempotencyKey, request string) (earlier *cqrs.StoredResponse, err error) {

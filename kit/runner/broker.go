@@ -69,7 +69,7 @@ func (s *Instance) ensureTopics(ctx context.Context) bool {
 		}
 		if err == nil {
 			s.limit.Store(int64(limit))
-			if _, err := s.broker.Ensure(ctx, s.core.othersTopics); err != nil {
+			if _, err := s.broker.Ensure(ctx, s.core.externalTopics); err != nil {
 				s.log.Warn("cannot make topics of other services, which may not have been started yet; they are waited for", "error", err)
 			}
 			return true
@@ -119,7 +119,7 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 	s.relay = outbox.NewRelay(s.db, func() outbox.Sender { return guarded{senders(), guard, down} }, s.log, outbox.Options{
 		DSN: s.DSN, Host: s.host, Since: s.since, Refused: s.broker.Refused, TopicFault: s.broker.TopicFault, Repair: s.repairTopic,
 		OnRelayed: s.telemetry.Relayed,
-		OnParked:  func(string, string, error) { s.telemetry.Failed("relay", "dead") },
+		OnBlocked: func(string, string, error) { s.telemetry.Failed("relay", "dead") },
 	})
 	others := func() {
 		if !s.relay.HoldsAll() {

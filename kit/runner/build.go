@@ -22,25 +22,25 @@ import (
 
 // core is what every role stands on.
 type core struct {
-	store        *eventstore.Store
-	uow          *postgres.UnitOfWork
-	projecting   *postgres.UnitOfWork // of projections, which are committed apart from what makes the events
-	marshaler    messaging.Marshaler
-	publisher    outbox.Publisher
-	handlers     []cqrs.Handler
-	commands     *messaging.Commands
-	manager      *manager.Manager
-	events       *wcqrs.EventBus
-	reactions    []cqrs.EventConsumer
-	asyncAPI     []byte
-	sagas        []*saga.Saga
-	queries      *cqrs.Queries
-	keyQueue     *keyqueue.Queue
-	topics       []string
-	othersTopics []string                // topics of other services
-	heardTopics  []string                // those of them that are consumed
-	wake         func()                  // the relay, here or elsewhere
-	offer        func([]*outbox.Message) // what was committed to the relay, here or elsewhere
+	store          *eventstore.Store
+	uow            *postgres.UnitOfWork
+	projecting     *postgres.UnitOfWork // of projections, which are committed apart from what makes the events
+	marshaler      messaging.Marshaler
+	publisher      outbox.Publisher
+	handlers       []cqrs.Handler
+	commands       *messaging.Commands
+	manager        *manager.Manager
+	events         *wcqrs.EventBus
+	consumers      []cqrs.EventConsumer
+	asyncAPI       []byte
+	sagas          []*saga.Saga
+	queries        *cqrs.Queries
+	keyQueue       *keyqueue.Queue
+	topics         []string
+	externalTopics []string                // topics of other services
+	consumedTopics []string                // those of them that are consumed
+	wake           func()                  // the relay, here or elsewhere
+	offer          func([]*outbox.Message) // what was committed to the relay, here or elsewhere
 }
 
 // build makes the core. It checks the sagas and starts nothing.
@@ -48,27 +48,27 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 	c := &s.core
 	c.wake, c.offer = func() {}, func([]*outbox.Message) {}
 	c.sagas = s.def.Sagas
-	var facts, all []aggregate.Types
+	var sagaEvents, all []aggregate.Types
 	var categories []string
 	for category, types := range s.def.types() {
-		facts, categories = append(facts, types), append(categories, category)
+		sagaEvents, categories = append(sagaEvents, types), append(categories, category)
 	}
 	c.keyQueue = keyqueue.New(s.db)
-	c.store = s.def.EventStore(s.db, aggregate.Merge(facts...))
+	c.store = s.def.EventStore(s.db, aggregate.Merge(sagaEvents...))
 	c.store.LimitCache(int64(memoryFor(160<<20, cacheShare, 1<<20)))
 	sagaRows := readmodel.NewSagas(s.db)
 	c.manager = &manager.Manager{Sagas: c.sagas, Streams: c.store, Rows: measured{sagaRows, s.telemetry.SagaEnded}, Commands: s.kit.Commands(), Timers: timers{}, Clock: s.clock, Open: s.open}
 	c.handlers = append(s.def.commands(&s.kit), c.manager.Handlers()...)
 	for _, n := range s.def.External {
 		c.handlers = append(c.handlers, n.Handlers()...)
-		prefix := s.config.Others[n.Service]
-		c.othersTopics = append(c.othersTopics, messaging.CommandTopic(prefix, n.Category), messaging.EventTopic(prefix, n.Category))
-		c.heardTopics = append(c.heardTopics, messaging.EventTopic(prefix, n.Category))
+		prefix := s.config.ExternalPrefixes[n.Service]
+		c.externalTopics = append(c.externalTopics, messaging.CommandTopic(prefix, n.Category), messaging.EventTopic(prefix, n.Category))
+		c.consumedTopics = append(c.consumedTopics, messaging.EventTopic(prefix, n.Category))
 	}
 	if err := s.def.checkSagas(c.handlers); err != nil {
 		return err
 	}
-	all = append(all, facts...)
+	all = append(all, sagaEvents...)
 	all = append(all, saga.Answers)
 	for _, h := range c.handlers {
 		all = append(all, aggregate.TypesOf(h.Type))
@@ -88,20 +88,20 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 		s.watch.Committed(events)
 	}
 	c.projecting = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock)
-	if c.commands, err = messaging.NewCommands(s.config.TopicPrefix, s.config.Others, c.publisher, c.marshaler, c.uow, s.clock, s.watermill); err != nil {
+	if c.commands, err = messaging.NewCommands(s.config.TopicPrefix, s.config.ExternalPrefixes, c.publisher, c.marshaler, c.uow, s.clock, s.watermill); err != nil {
 		return err
 	}
 	c.commands.Register(c.handlers)
-	questions := append(s.def.queries(&s.kit), manager.Queries(c.store, sagaRows)...)
-	c.queries = cqrs.NewQueries(questions, s.telemetry.Decorator("query"))
-	c.reactions = s.def.consumers(&s.kit)
+	queries := append(s.def.queries(&s.kit), manager.Queries(c.store, sagaRows)...)
+	c.queries = cqrs.NewQueries(queries, s.telemetry.Decorator("query"))
+	c.consumers = s.def.consumers(&s.kit)
 	if c.asyncAPI, err = s.def.asyncAPI(s.config, c.handlers); err != nil {
 		return err
 	}
 	c.topics = messaging.Topics(s.config.TopicPrefix, c.handlers, categories...)
-	for _, r := range c.reactions {
-		c.othersTopics = append(c.othersTopics, messaging.EventTopic(s.config.Others[r.From], r.Category))
-		c.heardTopics = append(c.heardTopics, messaging.EventTopic(s.config.Others[r.From], r.Category))
+	for _, r := range c.consumers {
+		c.externalTopics = append(c.externalTopics, messaging.EventTopic(s.config.ExternalPrefixes[r.From], r.Category))
+		c.consumedTopics = append(c.consumedTopics, messaging.EventTopic(s.config.ExternalPrefixes[r.From], r.Category))
 	}
 	if s.def.Seed != nil && s.postgres != nil && s.postgres.Fresh {
 		return s.def.Seed(context.Background(), &s.kit)

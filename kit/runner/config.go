@@ -41,7 +41,7 @@ type Config struct {
 	InstanceID       string
 	LoadDistribution LoadDistribution
 	TopicPrefix      string
-	Others           map[string]string // the prefixes of other services' topics, by the services
+	ExternalPrefixes map[string]string // the prefixes of other services' topics, by the services
 	Retention        postgres.Retention
 	MaxMessage       int
 	DataDir          string
@@ -151,7 +151,7 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 		InstanceID:       s.Text("INSTANCE_ID", ""),
 		LoadDistribution: LoadDistribution(s.Text("LOAD_DISTRIBUTION", string(OverHosts))),
 		TopicPrefix:      s.Topics("TOPIC_PREFIX", d.Name),
-		Others:           map[string]string{},
+		ExternalPrefixes: map[string]string{},
 		Retention: postgres.Retention{
 			Inbox: s.Duration("INBOX_RETENTION", 14*24*time.Hour), Idempotency: s.Duration("IDEMPOTENCY_RETENTION", 7*24*time.Hour),
 			Dropped: s.Duration("DROPPED_RETENTION", 90*24*time.Hour), Topics: s.Duration("TOPIC_RETENTION", 7*24*time.Hour),
@@ -187,7 +187,7 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 		}
 	}
 	for _, n := range d.External {
-		c.Others[n.Service] = s.Topics(strings.ToUpper(n.Service)+"_TOPICS", n.Service)
+		c.ExternalPrefixes[n.Service] = s.Topics(strings.ToUpper(n.Service)+"_TOPICS", n.Service)
 	}
 	switch {
 	case c.Broker != InKafka && c.Broker != InPostgres:
@@ -205,7 +205,7 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 		}
 	}
 	for _, r := range d.consumers(&Kit{}) {
-		c.Others[r.From] = s.Topics(strings.ToUpper(r.From)+"_TOPICS", r.From)
+		c.ExternalPrefixes[r.From] = s.Topics(strings.ToUpper(r.From)+"_TOPICS", r.From)
 	}
 	c.Traces = s.traces()
 	s.checkAuth(&c)

@@ -75,7 +75,7 @@ type Instance struct {
 	workerOK  atomic.Pointer[string] // what the worker waits for; nil if it works
 
 	stopping chan struct{}
-	stops    []func(context.Context) error // last started, first stopped
+	cleanups []func(context.Context) error // last started, first stopped
 	stopOnce sync.Once
 	stopErr  error
 	failed   chan error
@@ -83,7 +83,7 @@ type Instance struct {
 
 // Start builds and starts an instance of a service. Say receives what a person at a terminal wants to know meanwhile. What was started
 // is stopped again if something fails.
-func Start(ctx context.Context, d *Service, c Config, log *slog.Logger, say func(string)) (*Instance, error) {
+func Start(ctx context.Context, d *Service, c Config, log *slog.Logger, logf func(string)) (*Instance, error) {
 	s := &Instance{
 		def: d, config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, brokerClock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
 		guards:   map[string]*breaker.Breaker{},
@@ -97,7 +97,7 @@ func Start(ctx context.Context, d *Service, c Config, log *slog.Logger, say func
 		return nil, err
 	}
 	for _, step := range []func(context.Context, func(string)) error{s.startTraces, s.startAuth, s.lockEmbedded, s.startStorage, s.startBroker, s.prepare, s.build, s.startRelay, s.startWorker, s.serve(listeners)} {
-		if err := step(ctx, say); err != nil {
+		if err := step(ctx, logf); err != nil {
 			closeAll(listeners) // nobody was served
 			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 			defer cancel()
@@ -180,7 +180,7 @@ func (s *Instance) prepare(ctx context.Context, _ func(string)) error {
 	return s.def.Prepare(ctx, &s.kit)
 }
 
-func (s *Instance) onStop(f func(context.Context) error) { s.stops = append(s.stops, f) }
+func (s *Instance) onStop(f func(context.Context) error) { s.cleanups = append(s.cleanups, f) }
 
 // Failed tells of a part that ended although nobody stopped it.
 func (s *Instance) Failed() <-chan error { return s.failed }
@@ -194,7 +194,7 @@ const stopGrace = 2 * time.Second
 func (s *Instance) Stop(ctx context.Context) error {
 	s.stopOnce.Do(func() {
 		close(s.stopping)
-		for _, stop := range slices.Backward(s.stops) {
+		for _, stop := range slices.Backward(s.cleanups) {
 			s.stopErr = errors.Join(s.stopErr, stopPart(ctx, stop))
 		}
 	})

@@ -51,7 +51,7 @@ func (p *Program) listProjections(ctx context.Context) error {
 }
 
 // rebuild builds a read model anew from the event store, of a service that runs or of one that does not.
-func (p *Program) rebuild(ctx context.Context, name string, say func(done float64, text string)) (err error) {
+func (p *Program) rebuild(ctx context.Context, name string, logf func(done float64, text string)) (err error) {
 	all := p.def.readModels()
 	at := slices.IndexFunc(all, func(m readmodel.Model) bool { return m.Name == name })
 	if at < 0 {
@@ -86,7 +86,7 @@ func (p *Program) rebuild(ctx context.Context, name string, say func(done float6
 	r := postgres.Rebuilding{
 		DSN: dsn, Table: all[at].Table, Projection: all[at].Projection, Types: types,
 		Progress: func(events int, position, last int64) {
-			say(min(1, float64(position)/float64(max(last, 1))), fmt.Sprintf("%d events, %.0f/s", events, float64(events)/time.Since(began).Seconds()))
+			logf(min(1, float64(position)/float64(max(last, 1))), fmt.Sprintf("%d events, %.0f/s", events, float64(events)/time.Since(began).Seconds()))
 		},
 		Failed: func(ctx context.Context, e cqrs.Event, cause error) error {
 			failed++

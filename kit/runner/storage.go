@@ -14,10 +14,10 @@ import (
 func (d *Service) schema() migrations.Schema { return migrations.New(d.Migrations) }
 
 // startStorage connects to PostgreSQL, starting the embedded one if no other is set, and brings the schema up to date.
-func (s *Instance) startStorage(ctx context.Context, say func(string)) (err error) {
+func (s *Instance) startStorage(ctx context.Context, logf func(string)) (err error) {
 	s.DSN = s.config.PostgresDSN
 	if s.DSN == "" {
-		if s.postgres, err = embedded.StartPostgres(ctx, s.config.DataDir, say); err != nil {
+		if s.postgres, err = embedded.StartPostgres(ctx, s.config.DataDir, logf); err != nil {
 			return err
 		}
 		s.onStop(func(context.Context) error { return s.postgres.Stop() })

@@ -51,7 +51,7 @@ func (s *Instance) registered() opsui.Registered {
 	for _, h := range s.core.handlers {
 		prefix := s.config.TopicPrefix
 		if h.Service != "" {
-			prefix = s.config.Others[h.Service]
+			prefix = s.config.ExternalPrefixes[h.Service]
 		}
 		reg.Commands = append(reg.Commands, opsui.NewMessage(h.Type, messaging.CommandTopic(prefix, h.Destination), h.Call != nil))
 	}
@@ -60,9 +60,9 @@ func (s *Instance) registered() opsui.Registered {
 			reg.Events = append(reg.Events, opsui.NewMessage(t, messaging.EventTopic(s.config.TopicPrefix, category), false))
 		}
 	}
-	for _, r := range s.core.reactions {
+	for _, r := range s.core.consumers {
 		for _, on := range r.On {
-			reg.Consumed = append(reg.Consumed, opsui.NewMessage(on.Type, messaging.EventTopic(s.config.Others[r.From], r.Category), false))
+			reg.Consumed = append(reg.Consumed, opsui.NewMessage(on.Type, messaging.EventTopic(s.config.ExternalPrefixes[r.From], r.Category), false))
 		}
 	}
 	byTopic := func(a, b opsui.Message) int { return strings.Compare(a.Topic+" "+a.Name, b.Topic+" "+b.Name) }

@@ -30,7 +30,7 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	router, err := messaging.NewRouter(messaging.Config{
 		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Codecs: s.def.Codecs, Subscriber: s.broker.Subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow, Projecting: s.core.projecting,
 		Events: s.core.events, KeyQueue: s.core.keyQueue, Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
-		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InFlight: s.telemetry.InFlight, Breakers: guards, Prefetch: s.core.uow.Expect,
+		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InFlight: s.telemetry.InFlight, Breakers: guards, Prefetch: s.core.uow.Prefetch,
 	})
 	if err != nil {
 		return err
@@ -52,8 +52,8 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 			return err
 		}
 	}
-	for _, a := range s.core.reactions {
-		if err := router.AddReaction(a, s.config.Others[a.From]); err != nil {
+	for _, a := range s.core.consumers {
+		if err := router.AddConsumer(a, s.config.ExternalPrefixes[a.From]); err != nil {
 			return err
 		}
 	}
@@ -74,7 +74,7 @@ func (s *Instance) sources(versions []*saga.Saga) (all []messaging.Source) {
 				return known.Service == source.Service && known.Category == source.Category
 			})
 			if at < 0 {
-				source.Types, source.Prefix = saga.AnswerTypes(), s.config.Others[source.Service]
+				source.Types, source.Prefix = saga.AnswerTypes(), s.config.ExternalPrefixes[source.Service]
 				all, at = append(all, source), len(all)
 			}
 			if !slices.Contains(all[at].Types, t) {
@@ -124,14 +124,14 @@ func (s *Instance) checkRetention() error {
 		return &settings.Error{Name: "INBOX_RETENTION", Fault: fmt.Sprintf("%s is shorter than topic %s keeps messages (retention.ms: %s), so that one could be handled twice; 0 keeps message ids for ever",
 			s.config.Retention.Inbox, topic, shownRetention(longest))}
 	}
-	s.checkOthersRetention()
+	s.checkExternalRetention()
 	return nil
 }
 
-// checkOthersRetention says if topics of other services keep messages for longer than the inbox keeps ids. It is no reason to stop: another
+// checkExternalRetention says if topics of other services keep messages for longer than the inbox keeps ids. It is no reason to stop: another
 // service may change its topics at any time.
-func (s *Instance) checkOthersRetention() {
-	longest, topic, _, err := s.broker.LongestRetention(s.core.heardTopics)
+func (s *Instance) checkExternalRetention() {
+	longest, topic, _, err := s.broker.LongestRetention(s.core.consumedTopics)
 	if err == nil && longest > s.config.Retention.Inbox {
 		s.log.Warn("another service's topic keeps messages for longer than INBOX_RETENTION: if the consumer's offsets are lost, messages could be handled twice; 0 keeps message ids for ever",
 			"topic", topic, "retention", shownRetention(longest), "inbox_retention", s.config.Retention.Inbox)

@@ -32,7 +32,7 @@ type Telemetry struct {
 	failures *prometheus.CounterVec
 	changes  *prometheus.CounterVec
 	sagas    *prometheus.HistogramVec
-	inHand   *inHand
+	inFlight *inFlight
 
 	counts struct{ handled, relayed, sagas, failed atomic.Int64 }
 }
@@ -72,9 +72,9 @@ func New(log *slog.Logger) *Telemetry {
 		changes: counter("millrace_breaker_changes_total", "Transitions of circuit breakers, by destination and new state.", "destination", "to"),
 		sagas: histogram("millrace_saga_seconds", "Time from the start of a saga to its end, by definition and how it ended.",
 			[]float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200}, "definition", "status"),
-		inHand: &inHand{since: map[string]map[time.Time]int{}},
+		inFlight: &inFlight{since: map[string]map[time.Time]int{}},
 	}
-	t.Registry.MustRegister(t.relayed, t.handled, t.http, t.panics, t.failures, t.changes, t.sagas, t.inHand, collectors.NewGoCollector(),
+	t.Registry.MustRegister(t.relayed, t.handled, t.http, t.panics, t.failures, t.changes, t.sagas, t.inFlight, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return t
 }
@@ -126,8 +126,8 @@ func (r *reader) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// inHand knows how old the messages are that handlers have in their hands.
-type inHand struct {
+// inFlight knows how old the messages are that handlers have in their hands.
+type inFlight struct {
 	mu    sync.Mutex
 	since map[string]map[time.Time]int // by consumer and the message's time
 }
@@ -136,10 +136,10 @@ var oldestUnprocessed = prometheus.NewDesc("millrace_oldest_unprocessed_seconds"
 	"Age of the oldest message that a consumer of this instance is handling; what is behind it in the log is younger. 0 if it has none in hand.", []string{"consumer"}, nil)
 
 // Describe implements prometheus.Collector.
-func (h *inHand) Describe(ch chan<- *prometheus.Desc) { ch <- oldestUnprocessed }
+func (h *inFlight) Describe(ch chan<- *prometheus.Desc) { ch <- oldestUnprocessed }
 
 // Collect implements prometheus.Collector.
-func (h *inHand) Collect(ch chan<- prometheus.Metric) {
+func (h *inFlight) Collect(ch chan<- prometheus.Metric) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for consumer, times := range h.since {
@@ -153,7 +153,7 @@ func (h *inHand) Collect(ch chan<- prometheus.Metric) {
 
 // InFlight notes that a consumer has begun to handle a message of a time, until done is called.
 func (t *Telemetry) InFlight(consumer string, at time.Time) (done func()) {
-	h := t.inHand
+	h := t.inFlight
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.since[consumer] == nil {

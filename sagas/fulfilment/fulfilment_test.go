@@ -121,13 +121,13 @@ func TestCustomerCancels(t *testing.T) {
 }
 
 // Several lines are reserved in one go, and each SKU says so. The first has said it all.
-func TestSecondEventOfACommandIsNoNews(t *testing.T) {
+func TestSecondEventOfACommandIsIgnored(t *testing.T) {
 	second := sagatest.Late{Event: inventory.Reserved{SKU: "TEE-02", OrderID: "o", Quantity: 1}, Step: "reserve stock", Branch: cqrs.BranchAction}
 	t.Run("nothing", theSaga.Given(placed, reserved).When(second).Leaves(saga.Running))
 }
 
 // The check at the start that each command has a handler sees all commands of this saga.
-func TestSagaTellsWhichCommandsItSends(t *testing.T) {
+func TestSagaListsItsCommands(t *testing.T) {
 	sends := saga.New(fulfilment.Definition).Sends()
 	if len(sends) < 10 {
 		t.Errorf("only %d: %+v", len(sends), sends)

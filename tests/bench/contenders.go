@@ -32,7 +32,7 @@ const stockTopic = "stock_outbox"
 
 func (*stock) name() string { return "stock forwarder" }
 
-func (*stock) prepare(ctx context.Context, g *ground) error {
+func (*stock) prepare(ctx context.Context, g *environment) error {
 	for _, q := range (wsql.DefaultPostgreSQLSchema{}).SchemaInitializingQueries(stockTopic) {
 		if _, err := g.db.ExecContext(ctx, q.Query, q.Args...); err != nil {
 			return err
@@ -41,7 +41,7 @@ func (*stock) prepare(ctx context.Context, g *ground) error {
 	return nil
 }
 
-func (*stock) write(ctx context.Context, g *ground, topic string, messages []benchMessage) error {
+func (*stock) write(ctx context.Context, g *environment, topic string, messages []benchMessage) error {
 	tx, err := g.db.BeginTxx(ctx, nil)
 	if err != nil {
 		return err
@@ -64,10 +64,12 @@ func (*stock) write(ctx context.Context, g *ground, topic string, messages []ben
 	return tx.Commit()
 }
 
-func (s *stock) start(_ context.Context, g *ground) (func() error, error) { return s.forward(g, 0) }
+func (s *stock) start(_ context.Context, g *environment) (func() error, error) {
+	return s.forward(g, 0)
+}
 
 // forward runs the forwarder; its poll interval is the default if 0.
-func (*stock) forward(g *ground, poll time.Duration) (func() error, error) {
+func (*stock) forward(g *environment, poll time.Duration) (func() error, error) {
 	logger := watermill.NopLogger{}
 	subscriber, err := wsql.NewSubscriber(g.db, wsql.SubscriberConfig{
 		SchemaAdapter: wsql.DefaultPostgreSQLSchema{}, OffsetsAdapter: wsql.DefaultPostgreSQLOffsetsAdapter{}, InitializeSchema: true,
@@ -99,9 +101,9 @@ type ours struct{ relay *outbox.Relay }
 
 func (*ours) name() string { return "millrace relay" }
 
-func (*ours) prepare(context.Context, *ground) error { return nil }
+func (*ours) prepare(context.Context, *environment) error { return nil }
 
-func (o *ours) write(ctx context.Context, g *ground, topic string, messages []benchMessage) error {
+func (o *ours) write(ctx context.Context, g *environment, topic string, messages []benchMessage) error {
 	inner, unit := txn.NewUnit(ctx, g.db)
 	publisher := outbox.NewPublisher(1_000_000, ownoutbox.Insert)
 	for _, m := range messages {
@@ -121,7 +123,7 @@ func (o *ours) write(ctx context.Context, g *ground, topic string, messages []be
 	return nil
 }
 
-func (o *ours) start(ctx context.Context, g *ground) (func() error, error) {
+func (o *ours) start(ctx context.Context, g *environment) (func() error, error) {
 	o.relay = outbox.NewRelay(g.db, g.senders(), g.log, outbox.Options{DSN: g.dsn, Refused: kafka.Refused})
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -137,7 +139,7 @@ func (o *ours) start(ctx context.Context, g *ground) (func() error, error) {
 }
 
 // senders makes the relay's, as the service does, but without a breaker.
-func (g *ground) senders() func() outbox.Sender {
+func (g *environment) senders() func() outbox.Sender {
 	return func() outbox.Sender {
 		return kafka.NewProducer(kafka.Config{Brokers: g.brokers, ClientID: "bench"}, func() int { return kafka.DefaultLimit }, time.Now)
 	}
@@ -202,7 +204,7 @@ func ownDatabase(ctx context.Context, dsn, name string) (own string, drop func()
 
 // rawLimit is what PostgreSQL and Kafka allow: rows that are there are read by the thousand, sent by one SendMessages of sarama, and deleted
 // by one statement.
-func rawLimit(ctx context.Context, g *ground, messages, keys int) (perSecond float64, err error) {
+func rawLimit(ctx context.Context, g *environment, messages, keys int) (perSecond float64, err error) {
 	topic := "bench." + g.stamp + ".raw"
 	if _, err := kafka.EnsureTopics(ctx, kafka.Config{Brokers: g.brokers, ClientID: "bench"}, []string{topic}, partitions); err != nil {
 		return 0, err

@@ -49,7 +49,7 @@ func since(before map[string]time.Duration) map[string]time.Duration {
 // stored is what PostgreSQL has written ahead of everything, what the database takes, and what the topics take, in bytes.
 type stored struct{ wal, database, topics float64 }
 
-func storedIn(ctx context.Context, g *ground) (s stored) {
+func storedIn(ctx context.Context, g *environment) (s stored) {
 	// What cannot be read is 0, which shows.
 	_ = g.db.QueryRowxContext(ctx, `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8, pg_database_size(current_database())::float8`).Scan(&s.wal, &s.database)
 	s.topics, _ = topicsOf(g)
@@ -57,7 +57,7 @@ func storedIn(ctx context.Context, g *ground) (s stored) {
 }
 
 // topicsOf is how many bytes the logs of this run's topics hold.
-func topicsOf(g *ground) (bytes float64, err error) {
+func topicsOf(g *environment) (bytes float64, err error) {
 	admin, err := sarama.NewClusterAdmin(g.brokers, sarama.NewConfig())
 	if err != nil {
 		return 0, err

@@ -24,7 +24,7 @@ import (
 
 // passing is a relay, and how much it has sent.
 type passing struct {
-	g       *ground
+	g       *environment
 	topic   string
 	keys    []string
 	shards  []int16
@@ -34,7 +34,7 @@ type passing struct {
 	done    chan struct{}
 }
 
-func newPassing(ctx context.Context, g *ground, keys int) (*passing, error) {
+func newPassing(ctx context.Context, g *environment, keys int) (*passing, error) {
 	p := &passing{g: g, topic: "bench." + g.stamp + ".passing", done: make(chan struct{})}
 	if _, err := kafka.EnsureTopics(ctx, kafka.Config{Brokers: g.brokers, ClientID: "bench"}, []string{p.topic}, partitions); err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (p *passing) pass(ctx context.Context, n int) (time.Duration, error) {
 }
 
 // backlog is the rate at which the relay drains many rows beside that for few, and the memory that both take.
-func backlog(ctx context.Context, g *ground, o options, r *report) error {
+func backlog(ctx context.Context, g *environment, o options, r *report) error {
 	p, err := newPassing(ctx, g, o.keys)
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func peakHeap() (most func() float64) {
 }
 
 // rebuilding is the rate at which a projection is built anew from many events beside that for few.
-func rebuilding(ctx context.Context, g *ground, o options, r *report) error {
+func rebuilding(ctx context.Context, g *environment, o options, r *report) error {
 	rate := func(events int) (float64, float64, error) {
 		_, err := g.db.ExecContext(ctx, `TRUNCATE events, order_view`)
 		if err != nil {
@@ -194,7 +194,7 @@ func (silent) Publish(context.Context, any) error { return nil }
 
 // loading times how long an aggregate of 10,000 events takes to load into an instance that does not know it, beside one of 100, and
 // beside folding all of its events.
-func loading(ctx context.Context, g *ground, o options, r *report) error {
+func loading(ctx context.Context, g *environment, o options, r *report) error {
 	store := eventstore.New(g.db, inventory.Types)
 	repository := func(s *eventstore.Store, every int) *eventstore.Repository[*inventory.Stock, inventory.Event] {
 		return eventstore.NewRepository(s, inventory.Category, inventory.Rebuild, eventstore.Options{SnapshotEvery: every})
@@ -251,7 +251,7 @@ func loading(ctx context.Context, g *ground, o options, r *report) error {
 }
 
 // resting measures what an instance with all roles takes while nothing happens.
-func resting(ctx context.Context, g *ground, o options, r *report) (err error) {
+func resting(ctx context.Context, g *environment, o options, r *report) (err error) {
 	f, stop, err := startFleet(ctx, g, []string{"api,worker,relay"})
 	if err != nil {
 		return err

@@ -70,7 +70,7 @@ type options struct {
 }
 
 // ground is what both stand on.
-type ground struct {
+type environment struct {
 	dsn     string
 	db      *sqlx.DB
 	brokers []string
@@ -81,7 +81,7 @@ type ground struct {
 
 func run(ctx context.Context, out io.Writer, o options, passed int) (err error) {
 	if passed > 0 {
-		g, clean, err := newGround(ctx)
+		g, clean, err := newEnvironment(ctx)
 		if err != nil {
 			return err
 		}
@@ -116,7 +116,7 @@ func rounds(ctx context.Context, o options, r *report) error {
 				continue
 			}
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, o.rounds, c.name)
-			g, clean, err := newGround(ctx) // an empty database, and topics of its own
+			g, clean, err := newEnvironment(ctx) // an empty database, and topics of its own
 			if err != nil {
 				return err
 			}
@@ -129,7 +129,7 @@ func rounds(ctx context.Context, o options, r *report) error {
 }
 
 // relaying measures the relay beside the stock forwarder and beside what PostgreSQL and Kafka allow.
-func relaying(ctx context.Context, g *ground, o options, r *report) error {
+func relaying(ctx context.Context, g *environment, o options, r *report) error {
 	var results []result
 	for _, c := range []contender{&stock{}, &ours{}} {
 		measured, err := measure(ctx, g, c, o.messages, o.keys, o.probes)
@@ -161,16 +161,16 @@ type result struct {
 type contender interface {
 	name() string
 	// prepare makes what is needed before anything is written.
-	prepare(ctx context.Context, g *ground) error
+	prepare(ctx context.Context, g *environment) error
 	// write puts messages into the table, in one transaction.
-	write(ctx context.Context, g *ground, topic string, messages []benchMessage) error
+	write(ctx context.Context, g *environment, topic string, messages []benchMessage) error
 	// start begins to relay; what it returns ends that.
-	start(ctx context.Context, g *ground) (stop func() error, err error)
+	start(ctx context.Context, g *environment) (stop func() error, err error)
 }
 
 type benchMessage struct{ key, payload string }
 
-func measure(ctx context.Context, g *ground, c contender, messages, keys, probes int) (result, error) {
+func measure(ctx context.Context, g *environment, c contender, messages, keys, probes int) (result, error) {
 	topic := "bench." + g.stamp + "." + strings.Fields(c.name())[0]
 	if _, err := kafka.EnsureTopics(ctx, kafka.Config{Brokers: g.brokers, ClientID: "bench"}, []string{topic}, partitions); err != nil {
 		return result{}, err
@@ -236,8 +236,8 @@ func next(ctx context.Context, arrivals <-chan time.Time) (time.Time, error) {
 	}
 }
 
-func newGround(ctx context.Context) (*ground, func() error, error) {
-	g := &ground{
+func newEnvironment(ctx context.Context) (*environment, func() error, error) {
+	g := &environment{
 		dsn: os.Getenv("POSTGRES_DSN"), log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 		stamp: fmt.Sprint(time.Now().UnixMilli()),
 	}

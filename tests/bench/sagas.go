@@ -27,12 +27,12 @@ import (
 // fleet is some instances of the service in this process, on a database and topics of their own. The first one's sandbox plays
 // the services outside, for all.
 type fleet struct {
-	g         *ground
+	g         *environment
 	instances []*runner.Instance
 	http      *http.Client
 }
 
-func startFleet(ctx context.Context, g *ground, roles []string, more ...string) (f *fleet, stop func() error, err error) {
+func startFleet(ctx context.Context, g *environment, roles []string, more ...string) (f *fleet, stop func() error, err error) {
 	f = &fleet{g: g, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, MaxConnsPerHost: 256}, Timeout: 30 * time.Second}}
 	stop = func() error {
 		var faults []error
@@ -190,19 +190,19 @@ func (f *fleet) balanced(ctx context.Context, orders int) error {
 // cases are measured one after the other, in each round.
 var cases = []struct {
 	name    string
-	measure func(ctx context.Context, g *ground, o options, r *report) error
+	measure func(ctx context.Context, g *environment, o options, r *report) error
 }{
 	{"relay", relaying},
-	{"sagas", func(ctx context.Context, g *ground, o options, r *report) error {
+	{"sagas", func(ctx context.Context, g *environment, o options, r *report) error {
 		return fulfil(ctx, g, o, r, "order-fulfilment, 1,000 SKUs", 1000, 1)
 	}},
-	{"one SKU", func(ctx context.Context, g *ground, o options, r *report) error {
+	{"one SKU", func(ctx context.Context, g *environment, o options, r *report) error {
 		return fulfil(ctx, g, o, r, "order-fulfilment, one SKU", 1, 1)
 	}},
-	{"three instances", func(ctx context.Context, g *ground, o options, r *report) error {
+	{"three instances", func(ctx context.Context, g *environment, o options, r *report) error {
 		return fulfil(ctx, g, o, r, "order-fulfilment, three instances", 1000, 3)
 	}},
-	{"three instances, spread", func(ctx context.Context, g *ground, o options, r *report) error {
+	{"three instances, spread", func(ctx context.Context, g *environment, o options, r *report) error {
 		return fulfil(ctx, g, o, r, "order-fulfilment, three instances, spread", 1000, 3, "LOAD_DISTRIBUTION", "instances")
 	}},
 	{"http", accept},
@@ -215,19 +215,19 @@ var cases = []struct {
 // baselines do six steps each.
 var baselines = []struct {
 	name    string
-	measure func(ctx context.Context, g *ground, orders, probes int) (perSecond, p50 float64, err error)
+	measure func(ctx context.Context, g *environment, orders, probes int) (perSecond, p50 float64, err error)
 }{
-	{"stock Watermill", func(ctx context.Context, g *ground, orders, probes int) (float64, float64, error) {
+	{"stock Watermill", func(ctx context.Context, g *environment, orders, probes int) (float64, float64, error) {
 		return stocked(ctx, g, 0, orders, probes)
 	}},
-	{"stock Watermill, poll 10 ms", func(ctx context.Context, g *ground, orders, probes int) (float64, float64, error) {
+	{"stock Watermill, poll 10 ms", func(ctx context.Context, g *environment, orders, probes int) (float64, float64, error) {
 		return stocked(ctx, g, 10*time.Millisecond, orders, probes)
 	}},
 	{"DBOS, no broker", dbos},
 }
 
 // dbos runs the program in the directory dbos, which has a list of modules of its own.
-func dbos(ctx context.Context, g *ground, orders, probes int) (perSecond, p50 float64, err error) {
+func dbos(ctx context.Context, g *environment, orders, probes int) (perSecond, p50 float64, err error) {
 	command := exec.CommandContext(ctx, "go", "run", "-modfile=tests/bench/dbos/dbos.mod", "tests/bench/dbos/main.go", "-workflows", strconv.Itoa(2*orders), "-probes", strconv.Itoa(probes))
 	command.Env, command.Stderr = append(os.Environ(), "POSTGRES_DSN="+g.dsn), os.Stderr
 	answer, err := command.Output()
@@ -240,7 +240,7 @@ func dbos(ctx context.Context, g *ground, orders, probes int) (perSecond, p50 fl
 }
 
 // fulfil runs sagas and checks the books; with one instance and many SKUs it also times single ones.
-func fulfil(ctx context.Context, g *ground, o options, r *report, name string, skus, instances int, settings ...string) (err error) {
+func fulfil(ctx context.Context, g *environment, o options, r *report, name string, skus, instances int, settings ...string) (err error) {
 	f, stop, err := startFleet(ctx, g, slices.Repeat([]string{"api,worker,relay"}, instances), settings...)
 	if err != nil {
 		return err
@@ -296,11 +296,11 @@ func fulfil(ctx context.Context, g *ground, o options, r *report, name string, s
 		if o.alone {
 			continue
 		}
-		ground, clean, err := newGround(ctx)
+		environment, clean, err := newEnvironment(ctx)
 		if err != nil {
 			return err
 		}
-		theirRate, theirP50, err := against.measure(ctx, ground, max(o.sagas/10, 100), max(o.probes/13, 3))
+		theirRate, theirP50, err := against.measure(ctx, environment, max(o.sagas/10, 100), max(o.probes/13, 3))
 		if err := errors.Join(err, clean()); err != nil {
 			return fmt.Errorf("%s: %w", against.name, err)
 		}
@@ -316,7 +316,7 @@ func fulfil(ctx context.Context, g *ground, o options, r *report, name string, s
 }
 
 // accept measures how many orders an instance of the api alone takes, each on the disk before it is answered.
-func accept(ctx context.Context, g *ground, o options, r *report) (err error) {
+func accept(ctx context.Context, g *environment, o options, r *report) (err error) {
 	f, stop, err := startFleet(ctx, g, []string{"api"})
 	if err != nil {
 		return err

@@ -27,7 +27,7 @@ import (
 // which it notes the message, appends an event and publishes by the SQL publisher behind the forwarder's. Its gateways answer at once,
 // without a call. Its orders are placed in the database, without HTTP.
 type stockSagas struct {
-	g    *ground
+	g    *environment
 	poll time.Duration // of the forwarder; 0: the default
 
 	commands  *cqrs.CommandBus
@@ -291,7 +291,7 @@ func (s *stockSagas) place(ctx context.Context, id string) error {
 }
 
 // stocked measures it: the rate of some orders, and the median of single ones.
-func stocked(ctx context.Context, g *ground, poll time.Duration, orders, probes int) (perSecond, p50 float64, err error) {
+func stocked(ctx context.Context, g *environment, poll time.Duration, orders, probes int) (perSecond, p50 float64, err error) {
 	s := &stockSagas{g: g, poll: poll}
 	if err := s.prepare(ctx); err != nil {
 		return 0, 0, err

@@ -33,13 +33,13 @@ type look struct {
 }
 
 var (
-	phone   = look{"phone-light", 400, 860, false}
-	night   = look{"phone-dark", 400, 860, true}
-	desktop = look{"desktop-light", 1280, 900, false}
-	evening = look{"desktop-dark", 1280, 900, true}
+	phone        = look{"phone-light", 400, 860, false}
+	night        = look{"phone-dark", 400, 860, true}
+	desktop      = look{"desktop-light", 1280, 900, false}
+	secondOrders = look{"desktop-dark", 1280, 900, true}
 )
 
-var everyLook = []look{phone, night, desktop, evening}
+var everyLook = []look{phone, night, desktop, secondOrders}
 
 // browser is Chromium with one page open.
 type browser struct {
@@ -52,10 +52,10 @@ type browser struct {
 }
 
 // world makes a world, if there is a browser to look at it.
-func world(t *testing.T, settings ...string) *harness.World {
+func env(t *testing.T, settings ...string) *harness.Environment {
 	t.Helper()
 	chromium(t)
-	return harness.NewWorld(t, settings...)
+	return harness.NewEnvironment(t, settings...)
 }
 
 // chromium finds the browser, or skips the test.

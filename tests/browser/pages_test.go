@@ -19,13 +19,13 @@ import (
 
 // Every page, small and large, light and dark: nothing in the console, nothing wider than the screen, nothing that axe-core finds.
 func TestEveryPage(t *testing.T) {
-	i := world(t).Start()
+	i := env(t).Start()
 	i.Stock(1000, "MUG-01", "HEAVY-99")
 	b := open(t, i.URL)
 	good, bad := i.Place("pm_ok", "MUG-01"), i.Place("pm_ok", "HEAVY-99")
 	i.Decided(good)
 	i.Decided(bad)
-	letter := bury(t, i)
+	letter := makeDeadLetter(t, i)
 	pages := map[string]string{
 		"overview": "/ui/", "orders": "/ui/orders", "order-confirmed": "/ui/orders/" + good, "order-cancelled": "/ui/orders/" + bad, "sagas": "/ui/sagas",
 		"saga-completed": "/ui/sagas/" + i.SagaOf(good).ID, "saga-compensated": "/ui/sagas/" + i.SagaOf(bad).ID, "dead-letters": "/ui/dead-letters",
@@ -53,7 +53,7 @@ func TestEveryPage(t *testing.T) {
 
 // The viewer of openapi.yaml comes from the binary alone, and what describes the messages is there.
 func TestDocuments(t *testing.T) {
-	i := world(t).Start()
+	i := env(t).Start()
 	b := open(t, i.URL)
 	b.do(chromedp.Navigate(i.URL+"/docs"), chromedp.WaitVisible(".swagger-ui .opblock"))
 	b.until(".swagger-ui", "Place an order")
@@ -68,9 +68,9 @@ func TestDocuments(t *testing.T) {
 }
 
 func TestAnOrderIsWatchedToItsEnd(t *testing.T) {
-	i := world(t).Start()
+	i := env(t).Start()
 	i.Stock(1000, "MUG-01", "HEAVY-99")
-	i.Knobs("carrier", `{"latency":"700ms"}`)
+	i.SetFaults("carrier", `{"latency":"700ms"}`)
 	b := open(t, i.URL)
 	b.visit("/ui/orders")
 	b.do(chromedp.SetValue("#outcome", "confirmed"))
@@ -96,9 +96,9 @@ func TestAnOrderIsWatchedToItsEnd(t *testing.T) {
 // An event is on the page within 200 ms of its commit. What is measured here, with a browser and everything else on one machine, is
 // printed; the test fails only if the page does not follow at all.
 func TestThePageFollows(t *testing.T) {
-	i := world(t).Start()
+	i := env(t).Start()
 	i.Stock(1000, "MUG-01")
-	i.Knobs("payments", `{"latency":"400ms"}`)
+	i.SetFaults("payments", `{"latency":"400ms"}`)
 	b := open(t, i.URL)
 	id := i.Place("pm_ok", "MUG-01")
 	b.visit("/ui/orders/" + id)
@@ -114,7 +114,7 @@ func TestThePageFollows(t *testing.T) {
 }
 
 func TestPaymentsBreakAndTheBannerSaysSo(t *testing.T) {
-	i := world(t).Start()
+	i := env(t).Start()
 	i.Stock(1000, "MUG-01")
 	b := open(t, i.URL)
 	b.visit("/ui/sandbox")
@@ -131,17 +131,17 @@ func TestPaymentsBreakAndTheBannerSaysSo(t *testing.T) {
 	b.same()
 	b.visit("/ui/breakers")
 	require.Contains(t, b.text("#live"), "closed → ✕ open")
-	i.Knobs("payments", `{"down":false}`)
+	i.SetFaults("payments", `{"down":false}`)
 	b.visit("/ui/")
 	b.until(".banner", "healthy: every component answers")
 	b.quiet()
 }
 
 // A saga whose stock was taken away behind its back waits for a person, who resolves it on the page.
-func TestAStuckSagaIsResolved(t *testing.T) {
-	i := world(t).Start()
+func TestStuckSagaIsResolved(t *testing.T) {
+	i := env(t).Start()
 	i.Stock(1000, "MUG-01")
-	i.Knobs("carrier", `{"latency":"1s"}`)
+	i.SetFaults("carrier", `{"latency":"1s"}`)
 	id := i.Place("pm_ok", "MUG-01")
 	kittest.Eventually(t, func() error {
 		if at := i.SagaOf(id).Statuses()["book shipment"]; at != "in_progress" {
@@ -169,10 +169,10 @@ func TestAStuckSagaIsResolved(t *testing.T) {
 	b.quiet()
 }
 
-func TestADeadLetterIsRedrivenAndAnotherDropped(t *testing.T) {
-	i := world(t).Start()
+func TestDeadLetterReplayAndDrop(t *testing.T) {
+	i := env(t).Start()
 	b := open(t, i.URL)
-	letter := bury(t, i)
+	letter := makeDeadLetter(t, i)
 	b.visit("/ui/dead-letters")
 	require.Contains(t, b.text("table"), "Nonsense")
 	b.visit("/ui/dead-letters/" + letter)
@@ -188,7 +188,7 @@ func TestADeadLetterIsRedrivenAndAnotherDropped(t *testing.T) {
 }
 
 func TestOnlyOperatorsSeeThePages(t *testing.T) {
-	w := world(t, "AUTH_SECRET=a secret of at least thirty-two characters")
+	w := env(t, "AUTH_SECRET=a secret of at least thirty-two characters")
 	i := w.Start()
 	b := open(t, i.URL)
 	b.visit("/ui/orders")
@@ -213,7 +213,7 @@ func TestOnlyOperatorsSeeThePages(t *testing.T) {
 
 // Pages of other sites cannot act through a visitor's browser, and what is asked without being sure is not done.
 func TestOtherSitesAreRefused(t *testing.T) {
-	i := world(t).Start()
+	i := env(t).Start()
 	post := func(path, body string, headers ...string) kittest.Response {
 		return i.Do(http.MethodPost, path, body, append(headers, "Content-Type", "application/x-www-form-urlencoded")...)
 	}
@@ -225,9 +225,9 @@ func TestOtherSitesAreRefused(t *testing.T) {
 
 // What a button will do is said first; then it is done.
 func TestActionsAskFirst(t *testing.T) {
-	i := world(t).Start()
+	i := env(t).Start()
 	i.Stock(1000, "MUG-01")
-	i.Knobs("carrier", `{"latency":"3s"}`)
+	i.SetFaults("carrier", `{"latency":"3s"}`)
 	id := i.Place("pm_ok", "MUG-01")
 	post := func(path, body string) kittest.Response {
 		return i.Do(http.MethodPost, path, body, "Content-Type", "application/x-www-form-urlencoded")
@@ -247,7 +247,7 @@ func TestActionsAskFirst(t *testing.T) {
 
 // More than ten thousand orders do not make a page slow. Times are printed; a page that takes a whole second fails.
 func TestPagesWithTenThousandOrders(t *testing.T) {
-	i := world(t).Start()
+	i := env(t).Start()
 	db := kittest.OpenDB(t, i.DSN())
 	_, err := db.ExecContext(t.Context(), `
 		INSERT INTO order_view (order_id, customer_id, status, reason, lines, total, currency, placed_at, updated_at, version)
@@ -276,7 +276,7 @@ func TestPagesWithTenThousandOrders(t *testing.T) {
 }
 
 // bury has a message become a dead letter, and returns its id.
-func bury(t *testing.T, i *harness.Instance) (id string) {
+func makeDeadLetter(t *testing.T, i *harness.Instance) (id string) {
 	t.Helper()
 	send(t, i, "commands.orders", "o-1", map[string]string{"ce_id": "nonsense", "ce_type": "Nonsense"}, []byte(`{"it":"makes no sense"}`))
 	kittest.Eventually(t, func() error {
@@ -318,19 +318,19 @@ func TestPictures(t *testing.T) {
 		t.Skip("PICTURES names no folder; make screenshots does")
 	}
 	t.Setenv("BROWSER_SHOTS", dir)
-	w := world(t)
+	w := env(t)
 	i := w.Start()
 	demo := w.Command("demo", "--orders", "400", "--url", i.URL)
 	require.NoError(t, demo.Start())
 	time.Sleep(4 * time.Second) // so that there is something to see
-	i.Knobs("payments", `{"down":true}`)
+	i.SetFaults("payments", `{"down":true}`)
 	b := open(t, i.URL)
 	b.visit("/ui/")
 	b.until(".banner", "breaker of payments is open")
 	time.Sleep(4 * time.Second)
-	b.as(evening)
+	b.as(secondOrders)
 	b.shot("overview")
-	i.Knobs("payments", `{"down":false}`)
+	i.SetFaults("payments", `{"down":false}`)
 	require.NoError(t, demo.Wait())
 
 	b.as(desktop)

@@ -45,7 +45,7 @@ func setting(t *testing.T, name string, otherwise int64) int64 {
 type stage struct {
 	t         *testing.T
 	chance    *rand.Rand
-	world     *harness.World
+	env       *harness.Environment
 	sandbox   harness.Client
 	instances []*harness.Instance
 	busy      [3]sync.Mutex // of the instances
@@ -107,7 +107,7 @@ func TestChaos(t *testing.T) {
 		t.Logf("round %d, %3.0f s: %s: %d orders (%d confirmed), longest pause %.1f s, at rest after %.1f s", rounds+1, time.Since(began).Seconds(),
 			strings.Join(names, ", "), report.Orders, report.Confirmed, pause.Seconds(), time.Since(rested).Seconds())
 	}
-	s.instances[0].Balanced() // with what stands in Kafka
+	s.instances[0].Consistent() // with what stands in Kafka
 	s.print(records, rounds)
 }
 
@@ -129,10 +129,10 @@ func chosen(t *testing.T, kinds string) (deck []fault) {
 // setUp starts three instances, the third with a clock that is three hours ahead, each behind a proxy of its own to PostgreSQL.
 func setUp(t *testing.T, seed uint64) *stage {
 	t.Helper()
-	s := &stage{t: t, chance: rand.New(rand.NewPCG(seed, 1)), world: harness.NewWorld(t, "LOAD_DISTRIBUTION="+cmp.Or(os.Getenv("CHAOS_SPREAD"), "instances")), brokers: strings.Split(os.Getenv("KAFKA_BROKERS"), ",")}
-	s.prefix = s.world.Prefix
-	s.sandbox = s.world.Sandbox()
-	dsn := s.world.DSN()
+	s := &stage{t: t, chance: rand.New(rand.NewPCG(seed, 1)), env: harness.NewEnvironment(t, "LOAD_DISTRIBUTION="+cmp.Or(os.Getenv("CHAOS_SPREAD"), "instances")), brokers: strings.Split(os.Getenv("KAFKA_BROKERS"), ",")}
+	s.prefix = s.env.Prefix
+	s.sandbox = s.env.Sandbox()
+	dsn := s.env.DSN()
 	s.db = kittest.OpenDB(t, dsn)
 	for n := range 3 {
 		p := newProxy(t, hostOf(t, dsn))
@@ -141,7 +141,7 @@ func setUp(t *testing.T, seed uint64) *stage {
 		if n == 2 {
 			settings = append(settings, "CLOCK_OFFSET=3h")
 		}
-		s.instances = append(s.instances, s.world.StartWith(settings...))
+		s.instances = append(s.instances, s.env.StartWith(settings...))
 	}
 	s.instances[0].Stock(100_000_000, "MUG-01", "TEE-02", "CAP-03")
 	s.external = newExternal(s)

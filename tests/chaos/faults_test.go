@@ -82,12 +82,12 @@ var faults = []fault{
 			p.hang(false)
 		}
 	}},
-	knobs("payments down", "payments", `{"down":true}`, `{"down":false}`, 6*time.Second),
-	knobs("payments slow", "payments", `{"latency":"700ms"}`, `{"latency":"0s"}`, 6*time.Second),
-	knobs("payments answer 500", "payments", `{"failure_rate":0.5}`, `{"failure_rate":0}`, 6*time.Second),
-	knobs("payments done, but too late", "payments", `{"latency":"2500ms"}`, `{"latency":"0s"}`, 5*time.Second),
-	knobs("payments carried out twice", "payments", `{"twice":true}`, `{"twice":false}`, 8*time.Second),
-	knobs("carrier down", "carrier", `{"down":true}`, `{"down":false}`, 6*time.Second),
+	faultSettings("payments down", "payments", `{"down":true}`, `{"down":false}`, 6*time.Second),
+	faultSettings("payments slow", "payments", `{"latency":"700ms"}`, `{"latency":"0s"}`, 6*time.Second),
+	faultSettings("payments answer 500", "payments", `{"failure_rate":0.5}`, `{"failure_rate":0}`, 6*time.Second),
+	faultSettings("payments done, but too late", "payments", `{"latency":"2500ms"}`, `{"latency":"0s"}`, 5*time.Second),
+	faultSettings("payments carried out twice", "payments", `{"twice":true}`, `{"twice":false}`, 8*time.Second),
+	faultSettings("carrier down", "carrier", `{"down":true}`, `{"down":false}`, 6*time.Second),
 	{name: "every message twice", prepare: func(s *stage) func() {
 		return func() { s.republish(sarama.OffsetNewest, 8*time.Second) }
 	}},
@@ -125,12 +125,12 @@ func (s *stage) one() (*harness.Instance, *sync.Mutex) {
 	return s.instances[n], &s.busy[n]
 }
 
-func knobs(name, service, on, off string, d time.Duration) fault {
+func faultSettings(name, service, on, off string, d time.Duration) fault {
 	return fault{name: name, prepare: func(s *stage) func() {
 		return func() {
-			s.sandbox.Knobs(service, on)
+			s.sandbox.SetFaults(service, on)
 			time.Sleep(d)
-			s.sandbox.Knobs(service, off)
+			s.sandbox.SetFaults(service, off)
 		}
 	}}
 }
@@ -249,31 +249,31 @@ func copyOf(r *sarama.ConsumerMessage) *sarama.ProducerMessage {
 func (s *stage) rebalance() {
 	for range 3 {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		var guests sync.WaitGroup
+		var clients sync.WaitGroup
 		for _, topic := range s.topics() {
 			if strings.Contains(topic, ".events.") {
 				continue
 			}
-			guests.Go(func() {
+			clients.Go(func() {
 				group, err := sarama.NewConsumerGroup(s.brokers, topic, s.kafka()) // groups of commands have their topic's name
 				if err != nil {
 					return
 				}
 				defer group.Close()
-				_ = group.Consume(ctx, []string{topic}, guest{})
+				_ = group.Consume(ctx, []string{topic}, client{})
 			})
 		}
-		guests.Wait()
+		clients.Wait()
 		cancel()
 		time.Sleep(500 * time.Millisecond)
 	}
 }
 
-type guest struct{}
+type client struct{}
 
-func (guest) Setup(sarama.ConsumerGroupSession) error   { return nil }
-func (guest) Cleanup(sarama.ConsumerGroupSession) error { return nil }
-func (guest) ConsumeClaim(session sarama.ConsumerGroupSession, _ sarama.ConsumerGroupClaim) error {
+func (client) Setup(sarama.ConsumerGroupSession) error   { return nil }
+func (client) Cleanup(sarama.ConsumerGroupSession) error { return nil }
+func (client) ConsumeClaim(session sarama.ConsumerGroupSession, _ sarama.ConsumerGroupClaim) error {
 	<-session.Context().Done()
 	return nil
 }

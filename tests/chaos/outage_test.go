@@ -20,7 +20,7 @@ func TestAMinuteWithoutKafka(t *testing.T) {
 		t.Skip("needs POSTGRES_DSN, KAFKA_BROKERS and CHAOS_CTL, as make chaos sets them")
 	}
 	length := min(time.Minute, time.Duration(setting(t, "CHAOS_SECONDS", 120))*time.Second/5)
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	i.Stock(10_000, "MUG-01")
 	run := func(verb string) {
 		out, err := exec.Command("bash", "-c", ctl+" "+verb+" kafka").CombinedOutput() // the tester's own
@@ -35,7 +35,7 @@ func TestAMinuteWithoutKafka(t *testing.T) {
 	ready := i.Do(http.MethodGet, "/readyz", "")
 	require.Equal(t, http.StatusOK, ready.Status, ready.Body)
 	run("start")
-	report := i.Balanced()
+	report := i.Consistent()
 	require.Equal(t, placed, report.Orders)
 	t.Logf("%d orders placed within %s without Kafka: all accepted, all decided, %d confirmed", placed, length, report.Confirmed)
 }

@@ -15,7 +15,7 @@ import (
 
 func TestIdempotencyKeys(t *testing.T) {
 	t.Parallel()
-	w := harness.NewWorld(t)
+	w := harness.NewEnvironment(t)
 	i := w.Start()
 	i.Stock(1000, "MUG-01", "TEE-02")
 	body := harness.OrderBody("pm_ok", "MUG-01")
@@ -73,7 +73,7 @@ func TestIdempotencyKeys(t *testing.T) {
 		i.Restart()
 		same(i.Client, body)
 	})
-	require.Equal(t, 3, i.Balanced().Orders)
+	require.Equal(t, 3, i.Consistent().Orders)
 }
 
 func TestBadInputNamesTheField(t *testing.T) {
@@ -170,14 +170,14 @@ func TestBadInputNamesTheField(t *testing.T) {
 
 func TestListsAreCompleteAndNewestFirst(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	i.Stock(1000, "MUG-01")
 	var placed []string
 	for range 7 {
 		placed = append(placed, i.Place("pm_ok", "MUG-01"))
 	}
 	placed = append(placed, i.Place("pm_declined", "MUG-01"))
-	i.Balanced()
+	i.Consistent()
 	list := func(path, plural string) (ids []string) {
 		for cursor := ""; ; {
 			var page map[string]any

@@ -33,7 +33,7 @@ func audit(t *testing.T, i *harness.Instance) (r auditReport, code int) {
 // The audit of a working service finds nothing; each kind of fault is found, by the check that is meant for it, with its id.
 func TestAuditFindsEachFault(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	for range 110 { // past the version at which a snapshot is taken
 		response := i.Do(http.MethodPost, "/v1/stock/SNAP/receipts", `{"quantity":1}`)
 		require.Equal(t, http.StatusAccepted, response.Status, response.Body)
@@ -42,7 +42,7 @@ func TestAuditFindsEachFault(t *testing.T) {
 	id := i.Place("pm_ok", "MUG-01")
 	require.Equal(t, "confirmed", i.Decided(id).Status)
 	saga := i.SagaOf(id).ID
-	i.Balanced()
+	i.Consistent()
 	clean, code := audit(t, i)
 	require.Zero(t, code, "%+v", clean)
 	require.True(t, clean.Consistent)
@@ -54,7 +54,7 @@ func TestAuditFindsEachFault(t *testing.T) {
 	i.ExpectFaults() // of the audit at the test's end
 
 	db := kittest.OpenDB(t, i.DSN())
-	for _, fault := range []struct{ check, id, spoil, mend string }{
+	for _, fault := range []struct{ check, id, spoil, repair string }{
 		{
 			"streams: versions 1 to n, no gap", "orders/" + id,
 			`CREATE TABLE kept AS SELECT * FROM events WHERE stream = 'orders/` + id + `' AND version = 1; DELETE FROM events WHERE stream = 'orders/` + id + `' AND version = 1`,
@@ -123,7 +123,7 @@ func TestAuditFindsEachFault(t *testing.T) {
 		table, code := i.Audit()
 		require.Equal(t, 1, code)
 		require.Contains(t, table, fault.id)
-		_, err = db.Exec(fault.mend)
+		_, err = db.Exec(fault.repair)
 		require.NoError(t, err, fault.check)
 		report, code = audit(t, i)
 		require.Zero(t, code, "%s, mended: %+v", fault.check, report)

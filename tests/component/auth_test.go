@@ -23,9 +23,9 @@ func token(t *testing.T, subject, role string) string {
 }
 
 // Nobody gets in without a token; customers see their own orders only; operators see all and operate.
-func TestWhoMayDoWhat(t *testing.T) {
+func TestAccessByRole(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t, "AUTH_SECRET="+secret, "RATE_LIMIT=0", "LOG_LEVEL=debug").Start()
+	i := harness.NewEnvironment(t, "AUTH_SECRET="+secret, "RATE_LIMIT=0", "LOG_LEVEL=debug").Start()
 	bearer := func(token string) []string { return []string{"Authorization", "Bearer " + token} }
 	ada, bob, op := bearer(token(t, "ada", "customer")), bearer(token(t, "bob", "customer")), bearer(token(t, "olga", "operator"))
 	status := func(method, path, body string, who []string) int {
@@ -130,7 +130,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 
 func TestBrowsersAndCrowdsAreKeptInBounds(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t, "AUTH_SECRET="+secret, "RATE_LIMIT=20").Start()
+	i := harness.NewEnvironment(t, "AUTH_SECRET="+secret, "RATE_LIMIT=20").Start()
 	one, other := []string{"Authorization", "Bearer " + token(t, "one", "customer")}, []string{"Authorization", "Bearer " + token(t, "other", "customer")}
 	limited := kittest.Response{}
 	for range 100 {

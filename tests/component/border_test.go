@@ -40,7 +40,7 @@ func received(t *testing.T, i *harness.Instance, sku string) int64 {
 // Every POST takes an Idempotency-Key; what it does and the record of the key are committed together.
 func TestIdempotencyKeyOnEveryPost(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	settle := func(sku string, want int64) {
 		t.Helper()
 		kittest.Eventually(t, func() error {
@@ -104,10 +104,10 @@ func TestIdempotencyKeyOnEveryPost(t *testing.T) {
 		settle("FOUR", 4)
 	})
 	t.Run("a replay of a dead letter", func(t *testing.T) {
-		mend := failOn(t, i, "receipts", "inventory/BAD", "%")
+		repair := failOn(t, i, "receipts", "inventory/BAD", "%")
 		require.Equal(t, http.StatusAccepted, i.Do(http.MethodPost, "/v1/stock/BAD/receipts", `{"quantity":3}`).Status)
-		dead := letter(t, i, "ReceiveStock")
-		mend()
+		dead := findDeadLetter(t, i, "ReceiveStock")
+		repair()
 		first := i.Do(http.MethodPost, "/v1/dead-letters/"+dead.ID+"/redrive", "", "Idempotency-Key", "r")
 		require.Equal(t, http.StatusAccepted, first.Status, first.Body)
 		again := i.Do(http.MethodPost, "/v1/dead-letters/"+dead.ID+"/redrive", "", "Idempotency-Key", "r")
@@ -118,7 +118,7 @@ func TestIdempotencyKeyOnEveryPost(t *testing.T) {
 	})
 	t.Run("a cancellation", func(t *testing.T) {
 		i.Stock(10, "MUG-01")
-		i.Knobs("payments", `{"latency":"2s"}`)
+		i.SetFaults("payments", `{"latency":"2s"}`)
 		id := i.Place("pm_ok", "MUG-01")
 		first := i.Do(http.MethodPost, "/v1/orders/"+id+"/cancel", "", "Idempotency-Key", "c")
 		require.Equal(t, http.StatusAccepted, first.Status, first.Body)
@@ -126,7 +126,7 @@ func TestIdempotencyKeyOnEveryPost(t *testing.T) {
 		require.Equal(t, http.StatusAccepted, again.Status, again.Body)
 		require.Equal(t, "true", again.Header.Get("Idempotency-Replayed"))
 		require.Equal(t, "cancelled", i.Decided(id).Status)
-		i.Knobs("payments", `{"latency":"0s"}`)
+		i.SetFaults("payments", `{"latency":"0s"}`)
 	})
 	t.Run("across a crash", func(t *testing.T) {
 		i.Kill()
@@ -139,7 +139,7 @@ func TestIdempotencyKeyOnEveryPost(t *testing.T) {
 // What no column of text can hold is refused with the name of the field, whatever the door.
 func TestTextThatCannotBeStoredIs400(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t, "AUTH_SECRET="+secret).Start()
+	i := harness.NewEnvironment(t, "AUTH_SECRET="+secret).Start()
 	operator := []string{"Authorization", "Bearer " + token(t, "olga", "operator")}
 	body := func(method string) string { return harness.OrderBody(method, "MUG-01") }
 	for _, c := range []struct{ method, path, body, field string }{
@@ -190,7 +190,7 @@ func send(t *testing.T, i *harness.Instance, base, method, path, host string) ki
 
 func TestDNSRebindingIsRefused(t *testing.T) {
 	t.Parallel()
-	w := harness.NewWorld(t, "HTTP_HOSTS=orders.example")
+	w := harness.NewEnvironment(t, "HTTP_HOSTS=orders.example")
 	i := w.Start()
 	for _, path := range []string{"/", "/ui/", "/ui/orders", "/v1/orders", "/v1/outbox", "/healthz", "/readyz", "/metrics", "/docs/", "/sandbox/payments/voids", "/nothing"} {
 		require.Equal(t, http.StatusMisdirectedRequest, send(t, i, i.URL, http.MethodGet, path, "evil.example").Status, path)
@@ -209,7 +209,7 @@ func TestOperationsOnAListenerOfTheirOwn(t *testing.T) {
 	require.NoError(t, err)
 	addr := l.Addr().String()
 	require.NoError(t, l.Close())
-	i := harness.NewWorld(t, "OPS_ADDR="+addr).Launch()
+	i := harness.NewEnvironment(t, "OPS_ADDR="+addr).Launch()
 	ops := "http://" + addr
 	kittest.Eventually(t, func() error {
 		response, err := i.HTTP().Get(ops + "/readyz")
@@ -253,7 +253,7 @@ func TestHEADWorksWhereGETDoes(t *testing.T) {
 // The operator's cookie is taken over TLS alone, except on loopback, where there is none.
 func TestOperatorsCookie(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t, "AUTH_SECRET="+secret, "TRUSTED_PROXIES=127.0.0.1").Start()
+	i := harness.NewEnvironment(t, "AUTH_SECRET="+secret, "TRUSTED_PROXIES=127.0.0.1").Start()
 	login := func(host, proto string) (*http.Response, string) {
 		form := url.Values{"token": {token(t, "olga", "operator")}, "next": {"/ui/sagas"}}
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, i.URL+"/ui/login", strings.NewReader(form.Encode()))
@@ -303,7 +303,7 @@ func TestOperatorsCookie(t *testing.T) {
 
 func TestStreamGoesOnAfterLastEventID(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t, "MAX_STREAMS=2").Start()
+	i := harness.NewEnvironment(t, "MAX_STREAMS=2").Start()
 	i.Stock(1000, "MUG-01")
 	id := i.Place("pm_ok", "MUG-01")
 	i.Decided(id)
@@ -327,7 +327,7 @@ func TestStreamGoesOnAfterLastEventID(t *testing.T) {
 	require.Contains(t, all, "event: saga")
 
 	// More streams than MAX_STREAMS are refused, and can be opened later.
-	i.Knobs("payments", `{"latency":"30s"}`)
+	i.SetFaults("payments", `{"latency":"30s"}`)
 	slow := i.Place("pm_ok", "MUG-01")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -352,7 +352,7 @@ func TestStreamGoesOnAfterLastEventID(t *testing.T) {
 		}
 		return nil
 	})
-	i.Knobs("payments", `{"latency":"0s"}`)
+	i.SetFaults("payments", `{"latency":"0s"}`)
 }
 
 // Events arrive while they happen, through a proxy with its default settings.
@@ -365,7 +365,7 @@ func TestStreamThroughNginxWithItsDefaults(t *testing.T) {
 	if _, err := os.Stat(nginx); err != nil {
 		t.Skip("nginx is not installed: apt-get install nginx")
 	}
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	i.Stock(1000, "MUG-01")
 	l, err := net.Listen("tcp", "127.0.0.1:0") // local, at once
 	require.NoError(t, err)
@@ -382,7 +382,7 @@ func TestStreamThroughNginxWithItsDefaults(t *testing.T) {
 		_ = proxy.Process.Signal(syscall.SIGTERM)
 		_ = proxy.Wait()
 	})
-	i.Knobs("payments", `{"latency":"30s"}`)
+	i.SetFaults("payments", `{"latency":"30s"}`)
 	id := i.Place("pm_ok", "MUG-01")
 	for _, path := range []string{"/v1/orders/" + id + "/stream", "/ui/orders/" + id} {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -407,13 +407,13 @@ func TestStreamThroughNginxWithItsDefaults(t *testing.T) {
 		cancel()
 		require.NoError(t, response.Body.Close())
 	}
-	i.Knobs("payments", `{"latency":"0s"}`)
+	i.SetFaults("payments", `{"latency":"0s"}`)
 }
 
 // What scrapers ask for every few seconds must not take the longer the more waits.
 func TestMetricsOfABacklogAreBounded(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	db := kittest.OpenDB(t, i.DSN())
 	_, err := db.ExecContext(t.Context(), `INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at)
 		SELECT 'm' || n, 't', 'k' || n, n % 16, '', '{}', now() + interval '1 day' FROM generate_series(1, 30000) n`)

@@ -16,7 +16,7 @@ import (
 // and the books.
 func TestPostgresInKafkasPlace(t *testing.T) {
 	t.Parallel()
-	w := harness.NewWorld(t, "BROKER=postgres", "KAFKA_BROKERS=")
+	w := harness.NewEnvironment(t, "BROKER=postgres", "KAFKA_BROKERS=")
 	if kittest.Real() {
 		w.Sandbox() // which two instances can share, as they can the database
 	}
@@ -48,7 +48,7 @@ func TestPostgresInKafkasPlace(t *testing.T) {
 	}
 	place()
 	began = time.Now()
-	report := i.Balanced()
+	report := i.Consistent()
 	t.Logf("%d orders were decided within %s", report.Orders, time.Since(began).Round(time.Millisecond))
 	require.Positive(t, report.Confirmed)
 	require.Positive(t, report.Cancelled)

@@ -53,7 +53,7 @@ func TestDataOfTheVersionBefore(t *testing.T) {
 	if !kittest.Real() {
 		t.Skip("needs POSTGRES_DSN and KAFKA_BROKERS")
 	}
-	w := harness.NewWorld(t)
+	w := harness.NewEnvironment(t)
 	dump, err := os.ReadFile("testdata/version1/database.sql")
 	require.NoError(t, err)
 	restore(t, w.DSN(), strings.ReplaceAll(string(dump), "golden.", w.Prefix+"."))
@@ -96,7 +96,7 @@ func TestDumpedAndRestoredElsewhere(t *testing.T) {
 	if !kittest.Real() || err != nil {
 		t.Skip("needs POSTGRES_DSN, KAFKA_BROKERS and pg_dump")
 	}
-	w := harness.NewWorld(t)
+	w := harness.NewEnvironment(t)
 	sandbox := w.Sandbox()
 	i := w.Start()
 	i.Stock(1000, "MUG-01", "TEE-02")
@@ -138,7 +138,7 @@ func TestDiskFull(t *testing.T) {
 	if kittest.External() != "" || os.Geteuid() != 0 {
 		t.Skip("needs root, to mount a small file system, and an instance of its own")
 	}
-	w := harness.NewWorld(t, "POSTGRES_DSN=", "KAFKA_BROKERS=") // the embedded ones, which keep their data there
+	w := harness.NewEnvironment(t, "POSTGRES_DSN=", "KAFKA_BROKERS=") // the embedded ones, which keep their data there
 	if err := syscall.Mount("tmpfs", w.DataDir, "tmpfs", 0, "size=192m,mode=755"); err != nil {
 		t.Skip("cannot mount a tmpfs: ", err)
 	}
@@ -190,7 +190,7 @@ func TestDiskFull(t *testing.T) {
 // What was accepted while nobody worked is worked off, however much it is.
 func TestALongBacklogAtTheStart(t *testing.T) {
 	t.Parallel()
-	w := harness.NewWorld(t)
+	w := harness.NewEnvironment(t)
 	api := w.Start("ROLES=api")
 	const orders = 300
 	response := api.Do(http.MethodPost, "/v1/stock/MUG-01/receipts", `{"quantity":10000}`)

@@ -24,7 +24,7 @@ func TestDebeziumInTheRelaysPlace(t *testing.T) {
 	if !kittest.Real() || plugins == "" || libs == "" {
 		t.Skip("needs POSTGRES_DSN, KAFKA_BROKERS, and the jars of Debezium and Kafka in DEBEZIUM_PLUGINS and KAFKA_LIBS: tests/debezium/run.sh")
 	}
-	w := harness.NewWorld(t, "DEBEZIUM=on")
+	w := harness.NewEnvironment(t, "DEBEZIUM=on")
 	db := kittest.OpenDB(t, w.DSN())
 	if level := kittest.Column(t, db, "SHOW wal_level"); level[0] != "logical" {
 		t.Skip("needs wal_level = logical, not " + level[0])
@@ -66,13 +66,13 @@ func TestDebeziumInTheRelaysPlace(t *testing.T) {
 		}
 		return nil
 	})
-	report := i.Balanced()
+	report := i.Consistent()
 	require.GreaterOrEqual(t, report.Confirmed, 1)
 	require.GreaterOrEqual(t, report.Cancelled, 11)
 }
 
 // startConnect runs Kafka Connect with deploy/debezium/connector.json, on this world's database.
-func startConnect(t *testing.T, w *harness.World, plugins, libs string) *exec.Cmd {
+func startConnect(t *testing.T, w *harness.Environment, plugins, libs string) *exec.Cmd {
 	t.Helper()
 	var connector struct{ Config map[string]string }
 	text, err := os.ReadFile("../../deploy/debezium/connector.json")

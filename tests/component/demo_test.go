@@ -19,7 +19,7 @@ func TestDiagram(t *testing.T) {
 	}
 }
 
-func TestDemoProvesTheBooks(t *testing.T) {
+func TestDemoProvesTheInvariants(t *testing.T) {
 	t.Parallel()
 	i := harness.Shared(t)
 	output, code := run(t, nil, "demo", "--orders", "40", "--json", "--url", i.URL)
@@ -40,7 +40,7 @@ func TestDemoProvesTheBooks(t *testing.T) {
 // The banner has the address of each part, the sandbox included.
 func TestBannerHasTheAddressOfEachPart(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	for _, line := range []string{"  pages      " + i.URL + "/ui/\n", "  api        " + i.URL + "/docs\n", "  postgres   ", "  kafka      ", "  sandbox    " + i.URL + "/v1/sandbox/payments and …/carrier\n"} {
 		require.Contains(t, i.Output(), line)
 	}

@@ -16,7 +16,7 @@ import (
 
 // failOn makes every insertion of an event of some type into some streams fail, with an error that nobody foresaw, until it is
 // told to stop.
-func failOn(t *testing.T, i *harness.Instance, name, streams, types string) (mend func()) {
+func failOn(t *testing.T, i *harness.Instance, name, streams, types string) (repair func()) {
 	t.Helper()
 	db := kittest.OpenDB(t, i.DSN())
 	_, err := db.Exec(fmt.Sprintf(`
@@ -30,7 +30,7 @@ func failOn(t *testing.T, i *harness.Instance, name, streams, types string) (men
 	}
 }
 
-func letter(t *testing.T, i *harness.Instance, commandType string) deadLetter {
+func findDeadLetter(t *testing.T, i *harness.Instance, commandType string) deadLetter {
 	t.Helper()
 	var found deadLetter
 	kittest.Eventually(t, func() error {
@@ -61,12 +61,12 @@ func onEachBroker(t *testing.T, test func(t *testing.T, settings ...string)) {
 
 // A message that cannot be handled is retried later, then becomes a dead letter; meanwhile its key is blocked, and no other. Replayed, it
 // comes first.
-func TestAFailingMessageHoldsItsKeyAndNoOther(t *testing.T) {
-	onEachBroker(t, testAFailingMessageHoldsItsKeyAndNoOther)
+func TestRetryBlocksOneKey(t *testing.T) {
+	onEachBroker(t, testRetryBlocksOneKey)
 }
 
-func testAFailingMessageHoldsItsKeyAndNoOther(t *testing.T, settings ...string) {
-	i := harness.NewWorld(t, settings...).Start()
+func testRetryBlocksOneKey(t *testing.T, settings ...string) {
+	i := harness.NewEnvironment(t, settings...).Start()
 	receive := func(sku string, quantity int) {
 		response := i.Do(http.MethodPost, "/v1/stock/"+sku+"/receipts", fmt.Sprintf(`{"quantity":%d}`, quantity))
 		require.Equal(t, http.StatusAccepted, response.Status, response.Body)
@@ -86,7 +86,7 @@ func testAFailingMessageHoldsItsKeyAndNoOther(t *testing.T, settings ...string) 
 			return nil
 		})
 	}
-	mend := failOn(t, i, "receipts", "inventory/BAD", "%")
+	repair := failOn(t, i, "receipts", "inventory/BAD", "%")
 	for n := range 5 {
 		receive("BAD", 1<<n)
 	}
@@ -96,7 +96,7 @@ func testAFailingMessageHoldsItsKeyAndNoOther(t *testing.T, settings ...string) 
 	for n := range 40 {
 		eventually(fmt.Sprint("GOOD-", n), 7)
 	}
-	dead := letter(t, i, "ReceiveStock")
+	dead := findDeadLetter(t, i, "ReceiveStock")
 	require.Equal(t, "BAD", dead.Key)
 	require.Contains(t, dead.Reason, "broken on purpose")
 	require.Greater(t, dead.Attempts, 3)
@@ -111,32 +111,32 @@ func testAFailingMessageHoldsItsKeyAndNoOther(t *testing.T, settings ...string) 
 	output, code := run(t, nil, "deadletters", "redrive", dead.ID, "--url", i.URL)
 	require.Zero(t, code, output)
 	require.Empty(t, deadLetters(t, i), "it is tried for some seconds")
-	again := letter(t, i, "ReceiveStock") // it fails again, and is still the first
+	again := findDeadLetter(t, i, "ReceiveStock") // it fails again, and is still the first
 	require.Equal(t, dead.ID, again.ID, "a message has one dead letter")
-	mend()
+	repair()
 	require.JSONEq(t, `{"sku":"BAD","quantity":1}`, again.Payload)
 	output, code = run(t, nil, "deadletters", "redrive", again.ID, "--url", i.URL)
 	require.Zero(t, code, output)
 	eventually("BAD", 31)
 	order := kittest.Column(t, kittest.OpenDB(t, i.DSN()), `SELECT payload->>'quantity' FROM events WHERE stream = 'inventory/BAD' ORDER BY version`)
 	require.Equal(t, []string{"1", "2", "4", "8", "16"}, order)
-	i.Balanced()
+	i.Consistent()
 }
 
 // Dropped, a dead letter lets the next one of its key go on.
-func TestWhatIsBehindADroppedLetterGoesOn(t *testing.T) {
-	onEachBroker(t, testWhatIsBehindADroppedLetterGoesOn)
+func TestKeyContinuesAfterADrop(t *testing.T) {
+	onEachBroker(t, testKeyContinuesAfterADrop)
 }
 
-func testWhatIsBehindADroppedLetterGoesOn(t *testing.T, settings ...string) {
-	i := harness.NewWorld(t, settings...).Start()
+func testKeyContinuesAfterADrop(t *testing.T, settings ...string) {
+	i := harness.NewEnvironment(t, settings...).Start()
 	db := kittest.OpenDB(t, i.DSN())
-	mend := failOn(t, i, "receipts", "inventory/BAD", "%")
+	repair := failOn(t, i, "receipts", "inventory/BAD", "%")
 	for _, quantity := range []int{1, 2, 4} {
 		i.Do(http.MethodPost, "/v1/stock/BAD/receipts", fmt.Sprintf(`{"quantity":%d}`, quantity))
 	}
-	dead := letter(t, i, "ReceiveStock")
-	mend()
+	dead := findDeadLetter(t, i, "ReceiveStock")
+	repair()
 	output, code := run(t, nil, "deadletters", "drop", dead.ID, "--reason", "counted twice", "--url", i.URL)
 	require.Zero(t, code, output)
 	kittest.Eventually(t, func() error {
@@ -158,26 +158,26 @@ func testWhatIsBehindADroppedLetterGoesOn(t *testing.T, settings ...string) {
 		}
 		return nil
 	})
-	i.Balanced()
+	i.Consistent()
 }
 
 // No saga hangs for a dead letter: before the pivot the step is refused, in doubt and undone; after it the saga is stuck and says so.
-func TestADeadCommandIsAnswered(t *testing.T) {
+func TestDeadCommandIsAnswered(t *testing.T) {
 	kittest.Long(t)
-	onEachBroker(t, testADeadCommandIsAnswered)
+	onEachBroker(t, testDeadCommandIsAnswered)
 }
 
-func testADeadCommandIsAnswered(t *testing.T, settings ...string) {
-	i := harness.NewWorld(t, settings...).Start()
+func testDeadCommandIsAnswered(t *testing.T, settings ...string) {
+	i := harness.NewEnvironment(t, settings...).Start()
 	i.Stock(1000, "MUG-01")
 
-	mend := failOn(t, i, "payments", "payments/%", "payment.authorised")
+	repair := failOn(t, i, "payments", "payments/%", "payment.authorised")
 	order := i.Decided(i.Place("pm_ok", "MUG-01"))
 	require.Equal(t, "cancelled", order.Status)
 	require.Contains(t, order.Reason, "broken on purpose")
 	require.Equal(t, "compensated", eventually(t, i, order.ID, "compensated").Statuses()["authorise payment"], "the provider had it: it is voided")
-	dead := letter(t, i, "AuthorisePayment")
-	mend()
+	dead := findDeadLetter(t, i, "AuthorisePayment")
+	repair()
 	response := i.Do(http.MethodPost, "/v1/dead-letters/"+dead.ID+"/redrive", "")
 	require.Equal(t, http.StatusAccepted, response.Status, response.Body)
 	db := kittest.OpenDB(t, i.DSN())
@@ -191,8 +191,8 @@ func testADeadCommandIsAnswered(t *testing.T, settings ...string) {
 	})
 
 	t.Run("a fallback stands in", func(t *testing.T) {
-		mend := failOn(t, i, "shipments", "shipments/0%", "shipment.booked") // the courier's begin with c
-		defer mend()
+		repair := failOn(t, i, "shipments", "shipments/0%", "shipment.booked") // the courier's begin with c
+		defer repair()
 		order := i.Decided(i.Place("pm_ok", "MUG-01"))
 		require.Equal(t, "confirmed", order.Status, order.Reason)
 		statuses := i.SagaOf(order.ID).Statuses()
@@ -200,17 +200,17 @@ func testADeadCommandIsAnswered(t *testing.T, settings ...string) {
 		require.Equal(t, "completed", statuses["book courier"])
 	})
 	t.Run("after the pivot it is stuck", func(t *testing.T) {
-		mend := failOn(t, i, "inventory", "inventory/%", "inventory.committed")
+		repair := failOn(t, i, "inventory", "inventory/%", "inventory.committed")
 		id := i.Place("pm_ok", "MUG-01")
 		saga := eventually(t, i, id, "stuck")
 		require.Contains(t, saga.Steps[4].Reason, "broken on purpose")
-		mend()
+		repair()
 		if output, code := run(t, nil, "sagas", "retry", saga.ID, "--url", i.URL); code != 0 {
 			require.Contains(t, output, "the saga is not stuck", "its time was over just now, and it was asked again by itself")
 		}
 		require.Equal(t, "confirmed", i.Decided(id).Status)
 	})
-	i.Balanced()
+	i.Consistent()
 	ended, err := metric(t, i, "millrace_saga_seconds_count")
 	require.NoError(t, err)
 	require.InDelta(t, 3, ended, 0, "each saga's duration, once")
@@ -219,7 +219,7 @@ func testADeadCommandIsAnswered(t *testing.T, settings ...string) {
 // The second carrier stands in for the first: when that has no room, does not answer, or its breaker is open.
 func TestTheCourierStandsIn(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	i.Stock(1000, "MUG-01")
 	booked := func(id string) map[string]string {
 		t.Helper()
@@ -227,16 +227,16 @@ func TestTheCourierStandsIn(t *testing.T) {
 		require.Equal(t, "confirmed", order.Status, order.Reason)
 		return i.SagaOf(id).Statuses()
 	}
-	i.Knobs("carrier", `{"refusal_rate":1}`)
+	i.SetFaults("carrier", `{"refusal_rate":1}`)
 	statuses := booked(i.Place("pm_ok", "MUG-01"))
 	require.Equal(t, "refused", statuses["book shipment"])
 	require.Equal(t, "completed", statuses["book courier"])
 	refused := i.Decided(i.Place("pm_capture_refused", "MUG-01"))
 	require.Equal(t, "compensated", eventually(t, i, refused.ID, "compensated").Statuses()["book courier"], "it is undone like any step")
-	i.Knobs("carrier", `{"refusal_rate":0}`)
+	i.SetFaults("carrier", `{"refusal_rate":0}`)
 	require.NotContains(t, booked(i.Place("pm_ok", "MUG-01")), "book courier")
 
-	i.Knobs("carrier", `{"down":true}`)
+	i.SetFaults("carrier", `{"down":true}`)
 	var ids []string
 	for range 12 { // enough for the breaker
 		ids = append(ids, i.Place("pm_ok", "MUG-01"))
@@ -257,13 +257,13 @@ func TestTheCourierStandsIn(t *testing.T) {
 	output, code := run(t, nil, "sagas", "show", i.SagaOf(ids[len(ids)-1]).ID, "--url", i.URL)
 	require.Zero(t, code)
 	require.Contains(t, output, "book courier (instead of book shipment)")
-	i.Knobs("carrier", `{"down":false}`)
+	i.SetFaults("carrier", `{"down":false}`)
 	for _, id := range ids {
 		if order := i.Decided(id); order.Status != "confirmed" {
 			require.Contains(t, order.Reason, "no answer in time", strings.Join(ids, " "))
 		}
 	}
-	i.Balanced()
+	i.Consistent()
 }
 
 // Messages that wait to be retried belong to no instance: when the one that handles them is killed, another goes on, in the order of each key.
@@ -307,5 +307,5 @@ func testRetryOutlivesAKilledInstance(t *testing.T, settings ...string) {
 	order := kittest.Column(t, db, `SELECT string_agg(payload->>'quantity', ' ' ORDER BY version) FROM events WHERE stream LIKE 'inventory/BAD-%' GROUP BY stream`)
 	require.Equal(t, slices.Repeat([]string{"1 2 4"}, keys), order)
 	require.Empty(t, deadLetters(t, all[1]))
-	all[1].Balanced()
+	all[1].Consistent()
 }

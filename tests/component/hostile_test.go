@@ -73,7 +73,7 @@ func onPartition(t *testing.T, i *harness.Instance) sarama.SyncProducer {
 // says why, and other records of the partition go on.
 func TestHostileRecordsEndAsDeadLetters(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	topic := i.Topic("warehouse.events.deliveries")
 	p := onPartition(t, i)
 	arrived := func(sku string) string { return fmt.Sprintf(`{"sku":%q,"quantity":7}`, sku) }
@@ -178,13 +178,13 @@ func TestHostileRecordsEndAsDeadLetters(t *testing.T) {
 	}
 	db := kittest.OpenDB(t, i.DSN())
 	require.Equal(t, []string{"0", "0"}, kittest.Column(t, db, `SELECT count(*)::text FROM blocked_keys UNION ALL SELECT count(*)::text FROM waiting_messages`))
-	i.Balanced()
+	i.Consistent()
 }
 
 // A command that a saga sent and whose handler records no event is answered on the event topic.
-func TestACommandWithoutAnEventIsAnswered(t *testing.T) {
+func TestCommandWithoutAnEventIsAnswered(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	i.Stock(10, "MUG-01")
 	order := i.Decided(i.Place("pm_ok", "MUG-01"))
 	require.Equal(t, "confirmed", order.Status)
@@ -204,14 +204,14 @@ func TestACommandWithoutAnEventIsAnswered(t *testing.T) {
 		}
 		return err
 	})
-	i.Balanced()
+	i.Consistent()
 }
 
 // What another service says is retried from the database: its topic, which may be read-only, gets no record of ours, whether a message is
 // retried, waits behind another one or is replayed; and the order of its key is kept.
 func TestRetryWritesNothingIntoAnExternalTopic(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	topic := i.Topic("warehouse.events.deliveries")
 	client, err := sarama.NewClient(i.Brokers(), nil)
 	require.NoError(t, err)

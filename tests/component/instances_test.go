@@ -57,9 +57,9 @@ func shards(t *testing.T, instances ...*harness.Instance) {
 }
 
 // several starts instances that share the work, although they run on one host, unless settings say otherwise.
-func several(t *testing.T, n int, settings ...string) (*harness.World, []*harness.Instance) {
+func several(t *testing.T, n int, settings ...string) (*harness.Environment, []*harness.Instance) {
 	t.Helper()
-	w := harness.NewWorld(t, append([]string{"LOAD_DISTRIBUTION=instances"}, settings...)...)
+	w := harness.NewEnvironment(t, append([]string{"LOAD_DISTRIBUTION=instances"}, settings...)...)
 	w.Sandbox()
 	if !kittest.Real() {
 		w.Host("ROLES=api") // PostgreSQL and Kafka are embedded in an instance that neither works nor is stopped
@@ -122,7 +122,7 @@ func TestInstancesShareTheWork(t *testing.T) {
 	back := w.Start()
 	shards(t, all[1], back)
 	flow(t, back)
-	all[1].Balanced()
+	all[1].Consistent()
 }
 
 // An instance that is stopped for longer than its lease loses its shards and its partitions; when it goes on, it knows.
@@ -147,7 +147,7 @@ func TestAStoppedInstanceIsReplaced(t *testing.T) {
 	all[0].Signal(syscall.SIGCONT)
 	shards(t, all...)
 	flow(t, all[0])
-	all[1].Balanced()
+	all[1].Consistent()
 }
 
 // Of the instances on a host the first one works; when it ends, in whatever way, the next one does.
@@ -180,7 +180,7 @@ func TestOneInstanceOfAHostWorks(t *testing.T) {
 	works(2)
 	all[1] = w.Start()
 	works(2) // who came later stands by
-	all[2].Balanced()
+	all[2].Consistent()
 }
 
 // handled is how many messages each instance that runs has handled, and nothing of one that does not.
@@ -212,7 +212,7 @@ func TestRoles(t *testing.T) {
 	held, err := metric(t, relay, "millrace_relay_shards")
 	require.NoError(t, err)
 	require.InDelta(t, 16, held, 0)
-	api.Balanced()
+	api.Consistent()
 
 	// Without Kafka the API can still accept; a worker and a relay can do nothing.
 	for roles, want := range map[string]int{"api": http.StatusOK, "worker": http.StatusServiceUnavailable, "relay": http.StatusServiceUnavailable, "api,worker,relay": http.StatusOK} {
@@ -239,7 +239,7 @@ func TestAStaticMemberComesBack(t *testing.T) {
 	i.Restart()
 	t.Logf("40 orders, decided %s after a static member was back", flow(t, i).Round(time.Millisecond))
 	flow(t, other)
-	other.Balanced()
+	other.Consistent()
 }
 
 // A clock that is wrong by minutes makes no deadline pass and no command expire.
@@ -251,7 +251,7 @@ func TestAWrongClockDoesNotMatter(t *testing.T) {
 	for _, i := range []*harness.Instance{late, early, all[0]} {
 		flow(t, i)
 	}
-	report := all[0].Balanced()
+	report := all[0].Consistent()
 	require.Equal(t, report.Orders, report.Confirmed, "%v", report.ByReason)
 	require.Contains(t, late.Output(), "the clock here is not that of the database")
 }
@@ -262,7 +262,7 @@ func TestServiceWhoseClockIsHoursWrong(t *testing.T) {
 	for _, offset := range []string{"3h", "-3h"} {
 		t.Run(offset, func(t *testing.T) {
 			t.Parallel()
-			i := harness.NewWorld(t, "CLOCK_OFFSET="+offset, "AUTH_SECRET="+secret, "RATE_LIMIT=0", "COURIER_URL=").Start()
+			i := harness.NewEnvironment(t, "CLOCK_OFFSET="+offset, "AUTH_SECRET="+secret, "RATE_LIMIT=0", "COURIER_URL=").Start()
 			operator := []string{"Authorization", "Bearer " + token(t, "olga", "operator")}
 			do := func(method, path, body string, into any, headers ...string) {
 				t.Helper()
@@ -322,17 +322,17 @@ func TestServiceWhoseClockIsHoursWrong(t *testing.T) {
 // saga has ended, it has to refuse one.
 func TestRefusalIsNotDecidedByStaleMemory(t *testing.T) {
 	t.Parallel()
-	w := harness.NewWorld(t, "LOAD_DISTRIBUTION=instances")
+	w := harness.NewEnvironment(t, "LOAD_DISTRIBUTION=instances")
 	sandbox := w.Sandbox()
 	if !kittest.Real() {
 		w.Host("ROLES=api")
 	}
 	worker, api := w.Start(), w.Start("ROLES=api")
 	worker.Stock(1000, "MUG-01")
-	sandbox.Knobs("payments", `{"latency":"1s"}`)
+	sandbox.SetFaults("payments", `{"latency":"1s"}`)
 	order := api.Place("pm_ok", "MUG-01")
 	inStep(t, worker, order, "authorise payment")
-	mend := failOn(t, worker, "inventory", "inventory/%", "inventory.released")
+	repair := failOn(t, worker, "inventory", "inventory/%", "inventory.released")
 	response := api.Do(http.MethodPost, "/v1/orders/"+order+"/cancel", "")
 	require.Equal(t, http.StatusAccepted, response.Status, response.Body)
 	path := "/v1/sagas/" + api.SagaOf(order).ID + "/retry"
@@ -341,7 +341,7 @@ func TestRefusalIsNotDecidedByStaleMemory(t *testing.T) {
 	eventually(t, worker, order, "stuck")
 	response = api.Do(http.MethodPost, path, "")
 	require.Equal(t, http.StatusAccepted, response.Status, "it is stuck: %s", response.Body)
-	mend()
+	repair()
 	kittest.Eventually(t, func() error {
 		if status := worker.SagaOf(order).Status; status != "compensated" {
 			answer := api.Do(http.MethodPost, path, "") // the one before may have failed for the same cause
@@ -351,7 +351,7 @@ func TestRefusalIsNotDecidedByStaleMemory(t *testing.T) {
 	})
 	response = api.Do(http.MethodPost, path, "")
 	require.Equal(t, http.StatusConflict, response.Status, "it has ended: %s", response.Body)
-	worker.Balanced()
+	worker.Consistent()
 }
 
 // Two services on one database with one inbox: each has its own topics, groups and aggregates, and what one handles the other does

@@ -17,7 +17,7 @@ import (
 // Requests share look-ups and commits: one that is bad fails alone.
 func TestBadRequestsAreIsolated(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	i.Stock(100_000, "MUG-01")
 	body := harness.OrderBody("pm_ok", "MUG-01")
 	good := func(name string) {
@@ -88,5 +88,5 @@ func TestBadRequestsAreIsolated(t *testing.T) {
 		again.JSON(t, &order)
 		i.Decided(order.ID)
 	})
-	require.Equal(t, 2*49*2+1, i.Balanced().Orders)
+	require.Equal(t, 2*49*2+1, i.Consistent().Orders)
 }

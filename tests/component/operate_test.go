@@ -14,11 +14,11 @@ import (
 )
 
 // A saga whose stock was taken away behind its back cannot go on; a person decides.
-func TestAStuckSagaIsOperated(t *testing.T) {
+func TestStuckSagaIsOperated(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	i.Stock(1000, "MUG-01")
-	i.Knobs("carrier", `{"latency":"1s"}`)
+	i.SetFaults("carrier", `{"latency":"1s"}`)
 	id := i.Place("pm_ok", "MUG-01")
 	inStep(t, i, id, "book shipment")
 	saga := i.SagaOf(id)
@@ -62,7 +62,7 @@ func TestAStuckSagaIsOperated(t *testing.T) {
 func TestTheDemosChaos(t *testing.T) {
 	kittest.Long(t)
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	output, code := run(t, nil, "demo", "--orders", "60", "--chaos", "--json", "--url", i.URL)
 	require.Zero(t, code, output)
 	var result struct {

@@ -82,7 +82,7 @@ func TestPgBouncerSessionPooling(t *testing.T) {
 	if !kittest.Real() {
 		t.Skip("needs a database: set POSTGRES_DSN and KAFKA_BROKERS")
 	}
-	w := harness.NewWorld(t)
+	w := harness.NewEnvironment(t)
 	_, err := kittest.OpenDB(t, w.DSN()).Exec(`CREATE SCHEMA shop`)
 	require.NoError(t, err)
 	i := w.StartWith("POSTGRES_DSN="+inSchema(t, pgbouncer(t, w.DSN(), "session"), "shop"), "POSTGRES_MAX_CONNS=10")
@@ -100,7 +100,7 @@ func TestPgBouncerTransactionPoolingIsRefused(t *testing.T) {
 		t.Skip("needs a database: set POSTGRES_DSN and KAFKA_BROKERS")
 	}
 	for _, mode := range []string{"transaction", "statement"} {
-		w := harness.NewWorld(t)
+		w := harness.NewEnvironment(t)
 		i := w.Launch("POSTGRES_DSN=" + pgbouncer(t, w.DSN(), mode))
 		require.NotZero(t, i.Wait(), mode)
 		require.Contains(t, i.Output(), "the service needs pool_mode = session", mode)

@@ -22,7 +22,7 @@ func TestReadModelsAreRebuiltWhileTheServiceRuns(t *testing.T) {
 		t.Skip("needs the database and the settings of the service")
 	}
 	t.Parallel()
-	w := harness.NewWorld(t)
+	w := harness.NewEnvironment(t)
 	i := w.Start()
 	db := kittest.OpenDB(t, i.DSN())
 	i.Stock(1000, "BOOK-1")
@@ -48,14 +48,14 @@ func TestReadModelsAreRebuiltWhileTheServiceRuns(t *testing.T) {
 	}
 	close(stop)
 	require.Positive(t, <-done)
-	i.Balanced()
+	i.Consistent()
 	_, err := db.Exec(`DELETE FROM order_view; UPDATE stock_view SET on_hand = on_hand + 1; UPDATE saga_instances SET status = 'running'`)
 	require.NoError(t, err)
 	for _, name := range []string{"orders", "stock", "sagas"} {
 		out, err := w.Command("projections", "rebuild", name).CombinedOutput()
 		require.NoError(t, err, string(out))
 	}
-	i.Balanced()
+	i.Consistent()
 	out, err := w.Command("projections", "rebuild", "nothing").CombinedOutput()
 	require.Error(t, err)
 	require.Contains(t, string(out), `there is no projection "nothing"; there are orders, stock, sagas`)
@@ -65,12 +65,12 @@ func TestReadModelsAreRebuiltWhileTheServiceRuns(t *testing.T) {
 }
 
 // One event that a projection cannot store stops neither the projection nor its rebuild.
-func TestPoisonousEventStopsNoProjection(t *testing.T) {
+func TestBadEventStopsNoProjection(t *testing.T) {
 	if kittest.External() != "" {
 		t.Skip("needs the database and the settings of the service")
 	}
 	t.Parallel()
-	w := harness.NewWorld(t)
+	w := harness.NewEnvironment(t)
 	i := w.Start()
 	i.ExpectFaults() // events that the service would not have recorded
 	db := kittest.OpenDB(t, i.DSN())
@@ -79,7 +79,7 @@ func TestPoisonousEventStopsNoProjection(t *testing.T) {
 	require.NoError(t, err)
 
 	// One whose reason has a NUL character, and one that can never be stored. They are stored, and relayed, as the service's own are.
-	nul, poison := i.Decided(i.Place("pm_ok", "BOOK-1")).ID, i.Decided(i.Place("pm_ok", "BOOK-1")).ID
+	nul, broken := i.Decided(i.Place("pm_ok", "BOOK-1")).ID, i.Decided(i.Place("pm_ok", "BOOK-1")).ID
 	send := func(id, reason string) {
 		e := cqrs.Event{Body: order.Cancelled{OrderID: id, Reason: reason}, Category: order.Category, Key: id}
 		e.Meta = cqrs.Meta{ID: "poison-" + id, Subject: "orders/" + id, Time: time.Now(), Version: 3}
@@ -96,7 +96,7 @@ func TestPoisonousEventStopsNoProjection(t *testing.T) {
 		require.NoError(t, err)
 	}
 	send(nul, "declined\x00here")
-	send(poison, "poison")
+	send(broken, "poison")
 	row := func(id string) (status, reason string) {
 		require.NoError(t, db.QueryRow(`SELECT status, reason FROM order_view WHERE order_id = $1`, id).Scan(&status, &reason))
 		return status, reason
@@ -124,7 +124,7 @@ func TestPoisonousEventStopsNoProjection(t *testing.T) {
 	}
 	status, reason := row(nul)
 	require.Equal(t, "cancelled declined\uFFFDhere", status+" "+reason)
-	status, _ = row(poison)
+	status, _ = row(broken)
 	require.Equal(t, "confirmed", status)
 	out, err := w.Command("projections", "list").CombinedOutput()
 	require.NoError(t, err)

@@ -23,7 +23,7 @@ func TestRelayGoesOnAfterADropOfTheDeadLetter(t *testing.T) {
 		t.Skip("needs a real Kafka, which refuses records: set POSTGRES_DSN and KAFKA_BROKERS")
 	}
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	topic, limit := i.Topic("commands.inventory"), "100000"
 	require.NoError(t, admin(t, i).AlterConfig(sarama.TopicResource, topic, map[string]*string{"max.message.bytes": &limit}, false))
 	db := kittest.OpenDB(t, i.DSN())
@@ -42,14 +42,14 @@ func TestRelayGoesOnAfterADropOfTheDeadLetter(t *testing.T) {
 	}
 	receive("GOOD", 7, 0)
 	eventuallyOnHand(t, i, "GOOD", 7)
-	dead := letter(t, i, "ReceiveStock")
+	dead := findDeadLetter(t, i, "ReceiveStock")
 	require.Equal(t, []string{"relay", "BAD"}, []string{dead.Consumer, dead.Key})
-	parked := func() (n struct{ Pending, Parked int }) {
+	blocked := func() (n struct{ Pending, Parked int }) {
 		i.Do(http.MethodGet, "/v1/outbox", "").JSON(t, &n)
 		return n
 	}
 	kittest.Eventually(t, func() error {
-		if n := parked(); n.Parked != 2 || n.Pending != 0 {
+		if n := blocked(); n.Parked != 2 || n.Pending != 0 {
 			return fmt.Errorf("%+v", n)
 		}
 		return nil
@@ -63,6 +63,6 @@ func TestRelayGoesOnAfterADropOfTheDeadLetter(t *testing.T) {
 	require.Empty(t, deadLetters(t, i))
 	receive("BAD", 8, 0) // the key is free for good
 	eventuallyOnHand(t, i, "BAD", 14)
-	require.Zero(t, parked().Parked)
-	i.Balanced()
+	require.Zero(t, blocked().Parked)
+	i.Consistent()
 }

@@ -24,7 +24,7 @@ func TestRetentionShorterThanThatOfATopicIsRefused(t *testing.T) {
 		"-1":         "INBOX_RETENTION: 336h0m0s is shorter than topic T keeps messages (retention.ms: for ever)",
 		"604800000":  "",
 	} {
-		w := harness.NewWorld(t, "KAFKA_BROKERS="+strings.Join(brokers, ","))
+		w := harness.NewEnvironment(t, "KAFKA_BROKERS="+strings.Join(brokers, ","))
 		admin, err := sarama.NewClusterAdmin(brokers, sarama.NewConfig())
 		require.NoError(t, err)
 		topic := w.Prefix + ".events.payments"
@@ -46,7 +46,7 @@ func TestRetentionShorterThanThatOfATopicIsRefused(t *testing.T) {
 func TestRetentionShorterThanThatOfAnotherServicesTopicIsSaid(t *testing.T) {
 	t.Parallel()
 	brokers := kittest.Kafka(t)
-	w := harness.NewWorld(t, "KAFKA_BROKERS="+strings.Join(brokers, ","))
+	w := harness.NewEnvironment(t, "KAFKA_BROKERS="+strings.Join(brokers, ","))
 	admin, err := sarama.NewClusterAdmin(brokers, sarama.NewConfig())
 	require.NoError(t, err)
 	warehouse, forever := w.Prefix+"-warehouse", "-1"
@@ -71,7 +71,7 @@ func TestRetentionShorterThanThatOfAnotherServicesTopicIsSaid(t *testing.T) {
 // compensations still find what was done.
 func TestWeeksPass(t *testing.T) {
 	t.Parallel()
-	w := harness.NewWorld(t, "AUTH_SECRET="+secret, "RATE_LIMIT=0")
+	w := harness.NewEnvironment(t, "AUTH_SECRET="+secret, "RATE_LIMIT=0")
 	sandbox := w.Sandbox()
 	i := w.StartWith("COURIER_URL=")
 	operator := func() []string { return []string{"Authorization", "Bearer " + token(t, "olga", "operator")} }
@@ -81,7 +81,7 @@ func TestWeeksPass(t *testing.T) {
 	require.Equal(t, http.StatusOK, first.Status, first.Body)
 	again := i.Do(http.MethodPost, "/v1/orders", harness.OrderBody("pm_declined", "MUG-01"), append(old, "Idempotency-Key", "k")...)
 	require.Equal(t, "true", again.Header.Get("Idempotency-Replayed"))
-	sandbox.Knobs("carrier", `{"down":true}`)
+	sandbox.SetFaults("carrier", `{"down":true}`)
 	var order harness.Order
 	i.Do(http.MethodPost, "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"), old...).JSON(t, &order)
 	db := kittest.OpenDB(t, i.DSN())
@@ -96,7 +96,7 @@ func TestWeeksPass(t *testing.T) {
 	i.ClockAhead(21 * 24 * time.Hour)
 	db = kittest.OpenDB(t, i.DSN()) // an embedded one has another port after a restart
 
-	sandbox.Knobs("carrier", `{"down":false}`) // a booking is undone too, because it may have taken effect
+	sandbox.SetFaults("carrier", `{"down":false}`) // a booking is undone too, because it may have taken effect
 	require.Equal(t, http.StatusUnauthorized, i.Do(http.MethodGet, "/v1/orders", "", old...).Status, "the token has expired")
 	kittest.Eventually(t, func() error {
 		status := kittest.Column(t, db, `SELECT status || ' ' || reason FROM order_view WHERE order_id = $1`, order.ID)

@@ -34,7 +34,7 @@ func TestKafkaRights(t *testing.T) {
 		"auto.create.topics.enable=false", "transaction.state.log.replication.factor=1", "transaction.state.log.min.isr=1", "group.initial.rebalance.delay.ms=0")
 	super := kafka.Security{TLS: true, CAFile: ca, SASL: "PLAIN", User: "bob", Password: "s3cret"}
 	kittest.Eventually(t, func() error { return kafka.Ping(kafka.Config{Brokers: brokers, Security: super}) })
-	w := harness.NewWorld(t, "KAFKA_BROKERS="+brokers[0], "KAFKA_TLS=on", "KAFKA_CA_FILE="+ca, "KAFKA_SASL=SCRAM-SHA-512", "KAFKA_USER=ada", "KAFKA_PASSWORD=s3cret")
+	w := harness.NewEnvironment(t, "KAFKA_BROKERS="+brokers[0], "KAFKA_TLS=on", "KAFKA_CA_FILE="+ca, "KAFKA_SASL=SCRAM-SHA-512", "KAFKA_USER=ada", "KAFKA_PASSWORD=s3cret")
 	admin, err := kafka.NewAdmin(kafka.Config{Brokers: brokers, Security: super})
 	require.NoError(t, err)
 	defer admin.Close()
@@ -65,7 +65,7 @@ func TestKafkaRights(t *testing.T) {
 		}
 	}
 	i := w.Launch()
-	says := func(form string) {
+	message := func(form string) {
 		t.Helper()
 		kittest.Eventually(t, func() error {
 			if !regexp.MustCompile(form).MatchString(i.Output()) {
@@ -74,12 +74,12 @@ func TestKafkaRights(t *testing.T) {
 			return nil
 		})
 	}
-	says(`create topic ` + own + `\.events\.orders.*needs .*CREATE.* on topic ` + own + `\.events\.orders`)
+	message(`create topic ` + own + `\.events\.orders.*needs .*CREATE.* on topic ` + own + `\.events\.orders`)
 	require.False(t, i.Exited())
 	i.Kill()
 	grant(rights["create own topics"])
 	i = w.Start()
-	says(`DESCRIBE_CONFIGS.*default is assumed`)
+	message(`DESCRIBE_CONFIGS.*default is assumed`)
 	i.Stock(1000, "MUG-01")
 	confirmed := func() {
 		t.Helper()
@@ -94,7 +94,7 @@ func TestKafkaRights(t *testing.T) {
 		t.Log(name)
 		revoke(rights[name])
 		id := i.Place("pm_ok", "MUG-01")
-		says(line)
+		message(line)
 		grant(rights[name])
 		i.Decided(id) // or cancelled by a deadline
 		noneSuspended(t, i)
@@ -108,7 +108,7 @@ func TestKafkaRights(t *testing.T) {
 	code, _ := i.Terminate()
 	require.Zero(t, code)
 	i.Restart()
-	says(`no right \(DESCRIBE_CONFIGS\) to compare INBOX_RETENTION with the retention\.ms of topics.*` + regexp.QuoteMeta(topic))
+	message(`no right \(DESCRIBE_CONFIGS\) to compare INBOX_RETENTION with the retention\.ms of topics.*` + regexp.QuoteMeta(topic))
 	confirmed()
 	code, _ = i.Terminate()
 	require.Zero(t, code)

@@ -88,7 +88,7 @@ func TestEveryStepRefused(t *testing.T) {
 		require.True(t, detail.Steps[0].EndedAt.Before(detail.Steps[6].EndedAt), "the order is told last")
 	})
 	if kittest.External() == "" {
-		i.Balanced()
+		i.Consistent()
 	}
 }
 
@@ -140,7 +140,7 @@ func TestEveryStepTimedOut(t *testing.T) {
 	inStep(t, i, blocked, "reserve stock")
 
 	// The carrier does its work and answers too late, every time.
-	i.Knobs("carrier", `{"latency":"2.5s"}`)
+	i.SetFaults("carrier", `{"latency":"2.5s"}`)
 	unbooked := i.Place("pm_ok", "SLOW-3")
 	inStep(t, i, unbooked, "book shipment")
 
@@ -163,18 +163,18 @@ func TestEveryStepTimedOut(t *testing.T) {
 		}
 		return nil
 	})
-	i.Knobs("carrier", `{"latency":"0s"}`)
+	i.SetFaults("carrier", `{"latency":"0s"}`)
 	require.Equal(t, "confirmed", i.Decided(unbooked).Status, "the courier stands in")
 	stoodIn := eventually(t, i, unbooked, "completed").Statuses()
 	require.Equal(t, "compensated", stoodIn["book shipment"], "the step in doubt is compensated first")
 	require.Equal(t, "completed", stoodIn["book courier"])
 
 	t.Run("from the pivot on it is asked again", func(t *testing.T) {
-		i.Knobs("carrier", `{"latency":"1s"}`)
+		i.SetFaults("carrier", `{"latency":"1s"}`)
 		id := i.Place("pm_ok", "SLOW-4")
 		inStep(t, i, id, "book shipment")
-		i.Knobs("payments", `{"down":true}`)
-		i.Knobs("carrier", `{"latency":"0s"}`)
+		i.SetFaults("payments", `{"down":true}`)
+		i.SetFaults("carrier", `{"latency":"0s"}`)
 		releaseStock := hold(lock, "inventory/SLOW-4")
 		// Somebody else is about to append to the order: its handler waits to see whether he does.
 		releaseOrder := hold(`INSERT INTO events (position, stream, version, type, schema, payload, meta, at)
@@ -191,14 +191,14 @@ func TestEveryStepTimedOut(t *testing.T) {
 			})
 		}
 		asked("capture payment")
-		i.Knobs("payments", `{"down":false}`)
+		i.SetFaults("payments", `{"down":false}`)
 		asked("take stock out")
 		releaseStock()
 		asked("confirm order")
 		releaseOrder()
 		require.Equal(t, "confirmed", i.Decided(id).Status)
 	})
-	i.Balanced()
+	i.Consistent()
 }
 
 func TestCustomerCancels(t *testing.T) {
@@ -225,16 +225,16 @@ func TestCustomerCancels(t *testing.T) {
 			accepted("repeated after its end")
 		}
 		cancel(i.Place("pm_ok", "MUG-01")) // perhaps before its saga has begun
-		i.Knobs("payments", `{"latency":"1s"}`)
+		i.SetFaults("payments", `{"latency":"1s"}`)
 		id := i.Place("pm_ok", "MUG-01")
 		inStep(t, i, id, "authorise payment")
 		cancel(id)
-		i.Knobs("payments", `{"latency":"0s"}`)
-		i.Knobs("carrier", `{"latency":"1s"}`)
+		i.SetFaults("payments", `{"latency":"0s"}`)
+		i.SetFaults("carrier", `{"latency":"1s"}`)
 		id = i.Place("pm_ok", "MUG-01")
 		inStep(t, i, id, "book shipment")
 		cancel(id)
-		i.Knobs("carrier", `{"latency":"0s"}`)
+		i.SetFaults("carrier", `{"latency":"0s"}`)
 	})
 	t.Run("afterwards it is too late", func(t *testing.T) {
 		id := i.Place("pm_ok", "MUG-01")
@@ -244,7 +244,7 @@ func TestCustomerCancels(t *testing.T) {
 		require.Contains(t, response.Body, "too late to cancel")
 		require.Equal(t, "confirmed", i.Order(id).Status)
 	})
-	i.Balanced()
+	i.Consistent()
 }
 
 // Many orders for the same few SKUs at the same time: all are served, exactly as many as there is stock for.
@@ -281,7 +281,7 @@ func TestHotStock(t *testing.T) {
 	require.LessOrEqual(t, confirmed, stock)
 	require.GreaterOrEqual(t, confirmed+late, stock)
 	if kittest.External() == "" {
-		i.Balanced()
+		i.Consistent()
 	}
 }
 

@@ -32,9 +32,9 @@ func TestTwoServicesInTwoSchemas(t *testing.T) {
 	}
 	for _, broker := range []string{"kafka", "postgres"} {
 		t.Run(broker, func(t *testing.T) {
-			w := harness.NewWorld(t, "BROKER="+broker)
+			w := harness.NewEnvironment(t, "BROKER="+broker)
 			if broker == "postgres" {
-				w = harness.NewWorld(t, "BROKER="+broker, "KAFKA_BROKERS=")
+				w = harness.NewEnvironment(t, "BROKER="+broker, "KAFKA_BROKERS=")
 			}
 			db := kittest.OpenDB(t, w.DSN())
 			var services []*harness.Instance
@@ -71,7 +71,7 @@ func TestUnknownSchemaIsRefused(t *testing.T) {
 	if !kittest.Real() {
 		t.Skip("needs a database: set POSTGRES_DSN and KAFKA_BROKERS")
 	}
-	w := harness.NewWorld(t)
+	w := harness.NewEnvironment(t)
 	i := w.Launch("POSTGRES_DSN=" + inSchema(t, w.DSN(), "nowhere"))
 	require.NotZero(t, i.Wait())
 	require.Contains(t, i.Output(), `POSTGRES_DSN: its search_path "nowhere" names no schema that exists`)

@@ -112,7 +112,7 @@ func TestDatabaseNotReachable(t *testing.T) {
 
 func TestOneInstanceADataDirectory(t *testing.T) {
 	t.Parallel()
-	w := harness.NewWorld(t)
+	w := harness.NewEnvironment(t)
 	w.Start()
 	if kittest.Real() {
 		t.Skip("the data directory holds no database here")
@@ -124,7 +124,7 @@ func TestOneInstanceADataDirectory(t *testing.T) {
 
 func TestSchema(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	settings := []string{"POSTGRES_DSN=" + i.DSN(), "HTTP_ADDR=127.0.0.1:0", "DATA_DIR=" + t.TempDir(), "KAFKA_BROKERS=" + i.Brokers()[0]}
 	output, code := run(t, settings, "migrate", "status")
 	require.Zero(t, code, output)

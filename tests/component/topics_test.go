@@ -61,7 +61,7 @@ func suspendedTopics(i *harness.Instance) (map[string]string, error) {
 // somebody makes the topic, its messages arrive.
 func TestUnknownTopicIsSuspended(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	i.Stock(1000, "MUG-01")
 	missing := i.Topic("never.existed")
 	toTopic(t, i, missing)
@@ -93,7 +93,7 @@ func TestUnknownTopicIsSuspended(t *testing.T) {
 	require.NotContains(t, strings.ReplaceAll(breakers, " ", ""), `"state":"open"`, "the broker is well")
 	require.NoError(t, admin(t, i).CreateTopic(missing, &sarama.TopicDetail{NumPartitions: 1, ReplicationFactor: 1}, false))
 	noneSuspended(t, i)
-	i.Balanced()
+	i.Consistent()
 }
 
 func noneSuspended(t *testing.T, i *harness.Instance) {
@@ -108,9 +108,9 @@ func noneSuspended(t *testing.T, i *harness.Instance) {
 }
 
 // An own topic that somebody deletes is made again, with its partitions, and its consumers read it again.
-func TestDeletedTopicIsMadeAgain(t *testing.T) {
+func TestDeletedTopicIsRecreated(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	i.Stock(1000, "MUG-01")
 	for range 5 {
 		i.Decided(i.Place("pm_ok", "MUG-01"))

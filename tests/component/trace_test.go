@@ -65,9 +65,9 @@ func TestOneOrderIsOneTrace(t *testing.T) {
 	got := &spans{traces: map[string]map[string]span{}}
 	server := httptest.NewServer(got)
 	defer server.Close()
-	i := harness.NewWorld(t, "OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL, "OTEL_BSP_SCHEDULE_DELAY=100").Start()
+	i := harness.NewEnvironment(t, "OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL, "OTEL_BSP_SCHEDULE_DELAY=100").Start()
 	i.Stock(100, "MUG-01")
-	i.Knobs("payments", `{"down":true}`)
+	i.SetFaults("payments", `{"down":true}`)
 	const trace, caller = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	response := i.Do(http.MethodPost, "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"), "traceparent", "00-"+trace+"-"+caller+"-01")
 	require.Equal(t, http.StatusAccepted, response.Status)
@@ -81,7 +81,7 @@ func TestOneOrderIsOneTrace(t *testing.T) {
 		}
 		return fmt.Errorf("not asked yet")
 	})
-	i.Knobs("payments", `{"down":false}`)
+	i.SetFaults("payments", `{"down":false}`)
 	require.Equal(t, "confirmed", i.Decided(order.ID).Status)
 	eventually(t, i, order.ID, "completed")
 

@@ -47,14 +47,14 @@ func TestDuplicatesChangeNothing(t *testing.T) {
 }
 
 func testDuplicatesChangeNothing(t *testing.T, settings ...string) {
-	i := harness.NewWorld(t, settings...).Start()
+	i := harness.NewEnvironment(t, settings...).Start()
 	i.Stock(1000, "MUG-01", "TEE-02", "HEAVY-99")
 	for _, method := range []string{"pm_ok", "pm_declined", "pm_capture_refused"} {
 		i.Place(method, "MUG-01", "TEE-02")
 	}
 	i.Place("pm_ok", "HEAVY-99")
 	i.Place("pm_ok", "MUG-01", "VOID-00")
-	before := i.Balanced()
+	before := i.Consistent()
 	var full []string
 	for _, topic := range topics {
 		full = append(full, i.Topic(topic))
@@ -69,7 +69,7 @@ func testDuplicatesChangeNothing(t *testing.T, settings ...string) {
 	for range 40 {
 		i.Place("pm_ok", "MUG-01")
 	}
-	after := i.Balanced()
+	after := i.Consistent()
 	require.Equal(t, before.Orders+40, after.Orders)
 	require.Equal(t, before.Cancelled, after.Cancelled)
 	require.Equal(t, calls+40*3, ledgerCalls(t, i), "no external service is called again for a message that was handled")
@@ -173,12 +173,12 @@ func toPostgres(t *testing.T, i *harness.Instance) func(*sarama.ProducerMessage)
 }
 
 // What cannot be understood is kept, with a reason that says what is wrong, and stands in nobody's way.
-func TestPoisonIsKeptAndStandsInNobodysWay(t *testing.T) {
-	onEachBroker(t, testPoisonIsKeptAndStandsInNobodysWay)
+func TestDeadLetterBlocksItsKeyOnly(t *testing.T) {
+	onEachBroker(t, testDeadLetterBlocksItsKeyOnly)
 }
 
-func testPoisonIsKeptAndStandsInNobodysWay(t *testing.T, settings ...string) {
-	i := harness.NewWorld(t, settings...).Start()
+func testDeadLetterBlocksItsKeyOnly(t *testing.T, settings ...string) {
+	i := harness.NewEnvironment(t, settings...).Start()
 	i.Stock(1000, "MUG-01")
 	to := toKafka
 	if len(settings) > 0 {
@@ -267,7 +267,7 @@ func testPoisonIsKeptAndStandsInNobodysWay(t *testing.T, settings ...string) {
 	for range 24 { // every partition goes on
 		i.Place("pm_ok", "MUG-01")
 	}
-	require.Equal(t, 24, i.Balanced().Confirmed)
+	require.Equal(t, 24, i.Consistent().Confirmed)
 }
 
 // While the broker is away orders are accepted; afterwards everything arrives.
@@ -275,7 +275,7 @@ func TestBrokerDown(t *testing.T) {
 	var i *harness.Instance
 	var stop, start func()
 	if stopCommand := os.Getenv("KAFKA_STOP"); kittest.Real() && stopCommand != "" {
-		i = harness.NewWorld(t).Start()
+		i = harness.NewEnvironment(t).Start()
 		run := func(name string) func() {
 			return func() {
 				out, err := exec.Command("bash", "-c", os.Getenv(name)).CombinedOutput() // the tester's own
@@ -293,7 +293,7 @@ func TestBrokerDown(t *testing.T) {
 		_, err = fmt.Sscanf(broker.Brokers[0], "127.0.0.1:%d", &port)
 		require.NoError(t, err)
 		t.Cleanup(func() { broker.Stop() })
-		i = harness.NewWorld(t, "KAFKA_BROKERS="+broker.Brokers[0]).Start()
+		i = harness.NewEnvironment(t, "KAFKA_BROKERS="+broker.Brokers[0]).Start()
 		stop = broker.Stop
 		start = func() {
 			broker, err = embedded.StartKafka(dir, port)
@@ -326,7 +326,7 @@ func TestBrokerDown(t *testing.T) {
 	i.Do(http.MethodGet, "/v1/outbox", "").JSON(t, &backlog)
 	require.Positive(t, backlog.Pending)
 	start()
-	report := i.Balanced()
+	report := i.Consistent()
 	require.Equal(t, report.Orders, report.Confirmed, "%+v", report)
 	require.GreaterOrEqual(t, report.Orders, 22)
 }
@@ -335,7 +335,7 @@ func TestBrokerDown(t *testing.T) {
 func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 	kittest.Long(t)
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	i.Stock(10_000, "MUG-01", "TEE-02")
 	ways := []struct {
 		method string
@@ -356,7 +356,7 @@ func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 			killWhen(t, i, id, step, way.method != "pm_ok")
 			i.Restart()
 			i.Decided(id)
-			report := i.Balanced()
+			report := i.Consistent()
 			require.Equal(t, orders, report.Orders, "%s %d", way.method, n)
 		}
 	}
@@ -385,7 +385,7 @@ func killWhen(t *testing.T, i *harness.Instance, orderID, step string, backwards
 func TestCleanStop(t *testing.T) { onEachBroker(t, testCleanStop) }
 
 func testCleanStop(t *testing.T, settings ...string) {
-	i := harness.NewWorld(t, settings...).Start()
+	i := harness.NewEnvironment(t, settings...).Start()
 	i.Stock(1000, "MUG-01")
 	for range 30 {
 		i.Place("pm_ok", "MUG-01")
@@ -397,7 +397,7 @@ func testCleanStop(t *testing.T, settings ...string) {
 	require.NotContains(t, i.Output(), "level=ERROR", "nothing is torn off")
 	i.Restart()
 	away := time.Since(stopped)
-	report := i.Balanced()
+	report := i.Consistent()
 	require.Equal(t, 30, report.Orders)
 	if away < 5*time.Second {
 		require.Equal(t, 30, report.Confirmed, "%v", report.ByReason)

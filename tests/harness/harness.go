@@ -10,8 +10,8 @@ import (
 	"github.com/millrace/millrace/kit/kittest"
 )
 
-// World is what instances share: a database, a broker, a data directory, the sandbox.
-type World struct {
+// Environment is what instances share: a database, a broker, a data directory, the sandbox.
+type Environment struct {
 	*kittest.Environment
 	t       *testing.T
 	sandbox string // URL of the sandbox, if it has a process of its own
@@ -21,7 +21,7 @@ type World struct {
 type Instance struct {
 	*kittest.Instance
 	Orders
-	world *World
+	env *Environment
 }
 
 // Client speaks HTTP with an instance.
@@ -43,10 +43,10 @@ func NewClient(t *testing.T, url string) Client {
 	return Client{client, Orders{t, client, &atomic.Int64{}}}
 }
 
-// NewWorld makes a world of the test's own. Settings are added to the environment of each instance.
-func NewWorld(t *testing.T, settings ...string) *World {
+// NewEnvironment makes a world of the test's own. Settings are added to the environment of each instance.
+func NewEnvironment(t *testing.T, settings ...string) *Environment {
 	t.Helper()
-	w := &World{Environment: kittest.NewEnvironment(t), t: t}
+	w := &Environment{Environment: kittest.NewEnvironment(t), t: t}
 	w.Set("WAREHOUSE_TOPICS", w.Prefix+".warehouse")
 	for _, s := range settings {
 		name, value, _ := strings.Cut(s, "=")
@@ -59,7 +59,7 @@ func NewWorld(t *testing.T, settings ...string) *World {
 // outside are the settings of the services that the sandbox stands in for, and their paths there.
 var outside = map[string]string{"PAYMENTS_URL": "/payments", "CARRIER_URL": "/carrier", "COURIER_URL": "/courier"}
 
-func (w *World) fromHost(host *kittest.Instance) map[string]string {
+func (w *Environment) fromHost(host *kittest.Instance) map[string]string {
 	if w.sandbox != "" || w.Setting("PAYMENTS_URL") != "" {
 		return nil
 	}
@@ -77,42 +77,42 @@ func Shared(t *testing.T, settings ...string) *Instance {
 	if u := kittest.External(); u != "" {
 		return instance(t, nil, kittest.Attach(t, u))
 	}
-	w := NewWorld(t, append([]string{"LOAD_DISTRIBUTION=instances"}, settings...)...)
+	w := NewEnvironment(t, append([]string{"LOAD_DISTRIBUTION=instances"}, settings...)...)
 	i := w.Host()
 	w.Start()
 	return i
 }
 
-func instance(t *testing.T, w *World, i *kittest.Instance) *Instance {
+func instance(t *testing.T, w *Environment, i *kittest.Instance) *Instance {
 	return &Instance{i, Orders{t, i.Client, &atomic.Int64{}}, w}
 }
 
 // Host starts the instance that runs the embedded parts and the sandbox. Instances that are started after it share them.
-func (w *World) Host(settings ...string) *Instance {
+func (w *Environment) Host(settings ...string) *Instance {
 	w.t.Helper()
 	return instance(w.t, w, w.Environment.Host(settings...))
 }
 
 // Start starts an instance and waits until it is ready. It is stopped at the test's end.
-func (w *World) Start(settings ...string) *Instance {
+func (w *Environment) Start(settings ...string) *Instance {
 	w.t.Helper()
 	return instance(w.t, w, w.Environment.Start(settings...))
 }
 
 // StartWith starts an instance whose settings it keeps when it is started again.
-func (w *World) StartWith(settings ...string) *Instance {
+func (w *Environment) StartWith(settings ...string) *Instance {
 	w.t.Helper()
 	return instance(w.t, w, w.Environment.StartWith(settings...))
 }
 
 // Launch starts an instance and does not wait.
-func (w *World) Launch(settings ...string) *Instance {
+func (w *Environment) Launch(settings ...string) *Instance {
 	w.t.Helper()
 	return instance(w.t, w, w.Environment.Launch(settings...))
 }
 
 // World is what the instance shares with others.
-func (i *Instance) World() *World { return i.world }
+func (i *Instance) World() *Environment { return i.env }
 
 // HTTP is the client that the instance is called with.
 func (i *Instance) HTTP() *http.Client { return i.Instance.HTTP() }

@@ -142,10 +142,10 @@ func (o Orders) Stock(n int64, skus ...string) {
 	}
 }
 
-// Knobs turns the knobs of a stand-in.
-func (o Orders) Knobs(service, knobs string) {
+// SetFaults turns the knobs of a stand-in.
+func (o Orders) SetFaults(service, settings string) {
 	o.t.Helper()
-	response := o.client.Do(http.MethodPut, "/v1/sandbox/"+service, knobs)
+	response := o.client.Do(http.MethodPut, "/v1/sandbox/"+service, settings)
 	require.Equal(o.t, http.StatusOK, response.Status, response.Body)
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 // Sandbox starts the stand-ins in a process of their own, for all instances of the world to share. They outlive the instances.
-func (w *World) Sandbox() Client {
+func (w *Environment) Sandbox() Client {
 	w.t.Helper()
 	addr := kittest.FreeAddr(w.t)
 	command := exec.Command(kittest.Binary(w.t), "sandbox", "--addr", addr) // ended by the clean-up
@@ -39,4 +39,4 @@ func (w *World) Sandbox() Client {
 }
 
 // SandboxURL is where the stand-ins are, if they have a process of their own.
-func (w *World) SandboxURL() string { return w.sandbox }
+func (w *Environment) SandboxURL() string { return w.sandbox }

@@ -39,7 +39,7 @@ func orNightly[T any](short, whole T) T {
 // inMemory starts an instance in a cgroup of its own. The services that it uses are outside.
 func inMemory(t *testing.T, limit int, settings ...string) (*harness.Instance, *kittest.Cgroup) {
 	t.Helper()
-	w := harness.NewWorld(t, append(kittest.OwnServices(t, migrations.Files), settings...)...)
+	w := harness.NewEnvironment(t, append(kittest.OwnServices(t, migrations.Files), settings...)...)
 	w.Sandbox()
 	group := kittest.MemoryCgroup(t, limit)
 	w.RunIn(group)
@@ -62,7 +62,7 @@ func TestMemoryLimitUnderLoad(t *testing.T) {
 	t.Logf("%d orders in %s, at most %d MB used", accepted, duration, group.Peak(t)>>20)
 	require.Zero(t, group.Kills(t), "killed by the kernel")
 	require.Positive(t, accepted)
-	i.Balanced()
+	i.Consistent()
 }
 
 // A million messages wait to be relayed, and then to be consumed.
@@ -104,7 +104,7 @@ func TestMemoryLimitWithABacklog(t *testing.T) {
 
 func TestMemoryLimitOfARebuild(t *testing.T) {
 	kittest.Long(t)
-	w := harness.NewWorld(t, kittest.OwnServices(t, migrations.Files)...)
+	w := harness.NewEnvironment(t, kittest.OwnServices(t, migrations.Files)...)
 	i := w.Start()
 	db := kittest.OpenDB(t, i.DSN())
 	i.Stock(10, "MUG-01")
@@ -127,7 +127,7 @@ func TestMemoryLimitWithOpenStreams(t *testing.T) {
 	kittest.Long(t)
 	i, group := inMemory(t, mb256)
 	i.Stock(10, "MUG-01")
-	harness.NewClient(t, i.World().SandboxURL()).Knobs("carrier", `{"down":true}`) // the order stays pending, and its streams stay open
+	harness.NewClient(t, i.World().SandboxURL()).SetFaults("carrier", `{"down":true}`) // the order stays pending, and its streams stay open
 	id := i.Place("pm_ok", "MUG-01")
 	n := orNightly(200, 1000)
 	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: n}}

@@ -37,7 +37,7 @@ func TestConnectionsOfPostgreSQLTakenByOthers(t *testing.T) {
 	u, err := url.Parse(dsn)
 	require.NoError(t, err)
 	u.User = url.UserPassword(role, "x")
-	w := harness.NewWorld(t, "POSTGRES_DSN="+u.String(), "KAFKA_BROKERS="+strings.Join(kittest.Kafka(t), ","), "MIGRATE=off", "POSTGRES_MAX_CONNS=12")
+	w := harness.NewEnvironment(t, "POSTGRES_DSN="+u.String(), "KAFKA_BROKERS="+strings.Join(kittest.Kafka(t), ","), "MIGRATE=off", "POSTGRES_MAX_CONNS=12")
 	i := w.Start()
 	i.Stock(100, "MUG-01")
 	i.Decided(i.Place("pm_ok", "MUG-01"))
@@ -92,7 +92,7 @@ func TestFewFileDescriptors(t *testing.T) {
 	if _, err := exec.LookPath("prlimit"); err != nil {
 		t.Skip("needs prlimit")
 	}
-	w := harness.NewWorld(t, append(kittest.OwnServices(t, migrations.Files), "POSTGRES_MAX_CONNS=10", "KAFKA_PARTITIONS=1")...)
+	w := harness.NewEnvironment(t, append(kittest.OwnServices(t, migrations.Files), "POSTGRES_MAX_CONNS=10", "KAFKA_PARTITIONS=1")...)
 	w.Sandbox()
 	w.RunBy("prlimit", "--nofile=200:200", "--")
 	i := w.Start()
@@ -128,7 +128,7 @@ func TestFewFileDescriptors(t *testing.T) {
 		}
 		return err
 	})
-	i.Balanced()
+	i.Consistent()
 }
 
 // A full disk under DATA_DIR keeps orders from being accepted, and says so. Once there is room, the service goes on by itself, and nothing is lost.
@@ -141,7 +141,7 @@ func TestFullDiskUnderDataDir(t *testing.T) {
 		t.Skipf("no file system of its own can be mounted here: %s", out)
 	}
 	t.Cleanup(func() { require.NoError(t, exec.Command("umount", "-l", dir).Run()) })
-	w := harness.NewWorld(t, "DATA_DIR="+dir)
+	w := harness.NewEnvironment(t, "DATA_DIR="+dir)
 	i := w.Start()
 	i.Decided(i.Place("pm_ok", "MUG-01"))
 	ballast := filepath.Join(dir, "ballast")
@@ -165,5 +165,5 @@ func TestFullDiskUnderDataDir(t *testing.T) {
 		return err
 	})
 	require.False(t, i.Exited())
-	i.Balanced()
+	i.Consistent()
 }

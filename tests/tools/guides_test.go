@@ -219,7 +219,7 @@ func (f *follower) stop() {
 }
 
 // What a guide points to is there.
-func TestLinksLeadSomewhere(t *testing.T) {
+func TestLinksOfPagesWork(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
 	var documents []string
 	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../docs/*/*.md", "../../examples/*/*.md"} {

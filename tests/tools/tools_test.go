@@ -196,7 +196,7 @@ func TestRemoveExampleKeepsOwnCode(t *testing.T) {
 	for path, kept := range map[string]string{
 		"service/service.go": "Trips: trips.Store(k)", "app/command/command.go": `cqrs.Handle("BookTrip"`, "sagas/sagas.go": "saga.New(booktrip.Definition)",
 		"adapters/views/views.go": "projection.Trips(Trips{})", "ports/openapi.yaml": "/v1/trips/{id}:", ".env.example": "CARDS_URL=", "service/names_test.go": `"trip.booked"`,
-		"app/consumer/consumer.go": "flights{d.Commands}.reaction()", "ports/pages/pages.go": "p.trips()", "adapters/breakers/breakers.go": `"cards"`,
+		"app/consumer/consumer.go": "flights{d.Commands}.consumer()", "ports/pages/pages.go": "p.trips()", "adapters/breakers/breakers.go": `"cards"`,
 	} {
 		text, err := os.ReadFile(filepath.Join(m.dir, path))
 		require.NoError(t, err)
@@ -264,7 +264,7 @@ func (m mine) requireNoTrace() {
 	}
 }
 
-func TestATemplateBecomesOnesOwn(t *testing.T) {
+func TestInitRenamesTheTemplate(t *testing.T) {
 	takesMinutes(t)
 	template := own(t)
 	m := mine{t, filepath.Join(t.TempDir(), "billing")}

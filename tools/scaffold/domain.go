@@ -116,7 +116,7 @@ func makeConsumer(p *piece, args []string, flags map[string]string) error {
 	if err := p.writeAll("consumer", filepath.Join("app/consumer", p.File), "consumer_test", filepath.Join("app/consumer", strings.TrimSuffix(p.File, ".go")+"_test.go")); err != nil {
 		return err
 	}
-	return errors.Join(edit("app/consumer/consumer.go", returned("All", p.Lower+"{d.Commands}.reaction()")),
+	return errors.Join(edit("app/consumer/consumer.go", returned("All", p.Lower+"{d.Commands}.consumer()")),
 		exampleSetting(strings.ToUpper(p.From)+"_TOPICS", p.From, "The prefix of the topics of "+p.From+"."))
 }
 

@@ -71,7 +71,7 @@ type Config struct {
 // retryEvery is how long to wait after a failure to reach the brokers, and sayEvery is how often such failures are said, at most.
 const (
 	retryEvery = time.Second
-	sayEvery   = 30 * time.Second
+	logEvery   = 30 * time.Second
 )
 
 func (c *Config) complete() error {
@@ -188,7 +188,7 @@ func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *mess
 			if missing := missingRight(err, topic, s.config.Group); missing != nil {
 				err = missing
 			}
-			if time.Since(said) > sayEvery {
+			if time.Since(said) > logEvery {
 				s.config.Logger.Error("Cannot consume; it is tried again and again", err, fields)
 				said = time.Now()
 			}
@@ -225,7 +225,7 @@ func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *messa
 		defer close(errs)
 		var said time.Time
 		for err := range group.Errors() {
-			if missing := missingRight(err, topic, s.config.Group); missing != nil && time.Since(said) > sayEvery {
+			if missing := missingRight(err, topic, s.config.Group); missing != nil && time.Since(said) > logEvery {
 				s.config.Logger.Error("Cannot consume; it is tried again and again", missing, watermill.LogFields{"topic": topic, "group": s.config.Group})
 				said = time.Now()
 			}

@@ -26,12 +26,12 @@ type partition struct {
 	base    context.Context //nolint:containedctx // of the messages; cancelled when the partition is lost
 	running sync.WaitGroup
 
-	mu     sync.Mutex
-	room   chan struct{} // told that something was finished
-	inHand int           // records admitted and not acknowledged
-	window []*entry      // from the lowest record that is not acknowledged on, in the order of offsets
-	keys   map[string]*queue
-	lost   bool // nothing is marked any more
+	mu       sync.Mutex
+	room     chan struct{} // told that something was finished
+	inFlight int           // records admitted and not acknowledged
+	window   []*entry      // from the lowest record that is not acknowledged on, in the order of offsets
+	keys     map[string]*queue
+	lost     bool // nothing is marked any more
 }
 
 // entry is a record that was admitted.
@@ -65,8 +65,8 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 	e := &entry{record: record, offset: record.Offset, size: size(record), key: p.key(record)}
 	for {
 		p.mu.Lock()
-		if p.inHand < p.config.MaxInFlight && len(p.window) < p.config.MaxAhead && p.bytes.take(e.size, p.inHand == 0) {
-			p.inHand++
+		if p.inFlight < p.config.MaxInFlight && len(p.window) < p.config.MaxAhead && p.bytes.take(e.size, p.inFlight == 0) {
+			p.inFlight++
 			p.window = append(p.window, e)
 			waits := p.enqueue(e)
 			p.mu.Unlock()
@@ -257,7 +257,7 @@ func (p *partition) finish(e *entry) {
 		return
 	}
 	e.record = nil
-	p.inHand--
+	p.inFlight--
 	done := 0
 	for done < len(p.window) && p.window[done].record == nil {
 		done++

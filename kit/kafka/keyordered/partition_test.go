@@ -103,7 +103,7 @@ func (m *model) marks(next int64) {
 
 // Whatever is acknowledged, nacked or released, in whatever order: the records of a key begin one after the other, no more are in hand than
 // may be, and nothing is marked that was not acknowledged.
-func TestAPartitionFollowsTheModel(t *testing.T) {
+func TestPartitionFollowsTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		records := rapid.IntRange(1, 120).Draw(rt, "records")
 		keys := rapid.IntRange(0, 6).Draw(rt, "keys")
@@ -191,7 +191,7 @@ func TestAPartitionFollowsTheModel(t *testing.T) {
 }
 
 // A partition that is taken away marks nothing any more, and begins nothing.
-func TestALostPartitionMarksNothing(t *testing.T) {
+func TestLostPartitionCommitsNoOffset(t *testing.T) {
 	config := Config{Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: unmarshaler{}}
 	require.NoError(t, config.complete())
 	stop, end := context.WithCancel(context.Background())
@@ -233,7 +233,7 @@ func TestConfigIsChecked(t *testing.T) {
 }
 
 // A broker that is away is tried again and again, and that is said once in a while, not each time.
-func TestABrokerThatIsAwayIsSaidOnce(t *testing.T) {
+func TestUnavailableBrokerIsLoggedOnce(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

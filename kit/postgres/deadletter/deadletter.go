@@ -51,7 +51,7 @@ type row struct {
 
 const columns = `id, consumer, message_id, topic, key, headers, payload, reason, stack, attempts, first_at, last_at`
 
-func (r row) letter() (cqrs.DeadLetter, error) {
+func (r row) deadLetter() (cqrs.DeadLetter, error) {
 	l := cqrs.DeadLetter{
 		ID: r.ID, Consumer: r.Consumer, MessageID: r.MessageID, Topic: r.Topic, Key: r.Key, Payload: r.Payload, Reason: r.Reason,
 		Stack: r.Stack, Attempts: r.Attempts, First: r.First.UTC(), Last: r.Last.UTC(),
@@ -77,13 +77,13 @@ func (s *Store) List(ctx context.Context, before cqrs.Cursor, limit int) ([]cqrs
 	if err != nil {
 		return nil, txn.Classify(err, "list dead letters")
 	}
-	letters := make([]cqrs.DeadLetter, len(rows))
+	deadLetters := make([]cqrs.DeadLetter, len(rows))
 	for i, r := range rows {
-		if letters[i], err = r.letter(); err != nil {
+		if deadLetters[i], err = r.deadLetter(); err != nil {
 			return nil, err
 		}
 	}
-	return letters, nil
+	return deadLetters, nil
 }
 
 // ByID returns one. The error wraps cqrs.ErrNotFound if there is none.
@@ -95,7 +95,7 @@ func (s *Store) ByID(ctx context.Context, id string) (cqrs.DeadLetter, error) {
 	if len(rows) == 0 {
 		return cqrs.DeadLetter{}, fmt.Errorf("dead letter %s: %w", id, cqrs.ErrNotFound)
 	}
-	return rows[0].letter()
+	return rows[0].deadLetter()
 }
 
 // Replay replays a dead letter: its message is handed to its consumer again, or, if the broker refused it, sent again. It takes its old

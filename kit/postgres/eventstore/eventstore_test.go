@@ -122,7 +122,7 @@ func TestMetadataIsKept(t *testing.T) {
 	require.Equal(t, []cqrs.Event{want}, history)
 }
 
-func TestOldSchemaIsLiftedWhenRead(t *testing.T) {
+func TestOldSchemaIsUpcastedWhenRead(t *testing.T) {
 	db, _ := kittest.Database(t)
 	store := eventstore.New(db, types)
 	const v1 = `{"By":5}`

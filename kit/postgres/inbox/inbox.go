@@ -19,36 +19,36 @@ import (
 
 // Inbox is the table.
 type Inbox struct {
-	db      *sqlx.DB
-	lookups txn.Batcher[lookup, []row]
-	ahead   txn.Prefetch[place, []row]
-	doubt   atomic.Int64 // until when, in nanoseconds since 1970, repetitions are to be expected
+	db          *sqlx.DB
+	lookups     txn.Batcher[lookup, []row]
+	prefetch    txn.Prefetch[deliveryKey, []row]
+	verifyUntil atomic.Int64 // until when, in nanoseconds since 1970, repetitions are to be expected
 
-	// DoubtFor is for how long every message is looked up after one came again. Repetitions come in numbers: after a crash, or when
+	// VerifyFor is for how long every message is looked up after one came again. Repetitions come in numbers: after a crash, or when
 	// another instance takes over. Default 10 s.
-	DoubtFor time.Duration
+	VerifyFor time.Duration
 }
 
-// place is a message at a consumer.
-type place struct{ consumer, id string }
+// deliveryKey is a message at a consumer.
+type deliveryKey struct{ consumer, id string }
 
 // lookupTimeout bounds one reading of the table.
 const lookupTimeout = 15 * time.Second
 
 // New makes an Inbox.
 func New(db *sqlx.DB) *Inbox {
-	i := &Inbox{db: db, DoubtFor: 10 * time.Second}
+	i := &Inbox{db: db, VerifyFor: 10 * time.Second}
 	i.lookups.Do, i.lookups.Max, i.lookups.Parallel = i.lookUp, 500, 1
 	return i
 }
 
-// Doubt has every message looked up for a while.
-func (i *Inbox) Doubt() { i.doubt.Store(time.Now().Add(i.DoubtFor).UnixNano()) }
+// VerifyDuplicates has every message looked up for a while.
+func (i *Inbox) VerifyDuplicates() { i.verifyUntil.Store(time.Now().Add(i.VerifyFor).UnixNano()) }
 
-// Trusts tells whether a message may be taken for new without looking: its claim fails if it is not. That a compensation finds its
+// Optimistic tells whether a message may be taken for new without looking: its claim fails if it is not. That a compensation finds its
 // action is never taken for granted.
-func (i *Inbox) Trusts(m cqrs.Meta) bool {
-	return m.Branch != cqrs.BranchCompensation && time.Now().UnixNano() > i.doubt.Load()
+func (i *Inbox) Optimistic(m cqrs.Meta) bool {
+	return m.Branch != cqrs.BranchCompensation && time.Now().UnixNano() > i.verifyUntil.Load()
 }
 
 // TryInsert claims a message that is taken for new.
@@ -56,10 +56,10 @@ func TryInsert(ctx context.Context, consumer string, m cqrs.Meta) error {
 	if err := check(m); err != nil {
 		return err
 	}
-	return claims.Write(ctx, claim(consumer, m))
+	return inserted.Write(ctx, newRow(consumer, m))
 }
 
-func claim(consumer string, m cqrs.Meta) *row {
+func newRow(consumer string, m cqrs.Meta) *row {
 	return &row{consumer, m.ID, m.SagaID, m.SagaStep, m.Branch, cqrs.Processed}
 }
 
@@ -73,8 +73,8 @@ type row struct {
 
 // claims fails with cqrs.ErrConflict if somebody else has written such a row meanwhile; notes leaves it as it is.
 var (
-	claims = &txn.Statement[*row]{Doing: "claim messages", Rank: 5, Query: insert(""), Locks: func(r *row) string { return r.consumer + "/" + r.id }}
-	notes  = &txn.Statement[*row]{Doing: "note messages", Rank: 6, Query: insert(" ON CONFLICT DO NOTHING")}
+	inserted = &txn.Statement[*row]{Doing: "claim messages", Rank: 5, Query: insert(""), Locks: func(r *row) string { return r.consumer + "/" + r.id }}
+	noted    = &txn.Statement[*row]{Doing: "note messages", Rank: 6, Query: insert(" ON CONFLICT DO NOTHING")}
 )
 
 func insert(otherwise string) func(rows []*row) (string, []any, error) {
@@ -107,12 +107,12 @@ func (i *Inbox) read(ctx context.Context, u *txn.Unit, asked []lookup) ([][]row,
 	n := len(asked)
 	consumers, ids := make([]string, n), make([]string, n)
 	var places []int32
-	var barred, sagas, steps []string
+	var barrierConsumers, sagas, steps []string
 	for k, l := range asked {
 		consumers[k], ids[k] = l.consumer, l.meta.ID
 		if l.meta.Branch != "" {
 			places = append(places, int32(k+1))
-			barred, sagas, steps = append(barred, l.consumer), append(sagas, l.meta.SagaID), append(steps, l.meta.SagaStep)
+			barrierConsumers, sagas, steps = append(barrierConsumers, l.consumer), append(sagas, l.meta.SagaID), append(steps, l.meta.SagaStep)
 		}
 	}
 	out := make([][]row, n)
@@ -132,7 +132,7 @@ func (i *Inbox) read(ctx context.Context, u *txn.Unit, asked []lookup) ([][]row,
 		b.Queue(`SELECT w.n, i.message_id, i.branch, i.outcome FROM unnest($1::int[], $2::text[], $3::text[], $4::text[]) AS w(n, consumer, saga, step)
 			CROSS JOIN LATERAL (SELECT * FROM inbox
 				WHERE consumer = w.consumer AND saga_id = w.saga AND saga_step = w.step AND branch IS NOT NULL OFFSET 0) i`,
-			places, barred, sagas, steps).Query(read)
+			places, barrierConsumers, sagas, steps).Query(read)
 	}
 	if err := txn.Send(ctx, i.db, u, b); err != nil {
 		return nil, txn.Classify(err, "look up messages")
@@ -152,12 +152,12 @@ func check(m cqrs.Meta) error {
 // maxID holds the longest source and the longest id of another service's message, as cqrs.InboxID composes them.
 const maxID = 2*cqrs.MaxKey + 16
 
-// Expect has a message looked up that will come. What is found may be out of date when it comes; then its claim fails.
-func (i *Inbox) Expect(consumer string, m cqrs.Meta) {
+// Prefetch has a message looked up that will come. What is found may be out of date when it comes; then its claim fails.
+func (i *Inbox) Prefetch(consumer string, m cqrs.Meta) {
 	if check(m) != nil {
 		return // Take says so
 	}
-	i.ahead.Expect(place{consumer, m.ID}, i.lookups.Join(lookup{consumer, m}))
+	i.prefetch.Add(deliveryKey{consumer, m.ID}, i.lookups.Enqueue(lookup{consumer, m}))
 }
 
 // find is what is known of a message, in the transaction of ctx if there is one.
@@ -172,7 +172,7 @@ func (i *Inbox) find(ctx context.Context, consumer string, m cqrs.Meta) ([]row, 
 		}
 		return rows[0], nil
 	}
-	if expected := i.ahead.Take(place{consumer, m.ID}); expected != nil {
+	if expected := i.prefetch.Take(deliveryKey{consumer, m.ID}); expected != nil {
 		return expected(ctx)
 	}
 	return i.lookups.Call(ctx, lookup{consumer, m})
@@ -185,9 +185,9 @@ func (i *Inbox) TryInsert(ctx context.Context, consumer string, m cqrs.Meta) (cq
 	if err != nil {
 		return "", err
 	}
-	outcome, done := judge(known, m)
+	outcome, done := outcomeOf(known, m)
 	if outcome != cqrs.Processed {
-		i.Doubt()
+		i.VerifyDuplicates()
 	}
 	switch {
 	case outcome == cqrs.RejectedLate:
@@ -196,17 +196,17 @@ func (i *Inbox) TryInsert(ctx context.Context, consumer string, m cqrs.Meta) (cq
 		return outcome, nil
 	case m.Branch == cqrs.BranchCompensation && !done:
 		// Taking the place of the action as well bars it; that the place was free tells that it never happened.
-		bar := &row{consumer, "bar/" + m.ID, m.SagaID, m.SagaStep, cqrs.BranchAction, cqrs.RejectedLate}
-		if err := claims.Write(ctx, bar); err != nil {
+		barrier := &row{consumer, "bar/" + m.ID, m.SagaID, m.SagaStep, cqrs.BranchAction, cqrs.RejectedLate}
+		if err := inserted.Write(ctx, barrier); err != nil {
 			return "", err
 		}
 		outcome = cqrs.NothingToCompensate
 	}
-	return outcome, claims.Write(ctx, claim(consumer, m))
+	return outcome, inserted.Write(ctx, newRow(consumer, m))
 }
 
 // judge tells whether a message is to be handled, and whether the action that it undoes was.
-func judge(known []row, m cqrs.Meta) (outcome cqrs.Outcome, done bool) {
+func outcomeOf(known []row, m cqrs.Meta) (outcome cqrs.Outcome, done bool) {
 	outcome = cqrs.Processed
 	for _, r := range known {
 		done = done || r.branch == cqrs.BranchAction
@@ -225,22 +225,22 @@ func judge(known []row, m cqrs.Meta) (outcome cqrs.Outcome, done bool) {
 // LookUp tells what Take would say, without claiming. It is for asking a service outside only if there is a point to it.
 func (i *Inbox) LookUp(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
 	known, err := i.find(ctx, consumer, m)
-	outcome, _ := judge(known, m)
+	outcome, _ := outcomeOf(known, m)
 	if err == nil && outcome != cqrs.Processed {
-		i.Doubt()
+		i.VerifyDuplicates()
 	}
 	return outcome, err
 }
 
 // Record notes an outcome of a message that has no effect: it does not stand in the way of the step's other messages.
 func Record(ctx context.Context, consumer string, m cqrs.Meta, outcome cqrs.Outcome) error {
-	return notes.Write(ctx, &row{consumer, m.ID, m.SagaID, m.SagaStep, "", outcome})
+	return noted.Write(ctx, &row{consumer, m.ID, m.SagaID, m.SagaStep, "", outcome})
 }
 
 // Refuse changes the claim of this unit of work to a refusal. It had no effect, so it is no barrier: the same may be asked again,
 // by another message.
 func Refuse(ctx context.Context, consumer, messageID string) error {
-	for _, r := range claims.Written(ctx) {
+	for _, r := range inserted.Written(ctx) {
 		if r.consumer == consumer && r.id == messageID {
 			r.branch, r.outcome = "", cqrs.Refused
 			return nil

@@ -105,8 +105,8 @@ func receipt(m cqrs.Received) string {
 
 // Prefetch begins to look up the key of a message that waits for an earlier message of its key.
 func (q *Queue) Prefetch(k cqrs.MessageKey, messageID string) {
-	before, wait := q.blocked.Load(), q.lookups.Join(k)
-	q.ahead.Expect(expected{k, messageID}, func(ctx context.Context) (bool, error) {
+	before, wait := q.blocked.Load(), q.lookups.Enqueue(k)
+	q.ahead.Add(expected{k, messageID}, func(ctx context.Context) (bool, error) {
 		blocked, err := wait(ctx)
 		if err == nil && !blocked && q.blocked.Load() != before { // the key of an earlier message may be blocked since
 			return q.lookups.Call(ctx, k)

@@ -88,7 +88,7 @@ func (p *partition) Close() error {
 }
 
 // world is what instances share: the database, and which messages were handled, as an inbox knows it.
-type world struct {
+type environment struct {
 	t        require.TestingT
 	db       *sqlx.DB
 	consumer string
@@ -98,7 +98,7 @@ type world struct {
 	outcome func() string       // of the next attempt
 }
 
-func (w *world) take(key, id string) string {
+func (w *environment) take(key, id string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if slices.Contains(w.handled[key], id) {
@@ -113,14 +113,14 @@ func (w *world) take(key, id string) string {
 
 // instance consumes a partition, and what waits in the queue.
 type instance struct {
-	*world
+	*environment
 	queue     *keyqueue.Queue
 	partition *partition
 	stop      func()
 }
 
-func (w *world) start() *instance {
-	i := &instance{world: w, queue: keyqueue.New(w.db), partition: newPartition()}
+func (w *environment) start() *instance {
+	i := &instance{environment: w, queue: keyqueue.New(w.db), partition: newPartition()}
 	i.queue.Poll = 10 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -191,7 +191,7 @@ func TestRetryKeepsKeyOrder(t *testing.T) {
 	round := 0
 	rapid.Check(t, func(t *rapid.T) {
 		round++
-		w := &world{t: t, db: db, consumer: fmt.Sprint("consumer-", round), handled: map[string][]string{}}
+		w := &environment{t: t, db: db, consumer: fmt.Sprint("consumer-", round), handled: map[string][]string{}}
 		plan := rapid.SliceOfN(rapid.SampledFrom([]string{"ok", "ok", "ok", "retry", "retry", "dead", "crash before", "crash after"}), 1, 40).Draw(t, "outcomes")
 		w.outcome = func() string {
 			if len(plan) == 0 {
@@ -229,12 +229,12 @@ func TestRetryKeepsKeyOrder(t *testing.T) {
 			})
 		}
 		publishing.Wait()
-		letters := deadletter.New(db)
+		deadLetters := deadletter.New(db)
 		require.Eventually(t, func() bool {
-			all, err := letters.List(context.Background(), cqrs.Newest, 100)
+			all, err := deadLetters.List(context.Background(), cqrs.Newest, 100)
 			require.NoError(t, err)
 			for _, l := range all {
-				if err := letters.Replay(context.Background(), l.ID); !errors.Is(err, cqrs.ErrNotFound) {
+				if err := deadLetters.Replay(context.Background(), l.ID); !errors.Is(err, cqrs.ErrNotFound) {
 					require.NoError(t, err)
 				}
 			}
@@ -264,7 +264,7 @@ func TestRetryLeaseOfADeadInstance(t *testing.T) {
 	require.NoError(t, q.RetryAfter(t.Context(), m, 0))
 	_, err := db.Exec(`UPDATE blocked_keys SET lease = 'dead instance', due_at = now() - interval '1 second'`) // 31 s later
 	require.NoError(t, err)
-	w := &world{t: t, db: db, consumer: "c", handled: map[string][]string{}, outcome: func() string { return "ok" }}
+	w := &environment{t: t, db: db, consumer: "c", handled: map[string][]string{}, outcome: func() string { return "ok" }}
 	i := w.start()
 	defer i.stop()
 	require.Eventually(t, func() bool {
@@ -287,7 +287,7 @@ func TestRetryLeaseOfADeadInstance(t *testing.T) {
 // Any bytes can be a dead letter: keeping one fails only if the database is away. A replay hands the consumer the same bytes.
 func TestDeadLetterOfAnyBytes(t *testing.T) {
 	db, _ := kittest.Database(t)
-	letters, n := deadletter.New(db), 0
+	deadLetters, n := deadletter.New(db), 0
 	rapid.Check(t, func(t *rapid.T) {
 		n++
 		raw := func(name string) string { return string(rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, name)) }
@@ -307,7 +307,7 @@ func TestDeadLetterOfAnyBytes(t *testing.T) {
 		id, err := q.DeadLetter(txn.WithTx(context.Background(), tx), m, "reason "+raw("reason"), raw("stack"), hold)
 		require.NoError(t, err)
 		require.NoError(t, tx.Commit())
-		l, err := letters.ByID(context.Background(), id)
+		l, err := deadLetters.ByID(context.Background(), id)
 		require.NoError(t, err)
 		require.Equal(t, append([]byte{}, m.Payload...), append([]byte{}, l.Payload...))
 		require.Len(t, l.Headers, len(m.Headers))
@@ -319,7 +319,7 @@ func TestDeadLetterOfAnyBytes(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() { defer close(done); q.Run(ctx, slog.New(slog.DiscardHandler)) }()
-		require.NoError(t, letters.Replay(context.Background(), id))
+		require.NoError(t, deadLetters.Replay(context.Background(), id))
 		q.Wake()
 		msg := <-messages
 		require.Equal(t, []any{m.ID, m.Headers, m.Payload == nil}, []any{msg.UUID, map[string]string(msg.Metadata), msg.Payload == nil})
@@ -335,7 +335,7 @@ func TestDeadLetterOfAnyBytes(t *testing.T) {
 // A message that is refused again after its dead letter was dropped is a dead letter again.
 func TestDeadLetterAgainAfterDrop(t *testing.T) {
 	db, _ := kittest.Database(t)
-	q, letters := keyqueue.New(db), deadletter.New(db)
+	q, deadLetters := keyqueue.New(db), deadletter.New(db)
 	m := cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "k"}, Topic: "topic", ID: "1", Headers: map[string]string{}, Payload: []byte("{}")}
 	dead := func() string {
 		tx, err := db.Beginx()
@@ -345,12 +345,12 @@ func TestDeadLetterAgainAfterDrop(t *testing.T) {
 		require.NoError(t, tx.Commit())
 		return id
 	}
-	require.NoError(t, letters.Drop(t.Context(), dead(), "operator", "nonsense"))
+	require.NoError(t, deadLetters.Drop(t.Context(), dead(), "operator", "nonsense"))
 	var keys int
 	require.NoError(t, db.Get(&keys, `SELECT count(*) FROM blocked_keys`))
 	require.Zero(t, keys)
 	again := dead()
-	l, err := letters.ByID(t.Context(), again)
+	l, err := deadLetters.ByID(t.Context(), again)
 	require.NoError(t, err)
 	require.Equal(t, 2, l.Attempts)
 	require.NoError(t, db.Get(&keys, `SELECT count(*) FROM blocked_keys`))
@@ -391,7 +391,7 @@ func TestMigrationKeepsWaitingMessages(t *testing.T) {
 	}(), "messages wait to be retried")
 	require.NoError(t, migrations.New(nil).Up(t.Context(), db.DB))
 
-	w := &world{t: t, db: db, consumer: "c", handled: map[string][]string{}, outcome: func() string { return "ok" }}
+	w := &environment{t: t, db: db, consumer: "c", handled: map[string][]string{}, outcome: func() string { return "ok" }}
 	i := w.start()
 	defer i.stop()
 	handled := func(key string, ids ...string) func() bool {
@@ -465,7 +465,7 @@ func TestRetryKeepsKeyOrderOfMessagesInFlight(t *testing.T) {
 // message, and the replay of each dead letter frees its own key.
 func TestDeadLettersOfTwoKeysWithOneMessageID(t *testing.T) {
 	db, _ := kittest.Database(t)
-	q, letters := keyqueue.New(db), deadletter.New(db)
+	q, deadLetters := keyqueue.New(db), deadletter.New(db)
 	for _, key := range []string{"a", "b"} {
 		m := cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: key}, Topic: "topic", ID: "1", Headers: map[string]string{cqrs.HeaderKey: key}, Payload: []byte(key)}
 		tx, err := db.Beginx()
@@ -478,10 +478,10 @@ func TestDeadLettersOfTwoKeysWithOneMessageID(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, enqueued)
 	}
-	all, err := letters.List(t.Context(), cqrs.Newest, 10)
+	all, err := deadLetters.List(t.Context(), cqrs.Newest, 10)
 	require.NoError(t, err)
 	for _, l := range all {
-		require.NoError(t, letters.Drop(t.Context(), l.ID, "operator", "nonsense"))
+		require.NoError(t, deadLetters.Drop(t.Context(), l.ID, "operator", "nonsense"))
 	}
 	var blocked []string
 	require.NoError(t, db.Select(&blocked, `SELECT convert_from(key, 'UTF8') FROM blocked_keys WHERE due_at = 'infinity'`))
@@ -493,21 +493,21 @@ func TestDeadLettersOfTwoKeysWithOneMessageID(t *testing.T) {
 // handled: no dead letter of it is left, whose replay would handle it again after the inbox's retention.
 func TestDeadLetterOfAMessageThatWasHandledAfterAReplay(t *testing.T) {
 	db, _ := kittest.Database(t)
-	q, letters := keyqueue.New(db), deadletter.New(db)
+	q, deadLetters := keyqueue.New(db), deadletter.New(db)
 	m := cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "k"}, Topic: "topic", Headers: map[string]string{cqrs.HeaderKey: "k"}, Payload: []byte{}}
 	dead := func(id string, hold bool) string {
 		m.ID = id
 		tx, err := db.Beginx()
 		require.NoError(t, err)
 		defer tx.Rollback() // after a commit it does nothing
-		letter, err := q.DeadLetter(txn.WithTx(t.Context(), tx), m, "reason", "", hold)
+		deadLetter, err := q.DeadLetter(txn.WithTx(t.Context(), tx), m, "reason", "", hold)
 		require.NoError(t, err)
 		require.NoError(t, tx.Commit())
-		return letter
+		return deadLetter
 	}
-	require.NoError(t, letters.Replay(t.Context(), dead("1", false)))
+	require.NoError(t, deadLetters.Replay(t.Context(), dead("1", false)))
 	dead("2", true)
-	w := &world{t: t, db: db, consumer: "c", handled: map[string][]string{}, outcome: func() string { return "ok" }}
+	w := &environment{t: t, db: db, consumer: "c", handled: map[string][]string{}, outcome: func() string { return "ok" }}
 	i := w.start()
 	defer i.stop()
 	require.Eventually(t, func() bool {
@@ -516,7 +516,7 @@ func TestDeadLetterOfAMessageThatWasHandledAfterAReplay(t *testing.T) {
 		return keys == 0
 	}, 30*time.Second, 10*time.Millisecond)
 	require.Equal(t, map[string][]string{"k": {"1", "2"}}, w.handled)
-	list, err := letters.List(t.Context(), cqrs.Newest, 10)
+	list, err := deadLetters.List(t.Context(), cqrs.Newest, 10)
 	require.NoError(t, err)
 	require.Empty(t, list)
 }

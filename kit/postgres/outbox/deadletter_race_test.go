@@ -47,15 +47,15 @@ func TestDeadLetterReplayAndDropRaceWithRelay(t *testing.T) {
 		if err != nil || len(list) == 0 {
 			return
 		}
-		letter := list[rand.IntN(len(list))]
+		deadLetter := list[rand.IntN(len(list))]
 		if rand.IntN(5) == 0 {
-			if letters.Drop(t.Context(), letter.ID, "ada", "test") == nil {
+			if letters.Drop(t.Context(), deadLetter.ID, "ada", "test") == nil {
 				dropped.Add(1)
 				mu.Lock()
-				gone[letter.Key+" "+string(letter.Payload)] = true
+				gone[deadLetter.Key+" "+string(deadLetter.Payload)] = true
 				mu.Unlock()
 			}
-		} else if letters.Replay(t.Context(), letter.ID) == nil {
+		} else if letters.Replay(t.Context(), deadLetter.ID) == nil {
 			replayed.Add(1)
 		}
 		relay.Wake()

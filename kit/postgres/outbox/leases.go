@@ -17,9 +17,9 @@ import (
 // A lease lasts for leaseFor and is renewed every leaseBeat. By its own clock a relay stops sending leaseMargin earlier, so that a request
 // that is under way has ended before another relay takes the shard over.
 const (
-	leaseFor    = 5 * time.Second
-	leaseBeat   = time.Second
-	leaseMargin = time.Second
+	leaseFor       = 5 * time.Second
+	heartbeatEvery = time.Second
+	leaseMargin    = time.Second
 )
 
 // ErrLeaseLost ends what a relay does with shards that another relay may have taken over.
@@ -29,12 +29,12 @@ var ErrLeaseLost = errors.New("the lease on the shard was lost")
 // goroutine and a connection of its own and waits for nobody, so a lease lasts for as long as a send takes. A session ends when one of its
 // leases is lost or could not be renewed in time; its sends are cancelled, and its token matches no row any more.
 type leases struct {
-	dsn     string
-	host    string
-	since   time.Time
-	log     *slog.Logger
-	changed func() // called after shards were taken or given away
-	beatNow chan struct{}
+	dsn          string
+	host         string
+	since        time.Time
+	log          *slog.Logger
+	changed      func() // called after shards were taken or given away
+	heartbeatNow chan struct{}
 
 	mu      sync.Mutex
 	session *session
@@ -69,7 +69,7 @@ func newLeases(o Options, log *slog.Logger) *leases {
 	if host == "" {
 		host = uuid.NewString() // a host of its own
 	}
-	return &leases{dsn: o.DSN, host: host, since: o.Since, log: log, beatNow: make(chan struct{}, 1), inUse: map[int16]int{}, giving: map[int16]bool{}}
+	return &leases{dsn: o.DSN, host: host, since: o.Since, log: log, heartbeatNow: make(chan struct{}, 1), inUse: map[int16]int{}, giving: map[int16]bool{}}
 }
 
 // valid tells whether the session's leases still last. The wall clock is compared too, because the monotonic clock stands still while a
@@ -107,14 +107,14 @@ func (l *leases) use(pick func(shard int) bool) *lease {
 		},
 		lost: func() {
 			s.end(ErrLeaseLost)
-			wake(l.beatNow)
+			wake(l.heartbeatNow)
 		},
 		done: sync.OnceFunc(func() {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			for _, shard := range shards {
 				if l.inUse[shard]--; l.inUse[shard] == 0 && l.giving[shard] {
-					wake(l.beatNow)
+					wake(l.heartbeatNow)
 				}
 			}
 		}),
@@ -135,15 +135,15 @@ func (l *leases) run(ctx context.Context) {
 	var conn *pgx.Conn
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := l.beat(ctx, &conn)
+		err := l.heartbeat(ctx, &conn)
 		if err != nil && ctx.Err() == nil {
 			l.log.Warn("relay: cannot renew leases", "error", err)
 		}
-		pause := max(leaseBeat-time.Since(began), 50*time.Millisecond)
+		pause := max(heartbeatEvery-time.Since(began), 50*time.Millisecond)
 		if err != nil {
 			pause = 200 * time.Millisecond
 		}
-		sleep(ctx, l.beatNow, pause)
+		sleep(ctx, l.heartbeatNow, pause)
 	}
 	l.release(context.WithoutCancel(ctx), &conn)
 }
@@ -161,8 +161,8 @@ func (l *leases) connect(ctx context.Context, conn **pgx.Conn) error {
 	return err
 }
 
-// beat renews the leases and takes or gives away shards, so that each host has its share.
-func (l *leases) beat(ctx context.Context, conn **pgx.Conn) error {
+// heartbeat renews the leases and takes or gives away shards, so that each host has its share.
+func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseFor/2)
 	defer cancel()
 	if err := l.connect(ctx, conn); err != nil {

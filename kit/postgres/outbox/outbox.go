@@ -149,14 +149,14 @@ func ShardOf(topic, key string) int16 {
 // CancelTimers withdraws delayed messages when the unit of work of ctx commits. It is part of sagas.Timers.
 func CancelTimers(ctx context.Context, ids []string) error {
 	for _, id := range ids {
-		if err := stops.Write(ctx, id); err != nil {
+		if err := cancelled.Write(ctx, id); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-var stops = &txn.Statement[string]{
+var cancelled = &txn.Statement[string]{
 	Doing: "stop timers", Rank: 905, // after those that the same group sets
 	Query: func(ids []string) (string, []any, error) {
 		return `DELETE FROM outbox WHERE message_id = ANY($1) AND due_at IS NOT NULL AND consumer IS NULL`, []any{ids}, nil

@@ -18,16 +18,16 @@ import (
 
 // outboxRow is a row that is due.
 type outboxRow struct {
-	ID        int64  `db:"id"`
-	Shard     int16  `db:"shard"`
-	Epoch     int64  `db:"epoch"`
-	Parked    bool   `db:"parked"`    // its key waits behind a dead letter
-	Suspended bool   `db:"suspended"` // its topic cannot be sent to
-	Topic     string `db:"topic"`
-	Key       string `db:"key"`
-	MessageID string `db:"message_id"`
-	Payload   []byte `db:"payload"`
-	Headers   []byte `db:"headers"`
+	ID         int64  `db:"id"`
+	Shard      int16  `db:"shard"`
+	Generation int64  `db:"epoch"`
+	Blocked    bool   `db:"parked"`    // its key waits behind a dead letter
+	Suspended  bool   `db:"suspended"` // its topic cannot be sent to
+	Topic      string `db:"topic"`
+	Key        string `db:"key"`
+	MessageID  string `db:"message_id"`
+	Payload    []byte `db:"payload"`
+	Headers    []byte `db:"headers"`
 
 	message *message.Message
 }
@@ -124,7 +124,7 @@ func (p *pipeline) send(b *batch) {
 	var behind, aside []outboxRow
 	for _, row := range b.rows {
 		switch {
-		case row.Parked:
+		case row.Blocked:
 			behind = append(behind, row)
 		case row.Suspended:
 			aside = append(aside, row)
@@ -137,7 +137,7 @@ func (p *pipeline) send(b *batch) {
 	for _, move := range []struct {
 		rows []outboxRow
 		to   func(context.Context, *lease, []outboxRow) (all bool, err error)
-	}{{behind, r.putBehind}, {aside, r.putAside}} {
+	}{{behind, r.putBehind}, {aside, r.moveToSuspended}} {
 		if len(move.rows) == 0 {
 			continue
 		}
@@ -240,7 +240,7 @@ func (r *Relay) alone(ctx context.Context, held *lease, sender Sender, rows []ou
 		case err == nil:
 			sent = append(sent, row.ID)
 		case r.options.Refused(err):
-			return sent, r.park(ctx, held, row, err)
+			return sent, r.block(ctx, held, row, err)
 		default:
 			return sent, err
 		}
@@ -336,7 +336,7 @@ func move(ctx context.Context, db sqlx.ExecerContext, held *lease, rows []outbox
 
 // park makes a row a dead letter and holds back the rows behind it in its key. Those before it were sent: to change them too would get into a
 // deadlock with the statement that deletes them.
-func (r *Relay) park(ctx context.Context, held *lease, row outboxRow, reason error) error {
+func (r *Relay) block(ctx context.Context, held *lease, row outboxRow, reason error) error {
 	result, err := r.db.ExecContext(ctx, `
 		WITH dead AS (
 			DELETE FROM outbox o USING relay_leases l WHERE o.id = $1 AND l.shard = o.shard AND l.owner = $6 RETURNING o.*
@@ -355,6 +355,6 @@ func (r *Relay) park(ctx context.Context, held *lease, row outboxRow, reason err
 		return errors.Join(err, ErrLeaseLost)
 	}
 	r.log.Error("relay: the broker refuses a message; its key is parked", "topic", row.Topic, "key", row.Key, "message", row.message.UUID, "error", reason)
-	r.options.OnParked(row.Topic, row.Key, reason)
+	r.options.OnBlocked(row.Topic, row.Key, reason)
 	return nil
 }

@@ -49,9 +49,9 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 	r := p.relay
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	numbers := !r.recent.empty()
+	numbers := !r.buffer.empty()
 	for {
-		floors, epoch, whole := r.floors.of(shards)
+		floors, generation, whole := r.floors.positions(shards)
 		began := time.Now()
 		p.mu.Lock()
 		limits := p.limits(shards)
@@ -70,20 +70,20 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 			return nil, false, txn.Classify(err, "read the outbox")
 		}
 		if whole {
-			r.floors.looked(shards, time.Since(began))
+			r.floors.fullScanDone(shards, time.Since(began))
 		}
-		if len(rows) == 0 || now == epoch {
+		if len(rows) == 0 || now == generation {
 			more = len(rows) >= p.most() // else no shard has reached its limit
 			p.deep = more
 			rows, err = p.complete(ctx, rows)
 			return rows, more, err
 		}
-		r.floors.begin(now)
+		r.floors.startGeneration(now)
 	}
 }
 
 // numbers reads no more than the numbers of rows, and which epoch it is. That is not enough if keys are parked or topics suspended.
-func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, epoch int64, enough bool, err error) {
+func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, generation int64, enough bool, err error) {
 	b := &pgx.Batch{}
 	b.Queue(`
 		SELECT (SELECT epoch FROM outbox_epoch), NOT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL) AND NOT EXISTS (SELECT FROM suspended_topics), shard,
@@ -91,7 +91,7 @@ func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits [
 		FROM (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) LIMIT `+strconv.Itoa(len(shards))+`) s(shard, floor, most)`, shards, floors, limits).Query(func(found pgx.Rows) error {
 		var shard int16
 		var ids []int64
-		_, err := pgx.ForEachRow(found, []any{&epoch, &enough, &shard, &ids}, func() error {
+		_, err := pgx.ForEachRow(found, []any{&generation, &enough, &shard, &ids}, func() error {
 			rows = slices.Grow(rows, len(ids))
 			for _, id := range ids {
 				rows = append(rows, outboxRow{ID: id, Shard: shard})
@@ -101,13 +101,13 @@ func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits [
 		return err
 	})
 	err = txn.Send(ctx, p.relay.db, nil, b)
-	return rows, epoch, enough, err
+	return rows, generation, enough, err
 }
 
 const columns = `id, shard, topic, key, message_id, payload, headers`
 
 // rows reads rows, whether their keys are parked or their topics suspended, and which epoch it is.
-func (p *pipeline) rows(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, epoch int64, err error) {
+func (p *pipeline) rows(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, generation int64, err error) {
 	err = p.relay.db.SelectContext(ctx, &rows, `
 		SELECT o.*, (SELECT epoch FROM outbox_epoch) AS epoch,
 			CASE WHEN (SELECT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL))
@@ -116,9 +116,9 @@ func (p *pipeline) rows(ctx context.Context, shards []int16, floors, limits []in
 		FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, floor, most) CROSS JOIN LATERAL (
 			SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most) o`, shards, floors, limits)
 	if len(rows) > 0 {
-		epoch = rows[0].Epoch
+		generation = rows[0].Generation
 	}
-	return rows, epoch, err
+	return rows, generation, err
 }
 
 // limits is up to how many rows of each shard are to be read: those of it that are on their way will be among them. It is called under the
@@ -144,7 +144,7 @@ func (p *pipeline) most() int {
 }
 
 // fill has the messages of rows of which only the number is known, as far as they are in memory, and returns the numbers of the others.
-func (r *recent) fill(rows []outboxRow) (missing []int64) {
+func (r *buffer) fill(rows []outboxRow) (missing []int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range rows {
@@ -172,10 +172,10 @@ func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow,
 		}
 	}
 	p.mu.Unlock()
-	missing := r.recent.fill(fresh)
+	missing := r.buffer.fill(fresh)
 	if len(missing) > 0 {
-		r.recent.settle()
-		missing = r.recent.fill(fresh)
+		r.buffer.waitForCommits()
+		missing = r.buffer.fill(fresh)
 	}
 	full := map[int64]outboxRow{}
 	if len(missing) > 0 {
@@ -190,7 +190,7 @@ func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow,
 	out := fresh[:0]
 	for _, row := range fresh {
 		if f, ok := full[row.ID]; ok {
-			f.Parked, f.Suspended = row.Parked, row.Suspended
+			f.Blocked, f.Suspended = row.Blocked, row.Suspended
 			row = f
 		}
 		if row.message == nil {

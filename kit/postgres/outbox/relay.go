@@ -18,9 +18,9 @@ type Relay struct {
 	db      *sqlx.DB
 	sender  func() Sender
 	options Options
-	recent  *recent
+	buffer  *buffer
 	leases  *leases
-	floors  *floors
+	floors  *lowWaterMarks
 	wake    []chan struct{} // one a worker, and one for the timers
 	looks   atomic.Int64    // when the timers are looked at by themselves, as Unix time in ns
 	retry   chan struct{}   // wakes the goroutine that tries suspended topics again
@@ -67,8 +67,8 @@ type Options struct {
 	// OnRelayed is told how many messages the broker has acknowledged. Optional.
 	OnRelayed func(n int)
 
-	// OnParked is called for each message that the broker refused. Optional.
-	OnParked func(topic, key string, err error)
+	// OnBlocked is called for each message that the broker refused. Optional.
+	OnBlocked func(topic, key string, err error)
 }
 
 // NewRelay makes a relay that is started with Run. Each worker has a sender of its own; PublisherSender makes one of any publisher.
@@ -94,10 +94,10 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	if o.Repair == nil {
 		o.Repair = func(context.Context, string) error { return nil }
 	}
-	if o.OnParked == nil {
-		o.OnParked = func(string, string, error) {}
+	if o.OnBlocked == nil {
+		o.OnBlocked = func(string, string, error) {}
 	}
-	r := &Relay{db: db, sender: sender, options: o, log: log, leases: newLeases(o, log), floors: newFloors(), recent: newRecent(), retry: make(chan struct{}, 1)}
+	r := &Relay{db: db, sender: sender, options: o, log: log, leases: newLeases(o, log), floors: newLowWaterMarks(), buffer: newBuffer(), retry: make(chan struct{}, 1)}
 	for range o.Workers + 1 {
 		r.wake = append(r.wake, make(chan struct{}, 1))
 	}

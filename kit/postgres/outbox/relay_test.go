@@ -194,7 +194,7 @@ func TestEveryKeyArrivesInOrder(t *testing.T) {
 
 // Six records of one key, of which the second is too large for the broker: the log holds the first, the rest waits behind a
 // dead letter, and the keys beside it are not held up, although they shared a request.
-func TestARefusedRecordParksItsKeyOnly(t *testing.T) {
+func TestRefusedRecordBlocksItsKeyOnly(t *testing.T) {
 	if os.Getenv("KAFKA_BROKERS") == "" {
 		t.Skip("needs a real Kafka, which refuses records: set KAFKA_BROKERS")
 	}
@@ -213,12 +213,12 @@ func TestARefusedRecordParksItsKeyOnly(t *testing.T) {
 				items = append(items, item{key: "guilty", text: text}, item{key: "innocent", text: fmt.Sprint(n)}, item{key: fmt.Sprint("other-", n), text: "1"})
 			}
 			write(t, db, name, items...)
-			parked := make(chan string, 10)
-			runKafka(t, db, dsn, brokers, clientLimit, outbox.Options{OnParked: func(_, key string, _ error) { parked <- key }})
+			blocked := make(chan string, 10)
+			runKafka(t, db, dsn, brokers, clientLimit, outbox.Options{OnBlocked: func(_, key string, _ error) { blocked <- key }})
 			drained(t, db)
 			write(t, db, name, item{key: "guilty", text: "7"}, item{key: "innocent", text: "7"})
 			drained(t, db)
-			require.Equal(t, "guilty", <-parked)
+			require.Equal(t, "guilty", <-blocked)
 			got := read()
 			require.Equal(t, []string{"1"}, got["guilty"], "nothing overtakes the second")
 			require.Equal(t, []string{"1", "2", "3", "4", "5", "6", "7"}, got["innocent"])
@@ -300,7 +300,7 @@ func TestOrderSurvivesFailures(t *testing.T) {
 
 // Redriven, a refused message takes its place before those that waited for it; dropped, it lets them go.
 // Taken by the broker, but reported as a time-out: it comes twice, and never before its predecessor.
-func TestTakenButReportedAsATimeOut(t *testing.T) {
+func TestTimedOutSendThatTookEffect(t *testing.T) {
 	t.Parallel()
 	db, dsn := kittest.Database(t)
 	seed := uint64(time.Now().UnixNano())
@@ -338,7 +338,7 @@ func TestTakenButReportedAsATimeOut(t *testing.T) {
 	}
 }
 
-func TestAParkedKeyGoesOn(t *testing.T) {
+func TestBlockedKeyContinuesAfterReplay(t *testing.T) {
 	refused := errors.New("refused")
 	for name, decide := range map[string]func(letters *deadletter.Store, id string) error{
 		"redriven": func(letters *deadletter.Store, id string) error { return letters.Replay(t.Context(), id) },
@@ -348,9 +348,9 @@ func TestAParkedKeyGoesOn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			db, dsn := kittest.Database(t)
-			var mended sync.Map
+			var recovered sync.Map
 			l := &log{fail: func(_, text string) error {
-				if _, ok := mended.Load("all"); text == "2" && !ok {
+				if _, ok := recovered.Load("all"); text == "2" && !ok {
 					return refused
 				}
 				return nil
@@ -367,7 +367,7 @@ func TestAParkedKeyGoesOn(t *testing.T) {
 			list, err := letters.List(t.Context(), cqrs.Newest, 10)
 			require.NoError(t, err)
 			require.Len(t, list, 1)
-			mended.Store("all", true)
+			recovered.Store("all", true)
 			require.NoError(t, decide(letters, list[0].ID))
 			relay.Wake()
 			want := []string{"1", "2", "3", "4"}
@@ -432,7 +432,7 @@ func TestStoppedTimersDoNotFire(t *testing.T) {
 // Two relays share the shards: nothing is relayed twice, a commit elsewhere wakes the holder, and when one goes the other
 // takes over.
 // What is committed here is relayed without anybody looking for it: the relay polls once an hour, and would be found out.
-func TestNobodyWaitsForThePoll(t *testing.T) {
+func TestRelayIsWokenByACommit(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	published := &log{}
 	relay, _ := run(t, db, dsn, published, outbox.Options{Poll: time.Hour})
@@ -617,7 +617,7 @@ func TestBrokerAwayThenBack(t *testing.T) {
 	}
 }
 
-func TestTooLargeIsRefusedWhereItIsWritten(t *testing.T) {
+func TestTooLargeMessageIsRefusedAtPublish(t *testing.T) {
 	ctx, _ := txn.NewUnit(t.Context(), nil)
 	msg := message.NewMessage("m-1", make([]byte, 2000))
 	msg.SetContext(ctx)

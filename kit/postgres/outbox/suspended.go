@@ -69,35 +69,35 @@ func (r *Relay) suspend(ctx context.Context, held *lease, faults map[string]erro
 			r.log.Error("relay: a topic cannot be sent to; it is suspended and tried again, other topics go on", "topic", topic, "error", faults[topic])
 		}
 	}
-	aside := rows[:0:0]
+	suspended := rows[:0:0]
 	for _, row := range rows {
 		if faults[row.Topic] != nil {
-			aside = append(aside, row)
+			suspended = append(suspended, row)
 		}
 	}
-	if _, err := move(ctx, tx, held, aside, asideStatement); err != nil {
+	if _, err := move(ctx, tx, held, suspended, suspendStatement); err != nil {
 		return err
 	}
 	defer wake(r.retry)
 	return txn.Classify(tx.Commit(), "suspend topics")
 }
 
-// asideStatement puts rows aside as long as their topics are suspended. It locks those, as lift does.
-const asideStatement = `
+// suspendStatement puts rows aside as long as their topics are suspended. It locks those, as lift does.
+const suspendStatement = `
 	WITH suspended AS MATERIALIZED (
 		SELECT topic FROM suspended_topics WHERE topic IN (SELECT topic FROM outbox WHERE id = ANY($1)) FOR SHARE)
 	UPDATE outbox o SET due_at = '-infinity' FROM suspended s, relay_leases l
 	WHERE o.id = ANY($1) AND o.due_at IS NULL AND o.topic = s.topic AND l.shard = o.shard AND l.owner = $2`
 
-func (r *Relay) putAside(ctx context.Context, held *lease, rows []outboxRow) (all bool, err error) {
-	return move(ctx, r.db, held, rows, asideStatement)
+func (r *Relay) moveToSuspended(ctx context.Context, held *lease, rows []outboxRow) (all bool, err error) {
+	return move(ctx, r.db, held, rows, suspendStatement)
 }
 
 // retrySuspended tries suspended topics again until ctx is done, each by a goroutine of its own.
 func (r *Relay) retrySuspended(ctx context.Context) {
 	var trying sync.Map
-	var tries sync.WaitGroup
-	defer tries.Wait()
+	var retries sync.WaitGroup
+	defer retries.Wait()
 	for ctx.Err() == nil {
 		var topics []struct {
 			Topic    string  `db:"topic"`
@@ -117,7 +117,7 @@ func (r *Relay) retrySuspended(ctx context.Context) {
 			if _, running := trying.LoadOrStore(t.Topic, true); running {
 				continue
 			}
-			tries.Go(func() {
+			retries.Go(func() {
 				defer wake(r.retry)
 				defer trying.Delete(t.Topic)
 				r.try(ctx, t.Topic, t.Attempts)
@@ -136,7 +136,7 @@ func (r *Relay) try(ctx context.Context, topic string, attempts int) {
 	}
 	reached := false
 	for ctx.Err() == nil {
-		sent, found, fault, err := r.sendAside(ctx, sender, topic)
+		sent, found, fault, err := r.sendSuspended(ctx, sender, topic)
 		switch {
 		case fault != nil:
 			r.postpone(ctx, topic, attempts, errors.Join(fault, repairErr))
@@ -148,19 +148,19 @@ func (r *Relay) try(ctx context.Context, topic string, attempts int) {
 		case found:
 			if sent > 0 && !reached {
 				reached = true
-				r.progress(ctx, topic)
+				r.noteRecovery(ctx, topic)
 			}
 			continue
 		}
-		if lifted, err := r.lift(ctx, topic); err != nil || !lifted { // other relays have some
+		if resumed, err := r.resume(ctx, topic); err != nil || !resumed { // other relays have some
 			r.postpone(ctx, topic, attempts, nil)
 		}
 		return
 	}
 }
 
-// sendAside sends some messages of a suspended topic, if there are any. Fault is the topic's, if it has failed again.
-func (r *Relay) sendAside(ctx context.Context, sender Sender, topic string) (sent int, found bool, fault, err error) {
+// sendSuspended sends some messages of a suspended topic, if there are any. Fault is the topic's, if it has failed again.
+func (r *Relay) sendSuspended(ctx context.Context, sender Sender, topic string) (sent int, found bool, fault, err error) {
 	held := r.leases.use(func(int) bool { return true })
 	if held == nil {
 		return 0, false, nil, nil
@@ -184,8 +184,8 @@ func (r *Relay) sendAside(ctx context.Context, sender Sender, topic string) (sen
 	return sent, true, faults[topic], errors.Join(removeErr, err)
 }
 
-// progress says that a suspended topic takes messages again.
-func (r *Relay) progress(ctx context.Context, topic string) {
+// noteRecovery says that a suspended topic takes messages again.
+func (r *Relay) noteRecovery(ctx context.Context, topic string) {
 	_, err := r.db.ExecContext(ctx, `UPDATE suspended_topics SET reason = 'it takes messages again; those that waited are being sent' WHERE topic = $1`, topic)
 	if err != nil && ctx.Err() == nil {
 		r.log.Warn("relay: cannot note that a topic takes messages again", "topic", topic, "error", err)
@@ -207,9 +207,9 @@ func (r *Relay) postpone(ctx context.Context, topic string, attempts int, fault 
 	}
 }
 
-// lift ends the suspension of a topic of which no message is aside. It locks the topic first, as asideStatement does, and looks by a
+// resume ends the suspension of a topic of which no message is aside. It locks the topic first, as asideStatement does, and looks by a
 // statement of its own, so it sees what was put aside before.
-func (r *Relay) lift(ctx context.Context, topic string) (lifted bool, err error) {
+func (r *Relay) resume(ctx context.Context, topic string) (resumed bool, err error) {
 	tx, err := r.db.BeginTxx(ctx, nil)
 	if err != nil {
 		return false, txn.Classify(err, "end the suspension of "+topic)

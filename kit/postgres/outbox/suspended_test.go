@@ -22,11 +22,11 @@ var errTopic = errors.New("unknown topic")
 
 // topicLog is a broker some of whose topics cannot be sent to.
 type topicLog struct {
-	mu      sync.Mutex
-	faulty  map[string]bool
-	refused func(topic, key, text string) bool
-	records map[string][]string // by topic and key
-	tries   map[string]int      // by topic
+	mu       sync.Mutex
+	faulty   map[string]bool
+	refused  func(topic, key, text string) bool
+	records  map[string][]string // by topic and key
+	attempts map[string]int      // by topic
 }
 
 func (l *topicLog) Close() error { return nil }
@@ -35,9 +35,9 @@ func (l *topicLog) Publish(topic string, messages ...*message.Message) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.records == nil {
-		l.records, l.tries = map[string][]string{}, map[string]int{}
+		l.records, l.attempts = map[string][]string{}, map[string]int{}
 	}
-	l.tries[topic]++
+	l.attempts[topic]++
 	for _, msg := range messages {
 		switch key := msg.Metadata[cqrs.HeaderKey]; {
 		case l.faulty[topic]:
@@ -66,10 +66,10 @@ func (l *topicLog) of(topic, key string) []string {
 	return append([]string(nil), l.records[topic+" "+key]...)
 }
 
-func (l *topicLog) triesOf(topic string) int {
+func (l *topicLog) attemptsOf(topic string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.tries[topic]
+	return l.attempts[topic]
 }
 
 var errRefused = errors.New("refused")
@@ -113,9 +113,9 @@ func TestSuspendedTopicDoesNotStopOthers(t *testing.T) {
 	b, err := outbox.LoadBacklog(t.Context(), db)
 	require.NoError(t, err)
 	require.Equal(t, outbox.Backlog{Suspended: 2000}, b)
-	before := l.triesOf("bad")
+	before := l.attemptsOf("bad")
 	time.Sleep(3 * time.Second)
-	require.Less(t, l.triesOf("bad")-before, 80, "10 keys a try, and ever fewer tries")
+	require.Less(t, l.attemptsOf("bad")-before, 80, "10 keys a try, and ever fewer tries")
 	write(t, db, "bad", items...)
 	l.set("bad", false)
 	kittest.Eventually(t, func() error {

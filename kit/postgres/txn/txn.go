@@ -25,7 +25,7 @@ func FromContext(ctx context.Context) (*sqlx.Tx, error) {
 	if u == nil {
 		return nil, errors.New("called outside a unit of work")
 	}
-	return u.own(ctx)
+	return u.ownTx(ctx)
 }
 
 // TxOrDB returns the transaction of ctx, or db if there is none.

@@ -15,13 +15,13 @@ import (
 
 // An error of PostgreSQL is permanent unless its class says otherwise: no loop may retry it.
 func TestErrorClassesOfPostgreSQL(t *testing.T) {
-	kinds := map[cqrs.Kind][]string{
+	statements := map[cqrs.Kind][]string{
 		cqrs.KindTransient: {"08006", "08P01", "40003", "53100", "53300", "55P03", "55006", "57014", "57P01", "57P03", "58030", "25006", "25P03", "26000"},
 		cqrs.KindConflict:  {"40001", "40P01", "MR002"},
 		cqrs.KindPermanent: {"22021", "22P02", "22P05", "22001", "54000", "23502", "23503", "23505", "23514", "42P01", "42501", "25P02", "0A000", "P0001", "XX000", ""},
 		cqrs.KindUnknown:   {"MR001"},
 	}
-	for kind, codes := range kinds {
+	for kind, codes := range statements {
 		for _, code := range codes {
 			err := Classify(fmt.Errorf("wrapped: %w", &pgconn.PgError{Code: code, Message: "message"}), "write")
 			require.Equal(t, kind, cqrs.KindOf(err), "%s: %v", code, err)
@@ -36,7 +36,7 @@ func TestErrorClassesOfPostgreSQL(t *testing.T) {
 }
 
 // Only a database that is away fails all elements of a batch.
-func TestAwayIsTheDatabaseNotTheStatement(t *testing.T) {
+func TestUnavailableIsTheDatabaseNotTheStatement(t *testing.T) {
 	for _, code := range []string{"08006", "53100", "53300", "57P01", "57P02", "57P03", "58030", "25006"} {
 		require.True(t, IsUnavailable(Classify(&pgconn.PgError{Code: code}, "read")), code)
 	}

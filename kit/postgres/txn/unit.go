@@ -21,14 +21,14 @@ import (
 // Unit is what a unit of work will write when it commits: together with others, unless it has begun a transaction of its own. A
 // Unit is used by one goroutine until it is committed.
 type Unit struct {
-	db     *sqlx.DB
-	conn   *sqlx.Conn
-	tx     *sqlx.Tx
-	writes []write
-	needs  []*Unit
-	ended  chan struct{} // closed once it is known whether it was committed
-	err    error         // why it was not
-	after  []func()
+	db           *sqlx.DB
+	conn         *sqlx.Conn
+	tx           *sqlx.Tx
+	writes       []write
+	dependencies []*Unit
+	ended        chan struct{} // closed once it is known whether it was committed
+	err          error         // why it was not
+	after        []func()
 }
 
 type write struct {
@@ -60,7 +60,7 @@ func WithTx(ctx context.Context, tx *sqlx.Tx) context.Context {
 // OwnTransaction tells whether the unit has a transaction of its own.
 func (u *Unit) OwnTransaction() bool { return u.tx != nil }
 
-func (u *Unit) own(ctx context.Context) (*sqlx.Tx, error) {
+func (u *Unit) ownTx(ctx context.Context) (*sqlx.Tx, error) {
 	if u.tx != nil {
 		return u.tx, nil
 	}
@@ -88,8 +88,8 @@ func (u *Unit) Close() {
 // DependsOn has the unit fail if another one, whose writes it has seen, fails. Units are committed in the order in which they are
 // submitted.
 func (u *Unit) DependsOn(other *Unit) {
-	if other != nil && other != u && !slices.Contains(u.needs, other) {
-		u.needs = append(u.needs, other)
+	if other != nil && other != u && !slices.Contains(u.dependencies, other) {
+		u.dependencies = append(u.dependencies, other)
 	}
 }
 
@@ -112,7 +112,7 @@ func (u *Unit) After(f func()) { u.after = append(u.after, f) }
 // End notes what became of the unit. Nothing else is kept of it, for streams remember who left them as they are.
 func (u *Unit) End(err error) {
 	after := u.after
-	u.writes, u.needs, u.after = nil, nil, nil
+	u.writes, u.dependencies, u.after = nil, nil, nil
 	u.err = err
 	close(u.ended)
 	if err == nil {
@@ -122,8 +122,8 @@ func (u *Unit) End(err error) {
 	}
 }
 
-// errFirst is what a unit fails with that has seen what came to nothing.
-var errFirst = fmt.Errorf("what it builds on was not committed: %w", cqrs.ErrConflict)
+// errDependencyFailed is what a unit fails with that has seen what came to nothing.
+var errDependencyFailed = fmt.Errorf("what it builds on was not committed: %w", cqrs.ErrConflict)
 
 // Ended waits until it is known what becomes of the unit. The error is ctx's.
 func (u *Unit) Ended(ctx context.Context) error {
@@ -137,7 +137,7 @@ func (u *Unit) Ended(ctx context.Context) error {
 
 // WaitForDependencies waits until it is known what becomes of all that the unit has seen. The error is cqrs.ErrConflict if one of them failed.
 func (u *Unit) WaitForDependencies(ctx context.Context) error {
-	for _, n := range u.needs {
+	for _, n := range u.dependencies {
 		if err := n.Ended(ctx); err != nil {
 			return err
 		}
@@ -147,14 +147,14 @@ func (u *Unit) WaitForDependencies(ctx context.Context) error {
 
 // WaitsFor tells whether it is unknown what becomes of something that the unit has seen and that is not among some others.
 func (u *Unit) WaitsFor(among map[*Unit]bool) bool {
-	return slices.ContainsFunc(u.needs, func(n *Unit) bool { return !among[n] && n.Pending() })
+	return slices.ContainsFunc(u.dependencies, func(n *Unit) bool { return !among[n] && n.Pending() })
 }
 
-// Leave ends the unit, so that no other unit builds on it, and returns one that writes the same. The error is what the others that have
+// Detach ends the unit, so that no other unit builds on it, and returns one that writes the same. The error is what the others that have
 // seen it fail with.
-func (u *Unit) Leave() *Unit {
-	left := &Unit{db: u.db, writes: u.writes, needs: u.needs, after: u.after, ended: make(chan struct{})}
-	u.End(errFirst)
+func (u *Unit) Detach() *Unit {
+	left := &Unit{db: u.db, writes: u.writes, dependencies: u.dependencies, after: u.after, ended: make(chan struct{})}
+	u.End(errDependencyFailed)
 	return left
 }
 
@@ -163,9 +163,9 @@ func (u *Unit) Err() error { return u.err }
 
 // DependencyError is an error, cqrs.ErrConflict, if something that the unit has seen came to nothing.
 func (u *Unit) DependencyError() error {
-	for _, n := range u.needs {
+	for _, n := range u.dependencies {
 		if n.Failed() {
-			return errFirst
+			return errDependencyFailed
 		}
 	}
 	return nil
@@ -221,7 +221,7 @@ func (s *Statement[R]) Lock(ctx context.Context, rows []R, wait time.Duration) e
 		locking.writes = append(locking.writes, write{s, row})
 	}
 	u.writes = append(u.writes, locking.writes...)
-	b, kinds, err := batchOf([]*Unit{locking}, Waits{Lock: wait})
+	b, statements, err := batchOf([]*Unit{locking}, Waits{Lock: wait})
 	if err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func (s *Statement[R]) Lock(ctx context.Context, rows []R, wait time.Duration) e
 	first.Queue(`SELECT set_config('millrace.lock_timeout', current_setting('lock_timeout'), true)`)
 	first.QueuedQueries = append(first.QueuedQueries, b.QueuedQueries...)
 	first.Queue(`SELECT set_config('lock_timeout', current_setting('millrace.lock_timeout'), true)`)
-	return send(ctx, u.conn.Conn, first, slices.Concat([]statement{setWaits}, kinds, []statement{setWaits}))
+	return send(ctx, u.conn.Conn, first, slices.Concat([]statement{setWaits}, statements, []statement{setWaits}))
 }
 
 // Written returns what the unit of ctx will write by this statement.
@@ -281,29 +281,29 @@ func (s *Statement[R]) queue(b *pgx.Batch, rows []any) error {
 }
 
 // batchOf gathers what units will write, a statement for each kind of row.
-func batchOf(units []*Unit, limits Waits) (b *pgx.Batch, kinds []statement, err error) {
+func batchOf(units []*Unit, limits Waits) (b *pgx.Batch, statements []statement, err error) {
 	rows := map[statement][]any{}
 	for _, u := range units {
 		for _, w := range u.writes {
 			if rows[w.statement] == nil {
-				kinds = append(kinds, w.statement)
+				statements = append(statements, w.statement)
 			}
 			rows[w.statement] = append(rows[w.statement], w.row)
 		}
 	}
-	slices.SortStableFunc(kinds, func(a, b statement) int { return cmp.Compare(a.rank(), b.rank()) })
+	slices.SortStableFunc(statements, func(a, b statement) int { return cmp.Compare(a.rank(), b.rank()) })
 	b = &pgx.Batch{}
-	if limits != (Waits{}) && len(kinds) > 0 {
-		kinds = slices.Insert(kinds, 0, setWaits)
+	if limits != (Waits{}) && len(statements) > 0 {
+		statements = slices.Insert(statements, 0, setWaits)
 		rows[setWaits] = []any{limits}
 	}
-	for _, s := range kinds {
+	for _, s := range statements {
 		err := cqrs.Protect(func() error { return s.queue(b, rows[s]) })
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", s.doing(), err)
 		}
 	}
-	return b, kinds, nil
+	return b, statements, nil
 }
 
 // Waits bounds how long each statement of a commit may wait for a lock, and how long it may take. Zero is what the connection is set to.
@@ -325,12 +325,12 @@ func Commit(ctx context.Context, db *sqlx.DB, units []*Unit) error {
 
 // CommitWithin is Commit with time limits for each statement. If one takes longer, the error is a *WaitError.
 func CommitWithin(ctx context.Context, db *sqlx.DB, units []*Unit, limits Waits) error {
-	b, kinds, err := batchOf(units, limits)
+	b, statements, err := batchOf(units, limits)
 	if err != nil {
 		return err
 	}
 	if u := units[0]; u.tx != nil {
-		if err := send(ctx, u.conn.Conn, b, kinds); err != nil {
+		if err := send(ctx, u.conn.Conn, b, statements); err != nil {
 			return err
 		}
 		return Classify(u.tx.Commit(), "commit")
@@ -344,16 +344,16 @@ func CommitWithin(ctx context.Context, db *sqlx.DB, units []*Unit, limits Waits)
 	}
 	defer conn.Close() //nolint:errcheck // back to the pool
 	if limits.Lock > 0 {
-		if err := parseOnce(ctx, conn, b, kinds, limits.Lock); err != nil {
+		if err := parseOnce(ctx, conn, b, statements, limits.Lock); err != nil {
 			return err
 		}
 	}
-	return send(ctx, conn, b, kinds)
+	return send(ctx, conn, b, statements)
 }
 
 // parseOnce has a connection parse statements that it has not seen yet, within a time limit. The driver prepares them before the batch begins
 // and sets its time limits, and PostgreSQL locks the tables of a statement to parse it.
-func parseOnce(ctx context.Context, conn *sql.Conn, b *pgx.Batch, kinds []statement, lock time.Duration) error {
+func parseOnce(ctx context.Context, conn *sql.Conn, b *pgx.Batch, statements []statement, lock time.Duration) error {
 	return conn.Raw(func(driver any) (err error) {
 		pg := driver.(interface{ Conn() *pgx.Conn }).Conn().PgConn()
 		limited := false
@@ -371,7 +371,7 @@ func parseOnce(ctx context.Context, conn *sql.Conn, b *pgx.Batch, kinds []statem
 				defer func() { err = cmp.Or(err, Classify(pg.Exec(ctx, `ROLLBACK`).Close(), "set time limits")) }()
 			}
 			if _, err := pg.Prepare(ctx, "", q.SQL, nil); err != nil {
-				return waited(kinds[i], Classify(err, kinds[i].doing()))
+				return waited(statements[i], Classify(err, statements[i].doing()))
 			}
 			pg.CustomData()[seen] = true
 		}
@@ -416,15 +416,15 @@ func (u *Unit) Rows(e *WaitError) (rows []*Unit) {
 // TryOut writes what the unit writes in a transaction of its own, and rolls it back. It waits for locks for a limited time at most; then the
 // error is a *WaitError.
 func (u *Unit) TryOut(ctx context.Context, wait time.Duration) error {
-	b, kinds, err := batchOf([]*Unit{u}, Waits{Lock: wait})
+	b, statements, err := batchOf([]*Unit{u}, Waits{Lock: wait})
 	if err != nil {
 		return err
 	}
-	if _, err := u.own(ctx); err != nil {
+	if _, err := u.ownTx(ctx); err != nil {
 		return err
 	}
 	defer u.Close()
-	return send(ctx, u.conn.Conn, b, kinds)
+	return send(ctx, u.conn.Conn, b, statements)
 }
 
 // Writes tells whether the unit writes rows by the statement of e.
@@ -454,7 +454,7 @@ func (u *Unit) Contended() bool {
 }
 
 // send sends a batch in one round trip. Outside a transaction it is one of its own, as PostgreSQL takes it in.
-func send(ctx context.Context, conn *sql.Conn, b *pgx.Batch, kinds []statement) error {
+func send(ctx context.Context, conn *sql.Conn, b *pgx.Batch, statements []statement) error {
 	if b.Len() == 0 {
 		return nil
 	}
@@ -468,7 +468,7 @@ func send(ctx context.Context, conn *sql.Conn, b *pgx.Batch, kinds []statement) 
 				_, err = results.Exec()
 			}
 			if err != nil {
-				err = waited(kinds[i], Classify(err, kinds[i].doing()))
+				err = waited(statements[i], Classify(err, statements[i].doing()))
 				break
 			}
 		}

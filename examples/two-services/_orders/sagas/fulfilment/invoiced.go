@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"example.com/orders/app"
-	"example.com/orders/app/elsewhere"
+	"example.com/orders/app/external"
 	"example.com/orders/sagas/saga"
 )
 
@@ -16,11 +16,11 @@ var Invoiced = func() saga.Definition[Data] {
 	d.Version = 3
 	d.Steps = slices.Insert(slices.Clone(d.Steps), 1, saga.Step[Data]{
 		Name:      "issue invoice",
-		Do:        func(d Data) app.Keyed { return elsewhere.IssueInvoice{InvoiceID: d.OrderID, Total: d.Total} },
-		Completed: saga.Event[elsewhere.InvoiceIssued, Data](),
-		Refused:   []saga.Refusal{saga.Because(func(e elsewhere.InvoiceRefused) string { return e.Reason })},
-		Undo:      func(d Data) app.Keyed { return elsewhere.CancelInvoice{InvoiceID: d.OrderID} },
-		Undone:    saga.Event[elsewhere.InvoiceCancelled, Data](),
+		Do:        func(d Data) app.Keyed { return external.IssueInvoice{InvoiceID: d.OrderID, Total: d.Total} },
+		Completed: saga.Event[external.InvoiceIssued, Data](),
+		Refused:   []saga.Refusal{saga.Because(func(e external.InvoiceRefused) string { return e.Reason })},
+		Undo:      func(d Data) app.Keyed { return external.CancelInvoice{InvoiceID: d.OrderID} },
+		Undone:    saga.Event[external.InvoiceCancelled, Data](),
 		Within:    20 * time.Second,
 	})
 	return d

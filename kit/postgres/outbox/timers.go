@@ -19,7 +19,7 @@ func (r *Relay) RunTimers(ctx context.Context, slot, markers string) {
 	var parts sync.WaitGroup
 	parts.Go(func() { r.promote(ctx) })
 	parts.Go(func() {
-		var seen logged
+		var seen confirmedRows
 		for ctx.Err() == nil {
 			n, err := r.removeConfirmed(ctx, slot, markers, &seen)
 			if err != nil && ctx.Err() == nil {
@@ -35,8 +35,8 @@ func (r *Relay) RunTimers(ctx context.Context, slot, markers string) {
 	parts.Wait()
 }
 
-// logged are rows whose commits are in the log before a position.
-type logged struct {
+// confirmedRows are rows whose commits are in the log before a position.
+type confirmedRows struct {
 	ids    []int64
 	lsn    string
 	marker time.Time     // when the next marker is due
@@ -56,7 +56,7 @@ const maxLogged = 20_000
 // ids alone would not do: a transaction with lower ids may commit later. The position is where the log is inserted at, not what was written
 // to the disk, because a commit with synchronous_commit = off is visible before it is written. It is read after the snapshot of its statement
 // was taken, so the commits of all rows that the statement sees are before it.
-func (r *Relay) removeConfirmed(ctx context.Context, slot, markers string, seen *logged) (deleted int, err error) {
+func (r *Relay) removeConfirmed(ctx context.Context, slot, markers string, seen *confirmedRows) (deleted int, err error) {
 	if len(seen.ids) == 0 {
 		b := &pgx.Batch{}
 		b.Queue(`SELECT COALESCE(array_agg(id), '{}'), pg_current_wal_insert_lsn()::text FROM (
@@ -78,7 +78,7 @@ func (r *Relay) removeConfirmed(ctx context.Context, slot, markers string, seen 
 		return 0, txn.Classify(err, "delete rows of the outbox")
 	}
 	if confirmed {
-		*seen = logged{} // another instance deletes those that it has locked
+		*seen = confirmedRows{} // another instance deletes those that it has locked
 		return deleted, nil
 	}
 	return 0, r.marker(ctx, seen, markers)
@@ -87,7 +87,7 @@ func (r *Relay) removeConfirmed(ctx context.Context, slot, markers string, seen 
 // marker sends a message to a topic that nobody reads, now and then: it is inserted and deleted in one transaction, which Debezium sees in the
 // log. Debezium confirms what is before a message that it has sent, so while no message is written the last rows would never be deleted. The
 // second marker has the first one confirmed, which is after the position.
-func (r *Relay) marker(ctx context.Context, seen *logged, topic string) error {
+func (r *Relay) marker(ctx context.Context, seen *confirmedRows, topic string) error {
 	if time.Now().Before(seen.marker) {
 		return nil
 	}

@@ -18,17 +18,17 @@ import (
 	"github.com/millrace/millrace/kit/internal/inventory"
 )
 
-func (w *world) receiveOf(sku string, quantity int64) func(context.Context) error {
+func (w *environment) receiveOf(sku string, quantity int64) func(context.Context) error {
 	return func(ctx context.Context) error {
 		return w.stock.Update(ctx, sku, func(s *inventory.Stock) error { return s.Receive(sku, quantity) })
 	}
 }
 
 // Units that end at the same time share transactions, those of one stream too.
-func TestUnitsCommitTogether(t *testing.T) {
+func TestGroupCommit(t *testing.T) {
 	for name, skus := range map[string]int{"of many streams": 500, "of one stream": 1} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newEnvironment(t)
 			const units = 500
 			var handling sync.WaitGroup
 			for n := range units {
@@ -56,7 +56,7 @@ func TestUnitsCommitTogether(t *testing.T) {
 // Among many that commit together, some refuse, some fail, some were handled before, some are too late at their streams, because another
 // instance writes them too: each for itself. What is stored is what those said that succeeded.
 func TestEachUnitFailsAlone(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	other := w.another()
 	const units, skus = 400, 5
 	failure := errors.New("no")
@@ -121,8 +121,8 @@ func TestEachUnitFailsAlone(t *testing.T) {
 
 // A message may begin before the one before it under its key is committed. If that one fails, what came after it fails too, and is not tried
 // again before the other was dealt with.
-func TestWhatFollowsFailsWithWhatItFollows(t *testing.T) {
-	w := newWorld(t)
+func TestUnitFailsWithItsDependency(t *testing.T) {
+	w := newEnvironment(t)
 	begun := make(chan struct{})
 	first := cqrs.NewKeyChain(nil, func() {
 		select {
@@ -173,7 +173,7 @@ func TestWhatFollowsFailsWithWhatItFollows(t *testing.T) {
 
 // An aggregate of ten thousand events is loaded from its snapshot and what came after it.
 func TestALongHistoryIsNotReadAgain(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	_, err := w.db.Exec(`INSERT INTO events (position, stream, version, type, schema, payload, meta, at)
 		SELECT nextval('events_position'), 'inventory/LONG', n, 'inventory.received', 1, '{"sku":"LONG","quantity":1}', '{}', now() FROM generate_series(1, 10000) n`)
 	require.NoError(t, err)
@@ -189,7 +189,7 @@ func TestALongHistoryIsNotReadAgain(t *testing.T) {
 
 // Of a long stream without snapshots an instance keeps the aggregate, so that it does not read the history for each command.
 func TestALongHistoryWithoutSnapshotsIsNotReadAgain(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	_, err := w.db.Exec(`INSERT INTO events (position, stream, version, type, schema, payload, meta, at)
 		SELECT nextval('events_position'), 'inventory/LONG', n, 'inventory.received', 1, '{"sku":"LONG","quantity":1}', '{}', now() FROM generate_series(1, 3000) n`)
 	require.NoError(t, err)
@@ -207,8 +207,8 @@ func TestALongHistoryWithoutSnapshotsIsNotReadAgain(t *testing.T) {
 // Three instances want the same few aggregates, several at a time, for a while. Whoever was too late queues up in the database; nobody
 // waits in memory for one who waits for him in the database, so that nobody comes to the end of its patience.
 func TestInstancesThatWantTheSameDoNotBlockEachOther(t *testing.T) {
-	w := newWorld(t)
-	instances := []*world{w, w.another(), w.another()}
+	w := newEnvironment(t)
+	instances := []*environment{w, w.another(), w.another()}
 	const workers, rounds = 24, 12
 	skus := []string{"A", "B", "C", "D"}
 	var handling sync.WaitGroup
@@ -241,11 +241,11 @@ func TestInstancesThatWantTheSameDoNotBlockEachOther(t *testing.T) {
 }
 
 // What was looked up before its turn may be out of date then: the message is handled once all the same.
-func TestWhatWasExpectedMayBeOutOfDate(t *testing.T) {
-	w := newWorld(t)
+func TestPrefetchedLookUpMayBeStale(t *testing.T) {
+	w := newEnvironment(t)
 	other := w.another()
 	d := command("m-1", "step", cqrs.BranchAction)
-	w.uow.Expect(d)
+	w.uow.Prefetch(d)
 	outcome, err := other.uow.Handle(t.Context(), d, other.receiveOf("A", 1))
 	require.NoError(t, err)
 	require.Equal(t, cqrs.Processed, outcome)
@@ -256,8 +256,8 @@ func TestWhatWasExpectedMayBeOutOfDate(t *testing.T) {
 }
 
 // A stream that is kept for the next unit must not keep what the last one has written.
-func TestWhatWasCommittedIsLetGo(t *testing.T) {
-	w := newWorld(t)
+func TestCommittedUnitsAreFreed(t *testing.T) {
+	w := newEnvironment(t)
 	var written weak.Pointer[message.Message]
 	_, err := w.uow.Handle(t.Context(), command("m-1", "reserve", cqrs.BranchAction), func(ctx context.Context) error {
 		msg := message.NewMessage("sent", []byte("x"))
@@ -275,7 +275,7 @@ func TestWhatWasCommittedIsLetGo(t *testing.T) {
 
 // An event that nobody here understands makes whoever needs its stream fail, and nobody who reads at the same time.
 func TestAnUnreadableStreamIsNobodyElsesFault(t *testing.T) {
-	w := newWorld(t)
+	w := newEnvironment(t)
 	_, err := w.db.Exec(`INSERT INTO events (stream, version, position, type, schema, payload, meta, at)
 		VALUES ('inventory/BAD', 1, nextval('events_position'), 'inventory.from-the-future', 1, '{}', '{}', now())`)
 	require.NoError(t, err)

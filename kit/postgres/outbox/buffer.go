@@ -9,24 +9,24 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// maxRecent bounds the messages that are kept for the relay, and maxRecentBytes what they take. What is more is read from the table.
+// maxBuffered bounds the messages that are kept for the relay, and maxRecentBytes what they take. What is more is read from the table.
 const (
-	maxRecent      = 20_000
-	maxRecentBytes = 32 << 20
+	maxBuffered      = 20_000
+	maxBufferedBytes = 32 << 20
 )
 
-// recent are messages that this instance has committed and that are on their way to the relay in memory, by the numbers of their rows.
+// buffer are messages that this instance has committed and that are on their way to the relay in memory, by the numbers of their rows.
 // The table stays the truth: a row that is not there is not sent, and one that is only there is read.
-type recent struct {
+type buffer struct {
 	mu       sync.Mutex
 	messages map[int64]*Message
 	order    []int64
 	bytes    int
-	flying   map[chan struct{}]bool // commits under way here
+	commits  map[chan struct{}]bool // commits under way here
 }
 
-func newRecent() *recent {
-	return &recent{messages: map[int64]*Message{}, flying: map[chan struct{}]bool{}}
+func newBuffer() *buffer {
+	return &buffer{messages: map[int64]*Message{}, commits: map[chan struct{}]bool{}}
 }
 
 // Offer hands over what was committed here, and has it relayed. It does not block.
@@ -35,17 +35,17 @@ func (r *Relay) Offer(written []*Message) {
 	if r.Held() == 0 {
 		return
 	}
-	r.recent.mu.Lock()
-	defer r.recent.mu.Unlock()
+	r.buffer.mu.Lock()
+	defer r.buffer.mu.Unlock()
 	for _, w := range written {
 		if w.ID == 0 || w.Message.Metadata[cqrs.HeaderDue] != "" {
 			continue
 		}
-		r.recent.messages[w.ID] = w
-		r.recent.order = append(r.recent.order, w.ID)
-		r.recent.bytes += w.size
+		r.buffer.messages[w.ID] = w
+		r.buffer.order = append(r.buffer.order, w.ID)
+		r.buffer.bytes += w.size
 	}
-	r.recent.trim()
+	r.buffer.trim()
 }
 
 // wakeFor wakes who has to do with what was written: the timers only if one is due before they look by themselves.
@@ -68,27 +68,27 @@ func (r *Relay) wakeFor(written []*Message) {
 // only the relay does not know yet that it has them.
 func (r *Relay) Committing() (done func()) {
 	c := make(chan struct{})
-	r.recent.mu.Lock()
-	defer r.recent.mu.Unlock()
-	r.recent.flying[c] = true
+	r.buffer.mu.Lock()
+	defer r.buffer.mu.Unlock()
+	r.buffer.commits[c] = true
 	return func() {
-		r.recent.mu.Lock()
-		defer r.recent.mu.Unlock()
-		delete(r.recent.flying, c)
+		r.buffer.mu.Lock()
+		defer r.buffer.mu.Unlock()
+		delete(r.buffer.commits, c)
 		close(c)
 	}
 }
 
-// maxSettling bounds how long a row of somebody else's waits for a commit here.
-const maxSettling = 20 * time.Millisecond
+// maxCommitWait bounds how long a row of somebody else's waits for a commit here.
+const maxCommitWait = 20 * time.Millisecond
 
-// settle waits for the commits that are under way.
-func (r *recent) settle() {
+// waitForCommits waits for the commits that are under way.
+func (r *buffer) waitForCommits() {
 	r.mu.Lock()
-	flying := slices.Collect(maps.Keys(r.flying))
+	commits := slices.Collect(maps.Keys(r.commits))
 	r.mu.Unlock()
-	enough := time.After(maxSettling)
-	for _, c := range flying {
+	enough := time.After(maxCommitWait)
+	for _, c := range commits {
 		select {
 		case <-c:
 		case <-enough:
@@ -98,16 +98,16 @@ func (r *recent) settle() {
 }
 
 // trim forgets the oldest until the rest is within the bounds.
-func (r *recent) trim() {
+func (r *buffer) trim() {
 	n := 0
-	for n < len(r.order) && (len(r.messages) > maxRecent || r.bytes > maxRecentBytes || r.messages[r.order[n]] == nil) {
+	for n < len(r.order) && (len(r.messages) > maxBuffered || r.bytes > maxBufferedBytes || r.messages[r.order[n]] == nil) {
 		r.drop(r.order[n])
 		n++
 	}
 	r.order = r.order[n:]
 }
 
-func (r *recent) drop(id int64) *Message {
+func (r *buffer) drop(id int64) *Message {
 	w := r.messages[id]
 	if w != nil {
 		r.bytes -= w.size
@@ -116,7 +116,7 @@ func (r *recent) drop(id int64) *Message {
 	return w
 }
 
-func (r *recent) empty() bool {
+func (r *buffer) empty() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.messages) == 0

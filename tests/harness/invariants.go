@@ -16,19 +16,19 @@ import (
 	"github.com/millrace/millrace/service/demo/invariants"
 )
 
-// Balanced waits until the books balance, and compares the event store with Kafka.
-func (i *Instance) Balanced() invariants.Report {
+// Consistent waits until the books balance, and compares the event store with Kafka.
+func (i *Instance) Consistent() invariants.Report {
 	i.t.Helper()
 	client := invariants.Client{URL: i.URL, HTTP: i.HTTP(), AtLeast: int(i.placed.Load())}
-	if i.world != nil {
-		client.SandboxURL = i.world.sandbox
+	if i.env != nil {
+		client.SandboxURL = i.env.sandbox
 	}
 	report, err := client.Wait(context.Background(), kittest.Patience, func(invariants.Report) {})
 	require.NoError(i.t, err)
 	require.Empty(i.t, report.Faults, "the books")
 	switch {
-	case i.world == nil:
-	case i.world.Setting("DEBEZIUM") == "on": // an empty outbox says only that all is in the database's log
+	case i.env == nil:
+	case i.env.Setting("DEBEZIUM") == "on": // an empty outbox says only that all is in the database's log
 		kittest.Eventually(i.t, func() error {
 			if missing := i.unlogged(); len(missing) > 0 {
 				return fmt.Errorf("%v", missing)
@@ -56,7 +56,7 @@ func (i *Instance) unlogged() []string {
 		}
 		return logged.Saw(msg.Metadata.Get(cqrs.HeaderSubject), version)
 	}
-	if i.world.Setting("BROKER") == "postgres" {
+	if i.env.Setting("BROKER") == "postgres" {
 		require.NoError(i.t, intopics.ReadAll(context.Background(), sqlx.NewDb(kittest.OpenDB(i.t, i.DSN()), "pgx"), topics, saw))
 	} else {
 		require.NoError(i.t, kafka.ReadAll(context.Background(), kafka.Config{Brokers: i.Brokers()}, topics, saw))

@@ -17,9 +17,9 @@ import (
 
 // What another service says is taken up once, however often it comes; what it says beside that is none of our business, and what cannot
 // be understood is kept.
-func TestReactionToAnotherService(t *testing.T) {
+func TestConsumerOfAnotherService(t *testing.T) {
 	t.Parallel()
-	i := harness.NewWorld(t).Start()
+	i := harness.NewEnvironment(t).Start()
 	topic := i.Topic("warehouse.events.deliveries")
 	arrived := func(id, name, payload string) *sarama.ProducerMessage {
 		return &sarama.ProducerMessage{Topic: topic, Key: sarama.StringEncoder("NEW-1"), Value: sarama.StringEncoder(payload), Headers: []sarama.RecordHeader{
@@ -55,17 +55,17 @@ func TestReactionToAnotherService(t *testing.T) {
 		return err
 	})
 	kittest.Eventually(t, func() error {
-		letters := i.Do(http.MethodGet, "/v1/dead-letters", "").Body
+		deadLetters := i.Do(http.MethodGet, "/v1/dead-letters", "").Body
 		var list struct {
 			Letters []struct {
 				MessageID string `json:"message_id"`
 			} `json:"dead_letters"`
 		}
-		if err := json.Unmarshal([]byte(letters), &list); err != nil {
+		if err := json.Unmarshal([]byte(deadLetters), &list); err != nil {
 			return err
 		}
 		if len(list.Letters) != 1 || list.Letters[0].MessageID != "w4" {
-			return fmt.Errorf("%s", letters)
+			return fmt.Errorf("%s", deadLetters)
 		}
 		return nil
 	})

@@ -23,6 +23,6 @@ type ExternalHandler struct {
 
 // OnExternal registers a handler of the other service's messages of a name. E holds as much of them as matters here. Each lift is the step
 // from one schema version of theirs to the next, oldest first.
-func OnExternal[E any](name string, handle func(ctx context.Context, e E, m Meta) error, lifts ...aggregate.Upcaster) ExternalHandler {
-	return ExternalHandler{aggregate.NewType[E](name, lifts...), On(handle)}
+func OnExternal[E any](name string, handle func(ctx context.Context, e E, m Meta) error, upcasters ...aggregate.Upcaster) ExternalHandler {
+	return ExternalHandler{aggregate.NewType[E](name, upcasters...), On(handle)}
 }

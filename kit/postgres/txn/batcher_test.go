@@ -12,7 +12,7 @@ import (
 )
 
 // gather calls Do for n calls that share one group, and returns the answer of each.
-func gather(t *testing.T, n int, do func(calls []int) ([]string, error)) (answers []string, errs []error) {
+func batcher(t *testing.T, n int, do func(calls []int) ([]string, error)) (answers []string, errs []error) {
 	t.Helper()
 	begin := make(chan struct{})
 	g := &Batcher[int, string]{Max: n, Parallel: 1}
@@ -23,7 +23,7 @@ func gather(t *testing.T, n int, do func(calls []int) ([]string, error)) (answer
 		}
 		return do(calls)
 	}
-	first := g.Join(-1)
+	first := g.Enqueue(-1)
 	g.mu.Lock()
 	for len(g.waiting) > 0 { // the first call is a group of its own
 		g.mu.Unlock()
@@ -32,7 +32,7 @@ func gather(t *testing.T, n int, do func(calls []int) ([]string, error)) (answer
 	g.mu.Unlock()
 	waits := make([]func() (string, error), n)
 	for i := range n {
-		wait := g.Join(i)
+		wait := g.Enqueue(i)
 		waits[i] = func() (string, error) { return wait(t.Context()) }
 	}
 	close(begin)
@@ -46,7 +46,7 @@ func gather(t *testing.T, n int, do func(calls []int) ([]string, error)) (answer
 }
 
 // One bad element of a gathered query fails alone, whatever is wrong with it.
-func TestGatherIsolatesABadElement(t *testing.T) {
+func TestBatcherIsolatesABadElement(t *testing.T) {
 	for name, fail := range map[string]func() error{
 		"permanent": func() error { return fmt.Errorf("bad bytes: %w", cqrs.ErrRejected) },
 		"unknown":   func() error { return errors.New("cannot encode") },
@@ -54,7 +54,7 @@ func TestGatherIsolatesABadElement(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			const bad, n = 17, 50
-			answers, errs := gather(t, n, func(calls []int) ([]string, error) {
+			answers, errs := batcher(t, n, func(calls []int) ([]string, error) {
 				out := make([]string, len(calls))
 				for i, c := range calls {
 					if c == bad {
@@ -77,9 +77,9 @@ func TestGatherIsolatesABadElement(t *testing.T) {
 }
 
 // While the database is away, a gathered query is not repeated for each of its elements.
-func TestGatherDoesNotSplitWhileTheDatabaseIsAway(t *testing.T) {
+func TestBatcherDoesNotSplitWhileTheDatabaseIsUnavailable(t *testing.T) {
 	var calls atomic.Int32
-	_, errs := gather(t, 50, func([]int) ([]string, error) {
+	_, errs := batcher(t, 50, func([]int) ([]string, error) {
 		calls.Add(1)
 		return nil, fmt.Errorf("read: %w", cqrs.ErrTransient)
 	})

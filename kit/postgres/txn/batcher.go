@@ -39,10 +39,10 @@ type answer[A any] struct {
 }
 
 // Call has q answered. The error may be ctx's: Do then goes on without anybody waiting.
-func (g *Batcher[Q, A]) Call(ctx context.Context, q Q) (A, error) { return g.Join(q)(ctx) }
+func (g *Batcher[Q, A]) Call(ctx context.Context, q Q) (A, error) { return g.Enqueue(q)(ctx) }
 
-// Join takes a place among the calls, and returns what waits for the answer.
-func (g *Batcher[Q, A]) Join(q Q) (wait func(ctx context.Context) (A, error)) {
+// Enqueue takes a place among the calls, and returns what waits for the answer.
+func (g *Batcher[Q, A]) Enqueue(q Q) (wait func(ctx context.Context) (A, error)) {
 	g.mu.Lock()
 	last := len(g.waiting) - 1
 	if last < 0 || len(g.waiting[last].calls) == g.Max {
@@ -83,12 +83,12 @@ func (g *Batcher[Q, A]) run() {
 		g.waiting = g.waiting[1:]
 		g.mu.Unlock()
 		next.answers = make([]answer[A], len(next.calls))
-		g.answer(next.calls, next.answers)
+		g.execute(next.calls, next.answers)
 		close(next.done)
 	}
 }
 
-func (g *Batcher[Q, A]) answer(calls []Q, answers []answer[A]) {
+func (g *Batcher[Q, A]) execute(calls []Q, answers []answer[A]) {
 	var values []A
 	err := cqrs.Protect(func() (err error) {
 		values, err = g.Do(calls)
@@ -105,7 +105,7 @@ func (g *Batcher[Q, A]) answer(calls []Q, answers []answer[A]) {
 		}
 	default:
 		half := len(calls) / 2
-		g.answer(calls[:half], answers[:half])
-		g.answer(calls[half:], answers[half:])
+		g.execute(calls[:half], answers[:half])
+		g.execute(calls[half:], answers[half:])
 	}
 }

@@ -1,4 +1,4 @@
-package elsewhere
+package external
 
 import (
 	"example.com/orders/app"

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// maxAhead is how many answers are kept for those who will ask.
-const maxAhead = 4096
+// maxPrefetched is how many answers are kept for those who will ask.
+const maxPrefetched = 4096
 
 // Prefetch has answers under way before they are asked for, so that who comes after others in a row need not begin to wait only then. An
 // answer that nobody comes for is forgotten in time.
@@ -17,13 +17,13 @@ type Prefetch[K comparable, A any] struct {
 	order list.List // of *coming[K, A], the oldest first
 }
 
-type coming[K comparable, A any] struct {
+type prefetched[K comparable, A any] struct {
 	key  K
 	wait func(ctx context.Context) (A, error)
 }
 
-// Expect keeps what waits for an answer.
-func (a *Prefetch[K, A]) Expect(key K, wait func(ctx context.Context) (A, error)) {
+// Add keeps what waits for an answer.
+func (a *Prefetch[K, A]) Add(key K, wait func(ctx context.Context) (A, error)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.byKey == nil {
@@ -32,9 +32,9 @@ func (a *Prefetch[K, A]) Expect(key K, wait func(ctx context.Context) (A, error)
 	if old, ok := a.byKey[key]; ok {
 		a.order.Remove(old)
 	}
-	a.byKey[key] = a.order.PushBack(&coming[K, A]{key, wait})
-	if a.order.Len() > maxAhead {
-		oldest := a.order.Remove(a.order.Front()).(*coming[K, A])
+	a.byKey[key] = a.order.PushBack(&prefetched[K, A]{key, wait})
+	if a.order.Len() > maxPrefetched {
+		oldest := a.order.Remove(a.order.Front()).(*prefetched[K, A])
 		delete(a.byKey, oldest.key)
 	}
 }
@@ -48,5 +48,5 @@ func (a *Prefetch[K, A]) Take(key K) (wait func(ctx context.Context) (A, error))
 		return nil
 	}
 	delete(a.byKey, key)
-	return a.order.Remove(e).(*coming[K, A]).wait
+	return a.order.Remove(e).(*prefetched[K, A]).wait
 }
