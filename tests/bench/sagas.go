@@ -202,8 +202,8 @@ var cases = []struct {
 	{"three instances", func(ctx context.Context, g *environment, o options, r *report) error {
 		return fulfil(ctx, g, o, r, "order-fulfilment, three instances", 1000, 3)
 	}},
-	{"three instances, spread", func(ctx context.Context, g *environment, o options, r *report) error {
-		return fulfil(ctx, g, o, r, "order-fulfilment, three instances, spread", 1000, 3, "LOAD_DISTRIBUTION", "instances")
+	{"three instances, distributed", func(ctx context.Context, g *environment, o options, r *report) error {
+		return fulfil(ctx, g, o, r, "order-fulfilment, three instances, distributed", 1000, 3, "LOAD_DISTRIBUTION", "instances")
 	}},
 	{"http", accept},
 	{"backlog", backlog},

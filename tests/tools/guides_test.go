@@ -219,7 +219,7 @@ func (f *follower) stop() {
 }
 
 // What a guide points to is there.
-func TestLinksOfPagesWork(t *testing.T) {
+func TestRelativeLinksLeadToFiles(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
 	var documents []string
 	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../docs/*/*.md", "../../examples/*/*.md"} {
