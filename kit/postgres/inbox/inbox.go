@@ -1,6 +1,6 @@
-// Package inbox remembers which messages were handled, and keeps the barrier between a saga's commands and their
-// compensations. Both live in one table and in the transaction that handles the message. The barrier is the idea of dtm's
-// sub-transaction barrier (https://en.dtm.pub/practice/barrier.html).
+// Package inbox stores the ids of processed messages, so that a message takes effect once, and keeps the barrier between the commands of a
+// saga and their compensations. Both are rows of one table, written in the transaction that processes the message. The barrier is the idea of
+// dtm's sub-transaction barrier (https://en.dtm.pub/practice/barrier.html).
 package inbox
 
 import (
@@ -17,22 +17,22 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Inbox is the table.
+// Inbox is the table of processed messages.
 type Inbox struct {
 	db          *sqlx.DB
 	lookups     txn.Batcher[lookup, []row]
 	prefetch    txn.Prefetch[deliveryKey, []row]
-	verifyUntil atomic.Int64 // until when, in nanoseconds since 1970, repetitions are to be expected
+	verifyUntil atomic.Int64 // until when all messages are looked up, in nanoseconds since 1970
 
-	// VerifyFor is for how long every message is looked up after one came again. Repetitions come in numbers: after a crash, or when
-	// another instance takes over. Default 10 s.
+	// VerifyFor is how long every message is looked up after a duplicate has arrived. Duplicates come in numbers, after a crash or when another
+	// instance takes over, and each one that is not looked up halves a commit group. Default 10 s.
 	VerifyFor time.Duration
 }
 
-// deliveryKey is a message at a consumer.
+// deliveryKey identifies a message at a consumer.
 type deliveryKey struct{ consumer, id string }
 
-// lookupTimeout bounds one reading of the table.
+// lookupTimeout limits one query of the table.
 const lookupTimeout = 15 * time.Second
 
 // New makes an Inbox.
@@ -42,16 +42,16 @@ func New(db *sqlx.DB) *Inbox {
 	return i
 }
 
-// VerifyDuplicates has every message looked up for a while.
+// VerifyDuplicates makes every message be looked up for VerifyFor.
 func (i *Inbox) VerifyDuplicates() { i.verifyUntil.Store(time.Now().Add(i.VerifyFor).UnixNano()) }
 
-// Optimistic tells whether a message may be taken for new without looking: its claim fails if it is not. That a compensation finds its
-// action is never taken for granted.
+// Optimistic tells whether a message may be processed without a look-up: if it is a duplicate, the insert of its row fails. A compensation is
+// always looked up, because it must know whether its action ran.
 func (i *Inbox) Optimistic(m cqrs.Meta) bool {
 	return m.Branch != cqrs.BranchCompensation && time.Now().UnixNano() > i.verifyUntil.Load()
 }
 
-// TryInsert claims a message that is taken for new.
+// TryInsert inserts the row of a message without a look-up. The unit of work fails with cqrs.ErrConflict if the row exists.
 func TryInsert(ctx context.Context, consumer string, m cqrs.Meta) error {
 	if err := check(m); err != nil {
 		return err
@@ -63,7 +63,7 @@ func newRow(consumer string, m cqrs.Meta) *row {
 	return &row{consumer, m.ID, m.SagaID, m.SagaStep, m.Branch, cqrs.Processed}
 }
 
-// row is a row of the table. One with a branch stands in the way of all other messages of its saga's step and branch.
+// row is a row of the table. A row with a branch excludes other messages of the same saga, step and branch.
 type row struct {
 	consumer, id string
 	saga, step   string
@@ -71,10 +71,10 @@ type row struct {
 	outcome      cqrs.Outcome
 }
 
-// claims fails with cqrs.ErrConflict if somebody else has written such a row meanwhile; notes leaves it as it is.
+// inserted fails with cqrs.ErrConflict if the row exists already; noted leaves an existing row as it is.
 var (
-	inserted = &txn.Statement[*row]{Doing: "claim messages", Rank: 5, Query: insert(""), Locks: func(r *row) string { return r.consumer + "/" + r.id }}
-	noted    = &txn.Statement[*row]{Doing: "note messages", Rank: 6, Query: insert(" ON CONFLICT DO NOTHING")}
+	inserted = &txn.Statement[*row]{Doing: "insert messages into the inbox", Rank: 5, Query: insert(""), Locks: func(r *row) string { return r.consumer + "/" + r.id }}
+	noted    = &txn.Statement[*row]{Doing: "record outcomes in the inbox", Rank: 6, Query: insert(" ON CONFLICT DO NOTHING")}
 )
 
 func insert(otherwise string) func(rows []*row) (string, []any, error) {
@@ -96,7 +96,7 @@ type lookup struct {
 	meta     cqrs.Meta
 }
 
-// lookUp finds the rows of messages, and those of the same saga's step.
+// lookUp finds the rows of messages, and the rows of the same saga and step.
 func (i *Inbox) lookUp(asked []lookup) ([][]row, error) {
 	return i.read(context.Background(), nil, asked)
 }
@@ -140,7 +140,7 @@ func (i *Inbox) read(ctx context.Context, u *txn.Unit, asked []lookup) ([][]row,
 	return out, nil
 }
 
-// check refuses ids that the table cannot hold, before they join a query or a commit with those of other messages.
+// check refuses ids that the table cannot store, before they are part of a query or a commit with other messages.
 func check(m cqrs.Meta) error {
 	return cmp.Or(
 		cqrs.CheckText("message id", m.ID, maxID),
@@ -149,18 +149,19 @@ func check(m cqrs.Meta) error {
 	)
 }
 
-// maxID holds the longest source and the longest id of another service's message, as cqrs.InboxID composes them.
+// maxID is the length of the longest id that cqrs.InboxID makes of another service's source and id.
 const maxID = 2*cqrs.MaxKey + 16
 
-// Prefetch has a message looked up that will come. What is found may be out of date when it comes; then its claim fails.
+// Prefetch starts the look-up of a message that waits for an earlier message of its key. The result may be stale when the message starts;
+// then the insert of its row fails.
 func (i *Inbox) Prefetch(consumer string, m cqrs.Meta) {
 	if check(m) != nil {
-		return // Take says so
+		return // TryInsert returns the error
 	}
 	i.prefetch.Add(deliveryKey{consumer, m.ID}, i.lookups.Enqueue(lookup{consumer, m}))
 }
 
-// find is what is known of a message, in the transaction of ctx if there is one.
+// find returns the rows that are known of a message, read in the transaction of ctx if the unit has its own.
 func (i *Inbox) find(ctx context.Context, consumer string, m cqrs.Meta) ([]row, error) {
 	if err := check(m); err != nil {
 		return nil, err
@@ -178,8 +179,8 @@ func (i *Inbox) find(ctx context.Context, consumer string, m cqrs.Meta) ([]row, 
 	return i.lookups.Call(ctx, lookup{consumer, m})
 }
 
-// TryInsert claims a message for a consumer in the unit of work of ctx. If somebody else claims the same meanwhile, the unit fails with
-// cqrs.ErrConflict, and the next attempt finds what he has made of it.
+// TryInsert looks a message up and inserts its row in the unit of work of ctx, or returns the reason why the message must not be processed.
+// If another instance inserts the same row first, the unit fails with cqrs.ErrConflict, and the next attempt finds the result.
 func (i *Inbox) TryInsert(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
 	known, err := i.find(ctx, consumer, m)
 	if err != nil {
@@ -195,7 +196,7 @@ func (i *Inbox) TryInsert(ctx context.Context, consumer string, m cqrs.Meta) (cq
 	case outcome == cqrs.Duplicate:
 		return outcome, nil
 	case m.Branch == cqrs.BranchCompensation && !done:
-		// Taking the place of the action as well bars it; that the place was free tells that it never happened.
+		// Inserting the row of the action too keeps a late action from running. If that row is free, the action never ran.
 		barrier := &row{consumer, "bar/" + m.ID, m.SagaID, m.SagaStep, cqrs.BranchAction, cqrs.RejectedLate}
 		if err := inserted.Write(ctx, barrier); err != nil {
 			return "", err
@@ -205,7 +206,7 @@ func (i *Inbox) TryInsert(ctx context.Context, consumer string, m cqrs.Meta) (cq
 	return outcome, inserted.Write(ctx, newRow(consumer, m))
 }
 
-// judge tells whether a message is to be handled, and whether the action that it undoes was.
+// outcomeOf tells whether a message is to be processed, and whether the action that it compensates has run.
 func outcomeOf(known []row, m cqrs.Meta) (outcome cqrs.Outcome, done bool) {
 	outcome = cqrs.Processed
 	for _, r := range known {
@@ -222,7 +223,7 @@ func outcomeOf(known []row, m cqrs.Meta) (outcome cqrs.Outcome, done bool) {
 	return outcome, done
 }
 
-// LookUp tells what Take would say, without claiming. It is for asking a service outside only if there is a point to it.
+// LookUp returns the outcome that TryInsert would return, without inserting a row. A handler with an external call uses it before the call.
 func (i *Inbox) LookUp(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {
 	known, err := i.find(ctx, consumer, m)
 	outcome, _ := outcomeOf(known, m)
@@ -232,13 +233,13 @@ func (i *Inbox) LookUp(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.
 	return outcome, err
 }
 
-// Record notes an outcome of a message that has no effect: it does not stand in the way of the step's other messages.
+// Record stores the outcome of a message that has no effect. The row does not exclude other messages of the step.
 func Record(ctx context.Context, consumer string, m cqrs.Meta, outcome cqrs.Outcome) error {
 	return noted.Write(ctx, &row{consumer, m.ID, m.SagaID, m.SagaStep, "", outcome})
 }
 
-// Refuse changes the claim of this unit of work to a refusal. It had no effect, so it is no barrier: the same may be asked again,
-// by another message.
+// Refuse changes the row that this unit of work inserts to a refusal. The message had no effect, so the row does not exclude another message
+// of the same step.
 func Refuse(ctx context.Context, consumer, messageID string) error {
 	for _, r := range inserted.Written(ctx) {
 		if r.consumer == consumer && r.id == messageID {

@@ -9,27 +9,27 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// maxBuffered bounds the messages that are kept for the relay, and maxRecentBytes what they take. What is more is read from the table.
+// maxBuffered and maxBufferedBytes limit the messages in the buffer. The relay reads further messages from the table.
 const (
 	maxBuffered      = 20_000
 	maxBufferedBytes = 32 << 20
 )
 
-// buffer are messages that this instance has committed and that are on their way to the relay in memory, by the numbers of their rows.
-// The table stays the truth: a row that is not there is not sent, and one that is only there is read.
+// buffer holds messages that this instance has committed and not relayed yet, by the ids of their rows, so that the relay need not read them.
+// The table decides: a message whose row is gone is not sent, and a row without a buffered message is read.
 type buffer struct {
 	mu       sync.Mutex
 	messages map[int64]*Message
 	order    []int64
 	bytes    int
-	commits  map[chan struct{}]bool // commits under way here
+	commits  map[chan struct{}]bool // commits of this instance that are running
 }
 
 func newBuffer() *buffer {
 	return &buffer{messages: map[int64]*Message{}, commits: map[chan struct{}]bool{}}
 }
 
-// Offer hands over what was committed here, and has it relayed. It does not block.
+// Offer buffers messages that were committed by this instance, and wakes the workers of their shards. It does not block.
 func (r *Relay) Offer(written []*Message) {
 	defer r.wakeFor(written)
 	if r.Held() == 0 {
@@ -48,7 +48,7 @@ func (r *Relay) Offer(written []*Message) {
 	r.buffer.trim()
 }
 
-// wakeFor wakes who has to do with what was written: the timers only if one is due before they look by themselves.
+// wakeFor wakes the workers. It wakes the timer goroutine only if a delayed message is due before that goroutine's next look.
 func (r *Relay) wakeFor(written []*Message) {
 	timers := len(r.wake) - 1
 	for _, w := range written {
@@ -64,8 +64,8 @@ func (r *Relay) wakeFor(written []*Message) {
 	}
 }
 
-// Committing is told of a commit here that begins; what it offers is offered before done is called. Until then others see its rows, and
-// only the relay does not know yet that it has them.
+// Committing marks the beginning of a commit of this instance. Offer is called for its messages before done. Between the commit and Offer the
+// relay sees rows whose messages are not in the buffer yet, and waits for done before it reads them from the table.
 func (r *Relay) Committing() (done func()) {
 	c := make(chan struct{})
 	r.buffer.mu.Lock()
@@ -79,10 +79,10 @@ func (r *Relay) Committing() (done func()) {
 	}
 }
 
-// maxCommitWait bounds how long a row of somebody else's waits for a commit here.
+// maxCommitWait limits how long rows of other instances wait for a commit of this instance.
 const maxCommitWait = 20 * time.Millisecond
 
-// waitForCommits waits for the commits that are under way.
+// waitForCommits waits until the running commits have offered their messages.
 func (r *buffer) waitForCommits() {
 	r.mu.Lock()
 	commits := slices.Collect(maps.Keys(r.commits))
@@ -97,7 +97,7 @@ func (r *buffer) waitForCommits() {
 	}
 }
 
-// trim forgets the oldest until the rest is within the bounds.
+// trim drops the oldest messages until the buffer is within its limits.
 func (r *buffer) trim() {
 	n := 0
 	for n < len(r.order) && (len(r.messages) > maxBuffered || r.bytes > maxBufferedBytes || r.messages[r.order[n]] == nil) {

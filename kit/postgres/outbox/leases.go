@@ -14,8 +14,8 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// A lease lasts for leaseFor and is renewed every leaseBeat. By its own clock a relay stops sending leaseMargin earlier, so that a request
-// that is under way has ended before another relay takes the shard over.
+// A lease lasts for leaseFor and is renewed every heartbeatEvery. By its own clock a relay stops sending leaseMargin earlier, so that a running
+// request has ended before another relay takes the shard over.
 const (
 	leaseFor       = 5 * time.Second
 	heartbeatEvery = time.Second
@@ -25,26 +25,26 @@ const (
 // ErrLeaseLost ends what a relay does with shards that another relay may have taken over.
 var ErrLeaseLost = errors.New("the lease on the shard was lost")
 
-// leases are the shards that this instance relays: rows of relay_leases that have its session as their owner. The heartbeat has a
-// goroutine and a connection of its own and waits for nobody, so a lease lasts for as long as a send takes. A session ends when one of its
-// leases is lost or could not be renewed in time; its sends are cancelled, and its token matches no row any more.
+// leases are the shards that this instance relays: rows of relay_leases whose owner is this session. The heartbeat has a goroutine and a
+// connection of its own and never waits for a send, so a lease lasts for as long as a send takes. A session ends when one of its leases is
+// lost or was not renewed in time: its sends are cancelled, and its token no longer matches a row.
 type leases struct {
 	dsn          string
 	host         string
 	since        time.Time
 	log          *slog.Logger
-	changed      func() // called after shards were taken or given away
+	changed      func() // called after the held shards have changed
 	heartbeatNow chan struct{}
 
 	mu      sync.Mutex
 	session *session
-	ended   []string      // tokens of the last sessions before, whose rows may not have expired yet
+	ended   []string      // tokens of earlier sessions, whose rows may not have expired yet
 	inUse   map[int16]int // how many batches of a shard are under way
 	giving  map[int16]bool
 	standby bool
 }
 
-// session is a time during which leases were held without a gap.
+// session is a period in which the relay held its leases without a gap.
 type session struct {
 	owner  string
 	ctx    context.Context //nolint:containedctx // cancelled when the session ends
@@ -54,7 +54,7 @@ type session struct {
 	shards map[int16]bool
 }
 
-// lease lets batches of some shards be sent.
+// lease allows a worker to send batches of some shards.
 type lease struct {
 	owner  string
 	ctx    context.Context //nolint:containedctx // cancelled when the lease is lost
@@ -148,7 +148,7 @@ func (l *leases) run(ctx context.Context) {
 	l.release(context.WithoutCancel(ctx), &conn)
 }
 
-// connect makes the heartbeat's connection, unless it is there.
+// connect opens the heartbeat's connection if it is not open.
 func (l *leases) connect(ctx context.Context, conn **pgx.Conn) error {
 	if *conn != nil && !(*conn).IsClosed() {
 		return nil
@@ -161,7 +161,7 @@ func (l *leases) connect(ctx context.Context, conn **pgx.Conn) error {
 	return err
 }
 
-// heartbeat renews the leases and takes or gives away shards, so that each host has its share.
+// heartbeat renews the leases, and takes or gives away shards so that each host has its share.
 func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseFor/2)
 	defer cancel()
@@ -186,7 +186,7 @@ func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 		return errors.Join(err, closeConn(conn))
 	}
 	if !l.renew(s, began, renewed) {
-		return ErrLeaseLost // the next beat begins another session
+		return ErrLeaseLost // the next heartbeat begins another session
 	}
 	share := 0
 	if !earlier {
@@ -209,7 +209,7 @@ func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 			RETURNING shard)
 		SELECT COALESCE(array_agg(shard), '{}') FROM taken`, s.owner, leaseFor, missing).QueryRow(func(row pgx.Row) error { return row.Scan(&taken) })
 	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
-		l.finish(s) // the shards of a statement that failed may have been given away
+		l.finish(s) // a statement that failed may have given shards away
 		return errors.Join(err, closeConn(conn))
 	}
 	l.mu.Lock()
@@ -294,7 +294,7 @@ func (l *leases) finish(s *session) {
 	s.end(ErrLeaseLost)
 }
 
-// release gives everything back, so that other relays need not wait for its expiry.
+// release gives all leases back, so that other relays need not wait until they expire.
 func (l *leases) release(ctx context.Context, conn **pgx.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -315,7 +315,7 @@ func (l *leases) release(ctx context.Context, conn **pgx.Conn) {
 	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
 		l.log.Warn("relay: leases are left to expire", "error", err)
 	}
-	_ = closeConn(conn) // everything was said
+	_ = closeConn(conn) // nothing is left to send
 }
 
 func closeConn(conn **pgx.Conn) error {

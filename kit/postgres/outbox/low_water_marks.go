@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// lowWaterMarks remember for each shard up to which row everything was relayed a while ago, so that reading begins there. A deleted row
-// stays in the index until it is vacuumed, which a long transaction anywhere on the server prevents; beginning at the lowest row
-// would read all of them each time. A row can come into sight below the floor, if its transaction took its number long before it
-// committed; so now and then everything is looked at, the more rarely the longer that takes.
+// lowWaterMarks store for each shard the id up to which all rows were relayed, so that reading starts there. A deleted row stays in the index
+// until it is vacuumed, and a long transaction anywhere on the server prevents vacuum. Without a low-water mark every read would walk over
+// all deleted rows. A row can become visible below the mark if its transaction took the id long before it committed. So the whole shard is
+// scanned from time to time, the less often the longer a scan takes.
 type lowWaterMarks struct {
 	mu         sync.Mutex
 	generation int64
@@ -16,18 +16,20 @@ type lowWaterMarks struct {
 }
 
 type lowWaterMark struct {
-	current, next, high int64 // where to begin; where after the next turn; the highest that was relayed
+	current, next, high int64 // start of reading; start after the next advance; highest relayed id
 	advancedAt          time.Time
-	fullScanAt          time.Time // when to look at everything
+	fullScanAt          time.Time // time of the next full scan
 }
 
-// lowWaterMarkLag is how long a row's transaction may take to commit and still be found at once, at least. It is twice the time for which a commit may
-// wait for a lock (txn), so that only a commit that the disk or the server stalls for longer can be overtaken by the next message of its key.
+// lowWaterMarkLag is the time that a transaction may take from an id to its commit without waiting for a full scan. It is twice the time that
+// a commit may wait for a lock (package txn), so that only a commit that the disk or the server stalls for longer can be overtaken by the
+// next message of its key.
 const lowWaterMarkLag = 10 * time.Second
 
 func newLowWaterMarks() *lowWaterMarks { return &lowWaterMarks{shards: map[int16]*lowWaterMark{}} }
 
-// positions returns where to begin in each shard, and in which epoch that is right; whole says that it is at the beginning.
+// positions returns the id at which reading starts in each shard, and the generation for which the ids are valid. Whole says that it is a
+// full scan.
 func (f *lowWaterMarks) positions(shards []int16) (ids []int64, generation int64, whole bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -48,7 +50,7 @@ func (f *lowWaterMarks) positions(shards []int16) (ids []int64, generation int64
 	return ids, f.generation, false
 }
 
-// fullScanDone notes how long it took to look at everything: it is done again when twenty times as long has passed, and a second.
+// fullScanDone schedules the next full scan: after twenty times the duration of this one, and at least a second.
 func (f *lowWaterMarks) fullScanDone(shards []int16, took time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -59,7 +61,7 @@ func (f *lowWaterMarks) fullScanDone(shards []int16, took time.Duration) {
 	}
 }
 
-// relayed notes which rows of a batch are done.
+// relayed records the relayed rows of a batch.
 func (f *lowWaterMarks) relayed(rows []outboxRow, ids []int64) {
 	done := make(map[int64]bool, len(ids))
 	for _, id := range ids {
@@ -80,7 +82,8 @@ func (f *lowWaterMarks) relayed(rows []outboxRow, ids []int64) {
 	}
 }
 
-// startGeneration notes an epoch that was read. In a new one, everything begins at the beginning again.
+// startGeneration records the generation that was read. A new generation starts reading at the beginning of each shard: a dead letter was
+// replayed or a topic resumed, and its rows have low ids.
 func (f *lowWaterMarks) startGeneration(generation int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -90,6 +93,7 @@ func (f *lowWaterMarks) startGeneration(generation int64) {
 	}
 }
 
+// reset starts reading at the beginning of each shard.
 func (f *lowWaterMarks) reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

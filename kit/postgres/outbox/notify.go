@@ -20,17 +20,17 @@ func notify(ctx context.Context, db *sqlx.DB) error {
 	return err
 }
 
-// Notifier wakes the relays of other instances after a commit: not in the transaction, where commits would queue for one
-// lock, and at most once in a few milliseconds.
+// Notifier wakes the relays of other instances after a commit. It notifies outside the transaction, because NOTIFY makes commits queue for
+// one lock, and at most once in a few milliseconds.
 type Notifier struct {
 	db      *sqlx.DB
 	pending chan struct{}
 }
 
-// NewNotifier makes one that is started with Run.
+// NewNotifier makes a Notifier. Run starts it.
 func NewNotifier(db *sqlx.DB) *Notifier { return &Notifier{db, make(chan struct{}, 1)} }
 
-// Notify asks for the others to be woken. It does not block.
+// Notify requests a notification of the other instances. It does not block.
 func (n *Notifier) Notify() {
 	select {
 	case n.pending <- struct{}{}:

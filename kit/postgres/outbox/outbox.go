@@ -1,6 +1,6 @@
 // Package outbox is a transactional outbox for Watermill. Messages are stored in the transaction that makes them, by watermill-sql's
-// publisher with Schema, or by Publisher in a unit of work. A Relay forwards them to a broker through any Watermill publisher: each key
-// in order, each message at least once. Several relays share the work by leases.
+// publisher with Schema, or by Publisher in a unit of work. A Relay sends them to a broker through any Watermill publisher: messages of each
+// key in order, each message at least once. Several relays share the work by leases.
 package outbox
 
 import (
@@ -22,17 +22,17 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Shards is into how many parts keys are divided. A shard is relayed by one instance at a time.
+// Shards is the number of parts into which keys are divided. One instance at a time relays a shard.
 const Shards = 16
 
-// ErrTooLarge refuses a message that the broker would refuse; the transaction that wants to send it fails.
+// ErrTooLarge refuses a message that the broker would refuse. The transaction that publishes it fails.
 var ErrTooLarge = errors.New("message too large")
 
 // Insert makes the Watermill publisher that inserts messages into the outbox: watermill-sql's, with the given executor and schema. The executor
 // does not execute what the publisher passes to it: the statement is sent with those of the unit of work.
 type Insert func(tx wsql.ContextExecutor, schema wsql.SchemaAdapter) (message.Publisher, error)
 
-// Publisher is the Watermill publisher of the buses: it has messages written when the unit of work of their context commits.
+// Publisher is the Watermill publisher of the buses. It writes messages when the unit of work of their context commits.
 type Publisher struct {
 	maxBytes int
 	insert   Insert
@@ -69,7 +69,7 @@ func (p Publisher) Publish(topic string, messages ...*message.Message) error {
 // Close implements message.Publisher.
 func (Publisher) Close() error { return nil }
 
-// Size is what a message takes on the wire, about: payload, headers, and what a record needs around them.
+// Size estimates the bytes of a message's record: payload, headers, and overhead.
 func Size(msg *message.Message) int {
 	n := len(msg.Payload) + 128
 	for k, v := range msg.Metadata {
@@ -78,7 +78,7 @@ func Size(msg *message.Message) int {
 	return n
 }
 
-// Message is a message that a unit of work writes. Its ID is that of its row, once the unit is committed.
+// Message is a message that a unit of work writes. Its ID is the id of its row, set when the unit commits.
 type Message struct {
 	ID      int64
 	Topic   string
@@ -123,7 +123,7 @@ var inserts = &txn.Statement[*Message]{
 	},
 }
 
-// captured is what Watermill's publisher would execute, so that it can go out together with other statements.
+// captured records the statement that Watermill's publisher would execute, so that it can be sent together with the unit's other statements.
 type captured struct {
 	wsql.ContextExecutor // for what is not used here
 	query                string
@@ -136,7 +136,7 @@ func (c *captured) ExecContext(_ context.Context, query string, args ...any) (sq
 	return driver.RowsAffected(0), nil
 }
 
-// MessagesFromContext returns what the unit of work of ctx writes.
+// MessagesFromContext returns the messages that the unit of work of ctx writes.
 func MessagesFromContext(ctx context.Context) []*Message { return inserts.Written(ctx) }
 
 // ShardOf is the shard of a topic's key.
@@ -146,7 +146,7 @@ func ShardOf(topic, key string) int16 {
 	return int16(h.Sum32() % Shards)
 }
 
-// CancelTimers withdraws delayed messages when the unit of work of ctx commits. It is part of sagas.Timers.
+// CancelTimers deletes delayed messages when the unit of work of ctx commits. It implements a part of the saga engine's interface Timers.
 func CancelTimers(ctx context.Context, ids []string) error {
 	for _, id := range ids {
 		if err := cancelled.Write(ctx, id); err != nil {
@@ -157,13 +157,14 @@ func CancelTimers(ctx context.Context, ids []string) error {
 }
 
 var cancelled = &txn.Statement[string]{
-	Doing: "stop timers", Rank: 905, // after those that the same group sets
+	Doing: "cancel timers", Rank: 905, // after those that the same group sets
 	Query: func(ids []string) (string, []any, error) {
 		return `DELETE FROM outbox WHERE message_id = ANY($1) AND due_at IS NOT NULL AND consumer IS NULL`, []any{ids}, nil
 	},
 }
 
-// UnblockKey lets the messages of a key go on that were parked behind what the broker refused, unless another such message is left.
+// UnblockKey releases the messages of a key that were blocked by a message that the broker refused, unless another refused message of the key
+// is left.
 func UnblockKey(ctx context.Context, tx sqlx.ExtContext, topic, key string) error {
 	// By a statement of its own, and first: of two dead letters of a key that are removed at the same time, the one that comes second sees that
 	// the first one is gone.
@@ -174,24 +175,23 @@ func UnblockKey(ctx context.Context, tx sqlx.ExtContext, topic, key string) erro
 	_, err = tx.ExecContext(ctx, `
 		UPDATE outbox SET due_at = NULL WHERE topic = $1 AND key = $2 AND due_at = 'infinity' AND consumer IS NULL
 			AND NOT EXISTS (SELECT FROM dead_letters WHERE topic = $1 AND key = $2 AND outbox_id IS NOT NULL)`, topic, key)
-	return txn.Classify(err, "free what is parked behind "+topic+" "+key)
+	return txn.Classify(err, "unblock key "+key+" of topic "+topic)
 }
 
-// Backlog is what waits to be relayed. MaxCounted messages stand for as many or more.
+// Backlog counts the messages in the outbox. MaxCounted stands for as many or more.
 type Backlog struct {
 	Pending int     `db:"pending"` // messages that are due
-	Delayed int     `db:"delayed"` // messages that are not
-	Blocked int     `db:"parked"`  // messages behind one of their key that could not be sent or handled
-	Oldest  float64 `db:"oldest"`  // age of the oldest due one, in seconds
+	Delayed int     `db:"delayed"` // messages that are not due yet
+	Blocked int     `db:"parked"`  // messages behind a message of their key that could not be sent or processed
+	Oldest  float64 `db:"oldest"`  // age of the oldest due message, in seconds
 
 	Suspended int `db:"suspended"` // messages of topics that cannot be sent to
 }
 
-// MaxCounted is up to how many messages of each kind are counted: what probes and scrapers ask for must not take the longer the more waits.
+// MaxCounted limits each count, so that probes and scrapers do not become slower with the backlog.
 const MaxCounted = 10_000
 
-// LoadBacklog counts the backlog, up to MaxCounted of each kind. The age of the oldest message is exact to within what one shard holds: it is
-// that of the shards' first ones.
+// LoadBacklog counts the backlog, up to MaxCounted messages of each kind. The age is that of the oldest of the shards' first messages.
 func LoadBacklog(ctx context.Context, db *sqlx.DB) (Backlog, error) {
 	var b Backlog
 	err := db.GetContext(ctx, &b, `SELECT

@@ -41,29 +41,29 @@ func (row *outboxRow) decode() error {
 	return nil
 }
 
-// batch is some rows on their way through a pipeline.
+// batch is rows that are read, sent and deleted together.
 type batch struct {
 	rows  []outboxRow
 	lease *lease // of their shards
 	sent  []int64
 }
 
-// pipeline is a worker at work: while one batch is sent, the next one is read, and what was sent before is deleted.
+// pipeline is a running worker: while it sends one batch, it reads the next one and deletes the sent rows of the one before.
 type pipeline struct {
 	relay  *Relay
 	worker int
 	sender Sender
-	deep   bool // there was more to read than one batch: the next one is larger
+	deep   bool // there is a backlog: the next batch is larger
 
 	mu      sync.Mutex
 	busy    map[int64]int16 // rows that were read and are not deleted yet, and their shards
-	gone    map[int64]bool  // rows that were deleted since the reading at hand began, which may still see them
+	gone    map[int64]bool  // rows that were deleted since the current read began, which may still see them
 	err     error
 	relayed atomic.Int64
 }
 
-// pipeline relays until ctx is done or something fails. Then everything that was read is finished or forgotten before it returns, so that
-// what comes next begins with the lowest row again.
+// pipeline relays until ctx is done or a step fails. Before it returns, all rows that it has read are finished or forgotten, so that the next
+// pipeline starts with the lowest row.
 func (r *Relay) pipeline(ctx context.Context, w int, sender Sender) (relayed int, err error) {
 	p := &pipeline{relay: r, worker: w, sender: sender, busy: map[int64]int16{}, gone: map[int64]bool{}}
 	reading, stop := context.WithCancel(ctx)
@@ -114,10 +114,11 @@ func (p *pipeline) failed() error {
 
 type keyed struct{ topic, key string }
 
-// errReread ends a pipeline because what it has read ahead may have to wait for something that was not known when it was read.
+// errReread ends a pipeline whose rows were read before a message was refused, a dead letter replayed or a topic resumed: some of them may
+// have to wait.
 var errReread = errors.New("rows are read again")
 
-// send sends a batch. Whatever is not as it should be ends the pipeline, after it was dealt with.
+// send sends a batch. A refused message, a suspended topic or an error is handled first, and then ends the pipeline.
 func (p *pipeline) send(b *batch) {
 	r := p.relay
 	rows := make([]outboxRow, 0, len(b.rows))
@@ -164,11 +165,11 @@ func (p *pipeline) send(b *batch) {
 	}
 }
 
-// finishFor bounds what is done about a batch that was sent.
+// finishFor limits the statements after a batch was sent.
 const finishFor = 30 * time.Second
 
-// transmit sends rows and returns the ids of those that the broker has, and which topics cannot be sent to. A message that the broker refuses
-// becomes a dead letter, and the error is errReread, unless something else has failed.
+// transmit sends rows. It returns the ids of the rows that the broker has acknowledged, and the topics to which sending fails. A message that
+// the broker refuses becomes a dead letter; the error is then errReread, unless there is another one.
 func (r *Relay) transmit(held *lease, sender Sender, rows []outboxRow) (sent []int64, faults map[string]error, err error) {
 	if len(rows) == 0 {
 		return nil, nil, nil
@@ -180,7 +181,7 @@ func (r *Relay) transmit(held *lease, sender Sender, rows []outboxRow) (sent []i
 	for i, row := range rows {
 		topics[i], messages[i] = row.Topic, row.message
 	}
-	refused := map[keyed][]outboxRow{} // from the first one on that was not taken
+	refused := map[keyed][]outboxRow{} // from the first message on that was not acknowledged
 	var order []keyed
 	faults = map[string]error{} // by topic
 	for i, sendErr := range sender.Send(held.ctx, topics, messages) {
@@ -231,8 +232,8 @@ func without(rows []outboxRow, sent []int64) (rest []outboxRow) {
 	return rest
 }
 
-// alone sends the messages of a key one by one. One that was refused may only have shared a request with the guilty one; if it is refused
-// again, it becomes a dead letter and its key is parked behind it.
+// alone sends the messages of a key one by one. A refused message may only have shared a request with the message that is too large. If it is
+// refused again, it becomes a dead letter and blocks its key.
 func (r *Relay) alone(ctx context.Context, held *lease, sender Sender, rows []outboxRow) (sent []int64, err error) {
 	for _, row := range rows {
 		err := sender.Send(held.ctx, []string{row.Topic}, []*message.Message{row.message})[0]
@@ -248,7 +249,7 @@ func (r *Relay) alone(ctx context.Context, held *lease, sender Sender, rows []ou
 	return sent, nil
 }
 
-// remove deletes what was sent, of this batch and of those that wait behind it.
+// remove deletes the sent rows of this batch and of the batches that wait behind it.
 func (p *pipeline) remove(b *batch, more <-chan *batch) {
 	r := p.relay
 	all := []*batch{b}
@@ -284,8 +285,8 @@ func (p *pipeline) remove(b *batch, more <-chan *batch) {
 	}
 }
 
-// removeSent deletes rows whose messages the broker has. The error is ErrLeaseLost if the lease was lost meanwhile: then another relay may
-// send them once more, and their inbox recognises them.
+// removeSent deletes rows whose messages the broker has acknowledged. The error is ErrLeaseLost if the lease was lost meanwhile: another
+// relay may then send the messages again, and the inbox of their consumers rejects the duplicates.
 func (r *Relay) removeSent(held *lease, ids []int64) (deleted int, err error) {
 	if len(ids) == 0 {
 		return 0, nil
@@ -308,8 +309,8 @@ func (r *Relay) removeSent(held *lease, ids []int64) (deleted int, err error) {
 	return deleted, nil
 }
 
-// putBehind has rows wait behind the dead letter of their key. It locks the dead letters, as replay and drop do, so a row waits only for one
-// that is there; all is false if it is gone for some of the rows.
+// putBehind makes rows wait behind the dead letter of their key. It locks the dead letters, as replay and drop do, so that no row waits for a
+// dead letter that is gone. All is false if it is gone for some of the rows.
 func (r *Relay) putBehind(ctx context.Context, held *lease, rows []outboxRow) (all bool, err error) {
 	return move(ctx, r.db, held, rows, `
 		WITH letters AS MATERIALIZED (
@@ -320,7 +321,7 @@ func (r *Relay) putBehind(ctx context.Context, held *lease, rows []outboxRow) (a
 		WHERE o.id = ANY($1) AND o.due_at IS NULL AND o.topic = d.topic AND o.key = d.key AND l.shard = o.shard AND l.owner = $2`)
 }
 
-// move changes rows by a statement that gets their ids and the lease's owner, and tells whether it has changed all of them.
+// move updates rows with a statement that gets their ids and the lease's owner, and tells whether all rows were updated.
 func move(ctx context.Context, db sqlx.ExecerContext, held *lease, rows []outboxRow, statement string) (all bool, err error) {
 	ids := make([]int64, len(rows))
 	for i, row := range rows {
@@ -334,8 +335,8 @@ func move(ctx context.Context, db sqlx.ExecerContext, held *lease, rows []outbox
 	return int(n) == len(rows), err
 }
 
-// park makes a row a dead letter and holds back the rows behind it in its key. Those before it were sent: to change them too would get into a
-// deadlock with the statement that deletes them.
+// block makes a row a dead letter and blocks the rows behind it in its key. The rows before it were sent: updating them too would deadlock
+// with the statement that deletes them.
 func (r *Relay) block(ctx context.Context, held *lease, row outboxRow, reason error) error {
 	result, err := r.db.ExecContext(ctx, `
 		WITH dead AS (
@@ -354,7 +355,7 @@ func (r *Relay) block(ctx context.Context, held *lease, row outboxRow, reason er
 	if n, err := result.RowsAffected(); err != nil || n == 0 {
 		return errors.Join(err, ErrLeaseLost)
 	}
-	r.log.Error("relay: the broker refuses a message; its key is parked", "topic", row.Topic, "key", row.Key, "message", row.message.UUID, "error", reason)
+	r.log.Error("relay: message refused by the broker, key blocked", "topic", row.Topic, "key", row.Key, "message", row.message.UUID, "error", reason)
 	r.options.OnBlocked(row.Topic, row.Key, reason)
 	return nil
 }

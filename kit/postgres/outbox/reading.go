@@ -12,7 +12,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// read reads what is due, batch by batch.
+// read reads due rows, batch by batch.
 func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	r := p.relay
 	for ctx.Err() == nil {
@@ -42,9 +42,9 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	}
 }
 
-// next reads the next rows of some shards that are not on their way yet, and tells whether there may be more. A shard at a time by its own
-// index, so that one with a long backlog is not in the way of another. What was written here a moment ago is in memory; then only the
-// numbers of rows are read.
+// next reads the next rows of some shards that the pipeline does not hold yet, and tells whether there may be more. It reads each shard by an
+// index of its own, so that a shard with a long backlog does not delay another. If the messages may be in the buffer, it reads only the ids
+// of rows.
 func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, more bool, err error) {
 	r := p.relay
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -82,7 +82,8 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 	}
 }
 
-// numbers reads no more than the numbers of rows, and which epoch it is. That is not enough if keys are parked or topics suspended.
+// numbers reads the ids of rows and the generation. Enough is false if keys are blocked or topics suspended: then the rows' state is needed
+// too.
 func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, generation int64, enough bool, err error) {
 	b := &pgx.Batch{}
 	b.Queue(`
@@ -106,7 +107,7 @@ func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits [
 
 const columns = `id, shard, topic, key, message_id, payload, headers`
 
-// rows reads rows, whether their keys are parked or their topics suspended, and which epoch it is.
+// rows reads rows with their state (key blocked, topic suspended), and the generation.
 func (p *pipeline) rows(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, generation int64, err error) {
 	err = p.relay.db.SelectContext(ctx, &rows, `
 		SELECT o.*, (SELECT epoch FROM outbox_epoch) AS epoch,
@@ -121,8 +122,7 @@ func (p *pipeline) rows(ctx context.Context, shards []int16, floors, limits []in
 	return rows, generation, err
 }
 
-// limits is up to how many rows of each shard are to be read: those of it that are on their way will be among them. It is called under the
-// lock.
+// limits is the number of rows to read of each shard, including those that the pipeline already holds. It is called under the lock.
 func (p *pipeline) limits(shards []int16) []int64 {
 	busy := map[int16]int{}
 	for _, shard := range p.busy {
@@ -135,7 +135,8 @@ func (p *pipeline) limits(shards []int16) []int64 {
 	return out
 }
 
-// most is how many rows of a shard are read at a time: more of a backlog, of which a small batch is sent sooner than the next one is read.
+// most is the number of rows to read of a shard at a time. It is larger for a backlog; otherwise a small batch is sent sooner than the next
+// one is read.
 func (p *pipeline) most() int {
 	if p.deep {
 		return 4 * p.relay.options.Batch
@@ -143,7 +144,7 @@ func (p *pipeline) most() int {
 	return p.relay.options.Batch
 }
 
-// fill has the messages of rows of which only the number is known, as far as they are in memory, and returns the numbers of the others.
+// fill adds the buffered messages to rows of which only the id is known, and returns the ids of the other rows.
 func (r *buffer) fill(rows []outboxRow) (missing []int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -161,7 +162,7 @@ func (r *buffer) fill(rows []outboxRow) (missing []int64) {
 	return missing
 }
 
-// complete leaves out what is on its way, and has the messages of the others.
+// complete drops rows that the pipeline already holds, and loads the messages of the others.
 func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow, error) {
 	r := p.relay
 	fresh := rows[:0]

@@ -13,7 +13,8 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// Relay takes messages from the outbox to the broker: keys in parallel, each key in order, every message at least once.
+// Relay sends messages from the outbox to the broker: messages of different keys in parallel, messages of one key in order, every message at
+// least once.
 type Relay struct {
 	db      *sqlx.DB
 	sender  func() Sender
@@ -22,15 +23,15 @@ type Relay struct {
 	leases  *leases
 	floors  *lowWaterMarks
 	wake    []chan struct{} // one a worker, and one for the timers
-	looks   atomic.Int64    // when the timers are looked at by themselves, as Unix time in ns
-	retry   chan struct{}   // wakes the goroutine that tries suspended topics again
+	looks   atomic.Int64    // time of the next look for due timers, as Unix time in ns
+	retry   chan struct{}   // wakes the goroutine that retries suspended topics
 	log     *slog.Logger
 }
 
 // Sender sends messages to the broker.
 type Sender interface {
-	// Send sends messages, each to its topic, and returns an error for each, nil where the broker has it. Of the messages of one key,
-	// none is taken after one that failed. Once ctx is done it begins no request any more, and gives up the one that is under way if it can.
+	// Send sends messages, each to its topic, and returns an error for each message, nil if the broker has acknowledged it. Of the messages of
+	// one key, it sends none after one that failed. Once ctx is done it starts no request, and cancels the running one if it can.
 	Send(ctx context.Context, topics []string, messages []*message.Message) []error
 }
 
@@ -39,39 +40,39 @@ type Options struct {
 	// DSN is for the relay's own two connections: one renews its leases, one listens for other instances' commits.
 	DSN string
 
-	// Host is where this relay runs, since then. Of the relays on one host the one that started first works, and the others stand by.
-	// Empty: a host of its own.
+	// Host identifies the host of this relay, and Since is the start of the instance. Of the relays on one host the one that started first
+	// works, and the others stand by. Empty: a host of its own.
 	Host  string
 	Since time.Time
 
-	// Refused tells errors that say that the broker will never take a message, which then becomes a dead letter, from errors that will pass.
-	// Default: no error does, and a message is sent again until the broker takes it.
+	// Refused tells errors of messages that the broker will never accept, which become dead letters, from other errors. Default: no error is
+	// one, and a message is sent again until the broker acknowledges it.
 	Refused func(error) bool
 
-	// TopicFault tells errors that say that a topic cannot be sent to, though the broker answers. Such a topic is suspended: its messages
-	// wait, are tried again with growing delays, and are not in the way of other topics. Default: no error.
+	// TopicFault tells errors of a topic from errors of the broker. The topic is then suspended: its messages wait and are sent again with
+	// growing delays, and other topics are not affected. Default: no error is one.
 	TopicFault func(error) bool
 
 	// Repair is called before a suspended topic is tried again. Optional.
 	Repair func(ctx context.Context, topic string) error
 
-	// Workers read, publish and delete independently of each other, each its part of the shards. Default 2.
+	// Workers is the number of goroutines that read, send and delete independently, each for its part of the shards. Default 2.
 	Workers int
 
-	// Batch is how many rows of a shard a worker takes at a time, four times as many of a backlog. Default 250.
+	// Batch is the number of rows of a shard that a worker reads at a time, four times as many for a backlog. Default 250.
 	Batch int
 
-	// Poll is how often a worker looks without being woken, as the net under the notifications. Default 1 s.
+	// Poll is how often a worker reads without a notification, in case one was lost. Default 1 s.
 	Poll time.Duration
 
-	// OnRelayed is told how many messages the broker has acknowledged. Optional.
+	// OnRelayed receives the number of messages that the broker has acknowledged. Optional.
 	OnRelayed func(n int)
 
 	// OnBlocked is called for each message that the broker refused. Optional.
 	OnBlocked func(topic, key string, err error)
 }
 
-// NewRelay makes a relay that is started with Run. Each worker has a sender of its own; PublisherSender makes one of any publisher.
+// NewRelay makes a relay. Run starts it. Each worker has a sender of its own; PublisherSender makes one of any publisher.
 func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *Relay {
 	if o.Workers == 0 {
 		o.Workers = 2
@@ -108,7 +109,7 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	return r
 }
 
-// Wake has the relay look into the outbox now. It does not block.
+// Wake makes the relay read the outbox now. It does not block.
 func (r *Relay) Wake() {
 	for _, w := range r.wake {
 		wake(w)
@@ -122,13 +123,13 @@ func wake(w chan<- struct{}) {
 	}
 }
 
-// Held is the number of shards that this relay forwards at the moment.
+// Held is the number of shards that this relay holds.
 func (r *Relay) Held() int { return r.leases.count() }
 
-// HoldsAll tells whether nobody else needs to be woken.
+// HoldsAll tells whether this relay holds all shards, so that no other relay needs a notification.
 func (r *Relay) HoldsAll() bool { return r.leases.count() == Shards }
 
-// Run relays until ctx is done, then finishes the batches that are under way and gives its shards back.
+// Run relays until ctx is done. Then it finishes the batches in flight and gives its shards back.
 func (r *Relay) Run(ctx context.Context) {
 	var background, workers sync.WaitGroup
 	leaseCtx, release := context.WithCancel(context.WithoutCancel(ctx))
@@ -150,7 +151,7 @@ func (r *Relay) work(ctx context.Context, w int) {
 	for ctx.Err() == nil {
 		relayed, err := r.pipeline(ctx, w, sender)
 		if err != nil {
-			r.floors.reset() // a row that failed may be below what was relayed of other keys
+			r.floors.reset() // a row that failed may be below relayed rows of other keys
 		}
 		if relayed > 0 {
 			failures = 0
@@ -160,7 +161,7 @@ func (r *Relay) work(ctx context.Context, w int) {
 				r.log.Warn("relay: the outbox waits", "error", err, "worker", w, "relayed meanwhile", relayed)
 			}
 			failures++
-			pause(ctx, min(50*time.Millisecond<<min(failures-1, 6), 2*time.Second)) // a commit does not mend the broker
+			pause(ctx, min(50*time.Millisecond<<min(failures-1, 6), 2*time.Second)) // a commit does not repair the broker
 		}
 	}
 	if c, ok := sender.(interface{ Close() }); ok {
@@ -183,14 +184,13 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// promoteEvery is how often, at most, timers are looked at.
+// promoteEvery is the shortest pause between two looks for due timers.
 const promoteEvery = 20 * time.Millisecond
 
-// promote makes delayed messages ready when they are due. Every relay does so; rows that one has locked are skipped by the
-// others.
+// promote makes delayed messages ready when they are due. Every relay does this; a relay skips rows that another one has locked.
 func (r *Relay) promote(ctx context.Context) {
 	for ctx.Err() == nil {
-		r.looks.Store(math.MaxInt64) // what is written from now on may not be seen
+		r.looks.Store(math.MaxInt64) // rows written from now on may not be seen
 		var next struct {
 			Promoted int      `db:"promoted"`
 			Wait     *float64 `db:"wait"` // seconds until the next one is due
@@ -210,7 +210,7 @@ func (r *Relay) promote(ctx context.Context) {
 		case next.Promoted > 0:
 			r.Wake()
 			if !r.HoldsAll() {
-				_ = notify(ctx, r.db) // at worst the others look by themselves
+				_ = notify(ctx, r.db) // at worst the other relays find the rows at their next poll
 			}
 			continue
 		case next.Wait != nil:

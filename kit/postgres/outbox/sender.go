@@ -9,12 +9,12 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// PublisherSender sends by any of Watermill's publishers, one message a call: keys at the same time, each key in order.
+// PublisherSender sends with any Watermill publisher, one message per call: keys in parallel, each key in order.
 func PublisherSender(p message.Publisher) func() Sender {
 	return func() Sender { return throughPublisher{p} }
 }
 
-// BatchSender sends by a publisher of Watermill's that takes all messages of a call, or none: a call for each topic.
+// BatchSender sends with a Watermill publisher that publishes all messages of a call or none: one call per topic.
 func BatchSender(p message.Publisher) func() Sender {
 	return func() Sender { return throughBatches{p} }
 }

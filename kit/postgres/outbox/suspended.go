@@ -15,11 +15,11 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// A topic that cannot be sent to is a row of suspended_topics. Its messages get due_at = '-infinity', which takes them out of the index that
-// the workers read by. A goroutine of its own tries the topic again with growing delays and sends these messages; new ones are put aside
-// behind them meanwhile. The topic is no longer suspended when none of its messages is aside.
+// A topic to which sending fails is a row of suspended_topics. Its messages get due_at = '-infinity', which takes them out of the index that
+// the workers read by. A goroutine retries the topic with growing delays and sends these messages; new messages are suspended behind them
+// meanwhile. The suspension ends when the topic has no suspended message.
 
-// SuspendedTopic is a topic that cannot be sent to.
+// SuspendedTopic is a topic to which sending fails.
 type SuspendedTopic struct {
 	Topic    string    `db:"topic"`
 	Reason   string    `db:"reason"`
@@ -28,25 +28,25 @@ type SuspendedTopic struct {
 	Attempts int       `db:"attempts"`
 }
 
-// SuspendedTopics returns them by name.
+// SuspendedTopics returns the suspended topics by name.
 func SuspendedTopics(ctx context.Context, db *sqlx.DB) (list []SuspendedTopic, err error) {
 	err = db.SelectContext(ctx, &list, `SELECT topic, reason, since, next_try, attempts FROM suspended_topics ORDER BY topic`)
 	return list, txn.Classify(err, "read suspended topics")
 }
 
-// The delays between tries of a suspended topic.
+// Delays between the attempts of a suspended topic.
 const (
 	firstRetry = 250 * time.Millisecond
 	maxRetry   = 30 * time.Second
 )
 
-// retryDelay is how long to wait after so many failed tries, give or take a fifth.
+// retryDelay is the delay after so many failed attempts, plus or minus a fifth.
 func retryDelay(attempts int) time.Duration {
 	d := min(firstRetry<<min(attempts-1, 10), maxRetry)
 	return d*4/5 + rand.N(d*2/5) //nolint:gosec // it only spreads attempts
 }
 
-// suspend suspends topics and puts those of some rows aside that belong to them.
+// suspend suspends topics, and those of some rows that belong to them.
 func (r *Relay) suspend(ctx context.Context, held *lease, faults map[string]error, rows []outboxRow) error {
 	tx, err := r.db.BeginTxx(ctx, nil)
 	if err != nil {
@@ -66,7 +66,7 @@ func (r *Relay) suspend(ctx context.Context, held *lease, faults map[string]erro
 			return txn.Classify(err, "suspend topic "+topic)
 		}
 		if first {
-			r.log.Error("relay: a topic cannot be sent to; it is suspended and tried again, other topics go on", "topic", topic, "error", faults[topic])
+			r.log.Error("relay: topic suspended, sending fails", "topic", topic, "error", faults[topic])
 		}
 	}
 	suspended := rows[:0:0]
@@ -82,7 +82,7 @@ func (r *Relay) suspend(ctx context.Context, held *lease, faults map[string]erro
 	return txn.Classify(tx.Commit(), "suspend topics")
 }
 
-// suspendStatement puts rows aside as long as their topics are suspended. It locks those, as lift does.
+// suspendStatement suspends rows while their topics are suspended. It locks the topics, as resume does.
 const suspendStatement = `
 	WITH suspended AS MATERIALIZED (
 		SELECT topic FROM suspended_topics WHERE topic IN (SELECT topic FROM outbox WHERE id = ANY($1)) FOR SHARE)
@@ -93,7 +93,7 @@ func (r *Relay) moveToSuspended(ctx context.Context, held *lease, rows []outboxR
 	return move(ctx, r.db, held, rows, suspendStatement)
 }
 
-// retrySuspended tries suspended topics again until ctx is done, each by a goroutine of its own.
+// retrySuspended retries suspended topics until ctx is done, each in a goroutine of its own.
 func (r *Relay) retrySuspended(ctx context.Context) {
 	var trying sync.Map
 	var retries sync.WaitGroup
@@ -127,7 +127,8 @@ func (r *Relay) retrySuspended(ctx context.Context) {
 	}
 }
 
-// try sends the messages of a suspended topic that this relay has leases for, and ends the suspension when no relay has any.
+// try sends the suspended messages of a topic for which this relay holds leases, and ends the suspension when no suspended message of the
+// topic is left.
 func (r *Relay) try(ctx context.Context, topic string, attempts int) {
 	repairErr := r.options.Repair(ctx, topic)
 	sender := r.sender()
@@ -142,7 +143,7 @@ func (r *Relay) try(ctx context.Context, topic string, attempts int) {
 			r.postpone(ctx, topic, attempts, errors.Join(fault, repairErr))
 			return
 		case err != nil && !errors.Is(err, errReread): // no fault of the topic
-			r.log.Warn("relay: a suspended topic waits", "topic", topic, "error", err)
+			r.log.Warn("relay: sending to a suspended topic failed", "topic", topic, "error", err)
 			r.postpone(ctx, topic, attempts, nil)
 			return
 		case found:
@@ -159,7 +160,7 @@ func (r *Relay) try(ctx context.Context, topic string, attempts int) {
 	}
 }
 
-// sendSuspended sends some messages of a suspended topic, if there are any. Fault is the topic's, if it has failed again.
+// sendSuspended sends some messages of a suspended topic, if there are any. Fault is the topic's error if sending has failed again.
 func (r *Relay) sendSuspended(ctx context.Context, sender Sender, topic string) (sent int, found bool, fault, err error) {
 	held := r.leases.use(func(int) bool { return true })
 	if held == nil {
@@ -184,15 +185,15 @@ func (r *Relay) sendSuspended(ctx context.Context, sender Sender, topic string) 
 	return sent, true, faults[topic], errors.Join(removeErr, err)
 }
 
-// noteRecovery says that a suspended topic takes messages again.
+// noteRecovery records that the broker accepts messages of a suspended topic again.
 func (r *Relay) noteRecovery(ctx context.Context, topic string) {
-	_, err := r.db.ExecContext(ctx, `UPDATE suspended_topics SET reason = 'it takes messages again; those that waited are being sent' WHERE topic = $1`, topic)
+	_, err := r.db.ExecContext(ctx, `UPDATE suspended_topics SET reason = 'the broker accepts messages again; the suspended ones are being sent' WHERE topic = $1`, topic)
 	if err != nil && ctx.Err() == nil {
-		r.log.Warn("relay: cannot note that a topic takes messages again", "topic", topic, "error", err)
+		r.log.Warn("relay: cannot record that a topic accepts messages again", "topic", topic, "error", err)
 	}
 }
 
-// postpone sets when a suspended topic is tried again: after a growing delay if it has failed again.
+// postpone schedules the next attempt of a suspended topic, with a growing delay if it has failed again.
 func (r *Relay) postpone(ctx context.Context, topic string, attempts int, fault error) {
 	var err error
 	if fault != nil {
@@ -207,8 +208,8 @@ func (r *Relay) postpone(ctx context.Context, topic string, attempts int, fault 
 	}
 }
 
-// resume ends the suspension of a topic of which no message is aside. It locks the topic first, as asideStatement does, and looks by a
-// statement of its own, so it sees what was put aside before.
+// resume ends the suspension of a topic without suspended messages. It locks the topic first, as suspendStatement does, and counts in a
+// second statement, so that it sees all rows that were suspended before.
 func (r *Relay) resume(ctx context.Context, topic string) (resumed bool, err error) {
 	tx, err := r.db.BeginTxx(ctx, nil)
 	if err != nil {

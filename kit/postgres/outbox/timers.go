@@ -11,10 +11,9 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// RunTimers is Run where something else than this relay sends what is ready: Debezium, which reads the table's rows in the database's log
-// (deploy/debezium). Here delayed messages are made ready when they are due, which Debezium sees as new rows, and rows that are ready are
-// deleted when the replication slot of this name has confirmed their commit. Nothing is deleted while there is no such slot; other slots do
-// not count. Markers is a topic that nobody reads.
+// RunTimers replaces Run where Debezium sends the messages: it reads the outbox's rows from the database's log (deploy/debezium). RunTimers
+// makes delayed messages ready when they are due, which Debezium sees as new rows, and deletes ready rows after the replication slot has
+// confirmed their commit. Without a slot of this name it deletes nothing. Markers is the name of a topic without consumers.
 func (r *Relay) RunTimers(ctx context.Context, slot, markers string) {
 	var parts sync.WaitGroup
 	parts.Go(func() { r.promote(ctx) })
@@ -23,7 +22,7 @@ func (r *Relay) RunTimers(ctx context.Context, slot, markers string) {
 		for ctx.Err() == nil {
 			n, err := r.removeConfirmed(ctx, slot, markers, &seen)
 			if err != nil && ctx.Err() == nil {
-				r.log.Warn("relay: rows that are in the log stay", "error", err)
+				r.log.Warn("relay: cannot delete confirmed rows", "error", err)
 			}
 			if n > 0 {
 				r.options.OnRelayed(n)
@@ -35,7 +34,7 @@ func (r *Relay) RunTimers(ctx context.Context, slot, markers string) {
 	parts.Wait()
 }
 
-// confirmedRows are rows whose commits are in the log before a position.
+// confirmedRows are rows whose commits precede a position in the log.
 type confirmedRows struct {
 	ids    []int64
 	lsn    string
@@ -43,13 +42,13 @@ type confirmedRows struct {
 	pause  time.Duration // after that
 }
 
-// A marker is sent when the slot has not confirmed the position for markerAfter, and then after pauses that double up to markerMost.
+// The first marker is sent when the slot has not confirmed the position for markerAfter. The pauses between markers double up to markerMost.
 const (
 	markerAfter = 5 * time.Second
 	markerMost  = 5 * time.Minute
 )
 
-// maxLogged is how many rows wait for the slot's confirmation at a time.
+// maxLogged is the maximum number of rows that wait for the slot's confirmation.
 const maxLogged = 20_000
 
 // removeConfirmed notes which rows are ready and how far the log reaches, and deletes them once the slot has confirmed the log up to there. The
@@ -84,9 +83,9 @@ func (r *Relay) removeConfirmed(ctx context.Context, slot, markers string, seen 
 	return 0, r.marker(ctx, seen, markers)
 }
 
-// marker sends a message to a topic that nobody reads, now and then: it is inserted and deleted in one transaction, which Debezium sees in the
-// log. Debezium confirms what is before a message that it has sent, so while no message is written the last rows would never be deleted. The
-// second marker has the first one confirmed, which is after the position.
+// marker writes a message for a topic without consumers, and deletes it in the same transaction, so that only the log contains it. Debezium
+// confirms the positions before a message that it has sent. While no message is written, it would never confirm the last rows. The second
+// marker makes it confirm the first one, which is after the position.
 func (r *Relay) marker(ctx context.Context, seen *confirmedRows, topic string) error {
 	if time.Now().Before(seen.marker) {
 		return nil

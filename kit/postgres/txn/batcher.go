@@ -7,18 +7,18 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Batcher has calls that come while others are under way share the next one. A call that finds nobody under way begins at once:
-// nothing is ever waited for to make a group larger.
+// Batcher combines concurrent calls into batches. A call that finds fewer than Parallel batches running starts at once. Calls that arrive
+// meanwhile form the next batch. No call waits to make a batch larger.
 type Batcher[Q, A any] struct {
-	// Do answers some calls at once, in their order. If it fails or panics, it is called again with each half of them, and so on, until
-	// the bad call fails alone; all fail together only if the error is one that passes, because then no call is bad. Do must therefore
-	// have no effect if it fails.
+	// Do executes a batch and returns the results in the order of the calls. If Do fails or panics, it is called again with each half of the
+	// batch, and so on, until the bad call fails alone. All calls fail together only if the error is transient, because then no call is bad. So
+	// Do must have no effect when it fails.
 	Do func(calls []Q) ([]A, error)
 
-	// Max is how many calls one Do gets at most.
+	// Max is the maximum number of calls in a batch.
 	Max int
 
-	// Parallel is how many Do may be under way at the same time.
+	// Parallel is the maximum number of batches that run at the same time.
 	Parallel int
 
 	mu      sync.Mutex
@@ -26,7 +26,7 @@ type Batcher[Q, A any] struct {
 	running int
 }
 
-// group is what one Do gets.
+// group is the calls of one batch.
 type group[Q, A any] struct {
 	calls   []Q
 	answers []answer[A]
@@ -38,10 +38,10 @@ type answer[A any] struct {
 	err   error
 }
 
-// Call has q answered. The error may be ctx's: Do then goes on without anybody waiting.
+// Call executes q in a batch. If ctx ends first, the error is ctx's, and the batch still runs.
 func (g *Batcher[Q, A]) Call(ctx context.Context, q Q) (A, error) { return g.Enqueue(q)(ctx) }
 
-// Enqueue takes a place among the calls, and returns what waits for the answer.
+// Enqueue adds a call to a batch, and returns the function that waits for its result.
 func (g *Batcher[Q, A]) Enqueue(q Q) (wait func(ctx context.Context) (A, error)) {
 	g.mu.Lock()
 	last := len(g.waiting) - 1

@@ -6,11 +6,12 @@ import (
 	"sync"
 )
 
-// maxPrefetched is how many answers are kept for those who will ask.
+// maxPrefetched is the maximum number of results that are kept for their callers.
 const maxPrefetched = 4096
 
-// Prefetch has answers under way before they are asked for, so that who comes after others in a row need not begin to wait only then. An
-// answer that nobody comes for is forgotten in time.
+// Prefetch holds results of look-ups that were started before their callers need them. A message that waits for an earlier message of its key
+// uses it: its inbox row and the state of its key are looked up meanwhile. A result that no caller takes is dropped when maxPrefetched newer
+// ones were added.
 type Prefetch[K comparable, A any] struct {
 	mu    sync.Mutex
 	byKey map[K]*list.Element
@@ -22,7 +23,7 @@ type prefetched[K comparable, A any] struct {
 	wait func(ctx context.Context) (A, error)
 }
 
-// Add keeps what waits for an answer.
+// Add keeps a look-up that was started. Wait returns its result.
 func (a *Prefetch[K, A]) Add(key K, wait func(ctx context.Context) (A, error)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -39,7 +40,7 @@ func (a *Prefetch[K, A]) Add(key K, wait func(ctx context.Context) (A, error)) {
 	}
 }
 
-// Take returns what waits for an answer, once; nil if nobody has expected it.
+// Take removes a look-up and returns the function that waits for its result; nil if none was added for the key.
 func (a *Prefetch[K, A]) Take(key K) (wait func(ctx context.Context) (A, error)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -18,8 +18,8 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Unit is what a unit of work will write when it commits: together with others, unless it has begun a transaction of its own. A
-// Unit is used by one goroutine until it is committed.
+// Unit collects the rows that a unit of work writes. It commits in one transaction with other units, unless it has begun a transaction of its
+// own. One goroutine uses a Unit until it is committed.
 type Unit struct {
 	db           *sqlx.DB
 	conn         *sqlx.Conn
@@ -38,7 +38,7 @@ type write struct {
 
 type unitKey struct{}
 
-// NewUnit begins a unit in a context.
+// NewUnit begins a unit and puts it into the context.
 func NewUnit(ctx context.Context, db *sqlx.DB) (context.Context, *Unit) {
 	u := &Unit{db: db, ended: make(chan struct{})}
 	return context.WithValue(ctx, unitKey{}, u), u
@@ -50,7 +50,7 @@ func UnitFromContext(ctx context.Context) *Unit {
 	return u
 }
 
-// WithTx has a transaction that was begun elsewhere be that of a unit in a context. Who began it commits it.
+// WithTx makes a transaction that the caller has begun that of a unit in the context. The caller commits it.
 func WithTx(ctx context.Context, tx *sqlx.Tx) context.Context {
 	ctx, u := NewUnit(ctx, nil)
 	u.tx = tx
@@ -76,7 +76,7 @@ func (u *Unit) ownTx(ctx context.Context) (*sqlx.Tx, error) {
 	return tx, nil
 }
 
-// Close rolls back what was not committed. It may be called at any time, and again.
+// Close rolls back everything that was not committed. It may be called at any time, also repeatedly.
 func (u *Unit) Close() {
 	if u.tx != nil {
 		_ = u.tx.Rollback() // after a commit it does nothing; before one, the connection's end does the same
@@ -85,15 +85,14 @@ func (u *Unit) Close() {
 	}
 }
 
-// DependsOn has the unit fail if another one, whose writes it has seen, fails. Units are committed in the order in which they are
-// submitted.
+// DependsOn makes the unit fail if another unit fails whose writes this unit has read. Units commit in the order in which they are submitted.
 func (u *Unit) DependsOn(other *Unit) {
 	if other != nil && other != u && !slices.Contains(u.dependencies, other) {
 		u.dependencies = append(u.dependencies, other)
 	}
 }
 
-// Pending tells whether it is still unknown what becomes of the unit.
+// Pending tells whether the unit has neither committed nor failed yet.
 func (u *Unit) Pending() bool {
 	select {
 	case <-u.ended:
@@ -106,10 +105,11 @@ func (u *Unit) Pending() bool {
 // Failed tells whether the unit was not committed.
 func (u *Unit) Failed() bool { return !u.Pending() && u.err != nil }
 
-// After has f called once the unit is committed.
+// After calls f once the unit has committed.
 func (u *Unit) After(f func()) { u.after = append(u.after, f) }
 
-// End notes what became of the unit. Nothing else is kept of it, for streams remember who left them as they are.
+// End records the result of the unit and drops its rows: cached streams keep a reference to the last unit that wrote them, and would keep the
+// rows in memory.
 func (u *Unit) End(err error) {
 	after := u.after
 	u.writes, u.dependencies, u.after = nil, nil, nil
@@ -122,10 +122,10 @@ func (u *Unit) End(err error) {
 	}
 }
 
-// errDependencyFailed is what a unit fails with that has seen what came to nothing.
+// errDependencyFailed is the error of a unit that has read writes of a unit that failed.
 var errDependencyFailed = fmt.Errorf("what it builds on was not committed: %w", cqrs.ErrConflict)
 
-// Ended waits until it is known what becomes of the unit. The error is ctx's.
+// Ended waits until the unit has committed or failed. The error is ctx's.
 func (u *Unit) Ended(ctx context.Context) error {
 	select {
 	case <-u.ended:
@@ -135,7 +135,8 @@ func (u *Unit) Ended(ctx context.Context) error {
 	}
 }
 
-// WaitForDependencies waits until it is known what becomes of all that the unit has seen. The error is cqrs.ErrConflict if one of them failed.
+// WaitForDependencies waits until all units on which this one depends have committed or failed. The error is cqrs.ErrConflict if one of them
+// failed.
 func (u *Unit) WaitForDependencies(ctx context.Context) error {
 	for _, n := range u.dependencies {
 		if err := n.Ended(ctx); err != nil {
@@ -145,23 +146,23 @@ func (u *Unit) WaitForDependencies(ctx context.Context) error {
 	return u.DependencyError()
 }
 
-// WaitsFor tells whether it is unknown what becomes of something that the unit has seen and that is not among some others.
+// WaitsFor tells whether the unit depends on a pending unit that is not in a set.
 func (u *Unit) WaitsFor(among map[*Unit]bool) bool {
 	return slices.ContainsFunc(u.dependencies, func(n *Unit) bool { return !among[n] && n.Pending() })
 }
 
-// Detach ends the unit, so that no other unit builds on it, and returns one that writes the same. The error is what the others that have
-// seen it fail with.
+// Detach ends the unit, so that no other unit builds on it, and returns a new unit with the same writes. Units that depend on the ended one
+// fail.
 func (u *Unit) Detach() *Unit {
 	left := &Unit{db: u.db, writes: u.writes, dependencies: u.dependencies, after: u.after, ended: make(chan struct{})}
 	u.End(errDependencyFailed)
 	return left
 }
 
-// Err is why the unit was not committed.
+// Err is the error of a unit that was not committed.
 func (u *Unit) Err() error { return u.err }
 
-// DependencyError is an error, cqrs.ErrConflict, if something that the unit has seen came to nothing.
+// DependencyError is an error, cqrs.ErrConflict, if a unit on which this one depends has failed.
 func (u *Unit) DependencyError() error {
 	for _, n := range u.dependencies {
 		if n.Failed() {
@@ -171,35 +172,34 @@ func (u *Unit) DependencyError() error {
 	return nil
 }
 
-// Savepoint returns how much the unit will write so far; Discard forgets what came after.
+// Savepoint marks the writes so far, for RollbackTo.
 func (u *Unit) Savepoint() int { return len(u.writes) }
 
-// RollbackTo forgets what the unit would have written after a mark.
+// RollbackTo drops the writes after a savepoint.
 func (u *Unit) RollbackTo(mark int) { u.writes = u.writes[:mark] }
 
-// Statement writes rows of type R, those of many units at once.
+// Statement writes rows of type R with one statement for the rows of many units.
 type Statement[R any] struct {
-	// Doing is what error texts begin with.
+	// Doing is the beginning of error texts.
 	Doing string
 
-	// Rank orders the statements of a commit; lower ones come first.
+	// Rank orders the statements of a commit, lowest first. All commits use the same order, so that they do not deadlock.
 	Rank int
 
-	// Query makes the statement for some rows, of which none may be skipped in silence: a row that cannot be written is an
-	// error of the statement.
+	// Query builds the statement for some rows. It must not skip a row silently: a row that cannot be written must be an error of the statement.
 	Query func(rows []R) (query string, args []any, err error)
 
-	// Read gets what the statement returns. Optional.
+	// Read receives the rows that the statement returns. Optional.
 	Read func(rows []R, result pgx.Rows) error
 
-	// Locks names what a row locks until its transaction ends: the units that write rows of one name wait for each other. Optional.
+	// Locks names the lock that a row holds until its transaction ends: units whose rows have the same name wait for each other. Optional.
 	Locks func(row R) string
 
-	// Contended says that the units of several instances often want the same lock, so that it is normal to wait for it.
+	// Contended says that units of several instances often need the same lock, so that waiting for it is normal.
 	Contended bool
 }
 
-// Write has the unit of ctx write a row when it commits.
+// Write adds a row to the unit of ctx. It is written when the unit commits.
 func (s *Statement[R]) Write(ctx context.Context, row R) error {
 	u := UnitFromContext(ctx)
 	if u == nil {
@@ -209,8 +209,8 @@ func (s *Statement[R]) Write(ctx context.Context, row R) error {
 	return nil
 }
 
-// Lock executes the statement in the unit's own transaction now, and again when it commits: it is for statements that only lock. It waits for
-// at most a limited time; then the error is a *WaitError.
+// Lock executes a statement that only locks in the unit's own transaction, now, and again at the commit. If it waits for longer than wait,
+// the error is a *WaitError.
 func (s *Statement[R]) Lock(ctx context.Context, rows []R, wait time.Duration) error {
 	u := UnitFromContext(ctx)
 	if u == nil || u.conn == nil {
@@ -233,7 +233,7 @@ func (s *Statement[R]) Lock(ctx context.Context, rows []R, wait time.Duration) e
 	return send(ctx, u.conn.Conn, first, slices.Concat([]statement{setWaits}, statements, []statement{setWaits}))
 }
 
-// Written returns what the unit of ctx will write by this statement.
+// Written returns the rows that the unit of ctx has added for this statement.
 func (s *Statement[R]) Written(ctx context.Context) (rows []R) {
 	for _, w := range UnitFromContext(ctx).writes {
 		if w.statement == statement(s) {
@@ -280,7 +280,7 @@ func (s *Statement[R]) queue(b *pgx.Batch, rows []any) error {
 	return nil
 }
 
-// batchOf gathers what units will write, a statement for each kind of row.
+// batchOf combines the rows of units into one batch with one statement per kind of row.
 func batchOf(units []*Unit, limits Waits) (b *pgx.Batch, statements []statement, err error) {
 	rows := map[statement][]any{}
 	for _, u := range units {
@@ -306,7 +306,7 @@ func batchOf(units []*Unit, limits Waits) (b *pgx.Batch, statements []statement,
 	return b, statements, nil
 }
 
-// Waits bounds how long each statement of a commit may wait for a lock, and how long it may take. Zero is what the connection is set to.
+// Waits limits how long each statement of a commit may wait for a lock, and how long it may run. Zero keeps the setting of the connection.
 type Waits struct{ Lock, Statement time.Duration }
 
 var setWaits statement = &Statement[Waits]{
@@ -318,12 +318,12 @@ var setWaits statement = &Statement[Waits]{
 	},
 }
 
-// Commit commits units in one transaction, all or none, in one round trip. A unit with a transaction of its own is committed alone.
+// Commit commits units in one transaction and one round trip, all or none. A unit with a transaction of its own commits alone.
 func Commit(ctx context.Context, db *sqlx.DB, units []*Unit) error {
 	return CommitWithin(ctx, db, units, Waits{})
 }
 
-// CommitWithin is Commit with time limits for each statement. If one takes longer, the error is a *WaitError.
+// CommitWithin is Commit with time limits for each statement. A statement that exceeds one fails with a *WaitError.
 func CommitWithin(ctx context.Context, db *sqlx.DB, units []*Unit, limits Waits) error {
 	b, statements, err := batchOf(units, limits)
 	if err != nil {
@@ -351,8 +351,9 @@ func CommitWithin(ctx context.Context, db *sqlx.DB, units []*Unit, limits Waits)
 	return send(ctx, conn, b, statements)
 }
 
-// parseOnce has a connection parse statements that it has not seen yet, within a time limit. The driver prepares them before the batch begins
-// and sets its time limits, and PostgreSQL locks the tables of a statement to parse it.
+// parseOnce makes a connection parse statements that are new to it within a time limit. PostgreSQL locks the tables of a statement to parse
+// it, and the driver prepares statements before the batch sets its time limits, so without this the preparation could wait for a lock without
+// limit.
 func parseOnce(ctx context.Context, conn *sql.Conn, b *pgx.Batch, statements []statement, lock time.Duration) error {
 	return conn.Raw(func(driver any) (err error) {
 		pg := driver.(interface{ Conn() *pgx.Conn }).Conn().PgConn()
@@ -381,7 +382,7 @@ func parseOnce(ctx context.Context, conn *sql.Conn, b *pgx.Batch, statements []s
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
-// WaitError says that a statement of a commit waited too long for a lock, or took too long.
+// WaitError is the error of a statement that waited too long for a lock, or ran too long.
 type WaitError struct {
 	statement statement
 	Slow      bool // it did not wait for a lock
@@ -403,7 +404,7 @@ func waited(s statement, err error) error {
 	return &WaitError{s, pg.Code == "57014", err}
 }
 
-// Rows returns a unit for each row of the statement that ran into a lock.
+// Rows returns one unit for each row of the statement that ran into a lock.
 func (u *Unit) Rows(e *WaitError) (rows []*Unit) {
 	for _, w := range u.writes {
 		if w.statement == e.statement {
@@ -413,8 +414,8 @@ func (u *Unit) Rows(e *WaitError) (rows []*Unit) {
 	return rows
 }
 
-// TryOut writes what the unit writes in a transaction of its own, and rolls it back. It waits for locks for a limited time at most; then the
-// error is a *WaitError.
+// TryOut writes the unit's rows in a transaction of its own and rolls it back. If it waits for a lock for longer than wait, the error is a
+// *WaitError.
 func (u *Unit) TryOut(ctx context.Context, wait time.Duration) error {
 	b, statements, err := batchOf([]*Unit{u}, Waits{Lock: wait})
 	if err != nil {
@@ -427,18 +428,18 @@ func (u *Unit) TryOut(ctx context.Context, wait time.Duration) error {
 	return send(ctx, u.conn.Conn, b, statements)
 }
 
-// Writes tells whether the unit writes rows by the statement of e.
+// Writes tells whether the unit has rows for the statement of e.
 func (u *Unit) Writes(e *WaitError) bool {
 	return slices.ContainsFunc(u.writes, func(w write) bool { return w.statement == e.statement })
 }
 
-// Lock is what a statement locks, by the name that the statement gives it.
+// Lock identifies a lock by its statement and the name that the statement gives it.
 type Lock struct {
 	statement statement
 	name      string
 }
 
-// Locks returns what the unit locks when it commits.
+// Locks returns the locks that the unit takes when it commits.
 func (u *Unit) Locks() (locks []Lock) {
 	for _, w := range u.writes {
 		if name := w.statement.locks(w.row); name != "" {
@@ -448,12 +449,12 @@ func (u *Unit) Locks() (locks []Lock) {
 	return locks
 }
 
-// Contended tells whether it is normal that the unit waits for a lock.
+// Contended tells whether waiting for a lock is normal for the unit.
 func (u *Unit) Contended() bool {
 	return slices.ContainsFunc(u.writes, func(w write) bool { return w.statement.contended() })
 }
 
-// send sends a batch in one round trip. Outside a transaction it is one of its own, as PostgreSQL takes it in.
+// send sends a batch in one round trip. Outside a transaction PostgreSQL executes a batch as one transaction.
 func send(ctx context.Context, conn *sql.Conn, b *pgx.Batch, statements []statement) error {
 	if b.Len() == 0 {
 		return nil
@@ -479,8 +480,8 @@ func send(ctx context.Context, conn *sql.Conn, b *pgx.Batch, statements []statem
 	})
 }
 
-// Send sends statements in one round trip: in the transaction of a unit if it has its own, else in one of theirs. Each reads its own
-// result.
+// Send sends statements in one round trip: in the unit's own transaction if it has one, else in a transaction for this batch. Each statement
+// reads its own result.
 func Send(ctx context.Context, db *sqlx.DB, u *Unit, b *pgx.Batch) error {
 	if u != nil && u.conn != nil {
 		return u.conn.Raw(func(driver any) error { return sender(driver).SendBatch(ctx, b).Close() })
