@@ -9,14 +9,14 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// arrays encodes arrays of texts and of bytes, of which what is written together consists, into a buffer that is made large enough once.
-// The codec below it, which does everything else, asks each element how it wants to be encoded and has the buffer grow step by step.
+// arrays encodes arrays of texts and of bytes, the parameters of statements for many rows. It allocates the buffer once, at its final size.
+// pgx's codec, which encodes all other values, plans each element and grows the buffer step by step.
 type arrays struct {
 	pgtype.Codec
 	element uint32 // the OID of its type
 }
 
-// prepare has a new connection use arrays.
+// prepare makes a new connection use arrays.
 func prepare(_ context.Context, conn *pgx.Conn) error {
 	register(conn.TypeMap())
 	return nil

@@ -11,8 +11,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Clock tells the time of the database, so that deadlines mean the same to all instances, however wrong the clock of one of
-// them is.
+// Clock tells the time of the database, so that all instances agree on deadlines even if the clock of one of them is wrong.
 type Clock struct {
 	db     *sqlx.DB
 	local  func() time.Time
@@ -28,18 +27,18 @@ const (
 	clockSlack = 500 * time.Millisecond
 )
 
-// NewClock makes a clock that agrees with the local one until Sync has asked the database.
+// NewClock makes a clock with the local time. Sync makes it follow the database's.
 func NewClock(db *sqlx.DB, local func() time.Time, log *slog.Logger) *Clock {
 	return &Clock{db: db, local: local, log: log}
 }
 
-// Now is the time.
+// Now is the database's time.
 func (c *Clock) Now() time.Time { return c.local().Add(time.Duration(c.offset.Load())) }
 
-// Real is the time for those who do not follow a test's clock: Kafka.
+// Real is the time without the test clock's offset. Kafka needs it, because it refuses timestamps in the future.
 func (c *Clock) Real() time.Time { return c.Now().Add(-time.Duration(c.ahead.Load())) }
 
-// Sync asks the database for its time.
+// Sync measures the difference to the database's clock.
 func (c *Clock) Sync(ctx context.Context) error {
 	before := c.local()
 	var there struct{ Time, Real time.Time }
@@ -56,7 +55,7 @@ func (c *Clock) Sync(ctx context.Context) error {
 	return nil
 }
 
-// Run asks now and then until ctx is done.
+// Run calls Sync regularly until ctx is done.
 func (c *Clock) Run(ctx context.Context) {
 	for {
 		select {

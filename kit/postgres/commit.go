@@ -17,31 +17,31 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// maxGroup is how many units are committed in one transaction at most.
+// maxGroup is the maximum number of units in a commit group.
 const maxGroup = 200
 
 // Time limits of a commit group's statements. Without them, one unit that waits for a row's lock stalls every commit of the instance.
 // ADR 22 has the figures.
 const (
-	// groupLockWait is more than a commit of another instance takes.
+	// groupLockWait is longer than a commit of another instance takes.
 	groupLockWait = 20 * time.Millisecond
 
-	// contendedLockWait is for groups with streams that many instances want, where it is normal to wait for several commits.
+	// contendedLockWait is for groups with contended streams, where waiting for several commits is normal.
 	contendedLockWait = 200 * time.Millisecond
 
-	// splitLockWait is for the parts of a group that has waited already.
+	// splitLockWait is for the parts of a group that has already waited.
 	splitLockWait = 5 * time.Millisecond
 
-	// groupStatement is many times what a statement of a full group takes.
+	// groupStatement is much longer than a statement of a full group takes.
 	groupStatement = 2 * time.Second
 )
 
-// MinConns is the smallest pool of a service. It has two UnitsOfWork, each of which holds one connection for its group, and at least one for a
-// unit with a transaction of its own and one for a unit that waits for a lock: six. Two are left for look-ups and the relay.
+// MinConns is the smallest pool of a service. Each of its two UnitsOfWork needs at least one connection for its group, one for a unit with a
+// transaction of its own and one for a unit that waits for a lock: six. Two are left for look-ups and the relay.
 const MinConns = 8
 
-// ownTransactions is how many units of a UnitOfWork may have transactions of their own at once, and how many may wait for locks apart.
-// Together, those of two UnitsOfWork hold at most half of the pool: they mostly wait for each other, and the other units need connections.
+// ownTransactions is the maximum number of units of a UnitOfWork with transactions of their own, and of detached units that wait for locks.
+// Those of two UnitsOfWork hold at most half of the pool, because they mostly wait and the other units need connections.
 func ownTransactions(db *sqlx.DB) int {
 	if n := db.Stats().MaxOpenConnections; n > 0 {
 		return max(1, n/8)
@@ -49,7 +49,7 @@ func ownTransactions(db *sqlx.DB) int {
 	return 8
 }
 
-// committing is a unit that is ready to be committed.
+// committing is a unit that is ready to commit.
 type committing struct {
 	*txn.Unit
 	ctx      context.Context //nolint:containedctx // of the caller, who waits
@@ -63,18 +63,18 @@ type committing struct {
 // groupCommit commits units that end at the same time in one transaction. Each unit fails alone:
 //
 //   - A group never waits for a lock. The unit whose statement runs into a lock leaves the group, waits for the lock while it holds no other,
-//     and joins a later group; the others go on.
-//   - A group that fails for another reason is split by halves until the bad unit fails alone.
-//   - All units of a group fail only if the database is away.
+//     and joins a later group. The other units commit.
+//   - A group that fails for another reason is halved until the bad unit fails alone.
+//   - All units of a group fail only if the database is unavailable.
 type groupCommit struct {
 	db        *sqlx.DB
 	groups    txn.Batcher[*committing, struct{}]
-	waiting   chan struct{} // holds a token for each unit that waits apart
+	waiting   chan struct{} // holds a token for each detached unit
 	begins    func() (ended func())
 	committed func([]*committing)
 
 	mu    sync.Mutex
-	waits map[txn.Lock]*lockWait // locks for which units wait apart
+	waits map[txn.Lock]*lockWait // locks for which detached units wait
 }
 
 func newGroupCommit(db *sqlx.DB, begins func() (ended func()), committed func([]*committing)) *groupCommit {
@@ -85,17 +85,17 @@ func newGroupCommit(db *sqlx.DB, begins func() (ended func()), committed func([]
 	return g
 }
 
-// enqueue gives a unit to the next group.
+// enqueue adds a unit to the next group.
 func (g *groupCommit) enqueue(c *committing) { g.groups.Enqueue(c) }
 
-// end tells the caller of a unit what became of it.
+// end gives the result of a unit to its caller.
 func (c *committing) end(err error) {
 	c.End(err)
 	c.err = err
 	close(c.ended)
 }
 
-// wait waits until it is known what became of the unit. The error may be ctx's.
+// wait waits for the result of the unit. The error may be ctx's.
 func (c *committing) wait(ctx context.Context) error {
 	select {
 	case <-c.ended:
@@ -105,7 +105,7 @@ func (c *committing) wait(ctx context.Context) error {
 	}
 }
 
-// commit commits the units of a group, or has them wait outside of it.
+// commit commits the units of a group. A unit that depends on a pending unit outside the group waits, and joins a later group.
 func (g *groupCommit) commit(all []*committing) ([]struct{}, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), unitTimeout)
 	defer cancel()
@@ -127,7 +127,7 @@ func (g *groupCommit) commit(all []*committing) ([]struct{}, error) {
 	return make([]struct{}, len(all)), nil
 }
 
-// enqueueAfterDependencies gives a unit to a group when it is known what becomes of the units that it has seen and that are not in its group.
+// enqueueAfterDependencies adds a unit to a group after the units on which it depends have ended.
 func (g *groupCommit) enqueueAfterDependencies(c *committing) {
 	if err := c.WaitForDependencies(c.ctx); err != nil {
 		c.end(err)
@@ -136,8 +136,8 @@ func (g *groupCommit) enqueueAfterDependencies(c *committing) {
 	g.enqueue(c)
 }
 
-// maxDetached is how many units of a group leave it one by one because of locks of one statement. Then it may be the table that is locked, and
-// the others that write it leave at once.
+// maxDetached is the number of units that leave a group one by one because of one statement. Then the whole table may be locked, and the
+// other units that write it leave together.
 const maxDetached = 8
 
 // try commits units in one transaction. Left counts the units of the group that have left it, by the statement that ran into a lock.
@@ -192,7 +192,7 @@ func (g *groupCommit) write(ctx context.Context, all []*committing, units []*txn
 	return nil
 }
 
-// detachWriters has the units that write a statement which waited too long leave their group, and commits the others.
+// detachWriters takes the units out of the group that write the statement which waited too long, and commits the others.
 func (g *groupCommit) detachWriters(ctx context.Context, all []*committing, waited *txn.WaitError, left map[any]int) {
 	var stay []*committing
 	writers := slices.ContainsFunc(all, func(c *committing) bool { return c.Writes(waited) })
@@ -211,7 +211,7 @@ func (g *groupCommit) detachWriters(ctx context.Context, all []*committing, wait
 	}
 }
 
-// queueBehind has a unit wait in memory behind one that waits for one of some locks: its group would run into it again.
+// queueBehind makes a unit wait in memory if another unit waits for one of its locks: the unit's group would run into the same lock.
 func (g *groupCommit) queueBehind(c *committing, locks []txn.Lock) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -225,7 +225,7 @@ func (g *groupCommit) queueBehind(c *committing, locks []txn.Lock) bool {
 	return false
 }
 
-// detach has a unit wait outside of its group.
+// detach makes a unit wait outside its group.
 func (g *groupCommit) detach(c *committing, waited *txn.WaitError) {
 	c.Unit = c.Detach()
 	go func() {
@@ -239,11 +239,11 @@ func (g *groupCommit) detach(c *committing, waited *txn.WaitError) {
 	}()
 }
 
-// maxRejoins is how often a unit that ran into a lock waits for it and joins a group again. Then it is committed apart: others may always be
-// faster than a unit that holds nothing while it waits.
+// maxRejoins is how often a unit waits for a lock and joins a group again. Then it commits in a transaction of its own, which waits for the
+// lock: a unit that holds no lock while it waits may lose against other units each time.
 const maxRejoins = 5
 
-// waitDetached waits for the locks that a unit needs, and tells whether the unit joins a group again. A slow unit is committed here.
+// waitDetached waits for the locks that a unit needs, and tells whether the unit joins a group again. A slow unit commits here.
 func (g *groupCommit) waitDetached(c *committing, waited *txn.WaitError) (again bool, err error) {
 	if err := c.WaitForDependencies(c.ctx); err != nil {
 		return false, err
@@ -257,7 +257,7 @@ func (g *groupCommit) waitDetached(c *committing, waited *txn.WaitError) (again 
 	})
 }
 
-// holdingToken calls f when few enough units wait apart. Until then it waits as long as ctx; f gets as long as a unit may take.
+// holdingToken calls f when few enough detached units are active. It waits as long as ctx; f gets the time of a unit.
 func (g *groupCommit) holdingToken(ctx context.Context, f func(ctx context.Context) error) error {
 	select {
 	case g.waiting <- struct{}{}:
@@ -274,12 +274,12 @@ const (
 	// lockPatience is how long a unit waits for a lock. Then its caller gets an error, and tries again later.
 	lockPatience = 5 * time.Second
 
-	// lockTurn is how long a unit waits for a lock before another one that waits gets its connection.
+	// lockTurn is how long a unit waits for a lock before another waiting unit gets its connection.
 	lockTurn = 500 * time.Millisecond
 )
 
-// waitForLocks waits until each row of the statement that ran into a lock can be written. Each is tried out in a transaction of its own: while
-// the unit waits for one lock, it holds no other, so that no other unit waits for it.
+// waitForLocks waits until each row of the statement that ran into a lock can be written. It tries each row in a transaction of its own:
+// while the unit waits for one lock, it holds no other, so no other unit waits for it.
 func (g *groupCommit) waitForLocks(ctx context.Context, u *txn.Unit, waited *txn.WaitError) error {
 	for _, row := range u.Rows(waited) {
 		if err := g.waitForLock(ctx, row); err != nil {
@@ -308,7 +308,7 @@ func (g *groupCommit) waitForLock(ctx context.Context, row *txn.Unit) error {
 	}
 }
 
-// register notes that a unit waits for a lock, after any other that does. Leave has the units that queue behind it join a group.
+// register notes that a unit waits for a lock, after any other unit that does. Leave makes the units that queue behind it join a group.
 func (g *groupCommit) register(ctx context.Context, locks []txn.Lock) (leave func(), err error) {
 	if len(locks) == 0 {
 		return func() {}, nil
@@ -345,7 +345,7 @@ func (g *groupCommit) register(ctx context.Context, locks []txn.Lock) (leave fun
 // lockWait is a lock for which a unit waits.
 type lockWait struct {
 	done   chan struct{} // closed when that unit waits no longer
-	behind []*committing // units that want the same lock
+	behind []*committing // units that need the same lock
 }
 
 // lockedOutError says that a unit with a transaction of its own ran into a lock, and was rolled back.
@@ -361,7 +361,7 @@ func (g *groupCommit) wait(ctx context.Context, out *lockedOutError) error {
 	return cmp.Or(g.waitForLocks(ctx, out.unit, out.WaitError), fmt.Errorf("%w: %w", cqrs.ErrConflict, out.WaitError))
 }
 
-// submit commits a unit. Units that come after it, in its streams and under its message's key, begin when its place is certain.
+// submit commits a unit. The next units of its streams and of its message's key start as soon as its position in a group is certain.
 func (u *UnitOfWork) submit(ctx context.Context, un *txn.Unit, session *eventstore.Session, events []cqrs.Event, messages []*outbox.Message) error {
 	c := &committing{Unit: un, ctx: ctx, ended: make(chan struct{}), events: events, messages: messages}
 	link := cqrs.KeyChainFromContext(ctx)
@@ -388,7 +388,7 @@ func (u *UnitOfWork) submit(ctx context.Context, un *txn.Unit, session *eventsto
 	return c.wait(ctx)
 }
 
-// committed tells what was committed.
+// committed reports the events and messages of committed units.
 func (u *UnitOfWork) committed(all []*committing) {
 	m, n := 0, 0
 	for _, c := range all {

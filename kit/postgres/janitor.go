@@ -13,27 +13,27 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// Retention is how long rows are kept that have served their purpose; 0 means for ever.
+// Retention is how long rows are kept that are no longer needed; 0 means for ever.
 type Retention struct {
-	// Inbox is for processed message ids. A message that is delivered again later than that is handled again, so it must be longer than
-	// Kafka keeps messages and than dead letters wait to be replayed. Ids of a saga's commands are kept until the saga has ended, because
-	// its compensations ask what was done.
+	// Inbox is for ids of processed messages. A message that is delivered again later than that is processed again, so it must be longer than
+	// Kafka keeps messages and than dead letters wait to be replayed. Ids of a saga's commands are kept until the saga has ended, because its
+	// compensations look them up.
 	Inbox time.Duration
 
 	// Idempotency is for the answers to requests with an Idempotency-Key.
 	Idempotency time.Duration
 
-	// Dropped is for dead letters that somebody dropped. Others are kept until then.
+	// Dropped is for dropped dead letters. Other dead letters are kept.
 	Dropped time.Duration
 
 	// Topics is for messages in PostgreSQL's topics, handled or not, as Kafka does it.
 	Topics time.Duration
 }
 
-// sweepBatch is how many rows are deleted at a time: few enough that nobody waits for it.
+// sweepBatch is the number of rows of one delete, so that locks are short.
 const sweepBatch = 1000
 
-// Janitor removes what is past its retention. Any number of instances may run one.
+// Janitor deletes rows that are past their retention. Several instances may run one.
 type Janitor struct {
 	db    *sqlx.DB
 	keep  Retention
@@ -41,7 +41,7 @@ type Janitor struct {
 	log   *slog.Logger
 }
 
-// NewJanitor makes a janitor that sweeps now and then every so often.
+// NewJanitor makes a janitor that sweeps at an interval.
 func NewJanitor(db *sqlx.DB, keep Retention, every time.Duration, log *slog.Logger) *Janitor {
 	return &Janitor{db, keep, every, log}
 }
@@ -64,8 +64,8 @@ func (j *Janitor) Run(ctx context.Context) {
 	}
 }
 
-// Sweep removes everything that is past its retention now, and tells how many rows that were. Locked rows are left for the next time, and a
-// table that cannot be swept keeps no other from it.
+// Sweep deletes everything that is past its retention, and returns the number of rows. It skips locked rows until the next time. If a table
+// cannot be swept, the others still are.
 func (j *Janitor) Sweep(ctx context.Context) (removed int64, err error) {
 	for _, s := range []sweep{
 		{"inbox", "received_at", heldBySaga, j.keep.Inbox},
@@ -79,14 +79,14 @@ func (j *Janitor) Sweep(ctx context.Context) (removed int64, err error) {
 	return removed, err
 }
 
-// sweep removes the rows of a table whose time is past a retention, unless they are held.
+// sweep deletes rows of a table that are past a retention, except rows that are held.
 type sweep struct {
 	table, time, held string
 	keep              time.Duration
 }
 
-// heldBySaga tells whether the command of a row belongs to a saga that has not ended. When a saga of another service ends is not known here; its
-// commands are kept for a year.
+// heldBySaga tells whether the command of a row belongs to a saga that has not ended. This service does not know when a saga of another
+// service ends; its commands are kept for a year.
 const heldBySaga = `CASE WHEN r.saga_id IS NULL THEN false ELSE COALESCE(
 	(SELECT s.status NOT IN ('` + string(saga.IsCompleted) + `', '` + string(saga.IsCompensated) + `') FROM saga_instances s WHERE s.saga_id = r.saga_id),
 	r.received_at > app_now() - interval '1 year') END`

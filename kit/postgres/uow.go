@@ -17,19 +17,19 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// maxConflicts is how often a unit of work is begun again before the conflict is given to the caller.
+// maxConflicts is the number of attempts after which the caller receives the conflict.
 const maxConflicts = 20
 
-// unitTimeout bounds one attempt at a unit of work: a connection that hangs must not hang its message for ever.
+// unitTimeout limits one attempt of a unit of work, so that a connection that hangs does not block a message for ever.
 const unitTimeout = 15 * time.Second
 
-// EventBus publishes what was appended; its messages end in the outbox of the same transaction.
+// EventBus publishes appended events. Its messages are written to the outbox in the same transaction.
 type EventBus interface {
 	Publish(ctx context.Context, event any) error
 }
 
-// UnitOfWork is one message's inbox row, the aggregates that it loads and changes, and the messages that come of it, all or none. Units
-// that end at the same time are committed in one transaction, each failing alone. It implements cqrs.UnitOfWork and cqrs.Inbox.
+// UnitOfWork commits a message's inbox row, the aggregates that its handler changes, and the messages that the handler sends, all or none.
+// Units that end at the same time commit in one transaction, and each fails alone. It implements cqrs.UnitOfWork and cqrs.Inbox.
 type UnitOfWork struct {
 	db              *sqlx.DB
 	store           *eventstore.Store
@@ -39,10 +39,10 @@ type UnitOfWork struct {
 	commits         *groupCommit
 	ownTransactions chan struct{} // holds a token for each unit with a transaction of its own
 
-	// Committing is told that a commit begins; done is called afterwards. Optional.
+	// Committing is called before each commit, and done after it. Optional.
 	Committing func() (done func())
 
-	// OnCommit is told what was appended, and what was written to the outbox, after each commit.
+	// OnCommit receives the appended events and the outbox messages of each commit.
 	OnCommit func(events []cqrs.Event, messages []*outbox.Message)
 }
 
@@ -69,11 +69,11 @@ type unitKey struct{}
 type unit struct {
 	*txn.Unit
 	session *eventstore.Session
-	claimed int         // what it had written when the message was claimed
-	silent  *cqrs.Event // what is published if no event is recorded
+	claimed int         // savepoint after the message's inbox row
+	silent  *cqrs.Event // published if no event is recorded
 }
 
-// Within implements cqrs.UnitOfWork. Inside a unit it joins that one.
+// Within implements cqrs.UnitOfWork. Inside a unit of work it joins that unit.
 func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) error) error {
 	if ctx.Value(unitKey{}) != nil {
 		return work(ctx)
@@ -94,8 +94,8 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 	}
 }
 
-// maxGroupAttempts is how often a unit is tried together with others. One that was too late each time gets a transaction of its
-// own, in which it locks what many want before it reads it.
+// maxGroupAttempts is the number of attempts in commit groups. A unit that has conflicted each time gets a transaction of its own, in which
+// it locks contended streams before it reads them.
 const maxGroupAttempts = 3
 
 func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) error, alone bool) (err error) {
@@ -131,8 +131,8 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 	return err
 }
 
-// prepare does the work of a unit, all but the commit. An error or a panic is final only if everything that the unit has read is stored like
-// that. If not, the error is cqrs.ErrConflict, and the unit runs again.
+// prepare runs a unit up to its commit. An error or a panic is final only if the stored streams are still at the versions that the unit has
+// read. If not, the error is cqrs.ErrConflict, and the unit runs again.
 func (u *UnitOfWork) prepare(ctx context.Context, un *txn.Unit, session *eventstore.Session, work func(ctx context.Context) error) (events []cqrs.Event, err error) {
 	defer func() {
 		value := recover()
@@ -169,7 +169,7 @@ func (u *UnitOfWork) prepare(ctx context.Context, un *txn.Unit, session *eventst
 	return events, nil
 }
 
-// answered tells whether the unit of work has published an event for the saga's step itself, through a bus of Watermill's.
+// answered tells whether the unit of work has published an event for the saga's step by itself, through a Watermill bus.
 func answered(ctx context.Context, m cqrs.Meta) bool {
 	return slices.ContainsFunc(outbox.MessagesFromContext(ctx), func(w *outbox.Message) bool {
 		h := w.Message.Metadata
@@ -177,7 +177,8 @@ func answered(ctx context.Context, m cqrs.Meta) bool {
 	})
 }
 
-// begin begins a unit's own transaction. Whom it depends on is waited for before it holds anything that he might need.
+// begin begins a unit's own transaction. It waits for the unit of the message before it first, because that unit may need a lock that this
+// transaction would hold.
 func (u *UnitOfWork) begin(ctx context.Context) error {
 	if before, ok := cqrs.KeyChainFromContext(ctx).Before().(*txn.Unit); ok {
 		if err := before.Ended(ctx); err != nil {
@@ -205,11 +206,11 @@ func (u *UnitOfWork) NeedsProcessing(ctx context.Context, d cqrs.Delivery) (bool
 	return outcome == cqrs.Processed, err
 }
 
-// Prefetch has a delivery looked up that waits for others of its key.
+// Prefetch starts the inbox look-up of a delivery that waits for an earlier message of its key.
 func (u *UnitOfWork) Prefetch(d cqrs.Delivery) { u.inbox.Prefetch(d.Consumer, d.InboxMeta()) }
 
-// Handle implements cqrs.Inbox. Nearly every message is new: it is handled without looking whether it is, and its claim, which is committed
-// with what comes of it, fails if it is not. Then, or if anything else goes wrong, it is handled again after a look.
+// Handle implements cqrs.Inbox. Nearly every message is new, so it is processed without a look-up, and the insert of its inbox row fails if
+// it is a duplicate. After any failure of such an attempt the message is looked up and processed again, and only that result counts.
 func (u *UnitOfWork) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx context.Context) error) (outcome cqrs.Outcome, err error) {
 	optimistic := u.inbox.Optimistic(d.InboxMeta())
 	err = u.Within(cqrs.WithMeta(ctx, d.Meta), func(ctx context.Context) error {
@@ -234,21 +235,22 @@ func (u *UnitOfWork) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx 
 	return outcome, err
 }
 
-// VerifyDuplicates has every message looked up before it is handled, for some time from now on and for as long again whenever one came that was not
-// new. Without it that is 10 s, from the first such message on.
+// VerifyDuplicates makes every message be looked up before it is processed, for d from now on and for d after each duplicate. The default is
+// 10 s after a duplicate.
 func (u *UnitOfWork) VerifyDuplicates(d time.Duration) {
 	u.inbox.VerifyFor = d
 	u.inbox.VerifyDuplicates()
 }
 
-// errUnverified says that a message came to nothing that was taken for new. It may not be.
+// errUnverified is the failure of a message that was not looked up. The reason may be that it is a duplicate, so it is processed again after
+// a look-up.
 var errUnverified = fmt.Errorf("not looked up: %w", cqrs.ErrConflict)
 
 // inboxUnit implements cqrs.InboxUnit on the unit of work of the context.
 type inboxUnit struct {
 	inbox      *inbox.Inbox
 	bus        EventBus
-	optimistic bool // the message is new
+	optimistic bool // insert the inbox row without a look-up
 }
 
 func (u inboxUnit) TryInsert(ctx context.Context, consumer string, m cqrs.Meta) (cqrs.Outcome, error) {

@@ -5,8 +5,7 @@ import "fmt"
 // Logged checks that a broker's topics hold every stored event at least once, and those of each stream in order.
 type Logged struct{ seen map[string]int }
 
-// Saw takes the next message of a key: an event of a stream by its version. Repetitions are allowed; what comes before
-// its predecessor is not.
+// Saw records a message of a stream by its version. Duplicates are allowed; a version before its predecessor is not.
 func (l *Logged) Saw(stream string, version int) error {
 	if l.seen == nil {
 		l.seen = map[string]int{}

@@ -1,4 +1,4 @@
-// Package deadletter lists the messages that could not be handled or sent, and replays or drops them.
+// Package deadletter lists, replays and drops messages that could not be processed or sent.
 package deadletter
 
 import (
@@ -62,12 +62,12 @@ func (r row) deadLetter() (cqrs.DeadLetter, error) {
 	return l, nil
 }
 
-// maxListed bounds what a list has of each part of a letter, in bytes. A hundred records of a megabyte, in several
-// requests at once, would exceed the memory of the process.
+// maxListed is the number of bytes that a list contains of each part of a dead letter. A hundred records of a megabyte, in several requests
+// at once, would exceed the memory of the process.
 const maxListed = 10_000
 
-// List returns letters, newest first, with the first maxListed bytes of each part, and without headers that are larger. ByID returns all of a
-// letter.
+// List returns dead letters, newest first, with the first maxListed bytes of each part, and without larger headers. ByID returns all of a
+// dead letter.
 func (s *Store) List(ctx context.Context, before cqrs.Cursor, limit int) ([]cqrs.DeadLetter, error) {
 	var rows []row
 	err := s.db.SelectContext(ctx, &rows, `SELECT id, consumer, left(message_id, $4) AS message_id, topic, left(key, $4) AS key, attempts, first_at, last_at, stack,
@@ -86,7 +86,7 @@ func (s *Store) List(ctx context.Context, before cqrs.Cursor, limit int) ([]cqrs
 	return deadLetters, nil
 }
 
-// ByID returns one. The error wraps cqrs.ErrNotFound if there is none.
+// ByID returns a dead letter. The error wraps cqrs.ErrNotFound if there is none.
 func (s *Store) ByID(ctx context.Context, id string) (cqrs.DeadLetter, error) {
 	var rows []row
 	if err := s.db.SelectContext(ctx, &rows, `SELECT `+columns+` FROM dead_letters WHERE id = $1 AND dropped_at IS NULL`, id); err != nil {
@@ -98,8 +98,8 @@ func (s *Store) ByID(ctx context.Context, id string) (cqrs.DeadLetter, error) {
 	return rows[0].deadLetter()
 }
 
-// Replay replays a dead letter: its message is handed to its consumer again, or, if the broker refused it, sent again. It takes its old
-// place before the messages of its key that wait for it. The error wraps cqrs.ErrNotFound if there is no such dead letter.
+// Replay hands the message of a dead letter to its consumer again, or sends it again if the broker had refused it. The message goes before
+// the messages of its key that wait for it. The error wraps cqrs.ErrNotFound if there is no such dead letter.
 func (s *Store) Replay(ctx context.Context, id string) error {
 	l, err := s.ByID(ctx, id)
 	if err != nil {
@@ -115,8 +115,8 @@ func (s *Store) Replay(ctx context.Context, id string) error {
 		SELECT `+keyqueue.Columns+` FROM letter`, outbox.ShardOf(l.Topic, l.Key))
 }
 
-// Drop gives a dead letter's message up. It stays in the table, with who dropped it and why; the messages behind it go on. The error
-// wraps cqrs.ErrNotFound if there is no such dead letter.
+// Drop gives a dead letter's message up. The row stays in the table with the operator and the reason, and the messages behind it are
+// released. The error wraps cqrs.ErrNotFound if there is no such dead letter.
 func (s *Store) Drop(ctx context.Context, id, by, reason string) error {
 	l, err := s.ByID(ctx, id)
 	if err != nil {
@@ -131,20 +131,20 @@ func (s *Store) Drop(ctx context.Context, id, by, reason string) error {
 		RETURNING `+keyqueue.Columns, by, reason)
 }
 
-// resend frees what is suspended in the outbox behind a message that the broker refused.
+// resend releases the outbox messages behind a message that the broker had refused.
 func resend(l cqrs.DeadLetter) func(context.Context, sqlx.ExtContext, keyqueue.DeadLetter) error {
 	return func(ctx context.Context, tx sqlx.ExtContext, _ keyqueue.DeadLetter) error {
 		return outbox.UnblockKey(ctx, tx, l.Topic, l.Key)
 	}
 }
 
-// MaxCounted is up to how many are counted: what probes and scrapers ask for must not take the longer the more there are.
+// MaxCounted limits the count, so that probes and scrapers do not become slower with the number of dead letters.
 const MaxCounted = 10_000
 
-// relay is the consumer in whose name the outbox's relay writes letters.
+// relay is the consumer of dead letters that the outbox's relay writes.
 const relay = "relay"
 
-// remove takes a dead letter away by a statement that returns it, and sees to the messages behind it.
+// remove deletes a dead letter with a statement that returns it, and releases the messages behind it.
 func (s *Store) remove(ctx context.Context, id string, free func(context.Context, sqlx.ExtContext, keyqueue.DeadLetter) error, statement string, args ...any) error {
 	return txn.InTransaction(ctx, s.db, func(tx sqlx.ExtContext) error {
 		var l keyqueue.DeadLetter
@@ -157,7 +157,7 @@ func (s *Store) remove(ctx context.Context, id string, free func(context.Context
 	})
 }
 
-// Count returns how many there are; MaxCounted at most are counted.
+// Count returns the number of dead letters, at most MaxCounted.
 func (s *Store) Count(ctx context.Context) (n int, err error) {
 	err = s.db.GetContext(ctx, &n, `SELECT count(*) FROM (SELECT FROM dead_letters WHERE dropped_at IS NULL LIMIT $1) found`, MaxCounted)
 	return n, txn.Classify(err, "count dead letters")

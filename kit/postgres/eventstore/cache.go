@@ -11,23 +11,22 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// maxKept is how many streams and events are kept in memory, unless LimitCache says less. Streams that a unit of work holds at the moment
-// are kept in any case.
+// maxKept is the maximum number of cached streams and events, unless LimitCache says less. Streams that a unit of work holds are kept in any
+// case.
 const maxKept = 150_000
 
 // maxLength is how many events of one stream are kept, after its snapshot. Of a longer stream only the folded aggregate is kept.
 const maxLength = 1_000
 
-// waitForSecond is how long a unit that holds one stream waits for another one. Two units could wait for each other. After this time a
-// unit loads the stored events without holding the stream, and the versions in the database decide which unit was first.
+// waitForSecond is how long a unit that holds one stream waits for another one. Two units could wait for each other. After this time a unit
+// loads the stored events without holding the stream, and the versions in the database decide which unit was first.
 const waitForSecond = 100 * time.Millisecond
 
-// sharedFor is for how long the streams of a category are read from the table before each use, after another instance was seen to write
-// one of them.
+// sharedFor is how long the streams of a category are read from the table before each use, after a conflict with another instance.
 const sharedFor = 10 * time.Second
 
-// prefix is the first events of a stream: a snapshot, or nothing, and the events after it. It is never changed. Units of work that read the
-// same prefix share it, and each folds it into an aggregate of its own.
+// prefix is the first events of a stream: a snapshot, or none, and the events after it. It never changes. Units of work that read the same
+// prefix share it, and each folds it into an aggregate of its own.
 type prefix struct {
 	snapshot snapshot
 	events   []cqrs.Event
@@ -35,8 +34,7 @@ type prefix struct {
 
 func (p *prefix) version() int { return p.snapshot.Version + len(p.events) }
 
-// trimmed tells whether a prefix has no events from before it was trimmed: the aggregate that was folded from them stands for them, and is of
-// use only together with it.
+// trimmed tells whether the prefix has lost its events: it can then be used only together with the aggregate that was folded from them.
 func (p *prefix) trimmed() bool { return p.snapshot.Version > 0 && p.snapshot.State == nil }
 
 // trim is a prefix of the same version without events.
@@ -78,8 +76,7 @@ func newCache() *cache {
 	return &cache{streams: map[string]*stream{}, idle: list.New(), maxKept: maxKept, shared: map[string]time.Time{}}
 }
 
-// hold waits until the units that came before have given the stream up. It returns nil if that takes too long for a unit that holds
-// other streams.
+// hold waits until the units before have released the stream. It returns nil if a unit that holds other streams would wait too long.
 func (c *cache) hold(ctx context.Context, name string, first bool) (*stream, error) {
 	c.mu.Lock()
 	s := c.streams[name]
@@ -135,9 +132,9 @@ func (c *cache) leave(s *stream) {
 	}
 }
 
-// get returns what is known of a stream that the unit holds. The aggregate is taken out of the cache and belongs to the unit alone: it comes
-// back with what the unit has recorded, by put, or it is lost and the next unit folds another one. Pending says that its last events are
-// those of a unit that has not committed yet; this unit then fails with it.
+// get returns the cached prefix and aggregate of a stream that the unit holds. The aggregate is taken out of the cache and belongs to the
+// unit alone: put brings it back with the events that the unit has recorded, or it is lost and the next unit folds another one. Pending says
+// that the last events are those of a unit that has not committed yet; this unit fails if that unit fails.
 func (c *cache) get(s *stream, u *txn.Unit) (p *prefix, folded Aggregate, pending bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -160,7 +157,7 @@ func (c *cache) get(s *stream, u *txn.Unit) (p *prefix, folded Aggregate, pendin
 	return p, folded, s.by != nil
 }
 
-// pending returns the unit that has appended to a stream and is not known to have committed; nil if there is none.
+// pending returns the unit that has appended to a stream and has not committed yet; nil if there is none.
 func (c *cache) pending(s *stream) *txn.Unit {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -170,8 +167,8 @@ func (c *cache) pending(s *stream) *txn.Unit {
 	return s.by
 }
 
-// put replaces what is known of a stream. By is the unit that has appended the last events, and will commit them; nil if they were read from
-// the table.
+// put replaces the cached prefix and aggregate of a stream. By is the unit that will commit the last events; nil if they were read from the
+// table.
 func (c *cache) put(s *stream, p *prefix, folded Aggregate, by *txn.Unit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -188,7 +185,7 @@ func (c *cache) put(s *stream, p *prefix, folded Aggregate, by *txn.Unit) {
 	c.set(s, p, folded, by)
 }
 
-// putBack returns what get has taken out, unchanged.
+// putBack returns an unchanged prefix and aggregate that get has taken out.
 func (c *cache) putBack(s *stream, p *prefix, folded Aggregate) {
 	c.mu.Lock()
 	by := s.by
@@ -206,7 +203,7 @@ func (c *cache) set(s *stream, p *prefix, folded Aggregate, by *txn.Unit) {
 	s.prefix, s.folded, s.by = p, folded, by
 }
 
-// forget drops what is known of a stream.
+// forget removes a stream from the cache.
 func (c *cache) forget(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -215,7 +212,7 @@ func (c *cache) forget(name string) {
 	}
 }
 
-// foreign notes that another instance writes streams of a category.
+// foreign records that another instance writes streams of a category.
 func (c *cache) foreign(category string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

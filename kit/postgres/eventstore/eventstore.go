@@ -1,6 +1,6 @@
-// Package eventstore stores events in PostgreSQL. An append states the version that it expects, and fails with cqrs.ErrConflict if the
-// stream is at another one. Repository loads and saves aggregates, with optional snapshots; Reader reads all events in commit order and
-// misses none.
+// Package eventstore stores events in PostgreSQL. An append states the version that it expects, and fails with cqrs.ErrConflict if the stream
+// is at another version. Repository loads and saves aggregates, with optional snapshots. Reader reads all events in commit order without
+// missing one.
 package eventstore
 
 import (
@@ -23,7 +23,7 @@ import (
 // the database, which services share that have a schema each.
 const fenceClass = 0x6d72
 
-// Store is the table of events, and what this instance knows of it.
+// Store is the table of events, with a cache of streams.
 type Store struct {
 	db    *sqlx.DB
 	types aggregate.Types
@@ -31,7 +31,7 @@ type Store struct {
 	loads txn.Batcher[[]wanted, []found]
 }
 
-// loadTimeout bounds one reading of streams.
+// loadTimeout limits one query of streams.
 const loadTimeout = 15 * time.Second
 
 // New makes a store of events of these types.
@@ -41,7 +41,7 @@ func New(db *sqlx.DB, types aggregate.Types) *Store {
 	return s
 }
 
-// LimitCache bounds the memory that cached streams take, in bytes. It is called before the store is used.
+// LimitCache limits the memory of cached streams, in bytes. Call it before the store is used.
 func (s *Store) LimitCache(bytes int64) {
 	const each = 1 << 10 // an estimate of what an event takes in memory, and a stream
 	s.cache.maxKept = int(min(maxKept, bytes/each))

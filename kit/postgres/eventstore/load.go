@@ -11,20 +11,20 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// wanted asks for a stream.
+// wanted is a request for a stream.
 type wanted struct {
 	stream string
 	after  *prefix // only for the events after these; nil: for all
 	schema string  // of a snapshot from which to start; empty: from the first event on
 }
 
-// found is what is stored of a stream. Err says that the stream cannot be read; other streams that are read at the same time can be.
+// found is the stored events of a stream. Err says that the stream cannot be read; other streams of the same query can.
 type found struct {
 	prefix *prefix
 	err    error
 }
 
-// whole is an error if one of some streams cannot be read.
+// whole returns the prefixes, or an error if one of the streams cannot be read.
 func whole(streams []found, err error) ([]*prefix, error) {
 	if err != nil {
 		return nil, err
@@ -50,7 +50,7 @@ const (
 		CROSS JOIN LATERAL (SELECT * FROM events WHERE stream = w.name AND version > w.after ORDER BY version OFFSET 0) e`
 )
 
-// loadMany reads the streams that several units want at the same time.
+// loadMany reads the streams of several calls with one query.
 func (s *Store) loadMany(calls [][]wanted) ([][]found, error) {
 	var all []wanted
 	for _, c := range calls {
@@ -156,7 +156,7 @@ func columnsOf(reads []read) (names []string, versions []int32) {
 	return names, versions
 }
 
-// stale returns those of some reads whose streams are at other versions by now.
+// stale returns the reads whose streams are at other versions now.
 func (s *Store) stale(ctx context.Context, reads []read) ([]read, error) {
 	var at []int
 	names, versions := columnsOf(reads)

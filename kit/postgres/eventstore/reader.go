@@ -12,11 +12,11 @@ import (
 
 // Reader pages through all events in the order of their positions, and misses none.
 //
-// A position is taken before its transaction commits, so a lower one can become visible after a higher one. Reading only
-// up to where nobody can still come late needs no order among the writers: every append holds a shared advisory lock, the
-// fence, from before it takes a position until its transaction ends. The reader notes the last position that was taken,
-// then who holds the fence, and waits for those to end. Whatever has a position up to the noted one is then visible, or
-// never will be. Transactions that append nothing are not waited for, and writers never wait.
+// A transaction takes a position before it commits, so a lower position can become visible after a higher one. The reader therefore reads
+// only up to a position below which no append is in flight. Every append holds a shared advisory lock, the fence, from before it takes a
+// position until its transaction ends. The reader notes the last position taken, then the transactions that hold the fence, and waits until
+// they end. Then every event up to the noted position is either visible or was rolled back. The reader does not wait for transactions that
+// append nothing, and writers never wait.
 type Reader struct {
 	store    *Store
 	after    int64
@@ -24,16 +24,17 @@ type Reader struct {
 	category string // empty: all
 }
 
-// Of has the reader leave out all streams but those of a category.
+// Of limits the reader to the streams of a category.
 func (r *Reader) Of(category string) *Reader {
 	r.category = category
 	return r
 }
 
-// Read starts after a position; 0 is the beginning.
+// Read makes a Reader that starts after a position; 0 is the beginning.
 func (s *Store) Read(after int64) *Reader { return &Reader{store: s, after: after, bound: after} }
 
-// Next returns up to limit events. None means that all was read that had been committed when Next was called; it may be asked again.
+// Next returns up to limit events. It returns none when all events were read that had been committed when Next was called. It may be called
+// again later.
 func (r *Reader) Next(ctx context.Context, limit int) ([]cqrs.Event, error) {
 	for fresh := false; ; {
 		if r.after >= r.bound {
@@ -60,14 +61,14 @@ func (r *Reader) Next(ctx context.Context, limit int) ([]cqrs.Event, error) {
 	}
 }
 
-// Committed returns the events that follow and are committed by now. It does not wait for transactions that took a position and are still
-// open, so later ones may have lower positions, and Next returns all of them again.
+// Committed returns the following events that are committed now. It does not wait for appends in flight, so later events may have lower
+// positions, and Next returns all of them again.
 func (r *Reader) Committed(ctx context.Context) ([]cqrs.Event, error) {
 	return r.store.query(ctx, r.store.db, `SELECT `+columns+` FROM events WHERE position > $1 AND ($2 = '' OR starts_with(stream, $2 || '/')) ORDER BY position`,
 		r.after, r.category)
 }
 
-// settled returns a position up to which everything is visible.
+// settled returns a position up to which all committed events are visible.
 func (s *Store) settled(ctx context.Context) (int64, error) {
 	var bound int64
 	if err := s.db.GetContext(ctx, &bound, `SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_position`); err != nil {

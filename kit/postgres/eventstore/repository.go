@@ -8,7 +8,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Repository is the cqrs.Store of one kind of aggregate: A with the events E.
+// Repository is the cqrs.Store of one type of aggregate, A with the events E.
 type Repository[A Aggregate, E any] struct {
 	store    *Store
 	category string
@@ -19,22 +19,22 @@ type Repository[A Aggregate, E any] struct {
 
 // Options of a Repository.
 type Options struct {
-	// SnapshotEvery is after how many events the state is stored; 0 never. The aggregate must then be a Snapshotter and have the method
-	// Continue(history []E).
+	// SnapshotEvery is the number of events after which a snapshot is stored; 0 never. The aggregate must then be a Snapshotter and have the
+	// method Continue(history []E).
 	SnapshotEvery int
 
-	// SnapshotVersion must be changed when the same events make another state than before, although the fields of the state stay as they
-	// are. Snapshots of another version are ignored and made anew, like those of a state with other fields.
+	// SnapshotVersion must be changed when the same events give another state than before, although the fields of the state stay as they are.
+	// Snapshots of another version, and of a state with other fields, are ignored and replaced.
 	SnapshotVersion int
 
-	// Contended says that many units of work of several instances want the same aggregate at once. It is then locked while
-	// units that changed it commit, and before it is loaded by a unit that has conflicted several times, so that units queue up. Without
-	// this the same unit could conflict again and again.
+	// Contended says that units of work of several instances often change the same aggregate at the same time. The aggregate is then locked
+	// while they commit, and before it is loaded by a unit that has conflicted several times, so that units queue up. Without it the same unit
+	// could conflict again and again.
 	Contended bool
 }
 
-// NewRepository makes the store of the aggregates whose streams begin with category. It panics if A cannot have the snapshots that the
-// options ask for.
+// NewRepository makes the store of the aggregates whose streams begin with category. It panics if the options ask for snapshots and A cannot
+// have them.
 func NewRepository[A Aggregate, E any](s *Store, category string, rebuild func([]E) A, o Options) *Repository[A, E] {
 	r := &Repository[A, E]{store: s, category: category, rebuild: rebuild, options: o}
 	if o.SnapshotEvery == 0 {
@@ -120,7 +120,8 @@ func (r *Repository[A, E]) Load(ctx context.Context, id string) (a A, err error)
 	return a, err
 }
 
-// aggregate makes the aggregate of a unit of work: from one that was folded for earlier units, if there is one, or else from the prefix.
+// aggregate returns the aggregate of a unit of work: the cached one that was folded for earlier units, or else a new one folded from the
+// prefix.
 func (r *Repository[A, E]) aggregate(t *tracked) (A, error) {
 	a, ok := t.folded.(A)
 	t.folded = nil
@@ -142,7 +143,7 @@ func (r *Repository[A, E]) aggregate(t *tracked) (A, error) {
 	return a, err
 }
 
-// fold makes an aggregate from the first events of its stream. Each call makes another one.
+// fold makes a new aggregate from the first events of its stream.
 func (r *Repository[A, E]) fold(name string, p *prefix) (a A, err error) {
 	history, err := bodies[E](name, p.events)
 	if err != nil {

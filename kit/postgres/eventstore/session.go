@@ -13,8 +13,8 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Session is what one unit of work has read and will append. Nothing is written before its unit commits, so that a refusal can
-// drop it all and still commit its answer.
+// Session is the streams that one unit of work has read, and the events that it will append. Nothing is written before the unit commits, so a
+// refusal can drop everything and still commit its answer.
 type Session struct {
 	store   *Store
 	unit    *txn.Unit
@@ -28,7 +28,7 @@ type Session struct {
 	loads  int  // number of queries that it is from
 }
 
-// Aggregate is what the store needs to see of one.
+// Aggregate is the interface of an aggregate for the store.
 type Aggregate interface {
 	Version() int
 	Changes() []any
@@ -79,8 +79,8 @@ func (s *Session) touch(category, id string) *tracked {
 	return t
 }
 
-// read reads streams that the session has not read yet: from memory, or else all of them in one query. Events says that their events are
-// needed, and not only their aggregates.
+// read loads streams that the session has not read yet: from the cache, or else all of them in one query. Events says that the caller needs
+// the events, not only the aggregates.
 func (s *Session) read(ctx context.Context, all []*tracked, events bool) error {
 	all = slices.DeleteFunc(slices.Clone(all), func(t *tracked) bool { return t.prefix != nil })
 	slices.SortFunc(all, func(a, b *tracked) int { return cmp.Compare(a.name, b.name) }) // the same order for all units, so that two units do not wait for each other
@@ -126,7 +126,7 @@ func (s *Session) note(t *tracked, p *prefix) {
 	s.reads = append(s.reads, read{t.name, t.category, p.version()})
 }
 
-// hold gets streams of the cache, each after the units of this instance that came before.
+// hold takes streams from the cache, each after the earlier units of this instance.
 func (s *Session) hold(ctx context.Context, all []*tracked) error {
 	for _, t := range all {
 		if t.stream != nil {
@@ -142,7 +142,7 @@ func (s *Session) hold(ctx context.Context, all []*tracked) error {
 	return s.lock(ctx, slices.DeleteFunc(slices.Clone(all), func(t *tracked) bool { return !t.options.Contended }))
 }
 
-// known is what the session may use of what is in memory: nothing if its unit reads in a transaction of its own.
+// known returns what the session may use of a cached stream: nothing if its unit reads in a transaction of its own.
 func (s *Session) known(t *tracked) (p *prefix, pending bool) {
 	if t.stream == nil || s.unit.OwnTransaction() {
 		return nil, false
@@ -151,11 +151,11 @@ func (s *Session) known(t *tracked) (p *prefix, pending bool) {
 	return p, pending
 }
 
-// lockWait is how long a unit with a transaction of its own waits for a lock while it may hold others. Afterwards it is rolled back and waits
+// lockWait is how long a unit with a transaction of its own waits for a lock while it may hold others. Then it is rolled back, and waits
 // without them.
 const lockWait = 200 * time.Millisecond
 
-// lock locks streams that many instances want: now if the unit has a transaction of its own, else when it commits.
+// lock locks contended streams: now if the unit has a transaction of its own, else when it commits.
 func (s *Session) lock(ctx context.Context, all []*tracked) error {
 	names := make([]string, len(all))
 	for i, t := range all {
@@ -172,9 +172,9 @@ func (s *Session) lock(ctx context.Context, all []*tracked) error {
 	return nil
 }
 
-// load reads streams from the table: in the unit's own transaction, or else together with other units. A unit of this instance that has
-// appended to one of the streams, and is about to commit, is waited for. A unit with a transaction of its own doesn't wait, because it may
-// hold locks that the other unit needs.
+// load reads streams from the table, in the unit's own transaction or in one query with other units. If a unit of this instance is about to
+// commit events of one of the streams, load waits for it. A unit with a transaction of its own does not wait, because it may hold locks that
+// the other unit needs.
 func (s *Session) load(ctx context.Context, streams []*tracked, asked []wanted) ([]*prefix, error) {
 	s.loads++
 	if s.unit.OwnTransaction() {
@@ -232,8 +232,8 @@ func (s *Session) event(ctx context.Context, t *tracked, version int, body any) 
 	return cqrs.Event{Body: body, Meta: m, Category: t.category, Key: t.id}
 }
 
-// Flush writes what was recorded when the unit commits, and returns it, in the order in which it was recorded within each stream. The
-// streams that were only read must then still be at the versions that were read.
+// Flush adds the recorded events to the unit's writes and returns them, in the order in which they were recorded within each stream. The
+// commit fails if a stream that was only read is no longer at the version that was read.
 func (s *Session) Flush(ctx context.Context) ([]cqrs.Event, error) {
 	var events []cqrs.Event
 	for _, t := range s.order {
@@ -262,7 +262,7 @@ func (s *Session) Flush(ctx context.Context) ([]cqrs.Event, error) {
 	return events, s.store.Append(ctx, events)
 }
 
-// extend makes the prefix of a stream with what is appended to it, and its snapshot if that is due.
+// extend makes the prefix of a stream with its new events, and a snapshot if one is due.
 func (s *Session) extend(ctx context.Context, t *tracked) error {
 	if t.prefix == nil || len(t.appended) == 0 {
 		return nil
@@ -293,8 +293,8 @@ func (t *tracked) snapshotDue() bool {
 	return after-t.prefix.snapshot.Version >= every
 }
 
-// Submitted keeps in memory what the unit has read and appended, for the next units. It is called when the unit's place among those that
-// commit is certain.
+// Submitted caches the streams that the unit has read and the events that it will append, for the next units. It is called when the unit's
+// position in a commit group is certain.
 func (s *Session) Submitted() {
 	for _, t := range s.order {
 		switch {
@@ -315,7 +315,7 @@ func (s *Session) Submitted() {
 	s.Discard()
 }
 
-// Discard drops everything that was read and recorded. What is in memory stays as it was.
+// Discard drops everything that was read and recorded. The cache stays as it was.
 func (s *Session) Discard() {
 	for _, t := range s.order {
 		if t.stream != nil {
@@ -327,7 +327,7 @@ func (s *Session) Discard() {
 	s.order = nil
 }
 
-// Refused drops everything, but what was read must still be stored like that when the refusal that came of it commits.
+// Refused drops all recorded events. The commit of the refusal still fails if a stream is no longer at the version that was read.
 func (s *Session) Refused(ctx context.Context) error {
 	for _, r := range s.reads {
 		if err := expect.Write(ctx, r); err != nil {
@@ -341,8 +341,8 @@ func (s *Session) Refused(ctx context.Context) error {
 // errStale makes a unit run again.
 var errStale = fmt.Errorf("streams have changed since they were read: %w", cqrs.ErrConflict)
 
-// Verify checks what a unit has read whose error, or panic, would be final. If all of it was read from the table in one query, it was
-// current then. Otherwise the versions are compared with the table. The error is cqrs.ErrConflict if one is not current.
+// Verify checks the streams that a unit has read before its error or panic becomes final. If all were read from the table in one query, they
+// were current then. Otherwise their versions are compared with the table. The error is cqrs.ErrConflict if one is not current.
 func (s *Session) Verify(ctx context.Context) error {
 	if !s.memory && s.loads <= 1 {
 		return nil
@@ -355,7 +355,7 @@ func (s *Session) Verify(ctx context.Context) error {
 	return errStale
 }
 
-// Conflicted notes that something that the unit has read was not what is stored.
+// Conflicted removes the streams that the unit has read from the cache, because one of them was stale.
 func (s *Session) Conflicted() { s.outdated(s.reads) }
 
 func (s *Session) outdated(reads []read) {

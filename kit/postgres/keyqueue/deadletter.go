@@ -15,9 +15,9 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// DeadLetter keeps a message as a dead letter, in the unit of work of ctx. Hold says that its key stays blocked until the dead letter is
-// replayed or dropped; else the message behind it is next. No bytes of the message can make it fail. The error is ErrLeaseLost if another
-// instance handles the message by now.
+// DeadLetter stores a message as a dead letter in the unit of work of ctx. Hold says that its key stays blocked until the dead letter is
+// replayed or dropped; otherwise the message behind it is next. The bytes of the message cannot make it fail. The error is ErrLeaseLost if
+// another instance has the key now.
 func (q *Queue) DeadLetter(ctx context.Context, m cqrs.Received, reason, stack string, hold bool) (id string, err error) {
 	tx, err := txn.FromContext(ctx)
 	if err != nil {
@@ -48,8 +48,8 @@ func (q *Queue) deadLetter(ctx context.Context, tx *sqlx.Tx, m cqrs.Received, re
 	return receipt(m), err
 }
 
-// Insert keeps a dead letter: the message to the byte, and texts that show it to people. The same message, dead again, counts on, and is
-// there again if it was dropped.
+// Insert stores a dead letter: the message as bytes, and escaped texts for people. If the same message becomes a dead letter again, its
+// attempts add up, and a dropped dead letter is open again.
 func Insert(ctx context.Context, tx sqlx.ExtContext, m cqrs.Received, reason, stack string, attempts int) error {
 	shown := map[string]string{}
 	for name, value := range m.Headers {
@@ -82,8 +82,8 @@ func Insert(ctx context.Context, tx sqlx.ExtContext, m cqrs.Received, reason, st
 	return err
 }
 
-// Escape returns text that every column and every page can hold: characters that cannot be shown, and bytes that are not UTF-8, are escaped
-// as in a Go string.
+// Escape returns text that every column can store and every page can show: invisible characters, and bytes that are not UTF-8, are escaped as
+// in a Go string.
 func Escape(text string) string {
 	plain := utf8.ValidString(text) && strings.IndexFunc(text, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }) < 0
 	if plain {
@@ -93,7 +93,7 @@ func Escape(text string) string {
 	return quoted[1 : len(quoted)-1]
 }
 
-// DeadLetter is what of a dead letter is needed to replay or drop it.
+// DeadLetter is the part of a dead letter that replay and drop need.
 type DeadLetter struct {
 	ID         string `db:"id"`
 	Consumer   string `db:"consumer"`
@@ -106,14 +106,14 @@ type DeadLetter struct {
 	Tombstone  bool   `db:"tombstone"`
 }
 
-// Columns of a Letter.
+// Columns are the columns of a DeadLetter.
 const Columns = `id, consumer, topic, payload, raw_key, raw_source, raw_id, raw_headers, tombstone`
 
 // first says that a message is the first one of its key.
 const first = ` AND NOT EXISTS (SELECT FROM waiting_messages f WHERE f.consumer = w.consumer AND f.key = w.key AND f.id < w.id)`
 
-// Replay puts the message of a dead letter back into its place: first of its key if the key was held for it, else behind the messages that
-// wait. It is handed to its consumer from there.
+// Replay puts the message of a dead letter back: first of its key if the key is blocked by it, else behind the waiting messages. The queue
+// hands it to its consumer.
 func Replay(ctx context.Context, tx sqlx.ExtContext, l DeadLetter) error {
 	result, err := tx.ExecContext(ctx, `UPDATE blocked_keys b SET attempts = 0, first_at = NULL, due_at = app_clock(), lease = NULL
 		FROM waiting_messages w WHERE w.receipt = $1 AND b.consumer = w.consumer AND b.key = w.key`+first, l.ID)
@@ -132,7 +132,7 @@ func Replay(ctx context.Context, tx sqlx.ExtContext, l DeadLetter) error {
 	return txn.Classify(err, "replay dead letter "+l.ID)
 }
 
-// Drop gives the message of a dead letter up. If its key was held for it, the messages behind it go on.
+// Drop gives the message of a dead letter up. If it blocks its key, the messages behind it are released.
 func Drop(ctx context.Context, tx sqlx.ExtContext, l DeadLetter) error {
 	_, err := tx.ExecContext(ctx, `SELECT FROM blocked_keys WHERE consumer = $1 AND key = $2 FOR UPDATE`, l.Consumer, l.RawKey)
 	if err == nil {

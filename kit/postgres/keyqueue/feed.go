@@ -23,7 +23,7 @@ const (
 	closeGrace = 8 * time.Second
 )
 
-// Subscriber adds the messages of a consumer that wait in the queue to the messages that inner delivers.
+// Subscriber adds the waiting messages of a consumer to the messages that inner delivers.
 func (q *Queue) Subscriber(consumer string, inner message.Subscriber) message.Subscriber {
 	return &subscriber{queue: q, consumer: consumer, inner: inner}
 }
@@ -113,7 +113,7 @@ func (q *Queue) drop(f *feed) {
 	}
 }
 
-// Run hands out what is due until ctx is done.
+// Run hands out due messages until ctx is done.
 func (q *Queue) Run(ctx context.Context, log *slog.Logger) {
 	for ctx.Err() == nil {
 		wait, err := q.handOut(ctx)
@@ -128,7 +128,7 @@ func (q *Queue) Run(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// handOut leases the keys that are due, and has each handled. It returns when to look again.
+// handOut leases due keys and starts to handle each. It returns the time until the next look.
 func (q *Queue) handOut(ctx context.Context) (wait time.Duration, err error) {
 	var consumers []string
 	var room []int32
@@ -188,7 +188,7 @@ func (q *Queue) handOut(ctx context.Context) (wait time.Duration, err error) {
 	return q.Poll, nil
 }
 
-// giveBack ends a lease so that another instance, or this one, goes on after a pause.
+// giveBack ends a lease, so that another instance, or this one, continues after a pause.
 func (q *Queue) giveBack(consumer string, key []byte, lease string, pause time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -227,7 +227,7 @@ func (f *feed) handle(key []byte, lease string) {
 	}
 }
 
-// renew keeps the lease until ctx is done. If it is lost, the message that is handled is cancelled.
+// renew renews the lease until ctx is done. If the lease is lost, it cancels the message that is being processed.
 func (f *feed) renew(ctx context.Context, key []byte, lease string, lost func()) {
 	for {
 		select {

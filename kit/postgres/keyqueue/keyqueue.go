@@ -1,7 +1,7 @@
-// Package keyqueue keeps the order of keys whose messages fail. A message that cannot be handled yet is stored as it was received, and
-// blocks its key for its consumer: later messages of the key are stored behind it. When it is due, it is handed to the same consumer from
-// the table, and the messages behind it follow. Nothing that was consumed is published again, so a topic may be read-only, and other
-// consumers of it see no message twice. Messages of other keys go on.
+// Package keyqueue keeps the order of keys whose messages fail. A message that cannot be processed yet is stored as it was received, and
+// blocks its key for its consumer: later messages of the key are stored behind it. When the message is due, it is handed to the same consumer
+// from the table, and the messages behind it follow. No message is published again, so a topic may be read-only, and other consumers of the
+// topic get no duplicates. Messages of other keys are not affected.
 package keyqueue
 
 import (
@@ -23,7 +23,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// ErrLeaseLost says that another instance handles the key by now, because this one has not renewed its lease in time.
+// ErrLeaseLost says that this instance did not renew its lease of the key in time, and another instance has the key now.
 var ErrLeaseLost = fmt.Errorf("another instance handles the key: %w", cqrs.ErrPermanent)
 
 // Queue is the tables blocked_keys and waiting_messages.
@@ -41,13 +41,13 @@ type Queue struct {
 	Poll time.Duration
 }
 
-// expected is a message that was looked up ahead. The key is part of it: two sources may send messages of two keys with the same id.
+// expected identifies a prefetched message. The key is part of it: two sources may send messages of two keys with the same id.
 type expected struct {
 	key cqrs.MessageKey
 	id  string
 }
 
-// New makes a Queue. Run hands out what is due.
+// New makes a Queue. Run hands out due messages.
 func New(db *sqlx.DB) *Queue {
 	q := &Queue{db: db, wake: make(chan struct{}, 1), consumers: map[string]*feed{}, Poll: time.Second}
 	q.lookups.Do, q.lookups.Max, q.lookups.Parallel = q.lookUp, 1000, 1
@@ -62,7 +62,7 @@ func (q *Queue) Wake() {
 	}
 }
 
-// lookUp tells which of some keys are blocked. Hardly ever is there one. Keys are bytes, so none can fail the statement of the others.
+// lookUp tells which of some keys are blocked; hardly ever is one. Keys are bytes, so no key can make the query fail for the others.
 func (q *Queue) lookUp(keys []cqrs.MessageKey) ([]bool, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
@@ -83,7 +83,7 @@ func (q *Queue) lookUp(keys []cqrs.MessageKey) ([]bool, error) {
 	return out, txn.Classify(txn.Send(ctx, q.db, nil, b), "look for blocked keys")
 }
 
-// stored is the key as the tables hold it. A long one is replaced by its hash, because PostgreSQL cannot index it.
+// stored is the key as the tables store it. A long key is replaced by its hash, because PostgreSQL cannot index it.
 func stored(k cqrs.MessageKey) []byte {
 	if len(k.Key) <= cqrs.MaxKey {
 		return []byte(k.Key)
@@ -92,9 +92,9 @@ func stored(k cqrs.MessageKey) []byte {
 	return hash[:]
 }
 
-// receipt is the id under which a message of a consumer is stored, here and as a dead letter. The same message always has the same one. The
-// key is part of it: if messages of two keys had one receipt, the second message would block its key, but not be stored, and nothing would
-// free that key.
+// receipt is the id under which a message of a consumer is stored, here and as a dead letter. It is computed from the message, so the same
+// message always has the same receipt. The key is part of it: if messages of two keys had one receipt, the second message would block its key
+// but not be stored, and nothing would unblock that key.
 func receipt(m cqrs.Received) string {
 	var name []byte
 	for _, part := range []string{m.Key.Consumer, m.Key.Key, m.Source, m.ID} {
@@ -150,7 +150,7 @@ func (q *Queue) Enqueue(ctx context.Context, m cqrs.Received) (enqueued bool, er
 	return enqueued, err
 }
 
-// RetryAfter stores a message that failed, so that it is handed to its consumer again after a delay; until then its key is blocked.
+// RetryAfter stores a message that failed, so that it is handed to its consumer again after a delay. Until then its key is blocked.
 func (q *Queue) RetryAfter(ctx context.Context, m cqrs.Received, delay time.Duration) error {
 	defer q.Wake() // it may be the next one that is due
 	return q.within(ctx, "schedule a retry", func(tx *sqlx.Tx) error {
@@ -165,7 +165,7 @@ func (q *Queue) RetryAfter(ctx context.Context, m cqrs.Received, delay time.Dura
 }
 
 // block blocks the key of a message until a time, and stores the message as the first one that waits. If the key was blocked meanwhile, the
-// message is stored behind those that wait. A message that another instance has processed blocks no key.
+// message is stored behind the waiting ones. A message that another instance has processed blocks no key.
 func (q *Queue) block(ctx context.Context, tx *sqlx.Tx, m cqrs.Received, attempts int, due string, args ...any) error {
 	q.blocked.Add(1)
 	_, err := tx.ExecContext(ctx, `INSERT INTO blocked_keys (consumer, key, attempts, first_at, due_at) VALUES ($1, $2, $3, app_now(), `+due+`)
@@ -180,7 +180,7 @@ func (q *Queue) block(ctx context.Context, tx *sqlx.Tx, m cqrs.Received, attempt
 }
 
 // put stores a message, unless it is stored or processed already because the broker has delivered it twice. A key may be blocked for longer
-// than the inbox's retention: a message that was processed before, and that waits for so long, would be processed again.
+// than the inbox's retention; without this check a waiting duplicate would be processed again.
 func put(ctx context.Context, tx sqlx.ExtContext, m cqrs.Received) error {
 	id := cqrs.InboxID(m.Source, m.ID)
 	if cqrs.CheckText("message id", id, 0) == nil { // else the inbox cannot have it
@@ -200,8 +200,8 @@ func put(ctx context.Context, tx sqlx.ExtContext, m cqrs.Received) error {
 	return err
 }
 
-// Complete removes a message that was handled. The key is free again if no other message waits. A dead letter of the message is removed: it
-// has one if its key was blocked by a replay while it failed, or if a rebuild could not handle it.
+// Complete removes a processed message, and unblocks its key if no other message waits. It also removes a dead letter of the message: a
+// replay may have blocked the key while the message failed, or a rebuild could not handle the event.
 func (q *Queue) Complete(ctx context.Context, m cqrs.Received) error {
 	r, ok := cqrs.RedeliveryFromContext(ctx)
 	if !ok {
@@ -221,7 +221,7 @@ func (q *Queue) Complete(ctx context.Context, m cqrs.Received) error {
 	})
 }
 
-// lockLease locks a key that this instance has leased. No other message can join the key until the transaction ends.
+// lockLease locks a key that this instance has leased. No other message can be added to the key until the transaction ends.
 func lockLease(ctx context.Context, tx *sqlx.Tx, k cqrs.MessageKey, lease string) error {
 	var one int
 	err := tx.GetContext(ctx, &one, `SELECT 1 FROM blocked_keys WHERE consumer = $1 AND key = $2 AND lease = $3 FOR UPDATE`, k.Consumer, stored(k), lease)
@@ -231,7 +231,7 @@ func lockLease(ctx context.Context, tx *sqlx.Tx, k cqrs.MessageKey, lease string
 	return err
 }
 
-// remove removes the first message of a key that is locked. The next one counts its own attempts.
+// remove deletes the first message of a locked key. The attempts of the next message count from zero.
 func remove(ctx context.Context, tx sqlx.ExtContext, k cqrs.MessageKey, position int64) error {
 	if _, err := tx.ExecContext(ctx, `DELETE FROM waiting_messages WHERE id = $1`, position); err != nil {
 		return err
@@ -242,17 +242,17 @@ func remove(ctx context.Context, tx sqlx.ExtContext, k cqrs.MessageKey, position
 	return free(ctx, tx, k.Consumer, stored(k))
 }
 
-// free frees a key, which is locked, if no message waits.
+// free unblocks a locked key if no message waits.
 func free(ctx context.Context, tx sqlx.ExtContext, consumer string, key []byte) error {
 	_, err := tx.ExecContext(ctx, `DELETE FROM blocked_keys b WHERE consumer = $1 AND key = $2
 		AND NOT EXISTS (SELECT FROM waiting_messages w WHERE w.consumer = b.consumer AND w.key = b.key)`, consumer, key)
 	return err
 }
 
-// MaxCounted is up to how many are counted: what probes and scrapers ask for must not take the longer the more there are.
+// MaxCounted limits the counts, so that probes and scrapers do not become slower with the backlog.
 const MaxCounted = 10_000
 
-// Count returns how many keys are blocked at each consumer, and how many messages wait; of both MaxCounted at most are counted.
+// Count returns the number of blocked keys of each consumer and the number of waiting messages, each at most MaxCounted.
 func (q *Queue) Count(ctx context.Context) (blocked map[string]int, waiting int, err error) {
 	if err := q.db.GetContext(ctx, &waiting, `SELECT count(*) FROM (SELECT FROM waiting_messages LIMIT $1) found`, MaxCounted); err != nil {
 		return nil, 0, txn.Classify(err, "count waiting messages")
