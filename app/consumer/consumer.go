@@ -1,5 +1,5 @@
-// Package consumer handles events of other services: one file a consumer, all of them listed here. A consumer translates an event into
-// commands of this service, so that no word of another service gets into the domain.
+// Package consumer handles events of external services: one file per consumer, all listed here. A consumer translates an event into commands
+// of this service, so that the external service's types stay out of the domain.
 package consumer
 
 import "github.com/millrace/millrace/kit/cqrs"

@@ -7,13 +7,13 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// DeliveryArrived is as much of the warehouse's delivery.arrived as matters here.
+// DeliveryArrived has the fields of the warehouse's delivery.arrived that matter here.
 type DeliveryArrived struct {
 	SKU      string `json:"sku"`
 	Quantity int64  `json:"quantity"`
 }
 
-// deliveries takes into stock what the warehouse says has arrived.
+// deliveries books deliveries of the warehouse into stock.
 type deliveries struct{ commands cqrs.Commands }
 
 func (r deliveries) consumer() cqrs.EventConsumer {

@@ -1,11 +1,11 @@
-// Package external is what this service's sagas ask of other services, and what those answer: one file a service, all of them listed here.
-// Commands go to the other service's topics and its events come by its topics, so it must keep to the same headers: it answers with the
-// saga's id, step and branch, as every service of this template does.
+// Package external describes the external services to which this service's sagas send commands, and the events that answer them: one file per
+// service, all listed here. An external service receives the commands on its topics, and answers with events that carry the saga's id, step
+// and branch, as every service of this template does.
 package external
 
 import "github.com/millrace/millrace/kit/cqrs"
 
-// All lists every kind of aggregate of other services that sagas deal with.
+// All lists the aggregates of external services that sagas use.
 func All() []cqrs.ExternalService {
 	return []cqrs.ExternalService{}
 }

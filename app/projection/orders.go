@@ -8,12 +8,12 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// OrderRows keeps the list of orders.
+// OrderRows stores the list of orders.
 type OrderRows interface {
 	// Put adds an order, unless it is there already.
 	Put(ctx context.Context, o query.Order) error
 
-	// Decide says how it ended, unless version is known already.
+	// Decide sets the final status, unless version was applied already.
 	Decide(ctx context.Context, o query.Order) error
 }
 

@@ -1,2 +1,2 @@
-// Package projection says what read models are made of: one file each. adapters/postgres/readmodel, which keeps them, lists them all.
+// Package projection says how read models are built from events: one file each. adapters/views stores them and lists them all.
 package projection

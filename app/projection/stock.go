@@ -13,14 +13,14 @@ type StockChange struct {
 	Received, OnHand, Reserved int64
 }
 
-// StockRows keeps a row a SKU.
+// StockRows stores one row per SKU.
 type StockRows interface {
 	// Change applies the event with this version of the SKU's stream, unless it is applied already. A gap before it
 	// is an error.
 	Change(ctx context.Context, c StockChange, version int) error
 }
 
-// Stock counts what there is of each SKU.
+// Stock counts the stock of each SKU.
 func Stock(rows StockRows) cqrs.Projection {
 	return cqrs.Projection{Name: "stock", Category: inventory.Category, On: []cqrs.EventHandler{
 		cqrs.On(func(ctx context.Context, e inventory.Received, m cqrs.Meta) error {

@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// ListOrders asks for orders, newest first. The answer may lag behind by as long as a projection takes.
+// ListOrders lists orders, newest first. The result may lag behind by as long as the projection takes.
 type ListOrders struct {
 	cqrs.Result[[]Order]
 	Status     order.Status // empty: all

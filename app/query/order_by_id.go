@@ -9,7 +9,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Order is what is told of an order.
+// Order is an order for clients.
 type Order struct {
 	ID         string
 	CustomerID string
@@ -22,8 +22,7 @@ type Order struct {
 	Version    int
 }
 
-// OrderByID asks for one order. It is answered from the events themselves, so that nobody sees less than what an earlier
-// answer told them.
+// OrderByID reads one order. It is computed from the events, so a client never sees less than an earlier response contained.
 type OrderByID struct {
 	cqrs.Result[Order]
 	ID string

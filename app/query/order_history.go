@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// OrderHistory asks for the events of an order, oldest first.
+// OrderHistory reads the events of an order, oldest first.
 type OrderHistory struct {
 	cqrs.Result[[]cqrs.Event]
 	ID string

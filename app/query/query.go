@@ -1,4 +1,4 @@
-// Package query is what the service can be asked: one file a question, all of them listed here.
+// Package query has the queries of the service: one file per query, all listed here.
 package query
 
 import (
@@ -19,7 +19,7 @@ type History interface {
 	History(ctx context.Context, category, id string) ([]cqrs.Event, error)
 }
 
-// All lists every question.
+// All lists every query.
 func All(d Deps) []cqrs.QueryHandler {
 	return []cqrs.QueryHandler{
 		cqrs.HandleQuery("OrderByID", orderByID{d.History}.handle),

@@ -1,4 +1,4 @@
-// Package inventory keeps the stock of a SKU and what of it is reserved for orders.
+// Package inventory is the stock of a SKU and its reservations for orders.
 package inventory
 
 import (
@@ -8,7 +8,7 @@ import (
 	"github.com/millrace/millrace/kit/aggregate"
 )
 
-// Category is the name of this kind of aggregate in streams and topics.
+// Category names the streams and topics of this aggregate.
 const Category = "inventory"
 
 // Refusals of a stock.
@@ -26,7 +26,7 @@ type Stock struct {
 	state state
 }
 
-// state is what a snapshot keeps. Only open reservations stand in it, so it does not grow with the stock's history.
+// state is what a snapshot contains. It has the open reservations only, so it does not grow with the stock's history.
 type state struct {
 	Known        bool             `json:"known"` // something was received once
 	OnHand       int64            `json:"on_hand"`
@@ -41,25 +41,25 @@ func Rebuild(history []Event) *Stock {
 	return s
 }
 
-// State is what a snapshot keeps.
+// State is what a snapshot contains.
 func (s *Stock) State() any { return &s.state }
 
-// Continue folds what came after a snapshot.
+// Continue folds the events after a snapshot.
 func (s *Stock) Continue(history []Event) { s.Replay(s.apply, history) }
 
-// OnHand is what lies in the house.
+// OnHand is the quantity in the warehouse.
 func (s *Stock) OnHand() int64 { return s.state.OnHand }
 
-// Reserved is what of it is kept for orders.
+// Reserved is the reserved part of it.
 func (s *Stock) Reserved() int64 { return s.state.Reserved }
 
-// Available is what may still be reserved.
+// Available can be reserved.
 func (s *Stock) Available() int64 { return s.state.OnHand - s.state.Reserved }
 
 // Reservations returns the open ones by order.
 func (s *Stock) Reservations() map[string]int64 { return maps.Clone(s.state.Reservations) }
 
-// Receive takes goods in.
+// Receive adds goods.
 func (s *Stock) Receive(sku string, quantity int64) error {
 	switch {
 	case sku == "":
@@ -73,7 +73,7 @@ func (s *Stock) Receive(sku string, quantity int64) error {
 	return nil
 }
 
-// Lack says why quantity cannot be reserved, or nothing if it can.
+// Lack is the reason why quantity cannot be reserved; empty if it can.
 func (s *Stock) Lack(sku string, quantity int64) string {
 	switch {
 	case !s.state.Known:
@@ -84,7 +84,7 @@ func (s *Stock) Lack(sku string, quantity int64) string {
 	return ""
 }
 
-// Reserve keeps a quantity for an order, or records that it cannot. Reserving twice for an order changes nothing.
+// Reserve reserves a quantity for an order, or records that it cannot. A second reservation for the order changes nothing.
 func (s *Stock) Reserve(sku, orderID string, quantity int64) error {
 	if quantity < 1 {
 		return ErrQuantity
@@ -100,13 +100,13 @@ func (s *Stock) Reserve(sku, orderID string, quantity int64) error {
 	return nil
 }
 
-// Release gives a reservation up. Releasing what was never reserved is recorded with quantity 0.
+// Release releases a reservation. If there is none, it records quantity 0.
 func (s *Stock) Release(sku, orderID string) error {
 	s.Record(s.apply, Released{sku, orderID, s.state.Reservations[orderID]})
 	return nil
 }
 
-// Commit takes reserved goods out of the house.
+// Commit ships reserved goods.
 func (s *Stock) Commit(sku, orderID string) error {
 	quantity, ok := s.state.Reservations[orderID]
 	if !ok {

@@ -1,4 +1,4 @@
-// Package money counts in integers of a currency's minor unit, and says no instead of overflowing or mixing.
+// Package money has amounts in integers of a currency's minor unit. It refuses overflows and mixed currencies.
 package money
 
 import (

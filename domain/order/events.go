@@ -7,12 +7,12 @@ import (
 	"github.com/millrace/millrace/kit/aggregate"
 )
 
-// Event is a fact in an order's life.
+// Event is an event of an order.
 //
 //sumtype:decl
 type Event interface{ order() }
 
-// Placed says that a customer wants these lines for that money.
+// Placed says that a customer has ordered these lines for this total.
 type Placed struct {
 	OrderID       string      `json:"order_id"`
 	CustomerID    string      `json:"customer_id"`
@@ -21,12 +21,12 @@ type Placed struct {
 	PaymentMethod string      `json:"payment_method"`
 }
 
-// Confirmed ends the order well.
+// Confirmed completes the order.
 type Confirmed struct {
 	OrderID string `json:"order_id"`
 }
 
-// Cancelled ends the order; everything that was done for it is undone.
+// Cancelled ends the order; the saga compensates everything that was done for it.
 type Cancelled struct {
 	OrderID string `json:"order_id"`
 	Reason  string `json:"reason"`
@@ -36,14 +36,14 @@ func (Placed) order()    {}
 func (Confirmed) order() {}
 func (Cancelled) order() {}
 
-// Types names the facts as they are stored.
+// Types has the events by the names under which they are stored.
 var Types = aggregate.TypesOf(
 	aggregate.NewType[Placed]("order.placed", totalGetsCurrency),
 	aggregate.NewType[Confirmed]("order.confirmed"),
 	aggregate.NewType[Cancelled]("order.cancelled"),
 )
 
-// totalGetsCurrency lifts schema version 1, in which everything was sold in euros and total was a number.
+// totalGetsCurrency upcasts schema version 1, in which total was a number of euro cents.
 func totalGetsCurrency(fields map[string]any) error {
 	amount, _ := fields["total"].(json.Number)
 	fields["total"] = map[string]any{"amount": amount, "currency": "EUR"}

@@ -1,4 +1,4 @@
-// Package order is a customer's wish for goods: placed once, then either confirmed or cancelled, for good.
+// Package order is a customer's order: placed once, then either confirmed or cancelled.
 package order
 
 import (
@@ -10,7 +10,7 @@ import (
 	"github.com/millrace/millrace/kit/aggregate"
 )
 
-// Category is the name of this kind of aggregate in streams and topics.
+// Category names the streams and topics of this aggregate.
 const Category = "orders"
 
 // Limits of one order.
@@ -34,7 +34,7 @@ var (
 
 var skuForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// Status is where an order stands.
+// Status is the status of an order.
 type Status string
 
 // An order is pending until its saga has ended.
@@ -68,7 +68,7 @@ func Rebuild(history []Event) *Order {
 	return o
 }
 
-// Place accepts a customer's wish. What it refuses is an *aggregate.FieldError that wraps one of this package's or money's refusals.
+// Place places the order. A refusal is an *aggregate.FieldError that wraps one of this package's or money's refusals.
 func (o *Order) Place(id, customer, currency, method string, lines []Line) error {
 	if o.status != "" {
 		return ErrPlaced
@@ -125,7 +125,7 @@ func (l Line) check(seen map[string]bool) (field string, err error) {
 	return "", nil
 }
 
-// Confirm ends a pending order well. Confirming twice changes nothing.
+// Confirm completes a pending order. Confirming twice changes nothing.
 func (o *Order) Confirm() error {
 	switch o.status {
 	case Pending:
@@ -159,17 +159,17 @@ func (o *Order) Cancel(reason string) error {
 // ID is the order's id, empty until it is placed.
 func (o *Order) ID() string { return o.id }
 
-// Customer is who placed it.
+// Customer is the id of the customer.
 func (o *Order) Customer() string { return o.customer }
 
-// Lines are what was ordered.
+// Lines are the ordered lines.
 func (o *Order) Lines() []Line { return o.lines }
 
-// Total is what it costs.
+// Total is the sum of the lines.
 func (o *Order) Total() money.Money { return o.total }
 
-// Status is where it stands.
+// Status is the current status.
 func (o *Order) Status() Status { return o.status }
 
-// Reason is why it was cancelled.
+// Reason is the reason of a cancellation.
 func (o *Order) Reason() string { return o.reason }

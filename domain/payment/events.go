@@ -5,12 +5,12 @@ import (
 	"github.com/millrace/millrace/kit/aggregate"
 )
 
-// Event is a fact about the payment of an order.
+// Event is an event of the payment of an order.
 //
 //sumtype:decl
 type Event interface{ payment() }
 
-// Authorised says that the provider holds the money for us.
+// Authorised says that the provider holds the money.
 type Authorised struct {
 	PaymentID string      `json:"payment_id"`
 	OrderID   string      `json:"order_id"`
@@ -18,28 +18,28 @@ type Authorised struct {
 	Reference string      `json:"reference"` // the provider's
 }
 
-// Declined says that the provider will not hold the money.
+// Declined says that the provider has refused to hold the money.
 type Declined struct {
 	PaymentID string `json:"payment_id"`
 	OrderID   string `json:"order_id"`
 	Reason    string `json:"reason"`
 }
 
-// Voided says that nothing is held any more. Amount 0: nothing was.
+// Voided says that no money is held any more. Amount 0: none was held.
 type Voided struct {
 	PaymentID string `json:"payment_id"`
 	OrderID   string `json:"order_id"`
 	Amount    int64  `json:"amount"`
 }
 
-// Captured says that the money is ours.
+// Captured says that the provider has transferred the money.
 type Captured struct {
 	PaymentID string      `json:"payment_id"`
 	OrderID   string      `json:"order_id"`
 	Amount    money.Money `json:"amount"`
 }
 
-// CaptureRefused says that the provider will not hand the money over.
+// CaptureRefused says that the provider has refused to transfer the money.
 type CaptureRefused struct {
 	PaymentID string `json:"payment_id"`
 	OrderID   string `json:"order_id"`
@@ -52,7 +52,7 @@ func (Voided) payment()         {}
 func (Captured) payment()       {}
 func (CaptureRefused) payment() {}
 
-// Types names the facts as they are stored.
+// Types has the events by the names under which they are stored.
 var Types = aggregate.TypesOf(
 	aggregate.NewType[Authorised]("payment.authorised"),
 	aggregate.NewType[Declined]("payment.declined"),

@@ -1,4 +1,4 @@
-// Package payment is the money of one order: held by the provider, then ours or given back.
+// Package payment is the payment of one order: held by the provider, then captured or voided.
 package payment
 
 import (
@@ -6,7 +6,7 @@ import (
 	"github.com/millrace/millrace/kit/aggregate"
 )
 
-// Category is the name of this kind of aggregate in streams and topics.
+// Category names the streams and topics of this aggregate.
 const Category = "payments"
 
 // Refusals of a payment.
@@ -18,7 +18,7 @@ var (
 	ErrNotCounted = aggregate.Refuse("a payment needs an amount above zero")
 )
 
-// Status is where a payment stands.
+// Status is the status of a payment.
 type Status string
 
 // A payment is new until the provider has answered. Declined, voided and captured are final.
@@ -72,7 +72,7 @@ func (p *Payment) Authorise(id, orderID string, amount money.Money, reference st
 	return ErrVoided
 }
 
-// Decline records that the provider will not hold the money.
+// Decline records that the provider has refused to hold the money.
 func (p *Payment) Decline(id, orderID, reason string) error {
 	switch p.status {
 	case New:
@@ -86,7 +86,7 @@ func (p *Payment) Decline(id, orderID, reason string) error {
 	return ErrVoided
 }
 
-// Void records that nothing is held any more. Voiding what was never held succeeds, and bars a later authorisation.
+// Void records that no money is held any more. Voiding a payment that was never authorised succeeds, and rejects a later authorisation.
 func (p *Payment) Void(id, orderID string) error {
 	switch p.status {
 	case New, Held, IsDeclined, IsVoided:
@@ -102,7 +102,7 @@ func (p *Payment) Void(id, orderID string) error {
 	return ErrCaptured
 }
 
-// Capture records that amount is ours. Repeating it changes nothing.
+// Capture records that amount was captured. Repeating it changes nothing.
 func (p *Payment) Capture(id, orderID string, amount money.Money) error {
 	switch p.status {
 	case Held:
@@ -119,7 +119,7 @@ func (p *Payment) Capture(id, orderID string, amount money.Money) error {
 	return ErrNotHeld
 }
 
-// RefuseCapture records that the provider will not hand the money over; what it holds is still to be voided.
+// RefuseCapture records that the provider has refused the capture; the authorisation must still be voided.
 func (p *Payment) RefuseCapture(id, orderID, reason string) error {
 	if p.status == IsCaptured {
 		return ErrCaptured

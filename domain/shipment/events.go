@@ -2,12 +2,12 @@ package shipment
 
 import "github.com/millrace/millrace/kit/aggregate"
 
-// Event is a fact about the shipment of an order.
+// Event is an event of the shipment of an order.
 //
 //sumtype:decl
 type Event interface{ shipment() }
 
-// Booked says that the carrier will come.
+// Booked says that the carrier has accepted the shipment.
 type Booked struct {
 	ShipmentID string `json:"shipment_id"`
 	OrderID    string `json:"order_id"`
@@ -15,14 +15,14 @@ type Booked struct {
 	Tracking   string `json:"tracking"`
 }
 
-// Refused says that the carrier will not take it.
+// Refused says that the carrier has refused the shipment.
 type Refused struct {
 	ShipmentID string `json:"shipment_id"`
 	OrderID    string `json:"order_id"`
 	Reason     string `json:"reason"`
 }
 
-// Cancelled says that nobody will come, or that nobody would have.
+// Cancelled says that the booking was cancelled, or that there was none and none will be accepted.
 type Cancelled struct {
 	ShipmentID string `json:"shipment_id"`
 	OrderID    string `json:"order_id"`
@@ -32,7 +32,7 @@ func (Booked) shipment()    {}
 func (Refused) shipment()   {}
 func (Cancelled) shipment() {}
 
-// Types names the facts as they are stored.
+// Types has the events by the names under which they are stored.
 var Types = aggregate.TypesOf(
 	aggregate.NewType[Booked]("shipment.booked"),
 	aggregate.NewType[Refused]("shipment.refused"),

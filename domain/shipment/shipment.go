@@ -1,9 +1,9 @@
-// Package shipment is what a carrier promises for one order.
+// Package shipment is the shipment of one order by a carrier.
 package shipment
 
 import "github.com/millrace/millrace/kit/aggregate"
 
-// Category is the name of this kind of aggregate in streams and topics.
+// Category names the streams and topics of this aggregate.
 const Category = "shipments"
 
 // Refusals of a shipment.
@@ -12,7 +12,7 @@ var (
 	ErrAnswered  = aggregate.Refuse("the carrier has already given another answer")
 )
 
-// Status is where a shipment stands.
+// Status is the status of a shipment.
 type Status string
 
 // A shipment is new until the carrier has answered. Refused and cancelled are final.
@@ -39,7 +39,7 @@ func Rebuild(history []Event) *Shipment {
 // Status is where it stands.
 func (s *Shipment) Status() Status { return s.status }
 
-// Book records the carrier's promise. Repeating it changes nothing.
+// Book records the carrier's acceptance. Repeating it changes nothing.
 func (s *Shipment) Book(id, orderID, carrier, tracking string) error {
 	switch s.status {
 	case New:
@@ -55,7 +55,7 @@ func (s *Shipment) Book(id, orderID, carrier, tracking string) error {
 	return ErrCancelled
 }
 
-// Refuse records that the carrier will not take it.
+// Refuse records the carrier's refusal.
 func (s *Shipment) Refuse(id, orderID, reason string) error {
 	switch s.status {
 	case New:
@@ -71,7 +71,7 @@ func (s *Shipment) Refuse(id, orderID, reason string) error {
 	return ErrCancelled
 }
 
-// Cancel records that nobody will come. Cancelling what was never booked succeeds, and bars a later booking.
+// Cancel records that the booking was cancelled. Cancelling a shipment that was never booked succeeds, and rejects a later booking.
 func (s *Shipment) Cancel(id, orderID string) error {
 	s.Record(s.apply, Cancelled{id, orderID})
 	return nil

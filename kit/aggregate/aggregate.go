@@ -5,13 +5,13 @@ package aggregate
 
 import "errors"
 
-// Root remembers what an aggregate has decided. Embed it; E is the sealed interface of the aggregate's events.
+// Root records the events of an aggregate. Embed it; E is the sealed interface of the aggregate's events.
 type Root[E any] struct {
 	version int
 	changes []E
 }
 
-// Record applies events and keeps them for the event store. Apply must not fail: deciding came before.
+// Record applies events and keeps them for the event store. Apply must not fail: the decision was made before.
 func (r *Root[E]) Record(apply func(E), events ...E) {
 	for _, e := range events {
 		apply(e)
@@ -19,7 +19,7 @@ func (r *Root[E]) Record(apply func(E), events ...E) {
 	}
 }
 
-// Replay applies events that are stored already. Apply must not change them: other aggregates are made from the same values.
+// Replay applies stored events. Apply must not change them: other aggregates are built from the same values.
 func (r *Root[E]) Replay(apply func(E), history []E) {
 	for _, e := range history {
 		apply(e)
@@ -27,13 +27,13 @@ func (r *Root[E]) Replay(apply func(E), history []E) {
 	r.version += len(history)
 }
 
-// Version is how many events of this aggregate are stored; 0 means that it does not exist yet.
+// Version is the number of stored events of this aggregate; 0 means that it does not exist yet.
 func (r *Root[E]) Version() int { return r.version }
 
-// SetVersion says how many events a snapshot stands for. Replay counts on from there.
+// SetVersion sets the number of events that a snapshot contains. Replay continues from there.
 func (r *Root[E]) SetVersion(v int) { r.version = v }
 
-// Changes returns what was recorded since the aggregate was rebuilt, oldest first.
+// Changes returns the events that were recorded since the aggregate was rebuilt, oldest first.
 func (r *Root[E]) Changes() []any {
 	out := make([]any, len(r.changes))
 	for i, e := range r.changes {
@@ -42,27 +42,27 @@ func (r *Root[E]) Changes() []any {
 	return out
 }
 
-// Saved says that what was recorded is stored now.
+// Saved marks the recorded events as stored.
 func (r *Root[E]) Saved() {
 	r.version += len(r.changes)
 	r.changes = nil
 }
 
-// Refusal is a decision against a command: the rules of the domain say no, and asking again does not help.
+// Refusal is a domain rule that rejects a command. A retry does not help.
 type Refusal struct{ reason string } //nolint:errname // a refusal is the domain's word for it
 
 func (r *Refusal) Error() string { return r.reason }
 
-// Refuse makes a Refusal, to be kept in a variable that callers compare with errors.Is.
+// Refuse makes a Refusal. Keep it in a variable, so that callers can compare it with errors.Is.
 func Refuse(reason string) error { return &Refusal{reason} }
 
-// IsRefusal tells whether err is, or wraps, a decision of the domain.
+// IsRefusal tells whether err is or wraps a Refusal.
 func IsRefusal(err error) bool {
 	_, ok := errors.AsType[*Refusal](err)
 	return ok
 }
 
-// InField says that err is about a part of the request.
+// InField adds the field of the request that err is about.
 func InField(field string, err error) error { return &FieldError{field, err} }
 
 // FieldError names the part of a request that is refused, as a path: "lines[2].quantity".

@@ -9,16 +9,15 @@ import (
 	"slices"
 )
 
-// ErrUnknownType says that no registration bears that name, or that schema version.
+// ErrUnknownType says that no type is registered under a name or schema version.
 var ErrUnknownType = errors.New("unknown type")
 
 // Upcaster turns the JSON object of one schema version into that of the next.
 type Upcaster func(fields map[string]any) error
 
-// Type is the registration of one message: its Go type, its stored name, its schema version, and how older versions
-// are lifted to it.
+// Type is the registration of an event or message: its Go type, its stored name, its schema version, and the upcasters of older versions.
 type Type struct {
-	// Name stands in tables and on topics. It never changes, whatever becomes of the Go type.
+	// Name is the name in tables and on topics. It never changes, also when the Go type is renamed.
 	Name string
 	// Schema is the version of the payload's shape, from 1.
 	Schema int
@@ -28,8 +27,8 @@ type Type struct {
 	decode    func([]byte) (any, error)
 }
 
-// NewType registers T under name. Each lift is the step from one schema version to the next, oldest first, so their
-// number gives the current version.
+// NewType registers T under name. Each upcaster is the step from one schema version to the next, oldest first, so their number gives the
+// current version.
 func NewType[T any](name string, upcasters ...Upcaster) Type {
 	return Type{
 		Name: name, Schema: len(upcasters) + 1, goType: reflect.TypeFor[T](), upcasters: upcasters,
@@ -50,8 +49,8 @@ type Types struct {
 	byGo   map[reflect.Type]Type
 }
 
-// TypesOf collects registrations. It panics on a name or a Go type that is there twice, which is a mistake in a
-// package's variable and shows at the first start.
+// TypesOf collects registrations. It panics on a duplicate name or Go type, which is a mistake in a package variable and shows at the first
+// start.
 func TypesOf(types ...Type) Types {
 	ts := Types{byName: map[string]Type{}, byGo: map[reflect.Type]Type{}}
 	for _, t := range types {
@@ -104,7 +103,7 @@ func (ts Types) Of(v any) (Type, bool) {
 	return t, ok
 }
 
-// Named finds the registration that bears a stored name.
+// Named finds the registration of a stored name.
 func (ts Types) Named(name string) (Type, bool) {
 	t, ok := ts.byName[name]
 	return t, ok
@@ -123,8 +122,8 @@ func (ts Types) Encode(v any) (Type, []byte, error) {
 	return t, payload, nil
 }
 
-// Decode lifts a stored payload to the current schema version and returns the value (not a pointer). The error wraps
-// ErrUnknownType if the name, or a schema version newer than this program's, is not registered.
+// Decode upcasts a stored payload to the current schema version and returns the value (not a pointer). The error wraps ErrUnknownType if the
+// name, or a newer schema version, is not registered.
 func (ts Types) Decode(name string, schema int, payload []byte) (any, error) {
 	t, ok := ts.byName[name]
 	if !ok {

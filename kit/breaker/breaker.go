@@ -29,10 +29,10 @@ func Settings(name string, minRequests uint32, ratio float64) gobreaker.Settings
 
 // Options of a breaker.
 type Options struct {
-	// Failed tells which errors are failures of the destination. A refusal is none. Required.
+	// Failed tells which errors are failures of the destination. A refusal is not one. Required.
 	Failed func(error) bool
 
-	// OnChange receives every transition: "closed", "half-open", "open". It must not call the breaker. Optional.
+	// OnChange receives every state change: "closed", "half-open", "open". It must not call the breaker. Optional.
 	OnChange func(name, from, to string)
 
 	// Stopping ends the waiting of Middleware when the service stops. Optional.
@@ -51,16 +51,16 @@ type Breaker struct {
 	changes  []Change
 }
 
-// Change is a transition.
+// Change is a change of the state.
 type Change struct {
 	At       time.Time
 	From, To string
 }
 
-// maxChanges is how many transitions are remembered.
+// maxChanges is the number of state changes that are kept.
 const maxChanges = 50
 
-// Snapshot is what can be told of a breaker. Requests and failures count since its last change or the beginning of its window.
+// Snapshot is the state of a breaker. Requests and failures count since its last change or the beginning of its window.
 type Snapshot struct {
 	Name               string
 	State              string // closed, half-open, open
@@ -113,8 +113,8 @@ func (b *Breaker) Snapshot() Snapshot {
 	return Snapshot{b.name, state.String(), int(counts.Requests), int(counts.TotalFailures), b.openedAt, slices.Clone(b.changes)}
 }
 
-// Do runs f unless the breaker is open; then the error is gobreaker's ErrOpenState or ErrTooManyRequests. A panic is passed on, and is no
-// failure of the destination.
+// Do runs f unless the breaker is open; then the error is gobreaker's ErrOpenState or ErrTooManyRequests. A panic is passed on, and does not
+// count as a failure of the destination.
 func (b *Breaker) Do(f func() error) error {
 	done, err := b.circuit.Allow()
 	if err != nil {
@@ -127,13 +127,13 @@ func (b *Breaker) Do(f func() error) error {
 	return err
 }
 
-// IsOpen tells whether err says that the breaker let nothing through.
+// IsOpen tells whether err says that the breaker rejected the call.
 func IsOpen(err error) bool {
 	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests)
 }
 
-// Middleware holds messages back while the breaker is open. Failing them would have them retried in a loop, or declared dead
-// though nothing is wrong with them; waiting pauses the destination's partitions, and no others.
+// Middleware makes messages wait while the breaker is open. Without it they would fail and be retried in a loop, or become dead letters
+// although nothing is wrong with them. Waiting pauses the partitions of this destination and no others.
 func (b *Breaker) Middleware(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) (produced []*message.Message, err error) {
 		for {

@@ -14,7 +14,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
-// KafkaOptions are what a broker on Kafka needs beside its addresses.
+// KafkaOptions are the options of a Kafka broker beside its addresses.
 type KafkaOptions struct {
 	Partitions int32            // of topics that are made
 	Embedded   bool             // the broker runs in this process

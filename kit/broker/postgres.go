@@ -14,8 +14,8 @@ import (
 	"github.com/millrace/millrace/kit/postgres/topics"
 )
 
-// Postgres is Watermill's SQL Pub/Sub in the service's own database, for small installations. Readers are connections of subscribers, which it
-// closes.
+// Postgres is Watermill's SQL Pub/Sub in the service's own database, for small installations. Readers is the pool of the subscribers; Close
+// closes it.
 func Postgres(db, readers *sqlx.DB, logger watermill.LoggerAdapter) Broker {
 	return inPostgres{db, readers, logger}
 }
@@ -30,7 +30,7 @@ func (inPostgres) Name() string { return "topics" }
 
 func (inPostgres) Where() string { return "tables of PostgreSQL" }
 
-// Ensure has nothing to make: topics are rows.
+// Ensure creates nothing: topics are rows.
 func (inPostgres) Ensure(context.Context, []string) (limit int, err error) { return math.MaxInt32, nil }
 
 // LongestRetention has nothing to ask: TOPIC_RETENTION is compared when the settings are read.
@@ -45,10 +45,10 @@ func (b inPostgres) Senders(func() int) (func() outbox.Sender, error) {
 	return outbox.BatchSender(publisher), err
 }
 
-// Refused is never so: what fits into the outbox fits into a topic.
+// Refused is always false: a message that fits into the outbox fits into a topic.
 func (inPostgres) Refused(error) bool { return false }
 
-// TopicFault is never so: all topics are in one table.
+// TopicFault is always false: all topics are in one table.
 func (inPostgres) TopicFault(error) bool { return false }
 
 func (b inPostgres) Subscriber(group, _ string, _ func(*message.Message)) (message.Subscriber, error) {

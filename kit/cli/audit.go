@@ -9,13 +9,13 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Audit is what the checks of the stored data found.
+// Audit is the result of the checks of the stored data.
 type Audit struct {
 	Consistent bool         `json:"consistent"`
 	Checks     []AuditCheck `json:"checks"`
 }
 
-// AuditCheck is one of them: how many things it looked at, how many are wrong, and the ids of some.
+// AuditCheck is the result of one check: the number of checked things, the number of faulty ones, and the ids of some.
 type AuditCheck struct {
 	Check   string   `json:"check"`
 	Checked int64    `json:"checked"`
@@ -23,7 +23,7 @@ type AuditCheck struct {
 	IDs     []string `json:"ids,omitempty"`
 }
 
-// audit checks what is stored and prints a table, or JSON. It exits with 1 if something is wrong.
+// audit checks the stored data and prints a table, or JSON. It exits with 1 if a check has found a fault.
 func (a *App) audit() *cobra.Command {
 	asJSON := false
 	c := &cobra.Command{Use: "audit", Short: "Check what is stored; exit with 1 and the ids if something is wrong", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {

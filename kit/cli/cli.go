@@ -1,4 +1,4 @@
-// Package cli is the command line of a service: the kit's commands, and those that the service adds. Exit code 0: it went well; 1: it failed; 2: the
+// Package cli is the command line of a service: the kit's commands, and those that the service adds. Exit code 0: success; 1: failure; 2: the
 // arguments or the settings are wrong.
 package cli
 
@@ -24,12 +24,12 @@ const (
 // ErrUsage is wrapped by errors that wrong arguments cause.
 var ErrUsage = errors.New("usage")
 
-// App is what the commands act on.
+// App is what the commands use.
 type App struct {
 	Name, Summary  string // of the service: the binary's name, and one line about it
 	Stdout, Stderr io.Writer
 
-	// URL is where an instance with these settings listens.
+	// URL is the address of an instance with these settings.
 	URL string
 
 	Serve       func(ctx context.Context) error
@@ -47,11 +47,11 @@ type App struct {
 	// Sign makes a token.
 	Sign func(subject, role string, valid time.Duration) (string, error)
 
-	// Commands are those that the service adds.
+	// Commands are the commands of the service.
 	Commands []*cobra.Command
 }
 
-// Run carries out a command line and returns the exit code.
+// Run executes a command line and returns the exit code.
 func (a *App) Run(ctx context.Context, args []string) int {
 	root := a.root()
 	if args == nil {
@@ -167,7 +167,7 @@ func (a *App) healthcheck() *cobra.Command {
 	}}
 }
 
-// Alive returns an error if no instance with these settings is alive.
+// Alive returns an error if no instance with these settings answers.
 func (a *App) Alive(ctx context.Context) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.URL+"/healthz", nil)
 	if err != nil {

@@ -74,7 +74,7 @@ func (a *App) listDeadLetters(ctx context.Context, base string) error {
 	return table.Flush()
 }
 
-// replayDeadLetters replays these dead letters, or all if none is named.
+// replayDeadLetters replays dead letters by id, or all if there is no id.
 func (a *App) replayDeadLetters(ctx context.Context, base string, ids []string) error {
 	if len(ids) == 0 {
 		deadLetters, err := a.allDeadLetters(ctx, base)
@@ -94,7 +94,7 @@ func (a *App) replayDeadLetters(ctx context.Context, base string, ids []string) 
 	return err
 }
 
-// allDeadLetters lists all dead letters.
+// allDeadLetters reads all dead letters, page by page.
 func (a *App) allDeadLetters(ctx context.Context, base string) (all []deadLetterView, err error) {
 	for cursor := ""; ; {
 		var page struct {

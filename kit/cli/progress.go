@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// redrawEvery is how often a table that lives is drawn again.
+// redrawEvery is the pause between two updates of a live table.
 const redrawEvery = 100 * time.Millisecond
 
-// Bar is a bar of some width that is done to a part, from 0 to 1.
+// Bar is a progress bar of some width; done is from 0 to 1.
 func Bar(done float64, width int) string {
 	n := max(0, min(width, int(done*float64(width))))
 	return "[" + strings.Repeat("=", n) + strings.Repeat(" ", width-n) + "]"
 }
 
-// Live keeps a table up to date on a terminal until the returned function is called, which removes it. It does nothing where stderr is no
-// terminal. Table returns whole lines.
+// Live updates a table on a terminal until stop is called, which removes the table. It does nothing if stderr is not a terminal. Table
+// returns whole lines.
 func (a *App) Live(ctx context.Context, table func() []byte) (stop func()) {
 	if !a.Interactive {
 		return func() {}
@@ -50,7 +50,7 @@ func (a *App) Live(ctx context.Context, table func() []byte) (stop func()) {
 	return func() { close(done); <-ended }
 }
 
-// bar shows on a terminal how much is done, from 0 to 1.
+// bar shows progress on a terminal, from 0 to 1.
 func (a *App) bar(done float64, text string) {
 	if a.Interactive {
 		_, _ = fmt.Fprintf(a.Stderr, "\r%s %3.0f %%  %s\033[K", Bar(done, 40), 100*done, text)

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// callTimeout bounds a call to the service.
+// callTimeout limits a call to the service.
 const callTimeout = 30 * time.Second
 
 // get reads from a running instance.
@@ -45,7 +45,7 @@ type sagaView struct {
 	} `json:"steps"`
 }
 
-// urlFlag lets a command that calls the service name another one.
+// urlFlag adds the flag with the address of the service.
 func (a *App) urlFlag(c *cobra.Command) *string {
 	return c.PersistentFlags().String("url", a.URL, "the service's URL")
 }

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// ErrBadCursor says that a text is no cursor that this service gave.
+// ErrBadCursor says that a text is not a cursor of this service.
 var ErrBadCursor = errors.New("not a cursor that this service gave")
 
-// Cursor is a place in a list that is sorted by time and id, newest first.
+// Cursor is a position in a list that is sorted by time and id, newest first.
 type Cursor struct {
 	At time.Time
 	ID string
 }
 
-// Newest is the place before the newest row.
+// Newest is the position before the newest row.
 var Newest = Cursor{At: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}
 
-// String is the cursor as clients see it. It means nothing to them.
+// String is the cursor for clients, who must not interpret it.
 func (c Cursor) String() string {
 	return base64.RawURLEncoding.EncodeToString([]byte(c.At.UTC().Format(time.RFC3339Nano) + " " + c.ID))
 }

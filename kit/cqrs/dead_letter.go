@@ -2,11 +2,11 @@ package cqrs
 
 import "time"
 
-// DeadLetter is a message that could not be handled or sent, and why. Its texts are for people: what is not text is escaped. The message
-// itself is stored beside them to the byte.
+// DeadLetter is a message that could not be processed or sent, with the reason. Its texts are for people, with unprintable characters
+// escaped. The message itself is stored beside them as bytes.
 type DeadLetter struct {
 	ID        string
-	Consumer  string // who gave up; "relay" for a message that the broker refused
+	Consumer  string // the consumer that gave up; "relay" for a message that the broker refused
 	MessageID string
 	Topic     string
 	Key       string

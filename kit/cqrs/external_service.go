@@ -2,8 +2,8 @@ package cqrs
 
 import "github.com/millrace/millrace/kit/aggregate"
 
-// ExternalService is a kind of aggregate of another service: what it can be told, and what it says. Both hold as much of the other service's
-// messages as matters here.
+// ExternalService describes a type of aggregate of another service: the commands that it accepts and the events that it publishes. The types
+// have the fields that matter here.
 type ExternalService struct {
 	Service  string // a setting gives the prefix of its topics
 	Category string
@@ -14,7 +14,7 @@ type ExternalService struct {
 // ExternalCommand registers a command that another service handles, under that service's name for it.
 func ExternalCommand[C Keyed](name string) Handler { return Handler{Type: aggregate.NewType[C](name)} }
 
-// Handlers are its commands, each with the place where it goes.
+// Handlers are the registrations of its commands, with their destinations.
 func (n ExternalService) Handlers() []Handler {
 	all := ForAggregate(n.Category, n.Commands...)
 	for i := range all {
@@ -23,8 +23,8 @@ func (n ExternalService) Handlers() []Handler {
 	return all
 }
 
-// CallResult is what an external service answers to a call.
+// CallResult is the answer of an external service to a call.
 type CallResult struct {
-	Reference string // the service's own id of what it did
-	Refused   string // the reason of a refusal; empty: it did what was asked
+	Reference string // the service's own id of the result
+	Refused   string // the reason of a refusal; empty: the call succeeded
 }

@@ -34,7 +34,7 @@ var Headers = [...]string{
 	HeaderCorrelation, HeaderCausation, HeaderSagaID, HeaderSagaStep, HeaderBranch, HeaderExpires, HeaderTrace,
 }
 
-// FormerHeaders are the names that messages of older versions have for headers of today, which may still be on topics and in the outbox.
+// FormerHeaders maps header names of older versions, which may still be on topics and in the outbox, to today's.
 var FormerHeaders = map[string]string{
 	"saga_id": HeaderSagaID, "saga_step": HeaderSagaStep, "saga_branch": HeaderBranch, "expires_at": HeaderExpires,
 }

@@ -2,8 +2,7 @@ package cqrs
 
 import "time"
 
-// Breaker is what an operator wants to know of a circuit breaker. Requests and failures count since its last change or the beginning of
-// its window.
+// Breaker is the state of a circuit breaker for operators. Requests and failures count since its last change or the beginning of its window.
 type Breaker struct {
 	Name               string
 	State              string // closed, half-open, open
@@ -12,24 +11,24 @@ type Breaker struct {
 	Changes            []BreakerChange // the last ones, newest first
 }
 
-// BreakerChange is a transition of a circuit breaker.
+// BreakerChange is a state change of a circuit breaker.
 type BreakerChange struct {
 	At       time.Time
 	From, To string
 }
 
-// Backlog is what waits in the outbox.
+// Backlog counts the messages in the outbox.
 type Backlog struct {
 	Pending int     // due
-	Delayed int     // due later: timers, and messages that come again
-	Blocked int     // behind one of their key that could not be sent or handled
-	Oldest  float64 // seconds for which the oldest one that is due has waited
+	Delayed int     // due later: timers
+	Blocked int     // behind a message of their key that could not be sent or processed
+	Oldest  float64 // seconds that the oldest due message has waited
 
 	Suspended int              // messages of topics that cannot be sent to
 	Topics    []SuspendedTopic // those topics
 }
 
-// SuspendedTopic is a topic that cannot be sent to. Its messages wait and it is tried again; other topics go on.
+// SuspendedTopic is a topic to which sending fails. Its messages wait and are sent again later; other topics are not affected.
 type SuspendedTopic struct {
 	Topic    string
 	Reason   string

@@ -2,14 +2,14 @@ package cqrs
 
 import "encoding/json"
 
-// IdempotencyKey is a key that a client chose for a request. The same text of another owner, or for another scope, is another key.
+// IdempotencyKey is a key that a client has chosen for a request. The same text of another owner, or in another scope, is another key.
 type IdempotencyKey struct {
 	Owner string // the principal's subject
 	Scope string // the method and the path
 	Key   string
 }
 
-// StoredResponse is the answer to a request that had an idempotency key, as a repetition of the request gets it.
+// StoredResponse is the response to a request with an idempotency key, which a repeated request receives.
 type StoredResponse struct {
 	Status   int
 	Location string // the header; empty: none

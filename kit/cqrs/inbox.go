@@ -2,28 +2,28 @@ package cqrs
 
 import "context"
 
-// Delivery is a message at the door of a consumer.
+// Delivery is a message that a consumer receives.
 type Delivery struct {
 	Consumer string
 	Meta     Meta
 
-	// Command says that the barrier applies: it is a command, not an event that was caused by one.
+	// Command says that the message is a command, so the barrier applies, and not an event that a command has caused.
 	Command bool
 
-	// Category is the kind of aggregate that a command is for, on whose event topic a saga is answered; Key its partition key.
+	// Category is the type of aggregate that a command changes; the saga is answered on its event topic. Key is its partition key.
 	Category, Key string
 
-	// Asked says that a service outside was asked before. Its undoing is then recorded even if the doing never was.
+	// Asked says that the handler has called an external service. Its compensation is then recorded even if its action was not.
 	Asked bool
 }
 
-// Inbox has each message handled once by each consumer.
+// Inbox makes each consumer process each message once.
 type Inbox interface {
-	// NeedsProcessing tells whether there is a point in asking a service outside: the message may be done, or barred, or out of time.
+	// NeedsProcessing tells whether an external call is needed: not if the message was processed, was rejected, or has expired.
 	NeedsProcessing(ctx context.Context, d Delivery) (bool, error)
 
-	// Handle claims a message and lets work handle it, all in one unit of work. A repeated message changes nothing, nor
-	// does one that is barred or out of time. A refusal of work is recorded, and the saga that sent the command is
-	// told; it is no error then. A refusal that no saga waits for is returned.
+	// Handle inserts the inbox row of a message and calls work, in one unit of work. A duplicate, rejected or expired message has no effect. If
+	// work refuses, the refusal is recorded, the saga that sent the command is answered, and the error is nil. A refusal for which no saga waits
+	// is returned.
 	Handle(ctx context.Context, d Delivery, work func(ctx context.Context) error) (Outcome, error)
 }

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// KeyChain ties a message to those before it under the same key. A message may be handled as soon as the one before it was handed to be
-// committed; should that come to nothing, so must this one, and it is handled again after the other was dealt with.
+// KeyChain links a message to the messages before it with the same key. A message may start as soon as the message before it was submitted
+// for commit. If that commit fails, this message fails too, and runs again after the other message has ended.
 type KeyChain struct {
 	next func()
 	done chan struct{}
@@ -16,8 +16,8 @@ type KeyChain struct {
 	unit   any
 }
 
-// NewKeyChain makes the link of a message that comes after another one, or after none. Next lets the following one begin; it may be called
-// more than once.
+// NewKeyChain makes the link of a message after another one, or after none. Next lets the following message start; it may be called
+// repeatedly.
 func NewKeyChain(before *KeyChain, next func()) *KeyChain {
 	return &KeyChain{before: before, next: next, done: make(chan struct{})}
 }
@@ -29,13 +29,13 @@ func WithKeyChain(ctx context.Context, l *KeyChain) context.Context {
 	return context.WithValue(ctx, linkKey{}, l)
 }
 
-// KeyChainFromContext returns the link of the message at hand; nil if it has none.
+// KeyChainFromContext returns the link of the current message; nil if it has none.
 func KeyChainFromContext(ctx context.Context) *KeyChain {
 	l, _ := ctx.Value(linkKey{}).(*KeyChain)
 	return l
 }
 
-// Submitted notes the unit of work that will commit what the message has done, and lets the next one begin.
+// Submitted records the unit of work that will commit the message's effects, and lets the next message start.
 func (l *KeyChain) Submitted(unit any) {
 	if l == nil {
 		return
@@ -46,7 +46,7 @@ func (l *KeyChain) Submitted(unit any) {
 	l.next()
 }
 
-// Done says that the message was dealt with.
+// Done marks the message as acknowledged.
 func (l *KeyChain) Done() { close(l.done) }
 
 func (l *KeyChain) isDone() bool {
@@ -58,7 +58,7 @@ func (l *KeyChain) isDone() bool {
 	}
 }
 
-// pending is the nearest message before that was not dealt with yet; nil if there is none. Those between are forgotten.
+// pending is the nearest earlier message that is not done; nil if there is none. Done messages between the two are unlinked.
 func (l *KeyChain) pending() *KeyChain {
 	if l == nil {
 		return nil
@@ -74,7 +74,7 @@ func (l *KeyChain) pending() *KeyChain {
 	return l.before
 }
 
-// Before returns the unit of work of the message before; nil if that one was dealt with.
+// Before returns the unit of work of the message before; nil if that message is done.
 func (l *KeyChain) Before() any {
 	before := l.pending()
 	if before == nil {
@@ -85,10 +85,10 @@ func (l *KeyChain) Before() any {
 	return before.unit
 }
 
-// Waits tells whether a message before was not dealt with yet.
+// Waits tells whether an earlier message is not done.
 func (l *KeyChain) Waits() bool { return l.pending() != nil }
 
-// Wait waits until all messages before were dealt with. The error is ctx's.
+// Wait waits until all earlier messages are done. The error is ctx's.
 func (l *KeyChain) Wait(ctx context.Context) error {
 	for before := l.pending(); before != nil; before = l.pending() {
 		select {

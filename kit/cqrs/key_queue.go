@@ -2,7 +2,7 @@ package cqrs
 
 import "context"
 
-// MessageKey names the messages of one consumer whose order is kept among each other.
+// MessageKey identifies the messages of one consumer whose order is kept.
 type MessageKey struct {
 	Consumer string
 	Key      string // any bytes: the record's key; for a saga's consumer the saga's id
@@ -18,10 +18,10 @@ type Received struct {
 	Payload []byte // nil: a tombstone
 }
 
-// Redelivery is what the key queue knows of a message that it hands to its consumer.
+// Redelivery describes a message that the key queue delivers to its consumer.
 type Redelivery struct {
 	Position int64  // in the key queue
-	Attempts int    // that failed before
+	Attempts int    // failed attempts before
 	Lease    string // under which this instance handles the key; an instance that lost it changes nothing
 }
 
@@ -32,7 +32,7 @@ func WithRedelivery(ctx context.Context, r Redelivery) context.Context {
 	return context.WithValue(ctx, redeliveryKey{}, r)
 }
 
-// RedeliveryFromContext returns the redelivery of the message of ctx. False: the broker has delivered it.
+// RedeliveryFromContext returns the redelivery of the message of ctx. False: the broker has delivered the message.
 func RedeliveryFromContext(ctx context.Context) (Redelivery, bool) {
 	r, ok := ctx.Value(redeliveryKey{}).(Redelivery)
 	return r, ok

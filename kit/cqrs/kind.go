@@ -8,34 +8,35 @@ import (
 	"github.com/millrace/millrace/kit/aggregate"
 )
 
-// Kind says what becomes of a message whose handling failed.
+// Kind classifies an error, and decides whether a failed message is retried.
 type Kind int
 
 // The kinds.
 const (
 	KindNone         Kind = iota // no error
-	KindUnknown                  // an error nobody foresaw: a few attempts, then the dead letters
-	KindRefused                  // the domain says no: that is the answer
-	KindConflict                 // somebody else was first: again, now
-	KindTransient                // may work later: the store or the broker is away
-	KindUnavailable              // a service outside is away or answers too late: may work later; counts for its breaker
-	KindPermanent                // will never work: dead letter at once
-	KindShuttingDown             // we are shutting down: the message comes back
+	KindUnknown                  // an unexpected error: a few attempts, then a dead letter
+	KindRefused                  // a domain rule rejects the command: an answer, no failure
+	KindConflict                 // another unit of work was first: retried at once
+	KindTransient                // the database or the broker is unavailable: retried later
+	KindUnavailable              // an external service is unavailable or too slow: retried later, and counted by its breaker
+	KindPermanent                // a retry cannot succeed: a dead letter at once
+	KindShuttingDown             // the service stops: the message is redelivered
 )
 
-// Errors that carry a kind. Wrap them with what was being done.
+// Errors with a kind. Wrap them with the operation that failed.
 var (
-	ErrConflict    = errors.New("changed by somebody else meanwhile")
-	ErrTransient   = errors.New("not available at the moment")
-	ErrUnavailable = errors.New("the service outside does not answer")
-	ErrPermanent   = errors.New("can never be handled")
+	ErrConflict    = errors.New("changed by another unit of work")
+	ErrTransient   = errors.New("temporarily unavailable")
+	ErrUnavailable = errors.New("external service unavailable")
+	ErrPermanent   = errors.New("cannot be processed")
 	ErrNotFound    = errors.New("not found")
 	ErrKeyReused   = errors.New("the idempotency key was used for another request")
 
-	ErrPoison = ErrPermanent // the older name
+	ErrPoison = ErrPermanent // the former name
 )
 
-// ErrRejected says that the database rejects a statement, each time. It is permanent, and a fault of the service rather than of its caller.
+// ErrRejected says that the database rejects a statement, also when it is repeated. It is permanent, and a fault of the service rather than
+// of its caller.
 var ErrRejected = fmt.Errorf("the database rejects it: %w", ErrPermanent)
 
 // KindOf classifies an error by what it wraps.
@@ -51,7 +52,7 @@ func KindOf(err error) Kind {
 		return KindConflict
 	case errors.Is(err, ErrTransient), errors.Is(err, context.DeadlineExceeded):
 		return KindTransient
-	case errors.Is(err, ErrPoison), errors.Is(err, aggregate.ErrUnknownType):
+	case errors.Is(err, ErrPermanent), errors.Is(err, aggregate.ErrUnknownType):
 		return KindPermanent
 	case aggregate.IsRefusal(err):
 		return KindRefused
@@ -59,8 +60,8 @@ func KindOf(err error) Kind {
 	return KindUnknown
 }
 
-// Retryable tells whether the same attempt may succeed later without anybody changing anything. A loop that tries again until it succeeds
-// must stop at an error that is not retryable.
+// Retryable tells whether the same attempt may succeed later. A loop that retries until it succeeds must stop at an error that is not
+// retryable.
 func Retryable(err error) bool {
 	switch KindOf(err) {
 	case KindConflict, KindTransient, KindUnavailable, KindShuttingDown:

@@ -5,14 +5,14 @@ import (
 	"reflect"
 )
 
-// Projection builds a read model from the events of one kind of aggregate. Its handlers must bear repetition: they get
-// each aggregate's events in order, and any of them more than once.
+// Projection builds a read model from the events of one type of aggregate. Its handlers must tolerate duplicates: they get the events of each
+// aggregate in order, and any of them more than once.
 type Projection struct {
 	Name     string
 	Category string
 	On       []EventHandler
 
-	// Inline says that its rows are written in the units of work that append the events, so that nothing has to be consumed.
+	// Inline says that the rows are written in the units of work that append the events, so no consumer is needed.
 	Inline bool
 }
 

@@ -7,33 +7,33 @@ import (
 	"slices"
 )
 
-// Endpoint answers a request; commands, events and queries all pass through ones of this shape.
+// Endpoint handles a request. Handlers of commands, events and queries have this form.
 type Endpoint func(ctx context.Context, request any) (answer any, err error)
 
-// Decorator wraps something around an endpoint: a log line, a metric, a trace. Name is the request's.
+// Decorator wraps an endpoint, for a log line, a metric or a trace. Name is the request's.
 type Decorator func(name string, next Endpoint) Endpoint
 
-// Query is a query whose answer is an A. Embed Answers[A] to make one.
+// Query is a query whose result is an A. Embed Result[A] to make one.
 type Query[A any] interface{ answers(A) }
 
-// Result makes the struct that embeds it a Question.
+// Result makes the struct that embeds it a Query.
 type Result[A any] struct{}
 
 func (Result[A]) answers(A) {}
 
-// QueryHandler answers one type of question.
+// QueryHandler handles one type of query.
 type QueryHandler struct {
 	Name     string
 	question reflect.Type
 	endpoint Endpoint
 }
 
-// HandleQuery registers a handler.
+// HandleQuery registers a handler of a query.
 func HandleQuery[Q Query[A], A any](name string, answer func(context.Context, Q) (A, error)) QueryHandler {
 	return QueryHandler{name, reflect.TypeFor[Q](), func(ctx context.Context, q any) (any, error) { return answer(ctx, q.(Q)) }}
 }
 
-// Queries is the query bus: it takes a question to its handler, through the decorators.
+// Queries is the query bus: it calls the handler of a query, through the decorators.
 type Queries struct{ endpoints map[reflect.Type]Endpoint }
 
 // NewQueries makes the bus. The first decorator is the outermost.
@@ -49,7 +49,7 @@ func NewQueries(handlers []QueryHandler, decorators ...Decorator) *Queries {
 	return b
 }
 
-// Execute puts a question and returns its answer. The error wraps ErrNotFound if there is nothing to tell.
+// Execute executes a query and returns its result. The error wraps ErrNotFound if there is none.
 func Execute[A any](ctx context.Context, b *Queries, q Query[A]) (A, error) {
 	var none A
 	endpoint, ok := b.endpoints[reflect.TypeOf(q)]

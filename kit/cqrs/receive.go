@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// Outcome is what becomes of a delivery. The words stand in the inbox's table, in logs and in metrics.
+// Outcome is the result of a delivery. Its values are stored in the inbox's table, and used in logs and metrics.
 type Outcome string
 
 // The outcomes.
 const (
 	Processed           Outcome = "done"
-	Duplicate           Outcome = "repeated"        // this message, or another one that asked the same step for the same, was handled
-	RejectedLate        Outcome = "barred"          // it came after its compensation, and must have no effect
-	NothingToCompensate Outcome = "nothing to undo" // it undoes what was never done here, and from now on never will be
-	Expired             Outcome = "expired"         // it came after its time
-	Refused             Outcome = "refused"         // the handler said no
+	Duplicate           Outcome = "repeated"        // this message, or another one for the same step and branch, was processed
+	RejectedLate        Outcome = "barred"          // it arrived after its compensation, and must have no effect
+	NothingToCompensate Outcome = "nothing to undo" // a compensation whose action never ran here, and from now on cannot run
+	Expired             Outcome = "expired"         // it arrived after its deadline
+	Refused             Outcome = "refused"         // the handler refused it
 )
 
 // RefusedAnswer is the answer to a saga when a handler has refused its command without recording an event.
@@ -24,8 +24,8 @@ type RefusedAnswer struct {
 	Reason string `json:"reason"`
 }
 
-// FailedAnswer is what a saga is told when a participant gave up on its command: that is a dead letter now. What it did in
-// its own store was rolled back; what it asked of others may have been done.
+// FailedAnswer is the answer to a saga whose command has become a dead letter. The participant's own transaction was rolled back; an external
+// service that it called may have acted.
 type FailedAnswer struct {
 	Reason string `json:"reason"`
 }
@@ -33,32 +33,32 @@ type FailedAnswer struct {
 // ProcessedAnswer is the answer to a saga whose command was handled without an event, because there was nothing to change.
 type ProcessedAnswer struct{}
 
-// NothingToCompensateAnswer is what a saga is told when it has something undone that was never done, and now never will be.
+// NothingToCompensateAnswer is the answer to a saga whose compensation found no action, and now keeps the action from running.
 type NothingToCompensateAnswer struct{}
 
-// InboxUnit is a unit of work as Receive uses it.
+// InboxUnit is the unit of work as Receive uses it.
 type InboxUnit interface {
-	// TryInsert claims a message for a consumer, or says why it must not be handled: Handled, Repeated, Barred or Nothing. A
-	// concurrent claim of the same is waited for.
+	// TryInsert inserts the inbox row of a message, or returns the reason why the message must not be processed: Processed, Duplicate,
+	// RejectedLate or NothingToCompensate. It waits for a concurrent insert of the same row.
 	TryInsert(ctx context.Context, consumer string, m Meta) (Outcome, error)
 
-	// Record notes an outcome of a message that has no effect: it does not stand in the way of the step's other messages.
+	// Record stores the outcome of a message that has no effect. The row does not exclude other messages of the step.
 	Record(ctx context.Context, consumer string, m Meta, o Outcome) error
 
-	// Refuse changes a claim of this unit to a refusal, which is no barrier: the same may be asked again.
+	// Refuse changes the inbox row of this unit to a refusal, which does not exclude another message of the same step.
 	Refuse(ctx context.Context, consumer, messageID string) error
 
-	// Discard forgets what work has recorded and sent, but not the claim.
+	// Discard drops the recorded events and sent messages of work, but not the inbox row.
 	Discard(ctx context.Context) error
 
 	// Publish sends an event.
 	Publish(ctx context.Context, e Event) error
-	// AnswerIfSilent sends an event if the unit records no other event.
+	// AnswerIfSilent publishes an event if the unit records no other event.
 	AnswerIfSilent(ctx context.Context, e Event) error
 }
 
-// Receive is the protocol of the inbox, inside a unit of work: it has each message handled once, keeps the barrier between a
-// saga's commands and their compensations, and tells the saga what the handler does not tell by an event of its own.
+// Receive is the protocol of the inbox, inside a unit of work: each message is processed once, the barrier separates a saga's actions from
+// their compensations, and the saga gets an answer where the handler records no event.
 func Receive(ctx context.Context, u InboxUnit, d Delivery, now time.Time, work func(ctx context.Context) error) (Outcome, error) {
 	if d.Expired(now) {
 		return Expired, u.Record(ctx, d.Consumer, d.InboxMeta(), Expired)
@@ -74,10 +74,10 @@ func Receive(ctx context.Context, u InboxUnit, d Delivery, now time.Time, work f
 	}
 	err = work(ctx)
 	if e, wanted := d.Answer(ProcessedAnswer{}, now); err == nil && wanted {
-		return outcome, u.AnswerIfSilent(ctx, e) // else the step would wait until its deadline
+		return outcome, u.AnswerIfSilent(ctx, e) // without an answer the step would wait until its deadline
 	}
 	if KindOf(err) != KindRefused || !d.answered() {
-		return outcome, err // a refusal that no saga waits for would vanish: it becomes a dead letter
+		return outcome, err // no saga waits for the refusal: the message becomes a dead letter
 	}
 	if err := u.Discard(ctx); err != nil {
 		return Refused, err
@@ -95,7 +95,7 @@ func answer(ctx context.Context, u InboxUnit, d Delivery, now time.Time, body an
 	return nil
 }
 
-// Expired tells whether the message came after its time.
+// Expired tells whether the message has arrived after its deadline.
 func (d Delivery) Expired(now time.Time) bool {
 	return !d.Meta.ExpiresAt.IsZero() && now.After(d.Meta.ExpiresAt)
 }
@@ -103,8 +103,8 @@ func (d Delivery) Expired(now time.Time) bool {
 // answered tells whether a saga waits for an answer.
 func (d Delivery) answered() bool { return d.Command && d.Meta.Branch != "" }
 
-// InboxID is the id by which the inbox knows a message. The id of another service's message is unique within its source only; the length in
-// front keeps two pairs from being written the same way.
+// InboxID is the id of a message in the inbox. The id of another service's message is unique within its source only. The length in front
+// keeps two different pairs from having the same text.
 func InboxID(source, id string) string {
 	if source == "" {
 		return id
@@ -112,7 +112,7 @@ func InboxID(source, id string) string {
 	return fmt.Sprintf("%d:%s %s", len(source), source, id)
 }
 
-// InboxMeta is the metadata that the inbox goes by.
+// InboxMeta is the metadata that the inbox uses.
 func (d Delivery) InboxMeta() Meta {
 	m := d.Meta
 	m.ID = InboxID(m.Source, m.ID)
@@ -122,7 +122,8 @@ func (d Delivery) InboxMeta() Meta {
 	return m
 }
 
-// Answer is what tells the saga that sent the command, if one did, on the event topic of the command's kind of aggregate.
+// Answer is the event that answers the saga of a command, on the event topic of the command's type of aggregate. Wanted is false if no saga
+// has sent it.
 func (d Delivery) Answer(body any, now time.Time) (e Event, wanted bool) {
 	if !d.answered() {
 		return Event{}, false
@@ -134,8 +135,8 @@ func (d Delivery) Answer(body any, now time.Time) (e Event, wanted bool) {
 	return Event{Body: body, Meta: m, Category: d.Category, Key: d.Key}, true
 }
 
-// Serve makes the endpoint of a handler at a consumer: ask outside first, if it must and there is a point to it, then record.
-// The metadata of the command is in its context; its answer is the Outcome.
+// Serve makes the endpoint of a command handler at a consumer. It makes the external call first, if the handler has one and the message needs
+// processing, and then calls Handle in a unit of work. The metadata of the command is in its context; the answer is the Outcome.
 func Serve(inbox Inbox, h Handler, consumer string) Endpoint {
 	return func(ctx context.Context, body any) (outcome any, err error) {
 		delivery := Delivery{
@@ -152,7 +153,7 @@ func Serve(inbox Inbox, h Handler, consumer string) Endpoint {
 					return nil, err
 				}
 			} else {
-				// Somebody has handled it meanwhile, or nobody must: the inbox notes which.
+				// It was processed, rejected or has expired: the inbox records which.
 				handle = func(context.Context, any, any) error { return errCallMissing }
 			}
 		}
@@ -160,6 +161,5 @@ func Serve(inbox Inbox, h Handler, consumer string) Endpoint {
 	}
 }
 
-// errCallMissing makes a command come again whose answer is missing although the inbox lets it through after all: the message
-// that stood in its way was rolled back.
-var errCallMissing = fmt.Errorf("not asked yet: %w", ErrConflict)
+// errCallMissing makes a command run again whose external call was skipped because of another message, if that message was then rolled back.
+var errCallMissing = fmt.Errorf("the external call is missing: %w", ErrConflict)

@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// MaxKey is how many bytes an id or a key that comes from outside may have. PostgreSQL refuses to index a row of more than about 2,700
-// bytes (error 54000), and an index row here holds at most three such texts.
+// MaxKey is the maximum length in bytes of an id or a key from outside. PostgreSQL refuses to index a row of more than about 2,700 bytes
+// (error 54000), and an index row here holds at most three such texts.
 const MaxKey = 512
 
 // TextError is text from outside that cannot be stored. It is permanent: the same text is refused each time.
@@ -21,9 +21,9 @@ func (e *TextError) Error() string { return e.Field + ": " + e.Reason }
 // Is makes errors.Is(err, ErrPermanent) true.
 func (e *TextError) Is(target error) bool { return target == ErrPermanent }
 
-// CheckText checks text that comes from outside before it is stored or joins a query with the text of others: PostgreSQL's text holds
-// neither a NUL character nor bytes that are not UTF-8, and fails the whole statement. Limit is in bytes; 0 means no limit. The error is a
-// *TextError that names the field.
+// CheckText checks text from outside before it is stored or part of a query with other callers' text: PostgreSQL's text type holds neither
+// NUL nor bytes that are not UTF-8, and fails the whole statement. Limit is in bytes; 0 means no limit. The error is a *TextError that names
+// the field.
 func CheckText(field, value string, limit int) error {
 	switch {
 	case limit > 0 && len(value) > limit:

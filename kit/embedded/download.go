@@ -16,11 +16,10 @@ import (
 // repository is where PostgreSQL is downloaded from.
 const repository = "https://repo1.maven.org/maven2"
 
-// told is how much has to have come before it is said again, in percent.
+// reported is the progress between two messages, in percent.
 const reported = 10
 
-// watched is a repository at hand that passes on what is asked of the real one, and says how much of it has come: the library that
-// downloads says nothing.
+// watched is a local proxy of the repository that reports the progress of downloads, because the library that downloads does not.
 func watched(ctx context.Context, repository string, logf func(string)) (address string, stop func(), err error) {
 	upstream, err := url.Parse(repository)
 	if err != nil {
@@ -44,7 +43,7 @@ func watched(ctx context.Context, repository string, logf func(string)) (address
 	return "http://" + listener.Addr().String(), func() { _ = server.Close() }, nil
 }
 
-// counted says how much of it was read.
+// counted reports how much of a download was read.
 type counted struct {
 	io.ReadCloser
 	read, total, said int64

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// Lock makes a data directory ours until the process ends or release is called. Two instances on one would take the other
-// one's server for a leftover.
+// Lock locks a data directory until the process ends or release is called. Without the lock, a second instance on the same directory would
+// stop the first one's server as a leftover.
 func Lock(dir string) (release func() error, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the user that runs PostgreSQL must get through
 		return nil, fmt.Errorf("DATA_DIR: %w", err)

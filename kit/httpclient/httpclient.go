@@ -1,4 +1,4 @@
-// Package httpclient is what gateways to external services share: calls over HTTP that take effect once, and whose answers are checked.
+// Package httpclient is the HTTP client of gateways to external services: calls that take effect once, with checked responses.
 package httpclient
 
 import (
@@ -21,10 +21,10 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Timeout is how long a call may take, all in all.
+// Timeout limits a call.
 const Timeout = 2 * time.Second
 
-// maxAnswer bounds what is read of an answer, in bytes.
+// maxAnswer limits how much of a response is read, in bytes.
 const maxAnswer = 64 << 10
 
 // Bounds of the texts that are kept of an answer, in bytes.

@@ -1,5 +1,5 @@
-// Package identity reads and makes bearer tokens: JSON Web Tokens (RFC 7519), signed by an identity provider whose keys are
-// fetched (JWKS, RFC 7517), or with a secret that the small installation shares.
+// Package identity reads and makes bearer tokens: JSON Web Tokens (RFC 7519), signed by an identity provider whose keys are fetched (JWKS,
+// RFC 7517), or with a shared secret for small installations.
 package identity
 
 import (
@@ -25,10 +25,10 @@ const (
 	Operator = "operator"
 )
 
-// ErrToken says that a token is not good. What wraps it says why, without the token.
+// ErrToken says that a token is not valid. Errors that wrap it have the reason, without the token.
 var ErrToken = errors.New("the token is not good")
 
-// Config says which tokens are good.
+// Config says which tokens are valid.
 type Config struct {
 	JWKSURL  string // of the provider's keys; signatures RS, PS, ES or EdDSA
 	Secret   string // or the shared secret; signatures HS256
@@ -39,19 +39,19 @@ type Config struct {
 	Clock cqrs.Clock
 }
 
-// On tells whether tokens are asked for.
+// On tells whether requests need tokens.
 func (c Config) On() bool { return c.JWKSURL != "" || c.Secret != "" }
 
-// leeway is how far clocks may be apart.
+// leeway is the allowed difference between clocks.
 const leeway = 30 * time.Second
 
-// Verifier reads tokens.
+// Verifier verifies tokens.
 type Verifier struct {
 	parser *jwt.Parser
 	key    jwt.Keyfunc
 }
 
-// NewVerifier makes one. Keys of a provider are fetched until ctx is done; one that is away only keeps tokens from being good.
+// NewVerifier makes a Verifier. It fetches a provider's keys until ctx is done. While the provider is unavailable, no token is valid.
 func NewVerifier(ctx context.Context, c Config, warn func(error)) (*Verifier, error) {
 	options := []jwt.ParserOption{jwt.WithExpirationRequired(), jwt.WithLeeway(leeway)}
 	if c.Clock != nil {
@@ -80,7 +80,7 @@ func NewVerifier(ctx context.Context, c Config, warn func(error)) (*Verifier, er
 	return &Verifier{jwt.NewParser(append(options, jwt.WithValidMethods(asymmetric))...), keys.Keyfunc}, nil
 }
 
-// refuseRedirect keeps keys from coming from elsewhere than the setting says, by plain http for example.
+// refuseRedirect refuses redirects, so that keys come from the configured address only, and not by plain http for example.
 func refuseRedirect(to *http.Request, _ []*http.Request) error {
 	return fmt.Errorf("redirects are refused; AUTH_JWKS_URL must be where the keys are, not %s://%s", to.URL.Scheme, to.URL.Host)
 }
@@ -91,7 +91,7 @@ type claims struct {
 	Roles []string `json:"roles,omitempty"`
 }
 
-// Verify reads a token. The error wraps ErrToken, and *cqrs.TextError if a good token's subject cannot be stored.
+// Verify reads a token. The error wraps ErrToken, or *cqrs.TextError if a valid token's subject cannot be stored.
 func (v *Verifier) Verify(token string) (cqrs.Principal, error) {
 	var c claims
 	parsed, err := v.parser.ParseWithClaims(token, &c, v.key)

@@ -1,6 +1,6 @@
 // Package kafka connects a service to Apache Kafka: a batching producer for the outbox relay, a key-ordered subscriber for records in
-// CloudEvents' form, the creation of topics, and security. Neither producer nor subscriber fails when the broker is away: they connect
-// when they are used, and try again.
+// CloudEvents' form, the creation of topics, and security. Producer and subscriber do not fail when the broker is unavailable: they connect
+// when they are used, and retry.
 package kafka
 
 import (
@@ -23,37 +23,36 @@ import (
 	"github.com/millrace/millrace/kit/kafka/keyordered"
 )
 
-// Config is how to reach the brokers.
+// Config is the connection to the brokers.
 type Config struct {
 	Brokers []string
 
-	// ClientID is the name under which brokers see us.
+	// ClientID is the client id that brokers see.
 	ClientID string
 
-	// Instance sets this instance apart from others, in whose place it may not be. Groups give the same partitions of topics to the same
-	// instance: what has the same key then comes to one, whichever topic it comes by.
+	// Instance identifies this instance. It is part of the ids of group members, by which groups assign the partitions with the same numbers of
+	// all topics to one instance: messages of one key then come to one instance, on whichever topic.
 	Instance string
 
-	// Member says on which host this instance runs. Of the members of a group on one host, one works.
+	// Member is the host of this instance. Of the members of a group on one host, one works.
 	Member MemberMetadata
 
-	// InstanceID makes this a static member of its groups: restarted within the session's time, it gets its partitions back
-	// at once. It must differ between instances. Empty: a dynamic member, which hands its partitions over when it stops.
+	// InstanceID makes this a static member of its groups: an instance that restarts within the session timeout gets its partitions back at
+	// once. It must differ between instances. Empty: a dynamic member, which hands its partitions over when it stops.
 	InstanceID string
 
-	// GroupBytes bounds the records that a group has in flight, and FetchBytes what is fetched of a partition at once. Default: 64 MiB
-	// and 256 KiB.
+	// GroupBytes limits the records in flight of a group, and FetchBytes the bytes of one fetch of a partition. Default: 64 MiB and 256 KiB.
 	GroupBytes int
 	FetchBytes int32
 
-	// Records makes messages of records. Default: CloudEvents.
+	// Records converts records into messages. Default: CloudEvents.
 	Records wkafka.Unmarshaler
 
-	// Security is checked before.
+	// Security must pass its Check.
 	Security Security
 }
 
-// Sarama measures each record and each request for a reader that is not there; what matters is in our own metrics.
+// init turns off sarama's metrics of each record and request, which nothing reads. The kit has metrics of its own.
 func init() { metrics.UseNilMetrics = true } //nolint:gochecknoinits // before any client is made
 
 func (c Config) records() wkafka.Unmarshaler {
@@ -112,7 +111,7 @@ func headersOf(record *sarama.ConsumerMessage) message.Metadata {
 	return metadata
 }
 
-// orderKey is the key whose order a record keeps: the header keyHeader, by today's or a former name, or the record's key.
+// orderKey is the key by which a record is ordered: the header keyHeader, by its current or a former name, or the record's key.
 func orderKey(record *sarama.ConsumerMessage, keyHeader string) string {
 	if keyHeader == "" {
 		return string(record.Key)
@@ -137,13 +136,13 @@ func orderKey(record *sarama.ConsumerMessage, keyHeader string) string {
 	return string(record.Key)
 }
 
-// CloudEvents makes messages of records in CloudEvents' binary form, and of any others.
+// CloudEvents converts records in CloudEvents' binary form, and any other records, into messages.
 type CloudEvents struct{}
 
-// Unmarshal implements wkafka.Unmarshaler. It never fails, because that would end the partition's consumption: what cannot be
-// understood becomes a dead letter. A record without an id gets one from its place in the log, its time and its content: a topic that was made
-// anew has another record in the same place. The record's key comes before the header of the same meaning, because it is what Kafka and the
-// subscriber keep the order by.
+// Unmarshal implements wkafka.Unmarshaler. It never fails, because an error would end the consumption of the partition: a record that cannot
+// be decoded becomes a dead letter later. A record without an id gets one made of its offset, its time and its content, because a topic that
+// was recreated has another record at the same offset. The record's key takes precedence over the header with the same meaning, because Kafka
+// and the subscriber order by the key.
 func (CloudEvents) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, error) {
 	metadata := headersOf(record)
 	id := metadata[cqrs.HeaderID]
@@ -161,7 +160,7 @@ func (CloudEvents) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, 
 	return msg, nil
 }
 
-// names are those of our own headers: one that is known needs no memory of its own.
+// names has the kit's header names, so that a known name is not allocated for each record.
 var names = func() map[string]string {
 	known := map[string]string{}
 	for _, name := range cqrs.Headers {
@@ -177,7 +176,7 @@ func nameOf(key []byte) string {
 	return string(key)
 }
 
-// Refused tells whether an error of Send says that the broker will never take the record, as opposed to one that passes.
+// Refused tells whether an error of Send says that the broker will never accept the record.
 func Refused(err error) bool {
 	if _, ok := errors.AsType[sarama.ConfigurationError](err); ok {
 		return true // the client's own limit, which follows the topics'
@@ -186,7 +185,7 @@ func Refused(err error) bool {
 		errors.Is(err, sarama.ErrInvalidMessage) || errors.Is(err, sarama.ErrInvalidRecord)
 }
 
-// TopicError is an error of one topic or partition: the broker answers, and other topics can be sent to.
+// TopicError is an error of one topic or partition: the broker answers, and sending to other topics works.
 type TopicError struct {
 	Topic string
 	err   error
@@ -196,14 +195,13 @@ func (e *TopicError) Error() string { return e.err.Error() }
 
 func (e *TopicError) Unwrap() error { return e.err }
 
-// TopicFault tells whether an error of Send is a fault of one topic, not of the broker or of a message.
+// TopicFault tells whether an error of Send is an error of one topic, not of the broker or of a message.
 func TopicFault(err error) bool {
 	_, ok := errors.AsType[*TopicError](err)
 	return ok && !Refused(err)
 }
 
-// topicFault makes a TopicError of what a broker has answered about a topic, and says which right is missing. Errors of the connection
-// stay as they are.
+// topicFault makes a TopicError of a broker's answer about a topic, with the missing right. Connection errors stay as they are.
 func topicFault(err error, topic, right string) error {
 	if _, answered := errors.AsType[sarama.KError](err); !answered {
 		return err
@@ -214,8 +212,7 @@ func topicFault(err error, topic, right string) error {
 	return &TopicError{topic, err}
 }
 
-// fetchBytes is how much of a partition is fetched at once: little, because there are many partitions, and more is fetched ahead than is
-// needed.
+// fetchBytes is the size of a fetch of a partition. It is small, because there are many partitions, and more is prefetched than is needed.
 func (c Config) fetchBytes() int32 {
 	if c.FetchBytes > 0 {
 		return min(c.FetchBytes, 256<<10)
@@ -243,9 +240,8 @@ func (c Config) consumer() *sarama.Config {
 	return s
 }
 
-// NewSubscriber makes a subscriber for a group that has many messages of a partition in hand, those of one key in order. The key is that
-// of the header keyHeader, if a record has it, else the record's. A message's cqrs.KeyChain is in its context. Announce receives messages
-// that wait for earlier messages of their key.
+// NewSubscriber makes a key-ordered subscriber for a group. The key is that of the header keyHeader, if a record has it, else the record's. A
+// message's cqrs.KeyChain is in its context. Announce receives messages that wait for earlier messages of their key.
 func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Message), logger watermill.LoggerAdapter) (message.Subscriber, error) {
 	s, err := keyordered.NewSubscriber(keyordered.Config{
 		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: c.records(), Logger: logger, MaxBytes: c.GroupBytes,

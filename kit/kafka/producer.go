@@ -16,9 +16,9 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Producer sends many messages in one request a broker, and nothing else meanwhile: what is sent for a partition is taken as a whole or
-// not at all, so a message that fails never lets a later one of its key pass. sarama's own producers may split what they are given
-// over requests that fail independently. A Producer is used by one goroutine.
+// Producer sends many messages in one request per broker, and starts no other request meanwhile. The broker accepts the records of a
+// partition as a whole or not at all, so a message that fails never lets a later message of its key pass. Sarama's producers may split a
+// batch over requests that fail independently. One goroutine uses a Producer.
 type Producer struct {
 	config Config
 	limit  func() int
@@ -29,7 +29,7 @@ type Producer struct {
 	conns    *connections // of the client
 	failed   error
 	failedAt time.Time
-	stale    bool // the epochs are used up: another producer id is needed
+	stale    bool // the epochs are used up: a new producer id is needed
 
 	// With its id, an epoch and a sequence number a partition the broker recognises a request that it has taken already. After a
 	// failure the epoch goes up, so that a request that is still on its way comes too late.
@@ -43,27 +43,28 @@ type place struct {
 	partition int32
 }
 
-// NewProducer makes a producer that connects when it is needed; limit gives the largest record, in bytes, that the topics take, clock the
+// NewProducer makes a producer that connects when it is used. Limit returns the largest record that the topics accept, in bytes; clock is the
 // time of records.
 func NewProducer(c Config, limit func() int, clock func() time.Time) *Producer {
 	return &Producer{config: c, limit: limit, clock: clock, hash: sarama.NewHashPartitioner("")}
 }
 
-// recordOverhead is what a record may take beside its key, value and headers, in bytes; batchOverhead the same of a batch.
+// recordOverhead is an upper bound of a record's bytes beside its key, value and headers, and batchOverhead of a batch's bytes beside its
+// records.
 const (
 	recordOverhead = 5*5 + 10 + 1
 	batchOverhead  = 61
 )
 
-// part is what goes to one partition in one request.
+// part is the records for one partition in one request.
 type part struct {
 	batch *sarama.RecordBatch
 	size  int
 	rows  []int // of the messages
 }
 
-// Send sends messages, each to its topic, and returns an error for each, nil where all in-sync replicas have it. Those of one partition are in order, and
-// none of them is taken after one that failed. When ctx is done, the connections are closed and what they have not sent yet is dropped.
+// Send sends messages, each to its topic, and returns an error for each, nil if all in-sync replicas have it. The messages of one partition
+// are in order, and none is sent after one that failed. When ctx is done, the connections are closed, and unsent data is dropped.
 func (p *Producer) Send(ctx context.Context, topics []string, messages []*message.Message) []error {
 	errs := make([]error, len(messages))
 	fail := func(rows []int, err error) {
@@ -117,25 +118,24 @@ func (p *Producer) Send(ctx context.Context, topics []string, messages []*messag
 	return errs
 }
 
-// A partition whose leader changes, or that was made just now, is tried again before it counts as failed.
+// A partition whose leader changes, or that was just created, is retried this often before it counts as failed.
 const (
 	leaderAttempts = 3
 	leaderPause    = 100 * time.Millisecond
 )
 
-// leaderMoved tells whether an error says that a partition has another leader than the one that was asked, or none yet. None of the
-// records was taken.
+// leaderMoved tells whether an error says that the partition has another leader, or none yet. No record was accepted then.
 func leaderMoved(err error) bool {
 	return errors.Is(err, sarama.ErrNotLeaderForPartition) || errors.Is(err, sarama.ErrLeaderNotAvailable)
 }
 
-// failures are the errors of topics and of partitions in one call: what failed is not asked for again in it.
+// failures are the errors of topics and partitions in one call, so that it does not send to them again.
 type failures struct {
 	topics map[string]error
 	places map[place]error
 }
 
-// divide puts messages into one batch a partition. What no longer fits is the rest.
+// divide puts messages into one batch per partition, and returns the messages that do not fit.
 func (p *Producer) divide(topics []string, messages []*message.Message, rows []int, errs []error, failed failures) (parts map[place]*part, rest []int) {
 	parts = map[place]*part{}
 	now, limit := p.clock().Truncate(time.Millisecond), p.limit()
@@ -223,7 +223,7 @@ func (p *Producer) placeOf(topic string, key []byte) (place, error) {
 	return place{topic, partition}, err
 }
 
-// request sends a batch to each partition, one request a broker at the same time, and returns which failed.
+// request sends a batch to each partition, one request per broker at the same time, and returns the parts that failed.
 func (p *Producer) request(parts map[place]*part) map[place]error {
 	failed := map[place]error{}
 	requests := map[*sarama.Broker]*sarama.ProduceRequest{}
@@ -311,7 +311,7 @@ func (p *Producer) taken(at place, response *sarama.ProduceResponse, err error) 
 	return err
 }
 
-// anew begins a new epoch: what is still on its way comes too late.
+// anew starts a new epoch: the broker rejects a request of the old epoch that arrives later.
 func (p *Producer) anew() {
 	clear(p.sequences)
 	if p.epoch == math.MaxInt16-1 { // the next one is no epoch
@@ -362,7 +362,7 @@ func (p *Producer) disconnect() {
 	}
 }
 
-// connections are those of a client, which can be closed at once. sarama closes one only after its answers have come.
+// connections are the connections of a client, which can be closed at once. Sarama closes a connection only after its responses have arrived.
 type connections struct {
 	dialer net.Dialer
 	mu     sync.Mutex
@@ -380,7 +380,7 @@ func (c *connections) Dial(network, address string) (net.Conn, error) {
 	return conn, err
 }
 
-// abort closes all connections. What the system has not sent yet is dropped: a request of which a part is missing has no effect.
+// abort closes all connections. The operating system drops unsent data: an incomplete request has no effect.
 func (c *connections) abort() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

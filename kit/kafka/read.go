@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// ReadAll reads topics from their beginning to the end that they have now, all partitions at once, each in order. Records of aborted
-// transactions are left out, and so is what comes after a transaction that is open. Each is not called by two at the same time.
+// ReadAll reads topics from their beginning to their current end, all partitions concurrently, each in order. It skips records of aborted
+// transactions, and stops before an open transaction. Calls of each do not overlap.
 func ReadAll(ctx context.Context, c Config, topics []string, each func(topic string, msg *message.Message) error) error {
 	client, err := sarama.NewClient(c.Brokers, c.sarama())
 	if err != nil {
@@ -51,8 +51,8 @@ func ReadAll(ctx context.Context, c Config, topics []string, each func(topic str
 	return readers.Wait()
 }
 
-// reader reads a partition by requests of its own: sarama's consumer does not tell how far it has read when the last records are markers of
-// transactions, or of transactions that were aborted.
+// reader reads a partition with its own requests: sarama's consumer does not report its position if the last records are transaction markers
+// or belong to aborted transactions.
 type reader struct {
 	client    sarama.Client
 	bytes     int32 // of a request
@@ -82,8 +82,8 @@ func (r reader) read(ctx context.Context) error {
 	return err
 }
 
-// again asks the partition's leader, and asks again if that fails: all partitions are read by the same connections, and one answer that fails
-// ends a connection for all who wait on it.
+// again sends a request to the partition's leader and retries it: all partitions share connections, and one failed response ends a connection
+// for all requests that wait on it.
 func (r reader) again(ctx context.Context, ask func(*sarama.Broker) error) (err error) {
 	for range 3 {
 		var leader *sarama.Broker
@@ -141,8 +141,8 @@ func (r reader) fetch(leader *sarama.Broker, offset int64) (*sarama.FetchRespons
 	return block, nil
 }
 
-// deliver hands the records of an answer over, and returns the offset after them. Transactions that were aborted are listed beside the
-// records; each ends with a marker.
+// deliver passes the records of a response on, and returns the offset after them. The response lists aborted transactions beside the records;
+// each ends with a marker.
 func (r reader) deliver(block *sarama.FetchResponseBlock, offset, end int64) (int64, error) {
 	pending := slices.SortedFunc(slices.Values(block.AbortedTransactions), func(a, b *sarama.AbortedTransaction) int {
 		return cmp.Compare(a.FirstOffset, b.FirstOffset)

@@ -12,7 +12,7 @@ import (
 	"github.com/xdg-go/scram"
 )
 
-// Security is how connections are encrypted and who we are to the brokers.
+// Security is the encryption and authentication of connections.
 type Security struct {
 	TLS               bool
 	CAFile            string // PEM; empty: the system's authorities
@@ -21,7 +21,7 @@ type Security struct {
 	User, Password    string
 }
 
-// Check finds what is wrong, and the field it is in.
+// Check returns the first fault and its field.
 func (s Security) Check() (field string, err error) {
 	switch {
 	case s.SASL != "" && s.SASL != sarama.SASLTypeSCRAMSHA512 && s.SASL != sarama.SASLTypePlaintext:
@@ -65,7 +65,7 @@ func (s Security) tls() (c *tls.Config, field string, err error) {
 	return c, "", nil
 }
 
-// apply sets what Check has found good.
+// apply sets the configuration, which Check has accepted.
 func (s Security) apply(c *sarama.Config) {
 	if s.TLS {
 		if config, _, err := s.tls(); err == nil { // it was read before, so it can be

@@ -14,15 +14,14 @@ import (
 // DefaultLimit is Kafka's own default of max.message.bytes.
 const DefaultLimit = 1048588
 
-// Limits is what topics take.
+// Limits are the size limits of topics.
 type Limits struct {
 	Bytes   int      // the smallest max.message.bytes of all, of those that could be read
 	Unknown []string // topics whose max.message.bytes we have no right to read: Kafka's default is assumed
 }
 
-// EnsureTopics creates those topics that are missing, with this many partitions and the broker's default replication, and
-// returns the smallest max.message.bytes of all. A fault of one topic is a *TopicError, joined with those of others; then the rest
-// is done all the same.
+// EnsureTopics creates missing topics with this many partitions and the broker's default replication, and returns the smallest
+// max.message.bytes of all. An error of one topic is a *TopicError, joined with those of others; the other topics are still created.
 func EnsureTopics(ctx context.Context, c Config, topics []string, partitions int32) (limits Limits, err error) {
 	limits.Bytes = DefaultLimit
 	if len(topics) == 0 {
@@ -77,7 +76,7 @@ func EnsureTopics(ctx context.Context, c Config, topics []string, partitions int
 	return limits, errors.Join(faults...)
 }
 
-// describe asks again for a moment: a topic that was just created is not known everywhere at once.
+// describe retries for a moment: not every broker knows a topic that was just created.
 func describe(ctx context.Context, admin sarama.ClusterAdmin, topic string) (entries []sarama.ConfigEntry, err error) {
 	for range 20 {
 		entries, err = admin.DescribeConfig(sarama.ConfigResource{ //nolint:staticcheck // its successor needs a Version that the embedded broker lacks
@@ -98,8 +97,8 @@ func describe(ctx context.Context, admin sarama.ClusterAdmin, topic string) (ent
 // Forever is the retention of a topic that keeps all messages.
 const Forever = time.Duration(math.MaxInt64)
 
-// LongestRetention returns how long messages are kept in the topic, of some, that keeps them longest, and that topic. Topics that do not exist
-// keep none. Unknown are topics whose configuration may not be read.
+// LongestRetention returns the topic that keeps messages longest, and how long. Topics that do not exist are ignored. Unknown are topics
+// whose configuration may not be read.
 func LongestRetention(c Config, topics []string) (longest time.Duration, topic string, unknown []string, err error) {
 	admin, err := sarama.NewClusterAdmin(c.Brokers, c.sarama())
 	if err != nil {

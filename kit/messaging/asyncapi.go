@@ -15,9 +15,9 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// AsyncAPI describes the topics and messages of a service, as AsyncAPI 3.0 (https://www.asyncapi.com/docs/reference/specification/v3.0.0)
-// in YAML: the commands of its handlers, which it receives, and the events of its kinds of aggregates, which it sends. Answers are those
-// that every kind may give to a saga. Heard is what reactions hear of other services, and others the prefixes of those services' topics.
+// AsyncAPI describes the topics and messages of a service as AsyncAPI 3.0 (https://www.asyncapi.com/docs/reference/specification/v3.0.0) in
+// YAML: the commands of its handlers, which it receives, and the events of its aggregates, which it sends. Answers are the events by which
+// every type of aggregate may answer a saga. Consumers are the event consumers, and prefixes the topic prefixes of external services.
 func AsyncAPI(title, prefix string, handlers []cqrs.Handler, events map[string]aggregate.Types, answers aggregate.Types, consumers []cqrs.EventConsumer, prefixes map[string]string) ([]byte, error) {
 	d := document{
 		AsyncAPI: "3.0.0", DefaultContentType: "application/json",
@@ -97,7 +97,7 @@ type described struct {
 	Binding map[string]any `yaml:"bindings"`
 }
 
-// add notes a type of message on a topic; as is the key under which it is described.
+// add adds a type of message to a topic, under the key as.
 func (d *document) add(name, topic, action, as string, t aggregate.Type) error {
 	if _, known := d.Components.Messages[as]; !known {
 		schema, err := schemaOf(reflect.TypeOf(t.New()).Elem())
@@ -143,7 +143,7 @@ func schemaOf(t reflect.Type) (map[string]any, error) {
 	return out, err
 }
 
-// open has readers bear fields that a later version adds.
+// open allows additional fields, which a later version may add.
 func open(schema map[string]any) {
 	switch more := schema["additionalProperties"].(type) {
 	case bool:

@@ -15,13 +15,13 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// CommandTopic is where commands for a destination go.
+// CommandTopic is the topic of a destination's commands.
 func CommandTopic(prefix, destination string) string { return prefix + ".commands." + destination }
 
-// EventTopic is where events of a kind of aggregate go.
+// EventTopic is the topic of the events of a type of aggregate.
 func EventTopic(prefix, category string) string { return prefix + ".events." + category }
 
-// NewEventBus makes the bus that takes cqrs.Event to its topic.
+// NewEventBus makes the bus that publishes cqrs.Event on its topic.
 func NewEventBus(prefix string, publisher message.Publisher, m Marshaler, clock cqrs.Clock, logger watermill.LoggerAdapter) (*wcqrs.EventBus, error) {
 	return wcqrs.NewEventBusWithConfig(publisher, wcqrs.EventBusConfig{
 		GeneratePublishTopic: func(p wcqrs.GenerateEventPublishTopicParams) (string, error) {
@@ -32,7 +32,7 @@ func NewEventBus(prefix string, publisher message.Publisher, m Marshaler, clock 
 	})
 }
 
-// complete gives an outgoing message what only its context knows: an id and a time if it has none, and the trace.
+// complete adds to an outgoing message what its context knows: an id and a time if it has none, and the trace.
 func complete(msg *message.Message, clock cqrs.Clock) error {
 	if msg.UUID == "" {
 		id, err := uuid.NewV7()
@@ -59,7 +59,7 @@ type Commands struct {
 	handlers map[reflect.Type]cqrs.Handler
 }
 
-// NewCommands makes the bus that takes commands to their handlers. Others are the prefixes of other services' topics.
+// NewCommands makes the command bus. Prefixes are the topic prefixes of external services.
 func NewCommands(prefix string, prefixes map[string]string, publisher message.Publisher, m Marshaler, uow cqrs.UnitOfWork, clock cqrs.Clock, logger watermill.LoggerAdapter) (*Commands, error) {
 	c := &Commands{uow: uow, handlers: map[reflect.Type]cqrs.Handler{}}
 	bus, err := wcqrs.NewCommandBusWithConfig(publisher, wcqrs.CommandBusConfig{
@@ -77,7 +77,7 @@ func NewCommands(prefix string, prefixes map[string]string, publisher message.Pu
 	return c, err
 }
 
-// Register tells the bus the handlers. It is apart from NewCommands because some handlers send commands themselves.
+// Register adds the handlers. It is separate from NewCommands because some handlers send commands themselves.
 func (c *Commands) Register(handlers []cqrs.Handler) {
 	for _, h := range handlers {
 		c.handlers[reflect.TypeOf(h.Type.New()).Elem()] = h
@@ -92,7 +92,7 @@ func (c *Commands) handler(body any) (cqrs.Handler, error) {
 	return h, nil
 }
 
-// Destination is where a command goes; empty if nobody handles it.
+// Destination is the destination of a command; empty if it has no handler.
 func (c *Commands) Destination(body any) string { return c.handlers[reflect.TypeOf(body)].Destination }
 
 // Send implements cqrs.Commands.
@@ -107,7 +107,8 @@ func (c *Commands) Send(ctx context.Context, command cqrs.Command) error {
 	return c.uow.Within(ctx, func(ctx context.Context) error { return c.bus.Send(ctx, command) })
 }
 
-// Execute implements cqrs.Commands. A command whose handler asks a service outside cannot be executed here; it is sent.
+// Execute implements cqrs.Commands. It sends a command whose handler calls an external service, because the call must not be made in the
+// caller's transaction.
 func (c *Commands) Execute(ctx context.Context, command cqrs.Command) error {
 	h, err := c.handler(command.Body)
 	if err != nil {

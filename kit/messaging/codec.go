@@ -11,8 +11,8 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Codec is another form than JSON that the payloads of one type of message may have. An incoming message is in this form if its header
-// content-type says so, and in JSON else; an outgoing one always is.
+// Codec is another format than JSON for the payloads of one type of message. An incoming message has this format if its header content-type
+// says so, and is JSON otherwise. Outgoing messages always have it.
 type Codec struct {
 	Name        string // of the message: "delivery.arrived"
 	ContentType string
@@ -20,8 +20,8 @@ type Codec struct {
 	Decode      func(payload []byte) (any, error)
 }
 
-// Protobuf is the codec of a message that stands on its topic as a P, by Watermill's Protobuf marshaler. E is what handlers know of it.
-// An Avro codec would be written in its place, with its own two functions.
+// Protobuf is the codec of a message whose payload is a P, by Watermill's Protobuf marshaler. E is the type for handlers. An Avro codec would
+// be written like it, with its own two functions.
 func Protobuf[E any, P proto.Message](name string, to func(E) P, from func(P) E) Codec {
 	m := wcqrs.ProtoMarshaler{}
 	return Codec{
@@ -43,7 +43,7 @@ func Protobuf[E any, P proto.Message](name string, to func(E) P, from func(P) E)
 	}
 }
 
-// In has messages of some types be in other forms than JSON.
+// In sets the codecs of messages in other formats than JSON.
 func (m Marshaler) In(codecs ...Codec) Marshaler {
 	m.codecs = map[string]Codec{}
 	for _, c := range codecs {
@@ -66,7 +66,7 @@ func (m Marshaler) encode(msg *message.Message, body any) error {
 	return nil
 }
 
-// other is the form in which a message has come; false: JSON.
+// other is the codec of an incoming message; false: JSON.
 func (m Marshaler) other(msg *message.Message) (Codec, bool) {
 	c, ok := m.codecs[msg.Metadata.Get(cqrs.HeaderType)]
 	return c, ok && msg.Metadata.Get(cqrs.HeaderContent) == c.ContentType

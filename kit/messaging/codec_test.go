@@ -38,5 +38,5 @@ func TestProtobufBothWays(t *testing.T) {
 	require.Equal(t, arrived{"B", 8}, back)
 
 	out.Payload = []byte{0xff}
-	require.ErrorIs(t, m.Unmarshal(out, &back), cqrs.ErrPoison)
+	require.ErrorIs(t, m.Unmarshal(out, &back), cqrs.ErrPermanent)
 }

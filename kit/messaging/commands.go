@@ -12,7 +12,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// AddCommands has the commands of each destination handled.
+// AddCommands adds the consumers of the commands of each destination.
 func (r *Router) AddCommands(handlers []cqrs.Handler) error {
 	destinations := map[string]map[reflect.Type]cqrs.Handler{}
 	for _, h := range handlers {

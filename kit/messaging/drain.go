@@ -9,13 +9,12 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Drain decorates the subscriber of BROKER=postgres so that stopping finishes what is in flight; the Kafka subscriber does so by itself.
-// Watermill's router cancels its subscriptions at the moment when it is closed, and with them the contexts of active handlers; the broker
-// would deliver those messages again. Here closing hands out nothing new, waits for the acknowledgements of what is out, and only then
-// closes what is inside.
+// Drain decorates the subscriber of BROKER=postgres so that a stop finishes the messages in flight. (The Kafka subscriber does so by itself.)
+// Watermill's router cancels its subscriptions as soon as it is closed, and with them the contexts of active handlers; the broker would
+// deliver those messages again. With Drain, closing delivers no new message, waits for the acknowledgements of delivered messages, and only
+// then closes the inner subscriber.
 //
-// It also subscribes in the background, and again until it succeeds: a broker that is away at the start is no reason not to
-// start.
+// It also subscribes in the background and retries until it succeeds, so that a service starts while its broker is unavailable.
 func Drain(inner message.Subscriber, logger watermill.LoggerAdapter) message.Subscriber {
 	return &drain{inner: inner, logger: logger, closing: make(chan struct{})}
 }
@@ -59,8 +58,8 @@ func (d *drain) connect(ctx context.Context, topic string) <-chan *message.Messa
 	}
 }
 
-// pump hands messages out until it is told to stop, then waits for those that are out, closes the inner subscriber, and
-// takes from it, unacknowledged, what it still holds.
+// pump delivers messages until it is stopped. Then it waits for the delivered messages, closes the inner subscriber, and drops, without
+// acknowledgement, the messages that the inner subscriber still holds; the broker delivers them again.
 func (d *drain) pump(ctx context.Context, in <-chan *message.Message, out chan<- *message.Message) {
 	var handed sync.WaitGroup
 	stop := func() {

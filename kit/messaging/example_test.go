@@ -192,7 +192,7 @@ func ExampleDeadLetters() {
 	blocked, waiting, err := p.queue.Count(context.Background())
 	fmt.Println("blocked keys:", blocked["packing"], "waiting messages:", waiting, err)
 	// Output:
-	// dead letter: {message-1 packing no item: can never be handled} <nil>
+	// dead letter: {message-1 packing no item: cannot be processed} <nil>
 	// blocked keys: 1 waiting messages: 2 <nil>
 }
 

@@ -13,13 +13,13 @@ const (
 	levelDebug = slog.LevelDebug - 4
 )
 
-// NewLogger has Watermill log to log.
+// NewLogger makes Watermill log to log.
 func NewLogger(log *slog.Logger) watermill.LoggerAdapter {
 	levels := map[slog.Level]slog.Level{slog.LevelInfo: levelInfo, slog.LevelDebug: levelDebug}
 	return logger{watermill.NewSlogLoggerWithLevelMapping(log, levels), log}
 }
 
-// logger asks whether a line is wanted before its fields are put together, several times a message.
+// logger checks the level before it builds the fields: Watermill logs several lines per message.
 type logger struct {
 	watermill.LoggerAdapter
 	log *slog.Logger

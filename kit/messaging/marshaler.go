@@ -20,8 +20,8 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Marshaler is Watermill's CommandEventMarshaler for cqrs.Command and cqrs.Event: JSON payloads under CloudEvents headers, other forms where a Codec says so.
-// Incoming payloads of older schema versions are lifted.
+// Marshaler is Watermill's CommandEventMarshaler for cqrs.Command and cqrs.Event: JSON payloads under CloudEvents headers, and other formats
+// where a Codec is set. Incoming payloads of older schema versions are upcasted.
 type Marshaler struct {
 	types  aggregate.Types
 	source string
@@ -111,14 +111,14 @@ func (m Marshaler) Unmarshal(msg *message.Message, v any) error {
 		target.Set(value)
 		return nil
 	}
-	return fmt.Errorf("a %T is not a %s: %w", body, target.Type(), cqrs.ErrPoison)
+	return fmt.Errorf("a %T is not a %s: %w", body, target.Type(), cqrs.ErrPermanent)
 }
 
 func (m Marshaler) decode(msg *message.Message) (any, error) {
 	if c, ok := m.other(msg); ok {
 		body, err := c.Decode(msg.Payload)
 		if err != nil {
-			return nil, fmt.Errorf("%w: decode %s from %s: %w", cqrs.ErrPoison, c.Name, c.ContentType, err)
+			return nil, fmt.Errorf("%w: decode %s from %s: %w", cqrs.ErrPermanent, c.Name, c.ContentType, err)
 		}
 		return body, nil
 	}
@@ -129,13 +129,13 @@ func (m Marshaler) decode(msg *message.Message) (any, error) {
 	if text := msg.Metadata.Get(cqrs.HeaderSchema); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {
-			return nil, fmt.Errorf("header %s: %q is not a number: %w", cqrs.HeaderSchema, text, cqrs.ErrPoison)
+			return nil, fmt.Errorf("header %s: %q is not a number: %w", cqrs.HeaderSchema, text, cqrs.ErrPermanent)
 		}
 		schema = n
 	}
 	body, err := m.types.Decode(msg.Metadata.Get(cqrs.HeaderType), schema, msg.Payload)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", cqrs.ErrPoison, err)
+		return nil, fmt.Errorf("%w: %w", cqrs.ErrPermanent, err)
 	}
 	return body, nil
 }
@@ -157,27 +157,27 @@ func (m Marshaler) NameFromMessage(msg *message.Message) string {
 	return msg.Metadata.Get(cqrs.HeaderType)
 }
 
-// known returns an error, cqrs.ErrPermanent, for a message whose type nobody here knows.
+// known returns an error, cqrs.ErrPermanent, for a message of an unregistered type.
 func (m Marshaler) known(msg *message.Message) error {
 	name := m.NameFromMessage(msg)
 	if name == "" {
-		return fmt.Errorf("no header %s: %w", cqrs.HeaderType, cqrs.ErrPoison)
+		return fmt.Errorf("no header %s: %w", cqrs.HeaderType, cqrs.ErrPermanent)
 	}
 	if _, ok := m.types.Named(name); !ok {
-		return fmt.Errorf("header %s: %q: %w: %w", cqrs.HeaderType, name, aggregate.ErrUnknownType, cqrs.ErrPoison)
+		return fmt.Errorf("header %s: %q: %w: %w", cqrs.HeaderType, name, aggregate.ErrUnknownType, cqrs.ErrPermanent)
 	}
 	return nil
 }
 
-// metaOf reads the headers of an incoming message. Text is checked here, so that no later part meets bytes that the database refuses. The
-// headers of sagas, and a command's end of validity, count on this service's own topics, and on those of a service that takes part in its
-// sagas; elsewhere they are another service's business. The error names the header that is wrong, and is cqrs.ErrPermanent.
+// metaOf reads the headers of an incoming message and checks their text, so that no later part meets bytes that the database refuses. Saga
+// headers and a command's deadline are used on this service's own topics, and on those of a service that takes part in its sagas; on other
+// topics they are ignored. The error names the wrong header, and is cqrs.ErrPermanent.
 func (r *Router) metaOf(consumer string, msg *message.Message) (cqrs.Meta, error) {
 	external := r.external[consumer]
 	return readMeta(msg, reading{external: external, saga: !external || r.remote[consumer], key: !external || r.sagaGroups[consumer]})
 }
 
-// reading is which headers of a message count.
+// reading says which headers of a message are used.
 type reading struct {
 	external bool // it comes from another service
 	saga     bool // those of sagas
@@ -240,7 +240,7 @@ func timeIn(h message.Metadata, name string) (time.Time, error) {
 	}
 	at, err := time.Parse(time.RFC3339Nano, h[name])
 	if err != nil {
-		return at, fmt.Errorf("header %s: %q is not a time of RFC 3339: %w", name, h[name], cqrs.ErrPoison)
+		return at, fmt.Errorf("header %s: %q is not a time of RFC 3339: %w", name, h[name], cqrs.ErrPermanent)
 	}
 	return at.UTC(), nil
 }
@@ -251,7 +251,7 @@ func numberIn(h message.Metadata, name string) (int, error) {
 	}
 	n, err := strconv.Atoi(h[name])
 	if err != nil || n < 0 {
-		return 0, fmt.Errorf("header %s: %q is not a number: %w", name, h[name], cqrs.ErrPoison)
+		return 0, fmt.Errorf("header %s: %q is not a number: %w", name, h[name], cqrs.ErrPermanent)
 	}
 	return n, nil
 }

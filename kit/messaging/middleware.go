@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// KeyQueue keeps the order of keys whose messages fail, and the dead letters. What the broker has not delivered but the queue itself has an
+// KeyQueue keeps the order of keys whose messages fail, and stores dead letters. A message that the queue delivers, and not the broker, has a
 // cqrs.Redelivery in its context.
 type KeyQueue interface {
 	// Prefetch is called for a message that waits for an earlier message of its key.
@@ -29,25 +29,25 @@ type KeyQueue interface {
 	// RetryAfter stores a message that failed; it is handed to its consumer again after a delay.
 	RetryAfter(ctx context.Context, m cqrs.Received, delay time.Duration) error
 
-	// DeadLetter keeps a message as a dead letter, in the unit of work of ctx. Hold says that its key stays blocked until the dead letter is
-	// replayed or dropped. No bytes of the message can make it fail.
+	// DeadLetter stores a message as a dead letter in the unit of work of ctx. Hold says that its key stays blocked until the dead letter is
+	// replayed or dropped. The bytes of the message cannot make it fail.
 	DeadLetter(ctx context.Context, m cqrs.Received, reason, stack string, hold bool) (id string, err error)
 
-	// Complete removes a message that was handled.
+	// Complete removes a processed message.
 	Complete(ctx context.Context, m cqrs.Received) error
 
 	// Subscriber adds the messages of a consumer that wait in the queue to those that inner delivers.
 	Subscriber(consumer string, inner message.Subscriber) message.Subscriber
 }
 
-// Before an error that nobody foresaw makes a message dead, it is tried maxUnknown times; the first few at once, the others
+// A message that fails with an unknown error is attempted maxUnknown times before it becomes a dead letter: maxAtOnce times at once, then
 // later.
 const (
 	maxAtOnce  = 3
 	maxUnknown = 8
 )
 
-// maxBlocking is how long a message that waits for a lock or for an answer of the database may hold up its partition.
+// maxBlocking is how long a message that waits for a lock or for the database may block its partition.
 const maxBlocking = 3 * time.Second
 
 type panicked struct {
@@ -63,18 +63,17 @@ type Options struct {
 	// the key is the metadata cqrs.HeaderKey; a message without a key waits for no other message.
 	Received func(msg *message.Message) cqrs.Received
 
-	// Answer returns the event that tells the sender of a message that the message is a dead letter, and how it is published in the unit of
-	// work that keeps the dead letter. The key of an answered message is not blocked. False: nobody waits for an answer. Optional.
+	// Answer returns the event that tells the sender that its message is a dead letter; publish publishes it in the unit of work that stores the
+	// dead letter. The key of an answered message is not blocked. False: no sender waits for an answer. Optional.
 	Answer func(msg *message.Message, reason error) (publish func(ctx context.Context) error, answered bool)
 
-	// OnFailure is called for every attempt that failed, with what became of the message: retried, delayed, dead, and waiting for one behind
-	// a blocked key. Optional.
+	// OnFailure is called for every failed attempt with the result: retried, delayed, dead, or waiting behind a blocked key. Optional.
 	OnFailure func(consumer, what string)
 
-	// Stopping is closed when the program begins to stop: a message that waits to be retried is then delivered again later. Optional.
+	// Stopping is closed when the program begins to stop: a message that waits for a retry is then redelivered later. Optional.
 	Stopping <-chan struct{}
 
-	// Log is where failures are logged. Default: slog.Default.
+	// Log is the logger of failures. Default: slog.Default.
 	Log *slog.Logger
 }
 
@@ -94,7 +93,7 @@ func (o Options) complete() Options {
 	return o
 }
 
-// received is a message of any Watermill program as it was received.
+// received returns a message of any Watermill program as it was received.
 func received(msg *message.Message) cqrs.Received {
 	key := msg.Metadata[cqrs.HeaderKey]
 	if key == "" {
@@ -106,7 +105,7 @@ func received(msg *message.Message) cqrs.Received {
 	}
 }
 
-// received is a message as it was received, with the key whose order it keeps.
+// received returns a message as it was received, with its key.
 func (r *Router) received(msg *message.Message) cqrs.Received {
 	m := cqrs.Received{
 		Key: r.keyOf(message.HandlerNameFromCtx(msg.Context()), msg), Topic: message.SubscribeTopicFromCtx(msg.Context()), ID: msg.UUID,
@@ -118,7 +117,7 @@ func (r *Router) received(msg *message.Message) cqrs.Received {
 	return m
 }
 
-// keyOf is the key whose order a message keeps. A message without a key waits for no other message.
+// keyOf is the key by which a message is ordered. A message without a key waits for no other message.
 func (r *Router) keyOf(consumer string, msg *message.Message) cqrs.MessageKey {
 	k := cqrs.MessageKey{Consumer: consumer, Key: msg.Metadata[cqrs.HeaderKey]}
 	if id := msg.Metadata[cqrs.HeaderSagaID]; id != "" && r.sagaGroups[consumer] {
@@ -138,7 +137,7 @@ func (r *Router) formerHeaders(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// renameHeaders gives headers of older versions the names of today, on topics on which they count.
+// renameHeaders gives headers of older versions their current names, on topics where they are used.
 func (r *Router) renameHeaders(consumer string, msg *message.Message) {
 	if r.external[consumer] && !r.remote[consumer] {
 		return
@@ -151,8 +150,8 @@ func (r *Router) renameHeaders(consumer string, msg *message.Message) {
 	}
 }
 
-// announce begins to look up what must be known of a message while it waits for an earlier message of its key: whether the key is blocked,
-// and what expect, which may be nil, wants to know of a command.
+// announce starts look-ups for a message that waits for an earlier message of its key: whether the key is blocked, and what expect, which may
+// be nil, needs for a command.
 func (r *Router) announce(consumer string, expect func(cqrs.Delivery)) func(*message.Message) {
 	return func(msg *message.Message) {
 		r.renameHeaders(consumer, msg)
@@ -166,8 +165,8 @@ func (r *Router) announce(consumer string, expect func(cqrs.Delivery)) func(*mes
 	}
 }
 
-// onLargeStack gives the goroutine of a message the stack that it will need, while there is little on it to be copied. Left to itself it
-// is copied again and again on the way down, which was a fifteenth of all that a saga cost.
+// onLargeStack grows the stack of a message's goroutine while it is nearly empty. Otherwise the runtime grows and copies it several times
+// deeper in the call, which took a fifteenth of a saga's CPU time.
 func onLargeStack(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		enlarge(len(msg.Payload))
@@ -184,7 +183,7 @@ func enlarge(at int) byte {
 	return room[-at%len(room)]
 }
 
-// inFlight reports messages that are being handled. A message without a time is not reported.
+// inFlight reports messages that are being processed. A message without a time is not reported.
 func (r *Router) inFlight(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		if at, err := time.Parse(time.RFC3339Nano, msg.Metadata.Get(cqrs.HeaderTime)); err == nil {
@@ -266,8 +265,8 @@ func (r *Router) failed(consumer string, msg *message.Message, reason error) (cq
 	return delivery.Answer(cqrs.FailedAnswer{Reason: strings.ToValidUTF8(strings.ReplaceAll(fmt.Sprintf("%.200s", text), "\x00", "\uFFFD"), "\uFFFD")}, r.config.Clock())
 }
 
-// keepTrying tries until it succeeds, the service stops, the error is one that does not pass, or ctx, the message's, is done: the broker has then
-// given the message's partition to another instance, and waits until this one lets it go.
+// keepTrying retries until do succeeds, the service stops, the error is not retryable, or the message's ctx is done: the broker has then
+// given the partition to another instance, and waits until this one releases it.
 func (o Options) keepTrying(ctx context.Context, do func() error, what string) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
@@ -288,7 +287,7 @@ func (o Options) keepTrying(ctx context.Context, do func() error, what string) e
 	}
 }
 
-// shownID is a message's id as a log line has it: one from outside may be long.
+// shownID is a message's id for a log line; an id from outside may be long.
 func shownID(msg *message.Message) string {
 	const most = 100
 	if len(msg.UUID) > most {
@@ -297,7 +296,7 @@ func shownID(msg *message.Message) string {
 	return msg.UUID
 }
 
-// errKept says that the message is stored, as a dead letter or for a retry, so that it is acknowledged, but not handled.
+// errKept says that the message was stored, as a dead letter or for a retry, so that it is acknowledged although it was not processed.
 var errKept = errors.New("kept")
 
 // KeyOrder keeps the order of keys whose messages fail: it stores a message of a blocked key behind those that wait, and acknowledges it. The
@@ -344,7 +343,7 @@ func KeyOrder(queue KeyQueue, o Options) message.HandlerMiddleware {
 	}
 }
 
-// redelivered handles a message that the key queue has handed out.
+// redelivered processes a message that the key queue has delivered.
 func (o Options) redelivered(queue KeyQueue, msg *message.Message, m cqrs.Received, at cqrs.Redelivery, next message.HandlerFunc) ([]*message.Message, error) {
 	outer := msg.Context()
 	msg.SetContext(context.WithValue(outer, attemptKey{}, attempt{at.Attempts, false}))
@@ -360,13 +359,13 @@ func (o Options) redelivered(queue KeyQueue, msg *message.Message, m cqrs.Receiv
 
 type attemptKey struct{}
 
-// attempt is what is known of a message before it is handled.
+// attempt is what is known of a message before it is processed.
 type attempt struct {
-	failures int  // attempts that failed before, of a message that was stored
-	early    bool // the message before it under its key was not dealt with yet
+	failures int  // failed attempts of a message that was stored
+	early    bool // the message before it with the same key has not ended yet
 }
 
-// recognise checks what comes from outside, and reads the headers into the context.
+// recognise checks messages from outside, and reads the headers into the context.
 func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		consumer := message.HandlerNameFromCtx(msg.Context())
@@ -442,16 +441,16 @@ func (o Options) retry(queue KeyQueue, msg *message.Message, next message.Handle
 	}
 }
 
-// maxConflicts is how often a conflict is tried again at once. The unit of work has tried it many times before each of them.
+// maxConflicts is the number of immediate retries after a conflict. The unit of work has tried many times before each of them.
 const maxConflicts = 5
 
-// backoff grows from 50 ms to 10 s; half of it is chance, so that many do not come back at once.
+// backoff grows from 50 ms to 10 s. Half of it is random, so that many messages do not return at once.
 func backoff(attempt int) time.Duration {
 	d := min(50*time.Millisecond<<min(attempt-1, 12), 10*time.Second)
 	return d/2 + rand.N(d/2+1) //nolint:gosec // chance, not secrecy
 }
 
-// wait returns false if the service stops meanwhile, or ctx is done.
+// wait returns false if the service stops or ctx is done first.
 func (o Options) wait(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-o.Stopping:

@@ -71,7 +71,7 @@ func inboxOf(inbox cqrs.Inbox, delivery func(*message.Message) cqrs.Delivery) me
 	}
 }
 
-// metaOf is the metadata of a message that was read before, or else is read now.
+// metaOf returns the metadata of a message, reading it if it is not in the context.
 func metaOf(ctx context.Context, msg *message.Message) (cqrs.Meta, error) {
 	if m := cqrs.MetaFromContext(ctx); m.ID != "" {
 		return m, nil

@@ -17,18 +17,18 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// Config is what the routers need from the outside.
+// Config is what a Router needs.
 type Config struct {
 	Prefix    string
 	Marshaler Marshaler
 	Codecs    []Codec // of other services' messages that may come in other forms than JSON
 
-	// Subscriber makes one for a group. Messages that bear the header keyHeader keep their order by it, others by their key.
-	// Announce is told of messages that wait for others of their key.
+	// Subscriber makes a subscriber for a group. Messages with the header keyHeader are ordered by it, others by their key. Announce receives
+	// messages that wait for an earlier message of their key.
 	Subscriber func(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error)
 
-	// Prefetch is told of commands that are waiting and whose handlers ask services outside, so that whether there is a point to it can be
-	// looked up meanwhile. Optional.
+	// Prefetch receives commands that wait and whose handlers call external services, so that they are looked up in the inbox meanwhile.
+	// Optional.
 	Prefetch func(cqrs.Delivery)
 
 	Inbox      cqrs.Inbox
@@ -41,17 +41,16 @@ type Config struct {
 	Log        *slog.Logger
 	Watermill  watermill.LoggerAdapter
 
-	// Stopping is closed when the service begins to stop; who waits for better times gives up then.
+	// Stopping is closed when the service begins to stop. Everything that waits for a retry gives up then.
 	Stopping <-chan struct{}
 
-	// Breakers guard those destinations whose handlers ask services outside.
+	// Breakers are the circuit breakers of destinations whose handlers call external services.
 	Breakers map[string]message.HandlerMiddleware
 
-	// OnFailure is told of every attempt that failed, and of what became of the message: retried, delayed, dead; and of those
-	// that are waiting behind such a one. Optional.
+	// OnFailure is called for every failed attempt with the result: retried, delayed, dead, or waiting behind a blocked key. Optional.
 	OnFailure func(consumer, what string)
 
-	// InFlight is told that a consumer has a message of a time in hand, until done is called. Optional.
+	// InFlight is called when a consumer starts to process a message, with the message's time; done is called at the end. Optional.
 	InFlight func(consumer string, at time.Time) (done func())
 }
 
@@ -110,8 +109,8 @@ func NewRouter(c Config) (*Router, error) {
 	return r, nil
 }
 
-// own applies a middleware to the handlers that Add methods have made. Handlers that the service adds to the message.Router by itself have the
-// middleware that the service gives them.
+// own applies a middleware to the handlers that the Add methods have made. Handlers that the service adds to the message.Router have the
+// service's middleware only.
 func (r *Router) own(m message.HandlerMiddleware) message.HandlerMiddleware {
 	return func(next message.HandlerFunc) message.HandlerFunc {
 		with := m(next)
@@ -138,7 +137,7 @@ func (r *Router) breakers(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// listen has a group's events handled, each by the endpoint for its type; prefix is that of their topics.
+// listen adds a group that handles events, each by the endpoint for its type; prefix is that of their topics.
 func (r *Router) listen(group, prefix, category string, m Marshaler, handlers map[reflect.Type]cqrs.Endpoint) error {
 	if len(handlers) == 0 { // Watermill refuses a group without handlers. A projection that was begun just now has none yet.
 		return nil
@@ -178,7 +177,7 @@ func (r *Router) listen(group, prefix, category string, m Marshaler, handlers ma
 	return processor.AddHandlersGroup(group, typed...)
 }
 
-// subscriber makes the subscriber of a consumer: what the broker delivers, and what waits to be retried.
+// subscriber makes the subscriber of a consumer: messages of the broker, and messages that wait for a retry.
 func (r *Router) subscriber(consumer string, expect func(cqrs.Delivery)) (message.Subscriber, error) {
 	header := ""
 	if r.sagaGroups[consumer] {
@@ -207,7 +206,7 @@ func Topics(prefix string, handlers []cqrs.Handler, categories ...string) []stri
 	return topics
 }
 
-// Source is where events of a saga come from: a kind of aggregate.
+// Source is a type of aggregate whose events a saga handles.
 type Source struct {
 	Category string
 	Types    cqrs.EventTypes // those that the saga waits for
@@ -217,7 +216,7 @@ type Source struct {
 	Known           aggregate.Types
 }
 
-// AddSaga has a saga react to events.
+// AddSaga adds the consumers of a saga.
 func (r *Router) AddSaga(s *saga.Saga, manager *manager.Manager, sources []Source) error {
 	for _, source := range sources {
 		group, prefix, marshaler := r.config.Prefix+".saga."+s.Name()+"."+source.Category, r.config.Prefix, r.config.Marshaler
@@ -246,7 +245,7 @@ func ProjectionConsumer(prefix, projection string) string {
 	return prefix + ".projection." + projection
 }
 
-// AddProjection has a projection built.
+// AddProjection adds the consumer of a projection.
 func (r *Router) AddProjection(p cqrs.Projection) error {
 	group := ProjectionConsumer(r.config.Prefix, p.Name)
 	handlers := map[reflect.Type]cqrs.Endpoint{}
@@ -261,7 +260,7 @@ func (r *Router) AddProjection(p cqrs.Projection) error {
 	return r.listen(group, r.config.Prefix, p.Category, r.config.Marshaler, handlers)
 }
 
-// AddConsumer has what another service says handled. Prefix is that of its topics.
+// AddConsumer adds a consumer of another service's events. Prefix is that of its topics.
 func (r *Router) AddConsumer(a cqrs.EventConsumer, prefix string) error {
 	group := r.config.Prefix + ".reaction." + a.Name
 	r.external[group] = true

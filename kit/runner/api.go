@@ -20,8 +20,8 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// handlers are what each listener serves: the one of HTTP_ADDR, and the one of OPS_ADDR if that is set. Instances without the role api
-// serve probes and metrics only.
+// handlers are the HTTP handlers of the two listeners, HTTP_ADDR and, if it is set, OPS_ADDR. Instances without the role api serve probes and
+// metrics only.
 func (s *Instance) handlers() (public, ops http.Handler, err error) {
 	s.gauges()
 	server := &httpapi.Server{
@@ -62,7 +62,7 @@ func (s *Instance) handlers() (public, ops http.Handler, err error) {
 	return public, ops, err
 }
 
-// hosts are the names that requests may be sent to without tokens: those of HTTP_HOSTS, and those that are listened on.
+// hosts are the names that requests without tokens may use: those of HTTP_HOSTS, and those of the listeners.
 func (s *Instance) hosts() []string {
 	hosts := s.config.Hosts
 	for _, addr := range []string{s.config.HTTPAddr, s.config.OpsAddr} {
@@ -102,7 +102,7 @@ func (s *Instance) breakerList() []cqrs.Breaker {
 	return list
 }
 
-// backlog is what waits in the outbox.
+// backlog counts the messages in the outbox.
 func (s *Instance) backlog(ctx context.Context) (cqrs.Backlog, error) {
 	b, err := outbox.LoadBacklog(ctx, s.db)
 	if err != nil {
@@ -116,7 +116,7 @@ func (s *Instance) backlog(ctx context.Context) (cqrs.Backlog, error) {
 	return out, err
 }
 
-// suspended is an error that names the topics that cannot be sent to.
+// suspended is an error that names the suspended topics.
 func (s *Instance) suspended(ctx context.Context) error {
 	topics, err := outbox.SuspendedTopics(ctx, s.db)
 	for _, t := range topics {
@@ -125,8 +125,8 @@ func (s *Instance) suspended(ctx context.Context) error {
 	return err
 }
 
-// ready checks the parts that this instance's roles need. Without Kafka the API still accepts, and a worker does nothing. However many
-// ask, the parts are asked once a second.
+// ready checks the parts that this instance's roles need. Without Kafka the API still accepts requests, and a worker cannot work. The parts
+// are checked at most once a second, however many probes there are.
 func (s *Instance) ready(ctx context.Context) []cqrs.Check {
 	return s.checks.get(func() []cqrs.Check {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
@@ -135,7 +135,7 @@ func (s *Instance) ready(ctx context.Context) []cqrs.Check {
 	})
 }
 
-// checkTimeout bounds one look at the parts.
+// checkTimeout limits one check of the parts.
 const checkTimeout = 3 * time.Second
 
 func (s *Instance) check(ctx context.Context) []cqrs.Check {

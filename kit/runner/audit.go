@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// audit checks what is stored, of a service that runs or of one that does not.
+// audit checks the stored data of a service, whether the service runs or not.
 func (p *Program) audit(ctx context.Context) (report cli.Audit, err error) {
 	var dsn string
 	if p.config.PostgresDSN == "" {
@@ -38,7 +38,7 @@ func (p *Program) audit(ctx context.Context) (report cli.Audit, err error) {
 	return report, err
 }
 
-// Audit checks what this service has stored in a database, for which it waits.
+// Audit checks the data that this service has stored in a database. It waits until the database is available.
 func (d *Service) Audit(ctx context.Context, dsn string, wait time.Duration, log *slog.Logger) (report audit.Report, err error) {
 	db, err := postgres.Open(dsn, 2)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
-// BrokerEnv is what an adapter makes a broker of.
+// BrokerEnv is what an adapter needs to make a broker.
 type BrokerEnv struct {
 	Config  Config
 	DSN     string // of the database, the embedded one included
@@ -30,8 +30,8 @@ type BrokerEnv struct {
 	Log     watermill.LoggerAdapter
 }
 
-// startBroker has the adapter make the broker, and starts the embedded Kafka if it is to be Kafka and no other is set. It does not connect: a
-// broker that is down is no reason not to accept orders.
+// startBroker makes the broker by the service's adapter, and starts the embedded Kafka if no other is set. It does not connect: the service
+// accepts orders while the broker is unavailable.
 func (s *Instance) startBroker(_ context.Context, _ func(string)) (err error) {
 	if s.config.Broker == InKafka {
 		s.Brokers = s.config.KafkaBrokers
@@ -59,7 +59,7 @@ func (s *Instance) startBroker(_ context.Context, _ func(string)) (err error) {
 	return nil
 }
 
-// ensureTopics creates what is missing, again and again until it succeeds or the service stops.
+// ensureTopics creates missing topics, and retries until it succeeds or the service stops.
 func (s *Instance) ensureTopics(ctx context.Context) bool {
 	for {
 		limit, err := s.broker.Ensure(ctx, s.core.topics)
@@ -93,7 +93,7 @@ func (s *Instance) newBreaker(settings gobreaker.Settings, failed func(error) bo
 	return b
 }
 
-// startRelay has the outbox forwarded, on instances with that role; on all others it is seen to that relays elsewhere wake up.
+// startRelay starts the relay on instances with that role. Other instances notify relays after their commits.
 func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 	notifier := outbox.NewNotifier(s.db)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -153,7 +153,7 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 	return nil
 }
 
-// repairTopic makes a topic of this service again if it has disappeared.
+// repairTopic creates a topic of this service again if it has disappeared.
 func (s *Instance) repairTopic(ctx context.Context, topic string) error {
 	if !slices.Contains(s.core.topics, topic) {
 		return nil // it is for its owner to make it
@@ -162,7 +162,7 @@ func (s *Instance) repairTopic(ctx context.Context, topic string) error {
 	return err
 }
 
-// guarded has the relay send behind a breaker, which counts faults of the broker only.
+// guarded is the relay's sender behind a circuit breaker, which counts faults of the broker only.
 type guarded struct {
 	outbox.Sender
 	guard *breaker.Breaker

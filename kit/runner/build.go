@@ -20,7 +20,7 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// core is what every role stands on.
+// core is the parts that every role uses.
 type core struct {
 	store          *eventstore.Store
 	uow            *postgres.UnitOfWork
@@ -37,10 +37,10 @@ type core struct {
 	queries        *cqrs.Queries
 	keyQueue       *keyqueue.Queue
 	topics         []string
-	externalTopics []string                // topics of other services
-	consumedTopics []string                // those of them that are consumed
-	wake           func()                  // the relay, here or elsewhere
-	offer          func([]*outbox.Message) // what was committed to the relay, here or elsewhere
+	externalTopics []string                // topics of external services
+	consumedTopics []string                // the consumed ones of externalTopics
+	wake           func()                  // wakes the relay of this or of another instance
+	offer          func([]*outbox.Message) // passes committed messages to the relay of this or of another instance
 }
 
 // build makes the core. It checks the sagas and starts nothing.
@@ -119,8 +119,8 @@ type timers struct{}
 
 func (timers) Stop(ctx context.Context, ids []string) error { return outbox.CancelTimers(ctx, ids) }
 
-// checkSagas refuses what would leave a saga waiting for ever: a faulty definition, an event that no aggregate records, a command that
-// nobody handles. Handlers include the commands of other services.
+// checkSagas refuses definitions with which a saga would wait for ever: a faulty definition, an event that no aggregate records, a command
+// without a handler. Handlers include the commands of external services.
 func (d *Service) checkSagas(handlers []cqrs.Handler) error {
 	handled := map[reflect.Type]bool{}
 	for _, h := range handlers {
@@ -147,7 +147,7 @@ func (d *Service) checkSagas(handlers []cqrs.Handler) error {
 	return errors.Join(faults...)
 }
 
-// sourceOf finds the kind of aggregate, of this service or of another one, that records an event.
+// sourceOf finds the type of aggregate, of this service or of an external one, that records an event.
 func (d *Service) sourceOf(event reflect.Type) (messaging.Source, bool) {
 	one := reflect.Zero(event).Interface()
 	for category, types := range d.types() {

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// cached keeps a figure for a second, so that asking for it costs the same however many ask. Those who ask while it is made wait for it.
+// cached keeps a value for a second, so that many requests cost one computation. Requests that arrive during the computation wait for it.
 type cached[T any] struct {
 	mu   sync.Mutex
 	made time.Time
 	last T
 }
 
-// cacheFor is how old a figure may be.
+// cacheFor is the maximum age of a value.
 const cacheFor = time.Second
 
 func (c *cached[T]) get(make func() T) T {

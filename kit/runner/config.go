@@ -22,12 +22,12 @@ import (
 	"github.com/millrace/millrace/kit/telemetry"
 )
 
-// Config is every setting. .env.example says what each is for.
+// Config is the settings. .env.example describes each.
 type Config struct {
 	HTTPAddr         string
-	OpsAddr          string         // of the listener for operators and probes; empty: there is one listener for all
+	OpsAddr          string         // a second listener for operators and probes; empty: one listener serves everything
 	Hosts            []string       // names that requests may be sent to without tokens
-	Proxies          []netip.Prefix // whose X-Forwarded-* headers count
+	Proxies          []netip.Prefix // trusted for X-Forwarded-* headers
 	MaxStreams       int            // event streams of an instance
 	PostgresDSN      string         // empty: the embedded one
 	PostgresPool     int
@@ -36,19 +36,19 @@ type Config struct {
 	Broker           Broker
 	KafkaBrokers     []string // empty: the embedded one
 	Partitions       int32
-	Debezium         bool // sends what is in the outbox
+	Debezium         bool // Debezium sends the outbox's messages
 	DebeziumSlot     string
 	InstanceID       string
 	LoadDistribution LoadDistribution
 	TopicPrefix      string
-	ExternalPrefixes map[string]string // the prefixes of other services' topics, by the services
+	ExternalPrefixes map[string]string // the topic prefixes of external services, by service
 	Retention        postgres.Retention
 	MaxMessage       int
 	DataDir          string
 	Roles            map[Role]bool
 	ClockOffset      time.Duration
 	Auth             identity.Config
-	NoAuth           bool   // meant, even beyond loopback
+	NoAuth           bool   // on purpose, also beyond loopback
 	Token            string // for the command line
 	RateLimit        int
 	KafkaAuth        kafka.Security
@@ -57,7 +57,7 @@ type Config struct {
 	LogFormat        string
 }
 
-// Broker is what carries messages.
+// Broker is the kind of message broker.
 type Broker string
 
 // The brokers.
@@ -66,7 +66,7 @@ const (
 	InPostgres Broker = "postgres" // for small installations: docs/brokers.md
 )
 
-// LoadDistribution says to whom partitions and shards of the outbox are distributed.
+// LoadDistribution says whether partitions and shards of the outbox are distributed over hosts or over instances.
 type LoadDistribution string
 
 // Whom work is distributed to.
@@ -85,12 +85,13 @@ const (
 	Relay  Role = "relay"
 )
 
-// removedSettings has, for each setting that an earlier version read, why it is gone.
+// removedSettings has the reason for each removed setting.
 var removedSettings = map[string]string{
 	"KAFKA_SERIAL": "every Kafka consumer handles many messages of a partition at once, those of one key in order",
 }
 
-// renamedSettings has, for each former name of a setting, its name now, and its values by their former names. The former name still works.
+// renamedSettings has, for each former name of a setting, its current name, and its values by their former names. The former name still
+// works.
 var renamedSettings = map[string]struct {
 	name   string
 	values map[string]string
@@ -237,7 +238,7 @@ func (c Config) checkEmbedded() error {
 	return errors.Join(faults...)
 }
 
-// checkRetention refuses to forget which messages were handled while they can be delivered again.
+// checkRetention refuses settings with which ids of processed messages are deleted while the messages can be delivered again.
 func (s reader) checkRetention(c Config, all []*saga.Saga) {
 	if c.Retention.Idempotency < time.Minute {
 		s.Fault("IDEMPOTENCY_RETENTION", "must be at least 1m")
@@ -254,7 +255,7 @@ func (s reader) checkRetention(c Config, all []*saga.Saga) {
 	}
 }
 
-// longestWait is the step of a saga that may take longest.
+// longestWait is the step of all sagas with the longest timeout.
 func longestWait(all []*saga.Saga) (step, name string, longest time.Duration) {
 	for _, each := range all {
 		if st, d := each.LongestWait(); d > longest {
@@ -283,7 +284,7 @@ func (s reader) traces() string {
 	return exporter
 }
 
-// checkAuth refuses to serve strangers without asking who they are.
+// checkAuth refuses an address beyond loopback without authentication.
 func (s reader) checkAuth(c *Config) {
 	switch mode := s.Text("AUTH_MODE", ""); mode {
 	case "", "none":

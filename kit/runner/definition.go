@@ -30,8 +30,8 @@ import (
 // Service is everything that a service registers. Fields that are functions of a Kit are called once for each instance that starts, and also
 // without an instance, to describe the service: then the Kit's parts are empty, and the functions must only make values of them.
 type Service struct {
-	// Name is the binary's, and what the names of topics begin with unless TOPIC_PREFIX is set: lower-case letters and digits. Title is the
-	// name for people, Summary one line about the service.
+	// Name is the name of the binary and, unless TOPIC_PREFIX is set, the prefix of topics: lower-case letters and digits. Title is the name for
+	// people, Summary one line about the service.
 	Name, Title, Summary string
 
 	// Settings reads the service's own settings, before anything is started. Optional.
@@ -63,33 +63,33 @@ type Service struct {
 	Outbox     outbox.Insert
 	Broker     func(e BrokerEnv) (broker.Broker, error)
 
-	// Prepare starts what commands need, for example stand-ins of external services. It is called once the database and the broker are
-	// there, before Commands. Optional.
+	// Prepare starts parts that commands need, for example stand-ins of external services. It is called after the database and the broker were
+	// started, before Commands. Optional.
 	Prepare func(ctx context.Context, k *Kit) error
 
-	// Seed fills a database of the embedded PostgreSQL that was made just now. Optional.
+	// Seed fills a new database of the embedded PostgreSQL. Optional.
 	Seed func(ctx context.Context, k *Kit) error
 
 	// Hints are commands that the banner suggests. Optional.
 	Hints func(k *Kit) []string
 
-	// CLI are commands of the service's own. Optional.
+	// CLI are additional commands of the command line. Optional.
 	CLI func(p *Program) []*cobra.Command
 
-	// Routes are the routes of the service, Mounts what is served beside the API, and Pages its own pages. Optional.
+	// Routes are the routes of the service, Mounts handlers beside the API, and Pages its own pages. Optional.
 	Routes func(k *Kit) *httpapi.Service
 	Mounts func(k *Kit) []httpapi.Mount
 	Pages  func(k *Kit) (opsui.Extension, error)
 }
 
-// Aggregate is a kind of aggregate that a service registers; AggregateOf makes it.
+// Aggregate is a type of aggregate that a service registers; AggregateOf makes it.
 type Aggregate interface {
 	category() string
 	Types() aggregate.Types // the events
 	snapshot() (audit.Snapshot, bool)
 }
 
-// AggregateType is a kind of aggregate: the category of its streams and topics, its events, and how it is rebuilt from them.
+// AggregateType is a type of aggregate: the category of its streams and topics, its events, and the function that rebuilds it from them.
 type AggregateType[A eventstore.Aggregate, E any] struct {
 	name    string
 	events  aggregate.Types
@@ -97,19 +97,19 @@ type AggregateType[A eventstore.Aggregate, E any] struct {
 	options eventstore.Options
 }
 
-// AggregateOf registers a kind of aggregate.
+// AggregateOf registers a type of aggregate.
 func AggregateOf[A eventstore.Aggregate, E any](category string, events aggregate.Types, rebuild func([]E) A, o eventstore.Options) AggregateType[A, E] {
 	return AggregateType[A, E]{category, events, rebuild, o}
 }
 
-// Store is where handlers load and store aggregates of the kind.
+// Store is the store that handlers of the type use.
 func (t AggregateType[A, E]) Store(k *Kit) cqrs.Store[A] {
 	return eventstore.NewRepository(k.store(), t.name, t.rebuild, t.options)
 }
 
 func (t AggregateType[A, E]) category() string { return t.name }
 
-// Types are the events of the kind.
+// Types are the events of the type.
 func (t AggregateType[A, E]) Types() aggregate.Types { return t.events }
 
 func (t AggregateType[A, E]) snapshot() (audit.Snapshot, bool) {
@@ -139,7 +139,7 @@ func (d *Service) snapshots() map[string]audit.Snapshot {
 	return all
 }
 
-// readModels are the service's and the kit's: the list of sagas.
+// readModels are the service's read models, and the kit's: the list of sagas.
 func (d *Service) readModels() []readmodel.Model {
 	return append(slices.Clip(d.Projections), readmodel.Model{Projection: manager.Projection(readmodel.Sagas{}), Table: "saga_instances"})
 }

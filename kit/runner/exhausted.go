@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// limit is something that can run out, and that each loop of the service then fails for, again and again.
+// limit is a resource that can run out. Each loop of the service then fails repeatedly.
 type limit struct {
 	signs []string // texts of errors
 	began string
@@ -32,18 +32,18 @@ var limits = []*limit{
 	},
 }
 
-// overAfter is how long no error may come of a limit until it counts as over. Loops try again every two seconds at least.
+// overAfter is the time without an error of a limit after which it counts as over. Loops retry at least every two seconds.
 const overAfter = 10 * time.Second
 
-// exhaustion is a log handler. Of the errors that come of one limit it logs one line when they begin, which names the setting to raise, and
-// one when they are over. The lines of the relay, the key queue, the listeners and other loops that fail for the limit meanwhile are left
-// out, because each would come once a second. Lines about a single message that will not be tried again are kept.
+// exhaustion is a log handler. Of the errors that one limit causes it logs one line at the beginning, which names the setting to raise, and
+// one at the end. It drops the lines of the relay, the key queue, the listeners and other loops meanwhile, because each would come once a
+// second. It keeps lines about a single message that is not retried.
 type exhaustion struct {
 	slog.Handler
 	states *exhausted
 }
 
-// exhausted is which limits are reached.
+// exhausted records which limits are reached.
 type exhausted struct {
 	mu     sync.Mutex
 	since  map[*limit]time.Time
@@ -88,7 +88,7 @@ func (e exhaustion) Handle(ctx context.Context, r slog.Record) error {
 	return nil
 }
 
-// note notes an error of a limit, and tells whether it is the first one. Over is called when no error has come for a while.
+// note records an error of a limit, and tells whether it is the first one. Over is called when no error has come for a while.
 func (s *exhausted) note(l *limit, hide bool, over func(lasted time.Duration, hidden int)) (began bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,7 +110,7 @@ func (s *exhausted) note(l *limit, hide bool, over func(lasted time.Duration, hi
 	return true
 }
 
-// limitOf tells for which limit a record's error has come, if for one. Final tells that the record is about a message that is given up.
+// limitOf finds the limit that has caused a record's error, if one has. Final tells that the record is about a message that is not retried.
 func limitOf(r slog.Record) (found *limit, text string, final bool) {
 	if r.Level < slog.LevelWarn {
 		return nil, "", false

@@ -35,7 +35,8 @@ import (
 
 // Instance is a running instance of a service.
 type Instance struct {
-	// URL is where HTTP is served, OpsURL where operators are (the same, unless OPS_ADDR is set); DSN and Brokers are what the instance uses, its own embedded ones included.
+	// URL is the address of HTTP, OpsURL that for operators (the same, unless OPS_ADDR is set). DSN and Brokers are the database and the brokers
+	// that the instance uses, embedded ones included.
 	URL     string
 	OpsURL  string
 	DSN     string
@@ -49,10 +50,10 @@ type Instance struct {
 	clock     cqrs.Clock
 
 	brokerClock cqrs.Clock
-	host        string    // that this instance runs on; empty: a host of its own
-	since       time.Time // from when on
+	host        string    // of this instance; empty: a host of its own
+	since       time.Time // start of the instance
 
-	postgres *embedded.Postgres // nil if it is not ours
+	postgres *embedded.Postgres // nil without the embedded one
 	broker   broker.Broker
 	verifier *identity.Verifier // nil: no tokens
 
@@ -61,7 +62,7 @@ type Instance struct {
 	figures cached[figures]
 
 	kit    Kit
-	locked bool // the data directory
+	locked bool // the data directory is locked
 
 	announced [][2]string // lines of the banner: a part and its address
 	db        *sqlx.DB
@@ -72,17 +73,17 @@ type Instance struct {
 	guards    map[string]*breaker.Breaker // by the destination of commands
 	relay     *outbox.Relay
 	router    *messaging.Router
-	workerOK  atomic.Pointer[string] // what the worker waits for; nil if it works
+	workerOK  atomic.Pointer[string] // what the worker waits for; nil if it runs
 
 	stopping chan struct{}
-	cleanups []func(context.Context) error // last started, first stopped
+	cleanups []func(context.Context) error // called by Stop in reverse order
 	stopOnce sync.Once
 	stopErr  error
 	failed   chan error
 }
 
-// Start builds and starts an instance of a service. Say receives what a person at a terminal wants to know meanwhile. What was started
-// is stopped again if something fails.
+// Start builds and starts an instance of a service. Logf receives progress messages for a terminal. If a part fails to start, the parts that
+// were started are stopped again.
 func Start(ctx context.Context, d *Service, c Config, log *slog.Logger, logf func(string)) (*Instance, error) {
 	s := &Instance{
 		def: d, config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, brokerClock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
@@ -107,7 +108,7 @@ func Start(ctx context.Context, d *Service, c Config, log *slog.Logger, logf fun
 	return s, nil
 }
 
-// listen takes the ports first, so that their being taken is said before anything else is started.
+// listen opens the ports before anything else is started, so that a port in use is reported at once.
 func (s *Instance) listen(ctx context.Context) ([]net.Listener, error) {
 	var listeners []net.Listener
 	for _, at := range []struct {
@@ -172,7 +173,7 @@ func (s *Instance) lockEmbedded(context.Context, func(string)) error {
 	return s.lockData()
 }
 
-// prepare has the service start what its commands need.
+// prepare starts the parts that the service's commands need.
 func (s *Instance) prepare(ctx context.Context, _ func(string)) error {
 	if s.def.Prepare == nil {
 		return nil
@@ -182,15 +183,15 @@ func (s *Instance) prepare(ctx context.Context, _ func(string)) error {
 
 func (s *Instance) onStop(f func(context.Context) error) { s.cleanups = append(s.cleanups, f) }
 
-// Failed tells of a part that ended although nobody stopped it.
+// Failed receives the error of a part that has ended by itself.
 func (s *Instance) Failed() <-chan error { return s.failed }
 
-// stopGrace is what each part gets when the time for a clean stop is over: the embedded PostgreSQL must not be left running because another
-// part hangs.
+// stopGrace is the time of each part after the time for a clean stop is over: the embedded PostgreSQL must be stopped even if another part
+// hangs.
 const stopGrace = 2 * time.Second
 
-// Stop takes nothing new, finishes what is in flight, leaves the consumer groups and closes, in the reverse order of the start. A part that
-// hangs is given up when ctx is done.
+// Stop accepts nothing new, finishes messages in flight, leaves the consumer groups and closes the parts, in the reverse order of the start.
+// It gives up waiting for a part that hangs when ctx is done.
 func (s *Instance) Stop(ctx context.Context) error {
 	s.stopOnce.Do(func() {
 		close(s.stopping)
@@ -217,7 +218,7 @@ func stopPart(ctx context.Context, stop func(context.Context) error) error {
 	}
 }
 
-// serve serves HTTP on the listeners: that of HTTP_ADDR, and that of OPS_ADDR if it is set.
+// serve serves HTTP on the listeners of HTTP_ADDR and, if it is set, OPS_ADDR.
 func (s *Instance) serve(listeners []net.Listener) func(context.Context, func(string)) error {
 	return func(context.Context, func(string)) error {
 		public, ops, err := s.handlers()

@@ -12,10 +12,10 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// Kit is what a service gets of the instance that runs it.
+// Kit gives a service access to the instance that runs it.
 type Kit struct{ instance *Instance }
 
-// DB is the database, for read models. Writes belong into a unit of work.
+// DB is the database, for read models. Writes belong in a unit of work.
 func (k *Kit) DB() *sqlx.DB {
 	if k.instance == nil {
 		return nil
@@ -35,7 +35,7 @@ func (k *Kit) History(ctx context.Context, category, id string) ([]cqrs.Event, e
 	return k.store().History(ctx, category, id)
 }
 
-// Commands is the command bus: Send stores a command with the unit of work of its context, Execute handles it at once.
+// Commands is the command bus: Send stores a command with the unit of work of its context, Execute calls its handler.
 func (k *Kit) Commands() cqrs.Commands { return bus{k.instance} }
 
 // bus is the command bus of an instance, which is made after the handlers that use it.
@@ -49,13 +49,13 @@ func (b bus) Execute(ctx context.Context, c cqrs.Command) error {
 	return b.instance.core.commands.Execute(ctx, c)
 }
 
-// Queries answers queries.
+// Queries is the query bus.
 func (k *Kit) Queries() *cqrs.Queries { return k.instance.core.queries }
 
-// UnitOfWork is what commits together.
+// UnitOfWork is the unit of work of the instance.
 func (k *Kit) UnitOfWork() cqrs.UnitOfWork { return k.instance.core.uow }
 
-// CancelSaga asks the saga that the event began to compensate. The error is a refusal if it is too late.
+// CancelSaga cancels the saga that the event has started: it compensates. The error is a refusal if it is too late.
 func (k *Kit) CancelSaga(ctx context.Context, definition string, began cqrs.Event, reason string) error {
 	return k.instance.core.manager.Cancel(ctx, k.instance.saga(definition), began, reason)
 }

@@ -1,5 +1,5 @@
-// Package telemetry writes a log line, a metric and a trace span for each message, query and request that is handled, and has the other
-// metrics of a service.
+// Package telemetry writes a log line, a metric and a trace span for each processed message, query and request, and holds the other metrics
+// of a service.
 package telemetry
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Telemetry is the registry of metrics and what is counted in it.
+// Telemetry is the registry of metrics, and the counters in it.
 type Telemetry struct {
 	Registry *prometheus.Registry
 	relayed  prometheus.Counter
@@ -37,10 +37,10 @@ type Telemetry struct {
 	counts struct{ handled, relayed, sagas, failed atomic.Int64 }
 }
 
-// Totals are what was done since the start.
+// Totals are counts since the start.
 type Totals struct{ Handled, Relayed, Sagas, Failed float64 }
 
-// Totals reads them.
+// Totals reads the counts.
 func (t *Telemetry) Totals() Totals {
 	c := &t.counts
 	return Totals{float64(c.handled.Load()), float64(c.relayed.Load()), float64(c.sagas.Load()), float64(c.failed.Load())}
@@ -79,7 +79,7 @@ func New(log *slog.Logger) *Telemetry {
 	return t
 }
 
-// Gauge is a metric that is read when it is asked for.
+// Gauge is a metric whose value is read at each scrape.
 type Gauge struct {
 	Name, Help string
 	Labels     []string
@@ -92,7 +92,7 @@ type Sample struct {
 	Value  float64
 }
 
-// Gauges registers metrics that are read together, when they are asked for. If they cannot be read, they are absent.
+// Gauges registers metrics that are read together at each scrape. If reading fails, they are absent.
 func (t *Telemetry) Gauges(gauges []Gauge, read func() ([]Sample, error)) {
 	r := &reader{descs: map[string]*prometheus.Desc{}, read: read, log: t.log}
 	for _, g := range gauges {
@@ -126,7 +126,7 @@ func (r *reader) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// inFlight knows how old the messages are that handlers have in their hands.
+// inFlight knows the age of messages that handlers are processing.
 type inFlight struct {
 	mu    sync.Mutex
 	since map[string]map[time.Time]int // by consumer and the message's time
@@ -151,7 +151,7 @@ func (h *inFlight) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// InFlight notes that a consumer has begun to handle a message of a time, until done is called.
+// InFlight records that a consumer processes a message of a time, until done is called.
 func (t *Telemetry) InFlight(consumer string, at time.Time) (done func()) {
 	h := t.inFlight
 	h.mu.Lock()
@@ -189,13 +189,13 @@ func (t *Telemetry) Failed(consumer, then string) {
 	t.failures.WithLabelValues(consumer, then).Inc()
 }
 
-// BreakerChanged counts and logs a transition.
+// BreakerChanged counts and logs a state change.
 func (t *Telemetry) BreakerChanged(destination, from, to string) {
 	t.changes.WithLabelValues(destination, to).Inc()
 	t.log.Warn("circuit breaker", "destination", destination, "from", from, "to", to)
 }
 
-// Decorator watches endpoints of a kind: "message", "query".
+// Decorator logs, measures and traces endpoints of a kind: "message", "query".
 func (t *Telemetry) Decorator(kind string) cqrs.Decorator {
 	spanKind := trace.SpanKindInternal
 	if kind == "message" {

@@ -22,9 +22,8 @@ const (
 	Console  = "console"
 )
 
-// StartTracing has spans exported until stop is called. Everything else is read from the OTEL_* variables by the SDK: where to,
-// which part of the traces, the resource.
-// https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+// StartTracing exports spans until stop is called. The SDK reads everything else from the OTEL_* variables: the endpoint, the sampling, the
+// resource. https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 func StartTracing(ctx context.Context, exporter, service, instance string, console io.Writer, log *slog.Logger) (stop func(context.Context) error, err error) {
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces", "error", err) }))

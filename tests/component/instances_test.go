@@ -246,7 +246,7 @@ func TestAStaticMemberComesBack(t *testing.T) {
 func TestAWrongClockDoesNotMatter(t *testing.T) {
 	t.Parallel()
 	_, all := several(t, 1)
-	w := all[0].World()
+	w := all[0].Environment()
 	late, early := w.Start("CLOCK_OFFSET=-5m"), w.Start("CLOCK_OFFSET=5m")
 	for _, i := range []*harness.Instance{late, early, all[0]} {
 		flow(t, i)

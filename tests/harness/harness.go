@@ -111,8 +111,8 @@ func (w *Environment) Launch(settings ...string) *Instance {
 	return instance(w.t, w, w.Environment.Launch(settings...))
 }
 
-// World is what the instance shares with others.
-func (i *Instance) World() *Environment { return i.env }
+// Environment is what the instance shares with others.
+func (i *Instance) Environment() *Environment { return i.env }
 
 // HTTP is the client that the instance is called with.
 func (i *Instance) HTTP() *http.Client { return i.Instance.HTTP() }

@@ -72,7 +72,7 @@ func TestMemoryLimitWithABacklog(t *testing.T) {
 	db := kittest.OpenDB(t, i.DSN())
 	event := cqrs.Event{Body: payment.Captured{PaymentID: "backlog", OrderID: "backlog", Amount: money.Money{Amount: 100, Currency: "EUR"}}, Category: payment.Category, Key: "backlog"}
 	event.Meta = cqrs.Meta{ID: "backlog", Subject: "payments/backlog", Time: time.Now(), Version: 1}
-	msg, err := messaging.NewMarshaler(payment.Types, "/"+i.World().Prefix).Marshal(event)
+	msg, err := messaging.NewMarshaler(payment.Types, "/"+i.Environment().Prefix).Marshal(event)
 	require.NoError(t, err)
 	headers, err := json.Marshal(msg.Metadata)
 	require.NoError(t, err)
@@ -127,7 +127,7 @@ func TestMemoryLimitWithOpenStreams(t *testing.T) {
 	kittest.Long(t)
 	i, group := inMemory(t, mb256)
 	i.Stock(10, "MUG-01")
-	harness.NewClient(t, i.World().SandboxURL()).SetFaults("carrier", `{"down":true}`) // the order stays pending, and its streams stay open
+	harness.NewClient(t, i.Environment().SandboxURL()).SetFaults("carrier", `{"down":true}`) // the order stays pending, and its streams stay open
 	id := i.Place("pm_ok", "MUG-01")
 	n := orNightly(200, 1000)
 	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: n}}

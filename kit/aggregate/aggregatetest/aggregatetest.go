@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// Aggregate is what the kit needs to see of one.
+// Aggregate is the interface of an aggregate for this kit.
 type Aggregate interface{ Changes() []any }
 
 // Kit makes scenarios for one type of aggregate.
@@ -19,25 +19,25 @@ type Kit[A Aggregate, E any] struct{ rebuild func([]E) A }
 // For starts with the aggregate's Rebuild, from which the types are inferred.
 func For[A Aggregate, E any](rebuild func([]E) A) Kit[A, E] { return Kit[A, E]{rebuild} }
 
-// Given is the history.
+// Given sets the history.
 func (k Kit[A, E]) Given(history ...E) Scenario[A, E] { return Scenario[A, E]{k, history} }
 
-// Scenario has its history and waits for the command.
+// Scenario has a history, and waits for a decision.
 type Scenario[A Aggregate, E any] struct {
 	kit     Kit[A, E]
 	history []E
 }
 
-// When is what is asked of the aggregate.
+// When sets the decision that is called.
 func (s Scenario[A, E]) When(ask func(A) error) Outcome[A, E] { return Outcome[A, E]{s, ask} }
 
-// Outcome waits for the outcome: Then, Nothing or Refused.
+// Outcome checks the result of the decision: Then, Nothing or Refused.
 type Outcome[A Aggregate, E any] struct {
 	scenario Scenario[A, E]
 	ask      func(A) error
 }
 
-// Then passes if just these events were recorded.
+// Then passes if exactly these events were recorded.
 func (a Outcome[A, E]) Then(want ...E) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
@@ -55,10 +55,10 @@ func (a Outcome[A, E]) Then(want ...E) func(*testing.T) {
 	}
 }
 
-// Nothing passes if it was accepted and nothing was recorded, as when a command is repeated.
+// Nothing passes if the decision succeeded without recording an event, as for a duplicate command.
 func (a Outcome[A, E]) Nothing() func(*testing.T) { return a.Then() }
 
-// Refused passes if the aggregate said no with this error, and recorded nothing.
+// Refused passes if the decision failed with this error and recorded nothing.
 func (a Outcome[A, E]) Refused(want error) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
@@ -72,8 +72,8 @@ func (a Outcome[A, E]) Refused(want error) func(*testing.T) {
 	}
 }
 
-// run asks, and fails the test if the aggregate has changed an event of its history: the event store shares events between units of work, so
-// an aggregate must copy the slices and maps that it changes.
+// run calls the decision, and fails the test if the aggregate has changed an event of its history: the event store shares events between
+// units of work, so an aggregate must copy the slices and maps that it changes.
 func (a Outcome[A, E]) run(t *testing.T) ([]any, error) {
 	t.Helper()
 	before, err := json.Marshal(a.scenario.history)

@@ -1,4 +1,4 @@
-// Package cqrstest tests a command handler without a database: its store holds one aggregate, whatever id is asked for.
+// Package cqrstest tests command handlers without a database: its store holds one aggregate, which it returns for every id.
 package cqrstest
 
 import (

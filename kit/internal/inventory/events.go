@@ -2,25 +2,25 @@ package inventory
 
 import "github.com/millrace/millrace/kit/aggregate"
 
-// Event is a fact about the stock of a SKU.
+// Event is an event of the stock of a SKU.
 //
 //sumtype:decl
 type Event interface{ inventory() }
 
-// Received says that goods came in.
+// Received says that goods have arrived.
 type Received struct {
 	SKU      string `json:"sku"`
 	Quantity int64  `json:"quantity"`
 }
 
-// Reserved says that a quantity is kept for an order.
+// Reserved says that a quantity is reserved for an order.
 type Reserved struct {
 	SKU      string `json:"sku"`
 	OrderID  string `json:"order_id"`
 	Quantity int64  `json:"quantity"`
 }
 
-// Rejected says that an order could not be served from this stock.
+// Rejected says that the stock does not suffice for an order.
 type Rejected struct {
 	SKU       string `json:"sku"`
 	OrderID   string `json:"order_id"`
@@ -29,14 +29,14 @@ type Rejected struct {
 	Reason    string `json:"reason"`
 }
 
-// Released says that a reservation was given up. Quantity 0: there was none, and there will be none.
+// Released says that a reservation was released. Quantity 0: there was none, and a later one is refused.
 type Released struct {
 	SKU      string `json:"sku"`
 	OrderID  string `json:"order_id"`
 	Quantity int64  `json:"quantity"`
 }
 
-// Committed says that reserved goods left the house.
+// Committed says that reserved goods were shipped.
 type Committed struct {
 	SKU      string `json:"sku"`
 	OrderID  string `json:"order_id"`
@@ -49,7 +49,7 @@ func (Rejected) inventory()  {}
 func (Released) inventory()  {}
 func (Committed) inventory() {}
 
-// Types names the facts as they are stored.
+// Types has the events by the names under which they are stored.
 var Types = aggregate.TypesOf(
 	aggregate.NewType[Received]("inventory.received"),
 	aggregate.NewType[Reserved]("inventory.reserved"),

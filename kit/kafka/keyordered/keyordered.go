@@ -1,6 +1,6 @@
-// Package keyordered is a Watermill subscriber for Kafka that hands out many messages of a partition at once: those of different keys at
-// the same time, those of one key strictly in order. Only offsets below the lowest unacknowledged message are committed, so no message is
-// lost, and messages that were acknowledged beyond that offset are delivered again after a crash.
+// Package keyordered is a Watermill subscriber for Kafka that delivers many messages of a partition concurrently: messages of different keys
+// in parallel, messages of one key strictly in order. It commits only offsets below the lowest unacknowledged message, so no message is lost.
+// Messages that were acknowledged beyond that offset are delivered again after a crash.
 //
 // The idea is that of Confluent's Parallel Consumer (https://github.com/confluentinc/parallel-consumer) and of LINE's Decaton
 // (https://github.com/line/decaton). Watermill's own subscriber has one message of a partition in flight.
@@ -56,19 +56,19 @@ type Config struct {
 	// CloseGrace is the same when the subscriber is closed. Default 8 s.
 	CloseGrace time.Duration
 
-	// Link is called for each message with the link of the message before it under its key, or nil if none is in flight. Its result is put into
-	// the message's context by WithLink. It may call next to let the following message of the key begin before this one is acknowledged; done
+	// Link is called for each message with the link of the message before it with the same key, or nil if none is in flight. WithLink puts the
+	// result into the message's context. Link may call next to let the following message of the key start before this one is acknowledged; done
 	// is called when this one is acknowledged. Optional.
 	Link     func(before any, next func()) (link any, done func())
 	WithLink func(ctx context.Context, link any) context.Context
 
-	// Announce is called for a message that begins to wait for an earlier message of its key. Optional.
+	// Announce is called for a message that starts to wait for an earlier message of its key. Optional.
 	Announce func(*message.Message)
 
 	Logger watermill.LoggerAdapter
 }
 
-// retryEvery is how long to wait after a failure to reach the brokers, and sayEvery is how often such failures are said, at most.
+// retryEvery is the pause after a failure to reach the brokers. logEvery is the shortest time between two log lines about such failures.
 const (
 	retryEvery = time.Second
 	logEvery   = 30 * time.Second
@@ -116,8 +116,8 @@ func (c *Config) complete() error {
 	return c.Sarama.Validate()
 }
 
-// DefaultSarama is a client that reads committed records only. A group without offsets begins at the oldest record, so that no message is
-// skipped. The rebalance timeout leaves room for Grace.
+// DefaultSarama is a client that reads committed records only. A group without offsets starts at the oldest record, so that no message is
+// skipped. The rebalance timeout leaves time for Grace.
 func DefaultSarama() *sarama.Config {
 	s := sarama.NewConfig()
 	s.ClientID = "watermill"
@@ -136,7 +136,7 @@ type Subscriber struct {
 	topics  sync.WaitGroup
 }
 
-// NewSubscriber makes a Subscriber. It does not connect yet; the error is about the configuration.
+// NewSubscriber makes a Subscriber. It does not connect yet; an error is about the configuration.
 func NewSubscriber(c Config) (*Subscriber, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
@@ -144,9 +144,9 @@ func NewSubscriber(c Config) (*Subscriber, error) {
 	return &Subscriber{config: c, closing: make(chan struct{})}, nil
 }
 
-// Subscribe implements message.Subscriber. It joins the group in the background, again and again until it succeeds: a broker that is
-// away is waited for. When ctx is done or the subscriber is closed, nothing new is handed out, what is in hand is waited for, and only
-// then the group is left and the channel closed.
+// Subscribe implements message.Subscriber. It joins the group in the background and retries until it succeeds, so it waits for a broker that
+// is unavailable. When ctx is done or the subscriber is closed, it delivers no new message, waits for the messages in flight, and only then
+// leaves the group and closes the channel.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	select {
 	case <-s.closing:
@@ -200,7 +200,7 @@ func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *mess
 	}
 }
 
-// missingRight says which right on the topic or the group an error is about, if it is about one.
+// missingRight adds the missing right on the topic or the group to an authorization error; nil for other errors.
 func missingRight(err error, topic, group string) error {
 	switch {
 	case errors.Is(err, sarama.ErrTopicAuthorizationFailed):
@@ -276,8 +276,8 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 // Cleanup implements sarama.ConsumerGroupHandler.
 func (*handler) Cleanup(sarama.ConsumerGroupSession) error { return nil }
 
-// ConsumeClaim implements sarama.ConsumerGroupHandler. It returns when the partition is taken away and what was in hand is done: until
-// then the member goes on to send heartbeats, and offsets that are marked are committed.
+// ConsumeClaim implements sarama.ConsumerGroupHandler. It returns when the partition is taken away and the messages in flight have ended.
+// Until then the member sends heartbeats, and marked offsets are committed.
 func (h *handler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
 	base, lose := context.WithCancel(context.WithoutCancel(session.Context()))
 	p := newPartition(h.config, claim.Topic(), session.Context(), base, h.out, h.bytes, func(next int64) {

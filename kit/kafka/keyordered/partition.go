@@ -13,25 +13,25 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// partition hands out the records of one claimed partition: many at once, those of a key one after the other. It marks the offset up
-// to which everything was acknowledged.
+// partition delivers the records of one claimed partition: records of different keys concurrently, records of one key one after the other. It
+// marks the offset below which all records are acknowledged.
 type partition struct {
 	config Config
 	topic  string
 	out    chan<- *message.Message
-	mark   func(next int64) // everything below it is done
+	mark   func(next int64) // commits offsets below next
 	bytes  *budget
 
-	stop    context.Context //nolint:containedctx // done: begin nothing any more
+	stop    context.Context // done: start no record any more
 	base    context.Context //nolint:containedctx // of the messages; cancelled when the partition is lost
 	running sync.WaitGroup
 
 	mu       sync.Mutex
-	room     chan struct{} // told that something was finished
+	room     chan struct{} // signals that a record has ended
 	inFlight int           // records admitted and not acknowledged
-	window   []*entry      // from the lowest record that is not acknowledged on, in the order of offsets
+	window   []*entry      // records from the lowest unacknowledged one on, in the order of offsets
 	keys     map[string]*queue
-	lost     bool // nothing is marked any more
+	lost     bool // no offset is marked any more
 }
 
 // entry is a record that was admitted.
@@ -40,12 +40,12 @@ type entry struct {
 	offset   int64
 	size     int
 	key      string
-	released bool // the next one of its key may begin
+	released bool // the next record of the key may start
 	link     any
-	ahead    atomic.Pointer[message.Message] // what was announced, for when it is handed out first
+	ahead    atomic.Pointer[message.Message] // the message that was announced, for its first delivery
 }
 
-// queue is what waits behind the record of a key that is at work.
+// queue is the records of a key that wait behind the active one.
 type queue struct {
 	busy    bool
 	last    any // link of the latest record that has begun
@@ -60,7 +60,7 @@ func newPartition(c Config, topic string, stop, base context.Context, out chan<-
 	}
 }
 
-// admit takes a record in, once there is room for it. It returns false if the partition stops before.
+// admit accepts a record when there is room for it. It returns false if the partition stops first.
 func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 	e := &entry{record: record, offset: record.Offset, size: size(record), key: p.key(record)}
 	for {
@@ -85,7 +85,7 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 	}
 }
 
-// announce tells of a record that waits, and keeps what was made of it.
+// announce reports a record that waits, and keeps its message.
 func (p *partition) announce(e *entry, record *sarama.ConsumerMessage) {
 	if p.config.Announce == nil {
 		return
@@ -97,7 +97,7 @@ func (p *partition) announce(e *entry, record *sarama.ConsumerMessage) {
 	}
 }
 
-// key is the key of a record. A Key function that panics must not end the process: the record keeps the order of its own key.
+// key is the key of a record. If the Key function panics, the record is ordered by its own key, so that the panic does not end the process.
 func (p *partition) key(record *sarama.ConsumerMessage) (key string) {
 	err := protect(func() error { key = p.config.Key(record); return nil })
 	if err != nil {
@@ -111,8 +111,8 @@ func (p *partition) key(record *sarama.ConsumerMessage) (key string) {
 // headers are the record's bytes.
 const MetadataError = "unmarshal_error"
 
-// unmarshal makes a message of a record, whatever its bytes are. A record that was never handed out would hold back its key for ever, and
-// after MaxAhead further records its partition.
+// unmarshal converts a record with any bytes into a message. A record that was never delivered would block its key for ever, and its
+// partition after MaxAhead further records.
 func (p *partition) unmarshal(record *sarama.ConsumerMessage) (msg *message.Message) {
 	err := protect(func() (err error) {
 		msg, err = p.config.Unmarshaler.Unmarshal(record)
@@ -145,8 +145,8 @@ func protect(f func() error) (err error) {
 	return f()
 }
 
-// enqueue begins a record, or has it wait for those of its key, which it tells. A record without a key waits for nobody. It is called
-// under the lock.
+// enqueue starts a record, or makes it wait for earlier records of its key, and tells which. A record without a key does not wait. It is
+// called under the lock.
 func (p *partition) enqueue(e *entry) (waits bool) {
 	if e.key == "" {
 		p.begin(e, nil)
@@ -183,7 +183,7 @@ func (p *partition) begin(e *entry, q *queue) {
 	p.running.Go(func() { p.deliver(e, record, acknowledged) })
 }
 
-// release lets the next record of a key begin.
+// release lets the next record of a key start.
 func (p *partition) release(e *entry) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -207,7 +207,7 @@ func (p *partition) next(e *entry) {
 	}
 }
 
-// deliver hands a record out until it is acknowledged. If the partition stops or is lost before, nothing is marked.
+// deliver delivers a record until it is acknowledged. If the partition stops or is lost first, no offset is marked.
 func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledged func()) {
 	for pause := p.config.NackPause; ; pause = min(2*pause, 100*p.config.NackPause) {
 		msg := e.ahead.Swap(nil)
@@ -234,7 +234,7 @@ func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledg
 	}
 }
 
-// offer hands a message out and tells whether it was acknowledged.
+// offer delivers a message once, and tells whether it was acknowledged.
 func (p *partition) offer(msg *message.Message) bool {
 	select {
 	case p.out <- msg:
@@ -249,7 +249,7 @@ func (p *partition) offer(msg *message.Message) bool {
 	}
 }
 
-// finish notes that a record was acknowledged, and marks what is complete from the lowest one on.
+// finish records an acknowledgement, and marks the offset below which all records are acknowledged.
 func (p *partition) finish(e *entry) {
 	p.mu.Lock()
 	if p.lost {
@@ -281,7 +281,7 @@ func (p *partition) finish(e *entry) {
 	}
 }
 
-// drain waits until what is at work is done or patience ends; then it cancels what is left and waits for that.
+// drain waits until the active records have ended or patience is over. Then it cancels the remaining ones and waits for them.
 func (p *partition) drain(patience time.Duration, lose context.CancelFunc) {
 	done := make(chan struct{})
 	go func() {
@@ -317,7 +317,8 @@ func size(r *sarama.ConsumerMessage) int {
 	return n
 }
 
-// budget bounds the bytes of all records that are in hand. A partition that has none in hand gets one, however large: all go on.
+// budget limits the bytes of all records in flight. A partition without a record in flight always gets one, however large, so that every
+// partition makes progress.
 type budget struct {
 	mu      sync.Mutex
 	left    int

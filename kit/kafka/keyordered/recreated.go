@@ -9,17 +9,17 @@ import (
 )
 
 const (
-	// watchEvery is how often a member asks for the id of its topic.
+	// watchEvery is how often a member reads the id of its topic.
 	watchEvery = time.Second
 
-	// resetFor is for how long after a topic was made anew a partition is read from its beginning when this member gets it. By then, the other
-	// members have seen the new topic too, and the offsets that they commit are offsets of that topic.
+	// resetFor is how long after a topic was recreated a partition is read from its beginning when this member gets it. By then the other
+	// members have seen the new topic too, and commit offsets of that topic.
 	resetFor = time.Minute
 )
 
-// remade notices that a topic was deleted and made anew under its name. A member goes on at its offset in the old topic; if the new topic is
-// longer by then, the broker has no objection, and the records before that offset would never be handled. Records that are read twice are for
-// the consumer to recognise, as after a crash.
+// remade detects that a topic was deleted and created again under its name. A member would continue at its offset in the old topic. If the
+// new topic is longer by then, the broker reports no error, and the records before that offset would never be delivered. Records that are
+// delivered twice are duplicates for the consumer's inbox, as after a crash.
 type remade struct {
 	mu    sync.Mutex
 	id    sarama.Uuid // of the topic; zero: not known yet, or the broker has no ids
@@ -42,7 +42,7 @@ func (r *remade) watch(ctx context.Context, client sarama.Client, topic string, 
 	}
 }
 
-// differs notes the id of a topic, and tells whether it had another one before.
+// differs records the id of a topic, and tells whether it has changed.
 func (r *remade) differs(id sarama.Uuid) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -59,7 +59,7 @@ func (r *remade) differs(id sarama.Uuid) bool {
 	return true
 }
 
-// reset has the partitions of a session read from their beginning, each once after the topic was made anew.
+// reset makes the partitions of a session be read from their beginning, each once after the topic was recreated.
 func (r *remade) reset(session sarama.ConsumerGroupSession) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,7 +76,7 @@ func (r *remade) reset(session sarama.ConsumerGroupSession) {
 	}
 }
 
-// topicID asks for the id of a topic; zero if there is no answer.
+// topicID reads the id of a topic; zero if there is no answer.
 func topicID(client sarama.Client, topic string) (id sarama.Uuid) {
 	broker := client.LeastLoadedBroker()
 	if broker == nil {

@@ -112,7 +112,7 @@ func (s *Store) read(ctx context.Context, u *txn.Unit, all []wanted) ([]found, e
 			expected := from[i].version() + len(later[i]) + 1
 			event, err := s.decode(r)
 			if r.Version != expected {
-				err = fmt.Errorf("stream %s has a gap: expected version %d, found %d: %w", r.Stream, expected, r.Version, cqrs.ErrPoison)
+				err = fmt.Errorf("stream %s has a gap: expected version %d, found %d: %w", r.Stream, expected, r.Version, cqrs.ErrPermanent)
 			}
 			later[i], out[i].err = append(later[i], event), cmp.Or(out[i].err, err)
 			return nil

@@ -155,13 +155,13 @@ func (r *Repository[A, E]) fold(name string, p *prefix) (a A, err error) {
 		a = r.rebuild(nil)
 		s := any(a).(restorer[E])
 		if err := json.Unmarshal(p.snapshot.State, s.State()); err != nil {
-			return a, fmt.Errorf("fold %s: snapshot of version %d: %w: %w", name, p.snapshot.Version, cqrs.ErrPoison, err)
+			return a, fmt.Errorf("fold %s: snapshot of version %d: %w: %w", name, p.snapshot.Version, cqrs.ErrPermanent, err)
 		}
 		s.SetVersion(p.snapshot.Version)
 		s.Continue(history)
 	}
 	if a.Version() != p.version() {
-		return a, fmt.Errorf("fold %s: %T says that it is at version %d after %d events: %w", name, a, a.Version(), p.version(), cqrs.ErrPoison)
+		return a, fmt.Errorf("fold %s: %T says that it is at version %d after %d events: %w", name, a, a.Version(), p.version(), cqrs.ErrPermanent)
 	}
 	return a, nil
 }
@@ -171,7 +171,7 @@ func bodies[E any](name string, events []cqrs.Event) ([]E, error) {
 	for i, e := range events {
 		body, ok := e.Body.(E)
 		if !ok {
-			return nil, fmt.Errorf("fold %s: event %d is a %T: %w", name, e.Meta.Version, e.Body, cqrs.ErrPoison)
+			return nil, fmt.Errorf("fold %s: event %d is a %T: %w", name, e.Meta.Version, e.Body, cqrs.ErrPermanent)
 		}
 		out[i] = body
 	}

@@ -57,7 +57,7 @@ func (p Publisher) Publish(topic string, messages ...*message.Message) error {
 		}
 		size := Size(msg)
 		if size > p.maxBytes {
-			return fmt.Errorf("publish %s to %s: %w: %d bytes, at most %d: %w", msg.Metadata.Get(cqrs.HeaderType), topic, ErrTooLarge, size, p.maxBytes, cqrs.ErrPoison)
+			return fmt.Errorf("publish %s to %s: %w: %d bytes, at most %d: %w", msg.Metadata.Get(cqrs.HeaderType), topic, ErrTooLarge, size, p.maxBytes, cqrs.ErrPermanent)
 		}
 		if err := inserts.Write(msg.Context(), &Message{Topic: topic, Message: msg, size: size, insert: p.insert}); err != nil {
 			return err
