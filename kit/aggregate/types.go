@@ -181,7 +181,7 @@ func (t Type) upcast(schema int, payload []byte) ([]byte, error) {
 	}
 	for v := schema; v < t.Schema; v++ {
 		if err := t.upcasters[v-1](fields); err != nil {
-			return nil, fmt.Errorf("lift from schema version %d: %w", v, err)
+			return nil, fmt.Errorf("upcast from schema version %d: %w", v, err)
 		}
 	}
 	return json.Marshal(fields)

@@ -126,7 +126,7 @@ func (a *App) migrate() *cobra.Command {
 	}
 	return group(&cobra.Command{Use: "migrate", Short: "Change the schema of the database"},
 		below("up", "Bring the schema to this program's version"),
-		below("down", "Take the newest version back; what its tables hold is lost"),
+		below("down", "Revert the newest migration; the data of its tables is lost"),
 		below("status", "List the versions"))
 }
 

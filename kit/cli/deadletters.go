@@ -28,7 +28,7 @@ type deadLetterView struct {
 }
 
 func (a *App) deadLetters() *cobra.Command {
-	c := &cobra.Command{Use: "deadletters", Short: "Look at dead letters, replay and drop them"}
+	c := &cobra.Command{Use: "deadletters", Short: "Show, replay and drop dead letters"}
 	base := a.urlFlag(c)
 	reason, all := "", false
 	list := &cobra.Command{Use: "list", Short: "List all dead letters", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error { return a.listDeadLetters(c.Context(), *base) }}
@@ -43,20 +43,20 @@ func (a *App) deadLetters() *cobra.Command {
 		}
 		return err
 	}}
-	replay := &cobra.Command{Use: "replay ID…", Aliases: []string{"redrive"}, Short: "Hand dead letters to their consumers again", Args: cobra.ArbitraryArgs, RunE: func(c *cobra.Command, args []string) error {
+	replay := &cobra.Command{Use: "replay ID…", Aliases: []string{"redrive"}, Short: "Deliver dead letters to their consumers again", Args: cobra.ArbitraryArgs, RunE: func(c *cobra.Command, args []string) error {
 		if all != (len(args) == 0) {
 			return fmt.Errorf("%w: deadletters replay ID…, or deadletters replay --all", ErrUsage)
 		}
 		return a.replayDeadLetters(c.Context(), *base, args)
 	}}
-	replay.Flags().BoolVar(&all, "all", false, "all that there are now")
-	drop := &cobra.Command{Use: "drop ID --reason R", Short: "Give a message up", Args: Args(1), RunE: func(c *cobra.Command, args []string) error {
+	replay.Flags().BoolVar(&all, "all", false, "all current dead letters")
+	drop := &cobra.Command{Use: "drop ID --reason R", Short: "Drop a dead letter", Args: Args(1), RunE: func(c *cobra.Command, args []string) error {
 		if strings.TrimSpace(reason) == "" {
 			return fmt.Errorf("%w: deadletters drop ID --reason R: say why, it is kept with the dead letter", ErrUsage)
 		}
 		return a.decideDeadLetter(c.Context(), http.MethodDelete, *base+"/v1/dead-letters/"+url.PathEscape(args[0])+"?reason="+url.QueryEscape(reason))
 	}}
-	drop.Flags().StringVar(&reason, "reason", "", "why the message is given up")
+	drop.Flags().StringVar(&reason, "reason", "", "why the message is dropped")
 	return group(c, list, show, replay, drop)
 }
 
@@ -90,7 +90,7 @@ func (a *App) replayDeadLetters(ctx context.Context, base string, ids []string) 
 			return fmt.Errorf("%s: %w", id, err)
 		}
 	}
-	_, err := fmt.Fprintf(a.Stdout, "%d on their way again\n", len(ids))
+	_, err := fmt.Fprintf(a.Stdout, "%d replayed\n", len(ids))
 	return err
 }
 

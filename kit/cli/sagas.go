@@ -51,7 +51,7 @@ func (a *App) urlFlag(c *cobra.Command) *string {
 }
 
 func (a *App) sagas() *cobra.Command {
-	c := &cobra.Command{Use: "sagas", Short: "Look at sagas, and decide how a stuck one goes on"}
+	c := &cobra.Command{Use: "sagas", Short: "Show sagas, and retry, skip or resolve stuck ones"}
 	base := a.urlFlag(c)
 	status, reason := "", ""
 	list := &cobra.Command{Use: "list", Short: "List the newest sagas", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error { return a.listSagas(c.Context(), *base, status) }}

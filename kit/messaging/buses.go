@@ -87,7 +87,7 @@ func (c *Commands) Register(handlers []cqrs.Handler) {
 func (c *Commands) handler(body any) (cqrs.Handler, error) {
 	h, ok := c.handlers[reflect.TypeOf(body)]
 	if !ok {
-		return h, fmt.Errorf("nobody handles the command %T", body)
+		return h, fmt.Errorf("no handler for the command %T", body)
 	}
 	return h, nil
 }
@@ -118,7 +118,7 @@ func (c *Commands) Execute(ctx context.Context, command cqrs.Command) error {
 		return fmt.Errorf("%s is handled by %s: send it", h.Type.Name, h.Service)
 	}
 	if h.Call != nil {
-		return fmt.Errorf("%s asks a service outside: send it", h.Type.Name)
+		return fmt.Errorf("%s calls an external service: use Send", h.Type.Name)
 	}
 	return c.uow.Within(ctx, func(ctx context.Context) error { return h.Handle(ctx, command.Body, nil) })
 }

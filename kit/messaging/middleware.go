@@ -236,7 +236,7 @@ func (o Options) deadLetter(queue KeyQueue, uow cqrs.UnitOfWork, msg *message.Me
 			}
 			return publish(ctx)
 		})
-	}, "keep the dead letter of message "+shownID(msg))
+	}, "store the dead letter of message "+shownID(msg))
 	if err == nil {
 		o.Log.Error("dead letter", "consumer", m.Key.Consumer, "message_id", shownID(msg), "type", msg.Metadata[cqrs.HeaderType],
 			"topic", m.Topic, "error", reason, "dead_letter_id", id, "blocks_key", hold)
@@ -280,7 +280,7 @@ func (o Options) keepTrying(ctx context.Context, do func() error, what string) e
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s: the message is delivered again: %w: %w", what, context.Canceled, err)
 		}
-		o.Log.Warn("cannot "+what+" yet; it is tried again", "error", err)
+		o.Log.Warn("cannot "+what+", retrying", "error", err)
 		if !o.wait(ctx, backoff(attempt)) {
 			return fmt.Errorf("%s: stopping: %w: %w", what, context.Canceled, err)
 		}
@@ -317,7 +317,7 @@ func KeyOrder(queue KeyQueue, o Options) message.HandlerMiddleware {
 				err := o.keepTrying(outer, func() (err error) {
 					enqueued, err = queue.Enqueue(outer, m)
 					return err
-				}, "look for the key of message "+shownID(msg))
+				}, "look up the key of message "+shownID(msg))
 				if err != nil {
 					return nil, err
 				}

@@ -49,7 +49,7 @@ func (c *Clock) Sync(ctx context.Context) error {
 	c.ahead.Store(int64(there.Time.Sub(there.Real).Round(time.Second)))
 	offset := there.Time.Sub(before.Add(took / 2))
 	if known := time.Duration(c.offset.Load()); (offset - known).Abs() > max(clockSlack, took) {
-		c.log.Warn("the clock here is not that of the database, which counts", "ahead", -offset)
+		c.log.Warn("local clock differs from the database's clock, which is used", "ahead", -offset)
 		c.offset.Store(int64(offset))
 	}
 	return nil
@@ -63,7 +63,7 @@ func (c *Clock) Run(ctx context.Context) {
 			return
 		case <-time.After(clockEvery):
 			if err := c.Sync(ctx); err != nil && ctx.Err() == nil {
-				c.log.Debug("clock: will try again", "error", err)
+				c.log.Debug("clock: sync failed, retrying", "error", err)
 			}
 		}
 	}

@@ -33,7 +33,7 @@ func NewIdempotency(db *sqlx.DB) *Idempotency {
 }
 
 var keepAnswers = &txn.Statement[idempotencyRow]{
-	Doing: "claim idempotency keys", Rank: 1, Locks: func(r idempotencyRow) string { return r.Owner + "/" + r.Scope + "/" + r.Key },
+	Doing: "insert idempotency keys", Rank: 1, Locks: func(r idempotencyRow) string { return r.Owner + "/" + r.Scope + "/" + r.Key },
 	Query: func(rows []idempotencyRow) (string, []any, error) {
 		n := len(rows)
 		owners, scopes, keys, requests := make([]string, n), make([]string, n), make([]string, n), make([][]byte, n)

@@ -51,10 +51,10 @@ func (j *Janitor) Run(ctx context.Context) {
 	for {
 		n, err := j.Sweep(ctx)
 		if err != nil && ctx.Err() == nil {
-			j.log.Warn("janitor: will try again", "error", err)
+			j.log.Warn("janitor: sweep failed, retrying", "error", err)
 		}
 		if n > 0 {
-			j.log.Info("janitor: removed what is past its retention", "rows", n)
+			j.log.Info("janitor: removed rows past their retention", "rows", n)
 		}
 		select {
 		case <-ctx.Done():

@@ -64,13 +64,13 @@ func (s *Instance) ensureTopics(ctx context.Context) bool {
 	for {
 		limit, err := s.broker.Ensure(ctx, s.core.topics)
 		if err != nil && s.broker.TopicFault(err) { // others can be sent to; the relay tries these again
-			s.log.Error("cannot make a topic", "error", err)
+			s.log.Error("cannot create a topic", "error", err)
 			err = nil
 		}
 		if err == nil {
 			s.limit.Store(int64(limit))
 			if _, err := s.broker.Ensure(ctx, s.core.externalTopics); err != nil {
-				s.log.Warn("cannot make topics of other services, which may not have been started yet; they are waited for", "error", err)
+				s.log.Warn("cannot create topics of external services, waiting for their owners", "error", err)
 			}
 			return true
 		}
@@ -137,7 +137,7 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 			if s.config.Debezium {
 				markers := s.config.TopicPrefix + ".outbox.markers"
 				if _, err := s.broker.Ensure(relayCtx, []string{markers}); err != nil && relayCtx.Err() == nil {
-					s.log.Warn("cannot make the topic of markers, without which Debezium may not confirm the last rows of the outbox", "topic", markers, "error", err)
+					s.log.Warn("cannot create the topic of markers: Debezium may not confirm the last outbox rows", "topic", markers, "error", err)
 				}
 				s.relay.RunTimers(relayCtx, s.config.DebeziumSlot, markers)
 				return

@@ -140,7 +140,7 @@ func (d *Service) checkSagas(handlers []cqrs.Handler) error {
 		faults = append(faults, s.Check())
 		for _, t := range s.EventTypes() {
 			if _, ok := d.sourceOf(t); !ok {
-				faults = append(faults, fmt.Errorf("saga %s waits for %s, which no aggregate here or elsewhere records", s.Name(), t))
+				faults = append(faults, fmt.Errorf("saga %s waits for %s, which no aggregate of this or an external service records", s.Name(), t))
 			}
 		}
 	}

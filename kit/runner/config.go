@@ -313,7 +313,7 @@ func (s reader) checkAuth(c *Config) {
 			s.Fault("AUTH_ISSUER", "must be set with AUTH_JWKS_URL: else a token of any issuer that shares these keys is good here")
 		}
 		if u, err := url.Parse(keys); err == nil && u.Scheme == "http" && !settings.Loopback(net.JoinHostPort(u.Hostname(), "80")) {
-			s.Fault("AUTH_JWKS_URL", fmt.Sprintf("%q is plain http, so anybody on the way could put in keys of their own: use https", keys))
+			s.Fault("AUTH_JWKS_URL", fmt.Sprintf("%q is plain http, so an attacker could replace the keys: use https", keys))
 		}
 	}
 	limit := 0

@@ -40,7 +40,7 @@ func TestJWKSNeedsIssuerAudienceAndHTTPS(t *testing.T) {
 		require.NoError(t, read(map[string]string{"AUTH_JWKS_URL": loopback, "AUTH_ISSUER": "i", "AUTH_AUDIENCE": "a"}))
 	}
 	require.EqualError(t, read(map[string]string{"AUTH_JWKS_URL": "http://id.example/k", "AUTH_ISSUER": "i", "AUTH_AUDIENCE": "a"}),
-		`AUTH_JWKS_URL: "http://id.example/k" is plain http, so anybody on the way could put in keys of their own: use https`)
+		`AUTH_JWKS_URL: "http://id.example/k" is plain http, so an attacker could replace the keys: use https`)
 	err := read(map[string]string{"AUTH_JWKS_URL": "https://id.example/k"})
 	require.ErrorContains(t, err, "AUTH_AUDIENCE: ")
 	require.ErrorContains(t, err, "AUTH_ISSUER: ")

@@ -20,13 +20,13 @@ type limit struct {
 var limits = []*limit{
 	{
 		signs: []string{"(SQLSTATE 53300)", "no more connections allowed"}, // too_many_connections; PgBouncer
-		began: "PostgreSQL has no connection left: requests are refused and messages wait; it is tried again",
+		began: "no PostgreSQL connection left: requests are refused and messages wait, retrying",
 		over:  "PostgreSQL has connections again",
 		raise: "max_connections of PostgreSQL or the CONNECTION LIMIT of the role or database, or lower POSTGRES_MAX_CONNS of the instances",
 	},
 	{
 		signs: []string{"too many open files"}, // EMFILE, ENFILE
-		began: "no file descriptor is left: new connections wait; it is tried again",
+		began: "no file descriptor left: new connections wait, retrying",
 		over:  "there are file descriptors again",
 		raise: "the limit of open files (ulimit -n)",
 	},

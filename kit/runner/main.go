@@ -105,7 +105,7 @@ func (p *Program) token() string {
 	}
 	token, err := p.sign("command line", identity.Operator, time.Hour)
 	if err != nil {
-		p.log.Warn("cannot make a token", "error", err)
+		p.log.Warn("cannot sign a token", "error", err)
 	}
 	return token
 }

@@ -28,9 +28,9 @@ func (s *Instance) gauges() {
 	s.telemetry.Gauges([]telemetry.Gauge{
 		{Name: "millrace_outbox_pending", Help: "Messages in the outbox that are due. At most 10000 are counted."},
 		{Name: "millrace_outbox_delayed", Help: "Messages in the outbox that are not due yet: timers. At most 10000 are counted."},
-		{Name: "millrace_outbox_parked", Help: "Messages that wait behind one of their key that could not be sent. At most 10000 are counted."},
-		{Name: "millrace_outbox_suspended", Help: "Messages of topics that cannot be sent to. At most 10000 are counted."},
-		{Name: "millrace_outbox_suspended_topics", Help: "Topics that cannot be sent to; they are tried again, and other topics go on."},
+		{Name: "millrace_outbox_parked", Help: "Messages behind a message of their key that the broker refused. At most 10000 are counted."},
+		{Name: "millrace_outbox_suspended", Help: "Messages of suspended topics. At most 10000 are counted."},
+		{Name: "millrace_outbox_suspended_topics", Help: "Topics to which sending fails. The relay retries them; other topics are not affected."},
 		{Name: "millrace_outbox_oldest_seconds", Help: "Age of the oldest message in the outbox that is due."},
 		{Name: "millrace_blocked_keys", Help: "Keys whose messages wait because one of them failed, by consumer. At most 10000 are counted.", Labels: []string{"consumer"}},
 		{Name: "millrace_waiting_messages", Help: "Messages of blocked keys, which wait to be retried or for an earlier message of their key. At most 10000 are counted."},

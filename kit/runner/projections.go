@@ -99,7 +99,7 @@ func (p *Program) rebuild(ctx context.Context, name string, logf func(done float
 	}
 	_, _ = fmt.Fprintf(p.stdout, "%s: rebuilt from %d events in %.1f s\n", name, events, time.Since(began).Seconds())
 	if failed > 0 {
-		_, _ = fmt.Fprintf(p.stdout, "%s: %d events cannot be handled and are dead letters\n", name, failed)
+		_, _ = fmt.Fprintf(p.stdout, "%s: %d events cannot be processed and are dead letters\n", name, failed)
 	}
 	return nil
 }
@@ -110,7 +110,7 @@ func (p *Program) keepFailed(ctx context.Context, letters *deadletter.Store, m m
 	if err != nil {
 		return err
 	}
-	p.log.Warn("an event cannot be handled by a projection; it is a dead letter", "projection", projection, "event", e.Meta.ID, "subject", e.Meta.Subject, "error", cause)
+	p.log.Warn("projection failed, event is a dead letter", "projection", projection, "event", e.Meta.ID, "subject", e.Meta.Subject, "error", cause)
 	return letters.Keep(ctx, cqrs.Received{
 		Key:   cqrs.MessageKey{Consumer: messaging.ProjectionConsumer(p.config.TopicPrefix, projection), Key: e.Key},
 		Topic: messaging.EventTopic(p.config.TopicPrefix, e.Category), ID: msg.UUID, Headers: msg.Metadata, Payload: msg.Payload,

@@ -118,10 +118,10 @@ func (s *Instance) checkRetention() error {
 		return nil
 	}
 	if len(unknown) > 0 {
-		s.log.Warn("no right (DESCRIBE_CONFIGS) to compare INBOX_RETENTION with the retention.ms of topics; it must be the longer one", "topics", unknown)
+		s.log.Warn("missing right DESCRIBE_CONFIGS to compare INBOX_RETENTION with the retention.ms of topics; INBOX_RETENTION must be longer", "topics", unknown)
 	}
 	if longest > s.config.Retention.Inbox {
-		return &settings.Error{Name: "INBOX_RETENTION", Fault: fmt.Sprintf("%s is shorter than topic %s keeps messages (retention.ms: %s), so that one could be handled twice; 0 keeps message ids for ever",
+		return &settings.Error{Name: "INBOX_RETENTION", Fault: fmt.Sprintf("%s is shorter than topic %s keeps messages (retention.ms: %s), so a message could be processed twice; 0 keeps message ids for ever",
 			s.config.Retention.Inbox, topic, shownRetention(longest))}
 	}
 	s.checkExternalRetention()
@@ -133,7 +133,7 @@ func (s *Instance) checkRetention() error {
 func (s *Instance) checkExternalRetention() {
 	longest, topic, _, err := s.broker.LongestRetention(s.core.consumedTopics)
 	if err == nil && longest > s.config.Retention.Inbox {
-		s.log.Warn("another service's topic keeps messages for longer than INBOX_RETENTION: if the consumer's offsets are lost, messages could be handled twice; 0 keeps message ids for ever",
+		s.log.Warn("external topic keeps messages for longer than INBOX_RETENTION: if the consumer's offsets are lost, messages could be processed twice; 0 keeps message ids for ever",
 			"topic", topic, "retention", shownRetention(longest), "inbox_retention", s.config.Retention.Inbox)
 	}
 }

@@ -64,13 +64,13 @@ func New(log *slog.Logger) *Telemetry {
 	t := &Telemetry{
 		Registry: prometheus.NewRegistry(), log: log,
 		relayed: prometheus.NewCounter(prometheus.CounterOpts{Name: "millrace_outbox_relayed_total", Help: "Messages that the broker has acknowledged."}),
-		handled: histogram("millrace_handled_seconds", "Time of one attempt to handle a command, event or query, by what it is and how it went.", quick, "kind", "name", "result"),
+		handled: histogram("millrace_handled_seconds", "Time of one attempt to process a command, event or query, by kind, name and result.", quick, "kind", "name", "result"),
 		http:    histogram("millrace_http_seconds", "Time of requests, by route and status.", quick, "method", "route", "status"),
 		panics:  prometheus.NewCounter(prometheus.CounterOpts{Name: "millrace_http_panics_total", Help: "Requests whose handler panicked; the log has the stack."}),
 		failures: counter("millrace_messages_failed_total",
-			"Attempts that failed, by consumer and what became of the message: retried, delayed, dead; and messages waiting behind such a one.", "consumer", "then"),
+			"Failed attempts, by consumer and what happened then to the message: retried, delayed, dead; waiting: a message of a blocked key.", "consumer", "then"),
 		changes: counter("millrace_breaker_changes_total", "Transitions of circuit breakers, by destination and new state.", "destination", "to"),
-		sagas: histogram("millrace_saga_seconds", "Time from the start of a saga to its end, by definition and how it ended.",
+		sagas: histogram("millrace_saga_seconds", "Time from the start of a saga to its end, by definition and final status.",
 			[]float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200}, "definition", "status"),
 		inFlight: &inFlight{since: map[string]map[time.Time]int{}},
 	}
@@ -133,7 +133,7 @@ type inFlight struct {
 }
 
 var oldestUnprocessed = prometheus.NewDesc("millrace_oldest_unprocessed_seconds",
-	"Age of the oldest message that a consumer of this instance is handling; what is behind it in the log is younger. 0 if it has none in hand.", []string{"consumer"}, nil)
+	"Age of the oldest message that a consumer of this instance is processing; later messages are younger. 0 if none is in flight.", []string{"consumer"}, nil)
 
 // Describe implements prometheus.Collector.
 func (h *inFlight) Describe(ch chan<- *prometheus.Desc) { ch <- oldestUnprocessed }

@@ -86,7 +86,7 @@ func TestAuditFindsEachFault(t *testing.T) {
 			`INSERT INTO saga_instances SELECT * FROM kept; DROP TABLE kept`,
 		},
 		{
-			"relay: each suspended key has an open dead letter", "no-letter",
+			"relay: each blocked key has an open dead letter", "no-letter",
 			`INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at) VALUES ('m', 'nowhere', 'no-letter', 0, '', '{}', 'infinity')`,
 			`DELETE FROM outbox WHERE message_id = 'm'`,
 		},
@@ -101,7 +101,7 @@ func TestAuditFindsEachFault(t *testing.T) {
 			`DELETE FROM waiting_messages WHERE key = 'no-block'`,
 		},
 		{
-			"key queue: a key that waits for a person has an open dead letter", "for-ever",
+			"key queue: a key that waits for an operator has an open dead letter", "for-ever",
 			`INSERT INTO blocked_keys (consumer, key, due_at) VALUES ('nobody', 'for-ever', 'infinity');
 			INSERT INTO waiting_messages (receipt, consumer, key, topic, source, message_id, headers) VALUES ('r', 'nobody', 'for-ever', 't', '', 'm', '[]')`,
 			`DELETE FROM blocked_keys WHERE key = 'for-ever'; DELETE FROM waiting_messages WHERE key = 'for-ever'`,

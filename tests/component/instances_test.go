@@ -253,7 +253,7 @@ func TestAWrongClockDoesNotMatter(t *testing.T) {
 	}
 	report := all[0].Consistent()
 	require.Equal(t, report.Orders, report.Confirmed, "%v", report.ByReason)
-	require.Contains(t, late.Output(), "the clock here is not that of the database")
+	require.Contains(t, late.Output(), "local clock differs from the database's clock")
 }
 
 // The same when the clock is wrong by hours, and all instances have that clock: the one clock is the database's. Kafka would refuse records
@@ -302,7 +302,7 @@ func TestServiceWhoseClockIsHoursWrong(t *testing.T) {
 			} {
 				require.Equal(t, []string{"0"}, kittest.Column(t, db, statement), name)
 			}
-			require.Contains(t, i.Output(), "the clock here is not that of the database")
+			require.Contains(t, i.Output(), "local clock differs from the database's clock")
 			var records int
 			topics := []string{i.Topic("events.orders"), i.Topic("commands.payments"), i.Topic("events.payments")}
 			require.NoError(t, kafka.ReadAll(t.Context(), kafka.Config{Brokers: i.Brokers()}, topics, func(_ string, msg *message.Message) error {

@@ -120,7 +120,7 @@ func TestBadEventStopsNoProjection(t *testing.T) {
 	for range 2 {
 		out, err := w.Command("projections", "rebuild", "orders").CombinedOutput()
 		require.NoError(t, err, string(out))
-		require.Contains(t, string(out), "orders: 1 events cannot be handled and are dead letters")
+		require.Contains(t, string(out), "orders: 1 events cannot be processed and are dead letters")
 	}
 	status, reason := row(nul)
 	require.Equal(t, "cancelled declined\uFFFDhere", status+" "+reason)

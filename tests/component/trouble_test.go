@@ -263,7 +263,7 @@ func testDeadLetterBlocksItsKeyOnly(t *testing.T, settings ...string) {
 	left := len(deadLetters(t, i))
 	output, code = run(t, nil, "deadletters", "redrive", "--all", "--url", i.URL)
 	require.Zero(t, code, output)
-	require.Equal(t, fmt.Sprintf("%d on their way again\n", left), output)
+	require.Equal(t, fmt.Sprintf("%d replayed\n", left), output)
 	for range 24 { // every partition goes on
 		i.Place("pm_ok", "MUG-01")
 	}

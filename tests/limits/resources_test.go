@@ -105,7 +105,7 @@ func TestFewFileDescriptors(t *testing.T) {
 		}
 	}
 	kittest.Eventually(t, func() error {
-		if n := strings.Count(i.Output(), "no file descriptor is left"); n != 1 {
+		if n := strings.Count(i.Output(), "no file descriptor left"); n != 1 {
 			return fmt.Errorf("it is said %d times", n)
 		}
 		return nil

@@ -189,7 +189,7 @@ func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *mess
 				err = missing
 			}
 			if time.Since(said) > logEvery {
-				s.config.Logger.Error("Cannot consume; it is tried again and again", err, fields)
+				s.config.Logger.Error("Cannot consume, retrying", err, fields)
 				said = time.Now()
 			}
 			select {
@@ -226,7 +226,7 @@ func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *messa
 		var said time.Time
 		for err := range group.Errors() {
 			if missing := missingRight(err, topic, s.config.Group); missing != nil && time.Since(said) > logEvery {
-				s.config.Logger.Error("Cannot consume; it is tried again and again", missing, watermill.LogFields{"topic": topic, "group": s.config.Group})
+				s.config.Logger.Error("Cannot consume, retrying", missing, watermill.LogFields{"topic": topic, "group": s.config.Group})
 				said = time.Now()
 			}
 			s.config.Logger.Debug("Consumer group", watermill.LogFields{"error": err.Error()})
@@ -243,7 +243,7 @@ func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *messa
 		go func() {
 			defer close(watching)
 			topicIDs.watch(session, client, topic, func() {
-				s.config.Logger.Error("The topic was made anew; it is read from its beginning", nil, watermill.LogFields{"topic": topic, "group": s.config.Group})
+				s.config.Logger.Error("Topic was recreated, reading it from its beginning", nil, watermill.LogFields{"topic": topic, "group": s.config.Group})
 				end()
 			})
 		}()

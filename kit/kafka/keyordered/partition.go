@@ -101,7 +101,7 @@ func (p *partition) announce(e *entry, record *sarama.ConsumerMessage) {
 func (p *partition) key(record *sarama.ConsumerMessage) (key string) {
 	err := protect(func() error { key = p.config.Key(record); return nil })
 	if err != nil {
-		p.config.Logger.Error("Cannot tell the key of a record", err, p.fields(record))
+		p.config.Logger.Error("Key function panicked", err, p.fields(record))
 		return string(record.Key)
 	}
 	return key
@@ -295,7 +295,7 @@ func (p *partition) drain(patience time.Duration, lose context.CancelFunc) {
 		select {
 		case <-done:
 		case <-time.After(patience):
-			p.config.Logger.Error("Messages are still being handled although their partition is gone", nil, map[string]any{"topic": p.topic})
+			p.config.Logger.Error("Handlers are still active after their partition was lost", nil, map[string]any{"topic": p.topic})
 		}
 	}
 	lose()

@@ -77,7 +77,7 @@ var queries = []query{
 		WHERE before >= position`,
 	},
 	{
-		"relay: each suspended key has an open dead letter", `SELECT count(DISTINCT (topic, key)) FROM outbox WHERE due_at = 'infinity'`,
+		"relay: each blocked key has an open dead letter", `SELECT count(DISTINCT (topic, key)) FROM outbox WHERE due_at = 'infinity'`,
 		`SELECT format('%s: key %s: %s messages suspended', topic, key, count(*)) FROM outbox o WHERE due_at = 'infinity'
 			AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.topic = o.topic AND d.key = o.key AND d.outbox_id IS NOT NULL AND d.dropped_at IS NULL)
 		GROUP BY topic, key`,
@@ -99,7 +99,7 @@ var queries = []query{
 		WHERE b.due_at IS NULL OR w.n IS NULL`,
 	},
 	{
-		"key queue: a key that waits for a person has an open dead letter", `SELECT count(*) FROM blocked_keys WHERE due_at = 'infinity'`,
+		"key queue: a key that waits for an operator has an open dead letter", `SELECT count(*) FROM blocked_keys WHERE due_at = 'infinity'`,
 		`SELECT format('%s: key %s', consumer, encode(key, 'escape')) FROM blocked_keys b WHERE due_at = 'infinity'
 			AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.consumer = b.consumer AND d.raw_key = b.key AND d.dropped_at IS NULL)`,
 	},

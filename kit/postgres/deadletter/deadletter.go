@@ -25,7 +25,7 @@ func New(db *sqlx.DB) *Store { return &Store{db} }
 
 // Keep keeps a message as a dead letter that blocks no key.
 func (s *Store) Keep(ctx context.Context, m cqrs.Received, reason string) error {
-	return txn.Classify(keyqueue.Insert(ctx, s.db, m, reason, "", 1), "keep a dead letter")
+	return txn.Classify(keyqueue.Insert(ctx, s.db, m, reason, "", 1), "store a dead letter")
 }
 
 // CountOf returns how many dead letters a consumer has.
@@ -151,7 +151,7 @@ func (s *Store) remove(ctx context.Context, id string, free func(context.Context
 		if err := sqlx.GetContext(ctx, tx, &l, statement, append([]any{id}, args...)...); errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("dead letter %s: %w", id, cqrs.ErrNotFound) // another operator was first
 		} else if err != nil {
-			return txn.Classify(err, "take dead letter "+id+" away")
+			return txn.Classify(err, "remove dead letter "+id)
 		}
 		return free(ctx, tx, l)
 	})

@@ -247,5 +247,5 @@ func Refuse(ctx context.Context, consumer, messageID string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("refuse message %s: it was not claimed", messageID)
+	return fmt.Errorf("refuse message %s: it has no inbox row", messageID)
 }

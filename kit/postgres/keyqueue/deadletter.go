@@ -24,7 +24,7 @@ func (q *Queue) DeadLetter(ctx context.Context, m cqrs.Received, reason, stack s
 		return "", err
 	}
 	id, err = q.deadLetter(ctx, tx, m, reason, stack, hold)
-	return id, txn.Classify(err, "keep a dead letter")
+	return id, txn.Classify(err, "store a dead letter")
 }
 
 func (q *Queue) deadLetter(ctx context.Context, tx *sqlx.Tx, m cqrs.Received, reason, stack string, hold bool) (id string, err error) {
@@ -145,5 +145,5 @@ func Drop(ctx context.Context, tx sqlx.ExtContext, l DeadLetter) error {
 	if err == nil {
 		err = free(ctx, tx, l.Consumer, l.RawKey)
 	}
-	return txn.Classify(err, "free the key of dead letter "+l.ID)
+	return txn.Classify(err, "unblock the key of dead letter "+l.ID)
 }

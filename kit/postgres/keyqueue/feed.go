@@ -118,7 +118,7 @@ func (q *Queue) Run(ctx context.Context, log *slog.Logger) {
 	for ctx.Err() == nil {
 		wait, err := q.handOut(ctx)
 		if err != nil && ctx.Err() == nil {
-			log.Warn("cannot read the key queue; it is tried again", "error", err)
+			log.Warn("key queue: read failed, retrying", "error", err)
 		}
 		select {
 		case <-ctx.Done():

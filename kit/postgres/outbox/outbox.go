@@ -170,7 +170,7 @@ func UnblockKey(ctx context.Context, tx sqlx.ExtContext, topic, key string) erro
 	// the first one is gone.
 	_, err := tx.ExecContext(ctx, `UPDATE outbox_epoch SET epoch = epoch + 1`)
 	if err != nil {
-		return txn.Classify(err, "begin a new epoch of the outbox")
+		return txn.Classify(err, "begin a new generation of the outbox")
 	}
 	_, err = tx.ExecContext(ctx, `
 		UPDATE outbox SET due_at = NULL WHERE topic = $1 AND key = $2 AND due_at = 'infinity' AND consumer IS NULL

@@ -270,7 +270,7 @@ func (p *pipeline) remove(b *batch, more <-chan *batch) {
 			p.fail(err)
 			continue
 		}
-		r.floors.relayed(b.rows, b.sent)
+		r.lowWaterMarks.relayed(b.rows, b.sent)
 	}
 	p.mu.Lock()
 	for _, b := range all {

@@ -51,7 +51,7 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 	defer cancel()
 	numbers := !r.buffer.empty()
 	for {
-		floors, generation, whole := r.floors.positions(shards)
+		from, generation, whole := r.lowWaterMarks.positions(shards)
 		began := time.Now()
 		p.mu.Lock()
 		limits := p.limits(shards)
@@ -59,18 +59,18 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 		p.mu.Unlock()
 		var now int64
 		if numbers {
-			rows, now, numbers, err = p.numbers(ctx, shards, floors, limits)
+			rows, now, numbers, err = p.numbers(ctx, shards, from, limits)
 			if err == nil && !numbers {
 				continue
 			}
 		} else {
-			rows, now, err = p.rows(ctx, shards, floors, limits)
+			rows, now, err = p.rows(ctx, shards, from, limits)
 		}
 		if err != nil {
 			return nil, false, txn.Classify(err, "read the outbox")
 		}
 		if whole {
-			r.floors.fullScanDone(shards, time.Since(began))
+			r.lowWaterMarks.fullScanDone(shards, time.Since(began))
 		}
 		if len(rows) == 0 || now == generation {
 			more = len(rows) >= p.most() // else no shard has reached its limit
@@ -78,18 +78,18 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 			rows, err = p.complete(ctx, rows)
 			return rows, more, err
 		}
-		r.floors.startGeneration(now)
+		r.lowWaterMarks.startGeneration(now)
 	}
 }
 
 // numbers reads the ids of rows and the generation. Enough is false if keys are blocked or topics suspended: then the rows' state is needed
 // too.
-func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, generation int64, enough bool, err error) {
+func (p *pipeline) numbers(ctx context.Context, shards []int16, from, limits []int64) (rows []outboxRow, generation int64, enough bool, err error) {
 	b := &pgx.Batch{}
 	b.Queue(`
 		SELECT (SELECT epoch FROM outbox_epoch), NOT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL) AND NOT EXISTS (SELECT FROM suspended_topics), shard,
 			ARRAY(SELECT id FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most)
-		FROM (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) LIMIT `+strconv.Itoa(len(shards))+`) s(shard, floor, most)`, shards, floors, limits).Query(func(found pgx.Rows) error {
+		FROM (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) LIMIT `+strconv.Itoa(len(shards))+`) s(shard, floor, most)`, shards, from, limits).Query(func(found pgx.Rows) error {
 		var shard int16
 		var ids []int64
 		_, err := pgx.ForEachRow(found, []any{&generation, &enough, &shard, &ids}, func() error {
@@ -108,14 +108,14 @@ func (p *pipeline) numbers(ctx context.Context, shards []int16, floors, limits [
 const columns = `id, shard, topic, key, message_id, payload, headers`
 
 // rows reads rows with their state (key blocked, topic suspended), and the generation.
-func (p *pipeline) rows(ctx context.Context, shards []int16, floors, limits []int64) (rows []outboxRow, generation int64, err error) {
+func (p *pipeline) rows(ctx context.Context, shards []int16, from, limits []int64) (rows []outboxRow, generation int64, err error) {
 	err = p.relay.db.SelectContext(ctx, &rows, `
 		SELECT o.*, (SELECT epoch FROM outbox_epoch) AS epoch,
 			CASE WHEN (SELECT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL))
 				THEN EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) ELSE false END AS parked,
 			EXISTS (SELECT FROM suspended_topics t WHERE t.topic = o.topic) AS suspended
 		FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, floor, most) CROSS JOIN LATERAL (
-			SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most) o`, shards, floors, limits)
+			SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most) o`, shards, from, limits)
 	if len(rows) > 0 {
 		generation = rows[0].Generation
 	}

@@ -21,7 +21,7 @@ type Relay struct {
 	options Options
 	buffer  *buffer
 	leases  *leases
-	floors  *lowWaterMarks
+	lowWaterMarks  *lowWaterMarks
 	wake    []chan struct{} // one a worker, and one for the timers
 	looks   atomic.Int64    // time of the next look for due timers, as Unix time in ns
 	retry   chan struct{}   // wakes the goroutine that retries suspended topics
@@ -98,12 +98,12 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	if o.OnBlocked == nil {
 		o.OnBlocked = func(string, string, error) {}
 	}
-	r := &Relay{db: db, sender: sender, options: o, log: log, leases: newLeases(o, log), floors: newLowWaterMarks(), buffer: newBuffer(), retry: make(chan struct{}, 1)}
+	r := &Relay{db: db, sender: sender, options: o, log: log, leases: newLeases(o, log), lowWaterMarks: newLowWaterMarks(), buffer: newBuffer(), retry: make(chan struct{}, 1)}
 	for range o.Workers + 1 {
 		r.wake = append(r.wake, make(chan struct{}, 1))
 	}
 	r.leases.changed = func() {
-		r.floors.reset()
+		r.lowWaterMarks.reset()
 		r.Wake()
 	}
 	return r
@@ -151,14 +151,14 @@ func (r *Relay) work(ctx context.Context, w int) {
 	for ctx.Err() == nil {
 		relayed, err := r.pipeline(ctx, w, sender)
 		if err != nil {
-			r.floors.reset() // a row that failed may be below relayed rows of other keys
+			r.lowWaterMarks.reset() // a row that failed may be below relayed rows of other keys
 		}
 		if relayed > 0 {
 			failures = 0
 		}
 		if err != nil && ctx.Err() == nil {
 			if !errors.Is(err, errReread) {
-				r.log.Warn("relay: the outbox waits", "error", err, "worker", w, "relayed meanwhile", relayed)
+				r.log.Warn("relay: sending failed, retrying", "error", err, "worker", w, "relayed meanwhile", relayed)
 			}
 			failures++
 			pause(ctx, min(50*time.Millisecond<<min(failures-1, 6), 2*time.Second)) // a commit does not repair the broker
@@ -205,7 +205,7 @@ func (r *Relay) promote(ctx context.Context) {
 		switch {
 		case err != nil:
 			if ctx.Err() == nil {
-				r.log.Warn("relay: timers wait", "error", err)
+				r.log.Warn("relay: cannot promote due timers, retrying", "error", err)
 			}
 		case next.Promoted > 0:
 			r.Wake()

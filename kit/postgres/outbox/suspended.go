@@ -228,7 +228,7 @@ func (r *Relay) resume(ctx context.Context, topic string) (resumed bool, err err
 		return false, txn.Classify(err, "end the suspension of "+topic)
 	}
 	if n > 0 {
-		r.log.Info("relay: a topic is no longer suspended", "topic", topic)
+		r.log.Info("relay: topic resumed", "topic", topic)
 		r.Wake()
 	}
 	return n > 0, nil
