@@ -1,4 +1,4 @@
-// Package sagas lists every process manager of the service, and answers questions about them.
+// Package sagas lists the sagas of the service.
 package sagas
 
 import (

@@ -1,4 +1,4 @@
-// Package service is what this service consists of: one literal that registers everything.
+// Package service is the service: one literal that registers everything it consists of.
 package service
 
 import (

@@ -40,7 +40,7 @@ func countOrders(k *runner.Kit) func(ctx context.Context, limit int) (map[order.
 	}
 }
 
-// cancelOrder asks the order's saga, and with it decides in one transaction whether it is too late.
+// cancelOrder cancels the order's saga. Whether it is too late is decided in the saga's transaction.
 func cancelOrder(k *runner.Kit) func(ctx context.Context, orderID string) error {
 	return func(ctx context.Context, orderID string) error {
 		return k.UnitOfWork().Within(ctx, func(ctx context.Context) error {
@@ -53,7 +53,7 @@ func cancelOrder(k *runner.Kit) func(ctx context.Context, orderID string) error 
 	}
 }
 
-// hints are what the banner suggests.
+// hints are the commands that the banner suggests.
 func hints(k *runner.Kit) []string {
 	return []string{
 		"go run . demo",

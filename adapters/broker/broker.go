@@ -1,4 +1,4 @@
-// Package broker chooses what carries messages: Apache Kafka, or PostgreSQL in its place.
+// Package broker chooses the message broker: Apache Kafka or PostgreSQL.
 package broker
 
 import (

@@ -15,7 +15,7 @@ type Carrier struct {
 	client httpclient.Client
 }
 
-// NewCarrier calls the carrier of this name at a base URL. Without one it refuses every booking.
+// NewCarrier makes the client of a carrier with this name at a base URL. Without a URL it refuses every booking.
 func NewCarrier(name, base string) Carrier { return Carrier{name, httpclient.New(base)} }
 
 // Name implements command.Carrier.

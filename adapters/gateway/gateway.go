@@ -1,2 +1,2 @@
-// Package gateway calls external services, a file each, with the HTTP client of the kit.
+// Package gateway calls external services with the kit's HTTP client, one file per service.
 package gateway

@@ -12,7 +12,7 @@ import (
 // Payments is the payment provider.
 type Payments struct{ client httpclient.Client }
 
-// NewPayments calls the provider at a base URL.
+// NewPayments makes the client of the provider at a base URL.
 func NewPayments(base string) Payments { return Payments{httpclient.New(base)} }
 
 type paymentRequest struct {

@@ -1,4 +1,4 @@
-// Package store chooses where events and read models are kept: PostgreSQL, by sqlx over pgx's database/sql driver.
+// Package store chooses where events and read models are stored: in PostgreSQL, by sqlx over pgx's database/sql driver.
 package store
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/eventstore"
 )
 
-// Open makes the pool of connections. The kit's connector sets what its transactions need, time limits for locks among it.
+// Open makes the pool of connections. The kit's connector sets what its transactions need, such as time limits for locks.
 func Open(dsn string, maxConns int) (*sqlx.DB, error) {
 	connector, err := postgres.Connector(dsn)
 	if err != nil {

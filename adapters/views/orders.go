@@ -18,7 +18,7 @@ import (
 // Orders is the list of orders.
 type Orders struct{ db *sqlx.DB }
 
-// NewOrders makes it.
+// NewOrders makes an Orders.
 func NewOrders(db *sqlx.DB) Orders { return Orders{db} }
 
 // Put implements projection.OrderRows.
@@ -91,7 +91,7 @@ type orderRow struct {
 	Version    int          `db:"version"`
 }
 
-// Count counts the orders of each status, up to a number, which bounds what the counting takes.
+// Count counts the orders of each status, up to a limit, so that it does not become slower with the history.
 func (r Orders) Count(ctx context.Context, atMost int) (map[order.Status]int, error) {
 	return readmodel.CountByStatus[order.Status](ctx, r.db, "order_view", atMost, order.Pending, order.IsConfirmed, order.IsCancelled)
 }

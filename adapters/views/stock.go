@@ -12,10 +12,10 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Stock is a row a SKU.
+// Stock has one row per SKU.
 type Stock struct{ db *sqlx.DB }
 
-// NewStock makes it.
+// NewStock makes a Stock.
 func NewStock(db *sqlx.DB) Stock { return Stock{db} }
 
 // Change implements projection.StockRows.
@@ -28,9 +28,9 @@ type stockChange struct {
 	version int
 }
 
-// changeStock adds what events say, those of one SKU all at once. What was applied already is left out; of the rest none may be missing.
-// Rows are locked before they are compared, in the order of their SKUs, and one that somebody else has begun meanwhile is a conflict:
-// whoever else counts the same events, a rebuilding or an instance that had them before, counts them before or after, not as well.
+// changeStock applies the changes of one commit, those of one SKU together. A change that was applied before is skipped, and a gap in the
+// versions is an error. Rows are locked in the order of their SKUs before they are compared, and a row that another unit of work has just
+// inserted is a conflict. So two units that apply the same events, such as a rebuild and a consumer, apply them one after the other.
 var changeStock = &txn.Statement[stockChange]{
 	Doing: "change the stock", Rank: 52, Locks: func(c stockChange) string { return c.SKU },
 	Query: func(rows []stockChange) (string, []any, error) {

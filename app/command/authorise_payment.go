@@ -8,15 +8,15 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Provider is the payment provider. Every call carries the payment's id, so that it takes effect once however often it
-// is made. Errors wrap cqrs.ErrUnavailable; a refusal is an answer.
+// Provider is the payment provider. Every call carries the payment's id, so that it takes effect once, however often it is repeated. Errors
+// wrap cqrs.ErrUnavailable; a refusal is an answer.
 type Provider interface {
 	Authorise(ctx context.Context, paymentID string, amount money.Money, method string) (cqrs.CallResult, error)
 	Capture(ctx context.Context, paymentID string, amount money.Money) (cqrs.CallResult, error)
 	Void(ctx context.Context, paymentID string) error
 }
 
-// AuthorisePayment has the provider hold an order's total.
+// AuthorisePayment makes the provider hold an order's total.
 type AuthorisePayment struct {
 	PaymentID string      `json:"payment_id"`
 	OrderID   string      `json:"order_id"`

@@ -8,7 +8,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// BookCourier is BookShipment by the second carrier.
+// BookCourier books a shipment with the second carrier, the courier.
 type BookCourier struct {
 	ShipmentID string       `json:"shipment_id"`
 	OrderID    string       `json:"order_id"`
@@ -18,7 +18,7 @@ type BookCourier struct {
 // Key keeps the commands of a shipment in order.
 func (c BookCourier) Key() string { return c.ShipmentID }
 
-// CancelCourier undoes BookCourier.
+// CancelCourier compensates BookCourier.
 type CancelCourier struct {
 	ShipmentID string `json:"shipment_id"`
 	OrderID    string `json:"order_id"`

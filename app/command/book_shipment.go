@@ -8,15 +8,15 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Carrier brings goods to customers. Every call carries the shipment's id, so that it takes effect once however often it
-// is made. Errors wrap cqrs.ErrUnavailable; a refusal is an answer.
+// Carrier delivers goods to customers. Every call carries the shipment's id, so that it takes effect once, however often it is repeated.
+// Errors wrap cqrs.ErrUnavailable; a refusal is an answer.
 type Carrier interface {
 	Name() string
 	Book(ctx context.Context, shipmentID string, lines []order.Line) (cqrs.CallResult, error)
 	Cancel(ctx context.Context, shipmentID string) error
 }
 
-// BookShipment has the carrier come.
+// BookShipment books a shipment with the carrier.
 type BookShipment struct {
 	ShipmentID string       `json:"shipment_id"`
 	OrderID    string       `json:"order_id"`

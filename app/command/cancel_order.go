@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// CancelOrder ends a pending order whose saga has undone what was done for it.
+// CancelOrder cancels a pending order. It is the last command of a compensated saga.
 type CancelOrder struct {
 	OrderID string `json:"order_id"`
 	Reason  string `json:"reason"`

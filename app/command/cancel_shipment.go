@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// CancelShipment undoes BookShipment.
+// CancelShipment compensates BookShipment.
 type CancelShipment struct {
 	ShipmentID string `json:"shipment_id"`
 	OrderID    string `json:"order_id"`

@@ -8,7 +8,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// CapturePayment makes the held money ours.
+// CapturePayment makes the provider transfer the authorised money.
 type CapturePayment struct {
 	PaymentID string      `json:"payment_id"`
 	OrderID   string      `json:"order_id"`

@@ -1,4 +1,4 @@
-// Package command is what the service can be told to do: one file a command, all of them listed here.
+// Package command has the commands of the service and their handlers: one file per command, all listed here.
 package command
 
 import (
@@ -19,13 +19,13 @@ type Deps struct {
 	Shipments cqrs.Store[*shipment.Shipment]
 	Provider  Provider
 	Carrier   Carrier
-	Courier   Carrier // stands in for the first
+	Courier   Carrier // for the fallback
 }
 
-// Couriers is a destination of its own: what asks the courier does not wait for the carrier, nor behind its breaker.
+// Couriers is a destination of its own, so that calls of the courier do not wait for the carrier or behind its breaker.
 const Couriers = "couriers"
 
-// All lists every command by its destination. Names stand on topics and never change.
+// All lists every command by its destination. Names are stored and never change.
 func All(d Deps) []cqrs.Handler {
 	return slices.Concat[[]cqrs.Handler](
 		cqrs.ForAggregate(order.Category,

@@ -8,13 +8,13 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// CommitStock takes reserved goods out of the house.
+// CommitStock ships the reserved goods of an order.
 type CommitStock struct {
 	OrderID string       `json:"order_id"`
 	Lines   []order.Line `json:"lines"`
 }
 
-// Key keeps what happens to a SKU in order.
+// Key keeps the commands of a SKU in order.
 func (c CommitStock) Key() string { return lowest(c.Lines) }
 
 type commitStock struct{ stock cqrs.Store[*inventory.Stock] }

@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// ConfirmOrder ends a pending order well.
+// ConfirmOrder confirms a pending order. It is the last command of a completed saga.
 type ConfirmOrder struct {
 	OrderID string `json:"order_id"`
 }

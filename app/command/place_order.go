@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// PlaceOrder begins an order. The caller chooses its id, so that repeating the command cannot place two.
+// PlaceOrder places an order. The caller chooses its id, so that repeating the command does not place two orders.
 type PlaceOrder struct {
 	OrderID       string       `json:"order_id"`
 	CustomerID    string       `json:"customer_id"`

@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// ReceiveStock takes goods in.
+// ReceiveStock adds goods to the stock.
 type ReceiveStock struct {
 	SKU      string `json:"sku"`
 	Quantity int64  `json:"quantity"`

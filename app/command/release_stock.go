@@ -8,13 +8,13 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// ReleaseStock undoes ReserveStock.
+// ReleaseStock compensates ReserveStock.
 type ReleaseStock struct {
 	OrderID string       `json:"order_id"`
 	Lines   []order.Line `json:"lines"`
 }
 
-// Key keeps what happens to a SKU in order.
+// Key keeps the commands of a SKU in order.
 func (c ReleaseStock) Key() string { return lowest(c.Lines) }
 
 type releaseStock struct{ stock cqrs.Store[*inventory.Stock] }

@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// VoidPayment undoes AuthorisePayment.
+// VoidPayment compensates AuthorisePayment.
 type VoidPayment struct {
 	PaymentID string `json:"payment_id"`
 	OrderID   string `json:"order_id"`

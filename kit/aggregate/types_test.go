@@ -56,11 +56,11 @@ func TestUndecodableMessageNamesTheFault(t *testing.T) {
 		want    string
 		unknown bool
 	}{
-		"unknown name":  {"it.never.happened", 1, `{}`, `decode "it.never.happened": unknown type`, true},
-		"newer version": {"it.happened", 4, `{}`, "schema version 4, this program knows 1 to 3", true},
-		"version 0":     {"it.happened", 0, `{}`, "schema version 0", true},
-		"upcaster fails":    {"it.happened", 1, `{}`, "upcast from schema version 2: no first name", false},
-		"no JSON":       {"it.happened", 3, `{`, "decode it.happened: unexpected end of JSON input", false},
+		"unknown name":   {"it.never.happened", 1, `{}`, `decode "it.never.happened": unknown type`, true},
+		"newer version":  {"it.happened", 4, `{}`, "schema version 4, this program knows 1 to 3", true},
+		"version 0":      {"it.happened", 0, `{}`, "schema version 0", true},
+		"upcaster fails": {"it.happened", 1, `{}`, "upcast from schema version 2: no first name", false},
+		"no JSON":        {"it.happened", 3, `{`, "decode it.happened: unexpected end of JSON input", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := types.Decode(c.name, c.version, []byte(c.payload))

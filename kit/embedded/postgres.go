@@ -86,7 +86,7 @@ func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postg
 	}
 	var log bytes.Buffer
 	start := func() (*embeddedpostgres.EmbeddedPostgres, error) {
-		// The library makes a directory of another major version anew. We don't: it may be all that somebody has.
+		// The library replaces a directory of another major version. That would delete the user's data, so it is refused here.
 		if err := sameMajor(cluster, wanted); err != nil {
 			return nil, err
 		}

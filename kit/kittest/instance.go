@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Instance is a running process of the service, or somebody else's.
+// Instance is a running process of the service, started by the test or before it.
 type Instance struct {
 	Client
 	t       *testing.T

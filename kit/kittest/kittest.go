@@ -22,7 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Patience is how long something may take that takes long when other tests use the machine too.
+// Patience is the time limit of conditions in tests, long enough for a busy computer.
 const Patience = 120 * time.Second
 
 var binary = sync.OnceValues(func() (string, error) {
@@ -71,7 +71,7 @@ type Environment struct {
 	FromHost func(host *Instance) map[string]string
 }
 
-// External is the URL of an instance that somebody else started, or empty.
+// External is the URL of an instance that was started before the tests, or empty.
 func External() string { return os.Getenv("COMPONENT_URL") }
 
 // Real tells whether real services are set.

@@ -159,7 +159,7 @@ func (r *Router) announce(consumer string, expect func(cqrs.Delivery)) func(*mes
 		if expect == nil {
 			return
 		}
-		if meta, err := r.metaOf(consumer, msg); err == nil { // else it is a dead letter soon
+		if meta, err := r.metaOf(consumer, msg); err == nil { // otherwise it becomes a dead letter
 			expect(cqrs.Delivery{Consumer: consumer, Meta: meta, Command: true})
 		}
 	}
@@ -258,7 +258,7 @@ func (r *Router) failed(consumer string, msg *message.Message, reason error) (cq
 	}
 	meta, err := r.metaOf(consumer, msg)
 	if err != nil {
-		return cqrs.Event{}, false // nobody knows whose it was
+		return cqrs.Event{}, false // the saga is unknown
 	}
 	delivery := cqrs.Delivery{Consumer: consumer, Meta: meta, Command: true, Category: category, Key: msg.Metadata[cqrs.HeaderKey]}
 	text, _, _ := strings.Cut(reason.Error(), "\n")
@@ -333,7 +333,7 @@ func KeyOrder(queue KeyQueue, o Options) message.HandlerMiddleware {
 				case err == nil || !early:
 					return produced, err
 				}
-				// The message before it was not committed when this one was begun. Whatever failed may be due to that.
+				// The message before it had not committed when this one started, which may be the reason of the failure.
 				msg.SetContext(outer)
 				if err := link.Wait(outer); err != nil {
 					return nil, err
@@ -392,10 +392,10 @@ func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// Retry decides by the kind of an error what becomes of a message. It calls the handler again at once after a conflict. After another error
-// that may pass it calls the handler a few times, and then stores the message to be retried later: its key is blocked until then, and other
-// keys go on. While the database does not answer, which would have to store it, it waits. Permanent errors and refusals are returned at once, and
-// unknown errors after 8 attempts; DeadLetters, outside it, keeps those messages. It needs KeyOrder outside it.
+// Retry retries messages by the kind of their error. It calls the handler again at once after a conflict. After another retryable error it calls
+// the handler a few times, and then stores the message to be retried later: its key is blocked until then, and other keys are not affected.
+// While the database is unavailable and cannot store the message, it waits. It returns permanent errors and refusals at once, and unknown
+// errors after 8 attempts; DeadLetters, outside it, stores those messages. It needs KeyOrder outside it.
 func Retry(queue KeyQueue, o Options) message.HandlerMiddleware {
 	o = o.complete()
 	return func(next message.HandlerFunc) message.HandlerFunc {

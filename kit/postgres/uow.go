@@ -84,12 +84,12 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 			err = u.commits.wait(ctx, out)
 		}
 		if before, ok := cqrs.KeyChainFromContext(ctx).Before().(*txn.Unit); ok && before.Failed() {
-			return err // not before the message before was dealt with
+			return err // the retry must wait until the message before has ended
 		}
 		if !errors.Is(err, cqrs.ErrConflict) || attempt == maxConflicts || ctx.Err() != nil {
 			return err
 		}
-		// Whoever was first is done by now; the growing, random pause parts those who meet again.
+		// The unit that was first has committed by now. The growing random pause separates units that would conflict again.
 		time.Sleep(rand.N(time.Millisecond << min(attempt, 6))) //nolint:gosec // chance, not secrecy
 	}
 }
@@ -139,7 +139,7 @@ func (u *UnitOfWork) prepare(ctx context.Context, un *txn.Unit, session *eventst
 		if value == nil && (err == nil || ctx.Err() != nil || cqrs.KindOf(err) == cqrs.KindConflict) {
 			return
 		}
-		un.Close() // to hold no lock, and no connection, while another one is needed
+		un.Close() // hold no lock and no connection while another connection is needed
 		current := un.WaitForDependencies(ctx)
 		if current == nil {
 			current = session.Verify(ctx)
@@ -148,7 +148,7 @@ func (u *UnitOfWork) prepare(ctx context.Context, un *txn.Unit, session *eventst
 		case current != nil:
 			err = current
 		case value != nil:
-			panic(value) // here, where the stack of the first panic is still known
+			panic(value) // here, where the stack of the first panic is available
 		}
 	}()
 	if err := work(ctx); err != nil {
@@ -222,7 +222,7 @@ func (u *UnitOfWork) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx 
 			}
 			defer func() {
 				if value := recover(); value != nil {
-					err = fmt.Errorf("%w: panic: %v", errUnverified, value) // if it is new it comes again, with its stack
+					err = fmt.Errorf("%w: panic: %v", errUnverified, value) // a message that is new runs again, and the panic keeps its stack then
 				}
 			}()
 			if err = work(ctx); err != nil && ctx.Err() == nil {

@@ -12,7 +12,7 @@ type Watch struct {
 	waiting map[string]map[chan struct{}]struct{}
 }
 
-// NewWatch makes a Watch that nobody waits at.
+// NewWatch makes a Watch without subscribers.
 func NewWatch() *Watch { return &Watch{waiting: map[string]map[chan struct{}]struct{}{}} }
 
 // anyStream stands for all streams.

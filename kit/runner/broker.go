@@ -63,7 +63,7 @@ func (s *Instance) startBroker(_ context.Context, _ func(string)) (err error) {
 func (s *Instance) ensureTopics(ctx context.Context) bool {
 	for {
 		limit, err := s.broker.Ensure(ctx, s.core.topics)
-		if err != nil && s.broker.TopicFault(err) { // others can be sent to; the relay tries these again
+		if err != nil && s.broker.TopicFault(err) { // sending to other topics works; the relay retries these
 			s.log.Error("cannot create a topic", "error", err)
 			err = nil
 		}

@@ -20,7 +20,7 @@ func (c *cached[T]) get(make func() T) T {
 	defer c.mu.Unlock()
 	if c.made.IsZero() || time.Since(c.made) > cacheFor {
 		c.last = make()
-		c.made = time.Now() // when it was made, not when it was asked for: what takes long is not asked for again at once
+		c.made = time.Now() // the end of the computation, so that a slow one is not repeated at once
 	}
 	return c.last
 }

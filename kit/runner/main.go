@@ -98,7 +98,7 @@ type Program struct {
 // Config is the settings of the kit.
 func (p *Program) Config() Config { return p.config }
 
-// token is what the command line asks a service with.
+// token is the bearer token of the command line's requests.
 func (p *Program) token() string {
 	if p.config.Token != "" || p.config.Auth.Secret == "" {
 		return p.config.Token
@@ -117,7 +117,7 @@ func (p *Program) sign(subject, role string, valid time.Duration) (string, error
 	return p.config.Auth.Sign(subject, role, time.Now().Add(valid))
 }
 
-// Say writes a line for a person at a terminal, to stderr.
+// Say writes a line for people to stderr.
 func (p *Program) Say(line string) { _, _ = fmt.Fprintln(p.stderr, line) }
 
 func (p *Program) serve(ctx context.Context) error {

@@ -21,8 +21,8 @@ import (
 	"github.com/millrace/millrace/kit/telemetry"
 )
 
-// gauges registers what is read when metrics are asked for: once a second, however many ask. The queries grow neither with the history nor
-// with a backlog, of which they count the first outbox.MaxCounted.
+// gauges registers the metrics that are read at a scrape, at most once a second. The queries become slower neither with the history nor with
+// a backlog, of which they count at most outbox.MaxCounted messages.
 func (s *Instance) gauges() {
 	s.telemetry.Registry.MustRegister(collectors.NewDBStatsCollector(s.db.DB, "millrace"))
 	s.telemetry.Gauges([]telemetry.Gauge{
@@ -55,7 +55,7 @@ func (s *Instance) gauges() {
 	})
 }
 
-// figures are what the database was last asked for.
+// figures are the last results of the database.
 type figures struct {
 	samples []telemetry.Sample
 	err     error

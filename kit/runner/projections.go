@@ -104,7 +104,7 @@ func (p *Program) rebuild(ctx context.Context, name string, logf func(done float
 	return nil
 }
 
-// keepFailed makes an event that a projection cannot handle a dead letter of its consumer.
+// keepFailed stores an event that a projection cannot process as a dead letter of its consumer.
 func (p *Program) keepFailed(ctx context.Context, letters *deadletter.Store, m messaging.Marshaler, projection string, e cqrs.Event, cause error) error {
 	msg, err := m.Marshal(e)
 	if err != nil {

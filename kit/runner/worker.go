@@ -107,7 +107,7 @@ func (s *Instance) runJanitor(ctx context.Context) {
 	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
 }
 
-// checkRetention refuses to forget which messages were handled while Kafka can deliver them again.
+// checkRetention refuses an INBOX_RETENTION with which ids are deleted while Kafka can deliver the messages again.
 func (s *Instance) checkRetention() error {
 	if s.config.Retention.Inbox == 0 {
 		return nil
@@ -128,8 +128,8 @@ func (s *Instance) checkRetention() error {
 	return nil
 }
 
-// checkExternalRetention says if topics of other services keep messages for longer than the inbox keeps ids. It is no reason to stop: another
-// service may change its topics at any time.
+// checkExternalRetention logs if topics of external services keep messages for longer than the inbox keeps ids. The service starts all the
+// same, because the other service may change its topics at any time.
 func (s *Instance) checkExternalRetention() {
 	longest, topic, _, err := s.broker.LongestRetention(s.core.consumedTopics)
 	if err == nil && longest > s.config.Retention.Inbox {

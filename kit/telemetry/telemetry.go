@@ -169,7 +169,7 @@ func (t *Telemetry) InFlight(consumer string, at time.Time) (done func()) {
 	}
 }
 
-// SagaEnded measures how long a saga took.
+// SagaEnded measures the duration of a saga.
 func (t *Telemetry) SagaEnded(definition, status string, took time.Duration) {
 	t.counts.sagas.Add(1)
 	t.sagas.WithLabelValues(definition, status).Observe(took.Seconds())

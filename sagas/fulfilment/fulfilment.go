@@ -1,5 +1,5 @@
-// Package fulfilment is the saga that takes a placed order to its end: goods kept, money held, carrier booked, money taken,
-// goods out, order confirmed; or all of that undone, in reverse.
+// Package fulfilment is the saga of a placed order: reserve stock, authorise the payment, book a shipment, capture the payment, take the
+// stock out, confirm the order. If a step fails before the pivot, it compensates in reverse.
 package fulfilment
 
 import (
@@ -19,8 +19,8 @@ import (
 // Name is the definition's name in histories, on the command line and on pages.
 const Name = "order-fulfilment"
 
-// Data is what an instance remembers. There is one payment and one shipment an order, and they bear its id; a courier's
-// shipment is another one.
+// Data is the state of an instance. An order has one payment and one shipment, with the order's id; a courier's shipment has an id of its
+// own.
 type Data struct {
 	OrderID string       `json:"order_id"`
 	Lines   []order.Line `json:"lines"`
@@ -28,7 +28,7 @@ type Data struct {
 	Method  string       `json:"method"`
 }
 
-// Definition is the process.
+// Definition is the current version of the saga.
 var Definition = saga.Definition[Data]{
 	Name:    Name,
 	Version: 2,
@@ -120,7 +120,7 @@ var Definition = saga.Definition[Data]{
 
 func courier(orderID string) string { return "courier-" + orderID }
 
-// V1 is the process as it was before there was a courier. Instances that began with it end with it.
+// V1 is the version before the courier. Instances that began with it end with it.
 var V1 = func() saga.Definition[Data] {
 	d := Definition
 	d.Version, d.Steps = 1, slices.Clone(d.Steps)

@@ -16,16 +16,16 @@ import (
 // Relay sends messages from the outbox to the broker: messages of different keys in parallel, messages of one key in order, every message at
 // least once.
 type Relay struct {
-	db      *sqlx.DB
-	sender  func() Sender
-	options Options
-	buffer  *buffer
-	leases  *leases
-	lowWaterMarks  *lowWaterMarks
-	wake    []chan struct{} // one a worker, and one for the timers
-	looks   atomic.Int64    // time of the next look for due timers, as Unix time in ns
-	retry   chan struct{}   // wakes the goroutine that retries suspended topics
-	log     *slog.Logger
+	db            *sqlx.DB
+	sender        func() Sender
+	options       Options
+	buffer        *buffer
+	leases        *leases
+	lowWaterMarks *lowWaterMarks
+	wake          []chan struct{} // one a worker, and one for the timers
+	looks         atomic.Int64    // time of the next look for due timers, as Unix time in ns
+	retry         chan struct{}   // wakes the goroutine that retries suspended topics
+	log           *slog.Logger
 }
 
 // Sender sends messages to the broker.

@@ -18,7 +18,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Batch is how many messages a group reads at a time. As many may come again after a crash.
+// Batch is the number of messages that a group reads at a time. So many may be redelivered after a crash.
 const Batch = 20
 
 // While there is nothing to read, a group looks again after a pause that grows from soonest to latest.

@@ -70,7 +70,7 @@ func IsStale(err error) bool {
 	return ok && (pg.Code == codeConflict || pg.Code == codeGap || pg.ConstraintName == "events_pkey")
 }
 
-// Classify wraps a database error with the kind that decides what becomes of the message, and with what was being done.
+// Classify wraps a database error with the operation that failed and the kind that decides whether the message is retried.
 func Classify(err error, doing string) error {
 	if err == nil {
 		return nil
@@ -84,7 +84,7 @@ func Classify(err error, doing string) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// taken are the constraints whose violation says that somebody else was first.
+// taken are the constraints whose violation means that another transaction was first.
 var taken = map[string]bool{"events_pkey": true, "inbox_pkey": true, "inbox_barrier": true, "idempotency_keys_pkey": true}
 
 // kindOf returns the kind of a database error; nil if it is unknown. An error that PostgreSQL answers is permanent unless its class says
