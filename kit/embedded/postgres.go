@@ -122,7 +122,7 @@ func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postg
 	return &Postgres{DSN: dsnOf(strconv.Itoa(int(port))), Fresh: fresh, stop: stop}, nil
 }
 
-// workDir makes a directory for the downloads, logs and temporary files of one run. It is made anew, because it belongs to the user who
+// workDir makes a directory for the downloads, logs and temporary files of one run. It is new for each run, because it belongs to the user who
 // runs the server; the cache of downloads belongs to us. Those of runs that were killed are removed.
 func workDir(data string, o owner) (string, error) {
 	left, err := filepath.Glob(filepath.Join(data, "start-*"))

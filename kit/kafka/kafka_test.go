@@ -150,7 +150,7 @@ func TestRecordWithoutHeadersIsDelivered(t *testing.T) {
 		return nil
 	}))
 	require.Len(t, got, 1)
-	require.Regexp(t, fmt.Sprintf(`^%s/%d/%d/\d+/[0-9a-f]{16}$`, name, partition, offset), got[0].UUID, "its place, its time and its content: a topic that is made anew has another record there")
+	require.Regexp(t, fmt.Sprintf(`^%s/%d/%d/\d+/[0-9a-f]{16}$`, name, partition, offset), got[0].UUID, "its place, its time and its content: a topic that is created again has another record there")
 	require.Equal(t, "k", got[0].Metadata[cqrs.HeaderKey])
 	require.Empty(t, got[0].Metadata[cqrs.HeaderID])
 }
@@ -168,7 +168,7 @@ func TestTopicsAreLeftAsTheyAre(t *testing.T) {
 	require.Len(t, partitions, 4)
 }
 
-// A topic that is deleted and made anew has another record in the same place: without an id of its own, it must not get the other's.
+// A topic that is deleted and created again has another record in the same place: without an id of its own, it must not get the other's.
 func TestARecordWithoutAnIDIsNotTheOneOfAnEarlierTopic(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)

@@ -163,7 +163,7 @@ func TestProducerRecords(t *testing.T) {
 	require.Error(t, errs[0])
 }
 
-// A topic is deleted and made anew while it is consumed, and gets more records than the old one had before the member looks again. The member
+// A topic is deleted and created again while it is consumed, and gets more records than the old one had before the member looks again. The member
 // does not go on at its offset in the old topic: every record is handled.
 func TestRecreatedTopicIsReadFromItsBeginning(t *testing.T) {
 	c := config(t)

@@ -12,7 +12,7 @@ import (
 const portion = 100_000
 
 // ages shows that the outbox does not age: the relay's rate while many messages pass through one table, and then while a
-// transaction that was begun before is open elsewhere, so that no deleted row can be vacuumed.
+// transaction that was begun before is open in another session, so that no deleted row can be vacuumed.
 func ages(ctx context.Context, out io.Writer, g *environment, passed, keys int) error {
 	p, err := newPassing(ctx, g, keys)
 	if err != nil {

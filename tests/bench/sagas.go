@@ -177,8 +177,8 @@ func (f *fleet) run(ctx context.Context, orders, skus, clients int, progress fun
 	}
 }
 
-// balanced waits until the books are.
-func (f *fleet) balanced(ctx context.Context, orders int) error {
+// consistent waits until the invariants hold.
+func (f *fleet) consistent(ctx context.Context, orders int) error {
 	client := invariants.Client{URL: f.instances[0].URL, HTTP: f.http, AtLeast: orders}
 	report, err := client.Wait(ctx, time.Minute, func(invariants.Report) {})
 	if err == nil && !report.Consistent() {
@@ -239,7 +239,7 @@ func dbos(ctx context.Context, g *environment, orders, probes int) (perSecond, p
 	return measured.Rate, measured.P50, err
 }
 
-// fulfil runs sagas and checks the books; with one instance and many SKUs it also times single ones.
+// fulfil runs sagas and checks the invariants; with one instance and many SKUs it also times single ones.
 func fulfil(ctx context.Context, g *environment, o options, r *report, name string, skus, instances int, settings ...string) (err error) {
 	f, stop, err := startFleet(ctx, g, slices.Repeat([]string{"api,worker,relay"}, instances), settings...)
 	if err != nil {
@@ -258,7 +258,7 @@ func fulfil(ctx context.Context, g *environment, o options, r *report, name stri
 		return err
 	}
 	used, grown := since(before), storedIn(ctx, g)
-	if err := f.balanced(ctx, o.sagas+o.sagas/5); err != nil {
+	if err := f.consistent(ctx, o.sagas+o.sagas/5); err != nil {
 		return err
 	}
 	rate := float64(o.sagas) / took.Seconds()

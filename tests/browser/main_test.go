@@ -1,5 +1,5 @@
 // Package browser looks at the pages with a real browser, Chromium, driven by chromedp. Its tests run where BROWSER_TESTS is set
-// and Chromium is installed; elsewhere they are skipped.
+// and Chromium is installed; otherwise they are skipped.
 // BROWSER_SHOTS names a folder for screenshots; without it they go to a temporary one.
 package browser
 

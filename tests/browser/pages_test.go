@@ -93,7 +93,7 @@ func TestAnOrderIsWatchedToItsEnd(t *testing.T) {
 	b.quiet()
 }
 
-// An event is on the page within 200 ms of its commit. What is measured here, with a browser and everything else on one machine, is
+// An event is on the page within 200 ms of its commit. What is measured here, with a browser and everything else on one computer, is
 // printed; the test fails only if the page does not follow at all.
 func TestThePageFollows(t *testing.T) {
 	i := env(t).Start()

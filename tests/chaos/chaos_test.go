@@ -179,7 +179,7 @@ func lastLine(text string) string {
 	return text[strings.LastIndex(text, "\n")+1:]
 }
 
-// rest waits until every order is decided, every saga at rest and the books balance.
+// rest waits until every order is decided, every saga has ended, and the invariants hold.
 func (s *stage) rest(after string) invariants.Report {
 	s.t.Helper()
 	client := invariants.Client{URL: s.instances[0].URL, HTTP: s.instances[0].HTTP(), AtLeast: s.driver.accepted(), SandboxURL: s.sandbox.URL}
@@ -244,7 +244,7 @@ func (s *stage) print(records map[string]*record, rounds int) {
 	for _, f := range faults {
 		if r := records[f.name]; r != nil {
 			total += r.times
-			// The books were balanced after each of its rounds, or the test would have ended there.
+			// The invariants were checked after each of its rounds, or the test would have ended there.
 			fmt.Fprintf(table, "%s\t%d\t%d\t%.1f s\t0\t0\n", f.name, r.times, r.inFlight, r.pause.Seconds())
 		}
 	}

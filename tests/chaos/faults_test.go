@@ -144,7 +144,7 @@ func (s *stage) outage(how, service string, d time.Duration) {
 	run := func(verb string) {
 		var out []byte
 		var err error
-		for range 3 { // on a busy machine it may take longer than the command waits
+		for range 3 { // on a busy computer it may take longer than the command waits
 			if out, err = exec.Command("bash", "-c", os.Getenv("CHAOS_CTL")+" "+verb+" "+service).CombinedOutput(); err == nil { // the tester's own
 				return
 			}

@@ -264,7 +264,7 @@ func isAway(err error) bool {
 		strings.Contains(err.Error(), "circuit breaker is open") // Sarama's own
 }
 
-// aborted sends deliveries in transactions that are aborted: nobody may take them up.
+// aborted sends deliveries in transactions that are aborted: no consumer may process them.
 func (s *stage) aborted() {
 	c := s.kafka()
 	c.Producer.Idempotent, c.Producer.RequiredAcks, c.Net.MaxOpenRequests = true, sarama.WaitForAll, 1

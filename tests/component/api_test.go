@@ -211,7 +211,7 @@ func TestListsAreCompleteAndNewestFirst(t *testing.T) {
 	require.Empty(t, list("/v1/orders?status=pending", "orders"))
 }
 
-// Who was told sees no less: not after a 202, not after a wait.
+// A client reads its own writes: after a 202 and after a wait.
 func TestReadYourWrites(t *testing.T) {
 	t.Parallel()
 	i := harness.Shared(t)

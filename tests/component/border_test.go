@@ -202,7 +202,7 @@ func TestDNSRebindingIsRefused(t *testing.T) {
 	require.Contains(t, refused.Body, "HTTP_HOSTS")
 }
 
-// OPS_ADDR takes operators, probes and metrics away from the address that strangers reach.
+// OPS_ADDR takes operators, probes and metrics away from the address that clients reach.
 func TestOperationsOnAListenerOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0") // local, at once

@@ -13,7 +13,7 @@ import (
 )
 
 // Without any Kafka, by Watermill's SQL Pub/Sub: orders of every outcome, an instance that is killed in the middle and one that takes over,
-// and the books.
+// and the invariants.
 func TestPostgresInKafkasPlace(t *testing.T) {
 	t.Parallel()
 	w := harness.NewEnvironment(t, "BROKER=postgres", "KAFKA_BROKERS=")

@@ -18,7 +18,7 @@ import (
 )
 
 // With a real Debezium in a real Kafka Connect in the relay's place: orders of every outcome, time-outs by timers included, Debezium killed in
-// the middle and started again, and the books.
+// the middle and started again, and the invariants.
 func TestDebeziumInTheRelaysPlace(t *testing.T) {
 	plugins, libs := os.Getenv("DEBEZIUM_PLUGINS"), os.Getenv("KAFKA_LIBS")
 	if !kittest.Real() || plugins == "" || libs == "" {

@@ -14,8 +14,8 @@ import (
 	"github.com/millrace/millrace/tests/harness"
 )
 
-// failOn makes every insertion of an event of some type into some streams fail, with an error that nobody foresaw, until it is
-// told to stop.
+// failOn makes every insertion of an event of some type into some streams fail, with an unknown error, until it is
+// stopped.
 func failOn(t *testing.T, i *harness.Instance, name, streams, types string) (repair func()) {
 	t.Helper()
 	db := kittest.OpenDB(t, i.DSN())
@@ -123,7 +123,7 @@ func testRetryBlocksOneKey(t *testing.T, settings ...string) {
 	i.Consistent()
 }
 
-// Dropped, a dead letter lets the next one of its key go on.
+// When a dead letter is dropped, the next message of its key is processed.
 func TestKeyContinuesAfterADrop(t *testing.T) {
 	onEachBroker(t, testKeyContinuesAfterADrop)
 }

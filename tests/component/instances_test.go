@@ -368,7 +368,7 @@ func TestTwoServicesOnOneDatabase(t *testing.T) {
 	for _, id := range ids {
 		require.Equal(t, "confirmed", all[0].Decided(id).Status)
 	}
-	balanced(t, all[0], w.SandboxURL(), 20)
+	consistent(t, all[0], w.SandboxURL(), 20)
 	require.Empty(t, deadLetters(t, all[0]))
 	require.NotContains(t, all[0].Output()+other.Output(), "level=ERROR")
 }

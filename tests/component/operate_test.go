@@ -58,7 +58,7 @@ func TestStuckSagaIsOperated(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, i.Do(http.MethodPost, "/v1/sagas/01980000-0000-7000-8000-000000000000/retry", "").Status)
 }
 
-// The demo takes the payment provider down in the middle, and the books are balanced all the same.
+// The demo stops the payment provider in the middle, and the invariants hold all the same.
 func TestTheDemosChaos(t *testing.T) {
 	kittest.Long(t)
 	t.Parallel()

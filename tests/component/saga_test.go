@@ -272,7 +272,7 @@ func TestHotStock(t *testing.T) {
 		switch order := i.Decided(id); {
 		case order.Status == "confirmed":
 			confirmed++
-		case strings.Contains(order.Reason, "no answer in time"): // a slow machine; what they held goes to nobody any more
+		case strings.Contains(order.Reason, "no answer in time"): // a slow computer; what they held is released
 			late++
 		default:
 			require.Contains(t, order.Reason, "out of stock: "+hot)

@@ -58,7 +58,7 @@ func suspendedTopics(i *harness.Instance) (map[string]string, error) {
 }
 
 // A topic that never existed is suspended, which /readyz, /v1/outbox, the page and the metric show. Orders are confirmed meanwhile. When
-// somebody makes the topic, its messages arrive.
+// the topic is created, its messages arrive.
 func TestUnknownTopicIsSuspended(t *testing.T) {
 	t.Parallel()
 	i := harness.NewEnvironment(t).Start()
@@ -107,7 +107,7 @@ func noneSuspended(t *testing.T, i *harness.Instance) {
 	})
 }
 
-// An own topic that somebody deletes is made again, with its partitions, and its consumers read it again.
+// A deleted topic of this service is created again, with its partitions, and its consumers read it again.
 func TestDeletedTopicIsRecreated(t *testing.T) {
 	t.Parallel()
 	i := harness.NewEnvironment(t).Start()

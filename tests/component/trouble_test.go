@@ -172,7 +172,7 @@ func toPostgres(t *testing.T, i *harness.Instance) func(*sarama.ProducerMessage)
 	}
 }
 
-// What cannot be understood is kept, with a reason that says what is wrong, and stands in nobody's way.
+// A message that cannot be decoded becomes a dead letter with its reason, and blocks no other key.
 func TestDeadLetterBlocksItsKeyOnly(t *testing.T) {
 	onEachBroker(t, testDeadLetterBlocksItsKeyOnly)
 }
@@ -331,7 +331,7 @@ func TestBrokerDown(t *testing.T) {
 	require.GreaterOrEqual(t, report.Orders, 22)
 }
 
-// Killed between any two steps, again and again; each time every saga goes on to its end, and the books balance.
+// The instance is killed between any two steps, again and again; each time every saga continues to its end, and the invariants hold.
 func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 	kittest.Long(t)
 	t.Parallel()
@@ -402,7 +402,7 @@ func testCleanStop(t *testing.T, settings ...string) {
 	if away < 5*time.Second {
 		require.Equal(t, 30, report.Confirmed, "%v", report.ByReason)
 	}
-	// On a machine so slow that the start takes as long as a step may, such orders are cancelled, and nothing else is.
+	// On a computer so slow that the start takes as long as a step may, such orders are cancelled, and nothing else is.
 	for reason := range report.ByReason {
 		require.Contains(t, reason, "no answer in time")
 	}

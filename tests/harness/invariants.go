@@ -16,7 +16,7 @@ import (
 	"github.com/millrace/millrace/service/demo/invariants"
 )
 
-// Consistent waits until the books balance, and compares the event store with Kafka.
+// Consistent waits until the invariants hold, and compares the event store with Kafka.
 func (i *Instance) Consistent() invariants.Report {
 	i.t.Helper()
 	client := invariants.Client{URL: i.URL, HTTP: i.HTTP(), AtLeast: int(i.placed.Load())}
@@ -25,7 +25,7 @@ func (i *Instance) Consistent() invariants.Report {
 	}
 	report, err := client.Wait(context.Background(), kittest.Patience, func(invariants.Report) {})
 	require.NoError(i.t, err)
-	require.Empty(i.t, report.Faults, "the books")
+	require.Empty(i.t, report.Faults, "the invariants")
 	switch {
 	case i.env == nil:
 	case i.env.Setting("DEBEZIUM") == "on": // an empty outbox says only that all is in the database's log

@@ -142,7 +142,7 @@ func (o Orders) Stock(n int64, skus ...string) {
 	}
 }
 
-// SetFaults turns the knobs of a stand-in.
+// SetFaults sets the fault settings of a stand-in.
 func (o Orders) SetFaults(service, settings string) {
 	o.t.Helper()
 	response := o.client.Do(http.MethodPut, "/v1/sandbox/"+service, settings)

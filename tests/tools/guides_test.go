@@ -92,7 +92,7 @@ func (b block) kind() string {
 	return ""
 }
 
-// follower is somebody who does what a guide says.
+// follower does what a guide says.
 type follower struct {
 	mine
 	addr    string
@@ -164,7 +164,7 @@ func (f *follower) database() (dsn string) {
 	return server.String()
 }
 
-// env is a shell of somebody who has nothing set.
+// env is a shell without settings.
 func (f *follower) env() []string {
 	return append(os.Environ(), "POSTGRES_DSN=", "KAFKA_BROKERS=", "HTTP_ADDR="+f.addr, "LOG_LEVEL=warn")
 }

@@ -73,7 +73,7 @@ func TestSnapshotOfAnotherSchemaIsIgnored(t *testing.T) {
 			Schema  string
 		}
 		require.NoError(t, db.Get(&snapshot, `SELECT version, schema FROM snapshots WHERE stream = 'stocks/a'`))
-		require.Greater(t, snapshot.Version, stored-10, "it was made anew")
+		require.Greater(t, snapshot.Version, stored-10, "it was created again")
 		schemas[snapshot.Schema] = true
 	}
 	program(t, ctx, db, eventstore.Options{}, func(s *first, by int) { s.InStock += by }, func(s first) int { return s.InStock }, check)
