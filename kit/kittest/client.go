@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Client speaks HTTP with an instance.
+// Client sends HTTP requests to an instance.
 type Client struct {
 	URL  string
 	t    *testing.T
@@ -23,7 +23,7 @@ func NewClient(t *testing.T, url string) Client {
 	return Client{url, t, &http.Client{Timeout: 45 * time.Second}}
 }
 
-// Response is an answer, read to its end.
+// Response is a response that was read to its end.
 type Response struct {
 	Status int
 	Header http.Header
@@ -64,7 +64,7 @@ func (c Client) Try(method, path, body string, headers ...string) (Response, err
 	return Response{response.StatusCode, response.Header, string(content)}, err
 }
 
-// Do sends a request that must be answered.
+// Do sends a request and fails the test if there is no response.
 func (c Client) Do(method, path, body string, headers ...string) Response {
 	c.t.Helper()
 	response, err := c.Try(method, path, body, headers...)
@@ -72,7 +72,7 @@ func (c Client) Do(method, path, body string, headers ...string) Response {
 	return response
 }
 
-// Get is for polling: what went wrong is an error.
+// Get is for polling: it returns errors.
 func (c Client) Get(path string) (status int, body string, err error) {
 	response, err := c.Try(http.MethodGet, path, "")
 	return response.Status, response.Body, err

@@ -44,7 +44,7 @@ func mainCode(m *testing.M) int {
 	return m.Run()
 }
 
-// Database makes a database with the kit's tables and those of a service's migrations, and removes it at the test's end.
+// Database makes a database with the kit's tables and those of a service's migrations, and removes it at the end of the test.
 func Database(t testing.TB, service ...fs.FS) (db *sqlx.DB, dsn string) {
 	t.Helper()
 	name := "t" + strings.ReplaceAll(uuid.NewString(), "-", "")
@@ -67,8 +67,8 @@ func schema(service []fs.FS) migrations.Schema {
 	return migrations.New(nil)
 }
 
-// ClockAhead connects to the database of db with a clock that is ahead: what is written there is of a later time, and what was written before
-// is older. Weeks pass in an instant.
+// ClockAhead connects to the database of db with a clock that is ahead: rows that are written there have a later time, and existing rows
+// become older.
 func ClockAhead(t *testing.T, db *sqlx.DB, d time.Duration) *sqlx.DB {
 	t.Helper()
 	var name string

@@ -69,10 +69,10 @@ func (w *Environment) StartWith(settings ...string) *Instance {
 	return i
 }
 
-// HTTP is the client that the instance is asked with.
+// HTTP is the HTTP client for the instance.
 func (i *Instance) HTTP() *http.Client { return i.http }
 
-// Again starts a new process after the last one ended, and does not wait.
+// Again starts a new process after the last one has ended, and does not wait.
 func (i *Instance) Again() {
 	i.t.Helper()
 	i.launch()
@@ -119,7 +119,7 @@ func (i *Instance) launch(settings ...string) {
 	}()
 }
 
-// Command is the binary with this world's settings, and whatever arguments.
+// Command is the binary with this environment's settings, and any arguments.
 func (w *Environment) Command(args ...string) *exec.Cmd {
 	w.t.Helper()
 	line := append(append(slices.Clone(w.runBy), Binary(w.t)), args...)
@@ -176,14 +176,14 @@ func (i *Instance) Output() string {
 	return i.output.String()
 }
 
-// Kill ends the process at once, as kill -9 does, and waits until it is gone.
+// Kill kills the process, as kill -9 does, and waits until it has ended.
 func (i *Instance) Kill() {
 	i.t.Helper()
 	require.NoError(i.t, i.command.Process.Kill())
 	<-i.exited
 }
 
-// Attach is an instance that was started beforehand, as COMPONENT_URL names one.
+// Attach returns an instance that was started before the tests, as COMPONENT_URL names one.
 func Attach(t *testing.T, url string) *Instance {
 	t.Helper()
 	i := &Instance{Client: NewClient(t, url), t: t}
@@ -191,7 +191,7 @@ func Attach(t *testing.T, url string) *Instance {
 	return i
 }
 
-// Environment is what it shares with others; nil for an instance that was started beforehand.
+// Environment is the environment of the instance; nil for an instance that was started before the tests.
 func (i *Instance) Environment() *Environment { return i.env }
 
 // Signal sends the process a signal.
@@ -229,8 +229,7 @@ func (i *Instance) Wait() int {
 	return i.command.ProcessState.ExitCode()
 }
 
-// ClockAhead lets time pass: it stops the process, sets the clock of the database, which all instances follow, ahead of the real one, and
-// starts the process again.
+// ClockAhead stops the process, sets the clock of the database, which all instances follow, ahead, and starts the process again.
 func (i *Instance) ClockAhead(d time.Duration) {
 	i.t.Helper()
 	db := OpenDB(i.t, i.DSN())
@@ -316,7 +315,7 @@ var (
 func (i *Instance) DSN() string {
 	i.t.Helper()
 	if i.env == nil {
-		i.t.Skip("needs the database; COMPONENT_URL names somebody else's instance")
+		i.t.Skip("needs the database of the instance that COMPONENT_URL names")
 	}
 	if dsn := i.env.env["POSTGRES_DSN"]; dsn != "" {
 		return dsn
@@ -333,7 +332,7 @@ func (i *Instance) DSN() string {
 func (i *Instance) Brokers() []string {
 	i.t.Helper()
 	if i.env == nil {
-		i.t.Skip("needs Kafka; COMPONENT_URL names somebody else's instance")
+		i.t.Skip("needs the Kafka of the instance that COMPONENT_URL names")
 	}
 	if brokers := i.env.env["KAFKA_BROKERS"]; brokers != "" {
 		return strings.Split(brokers, ",")

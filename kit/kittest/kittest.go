@@ -81,7 +81,7 @@ func Real() bool { return os.Getenv("POSTGRES_DSN") != "" && os.Getenv("KAFKA_BR
 func NewEnvironment(t *testing.T, settings ...string) *Environment {
 	t.Helper()
 	if External() != "" {
-		t.Skip("needs an instance of its own; COMPONENT_URL names somebody else's")
+		t.Skip("needs an instance of its own, not that of COMPONENT_URL")
 	}
 	w := &Environment{t: t, env: map[string]string{}, Prefix: "t" + strings.ReplaceAll(uuid.NewString()[:13], "-", "")}
 	dir, err := os.MkdirTemp("", "millrace-world-")

@@ -13,7 +13,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Idempotency keeps the answers to requests that bore a key, in the unit of work that carries the request out.
+// Idempotency stores the responses to requests with an idempotency key, in the unit of work of the request.
 type Idempotency struct {
 	db      *sqlx.DB
 	lookups txn.Batcher[cqrs.IdempotencyKey, *idempotencyRow]
@@ -25,7 +25,7 @@ type idempotencyRow struct {
 	answer  cqrs.StoredResponse
 }
 
-// NewIdempotency makes it.
+// NewIdempotency makes an Idempotency.
 func NewIdempotency(db *sqlx.DB) *Idempotency {
 	i := &Idempotency{db: db}
 	i.lookups.Do, i.lookups.Max, i.lookups.Parallel = i.lookUp, 500, 2
@@ -49,8 +49,8 @@ var keepAnswers = &txn.Statement[idempotencyRow]{
 	},
 }
 
-// Find returns the answer that a request (its hash) with this key got earlier, nil if there was none. The error is cqrs.ErrKeyReused if the
-// key was used for another request.
+// Find returns the response to an earlier request with this key, nil if there is none. Request is the request's hash; the error is
+// cqrs.ErrKeyReused if the key was used for another request.
 func (i *Idempotency) Find(ctx context.Context, key cqrs.IdempotencyKey, request []byte) (*cqrs.StoredResponse, error) {
 	if txn.UnitFromContext(ctx) == nil {
 		return nil, errors.New("find an idempotency key: called outside a unit of work")
@@ -68,14 +68,14 @@ func (i *Idempotency) Find(ctx context.Context, key cqrs.IdempotencyKey, request
 	return &known.answer, nil
 }
 
-// Keep has the answer kept when the unit of work of ctx commits, together with the effects of the request. If another unit of work has used
-// the key meanwhile, this one fails with cqrs.ErrConflict, and its next attempt finds that answer.
+// Keep stores the response when the unit of work of ctx commits, together with the effects of the request. If another unit of work has used
+// the key meanwhile, this one fails with cqrs.ErrConflict, and its next attempt finds that response.
 func (i *Idempotency) Keep(ctx context.Context, key cqrs.IdempotencyKey, request []byte, answer cqrs.StoredResponse) error {
 	return keepAnswers.Write(ctx, idempotencyRow{key, request, answer})
 }
 
-// find reads what is stored under a key. A unit with a transaction of its own reads in it: it holds a connection, and must not wait for
-// another one.
+// find reads the row of a key. A unit with a transaction of its own reads in it: the unit holds a connection, and must not wait for another
+// one.
 func (i *Idempotency) find(ctx context.Context, k cqrs.IdempotencyKey) (*idempotencyRow, error) {
 	u := txn.UnitFromContext(ctx)
 	if !u.OwnTransaction() {

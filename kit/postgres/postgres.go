@@ -1,6 +1,6 @@
-// Package postgres is the unit of work: one message's inbox row, the aggregates that it changes and the messages that come of it are
-// committed together or not at all. Units that end at the same time share a transaction. The tables are those of the packages below it:
-// eventstore, inbox, outbox, keyqueue, deadletter, readmodel.
+// Package postgres is the unit of work: a message's inbox row, the aggregates that its handler changes and the messages that the handler
+// sends are committed together or not at all. Units that end at the same time share a transaction. The tables belong to the packages below
+// it: eventstore, inbox, outbox, keyqueue, deadletter, readmodel.
 package postgres
 
 import (
@@ -20,12 +20,12 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Connector makes connections whose settings the transactions of this package need: time limits for waiting for locks and for idling in a
-// transaction. It does not connect.
+// Connector makes connections with the session settings that this package needs: time limits for waiting for locks and for idle transactions.
+// It does not connect.
 func Connector(dsn string) (driver.Connector, error) {
 	config, err := txn.Config(dsn, map[string]string{
 		"application_name": "millrace",
-		// A unit of work that waits for a lock holds up a partition; after a while its message is better tried again later.
+		// A unit of work that waits for a lock blocks a partition, so it gives up after a while and its message is retried later.
 		"lock_timeout": "5s",
 		// An instance that is stopped in the middle of a unit of work must not keep its locks.
 		"idle_in_transaction_session_timeout": "15s",
@@ -52,8 +52,8 @@ func Open(dsn string, maxConns int) (*sqlx.DB, error) {
 	return db, nil
 }
 
-// Wait pings until the database answers or patience ends. It says once a second what it waits for. What time cannot mend
-// (a wrong password, no such database) ends it at once.
+// Wait pings until the database answers or patience is over, and logs once a second. An error that waiting cannot fix (a wrong password, an
+// unknown database) ends it at once.
 func Wait(ctx context.Context, db *sqlx.DB, patience time.Duration, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -74,9 +74,8 @@ func Wait(ctx context.Context, db *sqlx.DB, patience time.Duration, log *slog.Lo
 	}
 }
 
-// CheckSession refuses what a service cannot work with: a search_path that names no schema, and a pooler that gives a session another
-// connection to the server for each transaction. Two connections are open at the same time; in transaction pooling they get the same one, or
-// one of them gets several.
+// CheckSession refuses a search_path without a schema, and a pooler that gives a session another server connection for each transaction. It
+// opens two connections at the same time: with transaction pooling they share a server connection, or one of them gets several.
 func CheckSession(ctx context.Context, dsn string) error {
 	config, err := txn.Config(dsn, nil)
 	if err != nil {

@@ -20,17 +20,18 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Rebuilding builds the table of a read model anew from all events of its projection's category, while the service runs (ADR 28).
+// Rebuilding rebuilds the table of a read model from all events of its projection's category, while the service runs (ADR 28).
 type Rebuilding struct {
 	DSN        string
 	Table      string
 	Projection cqrs.Projection
 	Types      aggregate.Types
 
-	// Progress is called after each page: how many events were read, the position that was read up to, and the last one when it began.
+	// Progress is called after each page with the number of events read, the position reached, and the last position at the start.
 	Progress func(events int, position, last int64)
 
-	// Failed keeps an event that the projection can never handle, so that the others go on. If it returns an error, the rebuild fails.
+	// Failed stores an event that the projection cannot process, so that the rebuild continues with the others. If it returns an error, the
+	// rebuild fails.
 	Failed func(ctx context.Context, e cqrs.Event, cause error) error
 
 	live, beside *sqlx.DB // beside has one connection, on which Table is a temporary table
@@ -43,17 +44,17 @@ type Rebuilding struct {
 }
 
 const (
-	// rebuildPage is how many events are read, and written, at a time.
+	// rebuildPage is the number of events that are read and written at a time.
 	rebuildPage = 2000
 
-	// A rebuild replaces the rows under a lock on which the projection's writes wait. It gives way after lockFor to those that already wait
-	// behind it, and tries again. The replacement takes at most replaceFor.
+	// A rebuild replaces the rows under a lock for which the projection's writes wait. If it does not get the lock within lockFor, it lets the
+	// waiting writes pass and tries again. The replacement takes at most replaceFor.
 	lockFor      = "2s"
 	replaceFor   = "5min"
 	maxReplacing = 30
 )
 
-// Run rebuilds and returns how many events were read. If it fails, the table is as before.
+// Run rebuilds the table and returns the number of events read. If it fails, the table is unchanged.
 func (r *Rebuilding) Run(ctx context.Context) (events int, err error) {
 	if r.live, err = Open(r.DSN, 4); err != nil {
 		return 0, err
@@ -100,8 +101,8 @@ func (r *Rebuilding) Run(ctx context.Context) (events int, err error) {
 	}
 }
 
-// openBeside opens a pool of one connection, which is never replaced by another: a new one would not have the temporary table, and what is
-// written to the same name would be written to the table that is in use.
+// openBeside opens a pool of one connection, which is never replaced: a new connection would not have the temporary table, and its statements
+// would write to the live table of the same name.
 func openBeside(dsn string) (*sqlx.DB, error) {
 	config, err := txn.Config(dsn, map[string]string{"application_name": "millrace rebuild"})
 	if err != nil {
@@ -121,7 +122,7 @@ func openBeside(dsn string) (*sqlx.DB, error) {
 
 var errConnectionLost = errors.New("the connection with the temporary table was lost: start the rebuild again")
 
-// catchUp handles the events up to the end that the store has now.
+// catchUp processes the events up to the current end of the store.
 func (r *Rebuilding) catchUp(ctx context.Context) error {
 	for {
 		page, err := r.reader.Next(ctx, rebuildPage)
@@ -139,13 +140,13 @@ func (r *Rebuilding) catchUp(ctx context.Context) error {
 	}
 }
 
-// handled is an event, and what its handler will write.
+// handled is an event, and the writes of its handler.
 type handled struct {
 	event cqrs.Event
 	unit  *txn.Unit
 }
 
-// handle calls the handlers. It is done once for each event, because a projection may keep state.
+// handle calls the handlers, once for each event, because a projection may keep state.
 func (r *Rebuilding) handle(ctx context.Context, page []cqrs.Event) (all []handled, err error) {
 	for _, e := range page {
 		if r.early[e.Position] {
@@ -171,8 +172,8 @@ func (r *Rebuilding) handle(ctx context.Context, page []cqrs.Event) (all []handl
 	return all, nil
 }
 
-// write writes the effects of events into the temporary table. If that fails, in halves, so that an event that can never be written fails
-// alone.
+// write writes the effects of events into the temporary table. If that fails, it writes them in halves, so that an event that cannot be
+// written fails alone.
 func (r *Rebuilding) write(ctx context.Context, all []handled) error {
 	if len(all) == 0 {
 		return nil
@@ -210,10 +211,9 @@ func (r *Rebuilding) failed(ctx context.Context, e cqrs.Event, cause error) erro
 	return nil
 }
 
-// replace puts the rows of the temporary table into the place of those in use, in one transaction that catches up with the last events first.
-// The projection's writes wait for it: what they have written by then is of events that are committed, so that the rebuild has them too,
-// and what they write afterwards goes to the new rows. Readers go on. Rows that are equal are left alone. Again says that another attempt
-// may succeed.
+// replace replaces the live rows by those of the temporary table, in one transaction that processes the last events first. The projection's
+// writes wait for it. Their earlier writes come from committed events, which the rebuild has read too; their later writes go to the new rows.
+// Readers do not wait. Equal rows are not touched. Again says that another attempt may succeed.
 func (r *Rebuilding) replace(ctx context.Context) (again bool, err error) {
 	built := pgx.Identifier{"pg_temp", r.Table}.Sanitize()                 //nolint:misspell // its author's spelling
 	if _, err := r.beside.ExecContext(ctx, `ANALYZE `+built); err != nil { //nolint:misspell // SQL

@@ -6,7 +6,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Watch tells those who wait for a stream on this instance of its commits.
+// Watch notifies subscribers on this instance of commits to streams.
 type Watch struct {
 	mu      sync.Mutex
 	waiting map[string]map[chan struct{}]struct{}
@@ -18,7 +18,7 @@ func NewWatch() *Watch { return &Watch{waiting: map[string]map[chan struct{}]str
 // anyStream stands for all streams.
 const anyStream = ""
 
-// Streams begins to watch some streams, or all if none is named. The channel holds one notice at most; stop ends the watch.
+// Streams watches some streams, or all if none is named. The channel holds at most one notification; stop ends the watch.
 func (w *Watch) Streams(streams ...string) (changes <-chan struct{}, stop func()) {
 	if len(streams) == 0 {
 		streams = []string{anyStream}
@@ -44,7 +44,7 @@ func (w *Watch) Streams(streams ...string) (changes <-chan struct{}, stop func()
 	}
 }
 
-// Committed tells of events.
+// Committed notifies the subscribers of the events' streams.
 func (w *Watch) Committed(events []cqrs.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

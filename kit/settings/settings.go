@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// Error is a setting that is wrong, by its name.
+// Error is a wrong setting, by its name.
 type Error struct{ Name, Fault string }
 
 func (e *Error) Error() string { return e.Name + ": " + e.Fault }
 
-// Reader reads settings by their names. It collects what is wrong, so that all faults are reported at once.
+// Reader reads settings by their names. It collects all faults, so that they are reported together.
 type Reader struct {
 	getenv func(string) string
 	faults []error
@@ -49,7 +49,7 @@ func (s *Reader) Text(name, otherwise string) string {
 	return otherwise
 }
 
-// Topics is what the names of topics begin with.
+// Topics is a prefix of topic names.
 func (s *Reader) Topics(name, otherwise string) string {
 	text := s.Text(name, otherwise)
 	if !regexp.MustCompile(`^[a-zA-Z0-9._-]{1,100}$`).MatchString(text) {
@@ -58,7 +58,7 @@ func (s *Reader) Topics(name, otherwise string) string {
 	return text
 }
 
-// List is a setting of parts with commas between them.
+// List is a comma-separated setting.
 func (s *Reader) List(name string) (out []string) {
 	for part := range strings.SplitSeq(s.getenv(name), ",") {
 		if part = strings.TrimSpace(part); part != "" {
@@ -125,7 +125,7 @@ func (s *Reader) Offset(name string) time.Duration {
 	return d
 }
 
-// OnOff is on or off; true, yes and 1, false, no and 0 are understood too.
+// OnOff is on or off; true, yes and 1, false, no and 0 are accepted too.
 func (s *Reader) OnOff(name string, otherwise bool) bool {
 	switch v := strings.ToLower(s.Text(name, "")); v {
 	case "":
@@ -150,7 +150,7 @@ func (s *Reader) URL(name string) string {
 	return text
 }
 
-// Loopback tells whether an address, host:port, is one of loopback. What is no address is reported elsewhere and counts as such.
+// Loopback tells whether an address, host:port, is a loopback address. An invalid address counts as one, because it is reported already.
 func Loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -22,7 +22,7 @@ type partition struct {
 	mark   func(next int64) // commits offsets below next
 	bytes  *budget
 
-	stop    context.Context // done: start no record any more
+	stop    context.Context //nolint:containedctx // done: start no record any more
 	base    context.Context //nolint:containedctx // of the messages; cancelled when the partition is lost
 	running sync.WaitGroup
 

@@ -18,7 +18,7 @@ import (
 //go:embed *.sql
 var files embed.FS
 
-// ErrNewer means that the database was migrated by a newer program than this one.
+// ErrNewer says that a newer program has migrated the database.
 var ErrNewer = errors.New("the database's schema is newer than this program")
 
 // Status is one version of the schema.
@@ -35,14 +35,14 @@ type set struct {
 	files fs.FS
 }
 
-// table is where goose keeps the versions of the set that are applied.
+// table is the table in which goose stores the applied versions of the set.
 func (s set) table() string { return s.name + "_migrations" }
 
 // Schema is the kit's migrations and those of a service.
 type Schema struct{ sets []set }
 
-// New makes the schema of a service. Service holds its migrations, 00001_what.sql and so on in goose's format; nil if the service has no tables of
-// its own.
+// New makes the schema of a service. Service has its migrations, 00001_what.sql and so on in goose's format; nil if the service has no tables
+// of its own.
 func New(service fs.FS) Schema {
 	sets := []set{{"kit", files}}
 	if service != nil {
@@ -63,8 +63,8 @@ func (s set) provider(db *sql.DB) (*goose.Provider, error) {
 	return goose.NewProvider("", db, s.files, goose.WithStore(store), goose.WithAllowOutofOrder(true))
 }
 
-// Up brings the schema to this program's version. Several instances may call it at once: a session lock lets one after the other pass. The
-// error wraps ErrNewer if the schema is ahead.
+// Up migrates the schema to this program's version. Several instances may call it at once: a session lock lets one after the other pass. The
+// error wraps ErrNewer if the schema is newer.
 func (s Schema) Up(ctx context.Context, db *sql.DB) error {
 	// The lock is one of its schema, because several services may share a database. It is held by one connection and ends with it.
 	conn, err := db.Conn(ctx)
@@ -167,7 +167,7 @@ func (s Schema) Check(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-// Down takes the newest version back: of the service's while one is applied, then of the kit's. All that its tables held is lost.
+// Down reverts the newest version: of the service's migrations while one is applied, then of the kit's. The data of its tables is lost.
 func (s Schema) Down(ctx context.Context, db *sql.DB) error {
 	for _, set := range slices.Backward(s.sets) {
 		p, err := set.provider(db)

@@ -1,4 +1,4 @@
-// Package readmodel is what the tables of read models share, and the kit's own read model: the list of saga instances.
+// Package readmodel has common parts of read models, and the kit's own read model: the list of saga instances.
 package readmodel
 
 import (
@@ -16,8 +16,8 @@ type Model struct {
 	Table string
 }
 
-// CountByStatus counts the rows of a table by its column status, up to atMost of each status, so that a table of millions of rows costs no
-// more than a short one. The table's name is part of the statement: never take it from outside.
+// CountByStatus counts the rows of a table by its column status, up to atMost of each status, so that it does not become slower with the
+// table. The table's name is part of the statement: never take it from outside.
 func CountByStatus[S ~string](ctx context.Context, db *sqlx.DB, table string, atMost int, statuses ...S) (map[S]int, error) {
 	var rows []struct {
 		Status S   `db:"status"`

@@ -14,7 +14,7 @@ import (
 // Sagas is the list of saga instances.
 type Sagas struct{ db *sqlx.DB }
 
-// NewSagas makes it.
+// NewSagas makes a Sagas.
 func NewSagas(db *sqlx.DB) Sagas { return Sagas{db} }
 
 // Save implements manager.Rows.
@@ -45,18 +45,18 @@ func (r Sagas) List(ctx context.Context, q manager.List) (ids []string, err erro
 	return ids, txn.Classify(err, "list sagas")
 }
 
-// Count counts the sagas that have not ended, up to a number of each status.
+// Count counts the sagas that have not ended, up to atMost of each status.
 func (r Sagas) Count(ctx context.Context, atMost int) (map[saga.Status]int, error) {
 	return CountByStatus[saga.Status](ctx, r.db, "saga_instances", atMost, saga.Running, saga.Compensating, saga.Stuck)
 }
 
-// OpenSagas are sagas of a definition that stand at a status.
+// OpenSagas identifies the active sagas of a definition with a status.
 type OpenSagas struct {
 	Definition string      `db:"definition"`
 	Status     saga.Status `db:"status"`
 }
 
-// Open counts the sagas that have not ended, up to a number of each status.
+// Open counts the sagas that have not ended by definition and status, up to atMost of each.
 func (r Sagas) Open(ctx context.Context, atMost int) (map[OpenSagas]int, error) {
 	var rows []struct {
 		OpenSagas

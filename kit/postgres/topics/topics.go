@@ -21,17 +21,17 @@ import (
 // Batch is the number of messages that a group reads at a time. So many may be redelivered after a crash.
 const Batch = 20
 
-// While there is nothing to read, a group looks again after a pause that grows from soonest to latest.
+// An idle group polls after a pause that grows from soonest to latest.
 const (
 	soonest = 5 * time.Millisecond
 	latest  = 200 * time.Millisecond
 )
 
-// ackWithin bounds the handling of a message. The router's own bounds are shorter.
+// ackWithin limits the processing of a message. The router's own limits are shorter.
 const ackWithin = 5 * time.Minute
 
-// OpenReaders makes the pool of subscribers, each of which holds a connection while its messages are handled. What they write is how far
-// they have read; losing the last of it in a crash of the database costs a repetition, so nobody waits for the disk.
+// OpenReaders makes the pool of the subscribers, each of which holds a connection while it processes messages. They write their offsets
+// without waiting for the disk: an offset that a crash of the database loses only causes a redelivery.
 func OpenReaders(dsn string) (*sqlx.DB, error) {
 	config, err := txn.Config(dsn, map[string]string{
 		"synchronous_commit":                  "off",
@@ -45,8 +45,8 @@ func OpenReaders(dsn string) (*sqlx.DB, error) {
 	return db, nil
 }
 
-// NewPublisher makes Watermill's SQL publisher. Messages of a topic get their numbers in the order in which they are committed: who
-// publishes to it waits for who did so before.
+// NewPublisher makes Watermill's SQL publisher. A publisher to a topic waits for the commit of the one before it, so that messages get their
+// numbers in commit order.
 func NewPublisher(db *sqlx.DB, logger watermill.LoggerAdapter) (message.Publisher, error) {
 	return wsql.NewPublisher(db, wsql.PublisherConfig{SchemaAdapter: schema{}}, logger)
 }
@@ -59,7 +59,7 @@ func NewSubscriber(readers *sqlx.DB, group string, logger watermill.LoggerAdapte
 	}, logger)
 }
 
-// ReadAll reads topics from their beginning to the end that they have now, each in order.
+// ReadAll reads topics from their beginning to their current end, each in order.
 func ReadAll(ctx context.Context, db *sqlx.DB, topics []string, each func(topic string, msg *message.Message) error) error {
 	rows, err := db.QueryContext(ctx, `SELECT id, message_id, payload, headers, topic FROM topic_messages WHERE topic = ANY($1) ORDER BY id`, topics)
 	if err != nil {
@@ -97,9 +97,9 @@ func (p *pauses) HandleError(logger watermill.LoggerAdapter, noMsg bool, err err
 	return p.last
 }
 
-// schema is Watermill's SchemaAdapter for one table of all topics. Watermill's own skips nothing by leaving out what is younger than any
-// transaction of the whole server, and so stalls behind each of them (watermill issue 576); here a lock has messages of a topic get
-// their numbers in the order of their commits, so that there are no gaps to be afraid of.
+// schema is Watermill's SchemaAdapter for one table of all topics. Watermill's own adapter skips no message because it reads only rows that
+// are older than any open transaction of the whole server, so it stalls behind each of them (watermill issue 576). Here a lock makes messages
+// of a topic get their numbers in commit order, so that there are no gaps.
 type schema struct{}
 
 // InsertQuery implements wsql.SchemaAdapter.
@@ -151,7 +151,7 @@ func (schema) SchemaInitializingQueries(string) []wsql.Query { return nil }
 // SubscribeIsolationLevel implements wsql.SchemaAdapter.
 func (schema) SubscribeIsolationLevel() sql.IsolationLevel { return sql.LevelReadCommitted }
 
-// offsets is Watermill's OffsetsAdapter. Who reads holds the group's row; others find nothing meanwhile.
+// offsets is Watermill's OffsetsAdapter. A reader locks the row of its group, and other readers of the group find no messages meanwhile.
 type offsets struct{}
 
 // NextOffsetQuery implements wsql.OffsetsAdapter.

@@ -1,5 +1,5 @@
-// Package txn is what the packages of postgres have in common: the statements that a unit of work will execute, the transaction of a unit
-// that needs one of its own, and the classes of PostgreSQL's errors.
+// Package txn has the common parts of the packages of postgres: the statements that a unit of work will execute, a unit's own transaction,
+// and the classification of PostgreSQL's errors.
 package txn
 
 import (
@@ -18,8 +18,8 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// FromContext returns the transaction of the unit of work of ctx, which begins here if it has none yet. From then on the unit reads and
-// writes in it, and commits apart from others. The error says whose fault it is that there is none.
+// FromContext returns the unit's own transaction, and begins it if the unit has none. From then on the unit reads and writes in it, and
+// commits separately from other units.
 func FromContext(ctx context.Context) (*sqlx.Tx, error) {
 	u := UnitFromContext(ctx)
 	if u == nil {
@@ -36,8 +36,8 @@ func TxOrDB(ctx context.Context, db *sqlx.DB) sqlx.ExtContext {
 	return db
 }
 
-// InTransaction runs statements in the transaction of the unit of work of ctx, which commits them with everything else, or in a transaction of their
-// own if there is no such unit. The error of a commit is classified.
+// InTransaction runs statements in the transaction of the unit of work of ctx, which commits them, or in a transaction of their own if there
+// is no unit. The error of a commit is classified.
 func InTransaction(ctx context.Context, db *sqlx.DB, work func(tx sqlx.ExtContext) error) error {
 	if UnitFromContext(ctx) != nil {
 		tx, err := FromContext(ctx)
@@ -60,11 +60,11 @@ func InTransaction(ctx context.Context, db *sqlx.DB, work func(tx sqlx.ExtContex
 // Codes of errors that our own statements raise by the function demand.
 const (
 	codeRefused  = "MR001" // with a sentence for a person
-	codeConflict = "MR002" // somebody else was first
-	codeGap      = "MR003" // an event without the one before it: what the unit had read is not what is stored
+	codeConflict = "MR002" // another transaction was first
+	codeGap      = "MR003" // an event without the one before it: the unit has read a stale stream
 )
 
-// IsStale tells whether an error says that a stream was not as the unit had read it.
+// IsStale tells whether an error says that a stream has changed since the unit has read it.
 func IsStale(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && (pg.Code == codeConflict || pg.Code == codeGap || pg.ConstraintName == "events_pkey")
@@ -110,12 +110,12 @@ func kindOf(err error) error {
 	return cqrs.ErrRejected
 }
 
-// transientClasses are the classes of SQLSTATE that pass: connection, transaction rollback, resources, object in use, operator intervention,
-// I/O and other system errors.
+// transientClasses are the SQLSTATE classes of transient errors: connection, transaction rollback, resources, object in use, operator
+// intervention, I/O and other system errors.
 var transientClasses = map[string]bool{"08": true, "40": true, "53": true, "55": true, "57": true, "58": true}
 
-// transientCodes are the codes of other classes that pass: the server is read-only (a failover), the server ended an idle transaction, a
-// pooler has given the session's prepared statements to another one.
+// transientCodes are transient errors of other classes: the server is read-only (a failover), the server ended an idle transaction, a pooler
+// has given the session's prepared statements to another session.
 var transientCodes = map[string]bool{"25006": true, "25P03": true, "26000": true}
 
 // stalePlan tells whether a prepared statement was made before a migration changed its table. The driver has forgotten it by now.
@@ -123,7 +123,7 @@ func stalePlan(pg *pgconn.PgError) bool {
 	return pg.Code == "0A000" && strings.Contains(pg.Message, "cached plan")
 }
 
-// IsUnavailable tells whether the database as a whole cannot answer, so that it is no use to try the elements of a batch one by one.
+// IsUnavailable tells whether the database as a whole cannot answer, so that splitting a batch does not help.
 func IsUnavailable(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
