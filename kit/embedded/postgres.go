@@ -23,18 +23,18 @@ import (
 	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
 )
 
-// version is the PostgreSQL that is downloaded, once for all data directories.
+// version is the version of PostgreSQL that is downloaded, once for all data directories.
 const version = embeddedpostgres.V18
 
 // Postgres is a running server.
 type Postgres struct {
 	DSN   string
-	Fresh bool // the data directory was made just now
+	Fresh bool // the data directory is new
 	stop  func() error
 }
 
-// StartPostgres starts a server on the data below dir, as another user than root if need be. A server of an earlier run that
-// was left behind is stopped first. If it returns an error, no server is running. Say is called before what takes long.
+// StartPostgres starts a server on the data below dir, as another user if this process runs as root. It stops a server that an earlier run
+// has left behind first. If it returns an error, no server is running. Logf is called before slow steps.
 func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postgres, err error) {
 	ignoreLibpqVariables()
 	if dir, err = filepath.Abs(dir); err != nil {
@@ -122,8 +122,8 @@ func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postg
 	return &Postgres{DSN: dsnOf(strconv.Itoa(int(port))), Fresh: fresh, stop: stop}, nil
 }
 
-// workDir makes a directory for the downloads, logs and temporary files of one run. It is new for each run, because it belongs to the user who
-// runs the server; the cache of downloads belongs to us. Those of runs that were killed are removed.
+// workDir creates a directory for the downloads, logs and temporary files of one run. It is new for each run, because it belongs to the user
+// who runs the server; the cache of downloads belongs to this process's user. It removes directories of runs that were killed.
 func workDir(data string, o owner) (string, error) {
 	left, err := filepath.Glob(filepath.Join(data, "start-*"))
 	if err != nil {
@@ -141,8 +141,8 @@ func workDir(data string, o owner) (string, error) {
 	return dir, os.Lchown(dir, o.uid, o.gid)
 }
 
-// ignoreLibpqVariables removes PGHOST, PGSERVICE, PGOPTIONS and their like from this process's environment: they are meant for other
-// databases, and would change what the embedded server's programs and our connections to it do.
+// ignoreLibpqVariables removes PGHOST, PGSERVICE, PGOPTIONS and similar variables from this process's environment: they are meant for other
+// databases, and would change the embedded server's programs and the connections to it.
 func ignoreLibpqVariables() {
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "PG") {
@@ -151,8 +151,7 @@ func ignoreLibpqVariables() {
 	}
 }
 
-// Running returns the DSN of the server that runs on the data below dir, for a process beside the one that started it; empty if there is
-// none.
+// Running returns the DSN of the server that runs on the data below dir, for another process; empty if there is none.
 func Running(dir string) string {
 	ignoreLibpqVariables()
 	cluster := filepath.Join(dir, "postgres", "cluster")
@@ -184,7 +183,7 @@ func cacheDir(dir string) string {
 	return filepath.Join(base, "millrace-postgres")
 }
 
-// copyArchives copies downloads that to does not have yet. Links and the like are left out, because from may belong to another user.
+// copyArchives copies downloads that are missing in to. It skips links and other special files, because from may belong to another user.
 func copyArchives(from, to string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {
@@ -217,7 +216,7 @@ func keepArchives(work, cache string) error {
 	return err
 }
 
-// copyFile copies a file. Other processes see all of it or nothing.
+// copyFile copies a file atomically.
 func copyFile(from, to string) error {
 	source, err := os.OpenFile(from, os.O_RDONLY|syscall.O_NOFOLLOW, 0) //nolint:gosec // in a directory of ours
 	if err != nil {
@@ -240,7 +239,7 @@ func downloaded(cache string) bool {
 	return err == nil && len(found) > 0
 }
 
-// installed finds the newest PostgreSQL on this machine: the directory that has bin/postgres, and its version.
+// installed finds the newest PostgreSQL that is installed on this host: the directory with bin/postgres, and its version.
 func installed(ctx context.Context) (dir string, version embeddedpostgres.PostgresVersion) {
 	var candidates []string
 	for _, pattern := range []string{
@@ -278,14 +277,14 @@ func sameMajor(cluster string, wanted embeddedpostgres.PostgresVersion) error {
 	return err
 }
 
-// nobody runs the server where we are root, whom PostgreSQL refuses. No account is needed for it.
+// nobody is the user id of the server where this process runs as root, because PostgreSQL refuses to run as root. It needs no account.
 const nobody = 65534
 
 // owner is the user who runs the server.
 type owner struct{ uid, gid int }
 
-// ownerOf returns the user who runs the server on a data directory: us, or, if we are root, the user to whom the directory belongs. One
-// that was made just now is given to nobody. Nothing below it changes hands: the server makes all of it.
+// ownerOf returns the user who runs the server on a data directory: this process's user or, if that is root, the owner of the directory. A
+// new directory is given to nobody. The owner of existing files never changes.
 func ownerOf(data string) (owner, error) {
 	if os.Geteuid() != 0 {
 		return owner{os.Geteuid(), os.Getegid()}, nil
@@ -313,9 +312,9 @@ func ownerOf(data string) (owner, error) {
 	return owner{nobody, nobody}, nil
 }
 
-// run calls f as the owner. Only one thread changes its identity, by raw system calls, and it ends with its goroutine, because the
-// goroutine never unlocks it; the server, which is forked there, inherits the identity. The first of dirs must be open to the owner, and
-// the last one is for temporary files. A panic of the library is an error.
+// run calls f as the owner. Only one thread changes its identity, by raw system calls, and the server, which is forked there, inherits it.
+// The thread ends with its goroutine, because the goroutine never unlocks it. The owner must be able to enter the first of dirs; the last one
+// is for temporary files. A panic of the library is returned as an error.
 func (o owner) run(f func() error, dirs ...string) error {
 	safe := func() (err error) {
 		defer func() {
@@ -351,7 +350,7 @@ func (o owner) run(f func() error, dirs ...string) error {
 	return <-done
 }
 
-// reachable says which directory above dir keeps other users out.
+// reachable returns an error that names the directory above dir that other users cannot enter.
 func reachable(dir string) error {
 	for parent := filepath.Dir(dir); parent != "/" && parent != "."; parent = filepath.Dir(parent) {
 		info, err := os.Stat(parent)
@@ -389,7 +388,7 @@ func stopLeftover(cluster string) error {
 	return fmt.Errorf("the PostgreSQL server %d still holds %s and does not stop", pid, cluster)
 }
 
-// isServer tells whether a process is the server of this cluster, and not a stranger that got its number.
+// isServer tells whether a process is the server of this cluster, and not another process with the same id.
 func isServer(pid int, cluster string) bool {
 	output, err := exec.Command("ps", "-o", "args=", "-p", strconv.Itoa(pid)).Output() //nolint:gosec,noctx // a number; ends at once
 	if err != nil {

@@ -31,8 +31,8 @@ type Producer struct {
 	failedAt time.Time
 	stale    bool // the epochs are used up: a new producer id is needed
 
-	// With its id, an epoch and a sequence number a partition the broker recognises a request that it has taken already. After a
-	// failure the epoch goes up, so that a request that is still on its way comes too late.
+	// By the producer id, its epoch and a sequence number per partition the broker recognizes a request that it has accepted already. After a
+	// failure the epoch goes up, so that the broker rejects a request of the old epoch that arrives later.
 	id        int64
 	epoch     int16
 	sequences map[place]int32

@@ -1,6 +1,6 @@
-// Package kittest starts a service as its users do, as a process, and talks to it over HTTP; and gives tests of adapters a real PostgreSQL and
-// Kafka. The environment chooses: POSTGRES_DSN and KAFKA_BROKERS, if both are set, with a database and a topic prefix for each test;
-// COMPONENT_URL, an instance that was started beforehand (docker-compose); else the embedded default.
+// Package kittest starts a service as a process and sends it HTTP requests, and gives tests of adapters a real PostgreSQL and Kafka. The
+// environment chooses: POSTGRES_DSN and KAFKA_BROKERS, if both are set, with a database and a topic prefix for each test; COMPONENT_URL, an
+// instance that was started before the tests (docker-compose); otherwise the embedded default.
 package kittest
 
 import (
@@ -47,7 +47,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// Binary builds the program in the root of the module whose tests run, once a test process.
+// Binary builds the program in the root of the module whose tests run, once per test process.
 func Binary(t *testing.T) string {
 	t.Helper()
 	path, err := binary()
@@ -55,7 +55,7 @@ func Binary(t *testing.T) string {
 	return path
 }
 
-// Environment is what instances share: a database, a broker, a data directory.
+// Environment is what the instances of a test share: a database, a broker, a data directory.
 type Environment struct {
 	t       *testing.T
 	env     map[string]string

@@ -21,17 +21,17 @@ import (
 	"github.com/millrace/millrace/kit/postgres"
 )
 
-// stopWithin bounds a clean stop.
+// stopWithin limits a clean stop.
 const stopWithin = 10 * time.Second
 
-// Main runs a service as a program: it carries out the command line, ends early on SIGINT and SIGTERM, and returns the exit code.
+// Main runs a service as a program: it executes the command line, ends early on SIGINT and SIGTERM, and returns the exit code.
 func Main(d Service) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return Run(ctx, d, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
 }
 
-// Run carries out a command line and returns the exit code. It ends early when ctx is done.
+// Run executes a command line and returns the exit code. It ends early when ctx is done.
 func Run(ctx context.Context, d Service, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	config, err := ReadConfig(&d, getenv)
 	if err == nil && (len(args) == 0 || args[0] == "serve" || args[0] == "demo") {
@@ -67,7 +67,7 @@ func newLog(c Config, w io.Writer) *slog.Logger {
 	return slog.New(newExhaustion(slog.NewTextHandler(w, options)))
 }
 
-// ReachableAddr is how to call an instance that listens on all addresses.
+// ReachableAddr is a loopback address for an instance that listens on all addresses.
 func ReachableAddr(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if err == nil && (host == "" || net.ParseIP(host).IsUnspecified()) {
@@ -85,7 +85,7 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// Program is a command line that is carried out.
+// Program is the command line of a service while it is executed.
 type Program struct {
 	*cli.App
 	def            *Service
@@ -165,7 +165,7 @@ func (s *Instance) banner(memory memory) string {
 	return b.String()
 }
 
-// database is the one that is set, or the embedded one, which is started here and is ours until stop is called.
+// database is the configured database, or the embedded one, which is started here; stop stops it.
 func (p *Program) database(ctx context.Context) (dsn string, stop func() error, err error) {
 	if p.config.PostgresDSN != "" {
 		return p.config.PostgresDSN, func() error { return nil }, nil

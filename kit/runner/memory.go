@@ -8,22 +8,22 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// collectAt is by how much the heap may grow before it is collected, in percent, unless GOGC is set. Messages are small and live
-// shortly: with Go's default of 100, a quarter of the time at full load is spent on collecting them.
+// collectAt is the growth of the heap in percent after which it is collected, unless GOGC is set. Messages are small and short-lived: with
+// Go's default of 100, garbage collection takes a quarter of the time at full load.
 const collectAt = 400
 
-// memoryShare is which part of a cgroup's memory the Go runtime may use. The rest is for what the runtime does not count: the binary's
-// pages, the kernel's socket buffers and, with the embedded default, PostgreSQL.
+// memoryShare is the part of a cgroup's memory that the Go runtime may use. The rest is for memory that the runtime does not count: the
+// binary's pages, the kernel's socket buffers and, with the embedded default, PostgreSQL.
 const memoryShare = 0.75
 
-// memory is what this process may use, in bytes; 0: as much as there is.
+// memory is the memory limit of this process, in bytes; 0: none.
 type memory struct {
 	limit, cgroup int64
 	byUser        bool // set by GOMEMLIMIT
 }
 
-// limitMemory has the garbage collector keep the heap below the cgroup's limit, because the kernel kills a process that reaches it.
-// GOMEMLIMIT and GOGC, which the Go runtime reads by itself, are left as they are.
+// limitMemory makes the garbage collector keep the heap below the cgroup's limit, because the kernel kills a process that reaches it.
+// GOMEMLIMIT and GOGC, which the Go runtime reads itself, take precedence.
 func limitMemory(getenv func(string) string) memory {
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(collectAt)
@@ -44,14 +44,14 @@ func limitMemory(getenv func(string) string) memory {
 	return m
 }
 
-// What is held in memory is bounded by these parts of the limit: cached aggregates by an eighth; the records that are in flight by an
-// eighth, and those that are fetched ahead by another one, which about sixteen consumer groups share.
+// Shares of the memory limit: an eighth for cached aggregates, an eighth for records in flight, and an eighth for prefetched records. About
+// sixteen consumer groups share the latter two.
 const (
 	cacheShare  = 8
 	groupsShare = 8 * 16
 )
 
-// memoryFor returns the bound of a queue or a cache, in bytes: a share of the memory limit, within most and least; most if there is no
+// memoryFor returns the limit of a queue or a cache, in bytes: a share of the memory limit, between least and most; most if there is no
 // limit.
 func memoryFor(most, share, least int) int {
 	return int(min(int64(most), max(int64(least), debug.SetMemoryLimit(-1)/int64(share))))

@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/readmodel"
 )
 
-// listProjections prints them. How many events each could not handle is known if there is a database.
+// listProjections prints the projections, with the dead letters of each if there is a database.
 func (p *Program) listProjections(ctx context.Context) error {
 	dsn := p.config.PostgresDSN
 	if dsn == "" {
@@ -50,7 +50,7 @@ func (p *Program) listProjections(ctx context.Context) error {
 	return nil
 }
 
-// rebuild builds a read model anew from the event store, of a service that runs or of one that does not.
+// rebuild rebuilds a read model from the event store, whether the service runs or not.
 func (p *Program) rebuild(ctx context.Context, name string, logf func(done float64, text string)) (err error) {
 	all := p.def.readModels()
 	at := slices.IndexFunc(all, func(m readmodel.Model) bool { return m.Name == name })

@@ -13,7 +13,7 @@ import (
 // schema is the kit's tables and the service's.
 func (d *Service) schema() migrations.Schema { return migrations.New(d.Migrations) }
 
-// startStorage connects to PostgreSQL, starting the embedded one if no other is set, and brings the schema up to date.
+// startStorage connects to PostgreSQL, starts the embedded one if no other is set, and migrates the schema.
 func (s *Instance) startStorage(ctx context.Context, logf func(string)) (err error) {
 	s.DSN = s.config.PostgresDSN
 	if s.DSN == "" {
@@ -46,10 +46,10 @@ func (s *Instance) migrate(ctx context.Context) error {
 	return s.def.schema().Up(ctx, s.db.DB)
 }
 
-// brokerTime is the database's time, which is the one clock of all instances, without a test's weeks: Kafka refuses records of the future.
+// brokerTime is the database's time without a test's clock offset: Kafka refuses timestamps in the future.
 func (s *Instance) brokerTime() time.Time { return s.brokerClock() }
 
-// startClock makes the database's time ours.
+// startClock makes this instance use the database's time.
 func (s *Instance) startClock(ctx context.Context) error {
 	local := func() time.Time { return time.Now().Add(s.config.ClockOffset) }
 	clock := postgres.NewClock(s.db, local, s.log)

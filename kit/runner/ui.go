@@ -45,7 +45,7 @@ func (s *Instance) mountPages() ([]httpapi.Mount, error) {
 	}, err
 }
 
-// registered describes what the service was built from.
+// registered describes what the service has registered.
 func (s *Instance) registered() opsui.Registered {
 	reg := opsui.Registered{Sagas: s.core.sagas}
 	for _, h := range s.core.handlers {

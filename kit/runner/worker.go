@@ -16,7 +16,7 @@ import (
 	"github.com/millrace/millrace/kit/settings"
 )
 
-// startWorker has commands handled, sagas run and projections built, on instances with that role.
+// startWorker starts the consumers of commands, sagas and projections, on instances with that role.
 func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	if !s.config.Roles[Worker] {
 		return nil
@@ -65,7 +65,7 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	return s.runRouter(ctx)
 }
 
-// sources are the kinds of aggregates whose events some version of a saga waits for.
+// sources are the types of aggregates whose events a version of the saga handles.
 func (s *Instance) sources(versions []*saga.Saga) (all []messaging.Source) {
 	for _, sg := range versions {
 		for _, t := range sg.EventTypes() {
@@ -85,7 +85,7 @@ func (s *Instance) sources(versions []*saga.Saga) (all []messaging.Source) {
 	return all
 }
 
-// byName puts the versions of each definition together.
+// byName groups the versions of each definition.
 func byName(all []*saga.Saga) map[string][]*saga.Saga {
 	out := map[string][]*saga.Saga{}
 	for _, s := range all {
@@ -94,7 +94,7 @@ func byName(all []*saga.Saga) map[string][]*saga.Saga {
 	return out
 }
 
-// sweepEvery is how often what is past its retention is removed.
+// sweepEvery is the pause between two sweeps of rows past their retention.
 const sweepEvery = 10 * time.Minute
 
 func (s *Instance) runJanitor(ctx context.Context) {
@@ -145,7 +145,7 @@ func shownRetention(d time.Duration) string {
 	return d.String()
 }
 
-// runKeyQueue hands messages that wait to be retried to their consumers.
+// runKeyQueue delivers messages that wait for a retry to their consumers.
 func (s *Instance) runKeyQueue(ctx context.Context) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})

@@ -71,7 +71,7 @@ func TestDebeziumInTheRelaysPlace(t *testing.T) {
 	require.GreaterOrEqual(t, report.Cancelled, 11)
 }
 
-// startConnect runs Kafka Connect with deploy/debezium/connector.json, on this world's database.
+// startConnect runs Kafka Connect with deploy/debezium/connector.json, on this environment's database.
 func startConnect(t *testing.T, w *harness.Environment, plugins, libs string) *exec.Cmd {
 	t.Helper()
 	var connector struct{ Config map[string]string }
