@@ -31,7 +31,7 @@ type Producer struct {
 	failedAt time.Time
 	stale    bool // the epochs are used up: a new producer id is needed
 
-	// By the producer id, its epoch and a sequence number per partition the broker recognizes a request that it has accepted already. After a
+	// By the producer id, its epoch and a sequence number per partition the broker recognises a request that it has accepted already. After a
 	// failure the epoch goes up, so that the broker rejects a request of the old epoch that arrives later.
 	id        int64
 	epoch     int16
