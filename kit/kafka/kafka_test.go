@@ -40,7 +40,7 @@ func topic(t *testing.T, c kafka.Config) string {
 	return name
 }
 
-// Stopped again and again in the middle of the work, nothing that was in hand is torn off, and nothing comes twice.
+// A subscriber that is stopped repeatedly while it works finishes its messages in flight, and no message is delivered twice.
 func TestStopFinishesMessagesInFlight(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)

@@ -47,7 +47,7 @@ func produce(t *testing.T, c kafka.Config, topic string, n, keys int) {
 	}
 }
 
-// Members come and go while many messages of each partition are in hand: each message is handled, and those of a key in order; what comes
+// Members come and go while many messages of each partition are in flight: each message is handled, and those of a key in order; what comes
 // again comes in order too.
 func TestKeysKeepTheirOrderWhileMembersComeAndGo(t *testing.T) {
 	c := config(t)
@@ -101,7 +101,7 @@ func TestKeysKeepTheirOrderWhileMembersComeAndGo(t *testing.T) {
 	require.Eventually(t, done, 60*time.Second, 50*time.Millisecond)
 	stopSecond()
 	require.Greater(t, most, 8, "more than one a partition")
-	t.Logf("%d in hand at most, %d came again", most, again)
+	t.Logf("at most %d in flight, %d redelivered", most, again)
 }
 
 // The producer puts a key into the partition into which Watermill's publisher puts it, and refuses what is too large for itself alone.

@@ -71,7 +71,7 @@ func (d *drain) pump(ctx context.Context, in <-chan *message.Message, out chan<-
 				d.logger.Error("Cannot close the subscriber", err, nil)
 			}
 		}()
-		for range in { // they come again
+		for range in { // the broker delivers them again
 			continue
 		}
 		<-closed

@@ -27,7 +27,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
-// liar is a connection to PostgreSQL that at times does what it is told and says that it timed out, or does not and says so.
+// liar is a connection to PostgreSQL that at times reports a timeout, after executing the statements or without executing them.
 type liar struct {
 	driver.Connector
 	mu     sync.Mutex
@@ -141,7 +141,7 @@ func (t lyingTx) Commit() error {
 	return errors.Join(t.Tx.Commit(), say)
 }
 
-// Done, but reported as a time-out; or not done at all. Whoever asks again until he is told that it is done has it done once.
+// A commit reports a timeout although it took effect, or took no effect. The message is retried until it succeeds, and takes effect once.
 func TestTimedOutCallThatTookEffect(t *testing.T) {
 	_, dsn := kittest.Database(t)
 	config, err := pgx.ParseConfig(dsn)

@@ -215,7 +215,7 @@ func (s *stage) lookInside() {
 	}
 }
 
-// record is what is told of a kind of fault.
+// record is the report about a kind of fault.
 type record struct {
 	mu       sync.Mutex
 	times    int

@@ -85,7 +85,7 @@ func TestEveryStepRefused(t *testing.T) {
 		i.Do(http.MethodGet, "/v1/sagas/"+saga.ID, "").JSON(t, &detail)
 		require.True(t, detail.Steps[2].EndedAt.Before(detail.Steps[1].EndedAt), "the shipment is cancelled before the payment is voided")
 		require.True(t, detail.Steps[1].EndedAt.Before(detail.Steps[0].EndedAt), "the payment is voided before the stock is released")
-		require.True(t, detail.Steps[0].EndedAt.Before(detail.Steps[6].EndedAt), "the order is told last")
+		require.True(t, detail.Steps[0].EndedAt.Before(detail.Steps[6].EndedAt), "the order receives the last command")
 	})
 	if kittest.External() == "" {
 		i.Consistent()

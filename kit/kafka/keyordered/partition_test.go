@@ -107,7 +107,7 @@ func TestPartitionFollowsTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		records := rapid.IntRange(1, 120).Draw(rt, "records")
 		keys := rapid.IntRange(0, 6).Draw(rt, "keys")
-		limit := rapid.IntRange(1, 20).Draw(rt, "in hand")
+		limit := rapid.IntRange(1, 20).Draw(rt, "in flight")
 		ahead := rapid.IntRange(limit, 40).Draw(rt, "ahead")
 		bytes := rapid.IntRange(50, 3000).Draw(rt, "bytes")
 		nacks := rapid.IntRange(0, 5).Draw(rt, "nacks of ten")
@@ -182,7 +182,7 @@ func TestPartitionFollowsTheModel(t *testing.T) {
 			rt.Fatalf("marked %d of %d", m.marked, last+1)
 		}
 		if m.most > limit {
-			rt.Fatalf("%d in hand, at most %d", m.most, limit)
+			rt.Fatalf("%d in flight, at most %d", m.most, limit)
 		}
 		if len(p.keys) > 0 || len(p.window) > 0 || p.bytes.left != bytes {
 			rt.Fatalf("left behind: %d keys, %d records, %d bytes", len(p.keys), len(p.window), bytes-p.bytes.left)

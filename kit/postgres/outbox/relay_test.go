@@ -94,7 +94,7 @@ func drained(t *testing.T, db *sqlx.DB) {
 	})
 }
 
-// log is a publisher that keeps what it gets, and fails as it is told to.
+// log is a publisher that keeps what it gets, and fails as the test demands.
 type log struct {
 	mu      sync.Mutex
 	records map[string][]string // by key
