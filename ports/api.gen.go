@@ -4,7 +4,6 @@
 package ports
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -62,26 +61,6 @@ type History struct {
 		Type    string                 `json:"type"`
 		Version int                    `json:"version"`
 	} `json:"events"`
-}
-
-// Knobs defines model for Knobs.
-type Knobs struct {
-	// Down Every call answers 503 and does nothing
-	Down *bool `json:"down,omitempty"`
-
-	// FailureRate Part of the calls that answer 500, half of them after doing the work
-	FailureRate *float32 `json:"failure_rate,omitempty"`
-
-	// Latency Before each answer, after the work is done
-	//
-	// Example: 250ms
-	Latency *string `json:"latency,omitempty"`
-
-	// RefusalRate Part of the requests that are refused
-	RefusalRate *float32 `json:"refusal_rate,omitempty"`
-
-	// Twice Every call is carried out twice
-	Twice *bool `json:"twice,omitempty"`
 }
 
 // Line defines model for Line.
@@ -144,13 +123,6 @@ type Receipt struct {
 	Quantity int64 `json:"quantity"`
 }
 
-// Sandbox The fields of the ledger are repeated beside the fault settings.
-type Sandbox struct {
-	Knobs                Knobs                  `json:"knobs"`
-	Ledger               map[string]int64       `json:"ledger"`
-	AdditionalProperties map[string]interface{} `json:"-"`
-}
-
 // Stock defines model for Stock.
 type Stock struct {
 	Available int64  `json:"available"`
@@ -209,92 +181,8 @@ type ReceiveStockParams struct {
 // PlaceOrderJSONRequestBody defines body for PlaceOrder for application/json ContentType.
 type PlaceOrderJSONRequestBody = NewOrder
 
-// PutSandboxJSONRequestBody defines body for PutSandbox for application/json ContentType.
-type PutSandboxJSONRequestBody = Knobs
-
 // ReceiveStockJSONRequestBody defines body for ReceiveStock for application/json ContentType.
 type ReceiveStockJSONRequestBody = Receipt
-
-// Getter for additional properties for Sandbox. Returns the specified
-// element and whether it was found
-func (a Sandbox) Get(fieldName string) (value interface{}, found bool) {
-	if a.AdditionalProperties != nil {
-		value, found = a.AdditionalProperties[fieldName]
-	}
-	return
-}
-
-// Setter for additional properties for Sandbox
-func (a *Sandbox) Set(fieldName string, value interface{}) {
-	if a.AdditionalProperties == nil {
-		a.AdditionalProperties = make(map[string]interface{})
-	}
-	a.AdditionalProperties[fieldName] = value
-}
-
-// Override default JSON handling for Sandbox to handle AdditionalProperties
-func (a *Sandbox) UnmarshalJSON(b []byte) error {
-	object := make(map[string]json.RawMessage)
-	err := json.Unmarshal(b, &object)
-	if err != nil {
-		return err
-	}
-
-	if raw, found := object["knobs"]; found {
-		err = json.Unmarshal(raw, &a.Knobs)
-		if err != nil {
-			return fmt.Errorf("error reading 'knobs': %w", err)
-		}
-		delete(object, "knobs")
-	}
-
-	if raw, found := object["ledger"]; found {
-		err = json.Unmarshal(raw, &a.Ledger)
-		if err != nil {
-			return fmt.Errorf("error reading 'ledger': %w", err)
-		}
-		delete(object, "ledger")
-	}
-
-	if len(object) != 0 {
-		a.AdditionalProperties = make(map[string]interface{})
-		for fieldName, fieldBuf := range object {
-			var fieldVal interface{}
-			err := json.Unmarshal(fieldBuf, &fieldVal)
-			if err != nil {
-				return fmt.Errorf("error unmarshaling field %s: %w", fieldName, err)
-			}
-			a.AdditionalProperties[fieldName] = fieldVal
-		}
-	}
-	return nil
-}
-
-// Override default JSON handling for Sandbox to handle AdditionalProperties
-func (a Sandbox) MarshalJSON() ([]byte, error) {
-	var err error
-	object := make(map[string]json.RawMessage)
-
-	object["knobs"], err = json.Marshal(a.Knobs)
-	if err != nil {
-		return nil, fmt.Errorf("error marshaling 'knobs': %w", err)
-	}
-
-	if a.Ledger != nil {
-		object["ledger"], err = json.Marshal(a.Ledger)
-		if err != nil {
-			return nil, fmt.Errorf("error marshaling 'ledger': %w", err)
-		}
-	}
-
-	for fieldName, field := range a.AdditionalProperties {
-		object[fieldName], err = json.Marshal(field)
-		if err != nil {
-			return nil, fmt.Errorf("error marshaling '%s': %w", fieldName, err)
-		}
-	}
-	return json.Marshal(object)
-}
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -316,12 +204,6 @@ type ServerInterface interface {
 	// StreamOrder Every change of an order and of its saga, as server-sent events
 	// (GET /v1/orders/{id}/stream)
 	StreamOrder(w http.ResponseWriter, r *http.Request, id Id)
-	// GetSandbox The fault settings and the ledger of a simulated provider, while the sandbox runs here
-	// (GET /v1/sandbox/{service})
-	GetSandbox(w http.ResponseWriter, r *http.Request, service string)
-	// PutSandbox Change the fault settings
-	// (PUT /v1/sandbox/{service})
-	PutSandbox(w http.ResponseWriter, r *http.Request, service string)
 	// GetStock The stock of a SKU
 	// (GET /v1/stock/{sku})
 	GetStock(w http.ResponseWriter, r *http.Request, sku Sku)
@@ -367,18 +249,6 @@ func (_ Unimplemented) GetOrderHistory(w http.ResponseWriter, r *http.Request, i
 // StreamOrder Every change of an order and of its saga, as server-sent events
 // (GET /v1/orders/{id}/stream)
 func (_ Unimplemented) StreamOrder(w http.ResponseWriter, r *http.Request, id Id) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// GetSandbox The fault settings and the ledger of a simulated provider, while the sandbox runs here
-// (GET /v1/sandbox/{service})
-func (_ Unimplemented) GetSandbox(w http.ResponseWriter, r *http.Request, service string) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// PutSandbox Change the fault settings
-// (PUT /v1/sandbox/{service})
-func (_ Unimplemented) PutSandbox(w http.ResponseWriter, r *http.Request, service string) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -650,58 +520,6 @@ func (siw *ServerInterfaceWrapper) StreamOrder(w http.ResponseWriter, r *http.Re
 	handler.ServeHTTP(w, r)
 }
 
-// GetSandbox operation middleware
-func (siw *ServerInterfaceWrapper) GetSandbox(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "service" -------------
-	var service string
-
-	err = runtime.BindStyledParameterWithOptions("simple", "service", chi.URLParam(r, "service"), &service, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "service", Err: err})
-		return
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetSandbox(w, r, service)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
-}
-
-// PutSandbox operation middleware
-func (siw *ServerInterfaceWrapper) PutSandbox(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "service" -------------
-	var service string
-
-	err = runtime.BindStyledParameterWithOptions("simple", "service", chi.URLParam(r, "service"), &service, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "service", Err: err})
-		return
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.PutSandbox(w, r, service)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
-}
-
 // GetStock operation middleware
 func (siw *ServerInterfaceWrapper) GetStock(w http.ResponseWriter, r *http.Request) {
 
@@ -914,12 +732,6 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/stock/{sku}/receipts", wrapper.ReceiveStock)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/sandbox/{service}", wrapper.GetSandbox)
-	})
-	r.Group(func(r chi.Router) {
-		r.Put(options.BaseURL+"/v1/sandbox/{service}", wrapper.PutSandbox)
 	})
 
 	return r

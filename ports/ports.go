@@ -4,7 +4,6 @@ package ports
 import (
 	"context"
 	_ "embed"
-	"net/http"
 
 	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/kit/httpapi"
@@ -19,9 +18,6 @@ var openapi []byte
 type Deps struct {
 	// Cancel has the saga of an order compensate, or returns an error if the saga is past its pivot.
 	Cancel func(ctx context.Context, orderID string) error
-
-	// Sandbox answers requests for the simulated providers. Nil where the sandbox does not run.
-	Sandbox http.Handler
 }
 
 // Routes are the routes of this service.

@@ -3,6 +3,7 @@ package service
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +16,6 @@ import (
 	"github.com/millrace/millrace/adapters/warehousepb"
 	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/app/consumer"
-	"github.com/millrace/millrace/app/external"
 	"github.com/millrace/millrace/app/query"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/order"
@@ -31,6 +31,7 @@ import (
 	"github.com/millrace/millrace/ports"
 	"github.com/millrace/millrace/ports/pages"
 	"github.com/millrace/millrace/sagas"
+	"github.com/millrace/millrace/sagas/fulfilment"
 	"github.com/millrace/millrace/service/demo"
 )
 
@@ -42,12 +43,13 @@ var (
 	shipments = runner.AggregateOf(shipment.Category, shipment.Types, shipment.Rebuild, eventstore.Options{})
 )
 
+// cancelled is the reason of an order that its customer has cancelled.
+const cancelled = "cancelled by the customer"
+
 // New is the service.
 func New() runner.Service {
-	var own config
 	return runner.Service{
 		Name: "millrace", Title: "Millrace", Summary: "Orders that are fulfilled by a saga",
-		Settings: own.read,
 
 		Aggregates: []runner.Aggregate{
 			orders, stock, payments, shipments,
@@ -55,9 +57,9 @@ func New() runner.Service {
 		Commands: func(k *runner.Kit) []cqrs.Handler {
 			return command.All(command.Deps{
 				Orders: orders.Store(k), Stock: stock.Store(k), Payments: payments.Store(k), Shipments: shipments.Store(k),
-				Provider: gateway.NewPayments(own.url(own.payments, "/payments")),
-				Carrier:  gateway.NewCarrier("carrier", own.url(own.carrier, "/carrier")),
-				Courier:  gateway.NewCarrier("courier", own.url(own.courier, "/courier")),
+				Provider: gateway.NewPayments(k.GatewayURL("payments")),
+				Carrier:  gateway.NewCarrier("carrier", k.GatewayURL("carrier")),
+				Courier:  gateway.NewCarrier("courier", k.GatewayURL("courier")),
 			})
 		},
 		Queries: func(k *runner.Kit) []cqrs.QueryHandler {
@@ -71,11 +73,13 @@ func New() runner.Service {
 		Consumers: func(k *runner.Kit) []cqrs.EventConsumer {
 			return consumer.All(consumer.Deps{Commands: k.Commands()})
 		},
-		External: external.All(),
 		Codecs: []messaging.Codec{
 			warehousepb.DeliveryArrivedCodec,
 		},
-		Breakers:   breakers.All(),
+		Gateways: []runner.Gateway{
+			gateway.PaymentsService, gateway.CarrierService, gateway.CourierService,
+		},
+		Breaker:    breakers.Settings,
 		Database:   store.Open,
 		EventStore: store.Events,
 		Outbox:     outbox.Insert,
@@ -84,21 +88,19 @@ func New() runner.Service {
 
 		Routes: func(k *runner.Kit) *httpapi.Service {
 			return ports.Routes(ports.Deps{
-				Cancel: cancelOrder(k), Sandbox: own.control(),
+				Cancel: k.Compensation(fulfilment.Name, order.Category, cancelled),
 			})
 		},
-		Pages: func(k *runner.Kit) (opsui.Extension, error) {
+		Pages: func(k *runner.Kit) opsui.Extension {
 			return pages.Pages{
 				Commands: k.Commands(), Queries: k.Queries(),
-				Sagas: sagas.All(), Cancel: cancelOrder(k), Counts: countOrders(k), Sandbox: sandboxServices(own.sandbox),
+				Sagas: sagas.All(), Cancel: k.Compensation(fulfilment.Name, order.Category, cancelled), Counts: views.NewOrders(k.DB()).Count, Sandbox: k.Sandbox(),
 			}.Extension()
 		},
 
-		Mounts:  own.mounts,
-		Prepare: own.startSandbox,
-		Seed:    seed,
-		Hints:   hints,
-		CLI:     func(p *runner.Program) []*cobra.Command { return []*cobra.Command{demo.Command(p), sandboxCommand(p)} },
+		Seed:  seed,
+		Hints: hints,
+		CLI:   func(p *runner.Program) []*cobra.Command { return []*cobra.Command{demo.Orders.Command(p)} },
 	}
 }
 
@@ -112,4 +114,12 @@ func seed(ctx context.Context, k *runner.Kit) error {
 		}
 		return nil
 	})
+}
+
+// hints are what the banner suggests.
+func hints(k *runner.Kit) []string {
+	return []string{
+		"go run . demo",
+		fmt.Sprintf(`curl -s -H 'Prefer: wait=5' %s/v1/orders -d '{"lines":[{"sku":"MUG-01","quantity":2,"unit_price":1250}],"currency":"EUR","payment_method":"pm_ok"}' -H 'Content-Type: application/json'`, k.URL()),
+	}
 }

@@ -1,21 +1,17 @@
-// Package breakers chooses when calls of external services are suspended: a circuit breaker of gobreaker for each destination of commands.
+// Package breakers chooses when calls of an external service are suspended: by a circuit breaker of gobreaker for each.
 package breakers
 
 import (
-	"github.com/sony/gobreaker"
+	"time"
 
-	"github.com/millrace/millrace/app/command"
-	"github.com/millrace/millrace/domain/payment"
-	"github.com/millrace/millrace/domain/shipment"
-	"github.com/millrace/millrace/kit/breaker"
+	"github.com/sony/gobreaker"
 )
 
-// All are the breakers by the destinations of commands. Each opens when half of at least ten calls within ten seconds have failed, and lets three
-// calls try again after five seconds.
-func All() map[string]gobreaker.Settings {
-	return map[string]gobreaker.Settings{
-		payment.Category:  breaker.Settings("payments", 10, 0.5),
-		shipment.Category: breaker.Settings("carrier", 10, 0.5),
-		command.Couriers:  breaker.Settings("courier", 10, 0.5),
+// Settings are those of the breaker of a gateway, by the gateway's name. It opens when half of at least ten calls within ten seconds have failed,
+// and lets three calls try again after five seconds.
+func Settings(name string) gobreaker.Settings {
+	return gobreaker.Settings{
+		Name: name, Interval: 10 * time.Second, Timeout: 5 * time.Second, MaxRequests: 3,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.Requests >= 10 && 2*c.TotalFailures >= c.Requests },
 	}
 }

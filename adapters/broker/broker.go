@@ -2,14 +2,23 @@
 package broker
 
 import (
+	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+
 	"github.com/millrace/millrace/kit/broker"
+	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/runner"
 )
 
-// New makes the broker that BROKER names.
+// records makes messages of records: CloudEvents in Kafka's binary form. Records that watermill-kafka's publisher writes have the form of
+// wkafka.DefaultMarshaler.
+var records wkafka.Unmarshaler = kafka.CloudEvents{}
+
+// New makes the broker that BROKER names. That on Kafka sends through the kit's batching producer and consumes through its key-ordered subscriber: many
+// messages of a partition at once, those of one key in order.
 func New(e runner.BrokerEnv) (broker.Broker, error) {
 	if e.Config.Broker == runner.InPostgres {
-		return Postgres(e)
+		return inPostgres(e)
 	}
-	return Kafka(e)
+	e.Kafka.Records = records
+	return broker.Kafka(e.Kafka, e.Options), nil
 }

@@ -3,13 +3,22 @@ package gateway
 import (
 	"context"
 
+	"github.com/millrace/millrace/app/command"
+	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/domain/shipment"
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/httpclient"
-
-	"github.com/millrace/millrace/domain/order"
+	"github.com/millrace/millrace/kit/runner"
+	"github.com/millrace/millrace/kit/sandbox"
 )
 
-// Carrier is the carrier.
+// CarrierService and CourierService register the carrier, and the one that takes its place when it cannot come.
+var (
+	CarrierService = runner.Gateway{Name: "carrier", Destination: shipment.Category, StandIn: func() *sandbox.Service { return carrierStandIn("carrier") }}
+	CourierService = runner.Gateway{Name: "courier", Destination: command.Couriers, StandIn: func() *sandbox.Service { return carrierStandIn("courier") }, Optional: true}
+)
+
+// Carrier is a carrier.
 type Carrier struct {
 	name   string
 	client httpclient.Client
@@ -38,4 +47,26 @@ func (c Carrier) Cancel(ctx context.Context, id string) error {
 	}
 	answer, err := c.client.Post(ctx, "/cancellations", id, shipmentRequest{ShipmentID: id}, true)
 	return httpclient.Accepted(answer, err, "cancel shipment "+id)
+}
+
+// carrierStandIn plays a carrier, which refuses the SKU HEAVY-99.
+func carrierStandIn(name string) *sandbox.Service {
+	return sandbox.New(name, func(r shipmentRequest) string { return r.ShipmentID }, []string{"booked", "cancelled"},
+		sandbox.Operation[shipmentRequest]{
+			Name: "book", Path: "/bookings", Reference: "track-", Refusal: "the " + name + " has no room", Barred: "cancelled",
+			Decide: func(r shipmentRequest, _ sandbox.Effects) (d sandbox.Decision) {
+				for _, line := range r.Lines {
+					if line.SKU == "HEAVY-99" {
+						d.Refused = "too heavy for the " + name
+					}
+				}
+				return d
+			},
+			Count: func(l sandbox.Ledger, _ int64, _ sandbox.Effects) { l["booked"]++ },
+		},
+		sandbox.Operation[shipmentRequest]{
+			Name: "cancel", Path: "/cancellations", Reference: "cancel-", Undoes: "book",
+			Count: func(l sandbox.Ledger, _ int64, _ sandbox.Effects) { l["cancelled"]++ },
+		},
+	)
 }

@@ -2,12 +2,19 @@ package gateway
 
 import (
 	"context"
-
-	"github.com/millrace/millrace/kit/cqrs"
-	"github.com/millrace/millrace/kit/httpclient"
+	"net/http"
+	"time"
 
 	"github.com/millrace/millrace/domain/money"
+	"github.com/millrace/millrace/domain/payment"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/httpclient"
+	"github.com/millrace/millrace/kit/runner"
+	"github.com/millrace/millrace/kit/sandbox"
 )
+
+// PaymentsService registers the payment provider.
+var PaymentsService = runner.Gateway{Name: "payments", Destination: payment.Category, StandIn: paymentsStandIn}
 
 // Payments is the payment provider.
 type Payments struct{ client httpclient.Client }
@@ -36,4 +43,59 @@ func (p Payments) Capture(ctx context.Context, id string, amount money.Money) (c
 func (p Payments) Void(ctx context.Context, id string) error {
 	answer, err := p.client.Post(ctx, "/voids", id, paymentRequest{PaymentID: id}, true)
 	return httpclient.Accepted(answer, err, "void payment "+id)
+}
+
+// paymentsStandIn plays the provider. By method: pm_ok pays, pm_declined is declined, pm_error answers 500, pm_slow does the work and answers
+// after a minute, pm_capture_refused is authorised but never captured.
+func paymentsStandIn() *sandbox.Service {
+	return sandbox.New("payments", func(r paymentRequest) string { return r.PaymentID }, []string{"authorised", "captured", "voided", "refunded", "held"},
+		sandbox.Operation[paymentRequest]{
+			Name: "authorise", Path: "/authorisations", Reference: "auth-", Status: http.StatusPaymentRequired, Refusal: "payment declined", Barred: "voided",
+			Decide: func(r paymentRequest, _ sandbox.Effects) sandbox.Decision {
+				switch r.Method {
+				case "pm_ok":
+					return sandbox.Decision{Amount: r.Amount}
+				case "pm_slow":
+					return sandbox.Decision{Amount: r.Amount, Delay: time.Minute}
+				case "pm_capture_refused":
+					return sandbox.Decision{Amount: r.Amount, Never: "capture"}
+				case "pm_error":
+					return sandbox.Decision{Status: http.StatusInternalServerError, Refused: "pm_error"}
+				case "pm_declined":
+					return sandbox.Decision{Refused: "payment declined"}
+				}
+				return sandbox.Decision{Refused: "unknown payment method"}
+			},
+			Count: func(l sandbox.Ledger, amount int64, _ sandbox.Effects) {
+				l["authorised"] += amount
+				l["held"] += amount
+			},
+		},
+		sandbox.Operation[paymentRequest]{
+			Name: "capture", Path: "/captures", Reference: "capture-", Status: http.StatusPaymentRequired, Refusal: "capture refused",
+			Decide: func(r paymentRequest, done sandbox.Effects) sandbox.Decision {
+				if !done.Has("authorise") || done.Amount("authorise") < r.Amount {
+					return sandbox.Decision{Status: http.StatusPaymentRequired, Refused: "nothing is held for this payment"}
+				}
+				return sandbox.Decision{Amount: r.Amount}
+			},
+			Count: func(l sandbox.Ledger, amount int64, done sandbox.Effects) {
+				l["captured"] += amount
+				l["held"] -= done.Amount("authorise")
+			},
+		},
+		sandbox.Operation[paymentRequest]{
+			Name: "void", Path: "/voids", Reference: "void-", Undoes: "authorise",
+			Decide: func(_ paymentRequest, done sandbox.Effects) sandbox.Decision {
+				if done.Has("capture") {
+					return sandbox.Decision{Status: http.StatusConflict, Refused: "already captured"}
+				}
+				return sandbox.Decision{}
+			},
+			Count: func(l sandbox.Ledger, amount int64, _ sandbox.Effects) {
+				l["voided"] += amount
+				l["held"] -= amount
+			},
+		},
+	)
 }

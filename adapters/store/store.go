@@ -2,9 +2,6 @@
 package store
 
 import (
-	"database/sql"
-	"time"
-
 	"github.com/jmoiron/sqlx"
 
 	"github.com/millrace/millrace/kit/aggregate"
@@ -12,17 +9,13 @@ import (
 	"github.com/millrace/millrace/kit/postgres/eventstore"
 )
 
-// Open makes the pool of connections. The kit's connector sets what its transactions need, such as time limits for locks.
+// Open makes the pool of connections. The kit's pool sets what its transactions need, such as time limits for locks.
 func Open(dsn string, maxConns int) (*sqlx.DB, error) {
-	connector, err := postgres.Connector(dsn)
+	pool, err := postgres.Pool(dsn, maxConns)
 	if err != nil {
 		return nil, err
 	}
-	db := sqlx.NewDb(sql.OpenDB(connector), "pgx")
-	db.SetMaxOpenConns(maxConns)
-	db.SetMaxIdleConns(maxConns)
-	db.SetConnMaxIdleTime(5 * time.Minute)
-	return db, nil
+	return sqlx.NewDb(pool, "pgx"), nil
 }
 
 // Events is the event store.

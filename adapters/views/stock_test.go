@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace/adapters/views"
 	"github.com/millrace/millrace/app/projection"
+	"github.com/millrace/millrace/app/query"
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/kit/postgres/txn"
@@ -27,7 +28,7 @@ func TestStockIsCountedOnce(t *testing.T) {
 		for {
 			ctx, unit := txn.NewUnit(context.Background(), db)
 			for version := first; version <= last; version++ {
-				if err := stock.Change(ctx, projection.StockChange{SKU: sku, Received: 1, OnHand: 1, Reserved: 1}, version); err != nil {
+				if err := stock.Change(ctx, projection.StockChange{SKU: sku, Received: 1, OnHand: 1, Reserved: 1, Version: version}); err != nil {
 					return err
 				}
 			}
@@ -50,7 +51,7 @@ func TestStockIsCountedOnce(t *testing.T) {
 			}
 			both.Wait()
 		}
-		s, err := stock.BySKU(t.Context(), sku)
+		s, err := stock.BySKU(t.Context(), query.StockBySKU{SKU: sku})
 		require.NoError(t, err)
 		require.EqualValues(t, 12, s.Reserved, sku)
 	}

@@ -3,29 +3,15 @@ package command
 import (
 	"context"
 
-	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/domain/shipment"
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// BookCourier books a shipment with the second carrier, the courier.
-type BookCourier struct {
-	ShipmentID string       `json:"shipment_id"`
-	OrderID    string       `json:"order_id"`
-	Lines      []order.Line `json:"lines"`
-}
-
-// Key keeps the commands of a shipment in order.
-func (c BookCourier) Key() string { return c.ShipmentID }
+// BookCourier is BookShipment with the second carrier, the courier.
+type BookCourier struct{ BookShipment }
 
 // CancelCourier compensates BookCourier.
-type CancelCourier struct {
-	ShipmentID string `json:"shipment_id"`
-	OrderID    string `json:"order_id"`
-}
-
-// Key keeps the commands of a shipment in order.
-func (c CancelCourier) Key() string { return c.ShipmentID }
+type CancelCourier struct{ CancelShipment }
 
 type courier struct {
 	shipments cqrs.Store[*shipment.Shipment]
@@ -33,17 +19,17 @@ type courier struct {
 }
 
 func (h courier) call(ctx context.Context, c BookCourier) (cqrs.CallResult, error) {
-	return bookShipment(h).call(ctx, BookShipment(c))
+	return bookShipment(h).call(ctx, c.BookShipment)
 }
 
 func (h courier) record(ctx context.Context, c BookCourier, a cqrs.CallResult) error {
-	return bookShipment(h).record(ctx, BookShipment(c), a)
+	return bookShipment(h).record(ctx, c.BookShipment, a)
 }
 
 func (h courier) callCancel(ctx context.Context, c CancelCourier) (struct{}, error) {
-	return cancelShipment(h).call(ctx, CancelShipment(c))
+	return cancelShipment(h).call(ctx, c.CancelShipment)
 }
 
 func (h courier) recordCancel(ctx context.Context, c CancelCourier, none struct{}) error {
-	return cancelShipment(h).record(ctx, CancelShipment(c), none)
+	return cancelShipment(h).record(ctx, c.CancelShipment, none)
 }

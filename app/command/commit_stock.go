@@ -20,12 +20,5 @@ func (c CommitStock) Key() string { return lowest(c.Lines) }
 type commitStock struct{ stock cqrs.Store[*inventory.Stock] }
 
 func (h commitStock) handle(ctx context.Context, c CommitStock) error {
-	return h.stock.UpdateAll(ctx, skus(c.Lines), func(stocks []*inventory.Stock) error {
-		for i, line := range c.Lines {
-			if err := stocks[i].Commit(line.SKU, c.OrderID); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return updateEach(ctx, h.stock, c.Lines, func(s *inventory.Stock, sku string) error { return s.Commit(sku, c.OrderID) })
 }

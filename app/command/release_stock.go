@@ -20,12 +20,5 @@ func (c ReleaseStock) Key() string { return lowest(c.Lines) }
 type releaseStock struct{ stock cqrs.Store[*inventory.Stock] }
 
 func (h releaseStock) handle(ctx context.Context, c ReleaseStock) error {
-	return h.stock.UpdateAll(ctx, skus(c.Lines), func(stocks []*inventory.Stock) error {
-		for i, line := range c.Lines {
-			if err := stocks[i].Release(line.SKU, c.OrderID); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return updateEach(ctx, h.stock, c.Lines, func(s *inventory.Stock, sku string) error { return s.Release(sku, c.OrderID) })
 }

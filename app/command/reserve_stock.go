@@ -47,6 +47,18 @@ func lowest(lines []order.Line) string {
 	return slices.Min(skus(lines))
 }
 
+// updateEach changes the stock of each line.
+func updateEach(ctx context.Context, stock cqrs.Store[*inventory.Stock], lines []order.Line, change func(s *inventory.Stock, sku string) error) error {
+	return stock.UpdateAll(ctx, skus(lines), func(stocks []*inventory.Stock) error {
+		for i, line := range lines {
+			if err := change(stocks[i], line.SKU); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 func skus(lines []order.Line) []string {
 	ids := make([]string, len(lines))
 	for i, line := range lines {

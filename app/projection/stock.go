@@ -11,32 +11,32 @@ import (
 type StockChange struct {
 	SKU                        string
 	Received, OnHand, Reserved int64
+	Version                    int // of the SKU's stream
 }
 
 // StockRows stores one row per SKU.
 type StockRows interface {
-	// Change applies the event with this version of the SKU's stream, unless it is applied already. A gap before it
-	// is an error.
-	Change(ctx context.Context, c StockChange, version int) error
+	// Change applies a change, unless its version is applied already. A gap before it is an error.
+	Change(ctx context.Context, c StockChange) error
 }
 
 // Stock counts the stock of each SKU.
 func Stock(rows StockRows) cqrs.Projection {
 	return cqrs.Projection{Name: "stock", Category: inventory.Category, On: []cqrs.EventHandler{
 		cqrs.On(func(ctx context.Context, e inventory.Received, m cqrs.Meta) error {
-			return rows.Change(ctx, StockChange{SKU: e.SKU, Received: e.Quantity, OnHand: e.Quantity}, m.Version)
+			return rows.Change(ctx, StockChange{SKU: e.SKU, Received: e.Quantity, OnHand: e.Quantity, Version: m.Version})
 		}),
 		cqrs.On(func(ctx context.Context, e inventory.Reserved, m cqrs.Meta) error {
-			return rows.Change(ctx, StockChange{SKU: e.SKU, Reserved: e.Quantity}, m.Version)
+			return rows.Change(ctx, StockChange{SKU: e.SKU, Reserved: e.Quantity, Version: m.Version})
 		}),
 		cqrs.On(func(ctx context.Context, e inventory.Rejected, m cqrs.Meta) error {
-			return rows.Change(ctx, StockChange{SKU: e.SKU}, m.Version)
+			return rows.Change(ctx, StockChange{SKU: e.SKU, Version: m.Version})
 		}),
 		cqrs.On(func(ctx context.Context, e inventory.Released, m cqrs.Meta) error {
-			return rows.Change(ctx, StockChange{SKU: e.SKU, Reserved: -e.Quantity}, m.Version)
+			return rows.Change(ctx, StockChange{SKU: e.SKU, Reserved: -e.Quantity, Version: m.Version})
 		}),
 		cqrs.On(func(ctx context.Context, e inventory.Committed, m cqrs.Meta) error {
-			return rows.Change(ctx, StockChange{SKU: e.SKU, OnHand: -e.Quantity, Reserved: -e.Quantity}, m.Version)
+			return rows.Change(ctx, StockChange{SKU: e.SKU, OnHand: -e.Quantity, Reserved: -e.Quantity, Version: m.Version})
 		}),
 	}}
 }

@@ -20,9 +20,3 @@ type ListOrders struct {
 type OrderRows interface {
 	List(ctx context.Context, q ListOrders) ([]Order, error)
 }
-
-type listOrders struct{ rows OrderRows }
-
-func (h listOrders) handle(ctx context.Context, q ListOrders) ([]Order, error) {
-	return h.rows.List(ctx, q)
-}

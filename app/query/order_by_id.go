@@ -28,18 +28,14 @@ type OrderByID struct {
 	ID string
 }
 
-type orderByID struct{ history History }
+type orderByID struct{ history cqrs.History }
 
 func (h orderByID) handle(ctx context.Context, q OrderByID) (Order, error) {
 	events, err := h.history.History(ctx, order.Category, q.ID)
 	if err != nil {
 		return Order{}, err
 	}
-	history := make([]order.Event, len(events))
-	for i, e := range events {
-		history[i] = e.Body.(order.Event)
-	}
-	o := order.Rebuild(history)
+	o := order.Rebuild(cqrs.Bodies[order.Event](events))
 	return Order{
 		ID: o.ID(), CustomerID: o.Customer(), Status: o.Status(), Reason: o.Reason(), Lines: o.Lines(), Total: o.Total(),
 		PlacedAt: events[0].Meta.Time, UpdatedAt: events[len(events)-1].Meta.Time, Version: o.Version(),

@@ -13,7 +13,7 @@ type OrderHistory struct {
 	ID string
 }
 
-type orderHistory struct{ history History }
+type orderHistory struct{ history cqrs.History }
 
 func (h orderHistory) handle(ctx context.Context, q OrderHistory) ([]cqrs.Event, error) {
 	return h.history.History(ctx, order.Category, q.ID)

@@ -1,22 +1,13 @@
 // Package query has the queries of the service: one file per query, all listed here.
 package query
 
-import (
-	"context"
-
-	"github.com/millrace/millrace/kit/cqrs"
-)
+import "github.com/millrace/millrace/kit/cqrs"
 
 // Deps is what the handlers need.
 type Deps struct {
-	History History
+	History cqrs.History
 	Orders  OrderRows
 	Stock   StockRows
-}
-
-// History reads the events of an aggregate, oldest first. The error wraps cqrs.ErrNotFound if there are none.
-type History interface {
-	History(ctx context.Context, category, id string) ([]cqrs.Event, error)
 }
 
 // All lists every query.
@@ -24,7 +15,7 @@ func All(d Deps) []cqrs.QueryHandler {
 	return []cqrs.QueryHandler{
 		cqrs.HandleQuery("OrderByID", orderByID{d.History}.handle),
 		cqrs.HandleQuery("OrderHistory", orderHistory{d.History}.handle),
-		cqrs.HandleQuery("ListOrders", listOrders{d.Orders}.handle),
-		cqrs.HandleQuery("StockBySKU", stockBySKU{d.Stock}.handle),
+		cqrs.HandleQuery("ListOrders", d.Orders.List),
+		cqrs.HandleQuery("StockBySKU", d.Stock.BySKU),
 	}
 }

@@ -23,11 +23,5 @@ type StockBySKU struct {
 
 // StockRows is the read model of stocks. The error wraps cqrs.ErrNotFound for a SKU that was never received.
 type StockRows interface {
-	BySKU(ctx context.Context, sku string) (Stock, error)
-}
-
-type stockBySKU struct{ rows StockRows }
-
-func (h stockBySKU) handle(ctx context.Context, q StockBySKU) (Stock, error) {
-	return h.rows.BySKU(ctx, q.SKU)
+	BySKU(ctx context.Context, q StockBySKU) (Stock, error)
 }

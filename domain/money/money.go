@@ -4,6 +4,7 @@ package money
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/millrace/millrace/kit/aggregate"
 )
@@ -27,13 +28,8 @@ func New(amount int64, currency string) (Money, error) {
 	if amount < 0 {
 		return Money{}, fmt.Errorf("%d: %w", amount, ErrNegative)
 	}
-	if len(currency) != 3 {
+	if len(currency) != 3 || strings.Trim(currency, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
 		return Money{}, fmt.Errorf("%q: %w", currency, ErrCurrency)
-	}
-	for _, r := range currency {
-		if r < 'A' || r > 'Z' {
-			return Money{}, fmt.Errorf("%q: %w", currency, ErrCurrency)
-		}
 	}
 	return Money{amount, currency}, nil
 }

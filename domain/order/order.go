@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode"
 
 	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/kit/aggregate"
@@ -29,10 +30,14 @@ var (
 	ErrQuantity = aggregate.Refuse(fmt.Sprintf("a quantity is from 1 to %d", MaxQuantity))
 	ErrSKU      = aggregate.Refuse("a SKU is 1 to 64 letters, digits, dots, dashes or underscores")
 	ErrTwice    = aggregate.Refuse("a SKU may stand in one line only")
+	ErrMethod   = aggregate.Refuse("must be 1 to 64 printable characters")
 	ErrReason   = aggregate.Refuse("a cancellation needs a reason")
 )
 
 var skuForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// ValidSKU tells whether a text has the form of a SKU.
+func ValidSKU(sku string) bool { return skuForm.MatchString(sku) }
 
 // Status is the status of an order.
 type Status string
@@ -72,6 +77,9 @@ func Rebuild(history []Event) *Order {
 func (o *Order) Place(id, customer, currency, method string, lines []Line) error {
 	if o.status != "" {
 		return ErrPlaced
+	}
+	if method == "" || len(method) > 64 || strings.ContainsFunc(method, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return aggregate.InField("payment_method", ErrMethod)
 	}
 	total, err := Total(currency, lines)
 	if err != nil {
@@ -115,7 +123,7 @@ func Total(currency string, lines []Line) (money.Money, error) {
 
 func (l Line) check(seen map[string]bool) (field string, err error) {
 	switch {
-	case !skuForm.MatchString(l.SKU):
+	case !ValidSKU(l.SKU):
 		return "sku", ErrSKU
 	case seen[l.SKU]:
 		return "sku", ErrTwice

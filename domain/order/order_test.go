@@ -2,6 +2,7 @@ package order_test
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -33,6 +34,9 @@ func TestOrder(t *testing.T) {
 	confirmed := order.Confirmed{OrderID: "o-1"}
 
 	t.Run("new: placed", anOrder.Given().When(place("EUR", mugs...)).Then(placed))
+	for name, method := range map[string]string{"no method": "", "method too long": strings.Repeat("x", 65), "method with a line break": "pm\nok"} {
+		t.Run(name, anOrder.Given().When(func(o *order.Order) error { return o.Place("o-1", "guest", "EUR", method, mugs) }).Refused(order.ErrMethod))
+	}
 	t.Run("placed: not placed again", anOrder.Given(placed).When(place("EUR", mugs...)).Refused(order.ErrPlaced))
 	t.Run("pending: confirmed", anOrder.Given(placed).When(confirm).Then(confirmed))
 	t.Run("pending: cancelled", anOrder.Given(placed).When(cancel).Then(cancelled))

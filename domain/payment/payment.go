@@ -67,7 +67,6 @@ func (p *Payment) Authorise(id, orderID string, amount money.Money, reference st
 	case Held, IsCaptured:
 		return nil
 	case IsDeclined, IsVoided:
-		return ErrVoided
 	}
 	return ErrVoided
 }
@@ -81,7 +80,6 @@ func (p *Payment) Decline(id, orderID, reason string) error {
 	case IsDeclined:
 		return nil
 	case Held, IsVoided, IsCaptured:
-		return ErrVoided
 	}
 	return ErrVoided
 }
@@ -97,7 +95,6 @@ func (p *Payment) Void(id, orderID string) error {
 		p.Record(p.apply, Voided{id, orderID, held})
 		return nil
 	case IsCaptured:
-		return ErrCaptured
 	}
 	return ErrCaptured
 }
@@ -114,7 +111,6 @@ func (p *Payment) Capture(id, orderID string, amount money.Money) error {
 	case IsCaptured:
 		return nil
 	case New, IsDeclined, IsVoided:
-		return ErrNotHeld
 	}
 	return ErrNotHeld
 }

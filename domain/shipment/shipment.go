@@ -50,7 +50,6 @@ func (s *Shipment) Book(id, orderID, carrier, tracking string) error {
 	case IsRefused:
 		return ErrAnswered
 	case IsCancelled:
-		return ErrCancelled
 	}
 	return ErrCancelled
 }
@@ -66,7 +65,6 @@ func (s *Shipment) Refuse(id, orderID, reason string) error {
 	case IsBooked:
 		return ErrAnswered
 	case IsCancelled:
-		return ErrCancelled
 	}
 	return ErrCancelled
 }

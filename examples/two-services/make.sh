@@ -14,6 +14,7 @@ for service in orders billing; do
   git init -q && git add -A && git -c user.name=x -c user.email=x@example.com commit -qm template
   make init MODULE="example.com/$service" NAME=$service
   if [ $service = billing ]; then
+    git add -A && git -c user.name=x -c user.email=x@example.com commit -qm init
     make remove-example
     go run ./tools/scaffold aggregate invoice
     for event in Issued Refused Cancelled; do go run ./tools/scaffold event invoice $event; done
@@ -21,7 +22,8 @@ for service in orders billing; do
   fi
   cp -r "$here/_$service/." .
   [ $service = billing ] || sed -i.bak 's/saga.New(fulfilment.Definition),/saga.New(fulfilment.Invoiced),\n\t\t&/' sagas/sagas.go
-  rm -f sagas/sagas.go.bak
+  [ $service = billing ] || sed -i.bak -e 's/^\t\tMigrations: /\t\tExternal: external.All(),\n&/' -e 's|"example.com/orders/app/consumer"|&\n\t"example.com/orders/app/external"|' service/service.go
+  rm -f sagas/sagas.go.bak service/service.go.bak
   [ $service = billing ] || sed -i.bak 's/^TOPIC_PREFIX=.*/&\n# What the topics of billing begin with.\nBILLING_TOPICS=billing/' .env.example
   rm -f .env.example.bak
   make generate

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"time"
 
@@ -18,6 +19,15 @@ import (
 // closes it.
 func Postgres(db, readers *sqlx.DB, logger watermill.LoggerAdapter) Broker {
 	return inPostgres{db, readers, logger}
+}
+
+// OpenPostgres is Postgres with readers of its own, which are opened with the DSN of the database.
+func OpenPostgres(dsn string, db *sqlx.DB, logger watermill.LoggerAdapter) (Broker, error) {
+	readers, err := topics.OpenReaders(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("POSTGRES_DSN: %w", err)
+	}
+	return Postgres(db, readers, logger), nil
 }
 
 type inPostgres struct {

@@ -205,7 +205,16 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return b.next.RoundTrip(r)
 }
 
-// Call sends a request and decodes the answer into v. The error of an answer that is a problem is its detail.
+// StatusError is an answer with another status than 2xx.
+type StatusError struct {
+	Status int
+	Text   string
+}
+
+func (e *StatusError) Error() string { return e.Text }
+
+// Call sends a request and decodes the answer into v. The error of an answer with another status than 2xx is a *StatusError; its text is the detail of
+// the problem.
 func Call(client *http.Client, request *http.Request, v any) error {
 	response, err := client.Do(request) //nolint:gosec // the URL is that of the settings or of --url
 	if err != nil {
@@ -219,9 +228,9 @@ func Call(client *http.Client, request *http.Request, v any) error {
 	if response.StatusCode/100 != 2 {
 		var problem struct{ Detail string }
 		if json.Unmarshal(body, &problem) == nil && problem.Detail != "" {
-			return fmt.Errorf("%s: %s", response.Status, problem.Detail)
+			return &StatusError{response.StatusCode, response.Status + ": " + problem.Detail}
 		}
-		return fmt.Errorf("%s %s: %s", request.Method, request.URL, response.Status)
+		return &StatusError{response.StatusCode, fmt.Sprintf("%s %s: %s", request.Method, request.URL, response.Status)}
 	}
 	return json.Unmarshal(body, v)
 }

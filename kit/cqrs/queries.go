@@ -62,3 +62,17 @@ func Execute[A any](ctx context.Context, b *Queries, q Query[A]) (A, error) {
 	}
 	return answer.(A), nil
 }
+
+// History reads the events of an aggregate, oldest first. The error wraps ErrNotFound if there are none.
+type History interface {
+	History(ctx context.Context, category, id string) ([]Event, error)
+}
+
+// Bodies are the events as an aggregate records them, for its function that rebuilds it. It panics if one is not of type E.
+func Bodies[E any](events []Event) []E {
+	bodies := make([]E, len(events))
+	for i, e := range events {
+		bodies[i] = e.Body.(E)
+	}
+	return bodies
+}

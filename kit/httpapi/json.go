@@ -37,6 +37,11 @@ func Decode(w http.ResponseWriter, r *http.Request, v any) error {
 	if err != nil {
 		return err
 	}
+	return decode(body, r, v)
+}
+
+// decode is Decode for a body that was read already.
+func decode(body []byte, r *http.Request, v any) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return &RequestError{Status: http.StatusBadRequest, Detail: "the body is empty; a JSON object is expected"}
 	}

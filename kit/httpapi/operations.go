@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"fmt"
 	"net/http"
 
 	"github.com/millrace/millrace/kit/httpapi/internal/operations"
@@ -40,4 +41,22 @@ func (h *handlers) GetOutbox(w http.ResponseWriter, r *http.Request) {
 		Pending: backlog.Pending, OldestAgeSeconds: float32(backlog.Oldest), Delayed: backlog.Delayed, Parked: backlog.Blocked,
 		Suspended: backlog.Suspended, SuspendedTopics: topics,
 	})
+}
+
+// GetSandbox implements operations.ServerInterface.
+func (h *handlers) GetSandbox(w http.ResponseWriter, r *http.Request, service string) {
+	h.sandbox(w, r, service)
+}
+
+// PutSandbox implements operations.ServerInterface.
+func (h *handlers) PutSandbox(w http.ResponseWriter, r *http.Request, service string) {
+	h.sandbox(w, r, service)
+}
+
+func (h *handlers) sandbox(w http.ResponseWriter, r *http.Request, service string) {
+	if h.Sandbox == nil {
+		h.fail(w, r, &RequestError{Status: http.StatusNotFound, Detail: fmt.Sprintf("no sandbox runs here, so there is none of %q", service)})
+		return
+	}
+	h.Sandbox.ServeHTTP(w, r)
 }

@@ -43,6 +43,9 @@ type Server struct {
 	Metrics  http.Handler
 	AsyncAPI []byte // the description of the messages
 
+	// Sandbox answers requests for the stand-ins of external services. Nil: no sandbox runs here.
+	Sandbox http.Handler
+
 	// Verify reads bearer tokens. Nil: requests need no token, and the principal is cqrs.Guest.
 	Verify Verify
 

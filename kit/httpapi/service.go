@@ -33,6 +33,15 @@ type API struct {
 	waits  map[string]Wait
 }
 
+// Answer answers a request with a JSON body, or with the problem details of an error.
+func (a *API) Answer(w http.ResponseWriter, r *http.Request, status int, body any, err error) {
+	if err != nil {
+		a.Fail(w, r, err)
+		return
+	}
+	Respond(w, status, body)
+}
+
 // FailParameter answers a request whose parameter the code of oapi-codegen cannot read; it is for the ErrorHandlerFunc of the generated
 // ChiServerOptions.
 func (a *API) FailParameter(w http.ResponseWriter, r *http.Request, err error) {

@@ -12,8 +12,8 @@ import (
 
 // Extension is what a service adds to the pages of the kit. The zero Extension adds nothing.
 type Extension struct {
-	// Templates has one file NAME.html for each page. Each is parsed together with the layout and the parts of the kit: it defines "live"
-	// (updated by events), "head" or "content" (both rendered once), and can use "status", "when", "filter", "pager", "saga" and "diagram".
+	// Templates has one file NAME.html for each page, at its top or in the folder templates. Each is parsed together with the layout and the parts of the kit: it defines "live"
+	// (updated by events), "head" or "content" (both rendered once), and can use "status", "when", "filter", "pager", "saga" and "diagram", and the function "money".
 	// A template gets what Load returned as .Page.
 	Templates fs.FS
 

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/httpapi"
 	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/sandbox"
 )
 
 //go:embed templates static
@@ -45,6 +46,9 @@ type Server struct {
 	Ready    func(ctx context.Context) []cqrs.Check
 	Counts   func(ctx context.Context) (Counts, error)
 	Totals   func() Totals
+
+	// Sandbox has the stand-ins of external services. Nil: there is no page for it.
+	Sandbox *sandbox.Sandbox
 
 	// Registered is what the service was built from.
 	Registered Registered
@@ -118,6 +122,9 @@ func (s *Server) Handler() (http.Handler, error) {
 // pages are those of the kit, with those of the service after the overview.
 func (s *Server) pages() []Page {
 	all := append([]Page{s.overview()}, s.Extension.Pages...)
+	if s.Sandbox != nil {
+		all = append(all, s.sandbox())
+	}
 	return append(all,
 		s.sagas(), s.saga(), s.deadLetters(), s.deadLetter(), s.breakers(), s.definitions(), s.definition(),
 	)

@@ -33,7 +33,7 @@ func (s *Server) saga() Page {
 
 // actions are those of the kit's forms.
 func (s *Server) actions() map[string]Action {
-	return map[string]Action{
+	all := map[string]Action{
 		"/ui/sagas/{id}/retry": s.operate("Retry saga %s now? It sends the command of the stuck step again.", "Retry", "The command is sent again.",
 			func(by, _ string) saga.Input { return saga.Retry{By: by} }),
 		"/ui/sagas/{id}/skip": s.operate("Skip the stuck step of saga %s? It counts as completed, and the saga continues with the next step.", "Skip the step", "The step is skipped.",
@@ -43,6 +43,10 @@ func (s *Server) actions() map[string]Action {
 		"/ui/dead-letters/{id}/replay": s.replay(),
 		"/ui/dead-letters/{id}/drop":   s.drop(),
 	}
+	if s.Sandbox != nil {
+		all["/ui/sandbox/{service}"] = Action{Do: s.setFaults}
+	}
+	return all
 }
 
 // operate is the decision of an operator about a stuck saga. All but a retry need a reason and cannot be undone.

@@ -1,6 +1,7 @@
 package opsui
 
 import (
+	"errors"
 	"fmt"
 	"html/template"
 	"io/fs"
@@ -8,6 +9,8 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/kit/sandbox"
 )
 
 // parse parses every page together with the layout and the parts, by the name of the page's file.
@@ -41,7 +44,7 @@ func (s *Server) parse() (map[string]*template.Template, error) {
 		return nil, err
 	}
 	if x := s.Extension; x.Templates != nil {
-		return parsed, add(x.Templates, "*.html", statusFunctions(x.Statuses), x.Functions)
+		return parsed, errors.Join(add(x.Templates, "*.html", statusFunctions(x.Statuses), x.Functions), add(x.Templates, "templates/*.html", statusFunctions(x.Statuses), x.Functions))
 	}
 	return parsed, nil
 }
@@ -49,6 +52,7 @@ func (s *Server) parse() (map[string]*template.Template, error) {
 // functions are what templates can call.
 var functions = template.FuncMap{
 	"labelled": func(label string, messages []Message) labelled { return labelled{label, messages} },
+	"money":    Money,
 	"string":   func(v any) string { return fmt.Sprint(v) },
 	"split":    strings.Fields, // the words of a heading, so that "…e34da5b38264" does not break after the dots
 	"short":    Short,
@@ -57,7 +61,7 @@ var functions = template.FuncMap{
 	"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"words":    func(text string) string { return strings.ReplaceAll(text, "_", " ") },
 	"percent":  func(rate float64) string { return fmt.Sprintf("%g", rate*100) },
-	"millis":   func(d time.Duration) int64 { return d.Milliseconds() },
+	"millis":   func(d sandbox.Duration) int64 { return time.Duration(d).Milliseconds() },
 	"join":     func(parts []string) string { return strings.Join(parts, ", ") },
 	"attempts": attempts,
 	"age":      func(seconds float64) string { return span(time.Duration(seconds * float64(time.Second))) },

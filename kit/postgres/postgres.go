@@ -39,17 +39,26 @@ func Connector(dsn string) (driver.Connector, error) {
 	return stdlib.GetConnector(*config, stdlib.OptionAfterConnect(prepare)), nil
 }
 
-// Open makes a pool of connections of Connector. It does not connect.
-func Open(dsn string, maxConns int) (*sqlx.DB, error) {
+// Pool makes a pool of connections of Connector. It does not connect.
+func Pool(dsn string, maxConns int) (*sql.DB, error) {
 	connector, err := Connector(dsn)
 	if err != nil {
 		return nil, err
 	}
-	db := sqlx.NewDb(sql.OpenDB(connector), "pgx")
-	db.SetMaxOpenConns(maxConns)
-	db.SetMaxIdleConns(maxConns)
-	db.SetConnMaxIdleTime(5 * time.Minute)
-	return db, nil
+	pool := sql.OpenDB(connector)
+	pool.SetMaxOpenConns(maxConns)
+	pool.SetMaxIdleConns(maxConns)
+	pool.SetConnMaxIdleTime(5 * time.Minute)
+	return pool, nil
+}
+
+// Open is Pool with sqlx.
+func Open(dsn string, maxConns int) (*sqlx.DB, error) {
+	pool, err := Pool(dsn, maxConns)
+	if err != nil {
+		return nil, err
+	}
+	return sqlx.NewDb(pool, "pgx"), nil
 }
 
 // Wait pings until the database answers or patience is over, and logs once a second. An error that waiting cannot fix (a wrong password, an

@@ -33,6 +33,9 @@ func (s *Instance) handlers() (public, ops http.Handler, err error) {
 	if s.verifier != nil {
 		server.Verify = s.verifier.Verify
 	}
+	if s.sandbox != nil {
+		server.Sandbox = s.sandbox.Control()
+	}
 	if s.def.Routes != nil {
 		server.Service = s.def.Routes(&s.kit)
 	}
@@ -45,10 +48,11 @@ func (s *Instance) handlers() (public, ops http.Handler, err error) {
 		return nil, nil, err
 	}
 	open := []func() []httpapi.Mount{func() []httpapi.Mount {
-		if s.def.Mounts == nil {
-			return nil
+		mounts := s.mountSandbox()
+		if s.def.Mounts != nil {
+			mounts = append(mounts, s.def.Mounts(&s.kit)...)
 		}
-		return s.def.Mounts(&s.kit)
+		return mounts
 	}}
 	whole := append(open, func() []httpapi.Mount { return pages })
 	if s.config.OpsAddr == "" {

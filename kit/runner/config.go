@@ -45,6 +45,9 @@ type Config struct {
 	Retention        postgres.Retention
 	MaxMessage       int
 	DataDir          string
+	Gateways         map[string]string // URLs of external services, by the names of their gateways; empty: not set
+	SandboxMeant     bool              // SANDBOX=on
+	Own              map[string]any    // the service's own settings, by their names
 	Roles            map[Role]bool
 	ClockOffset      time.Duration
 	Auth             identity.Config
@@ -209,6 +212,7 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 		c.ExternalPrefixes[r.From] = s.Topics(strings.ToUpper(r.From)+"_TOPICS", r.From)
 	}
 	c.Traces = s.traces()
+	s.gateways(&c, d.Gateways)
 	s.checkAuth(&c)
 	if setting, err := c.KafkaAuth.Check(); err != nil {
 		s.Fault("KAFKA_"+setting, err.Error())
@@ -217,8 +221,12 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 	if dir, err := filepath.Abs(c.DataDir); err == nil {
 		c.DataDir = dir
 	}
-	if d.Settings != nil {
-		d.Settings(s.Reader, c)
+	c.Own = map[string]any{}
+	for _, own := range d.Settings {
+		c.Own[own.Name] = own.Read(s.Reader)
+	}
+	if d.CheckSettings != nil {
+		d.CheckSettings(s.Reader, c)
 	}
 	return c, s.Err()
 }

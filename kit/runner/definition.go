@@ -34,8 +34,10 @@ type Service struct {
 	// people, Summary one line about the service.
 	Name, Title, Summary string
 
-	// Settings reads the service's own settings, before anything is started. Optional.
-	Settings func(r *settings.Reader, c Config)
+	// Settings declares the service's own settings, which are read before anything is started; Kit.Text, Kit.Duration and the like return them.
+	// CheckSettings reports what is wrong with several of them together. Both are optional.
+	Settings      []settings.Setting
+	CheckSettings func(r *settings.Reader, c Config)
 
 	Aggregates  []Aggregate
 	Commands    func(k *Kit) []cqrs.Handler
@@ -53,8 +55,10 @@ type Service struct {
 	Middleware []message.HandlerMiddleware
 	Router     func(k *Kit, r *message.Router) error
 
-	// Breakers are the circuit breakers of the destinations whose commands call an external service.
-	Breakers map[string]gobreaker.Settings
+	// Gateways are the external services that commands call. Breaker has the settings of the circuit breaker of one of them, by its name;
+	// breaker.Default if it is nil.
+	Gateways []Gateway
+	Breaker  func(name string) gobreaker.Settings
 
 	// Database opens the database, EventStore makes the event store in it, Outbox the publisher that writes messages into the outbox, and
 	// Broker the broker. All are required: adapters of the service choose them.
@@ -63,8 +67,8 @@ type Service struct {
 	Outbox     outbox.Insert
 	Broker     func(e BrokerEnv) (broker.Broker, error)
 
-	// Prepare starts parts that commands need, for example stand-ins of external services. It is called after the database and the broker were
-	// started, before Commands. Optional.
+	// Prepare starts parts that commands need, beside the sandbox. It is called after the database and the broker were started, before
+	// Commands. Optional.
 	Prepare func(ctx context.Context, k *Kit) error
 
 	// Seed fills a new database of the embedded PostgreSQL. Optional.
@@ -79,7 +83,7 @@ type Service struct {
 	// Routes are the routes of the service, Mounts handlers beside the API, and Pages its own pages. Optional.
 	Routes func(k *Kit) *httpapi.Service
 	Mounts func(k *Kit) []httpapi.Mount
-	Pages  func(k *Kit) (opsui.Extension, error)
+	Pages  func(k *Kit) opsui.Extension
 }
 
 // Aggregate is a type of aggregate that a service registers; AggregateOf makes it.

@@ -30,6 +30,7 @@ import (
 	"github.com/millrace/millrace/kit/messaging"
 	"github.com/millrace/millrace/kit/postgres"
 	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/sandbox"
 	"github.com/millrace/millrace/kit/telemetry"
 )
 
@@ -64,6 +65,9 @@ type Instance struct {
 	kit    Kit
 	locked bool // the data directory is locked
 
+	sandbox    *sandbox.Sandbox // nil if it does not run here
+	sandboxURL string
+
 	announced [][2]string // lines of the banner: a part and its address
 	db        *sqlx.DB
 	watch     *postgres.Watch
@@ -97,7 +101,7 @@ func Start(ctx context.Context, d *Service, c Config, log *slog.Logger, logf fun
 	if err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, func(string)) error{s.startTraces, s.startAuth, s.lockEmbedded, s.startStorage, s.startBroker, s.prepare, s.build, s.startRelay, s.startWorker, s.serve(listeners)} {
+	for _, step := range []func(context.Context, func(string)) error{s.startTraces, s.startAuth, s.lockEmbedded, s.startStorage, s.startBroker, s.startSandbox, s.prepare, s.build, s.startRelay, s.startWorker, s.serve(listeners)} {
 		if err := step(ctx, logf); err != nil {
 			closeAll(listeners) // nobody was served
 			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)

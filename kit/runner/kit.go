@@ -60,6 +60,20 @@ func (k *Kit) CancelSaga(ctx context.Context, definition string, began cqrs.Even
 	return k.instance.core.manager.Cancel(ctx, k.instance.saga(definition), began, reason)
 }
 
+// Compensation makes a function that requests the compensation of the saga that the first event of an aggregate began. The function decides in one
+// transaction whether it is too late; then its error is a refusal. The error wraps cqrs.ErrNotFound if there is no such aggregate.
+func (k *Kit) Compensation(definition, category, reason string) func(ctx context.Context, id string) error {
+	return func(ctx context.Context, id string) error {
+		return k.UnitOfWork().Within(ctx, func(ctx context.Context) error {
+			history, err := k.History(ctx, category, id)
+			if err != nil {
+				return err
+			}
+			return k.CancelSaga(ctx, definition, history[0], reason)
+		})
+	}
+}
+
 // Definition is the newest version of a saga's definition, nil if there is none.
 func (k *Kit) Definition(name string) *saga.Saga { return k.instance.saga(name) }
 

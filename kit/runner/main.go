@@ -52,6 +52,9 @@ func Run(ctx context.Context, d Service, args []string, getenv func(string) stri
 	if d.CLI != nil {
 		p.Commands = d.CLI(p)
 	}
+	if len(standIns(d.Gateways)) > 0 {
+		p.Commands = append(p.Commands, p.sandboxCommand())
+	}
 	return p.Run(ctx, args)
 }
 

@@ -32,11 +32,9 @@ func (s *Instance) mountPages() ([]httpapi.Mount, error) {
 	if s.verifier != nil {
 		server.Verify = s.verifier.Verify
 	}
+	server.Sandbox = s.sandbox
 	if s.def.Pages != nil {
-		var err error
-		if server.Extension, err = s.def.Pages(&s.kit); err != nil {
-			return nil, err
-		}
+		server.Extension = s.def.Pages(&s.kit)
 	}
 	handler, err := server.Handler()
 	home := http.RedirectHandler("/ui/", http.StatusSeeOther)

@@ -23,9 +23,9 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	}
 	down := func(err error) bool { return cqrs.KindOf(err) == cqrs.KindUnavailable }
 	guards := map[string]message.HandlerMiddleware{}
-	for destination, settings := range s.def.Breakers {
-		s.guards[destination] = s.newBreaker(settings, down)
-		guards[destination] = s.guards[destination].Middleware
+	s.guard(down)
+	for destination, b := range s.guards {
+		guards[destination] = b.Middleware
 	}
 	router, err := messaging.NewRouter(messaging.Config{
 		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Codecs: s.def.Codecs, Subscriber: s.broker.Subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow, Projecting: s.core.projecting,

@@ -40,16 +40,12 @@ type ordersData struct {
 
 func (p Pages) orders() opsui.Page {
 	return opsui.Page{Path: "/ui/orders", Title: "Orders", Nav: "/ui/orders", Template: "orders", Streams: opsui.AnyStream, Load: func(r *http.Request) (any, error) {
-		var names []string
-		for _, status := range statuses {
-			names = append(names, string(status))
-		}
-		list, page, err := opsui.NewList[query.Order](r, names...)
+		list, page, err := opsui.NewList[query.Order](r, opsui.Names(statuses...)...)
 		if err != nil {
 			return nil, err
 		}
 		d := ordersData{List: list}
-		if len(p.Sandbox) > 0 {
+		if p.Sandbox {
 			d.Outcomes = outcomes
 		}
 		rows, err := cqrs.Execute(r.Context(), p.Queries, query.ListOrders{Status: order.Status(d.Status), Search: d.Search, Page: page})
@@ -102,22 +98,16 @@ func (p Pages) placeOrder(r *http.Request) (notice, next string, err error) {
 	}
 	sku, method := r.PostForm.Get("sku"), r.PostForm.Get("payment_method")
 	for _, o := range outcomes {
-		if len(p.Sandbox) > 0 && o.Name == r.PostForm.Get("outcome") {
+		if p.Sandbox && o.Name == r.PostForm.Get("outcome") {
 			sku, method = o.SKU, o.Method
 		}
 	}
-	if method == "" || len(method) > 64 {
-		return "", "", opsui.Invalid("payment method", "must have 1 to 64 characters")
-	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return "", "", err
-	}
+	id := uuid.Must(uuid.NewV7()).String()
 	err = p.Commands.Execute(r.Context(), cqrs.Command{Body: command.PlaceOrder{
-		OrderID: id.String(), CustomerID: cqrs.PrincipalFromContext(r.Context()).Subject, Currency: "EUR", PaymentMethod: method,
+		OrderID: id, CustomerID: cqrs.PrincipalFromContext(r.Context()).Subject, Currency: "EUR", PaymentMethod: method,
 		Lines: []order.Line{{SKU: sku, Quantity: quantity, UnitPrice: 1250}},
 	}})
-	return "The order is placed.", "/ui/orders/" + id.String(), err
+	return "The order is placed.", "/ui/orders/" + id, err
 }
 
 func (p Pages) cancelOrder() opsui.Action {

@@ -4,13 +4,7 @@ package pages
 import (
 	"context"
 	"embed"
-	"fmt"
-	"html/template"
-	"io/fs"
 
-	"github.com/bojanz/currency"
-
-	"github.com/millrace/millrace/domain/money"
 	"github.com/millrace/millrace/domain/order"
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/opsui"
@@ -33,16 +27,14 @@ type Pages struct {
 	// Counts counts the orders of each status, up to a limit.
 	Counts func(ctx context.Context, limit int) (map[order.Status]int, error)
 
-	// Sandbox are the simulated services. Empty if no sandbox runs: then there is no page for it.
-	Sandbox []SandboxService
+	// Sandbox tells whether the sandbox runs: then the form for orders chooses their outcome.
+	Sandbox bool
 }
 
 // Extension registers the pages.
-func (p Pages) Extension() (opsui.Extension, error) {
-	templates, err := fs.Sub(files, "templates")
-	x := opsui.Extension{
-		Templates: templates,
-		Functions: template.FuncMap{"amount": amount},
+func (p Pages) Extension() opsui.Extension {
+	return opsui.Extension{
+		Templates: files,
 		Pages: []opsui.Page{
 			p.orders(), p.order(),
 		},
@@ -54,11 +46,6 @@ func (p Pages) Extension() (opsui.Extension, error) {
 		Counts:   p.counts,
 		Statuses: map[string]opsui.Tone{string(order.Pending): opsui.ToneActive, string(order.IsConfirmed): opsui.ToneGood, string(order.IsCancelled): opsui.ToneUndone},
 	}
-	if len(p.Sandbox) > 0 {
-		x.Pages = append(x.Pages, p.sandbox())
-		x.Actions["/ui/sandbox/{service}"] = opsui.Action{Do: p.setFaults}
-	}
-	return x, err
 }
 
 // subject links a saga to its order.
@@ -72,19 +59,5 @@ func subject(state saga.State) (noun, address string) {
 // counts are the figures of the overview.
 func (p Pages) counts(ctx context.Context) ([]opsui.Group, error) {
 	orders, err := p.Counts(ctx, opsui.MaxCount+1)
-	group := opsui.Group{Title: "Orders"}
-	for _, status := range statuses {
-		group.Of = append(group.Of, opsui.Tally{Name: string(status), N: orders[status], Address: "/ui/orders?status=" + string(status)})
-	}
-	return []opsui.Group{group}, err
-}
-
-// amount formats minor units with the decimals that ISO 4217 gives the currency: 12.50 EUR, 1250 JPY, 1.250 KWD. The domain accepts codes
-// that are not in use; their decimals are unknown.
-func amount(m money.Money) string {
-	a, err := currency.NewAmountFromInt64(m.Amount, m.Currency)
-	if err != nil {
-		return fmt.Sprintf("%d %s (minor units)", m.Amount, m.Currency)
-	}
-	return a.String()
+	return []opsui.Group{opsui.NewGroup("Orders", "/ui/orders", orders, statuses...)}, err
 }

@@ -69,12 +69,12 @@ var Definition = saga.Definition[Data]{
 			Fallback: &saga.Fallback[Data]{
 				Name: "book courier",
 				Action: func(d Data) cqrs.Keyed {
-					return command.BookCourier{ShipmentID: courier(d.OrderID), OrderID: d.OrderID, Lines: d.Lines}
+					return command.BookCourier{BookShipment: command.BookShipment{ShipmentID: courier(d.OrderID), OrderID: d.OrderID, Lines: d.Lines}}
 				},
 				Completed: saga.Event[shipment.Booked, Data](),
 				Refused:   []saga.Refusal{saga.RefusedBy(func(e shipment.Refused) string { return e.Reason })},
 				Compensation: func(d Data) cqrs.Keyed {
-					return command.CancelCourier{ShipmentID: courier(d.OrderID), OrderID: d.OrderID}
+					return command.CancelCourier{CancelShipment: command.CancelShipment{ShipmentID: courier(d.OrderID), OrderID: d.OrderID}}
 				},
 				Compensated:  saga.Event[shipment.Cancelled, Data](),
 				Timeout:      20 * time.Second,

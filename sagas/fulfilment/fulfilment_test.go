@@ -81,8 +81,8 @@ func TestBackwards(t *testing.T) {
 
 // A second carrier stands in for the first.
 func TestCourier(t *testing.T) {
-	bookCourier := command.BookCourier{ShipmentID: "courier-o", OrderID: "o", Lines: lines}
-	unbookCourier := command.CancelCourier{ShipmentID: "courier-o", OrderID: "o"}
+	bookCourier := command.BookCourier{BookShipment: command.BookShipment{ShipmentID: "courier-o", OrderID: "o", Lines: lines}}
+	unbookCourier := command.CancelCourier{CancelShipment: command.CancelShipment{ShipmentID: "courier-o", OrderID: "o"}}
 	full := shipment.Refused{Reason: "the carrier has no room"}
 	open := theSaga.While(func(c cqrs.Keyed) bool { _, is := c.(command.BookShipment); return is })
 	t.Run("the carrier has no room", theSaga.Given(placed, reserved, authorised).When(full).Then(bookCourier))

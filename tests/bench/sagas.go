@@ -180,7 +180,7 @@ func (f *fleet) run(ctx context.Context, orders, skus, clients int, progress fun
 // consistent waits until the invariants hold.
 func (f *fleet) consistent(ctx context.Context, orders int) error {
 	client := invariants.Client{URL: f.instances[0].URL, HTTP: f.http, AtLeast: orders}
-	report, err := client.Wait(ctx, time.Minute, func(invariants.Report) {})
+	report, err := client.Wait(ctx, time.Minute)
 	if err == nil && !report.Consistent() {
 		err = errors.New(report.Sentence())
 	}

@@ -183,7 +183,7 @@ func lastLine(text string) string {
 func (s *stage) rest(after string) invariants.Report {
 	s.t.Helper()
 	client := invariants.Client{URL: s.instances[0].URL, HTTP: s.instances[0].HTTP(), AtLeast: s.driver.accepted(), SandboxURL: s.sandbox.URL}
-	report, err := client.Wait(context.Background(), restWithin, func(invariants.Report) {})
+	report, err := client.Wait(context.Background(), restWithin)
 	require.NoError(s.t, err, after)
 	if !report.Consistent() {
 		s.lookInside()

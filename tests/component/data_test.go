@@ -40,7 +40,7 @@ func restore(t *testing.T, dsn, dump string) {
 // consistent waits until the invariants hold. It does not compare with the topics, which lack earlier events here.
 func consistent(t *testing.T, i *harness.Instance, sandbox string, orders int) invariants.Report {
 	t.Helper()
-	report, err := invariants.Client{URL: i.URL, HTTP: i.HTTP(), AtLeast: orders, SandboxURL: sandbox}.Wait(context.Background(), 2*time.Minute, func(invariants.Report) {})
+	report, err := invariants.Client{URL: i.URL, HTTP: i.HTTP(), AtLeast: orders, SandboxURL: sandbox}.Wait(context.Background(), 2*time.Minute)
 	require.NoError(t, err)
 	require.Empty(t, report.Faults)
 	return report

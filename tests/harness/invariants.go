@@ -23,7 +23,7 @@ func (i *Instance) Consistent() invariants.Report {
 	if i.env != nil {
 		client.SandboxURL = i.env.sandbox
 	}
-	report, err := client.Wait(context.Background(), kittest.Patience, func(invariants.Report) {})
+	report, err := client.Wait(context.Background(), kittest.Patience)
 	require.NoError(i.t, err)
 	require.Empty(i.t, report.Faults, "the invariants")
 	switch {

@@ -105,13 +105,13 @@ func (m mine) scaffold(made string) {
 
 // trip is a service's own code, which is there before the example is removed.
 var trip = []string{
-	"aggregate trip", "event trip Requested", "event trip Booked", "command trip BookTrip", "query TripByID", "projection trip trips", "gateway cards",
+	"aggregate trip", "event trip Requested", "event trip Booked", "command trip BookTrip", "query TripByID", "projection trip trips", "gateway cards", "command trip ChargeTrip --calls cards",
 	"consumer flights --from partner.flights --on flight.changed", "saga book-trip --on trip.Requested --steps hold,charge,confirm --pivot charge",
 	"setting MAX_WAIT --kind duration", "page trips", "route POST /v1/trips/{id} BookTrip --access customer",
 }
 
 // words of the example that nothing of a service contains after remove-example. "order" is left out: messages keep their order.
-var words = regexp.MustCompile(`(?i)\b(orders|stock|payments?|shipments?|carriers?|couriers?|sandbox|warehouse|fulfilment|sku)\b`)
+var words = regexp.MustCompile(`(?i)\b(orders|stock|payments?|shipments?|carriers?|couriers?|warehouse|fulfilment|sku)\b`)
 
 // ownWords are files that contain such a word for another reason.
 var ownWords = regexp.MustCompile(`^(kit/|go\.sum|LICENSE|CHANGELOG\.md|docs/glossary\.md|tools/(lint|ship)/)`)
@@ -194,9 +194,9 @@ func TestRemoveExampleKeepsOwnCode(t *testing.T) {
 	m.must("go", "test", "./service", "./tests/...", "./ports")
 	require.NoDirExists(t, filepath.Join(m.dir, "domain/payment"))
 	for path, kept := range map[string]string{
-		"service/service.go": "Trips: trips.Store(k)", "app/command/command.go": `cqrs.Handle("BookTrip"`, "sagas/sagas.go": "saga.New(booktrip.Definition)",
+		"service/service.go": "Trips: trips.Store(k), Cards: gateway.NewCards(k.GatewayURL(\"cards\"))", "app/command/command.go": `cqrs.Handle("BookTrip"`, "sagas/sagas.go": "saga.New(booktrip.Definition)",
 		"adapters/views/views.go": "projection.Trips(Trips{})", "ports/openapi.yaml": "/v1/trips/{id}:", ".env.example": "CARDS_URL=", "service/names_test.go": `"trip.booked"`,
-		"app/consumer/consumer.go": "flights{d.Commands}.consumer()", "ports/pages/pages.go": "p.trips()", "adapters/breakers/breakers.go": `"cards"`,
+		"app/consumer/consumer.go": "flights{d.Commands}.consumer()", "ports/pages/pages.go": "p.trips()",
 	} {
 		text, err := os.ReadFile(filepath.Join(m.dir, path))
 		require.NoError(t, err)
@@ -236,7 +236,7 @@ func TestRemoveExampleChecksFirst(t *testing.T) {
 
 // ofTheExample are the folders that hold nothing but the example and proofs of the template. A new file in them belongs into files.txt.
 var ofTheExample = []string{
-	"domain", "sagas/fulfilment", "adapters/sandbox", "adapters/warehousepb", "service/demo", "tests/bench", "tests/browser", "tests/chaos", "tests/component",
+	"domain", "sagas/fulfilment", "adapters/warehousepb", "service/demo", "tests/bench", "tests/browser", "tests/chaos", "tests/component",
 	"tests/debezium", "tests/harness", "tests/limits", "tests/tools", "examples", "tools/node", "tools/removeexample", "docs/adr", "docs/pictures",
 }
 
@@ -294,7 +294,7 @@ func TestInitRenamesTheTemplate(t *testing.T) {
 		{"query InvoiceByID", 2}, {"projection invoice invoices", 4}, {"consumer shipping --from carrier.parcels --on parcel.left,parcel.lost", 3},
 		{"saga dunning --on invoice.Issued --steps remind,suspend", 2}, {"saga dunning --on invoice.Issued --steps remind,suspend,close", 1},
 		{"saga pay-back --on invoice.Paid --steps hold,pay,tell --pivot pay", 2}, {"aggregate policy --plural policies", 4}, {"aggregate due-date", 4},
-		{"setting GRACE --kind duration", 2}, {"gateway cards", 7}, {"page invoices", 3},
+		{"setting GRACE --kind duration", 2}, {"gateway cards", 3}, {"command invoice ChargeInvoice --calls cards", 4}, {"page invoices", 3},
 		{"route POST /v1/invoices/{invoice_id} IssueInvoice --access customer", 2}, {"route GET /v1/invoices/{id} InvoiceByID", 2},
 	} {
 		args := append([]string{"run", "./tools/scaffold"}, strings.Fields(made.args)...)
@@ -334,7 +334,7 @@ func TestInitRenamesTheTemplate(t *testing.T) {
 		"saga x --on invoice.Paid --steps z --pivot y": `--pivot: "y" is none of --steps`, "saga x --on invoice.Paid": "--steps: a saga needs at least one step",
 		"consumer x --from y --on z": `--from: "y" must be`, "consumer x --from y.z --on z": `--on: "z" must be`, "route POST /v1/x NoSuch": "there is no command NoSuch yet",
 		"route FETCH /v1/x IssueInvoice": `METHOD: "FETCH" is none of`, "route POST /v1/x IssueInvoice --access all": `--access: "all" is none of`,
-		"setting lower": `NAME: "lower" must be like`, "thing": `there is no part "thing"`, "command invoice": "command needs 2 words, has 1; usage: command AGGREGATE NAME",
+		"command invoice PayInvoice --calls banks": "there is no gateway banks yet", "setting lower": `NAME: "lower" must be like`, "thing": `there is no part "thing"`, "command invoice": "command needs 2 words, has 1; usage: command AGGREGATE NAME [--calls GATEWAY]",
 		"page trips --colour red": "flag provided but not defined", "": "projection AGGREGATE NAME",
 	} {
 		output, err := m.run("go", append([]string{"run", "./tools/scaffold"}, strings.Fields(args)...)...)

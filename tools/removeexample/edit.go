@@ -105,10 +105,16 @@ var (
 	lonely = regexp.MustCompile(`,[ \t]*,`)
 )
 
-// tidy makes what is left of a Go file well-formed: commas, imports, format.
+// emptied is an entry of a literal whose list has no element left, noVariables a block of variables without one.
+var (
+	emptied     = regexp.MustCompile(`(?m)^\t+\w+:\s+(?:\[\]|map\[string\])[\w.*]+\{\s*\},\n`)
+	noVariables = regexp.MustCompile(`(?m)^var \(\s*\)\n+`)
+)
+
+// tidy makes what is left of a Go file well-formed: commas, empty lists, imports, format.
 func tidy(source string) (string, error) {
 	source = lonely.ReplaceAllString(comma.ReplaceAllString(source, "$1$2"), ",")
-	source, err := withoutImports(source)
+	source, err := withoutImports(noVariables.ReplaceAllString(emptied.ReplaceAllString(source, ""), ""))
 	if err != nil {
 		return "", err
 	}

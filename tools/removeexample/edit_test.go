@@ -34,4 +34,8 @@ func TestEdits(t *testing.T) {
 	text, err = tidy("package a\n\nimport (\n\t\"fmt\"\n\t\"os\"\n)\n\nvar x = []any{, os.Args,}\n")
 	require.NoError(t, err)
 	require.Equal(t, "package a\n\nimport (\n\t\"os\"\n)\n\nvar x = []any{os.Args}\n", text)
+
+	text, err = tidy("package a\n\nimport \"b\"\n\nvar (\n)\n\nvar x = T{\n\tNone:  []b.C{\n\t},\n\tNoMap: map[string]b.C{},\n\tSome: []b.C{b.D},\n}\n")
+	require.NoError(t, err)
+	require.Equal(t, "package a\n\nimport \"b\"\n\nvar x = T{\n\tSome: []b.C{b.D},\n}\n", text)
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/token"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,7 +30,7 @@ func makeAggregate(p *piece, args []string, flags map[string]string) error {
 		edit("app/command/command.go", needs(domain), field("Deps", p.Plurals, "cqrs.Store[*"+p.Package+"."+p.Type+"]")),
 		edit(literal, needs(domain), needs(kit+"/postgres/eventstore"),
 			variable(p.Plural, fmt.Sprintf("runner.AggregateOf(%[1]s.Category, %[1]s.Types, %[1]s.Rebuild, eventstore.Options{})", p.Package)),
-			element("Aggregates", p.Plural), entry("command.Deps", p.Plurals, p.Plural+".Store(k)")),
+			element("runner.Service", "Aggregates", "[]runner.Aggregate", p.Plural), entry("command.Deps", p.Plurals, p.Plural+".Store(k)")),
 	)
 }
 
@@ -47,18 +49,51 @@ func makeEvent(p *piece, args []string, _ map[string]string) error {
 	)
 }
 
-func makeCommand(p *piece, args []string, _ map[string]string) error {
+func makeCommand(p *piece, args []string, flags map[string]string) error {
 	if err := errors.Join(p.aggregate(args[0], ""), p.named(args[1])); err != nil {
 		return err
 	}
 	if err := p.there(); err != nil {
 		return err
 	}
+	if flags["calls"] != "" {
+		return p.callingCommand(flags["calls"])
+	}
 	if err := p.withTest("app/command", "command"); err != nil {
 		return err
 	}
 	call := fmt.Sprintf("cqrs.Handle(%q, %s{d.%s}.handle)", p.Name, p.Lower, p.Plurals)
 	return edit("app/command/command.go", listed("cqrs.ForAggregate", p.Package+".Category", "slices.Concat[[]cqrs.Handler]", call))
+}
+
+// callingCommand makes a command whose handler calls an external service through a gateway.
+func (p *piece) callingCommand(gateway string) error {
+	if err := checkName("--calls", gateway, "cards", dashed); err != nil {
+		return err
+	}
+	p.Calls, p.CallsName, p.CallsNoun = pascal(gateway), gateway, strings.ReplaceAll(gateway, "-", " ")
+	if _, err := os.Stat(filepath.Join("adapters/gateway", snake(p.Calls)+".go")); err != nil {
+		return fmt.Errorf("there is no gateway %s yet: go run ./tools/scaffold gateway %s", gateway, gateway)
+	}
+	if err := errors.Join(p.withTest("app/command", "command_calls"), p.write("gateway_interface.tmpl", filepath.Join("app/command", snake(p.Calls)+".go"))); err != nil {
+		return err
+	}
+	handler := fmt.Sprintf("%s{d.%s, d.%s}", p.Lower, p.Plurals, p.Calls)
+	call := fmt.Sprintf("cqrs.WithDestination(%sDestination, cqrs.ForAggregate(%s.Category,\ncqrs.Ask(%q, %s.ask, %s.record),\n))", p.Calls, p.Package, p.Name, handler, handler)
+	return errors.Join(
+		edit("app/command/command.go", field("Deps", p.Calls, p.Calls), registered(fmt.Sprintf("cqrs.CallThenRecord(%q,", p.Name), argument("slices.Concat[[]cqrs.Handler]", call))),
+		edit(literal, needs(p.Module+"/adapters/gateway"), entry("command.Deps", p.Calls, fmt.Sprintf("gateway.New%s(k.GatewayURL(%q))", p.Calls, gateway))),
+	)
+}
+
+// registered leaves a file that contains a text as it is.
+func registered(text string, c change) change {
+	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
+		if strings.Contains(source, text) {
+			return "", 0, nil
+		}
+		return c(file, source, at)
+	}
 }
 
 func makeQuery(p *piece, args []string, _ map[string]string) error {

@@ -197,15 +197,15 @@ func entry(typeText, key, value string) change {
 	}
 }
 
-// element adds an element to the list that is the value of a key.
-func element(key, value string) change {
+// element adds an element to the list, of a type, that is the value of a key of a literal. Where the literal has no such key, it gets one.
+func element(owner, key, listType, value string) change {
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
 		pair, ok := find(file, func(p *ast.KeyValueExpr) bool {
 			_, list := p.Value.(*ast.CompositeLit)
 			return list && text(source, p.Key, at) == key
 		})
 		if !ok {
-			return "", 0, fmt.Errorf("there is no list %s: …{…}", key)
+			return entry(owner, key, listType+"{\n"+value+",\n}")(file, source, at)
 		}
 		return listElement(pair.Value.(*ast.CompositeLit), source, at, value)
 	}
@@ -235,31 +235,25 @@ func listElement(literal *ast.CompositeLit, source string, at func(token.Pos) in
 	return asLast(literal, source, at, value), at(literal.Rbrace), nil
 }
 
-// variable adds a variable to the first block of variables.
+// variable adds a variable to the first block of variables, which it makes where there is none: in front of the first function.
 func variable(name, value string) change {
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
 		block, ok := find(file, func(d *ast.GenDecl) bool { return d.Tok == token.VAR && d.Lparen.IsValid() })
 		if !ok {
-			return "", 0, errors.New("there is no block of variables: var (…)")
+			first, ok := find(file, func(*ast.FuncDecl) bool { return true })
+			if !ok {
+				return "", 0, errors.New("there is no function")
+			}
+			before := first.Pos()
+			if first.Doc != nil {
+				before = first.Doc.Pos()
+			}
+			return "var (\n\t" + name + " = " + value + "\n)\n\n", at(before), nil
 		}
 		if _, there := find(block, func(v *ast.ValueSpec) bool { return v.Names[0].Name == name }); there {
 			return "", 0, nil
 		}
 		return newLine(source, at(block.Rparen)) + "\t" + name + " = " + value + "\n", at(block.Rparen), nil
-	}
-}
-
-// statement adds a statement at the end of a function, unless the function contains it.
-func statement(function, code string) change {
-	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
-		f, ok := find(file, func(f *ast.FuncDecl) bool { return f.Name.Name == function })
-		if !ok {
-			return "", 0, fmt.Errorf("there is no function %s", function)
-		}
-		if strings.Contains(text(source, f, at), code) {
-			return "", 0, nil
-		}
-		return newLine(source, at(f.Body.Rbrace)) + "\t" + code + "\n", at(f.Body.Rbrace), nil
 	}
 }
 

@@ -106,7 +106,7 @@ func makePage(p *piece, args []string, _ map[string]string) error {
 		"page_html", filepath.Join(dir, "templates", args[0]+".html")); err != nil {
 		return err
 	}
-	return edit(filepath.Join(dir, "pages.go"), element("Pages", "p."+p.Lower+"()"))
+	return edit(filepath.Join(dir, "pages.go"), element("opsui.Extension", "Pages", "[]opsui.Page", "p."+p.Lower+"()"))
 }
 
 func makeGateway(p *piece, args []string, _ map[string]string) error {
@@ -115,17 +115,12 @@ func makeGateway(p *piece, args []string, _ map[string]string) error {
 	}
 	p.Package, p.Name = args[0], pascal(args[0])
 	p.Lower, p.File, p.Noun = camel(p.Name), snake(p.Name)+".go", strings.ReplaceAll(args[0], "-", " ")
-	p.Setting, p.Kind = strings.ToUpper(snake(p.Name))+"_URL", "url"
-	if err := p.writeAll("gateway", filepath.Join("adapters/gateway", p.File), "gateway_test", filepath.Join("adapters/gateway", snake(p.Name)+"_test.go"),
-		"gateway_interface", filepath.Join("app/command", p.File)); err != nil {
+	if err := p.writeAll("gateway", filepath.Join("adapters/gateway", p.File), "gateway_test", filepath.Join("adapters/gateway", snake(p.Name)+"_test.go")); err != nil {
 		return err
 	}
 	return errors.Join(
-		edit("app/command/command.go", field("Deps", p.Name, p.Name)),
-		edit("adapters/breakers/breakers.go", needs(p.Module+"/app/command"), needs(kit+"/breaker"),
-			entry("map[string]gobreaker.Settings", "command."+p.Name+"Destination", fmt.Sprintf("breaker.Settings(%q, 10, 0.5)", p.Package))),
-		p.setting("The URL of "+p.Noun+". Empty: every call is refused."),
-		edit(literal, needs(p.Module+"/adapters/gateway"), entry("command.Deps", p.Name, "gateway.New"+p.Name+"(own."+p.field()+")")),
+		exampleSetting(strings.ToUpper(snake(p.Name))+"_URL", "", "The URL of "+p.Noun+". Empty: the sandbox stands in for it."),
+		edit(literal, needs(p.Module+"/adapters/gateway"), element("runner.Service", "Gateways", "[]runner.Gateway", "gateway."+p.Name+"Service")),
 	)
 }
 
@@ -143,26 +138,24 @@ func makeSetting(p *piece, args []string, flags map[string]string) error {
 	return p.setting(p.Setting + " is to be described here.")
 }
 
-// kinds of settings: the type of the field, how it is read, its default in .env.example.
-var kinds = map[string][3]string{
-	"text": {"string", `r.Text(%q, "")`, ""}, "url": {"string", "r.URL(%q)", ""},
-	"duration": {"time.Duration", "r.Duration(%q, 0)", "0s"}, "onoff": {"bool", "r.OnOff(%q, false)", "off"},
+// kinds of settings: how they are declared, their default in .env.example, how the service reads them.
+var kinds = map[string]struct{ declared, value, read string }{
+	"text": {`settings.Text(%q, "")`, "", "Text"}, "url": {"settings.URL(%q)", "", "Text"},
+	"duration": {"settings.Duration(%q, 0)", "0s", "Duration"}, "onoff": {"settings.OnOff(%q, false)", "off", "On"},
 }
 
-// field is the name of the field of a setting: CARDS_URL becomes cardsURL.
-func (p *piece) field() string {
-	return camel(pascal(strings.ToLower(strings.ReplaceAll(p.Setting, "_", "-"))))
-}
-
-// setting adds a setting to service/settings.go and .env.example.
+// setting declares a setting in the literal and in .env.example.
 func (p *piece) setting(comment string) error {
 	kind, ok := kinds[p.Kind]
 	if !ok {
 		return fmt.Errorf("--kind: %q is none of text, url, duration, onoff", p.Kind)
 	}
-	changes := []change{field("config", p.field(), kind[0]), statement("read", "c."+p.field()+" = "+fmt.Sprintf(kind[1], p.Setting))}
-	if p.Kind == "duration" {
-		changes = append(changes, needs("time"))
+	err := errors.Join(
+		edit(literal, needs(kit+"/settings"), element("runner.Service", "Settings", "[]settings.Setting", fmt.Sprintf(kind.declared, p.Setting))),
+		exampleSetting(p.Setting, kind.value, comment),
+	)
+	if err == nil {
+		fmt.Printf("read it by k.%s(%q)\n", kind.read, p.Setting)
 	}
-	return errors.Join(edit("service/settings.go", changes...), exampleSetting(p.Setting, kind[2], comment))
+	return err
 }

@@ -60,6 +60,8 @@ type piece struct {
 	Parameters           []string // of the path
 	Fields               map[string]string
 	Setting              string // CARDS_URL
+	Calls                string // the gateway that a command calls: Cards
+	CallsName, CallsNoun string // its name, and as words
 	Kind                 string // of a setting
 }
 
@@ -83,7 +85,7 @@ type maker struct {
 var makers = []maker{
 	{"aggregate", "aggregate NAME [--plural NAMES]", 1, map[string]string{"plural": ""}, makeAggregate},
 	{"event", "event AGGREGATE NAME", 2, nil, makeEvent},
-	{"command", "command AGGREGATE NAME", 2, nil, makeCommand},
+	{"command", "command AGGREGATE NAME [--calls GATEWAY]", 2, map[string]string{"calls": ""}, makeCommand},
 	{"query", "query NAME", 1, nil, makeQuery},
 	{"projection", "projection AGGREGATE NAME", 2, nil, makeProjection},
 	{"consumer", `consumer NAME --from SERVICE.KIND --on "MESSAGE, MESSAGE"`, 1, map[string]string{"from": "", "on": ""}, makeConsumer},

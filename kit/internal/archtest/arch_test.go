@@ -44,7 +44,7 @@ var homes = map[string][]string{
 	"github.com/pressly/goose/v3":                 {"postgres/migrations"},
 	"github.com/KimMachineGun/automemlimit":       {"runner"},
 	"github.com/prometheus/client_golang":         {"telemetry", "runner"},
-	"github.com/spf13/cobra":                      {"cli", "runner"},
+	"github.com/spf13/cobra":                      {"cli", "runner", "demo"},
 	"testing":                                     {"aggregate/aggregatetest", "saga/sagatest", "kittest"},
 	"github.com/stretchr/testify":                 {"kittest"},
 }

@@ -3,44 +3,24 @@
 package invariants
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/millrace/millrace/kit/demo"
 )
 
 // Report is what was found.
 type Report struct {
+	demo.Report
 	Orders    int
 	Confirmed int
 	Cancelled int
 	ByReason  map[string]int // of cancellations
-	Faults    []string       // empty: consistent
-}
-
-// Consistent tells whether there are no faults.
-func (r *Report) Consistent() bool { return len(r.Faults) == 0 }
-
-func (r *Report) fault(format string, args ...any) {
-	r.Faults = append(r.Faults, fmt.Sprintf(format, args...))
-}
-
-type line struct {
-	SKU      string `json:"sku"`
-	Quantity int64  `json:"quantity"`
-}
-
-type order struct {
-	ID     string `json:"order_id"`
-	Status string `json:"status"`
-	Reason string `json:"reason"`
-	Lines  []line `json:"lines"`
-	Total  int64  `json:"total"`
 }
 
 // Client reads what the invariants are about through the API of a service.
@@ -54,206 +34,124 @@ type Client struct {
 	SandboxURL string
 }
 
-var errNotFound = errors.New("not found")
-
-func (c Client) get(ctx context.Context, base, path string, v any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, nil)
-	if err != nil {
-		return err
-	}
-	response, err := c.HTTP.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close() //nolint:errcheck // read to its end, or given up
-	switch response.StatusCode {
-	case http.StatusOK:
-		return json.NewDecoder(response.Body).Decode(v)
-	case http.StatusNotFound:
-		return fmt.Errorf("GET %s: %w", path, errNotFound)
-	}
-	return fmt.Errorf("GET %s: %s", path, response.Status)
+// Wait checks the invariants until they hold or patience ends, and returns the last report.
+func (c Client) Wait(ctx context.Context, patience time.Duration) (Report, error) {
+	last, err := demo.Wait(ctx, patience, func(ctx context.Context) (*Report, error) {
+		report, err := c.Read(ctx)
+		return &report, err
+	})
+	return *last, err
 }
 
 // Read checks the invariants now. The error means that something could not be read.
 func (c Client) Read(ctx context.Context) (Report, error) {
 	report := Report{ByReason: map[string]int{}}
-	orders, err := c.orders(ctx)
+	service := demo.Client{URL: c.URL, HTTP: c.HTTP}
+	sold, total, err := c.orders(ctx, service, &report)
+	if err == nil {
+		err = service.AtRest(ctx, &report.Report)
+	}
+	if err == nil {
+		err = stock(ctx, service, &report, sold)
+	}
+	if err == nil {
+		err = ledgers(ctx, demo.Client{URL: cmp.Or(c.SandboxURL, c.URL), HTTP: c.HTTP}, &report, total)
+	}
+	return report, err
+}
+
+// orders counts the orders. Sold has the quantity of each SKU in confirmed orders, 0 for one of other orders; total is what the confirmed ones are
+// worth.
+func (c Client) orders(ctx context.Context, service demo.Client, r *Report) (sold map[string]int64, total int64, err error) {
+	type order struct {
+		ID     string `json:"order_id"`
+		Status string `json:"status"`
+		Reason string `json:"reason"`
+		Total  int64  `json:"total"`
+		Lines  []struct {
+			SKU      string `json:"sku"`
+			Quantity int64  `json:"quantity"`
+		} `json:"lines"`
+	}
+	orders, err := demo.List[order](ctx, service, "/v1/orders", "orders")
 	if err != nil {
-		return report, err
+		return nil, 0, err
 	}
-	if len(orders) < c.AtLeast {
-		report.fault("only %d orders are listed, of at least %d", len(orders), c.AtLeast)
+	if r.Orders = len(orders); r.Orders < c.AtLeast {
+		r.Fault("only %d orders are listed, of at least %d", r.Orders, c.AtLeast)
 	}
-	sold, skus, total := map[string]int64{}, map[string]bool{}, int64(0)
+	sold = map[string]int64{}
 	for _, o := range orders {
-		report.Orders++
 		for _, l := range o.Lines {
-			skus[l.SKU] = true
+			sold[l.SKU] += 0
+			if o.Status == "confirmed" {
+				sold[l.SKU] += l.Quantity
+			}
 		}
 		switch o.Status {
 		case "confirmed":
-			report.Confirmed++
+			r.Confirmed++
 			total += o.Total
-			for _, l := range o.Lines {
-				sold[l.SKU] += l.Quantity
-			}
 		case "cancelled":
-			report.Cancelled++
-			report.ByReason[o.Reason]++
+			r.Cancelled++
+			r.ByReason[o.Reason]++
 			if o.Reason == "" {
-				report.fault("order %s is cancelled without a reason", o.ID)
+				r.Fault("order %s is cancelled without a reason", o.ID)
 			}
 		default:
-			report.fault("order %s is %s", o.ID, o.Status)
+			r.Fault("order %s is %s", o.ID, o.Status)
 		}
 	}
-	for _, check := range []func(context.Context, *Report) error{
-		c.sagas, c.outbox,
-		func(ctx context.Context, r *Report) error { return c.stock(ctx, r, skus, sold) },
-		func(ctx context.Context, r *Report) error { return c.ledgers(ctx, r, total) },
-	} {
-		if err := check(ctx, &report); err != nil {
-			return report, err
-		}
-	}
-	return report, nil
+	return sold, total, nil
 }
 
-// Wait checks the invariants until they hold or patience ends, and returns the last report. Progress receives each one.
-func (c Client) Wait(ctx context.Context, patience time.Duration, progress func(Report)) (Report, error) {
-	deadline := time.Now().Add(patience)
-	for {
-		report, err := c.Read(ctx)
-		if err == nil {
-			progress(report)
-		}
-		if (err == nil && report.Consistent()) || time.Now().After(deadline) {
-			return report, err
-		}
-		select {
-		case <-ctx.Done():
-			return report, ctx.Err()
-		case <-time.After(250 * time.Millisecond):
-		}
-	}
-}
-
-func (c Client) orders(ctx context.Context) ([]order, error) {
-	var all []order
-	cursor := ""
-	for {
-		var page struct {
-			Orders []order `json:"orders"`
-			Next   string  `json:"next_cursor"`
-		}
-		if err := c.get(ctx, c.URL, "/v1/orders?limit=100&cursor="+url.QueryEscape(cursor), &page); err != nil {
-			return nil, err
-		}
-		all = append(all, page.Orders...)
-		if cursor = page.Next; cursor == "" {
-			return all, nil
-		}
-	}
-}
-
-func (c Client) sagas(ctx context.Context, r *Report) error {
-	for _, status := range []string{"running", "compensating", "stuck"} {
-		var page struct {
-			Sagas []struct {
-				ID      string `json:"saga_id"`
-				Subject string `json:"subject"`
-			} `json:"sagas"`
-		}
-		if err := c.get(ctx, c.URL, "/v1/sagas?limit=100&status="+status, &page); err != nil {
-			return err
-		}
-		for _, s := range page.Sagas {
-			r.fault("saga %s of order %s is %s", s.ID, s.Subject, status)
-		}
-	}
-	return nil
-}
-
-func (c Client) outbox(ctx context.Context, r *Report) error {
-	var backlog struct {
-		Pending int `json:"pending"`
-		Delayed int `json:"delayed"`
-		Parked  int `json:"parked"`
-	}
-	if err := c.get(ctx, c.URL, "/v1/outbox", &backlog); err != nil {
-		return err
-	}
-	if backlog.Pending+backlog.Delayed+backlog.Parked > 0 {
-		r.fault("the outbox holds %d messages that are due, %d delayed and %d parked ones", backlog.Pending, backlog.Delayed, backlog.Parked)
-	}
-	return nil
-}
-
-func (c Client) stock(ctx context.Context, r *Report, skus map[string]bool, sold map[string]int64) error {
-	names := make([]string, 0, len(skus))
-	for sku := range skus {
-		names = append(names, sku)
-	}
-	slices.Sort(names)
-	for _, sku := range names {
+// stock compares each SKU with what was sold of it.
+func stock(ctx context.Context, c demo.Client, r *Report, sold map[string]int64) error {
+	for _, sku := range slices.Sorted(maps.Keys(sold)) {
 		var s struct {
 			Received int64 `json:"received"`
 			OnHand   int64 `json:"on_hand"`
 			Reserved int64 `json:"reserved"`
 		}
-		err := c.get(ctx, c.URL, "/v1/stock/"+url.PathEscape(sku), &s)
-		if err != nil && !errors.Is(err, errNotFound) { // of what was never received nothing can be sold
+		err := c.Get(ctx, "/v1/stock/"+url.PathEscape(sku), &s)
+		if err != nil && !demo.NotFound(err) { // of what was never received nothing can be sold
 			return err
 		}
 		if s.Received != s.OnHand+sold[sku] {
-			r.fault("%s: received %d, but %d on hand and %d in confirmed orders", sku, s.Received, s.OnHand, sold[sku])
+			r.Fault("%s: received %d, but %d on hand and %d in confirmed orders", sku, s.Received, s.OnHand, sold[sku])
 		}
 		if s.Reserved != 0 {
-			r.fault("%s: %d still reserved", sku, s.Reserved)
+			r.Fault("%s: %d still reserved", sku, s.Reserved)
 		}
 	}
 	return nil
 }
 
-// ledgers compares with the sandbox; real services outside have no ledger that we can see.
-func (c Client) ledgers(ctx context.Context, r *Report, total int64) error {
-	base := c.SandboxURL
-	if base == "" {
-		base = c.URL
-	}
+// ledgers compares with the sandbox. The ledgers of real services cannot be read.
+func ledgers(ctx context.Context, c demo.Client, r *Report, total int64) error {
 	var payments struct{ Captured, Refunded, Held int64 }
-	err := c.get(ctx, base, "/v1/sandbox/payments", &payments)
-	if errors.Is(err, errNotFound) {
-		return nil
-	}
-	if err != nil {
+	if err := c.Get(ctx, "/v1/sandbox/payments", &payments); err != nil {
+		if demo.NotFound(err) {
+			return nil
+		}
 		return err
 	}
 	var booked, cancelled int64
 	for _, name := range []string{"carrier", "courier"} {
 		var carrier struct{ Booked, Cancelled int64 }
-		if err := c.get(ctx, base, "/v1/sandbox/"+name, &carrier); err != nil {
+		if err := c.Get(ctx, "/v1/sandbox/"+name, &carrier); err != nil {
 			return err
 		}
 		booked, cancelled = booked+carrier.Booked, cancelled+carrier.Cancelled
 	}
 	if payments.Captured-payments.Refunded != total {
-		r.fault("payments: captured %d less refunded %d, but confirmed orders are worth %d", payments.Captured, payments.Refunded, total)
+		r.Fault("payments: captured %d less refunded %d, but confirmed orders are worth %d", payments.Captured, payments.Refunded, total)
 	}
 	if payments.Held != 0 {
-		r.fault("payments: %d still held", payments.Held)
+		r.Fault("payments: %d still held", payments.Held)
 	}
 	if booked-cancelled != int64(r.Confirmed) {
-		r.fault("carriers: booked %d less cancelled %d, but %d orders confirmed", booked, cancelled, r.Confirmed)
+		r.Fault("carriers: booked %d less cancelled %d, but %d orders confirmed", booked, cancelled, r.Confirmed)
 	}
 	return nil
-}
-
-// Sentence is the report in a line.
-func (r *Report) Sentence() string {
-	if r.Consistent() {
-		return "balanced"
-	}
-	return "NOT balanced: " + strings.Join(r.Faults, "; ")
 }

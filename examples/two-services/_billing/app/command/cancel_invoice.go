@@ -3,7 +3,8 @@ package command
 import (
 	"context"
 
-	"example.com/billing/app"
+	"github.com/millrace/millrace/kit/cqrs"
+
 	"example.com/billing/domain/invoice"
 )
 
@@ -15,7 +16,7 @@ type CancelInvoice struct {
 // Key keeps the commands of one invoice in order.
 func (c CancelInvoice) Key() string { return c.InvoiceID }
 
-type cancelInvoice struct{ invoices app.Store[*invoice.Invoice] }
+type cancelInvoice struct{ invoices cqrs.Store[*invoice.Invoice] }
 
 func (h cancelInvoice) handle(ctx context.Context, c CancelInvoice) error {
 	return h.invoices.Update(ctx, c.InvoiceID, func(i *invoice.Invoice) error { return i.Cancel(c.InvoiceID) })

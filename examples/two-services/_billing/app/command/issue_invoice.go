@@ -3,7 +3,8 @@ package command
 import (
 	"context"
 
-	"example.com/billing/app"
+	"github.com/millrace/millrace/kit/cqrs"
+
 	"example.com/billing/domain/invoice"
 )
 
@@ -16,7 +17,7 @@ type IssueInvoice struct {
 // Key keeps the commands of one invoice in order.
 func (c IssueInvoice) Key() string { return c.InvoiceID }
 
-type issueInvoice struct{ invoices app.Store[*invoice.Invoice] }
+type issueInvoice struct{ invoices cqrs.Store[*invoice.Invoice] }
 
 func (h issueInvoice) handle(ctx context.Context, c IssueInvoice) error {
 	return h.invoices.Update(ctx, c.InvoiceID, func(i *invoice.Invoice) error { return i.Issue(c.InvoiceID, c.Total) })

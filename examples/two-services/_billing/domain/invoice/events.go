@@ -1,8 +1,8 @@
 package invoice
 
-import "example.com/billing/domain/aggregate"
+import "github.com/millrace/millrace/kit/aggregate"
 
-// Event is a fact about the invoice.
+// Event is an event of the invoice.
 //
 //sumtype:decl
 type Event interface{ invoice() }
@@ -28,7 +28,7 @@ func (Issued) invoice()    {}
 func (Refused) invoice()   {}
 func (Cancelled) invoice() {}
 
-// Types names the facts as they are stored.
+// Types maps the events to their stored names.
 var Types = aggregate.TypesOf(
 	aggregate.NewType[Issued]("invoice.issued"),
 	aggregate.NewType[Refused]("invoice.refused"),

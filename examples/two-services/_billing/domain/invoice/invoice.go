@@ -4,7 +4,7 @@ package invoice
 import (
 	"fmt"
 
-	"example.com/billing/domain/aggregate"
+	"github.com/millrace/millrace/kit/aggregate"
 )
 
 // Category is the name of this kind of aggregate in streams and topics.

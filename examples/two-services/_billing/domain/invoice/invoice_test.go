@@ -3,7 +3,8 @@ package invoice_test
 import (
 	"testing"
 
-	"example.com/billing/domain/aggregate/aggregatetest"
+	"github.com/millrace/millrace/kit/aggregate/aggregatetest"
+
 	"example.com/billing/domain/invoice"
 )
 

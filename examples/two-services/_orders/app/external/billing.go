@@ -1,8 +1,9 @@
 package external
 
 import (
-	"example.com/orders/app"
-	"example.com/orders/domain/aggregate"
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+
 	"example.com/orders/domain/money"
 )
 
@@ -34,9 +35,9 @@ type InvoiceRefused struct {
 // InvoiceCancelled says that nothing is owed any more.
 type InvoiceCancelled struct{}
 
-var billing = app.Neighbour{
+var billing = cqrs.ExternalService{
 	Service: "billing", Category: "invoices",
-	Commands: []app.Handler{app.Elsewhere[IssueInvoice]("IssueInvoice"), app.Elsewhere[CancelInvoice]("CancelInvoice")},
+	Commands: []cqrs.Handler{cqrs.ExternalCommand[IssueInvoice]("IssueInvoice"), cqrs.ExternalCommand[CancelInvoice]("CancelInvoice")},
 	Events: aggregate.TypesOf(
 		aggregate.NewType[InvoiceIssued]("invoice.issued"),
 		aggregate.NewType[InvoiceRefused]("invoice.refused"),

@@ -4,9 +4,10 @@ import (
 	"slices"
 	"time"
 
-	"example.com/orders/app"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+
 	"example.com/orders/app/external"
-	"example.com/orders/sagas/saga"
 )
 
 // Invoiced is the process with billing in it: after the goods are kept, billing, a service of its own, issues an invoice. If it refuses,
@@ -15,13 +16,13 @@ var Invoiced = func() saga.Definition[Data] {
 	d := Definition
 	d.Version = 3
 	d.Steps = slices.Insert(slices.Clone(d.Steps), 1, saga.Step[Data]{
-		Name:      "issue invoice",
-		Do:        func(d Data) app.Keyed { return external.IssueInvoice{InvoiceID: d.OrderID, Total: d.Total} },
-		Completed: saga.Event[external.InvoiceIssued, Data](),
-		Refused:   []saga.Refusal{saga.Because(func(e external.InvoiceRefused) string { return e.Reason })},
-		Undo:      func(d Data) app.Keyed { return external.CancelInvoice{InvoiceID: d.OrderID} },
-		Undone:    saga.Event[external.InvoiceCancelled, Data](),
-		Within:    20 * time.Second,
+		Name:         "issue invoice",
+		Action:       func(d Data) cqrs.Keyed { return external.IssueInvoice{InvoiceID: d.OrderID, Total: d.Total} },
+		Completed:    saga.Event[external.InvoiceIssued, Data](),
+		Refused:      []saga.Refusal{saga.RefusedBy(func(e external.InvoiceRefused) string { return e.Reason })},
+		Compensation: func(d Data) cqrs.Keyed { return external.CancelInvoice{InvoiceID: d.OrderID} },
+		Compensated:  saga.Event[external.InvoiceCancelled, Data](),
+		Timeout:      20 * time.Second,
 	})
 	return d
 }()

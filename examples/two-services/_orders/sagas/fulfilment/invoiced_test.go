@@ -3,12 +3,13 @@ package fulfilment_test
 import (
 	"testing"
 
+	"github.com/millrace/millrace/kit/saga/sagatest"
+
 	"example.com/orders/app/external"
 	"example.com/orders/domain/inventory"
 	"example.com/orders/domain/money"
 	"example.com/orders/domain/order"
 	"example.com/orders/sagas/fulfilment"
-	"example.com/orders/sagas/sagatest"
 )
 
 func TestInvoiced(t *testing.T) {
