@@ -40,8 +40,12 @@ type sagaView struct {
 		Attempts  int        `json:"attempts"`
 		StartedAt *time.Time `json:"started_at"`
 		EndedAt   *time.Time `json:"ended_at"`
+		Deadline  *time.Time `json:"deadline"`
 		Reason    string     `json:"reason"`
 		InsteadOf string     `json:"instead_of"`
+		Stage     int        `json:"stage"`
+		Stuck     bool       `json:"stuck"`
+		Signal    string     `json:"signal"`
 	} `json:"steps"`
 }
 
@@ -53,7 +57,7 @@ func (a *App) urlFlag(c *cobra.Command) *string {
 func (a *App) sagas() *cobra.Command {
 	c := &cobra.Command{Use: "sagas", Short: "Show sagas, and retry, skip or resolve stuck ones"}
 	base := a.urlFlag(c)
-	status, reason := "", ""
+	status, reason, step := "", "", ""
 	list := &cobra.Command{Use: "list", Short: "List the newest sagas", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error { return a.listSagas(c.Context(), *base, status) }}
 	list.Flags().StringVar(&status, "status", "", "running, compensating, completed, compensated or stuck")
 	show := &cobra.Command{Use: "show ID", Short: "Show a saga with its steps", Args: Args(1), RunE: func(c *cobra.Command, args []string) error { return a.showSaga(c.Context(), *base, args[0]) }}
@@ -66,26 +70,46 @@ func (a *App) sagas() *cobra.Command {
 	}}
 	operate := func(action, use, short string) *cobra.Command {
 		c := &cobra.Command{Use: use, Short: short, Args: Args(1), RunE: func(c *cobra.Command, args []string) error {
-			return a.operateSaga(c.Context(), *base, action, args[0], reason)
+			return a.operateSaga(c.Context(), *base, action, args[0], reason, step)
 		}}
+		c.Flags().StringVar(&step, "step", "", "the stuck step; needed if several parallel steps are stuck")
 		if action != "retry" {
 			c.Flags().StringVar(&reason, "reason", "", "why; it is kept in the saga's history")
 		}
 		return c
 	}
-	return group(c, list, show, diagram, operate("retry", "retry ID", "Try the step of a stuck saga again"),
+	payload := ""
+	signal := &cobra.Command{Use: "signal ID NAME --payload JSON", Short: "Send a signal to a saga that waits for it", Args: Args(2), RunE: func(c *cobra.Command, args []string) error {
+		return a.signalSaga(c.Context(), *base, args[0], args[1], payload)
+	}}
+	signal.Flags().StringVar(&payload, "payload", "{}", "the payload, a JSON object")
+	return group(c, list, show, diagram, signal, operate("retry", "retry ID", "Try the step of a stuck saga again"),
 		operate("skip", "skip ID --reason R", "Take the step of a stuck saga as done"), operate("resolve", "resolve ID --reason R", "End a stuck saga"))
 }
 
-func (a *App) operateSaga(ctx context.Context, base, action, id, reason string) error {
-	var body []byte
+func (a *App) signalSaga(ctx context.Context, base, id, name, payload string) error {
+	path := "/v1/sagas/" + url.PathEscape(id) + "/signals/" + url.PathEscape(name)
+	return a.postSaga(ctx, base+path, []byte(payload))
+}
+
+func (a *App) operateSaga(ctx context.Context, base, action, id, reason, step string) error {
+	decision := map[string]string{}
 	if action != "retry" { // which needs no reason
-		var err error
-		if body, err = json.Marshal(map[string]string{"reason": reason}); err != nil {
-			return err
-		}
+		decision["reason"] = reason
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/sagas/"+url.PathEscape(id)+"/"+action, bytes.NewReader(body))
+	if step != "" {
+		decision["step"] = step
+	}
+	body, err := json.Marshal(decision)
+	if err != nil {
+		return err
+	}
+	return a.postSaga(ctx, base+"/v1/sagas/"+url.PathEscape(id)+"/"+action, body)
+}
+
+// postSaga sends a request that is answered with a saga, and prints how it stands.
+func (a *App) postSaga(ctx context.Context, address string, body []byte) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -127,9 +151,21 @@ func (a *App) showSaga(ctx context.Context, base, id string) error {
 	if s.Reason != "" {
 		_, _ = fmt.Fprintf(table, "reason\t%s\n", s.Reason)
 	}
+	stages := map[int]int{}
+	for _, step := range s.Steps {
+		if step.InsteadOf == "" {
+			stages[step.Stage]++
+		}
+	}
 	_, _ = fmt.Fprintln(table, "\nSTEP\tSTATUS\tATTEMPTS\tSTARTED\tTOOK\tREASON")
 	for _, step := range s.Steps {
 		started, took := "", ""
+		if step.Stage > 0 && stages[step.Stage] > 1 {
+			step.Name = fmt.Sprintf("%s (parallel, stage %d)", step.Name, step.Stage)
+		}
+		if step.Stuck {
+			step.Status += ", stuck"
+		}
 		if step.InsteadOf != "" {
 			step.Name += " (instead of " + step.InsteadOf + ")"
 		}
@@ -138,6 +174,12 @@ func (a *App) showSaga(ctx context.Context, base, id string) error {
 			if step.EndedAt != nil {
 				took = step.EndedAt.Sub(*step.StartedAt).Round(time.Millisecond).String()
 			}
+		}
+		if step.Signal != "" && step.Status == "in_progress" {
+			step.Status = "waits for signal " + step.Signal
+		}
+		if step.Deadline != nil {
+			took = "due " + step.Deadline.Format(time.RFC3339)
 		}
 		_, _ = fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%s\n", step.Name, step.Status, step.Attempts, started, took, step.Reason)
 	}

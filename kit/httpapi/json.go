@@ -53,6 +53,11 @@ func decode(body []byte, r *http.Request, v any) error {
 
 // NoBody refuses a body of a request that takes none, so that nothing that a client sends is ignored. An empty object is allowed.
 func NoBody(w http.ResponseWriter, r *http.Request) error {
+	return DecodeOptional(w, r, &struct{}{})
+}
+
+// DecodeOptional is Decode for a request whose body may be left out.
+func DecodeOptional(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := ReadBody(w, r)
 	if err != nil || len(bytes.TrimSpace(body)) == 0 {
 		return err
@@ -60,7 +65,7 @@ func NoBody(w http.ResponseWriter, r *http.Request) error {
 	if err := checkType(r); err != nil {
 		return err
 	}
-	return DecodeBytes(body, &struct{}{})
+	return DecodeBytes(body, v)
 }
 
 func checkType(r *http.Request) error {

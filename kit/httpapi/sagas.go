@@ -57,34 +57,34 @@ func (h *handlers) showSaga(w http.ResponseWriter, r *http.Request, status int, 
 
 // RetrySaga implements operations.ServerInterface.
 func (h *handlers) RetrySaga(w http.ResponseWriter, r *http.Request, id operations.Id, _ operations.RetrySagaParams) {
-	h.operate(w, r, id, func(by, _ string) saga.Input { return saga.Retry{By: by} }, false)
+	h.operate(w, r, id, func(by, _, step string) saga.Input { return saga.Retry{By: by, Step: step} }, false)
 }
 
 // SkipSagaStep implements operations.ServerInterface.
 func (h *handlers) SkipSagaStep(w http.ResponseWriter, r *http.Request, id operations.Id, _ operations.SkipSagaStepParams) {
-	h.operate(w, r, id, func(by, reason string) saga.Input { return saga.Skip{By: by, Reason: reason} }, true)
+	h.operate(w, r, id, func(by, reason, step string) saga.Input { return saga.Skip{By: by, Reason: reason, Step: step} }, true)
 }
 
 // ResolveSaga implements operations.ServerInterface.
 func (h *handlers) ResolveSaga(w http.ResponseWriter, r *http.Request, id operations.Id, _ operations.ResolveSagaParams) {
-	h.operate(w, r, id, func(by, reason string) saga.Input { return saga.Resolve{By: by, Reason: reason} }, true)
+	h.operate(w, r, id, func(by, reason, step string) saga.Input { return saga.Resolve{By: by, Reason: reason, Step: step} }, true)
 }
 
-func (h *handlers) operate(w http.ResponseWriter, r *http.Request, id string, input func(by, reason string) saga.Input, needsReason bool) {
-	var request struct {
-		Reason string `json:"reason"`
-	}
+// SignalSaga implements operations.ServerInterface.
+func (h *handlers) SignalSaga(w http.ResponseWriter, r *http.Request, id operations.Id, name string, _ operations.SignalSagaParams) {
+	var body []byte
 	err := CheckID("a saga", id)
-	if err == nil && !needsReason {
-		err = NoBody(w, r)
-	}
-	if err == nil && needsReason {
-		if err = Decode(w, r, &request); err == nil && (strings.TrimSpace(request.Reason) == "" || len(request.Reason) > 500) {
-			err = Invalid(http.StatusUnprocessableEntity, "reason", "must be 1 to 500 characters")
-		}
+	if err == nil {
+		err = checkType(r)
 	}
 	if err == nil {
-		err = h.Operate(r.Context(), id, input(cqrs.PrincipalFromContext(r.Context()).Subject, request.Reason))
+		body, err = ReadBody(w, r)
+	}
+	if err == nil { // the payload may be decoded more than once, after a conflict
+		err = h.Signal(r.Context(), id, name, func(payload any) error { return DecodeBytes(body, payload) })
+	}
+	if errors.Is(err, manager.ErrRole) {
+		err = &RequestError{Status: http.StatusForbidden, Detail: err.Error()}
 	}
 	if err != nil {
 		h.fail(w, r, err)
@@ -92,6 +92,51 @@ func (h *handlers) operate(w http.ResponseWriter, r *http.Request, id string, in
 	}
 	h.showSaga(w, r, http.StatusAccepted, id)
 }
+
+func (h *handlers) operate(w http.ResponseWriter, r *http.Request, id string, input func(by, reason, step string) saga.Input, needsReason bool) {
+	reason, step, err := "", "", CheckID("a saga", id)
+	if err == nil {
+		reason, step, err = decision(w, r, needsReason)
+	}
+	if err == nil {
+		err = h.Operate(r.Context(), id, input(cqrs.PrincipalFromContext(r.Context()).Subject, reason, step))
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	h.showSaga(w, r, http.StatusAccepted, id)
+}
+
+// decision reads the body of an operator's decision: a reason, if it needs one, and the step that it is about.
+func decision(w http.ResponseWriter, r *http.Request, needsReason bool) (reason, step string, err error) {
+	var about struct {
+		Step string `json:"step"`
+	}
+	var request struct {
+		Reason string `json:"reason"`
+		Step   string `json:"step"`
+	}
+	if needsReason {
+		err = Decode(w, r, &request)
+	} else {
+		err = DecodeOptional(w, r, &about)
+		request.Step = about.Step
+	}
+	switch {
+	case err != nil:
+	case needsReason && (strings.TrimSpace(request.Reason) == "" || len(request.Reason) > maxReason):
+		err = Invalid(http.StatusUnprocessableEntity, "reason", "must be 1 to 500 characters")
+	case len(request.Step) > maxStep:
+		err = Invalid(http.StatusUnprocessableEntity, "step", "must be at most 200 characters")
+	}
+	return request.Reason, request.Step, err
+}
+
+const (
+	maxReason = 500
+	maxStep   = 200
+)
 
 // Saga reads a saga. One that has not started yet is the zero State.
 func (a *API) Saga(ctx context.Context, id string) (saga.State, error) {
@@ -125,6 +170,16 @@ func toSaga(s saga.State) operations.Saga {
 		}
 		if step.InsteadOf != "" {
 			st.InsteadOf = &step.InsteadOf
+		}
+		if step.Stage > 0 {
+			stage := int(step.Stage)
+			st.Stage = &stage
+		}
+		if signal, waits := s.Signals[step.Name]; waits {
+			st.Signal = &signal
+		}
+		if step.Stuck {
+			st.Stuck = &step.Stuck
 		}
 		out.Steps = append(out.Steps, st)
 	}

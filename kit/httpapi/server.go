@@ -31,6 +31,9 @@ type Server struct {
 	// Operate applies the decision of an operator to a stuck saga: saga.Retry, saga.Skip or saga.Resolve.
 	Operate func(ctx context.Context, sagaID string, in saga.Input) error
 
+	// Signal sends a signal to a saga. Decode reads the payload into a pointer.
+	Signal func(ctx context.Context, sagaID, name string, decode func(payload any) error) error
+
 	// Watch returns a channel that receives a value after each commit of this instance to one of these streams of the event store.
 	Watch func(streams ...string) (changes <-chan struct{}, stop func())
 

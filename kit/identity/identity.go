@@ -102,16 +102,30 @@ func (v *Verifier) Verify(token string) (cqrs.Principal, error) {
 		return cqrs.Principal{}, fmt.Errorf("%w: %w", ErrToken, err)
 	}
 	roles := append(c.Roles, c.Role)
+	further := furtherRoles(roles)
 	switch {
 	case c.Subject == "":
 		return cqrs.Principal{}, fmt.Errorf("%w: it names no subject", ErrToken)
 	case slices.Contains(roles, Operator):
-		return cqrs.Principal{Subject: c.Subject, Operator: true}, nil
+		return cqrs.Principal{Subject: c.Subject, Operator: true, Roles: further}, nil
 	case slices.Contains(roles, Customer):
-		return cqrs.Principal{Subject: c.Subject}, nil
+		return cqrs.Principal{Subject: c.Subject, Roles: further}, nil
 	}
 	return cqrs.Principal{}, fmt.Errorf("%w: its role is neither %s nor %s", ErrToken, Customer, Operator)
 }
+
+// furtherRoles are the roles beside customer and operator. Only names count: letters, digits, dashes and underscores.
+func furtherRoles(roles []string) string {
+	var further []string
+	for _, role := range roles {
+		if role != "" && role != Customer && role != Operator && strings.Trim(role, roleCharacters) == "" {
+			further = append(further, role)
+		}
+	}
+	return strings.Join(further, " ")
+}
+
+const roleCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 
 // checkText refuses subjects that cannot be stored, or that would become the same as others: JSON decoding replaces every byte that is not
 // UTF-8 by U+FFFD.

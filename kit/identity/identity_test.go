@@ -38,6 +38,12 @@ func TestSharedSecret(t *testing.T) {
 	}
 	good := sign(config, "ada", "customer", time.Hour)
 	head, _, _ := strings.Cut(good, ".")
+	roles := jwt.MapClaims{"sub": "ada", "roles": []string{"customer", "inspector", "*", "two words", ""}, "exp": time.Now().Add(time.Hour).Unix(), "iss": "us", "aud": "orders"}
+	withRoles, err := jwt.NewWithClaims(jwt.SigningMethodHS256, roles).SignedString([]byte(secret))
+	require.NoError(t, err)
+	inspector, err := verifier.Verify(withRoles)
+	require.NoError(t, err)
+	require.Equal(t, cqrs.Principal{Subject: "ada", Roles: "inspector"}, inspector)
 	unsigned, err := jwt.NewWithClaims(jwt.SigningMethodNone, jwt.MapClaims{"sub": "ada", "role": "operator", "exp": time.Now().Add(time.Hour).Unix(), "iss": "us", "aud": "orders"}).
 		SignedString(jwt.UnsafeAllowNoneSignatureType)
 	require.NoError(t, err)

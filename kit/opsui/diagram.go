@@ -2,6 +2,7 @@ package opsui
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ type diagram struct {
 	Lines         []line
 	Notes         []note
 	Label         string // for screen readers
+	Parallel      bool   // some steps are parallel
 }
 
 type box struct {
@@ -26,6 +28,12 @@ type box struct {
 
 type line struct {
 	D, Class string // an SVG path
+}
+
+// Arrow tells whether the line has a tip.
+func (l line) Arrow() bool {
+	kind, _, _ := strings.Cut(l.Class, " ")
+	return kind != "pivot" && kind != "bar" && kind != "rail"
 }
 
 type note struct {
@@ -45,89 +53,245 @@ const (
 	spine        = 22 // x of the forward path beside fallbacks
 	indent       = 30
 	gap          = 179 // x of the path from a refused step to the compensations
+	barGap       = 7   // between the boxes of a stage of parallel steps and its bars
+	railGap      = 4   // between the edge of a column and the rails of such a stage
+	exitDown     = 10  // from the middle of a box to where a lane leaves an action, or enters a compensation
+	laneGap      = 8   // between the edge of a column and the boxes of such a stage
 )
+
+// drawing is a diagram of a saga that is being drawn. The path of the instance is highlighted; nil: there is no instance.
+type drawing struct {
+	diagram
+	steps    []saga.Outline // without the last command of a compensated saga
+	instance *SagaView
+}
 
 // drawSaga draws the outline of a definition, and highlights the path of the instance v. Nil: there is no instance.
 func drawSaga(name string, outline []saga.Outline, v *SagaView) diagram {
 	steps, abort := outline[:len(outline)-1], outline[len(outline)-1]
-	p := diagram{Width: diagramWidth, Height: (len(steps)+2)*rowHeight + 10}
-	y := func(row int) int { return 8 + row*rowHeight }
-	middle := func(row int) int { return y(row) + boxHeight/2 }
-	lit := func(ok bool, class string) string {
-		if ok {
-			return "lit " + class
-		}
-		return ""
-	}
-	find := func(step string, undo bool) *run {
-		if v == nil {
-			return nil
-		}
-		return v.find(step, undo)
-	}
-	class := func(step string, undo bool) string {
-		if r := find(step, undo); r != nil {
-			return r.Class
-		}
-		return "waiting"
-	}
+	p := &drawing{diagram{Width: diagramWidth, Height: (len(steps)+2)*rowHeight + 10}, steps, v}
 	// Row 0 is the start on the left, and the last command of a compensated saga on the right.
-	p.Boxes = append(p.Boxes, box{leftX, y(0), leftWidth, boxHeight, outline[0].Starts, "starts the saga", lit(v != nil, "completed")})
-	p.Boxes = append(p.Boxes, box{rightX, y(0), rightWidth, boxHeight, abort.Name, text(find(abort.Name, false), "ends the compensation"), "back " + class(abort.Name, false)})
-	target := func(i int) int { // the row of the next compensation below row i
-		for ; i >= 0; i-- {
-			if steps[i].Compensation {
-				return i + 1
-			}
-		}
-		return 0
-	}
-	previous := -1
-	for i, st := range steps {
-		row := i + 1
-		forward, undo := find(st.Name, false), find(st.Name, true)
-		b := box{leftX, y(row), leftWidth, boxHeight, st.Name, text(forward, within(st.Timeout)), class(st.Name, false)}
-		from := y(0) + boxHeight
-		if previous >= 0 {
-			from = y(previous+1) + boxHeight
-		}
-		if st.Alternative {
-			b.X, b.W, b.Class = leftX+indent, leftWidth-indent, b.Class+" standsin"
-			b.State = text(forward, "fallback")
-			p.Lines = append(p.Lines, line{fmt.Sprintf("M%d %d V%d", leftX+leftWidth-30, y(i)+boxHeight, y(row)-2), "detour " + lit(forward != nil, "in_progress")})
-			if n := following(steps, i); n >= 0 {
-				p.Lines = append(p.Lines, line{fmt.Sprintf("M%d %d V%d", leftX+leftWidth-30, y(row)+boxHeight, y(n+1)-2), "detour " + lit(find(steps[n].Name, false) != nil && forward != nil, "completed")})
-			}
+	p.box(box{leftX, top(0), leftWidth, boxHeight, outline[0].Starts, "starts the saga", lit(v != nil, "completed")})
+	p.box(box{rightX, top(0), rightWidth, boxHeight, abort.Name, text(p.run(abort.Name, false), "ends the compensation"), "back " + p.class(abort.Name, false)})
+	bottom := top(0) + boxHeight // of what the forward path comes from
+	for i := 0; i < len(steps); {
+		last := p.last(i)
+		if steps[i].Parallel {
+			p.Parallel = true
+			p.fork(i, last, bottom)
+			bottom = top(last+1) + boxHeight + barGap
 		} else {
-			p.Lines = append(p.Lines, line{fmt.Sprintf("M%d %d V%d", spine, from, y(row)-2), lit(forward != nil, "completed")})
-			previous = i
+			p.line(fmt.Sprintf("M%d %d V%d", spine, bottom, top(i+1)-2), lit(p.run(steps[i].Name, false) != nil, "completed"))
+			bottom = top(i+1) + boxHeight
 		}
-		p.Boxes = append(p.Boxes, b)
-		switch {
-		case st.Compensation:
-			p.Boxes = append(p.Boxes, box{rightX, y(row), rightWidth, boxHeight, st.Name, text(undo, "compensation"), "back " + class(st.Name, true)})
-			done := undo != nil && undo.Ended
-			p.Lines = append(p.Lines,
-				line{fmt.Sprintf("M%d %d V%d", rightX+rightWidth/2, y(row), y(target(i-1))+boxHeight+2), lit(done, "compensated")},
-				line{fmt.Sprintf("M%d %d H%d", b.X+b.W, middle(row), rightX-2), "turn " + lit(undo != nil, "compensating")})
-		case st.Pivot:
-			p.Notes = append(p.Notes, note{rightX, middle(row) - 12, "pivot: no compensation", "pivot"}, note{rightX, middle(row) + 3, "after this point", "pivot"})
-			p.Lines = append(p.Lines, line{fmt.Sprintf("M%d %d H%d", leftX, y(row)+boxHeight+(rowHeight-boxHeight)/2, diagramWidth-leftX), "pivot"})
-		case st.Retriable:
-			p.Notes = append(p.Notes, note{rightX, middle(row) + 4, "retried until it succeeds", ""})
-		}
-		if len(st.Refused) > 0 {
-			to := target(i - 1)
-			refused := forward != nil && (forward.Class == "refused")
-			p.Lines = append(p.Lines, line{fmt.Sprintf("M%d %d H%d V%d H%d", b.X+b.W, middle(row)-8, gap, middle(to)+8, rightX-2), "turn " + lit(refused, "refused")})
+		for ; i <= last; i++ {
+			p.step(i, last)
 		}
 	}
-	end := y(len(steps) + 1)
+	end := top(len(steps) + 1)
 	completed := v != nil && v.State.Status == saga.IsCompleted
-	p.Lines = append(p.Lines, line{fmt.Sprintf("M%d %d V%d", spine, y(previous+1)+boxHeight, end-2), lit(completed, "completed")})
-	p.Boxes = append(p.Boxes, box{leftX, end, leftWidth, boxHeight, "completed", "", lit(completed, "completed")})
+	p.line(fmt.Sprintf("M%d %d V%d", spine, bottom, end-2), lit(completed, "completed"))
+	p.box(box{leftX, end, leftWidth, boxHeight, "completed", "", lit(completed, "completed")})
 	p.Label = description(name, outline, v)
-	return p
+	return p.diagram
+}
+
+// top is the y of a row's boxes.
+func top(row int) int { return 8 + row*rowHeight }
+
+func middle(row int) int { return top(row) + boxHeight/2 }
+
+func lit(ok bool, class string) string {
+	if ok {
+		return "lit " + class
+	}
+	return ""
+}
+
+func (p *drawing) box(b box)                      { p.Boxes = append(p.Boxes, b) }
+func (p *drawing) line(d, class string)           { p.Lines = append(p.Lines, line{d, class}) }
+func (p *drawing) note(x, y int, t, class string) { p.Notes = append(p.Notes, note{x, y, t, class}) }
+
+func (p *drawing) run(step string, undo bool) *run {
+	if p.instance == nil {
+		return nil
+	}
+	return p.instance.find(step, undo)
+}
+
+func (p *drawing) class(step string, undo bool) string {
+	if r := p.run(step, undo); r != nil {
+		return r.Class
+	}
+	return "waiting"
+}
+
+// last is the last step of the stage that begins with step i, its fallbacks included.
+func (p *drawing) last(i int) int {
+	for n := i + 1; n < len(p.steps); n++ {
+		same := p.steps[i].Parallel && p.steps[n].Stage == p.steps[i].Stage
+		if !same && !p.steps[n].Alternative {
+			return n - 1
+		}
+	}
+	return len(p.steps) - 1
+}
+
+// target is the y at which a path up to the compensations of step i or below it ends.
+func (p *drawing) target(i int) int {
+	for ; i >= 0; i-- {
+		switch {
+		case p.steps[i].Compensation && p.steps[i].Parallel:
+			return top(p.last(i)+1) + boxHeight + barGap
+		case p.steps[i].Compensation:
+			return top(i+1) + boxHeight
+		}
+	}
+	return top(0) + boxHeight
+}
+
+// aside is the y at which a path from the left to the compensations of step i or below it ends.
+func (p *drawing) aside(i int) int {
+	y := p.target(i)
+	for i >= 0 && !p.steps[i].Compensation {
+		i--
+	}
+	if i >= 0 && p.steps[i].Parallel {
+		return y
+	}
+	return y - boxHeight/2 + 8
+}
+
+// fork draws the bars and the rails of a stage of parallel steps from one step to another one. Its lanes are rows: the action on the left, the
+// compensation on the right.
+func (p *drawing) fork(from, to, bottom int) {
+	above, below := top(from+1)-barGap, top(to+1)+boxHeight+barGap
+	begun, done := p.run(p.steps[from].Name, false) != nil, p.instance != nil
+	for _, st := range p.steps[from : to+1] {
+		if !st.Alternative {
+			forward := p.run(st.Name, false)
+			begun = begun || forward != nil
+		}
+	}
+	for _, st := range p.instanceSteps(from, to) {
+		done = done && !st.InFlight() && st.Status != saga.Waiting
+	}
+	done = done && begun && !p.instance.State.Compensating
+	p.line(fmt.Sprintf("M%d %d V%d", spine, bottom, above-2), lit(begun, "completed"))
+	p.line(fmt.Sprintf("M%d %d H%d", leftX, above, leftX+leftWidth), "bar "+lit(begun, "completed"))
+	lowest := to // that begins with the stage
+	for p.steps[lowest].Alternative {
+		lowest--
+	}
+	p.line(fmt.Sprintf("M%d %d V%d", leftX+railGap, above, middle(lowest+1)), "rail")
+	p.line(fmt.Sprintf("M%d %d V%d", leftX+leftWidth-railGap, middle(from+1)+exitDown, below), "rail")
+	p.line(fmt.Sprintf("M%d %d H%d", leftX, below, leftX+leftWidth), "bar "+lit(done, "completed"))
+	p.note(leftX+laneGap+4, top(from+2)-rowHeight+boxHeight+(rowHeight-boxHeight)/2-1, "in parallel", "")
+	if slices.ContainsFunc(p.steps[from:to+1], func(st saga.Outline) bool { return st.Compensation }) {
+		p.line(fmt.Sprintf("M%d %d H%d", rightX, below, rightX+rightWidth), "bar")
+		p.line(fmt.Sprintf("M%d %d V%d", rightX+railGap, middle(from+1)+exitDown, below), "rail")
+		undone := slices.ContainsFunc(p.steps[from:to+1], func(st saga.Outline) bool { return p.run(st.Name, true) != nil })
+		lowest := to // that has a compensation
+		for !p.steps[lowest].Compensation {
+			lowest--
+		}
+		p.line(fmt.Sprintf("M%d %d V%d", rightX+rightWidth-railGap, middle(lowest+1), p.target(from-1)+2), lit(undone, "compensated"))
+	}
+}
+
+// instanceSteps are the states of the steps from one to another one.
+func (p *drawing) instanceSteps(from, to int) (all []saga.StepState) {
+	if p.instance == nil {
+		return nil
+	}
+	for _, st := range p.steps[from : to+1] {
+		if state := p.instance.State.Step(st.Name); state != nil {
+			all = append(all, *state)
+		}
+	}
+	return all
+}
+
+// step draws the row of a step: its action, its compensation, and the paths between them. Last is the last row of its stage.
+func (p *drawing) step(i, last int) {
+	st, row := p.steps[i], i+1
+	forward := p.run(st.Name, false)
+	about := within(st.Timeout)
+	switch {
+	case st.Delay:
+		about = "delay"
+	case st.Signal != "":
+		about = "signal " + st.Signal
+	case st.Every > 0:
+		about = "repeated every " + span(st.Every)
+	}
+	if st.SkipIf {
+		about += ", conditional"
+	}
+	b := box{leftX, top(row), leftWidth, boxHeight, st.Name, text(forward, about), p.class(st.Name, false)}
+	if st.Parallel {
+		b.X, b.W = b.X+laneGap, b.W-2*laneGap
+	}
+	if st.Alternative {
+		p.fallback(&b, i, forward)
+	}
+	if st.Parallel {
+		if !st.Alternative {
+			p.line(fmt.Sprintf("M%d %d H%d", leftX+railGap, middle(row), b.X-2), lit(forward != nil, "completed"))
+		}
+		p.line(fmt.Sprintf("M%d %d H%d", b.X+b.W, middle(row)+exitDown, leftX+leftWidth-railGap), "rail "+lit(forward != nil && forward.Class == "completed", "completed"))
+	}
+	p.box(b)
+	switch {
+	case st.Compensation:
+		p.compensation(i, b)
+	case st.Pivot:
+		p.note(rightX, middle(row)-12, "pivot: no compensation", "pivot")
+		p.note(rightX, middle(row)+3, "after this point", "pivot")
+		p.line(fmt.Sprintf("M%d %d H%d", leftX, top(row)+boxHeight+(rowHeight-boxHeight)/2, diagramWidth-leftX), "pivot")
+	case st.Retriable:
+		p.note(rightX, middle(row)+4, "retried until it succeeds", "")
+	}
+	if len(st.Refused) > 0 {
+		to := p.aside(i - 1)
+		if st.Parallel && st.Compensation {
+			to = top(last+1) + boxHeight + barGap
+		}
+		refused := forward != nil && forward.Class == "refused"
+		p.line(fmt.Sprintf("M%d %d H%d V%d H%d", b.X+b.W, middle(row)-8, gap, to, rightX-2), "turn "+lit(refused, "refused"))
+	}
+}
+
+// fallback places the box of a fallback, and draws the paths to it and from it.
+func (p *drawing) fallback(b *box, i int, forward *run) {
+	b.X, b.W, b.Class = leftX+indent, b.X+b.W-leftX-indent, b.Class+" standsin"
+	b.State = text(forward, "fallback")
+	x := leftX + leftWidth - 30
+	p.line(fmt.Sprintf("M%d %d V%d", x, top(i)+boxHeight, top(i+1)-2), "detour "+lit(forward != nil, "in_progress"))
+	if n := following(p.steps, i); n >= 0 && !p.steps[i].Parallel {
+		to := top(n+1) - 2
+		if p.steps[n].Parallel {
+			to -= barGap
+		}
+		p.line(fmt.Sprintf("M%d %d V%d", x, top(i+1)+boxHeight, to), "detour "+lit(p.run(p.steps[n].Name, false) != nil && forward != nil, "completed"))
+	}
+}
+
+// compensation draws the compensation of a step, whose action is in box b.
+func (p *drawing) compensation(i int, b box) {
+	st, row := p.steps[i], i+1
+	undo := p.run(st.Name, true)
+	back := box{rightX, top(row), rightWidth, boxHeight, st.Name, text(undo, "compensation"), "back " + p.class(st.Name, true)}
+	done := undo != nil && undo.Ended
+	if st.Parallel {
+		back.X, back.W = back.X+laneGap, back.W-2*laneGap
+		p.line(fmt.Sprintf("M%d %d H%d", rightX+railGap, middle(row)+exitDown, back.X-2), lit(undo != nil, "compensating"))
+		p.line(fmt.Sprintf("M%d %d H%d", back.X+back.W, middle(row), rightX+rightWidth-railGap), "rail "+lit(done, "compensated"))
+	} else {
+		p.line(fmt.Sprintf("M%d %d V%d", rightX+rightWidth/2, top(row), p.target(i-1)+2), lit(done, "compensated"))
+	}
+	p.box(back)
+	p.line(fmt.Sprintf("M%d %d H%d", b.X+b.W, middle(row), back.X-2), "turn "+lit(undo != nil, "compensating"))
 }
 
 // within is the timeout of a step, if the outline has it.
@@ -173,6 +337,8 @@ func description(name string, outline []saga.Outline, v *SagaView) string {
 				part += " (fallback)"
 			case st.Pivot:
 				part += " (pivot)"
+			case st.Parallel:
+				part += fmt.Sprintf(" (parallel, stage %d)", st.Stage)
 			}
 			parts = append(parts, part)
 		}

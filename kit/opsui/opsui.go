@@ -34,6 +34,9 @@ type Server struct {
 	// Operate executes the decision of an operator about a stuck saga.
 	Operate func(ctx context.Context, sagaID string, in saga.Input) error
 
+	// Signal sends a signal to a saga. Decode reads the payload into a pointer.
+	Signal func(ctx context.Context, sagaID, name string, decode func(payload any) error) error
+
 	// Watch returns a channel that receives a value after every commit on this instance to one of the streams; to any stream, if none is
 	// named.
 	Watch func(streams ...string) (changes <-chan struct{}, stop func())

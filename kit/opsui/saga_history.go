@@ -19,6 +19,37 @@ func (v *SagaView) read(events []cqrs.Event) {
 			v.sent(at, f.Next)
 		case saga.CommandSent:
 			v.sent(at, &f)
+		case saga.CommandsSent:
+			for i := range f.Sent {
+				v.sent(at, &f.Sent[i])
+			}
+		case saga.SkippedByCondition:
+			for _, step := range f.Steps {
+				v.end(step, false, at, "skipped", "skipped", "")
+				v.add(at, "", "%s skipped by its condition", step)
+			}
+			v.sent(at, f.Next)
+		case saga.RepeatScheduled:
+			r := v.run(f.Step, false)
+			r.Result, r.Deadline = "waiting", &f.At
+			v.add(at, "in_progress", "%s: its condition does not hold yet, repeated at %s", f.Step, f.At.UTC().Format(time.RFC3339))
+		case saga.WaitStarted:
+			r := v.run(f.Step, false)
+			r.Started, r.Class, r.Result, r.Deadline = at, "in_progress", "waiting", &f.Deadline
+			what := ""
+			if f.Signal != "" {
+				what = " for the signal " + f.Signal
+			}
+			v.add(at, r.Class, "%s: waits%s until %s", f.Step, what, f.Deadline.UTC().Format(time.RFC3339))
+		case saga.SignalReceived:
+			v.end(f.Step, false, at, "completed", "signal of "+f.By, string(f.Payload))
+			v.add(at, "completed", "%s sent the signal %s: %s", f.By, f.Signal, f.Payload)
+			v.sent(at, f.Next)
+		case saga.WaitsCancelled:
+			for _, step := range f.Steps {
+				v.end(step, false, at, "cancelled", "cancelled", "")
+				v.add(at, "cancelled", "%s is cancelled", step)
+			}
 		case saga.StepCompleted:
 			v.end(f.Step, false, at, "completed", "completed", "")
 			v.add(at, "completed", "%s completed", f.Step)
@@ -28,7 +59,14 @@ func (v *SagaView) read(events []cqrs.Event) {
 			v.add(at, "refused", "%s refused: %s", f.Step, f.Reason)
 		case saga.StepTimedOut:
 			v.end(f.Step, false, at, "timed_out", "timed out", "")
-			v.add(at, "timed_out", "%s timed out: its result is unknown, so it is compensated", f.Step)
+			switch {
+			case f.GoesOn:
+				v.add(at, "timed_out", "%s timed out, and the saga goes on", f.Step)
+			case v.State.Step(f.Step).Wait:
+				v.add(at, "timed_out", "%s timed out", f.Step)
+			default:
+				v.add(at, "timed_out", "%s timed out: its result is unknown, so it is compensated", f.Step)
+			}
 		case saga.StepCompensated:
 			v.end(f.Step, true, at, "compensated", "compensated", "")
 			v.add(at, "compensated", "%s compensated", f.Step)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/kit/cqrs"
@@ -17,8 +18,9 @@ type SagaView struct {
 	Diagram diagram
 	Runs    []run
 	History []entry
-	Stuck   *saga.StepState // the step that needs the decision of an operator
-	Summary string          // where the saga stands, in a sentence
+	Stuck   []saga.StepState // the steps that need the decision of an operator
+	Signals []awaited        // that the saga waits for, if its definition is registered
+	Summary string           // where the saga stands, in a sentence
 
 	planned []string // the steps that the first event names
 }
@@ -66,15 +68,21 @@ func NewSagaView(id string, events []cqrs.Event, registered []*saga.Saga) *SagaV
 	outline := v.outline()
 	if i >= 0 {
 		outline = registered[i].Outline()
+		v.Signals = awaits(v.State, registered[i])
 	}
 	v.Diagram = drawSaga(v.State.Definition, outline, v)
-	active := ""
-	for i := range v.State.Steps {
-		if st := &v.State.Steps[i]; st.Status == saga.InProgress || st.Status == saga.Undoing {
-			active = st.Name
-			if v.State.Status == saga.Stuck {
-				v.Stuck = st
-			}
+	var active []string
+	for _, st := range v.State.Steps {
+		switch {
+		case st.InFlight() && v.State.Signals[st.Name] != "" && st.Status == saga.InProgress:
+			active = append(active, fmt.Sprintf("the signal %q, until %s", v.State.Signals[st.Name], st.Deadline.UTC().Format(time.RFC3339)))
+		case st.InFlight() && (st.Wait || st.Scheduled):
+			active = append(active, fmt.Sprintf("%q, until %s", st.Name, st.Deadline.UTC().Format(time.RFC3339)))
+		case st.InFlight():
+			active = append(active, fmt.Sprintf("the result of %q", st.Name))
+		}
+		if st.Stuck {
+			v.Stuck = append(v.Stuck, st)
 		}
 	}
 	v.Summary = summary(v, active)
@@ -84,21 +92,24 @@ func NewSagaView(id string, events []cqrs.Event, registered []*saga.Saga) *SagaV
 	return v
 }
 
-// summary says where a saga stands. The active step is the one that waits for an answer, or empty.
-func summary(v *SagaView, active string) string {
+// summary says where a saga stands. The active steps are those that wait for an answer.
+func summary(v *SagaView, active []string) string {
 	switch v.State.Status {
 	case saga.Running:
-		if active == "" {
+		switch len(active) {
+		case 0:
 			return "The saga is running."
+		default:
+			return "The saga waits for " + strings.Join(active, " and ") + "."
 		}
-		return fmt.Sprintf("The saga waits for the result of %q.", active)
 	case saga.Compensating:
 		return "Compensating: " + v.State.Reason + ". Completed steps are compensated in reverse order."
 	case saga.Stuck:
-		if v.Stuck != nil {
-			return fmt.Sprintf("%q is not completed after %s.", v.Stuck.Name, attempts(v.Stuck.Attempts))
+		var stuck []string
+		for _, st := range v.Stuck {
+			stuck = append(stuck, fmt.Sprintf("%q is not completed after %s.", st.Name, attempts(st.Attempts)))
 		}
-		return "The saga needs the decision of an operator."
+		return strings.Join(stuck, " ")
 	case saga.IsCompleted:
 		return "All steps are completed."
 	case saga.IsCompensated:
@@ -111,9 +122,15 @@ func summary(v *SagaView, active string) string {
 // were taken. The events do not name the pivot.
 func (v *SagaView) outline() []saga.Outline {
 	var steps []saga.Outline
+	stages := map[int32]int{}
+	for _, st := range v.State.Steps {
+		if st.InsteadOf == "" {
+			stages[st.Stage]++
+		}
+	}
 	last := saga.Outline{Name: "last command", Retriable: true}
 	for _, st := range v.State.Steps {
-		o := saga.Outline{Name: st.Name, Compensation: v.find(st.Name, true) != nil, Alternative: st.InsteadOf != ""}
+		o := saga.Outline{Name: st.Name, Compensation: v.find(st.Name, true) != nil, Alternative: st.InsteadOf != "", Stage: int(st.Stage), Parallel: st.Stage > 0 && stages[st.Stage] > 1}
 		if !slices.Contains(v.planned, st.Name) && !o.Alternative {
 			last.Name = st.Name
 			continue

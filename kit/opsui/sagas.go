@@ -35,13 +35,14 @@ func (s *Server) saga() Page {
 func (s *Server) actions() map[string]Action {
 	all := map[string]Action{
 		"/ui/sagas/{id}/retry": s.operate("Retry saga %s now? It sends the command of the stuck step again.", "Retry", "The command is sent again.",
-			func(by, _ string) saga.Input { return saga.Retry{By: by} }),
+			func(by, _, step string) saga.Input { return saga.Retry{By: by, Step: step} }),
 		"/ui/sagas/{id}/skip": s.operate("Skip the stuck step of saga %s? It counts as completed, and the saga continues with the next step.", "Skip the step", "The step is skipped.",
-			func(by, reason string) saga.Input { return saga.Skip{By: by, Reason: reason} }),
+			func(by, reason, step string) saga.Input { return saga.Skip{By: by, Reason: reason, Step: step} }),
 		"/ui/sagas/{id}/resolve": s.operate("Resolve saga %s? Every remaining step counts as done by hand, and no command is sent for it.", "Resolve", "The saga is resolved.",
-			func(by, reason string) saga.Input { return saga.Resolve{By: by, Reason: reason} }),
-		"/ui/dead-letters/{id}/replay": s.replay(),
-		"/ui/dead-letters/{id}/drop":   s.drop(),
+			func(by, reason, step string) saga.Input { return saga.Resolve{By: by, Reason: reason, Step: step} }),
+		"/ui/sagas/{id}/signals/{name}": s.signal(),
+		"/ui/dead-letters/{id}/replay":  s.replay(),
+		"/ui/dead-letters/{id}/drop":    s.drop(),
 	}
 	if s.Sandbox != nil {
 		all["/ui/sandbox/{service}"] = Action{Do: s.setFaults}
@@ -50,8 +51,8 @@ func (s *Server) actions() map[string]Action {
 }
 
 // operate is the decision of an operator about a stuck saga. All but a retry need a reason and cannot be undone.
-func (s *Server) operate(question, button, notice string, input func(by, reason string) saga.Input) Action {
-	_, retry := input("", "").(saga.Retry)
+func (s *Server) operate(question, button, notice string, input func(by, reason, step string) saga.Input) Action {
+	_, retry := input("", "", "").(saga.Retry)
 	return Action{
 		Irreversible: !retry,
 		Confirm: func(r *http.Request) (string, string) {
@@ -63,7 +64,7 @@ func (s *Server) operate(question, button, notice string, input func(by, reason 
 				return "", "", err
 			}
 			id := r.PathValue("id")
-			return notice, "/ui/sagas/" + url.PathEscape(id), s.Operate(r.Context(), id, input(cqrs.PrincipalFromContext(r.Context()).Subject, why))
+			return notice, "/ui/sagas/" + url.PathEscape(id), s.Operate(r.Context(), id, input(cqrs.PrincipalFromContext(r.Context()).Subject, why, r.PostForm.Get("step")))
 		},
 	}
 }

@@ -77,6 +77,7 @@ type look struct {
 var looks = map[string]look{
 	"running": {ToneActive, "▶"}, "in_progress": {ToneActive, "▶"}, "half-open": {ToneActive, "▶"},
 	"completed": {ToneGood, "✓"}, "closed": {ToneGood, "✓"},
+	"skipped": {"", "–"}, "cancelled": {"", "–"},
 	"refused": {ToneBad, "✕"}, "open": {ToneBad, "✕"}, "stuck": {ToneBad, "!"},
 	"timed_out":    {ToneLate, "⏱"},
 	"compensating": {ToneUndone, "◀"}, "compensated": {ToneUndone, "↩"},

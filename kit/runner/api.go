@@ -26,7 +26,7 @@ func (s *Instance) handlers() (public, ops http.Handler, err error) {
 	s.gauges()
 	server := &httpapi.Server{
 		Commands: s.core.commands, UnitOfWork: s.core.uow, Queries: s.core.queries, Idempotency: postgres.NewIdempotency(s.db),
-		DeadLetters: deadletter.New(s.db), Log: s.log, Operate: s.operate, Watch: s.watch.Streams, Breakers: s.breakerList, Wake: func() { s.core.wake(); s.core.keyQueue.Wake() },
+		DeadLetters: deadletter.New(s.db), Log: s.log, Operate: s.operate, Signal: s.signal, Watch: s.watch.Streams, Breakers: s.breakerList, Wake: func() { s.core.wake(); s.core.keyQueue.Wake() },
 		Outbox: s.backlog, Ready: s.ready, Metrics: promhttp.HandlerFor(s.telemetry.Registry, promhttp.HandlerOpts{}), Stopping: s.stopping, RateLimit: s.config.RateLimit,
 		OnRequest: s.telemetry.Request, AsyncAPI: s.core.asyncAPI, Hosts: s.hosts(), Proxies: s.config.Proxies, Streams: s.streams, OnPanic: s.telemetry.Panicked,
 	}
@@ -79,6 +79,10 @@ func (s *Instance) hosts() []string {
 
 func (s *Instance) operate(ctx context.Context, sagaID string, in saga.Input) error {
 	return s.core.uow.Within(ctx, func(ctx context.Context) error { return s.core.manager.Operate(ctx, sagaID, in) })
+}
+
+func (s *Instance) signal(ctx context.Context, sagaID, name string, decode func(payload any) error) error {
+	return s.core.uow.Within(ctx, func(ctx context.Context) error { return s.core.manager.Signal(ctx, sagaID, name, decode) })
 }
 
 // saga finds the newest version of a definition.

@@ -74,6 +74,12 @@ func (k *Kit) Compensation(definition, category, reason string) func(ctx context
 	}
 }
 
+// SignalSaga sends a signal to a saga, in the name of the principal of the context. A route of the service does so for customers, after it has
+// checked whose saga it is.
+func (k *Kit) SignalSaga(ctx context.Context, sagaID, signal string, decode func(payload any) error) error {
+	return k.instance.core.manager.Signal(ctx, sagaID, signal, decode)
+}
+
 // Definition is the newest version of a saga's definition, nil if there is none.
 func (k *Kit) Definition(name string) *saga.Saga { return k.instance.saga(name) }
 

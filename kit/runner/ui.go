@@ -18,7 +18,7 @@ import (
 func (s *Instance) mountPages() ([]httpapi.Mount, error) {
 	letters := deadletter.New(s.db)
 	server := &opsui.Server{
-		Name: s.def.Title, Instance: cmp.Or(s.config.InstanceID, s.URL), Queries: s.core.queries, DeadLetters: letters, Log: s.log, Operate: s.operate,
+		Name: s.def.Title, Instance: cmp.Or(s.config.InstanceID, s.URL), Queries: s.core.queries, DeadLetters: letters, Log: s.log, Operate: s.operate, Signal: s.signal,
 		Watch: s.watch.Streams, Wake: func() { s.core.wake(); s.core.keyQueue.Wake() }, Breakers: s.breakerList, Outbox: s.backlog, Ready: s.ready,
 		Stopping: s.stopping, Streams: s.streams, Registered: s.registered(), Totals: func() opsui.Totals { return opsui.Totals(s.telemetry.Totals()) },
 		Counts: func(ctx context.Context) (c opsui.Counts, err error) {

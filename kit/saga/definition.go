@@ -4,8 +4,6 @@
 package saga
 
 import (
-	"errors"
-	"fmt"
 	"reflect"
 	"time"
 
@@ -23,7 +21,7 @@ type Definition[D any] struct {
 	// there is one instance a subject.
 	Start Expected[D]
 
-	// Steps are taken in this order, and undone in the reverse one.
+	// Steps are taken in this order, and undone in the reverse one. Each is a stage of its own, or a stage of several Parallel steps.
 	Steps []Step[D]
 
 	// OnCompensated tells the subject, when everything is undone, that it came to nothing, and why. It is asked until it answers.
@@ -66,6 +64,56 @@ type Step[D any] struct {
 
 	// Retriable marks a step after the pivot: it is asked until it is done.
 	Retriable bool
+
+	// Delay makes a step that only waits, for seconds or months: it is completed when the time is up. It is called when the stage of the
+	// step begins; 0 or less is over at once. Of the other fields only Name and SkipIf are set.
+	Delay func(D) time.Duration
+
+	// Until has the command sent again, at intervals, until a condition on the data holds: to poll an external service. The command must
+	// have no effect, so the step has no compensation. Nil: the first completing event completes the step.
+	Until *Until[D]
+
+	// Signal makes a step that waits for a person. Of the other fields only Name, SkipIf, Within and a Fallback with WhenTimedOut are set.
+	Signal *Signal[D]
+
+	// SkipIf tells, when the stage of the step begins, that the step is not needed: its command is not sent, and there is nothing to
+	// compensate. It must be a pure function of the data. Nil: the step is always taken.
+	SkipIf func(D) bool
+
+	// Parallel makes a stage of several steps. Their commands are sent in one transaction, and the next stage begins when all of them are
+	// completed. If one of them is refused or times out, and has no fallback, the others that are in flight are in doubt: they are
+	// compensated together with those that are completed, and then the stages before. No other field is set beside it, a stage is not nested
+	// in another one, and the pivot is not in one.
+	Parallel []Step[D]
+}
+
+// Until repeats a step. An answer in time, or none, is followed by the next command, and the answers count as one as soon as the condition holds.
+type Until[D any] struct {
+	// Holds is a pure function of the data, after what Completed remembers of an answer.
+	Holds func(D) bool
+
+	// Every is the time from an answer to the next command.
+	Every time.Duration
+
+	// Attempts bounds the commands. When the condition does not hold after them, the step is refused; if it is retriable, it is reported as
+	// stuck and goes on. A fallback is taken if it has WhenTimedOut.
+	Attempts int
+}
+
+// Signal is what a person tells a saga: by the API, by the command line, or by the form on the saga's page. If nobody does within the time of the
+// step, the step is refused, unless it has a fallback or is optional.
+type Signal[D any] struct {
+	// Name is that of the signal in addresses: lower case, digits and dashes. A definition has one step for it.
+	Name string
+
+	// Roles say who may send it: one of them is needed. "operator" is a role.
+	Roles []string
+
+	// Received is the type of the payload, a struct with JSON names, and what is remembered of it.
+	Received Expected[D]
+
+	// Optional has the saga go on when the time is up. A step after the pivot must be optional.
+	Optional bool
 }
 
 // Fallback stands in for a step. What the step may have done all the same is undone first; what the fallback does is undone
@@ -87,11 +135,6 @@ type Fallback[D any] struct {
 
 	// WhenRefused has it stand in when the step is refused for one of these reasons.
 	WhenRefused []string
-}
-
-// step is the fallback as a step of its own.
-func (f Fallback[D]) step() Step[D] {
-	return Step[D]{Name: f.Name, Action: f.Action, Completed: f.Completed, Refused: f.Refused, Compensation: f.Compensation, Compensated: f.Compensated, Timeout: f.Timeout}
 }
 
 // FinalStep is the last command of a saga that was undone.
@@ -127,61 +170,7 @@ func RefusedBy[E any](reason func(E) string) Refusal {
 	return Refusal{reflect.TypeFor[E](), func(e any) string { return reason(e.(E)) }}
 }
 
-// Check finds every fault of the definition. The service does not start with one.
-func (d Definition[D]) Check() error {
-	var faults []error
-	fault := func(format string, args ...any) {
-		faults = append(faults, fmt.Errorf("saga %s: "+format, append([]any{d.Name}, args...)...))
-	}
-	if d.Name == "" || d.Version < 1 {
-		fault("needs a name and a version from 1")
-	}
-	if d.Start.event == nil {
-		fault("has no event that starts it")
-	}
-	if len(d.Steps) == 0 {
-		fault("has no steps")
-	}
-	if d.OnCompensated.Name == "" || d.OnCompensated.Action == nil || d.OnCompensated.Completed.event == nil || d.OnCompensated.Timeout <= 0 {
-		fault("needs an Abort with name, command, completing event and time")
-	}
-	names, pivot := map[string]bool{d.OnCompensated.Name: true}, -1
-	form := func(i int, s Step[D]) {
-		if s.Name == "" || names[s.Name] {
-			fault("step %d needs a name of its own, has %q", i+1, s.Name)
-		}
-		names[s.Name] = true
-		if s.Action == nil || s.Completed.event == nil || s.Timeout <= 0 {
-			fault("step %q needs a command, a completing event and a time", s.Name)
-		}
-	}
-	for i, s := range d.Steps {
-		form(i, s)
-		if s.Pivot {
-			if pivot >= 0 {
-				fault("steps %q and %q are both the pivot", d.Steps[pivot].Name, s.Name)
-			}
-			pivot = i
-		}
-		switch after := pivot >= 0 && i > pivot; {
-		case after && (!s.Retriable || s.Compensation != nil):
-			fault("step %q comes after the pivot: it must be retriable and have no compensation", s.Name)
-		case !after && s.Retriable:
-			fault("step %q is retriable, but stands before the pivot", s.Name)
-		case !after && !s.Pivot && (s.Compensation == nil || s.Compensated.event == nil):
-			fault("step %q comes before the pivot: it needs a compensation and the event that ends it", s.Name)
-		}
-		if f := s.Fallback; f != nil {
-			form(i, f.step())
-			switch {
-			case pivot >= 0:
-				fault("step %q is the pivot or comes after it: it is asked until it answers and has no fallback", s.Name)
-			case f.Compensation == nil || f.Compensated.event == nil:
-				fault("fallback %q needs a compensation and the event that ends it", f.Name)
-			case !f.WhenOpen && !f.WhenTimedOut && len(f.WhenRefused) == 0:
-				fault("fallback %q would never be taken: say when", f.Name)
-			}
-		}
-	}
-	return errors.Join(faults...)
+// step is the fallback as a step of its own.
+func (f Fallback[D]) step() Step[D] {
+	return Step[D]{Name: f.Name, Action: f.Action, Completed: f.Completed, Refused: f.Refused, Compensation: f.Compensation, Compensated: f.Compensated, Timeout: f.Timeout}
 }

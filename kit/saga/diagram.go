@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Diagram is the definition as a Mermaid state diagram: the way forwards, and every way back.
+// Diagram is the definition as a Mermaid state diagram: the way forwards, and every way back. Parallel steps stand between a fork and a join.
 func (s *Saga) Diagram() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, "    "+format+"\n", args...) }
@@ -17,43 +17,95 @@ func (s *Saga) Diagram() string {
 		switch {
 		case st.pivot:
 			label += " (pivot)"
+		case st.until != nil:
+			label += " (repeated)"
 		case st.retriable:
 			label += " (retriable)"
 		case st.standsIn:
 			label += " (fallback)"
+		case st.delay != nil:
+			label += " (delay)"
+		case st.signal != nil:
+			label += " (signal)"
 		}
 		line("state %q as %s", label, id(st.name))
 		if st.undo != nil {
 			line("state %q as %s", "undo: "+st.name, undo(st.name))
 		}
 	}
-	line("[*] --> %s: %s", id(s.steps[0].name), s.start.event)
-	back := func(i int) string { // where the way back goes on below step i
-		for ; i >= 0; i-- {
-			if steps[i].undo != nil {
-				return undo(steps[i].name)
-			}
+	for n, stage := range s.stages {
+		if !stage.parallel {
+			continue
 		}
-		return id(abort.name)
+		line("state fork_%d <<fork>>", n+1)
+		line("state join_%d <<join>>", n+1)
+		if s.undoes(n) {
+			line("state undo_fork_%d <<fork>>", n+1)
+			line("state undo_join_%d <<join>>", n+1)
+		}
 	}
+	line("[*] --> %s: %s", s.entry(0), s.start.event)
 	for i, st := range steps {
-		next := "[*]"
-		for n := i + 1; n < len(steps) && next == "[*]"; n++ {
-			if !steps[n].standsIn {
-				next = id(steps[n].name)
-			}
+		stage := s.stages[st.stage]
+		switch {
+		case st.delay != nil:
+			line("%s --> %s: the time is up", id(st.name), s.exit(st.stage))
+		case st.signal != nil:
+			line("%s --> %s: signal %s", id(st.name), s.exit(st.stage), st.signal.name)
+		default:
+			line("%s --> %s: %s", id(st.name), s.exit(st.stage), st.completed.event)
 		}
-		line("%s --> %s: %s", id(st.name), next, st.completed.event)
+		if st.skipIf != nil {
+			line("%s --> %s: skipped by its condition", id(st.name), s.exit(st.stage))
+		}
+		away := s.back(st.stage - 1) // where the way back goes on if nothing of the step is to be undone
+		doubt, undone := undo(st.name), away
+		if st.delay != nil {
+			continue
+		}
+		if st.signal != nil {
+			s.drawSignal(line, &s.steps[i])
+			continue
+		}
+		if st.until != nil {
+			line("%s --> %s: asked again every %s until its condition holds", id(st.name), id(st.name), st.until.every)
+		}
+		if stage.parallel && s.undoes(st.stage) {
+			away, doubt, undone = fmt.Sprintf("undo_fork_%d", st.stage+1), fmt.Sprintf("undo_fork_%d", st.stage+1), fmt.Sprintf("undo_join_%d", st.stage+1)
+		} else if st.standsIn {
+			away, undone = undo(steps[i-1].name), undo(steps[i-1].name)
+		}
 		for _, r := range st.refused {
-			line("%s --> %s: %s", id(st.name), back(i-1), r.event)
+			line("%s --> %s: %s", id(st.name), away, r.event)
 		}
 		if st.undo != nil {
-			line("%s --> %s: no answer in %s, or cancelled", id(st.name), back(i), st.within)
-			line("%s --> %s: %s", undo(st.name), back(i-1), st.undone.event)
+			line("%s --> %s: no answer in %s, or cancelled", id(st.name), doubt, st.within)
+			line("%s --> %s: %s", undo(st.name), undone, st.undone.event)
 			line("%s --> %s: asked again", undo(st.name), undo(st.name))
 			st.detours(func(from, why string) { line("%s --> %s: %s", from, id(steps[st.fallback].name), why) })
-		} else {
+		} else if st.until == nil || st.retriable {
 			line("%s --> %s: asked again after %s", id(st.name), id(st.name), st.within)
+		} else {
+			line("%s --> %s: its condition does not hold after %d attempts, or cancelled", id(st.name), away, st.until.attempts)
+			st.detours(func(_, why string) { line("%s --> %s: %s", id(st.name), id(steps[st.fallback].name), why) })
+		}
+	}
+	for n, stage := range s.stages {
+		if !stage.parallel {
+			continue
+		}
+		undoes := s.undoes(n)
+		for _, st := range steps[stage.from:stage.to] {
+			if !st.standsIn {
+				line("fork_%d --> %s", n+1, id(st.name))
+			}
+			if st.undo != nil {
+				line("undo_fork_%d --> %s: completed, or in doubt", n+1, undo(st.name))
+			}
+		}
+		line("join_%d --> %s: all completed", n+1, s.after(n))
+		if undoes {
+			line("undo_join_%d --> %s: all undone", n+1, s.back(n-1))
 		}
 	}
 	line("%s --> [*]: %s", id(abort.name), abort.completed.event)
@@ -61,8 +113,75 @@ func (s *Saga) Diagram() string {
 	return b.String()
 }
 
+// drawSignal draws what comes of a signal that nobody sends.
+func (s *Saga) drawSignal(line func(format string, args ...any), st *step) {
+	to, what := s.back(st.stage-1), fmt.Sprintf("no signal in %s, or cancelled", st.within)
+	switch {
+	case st.signal.optional:
+		line("%s --> %s: no signal in %s", id(st.name), s.exit(st.stage), st.within)
+		return
+	case st.fallback > 0:
+		line("%s --> %s: no signal in %s", id(st.name), id(s.steps[st.fallback].name), st.within)
+		what = "cancelled"
+	}
+	if s.stages[st.stage].parallel && s.undoes(st.stage) {
+		to = fmt.Sprintf("undo_fork_%d", st.stage+1)
+	}
+	line("%s --> %s: %s", id(st.name), to, what)
+}
+
+// undoes tells whether steps of a stage have compensations.
+func (s *Saga) undoes(n int) bool {
+	for _, st := range s.steps[s.stages[n].from:s.stages[n].to] {
+		if st.undo != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// entry is where a stage begins.
+func (s *Saga) entry(n int) string {
+	if s.stages[n].parallel {
+		return fmt.Sprintf("fork_%d", n+1)
+	}
+	return id(s.steps[s.stages[n].from].name)
+}
+
+// after is where the way goes on after a stage.
+func (s *Saga) after(n int) string {
+	if n+1 == len(s.stages)-1 {
+		return "[*]"
+	}
+	return s.entry(n + 1)
+}
+
+// exit is where the way goes on after a step of a stage.
+func (s *Saga) exit(n int) string {
+	if s.stages[n].parallel {
+		return fmt.Sprintf("join_%d", n+1)
+	}
+	return s.after(n)
+}
+
+// back is where the way back goes on at a stage or below it.
+func (s *Saga) back(n int) string {
+	for ; n >= 0; n-- {
+		for i := s.stages[n].to - 1; i >= s.stages[n].from; i-- {
+			switch {
+			case s.steps[i].undo == nil:
+			case s.stages[n].parallel:
+				return fmt.Sprintf("undo_fork_%d", n+1)
+			default:
+				return undo(s.steps[i].name)
+			}
+		}
+	}
+	return id(s.steps[len(s.steps)-1].name)
+}
+
 // detours tells each way from a step to its fallback.
-func (d step) detours(way func(from, why string)) {
+func (d *step) detours(way func(from, why string)) {
 	if d.whenOpen {
 		way(id(d.name), "not asked, its breaker is open")
 	}
@@ -88,7 +207,15 @@ type Outline struct {
 	Timeout      time.Duration
 	Pivot        bool
 	Retriable    bool
-	Alternative  bool // it is the fallback of the step before it
+	Alternative  bool          // it is the fallback of the step before it
+	Stage        int           // the number of its stage, from 1
+	Parallel     bool          // its stage has other steps
+	Signal       string        // that it waits for
+	Roles        []string      // who may send it
+	Delay        bool          // it only waits
+	Every        time.Duration // it is repeated after this time until a condition holds; 0: it is not
+	Attempts     int           // at most so many times
+	SkipIf       bool          // it has a condition to be skipped
 }
 
 // Outline lists the steps, each fallback after the step that it stands in for, and the abort step last.
@@ -96,8 +223,18 @@ func (s *Saga) Outline() []Outline {
 	out := make([]Outline, len(s.steps))
 	for i, st := range s.steps {
 		out[i] = Outline{
-			Name: st.name, Completed: st.completed.event.String(), Compensation: st.undo != nil, Timeout: st.within,
-			Pivot: st.pivot, Retriable: st.retriable, Alternative: st.standsIn,
+			Name: st.name, Compensation: st.undo != nil, Timeout: st.within,
+			Pivot: st.pivot, Retriable: st.retriable, Alternative: st.standsIn, Stage: st.stage + 1, Parallel: s.stages[st.stage].parallel,
+			SkipIf: st.skipIf != nil, Delay: st.delay != nil,
+		}
+		if st.signal != nil {
+			out[i].Signal, out[i].Roles = st.signal.name, st.signal.roles
+		}
+		if st.until != nil {
+			out[i].Every, out[i].Attempts = st.until.every, st.until.attempts
+		}
+		if st.completed.event != nil {
+			out[i].Completed = st.completed.event.String()
 		}
 		for _, r := range st.refused {
 			out[i].Refused = append(out[i].Refused, r.event.String())

@@ -25,6 +25,14 @@ type Started struct {
 	Steps      []string        `json:"steps"`
 	Data       json.RawMessage `json:"data"`
 	Next       *CommandSent    `json:"next,omitempty"`
+
+	// Stages are the numbers of the steps' stages, from 1, if some steps are parallel. Nil: each step is a stage of its own.
+	Stages []int32 `json:"stages,omitempty"`
+}
+
+// CommandsSent says that the commands of several steps were sent at once: the actions or the compensations of a stage.
+type CommandsSent struct {
+	Sent []CommandSent `json:"sent"`
 }
 
 // CommandSent says that a step's command was sent, or was sent again. If that is what comes of Started, StepCompleted or StepCompensated, it
@@ -44,10 +52,50 @@ type CommandSent struct {
 	Timed bool `json:"timed,omitempty"`
 }
 
+// SkippedByCondition says that steps are not needed, by their conditions: those of one stage.
+type SkippedByCondition struct {
+	Steps []string     `json:"steps"`
+	Next  *CommandSent `json:"next,omitempty"`
+}
+
+// WaitStarted says that a step waits, and sends no command.
+type WaitStarted struct {
+	Step     string    `json:"step"`
+	WaitID   string    `json:"wait_id"`
+	Deadline time.Time `json:"deadline"`
+	Signal   string    `json:"signal,omitempty"` // that it waits for; empty: only for the time
+	Timed    bool      `json:"timed,omitempty"`  // a timer was set for it
+}
+
+// WaitsCancelled says that steps do not wait any longer, because the saga is compensated. There is nothing to compensate of them.
+type WaitsCancelled struct {
+	Steps []string `json:"steps"`
+}
+
+// RepeatScheduled says that a step was answered, that its condition does not hold yet, and when its command is sent again.
+type RepeatScheduled struct {
+	Step      string          `json:"step"`
+	CommandID string          `json:"command_id"`
+	Data      json.RawMessage `json:"data,omitempty"` // if there is anything new to remember
+	WaitID    string          `json:"wait_id"`
+	At        time.Time       `json:"at"`
+	Timed     bool            `json:"timed,omitempty"` // a timer was set for it
+}
+
+// SignalReceived says what a person has told the saga. It completes the step.
+type SignalReceived struct {
+	Step    string          `json:"step"`
+	Signal  string          `json:"signal"`
+	By      string          `json:"by"`
+	Payload json.RawMessage `json:"payload"`
+	Data    json.RawMessage `json:"data,omitempty"` // if there is anything new to remember
+	Next    *CommandSent    `json:"next,omitempty"`
+}
+
 // StepCompleted ends a step well.
 type StepCompleted struct {
 	Step      string          `json:"step"`
-	CommandID string          `json:"command_id"`
+	CommandID string          `json:"command_id"`     // or the id of the wait
 	Data      json.RawMessage `json:"data,omitempty"` // if there is anything new to remember
 	Next      *CommandSent    `json:"next,omitempty"`
 }
@@ -65,6 +113,7 @@ type StepRefused struct {
 type StepTimedOut struct {
 	Step     string `json:"step"`
 	Fallback string `json:"fallback,omitempty"` // what is done instead, once it is undone; empty: all is undone
+	GoesOn   bool   `json:"goes_on,omitempty"`  // the saga goes on without it
 }
 
 // StepCompensated ends a compensation.
@@ -120,24 +169,32 @@ type Compensated struct {
 	Reason string `json:"reason"`
 }
 
-func (f Started) with(next *CommandSent) HistoryEvent         { f.Next = next; return f }
-func (f StepCompleted) with(next *CommandSent) HistoryEvent   { f.Next = next; return f }
-func (f StepCompensated) with(next *CommandSent) HistoryEvent { f.Next = next; return f }
+func (f Started) with(next *CommandSent) HistoryEvent            { f.Next = next; return f }
+func (f StepCompleted) with(next *CommandSent) HistoryEvent      { f.Next = next; return f }
+func (f SkippedByCondition) with(next *CommandSent) HistoryEvent { f.Next = next; return f }
+func (f SignalReceived) with(next *CommandSent) HistoryEvent     { f.Next = next; return f }
+func (f StepCompensated) with(next *CommandSent) HistoryEvent    { f.Next = next; return f }
 
-func (Started) fact()           {}
-func (CommandSent) fact()       {}
-func (StepCompleted) fact()     {}
-func (StepRefused) fact()       {}
-func (StepTimedOut) fact()      {}
-func (StepCompensated) fact()   {}
-func (CancelRequested) fact()   {}
-func (AnswerIgnored) fact()     {}
-func (NeedsIntervention) fact() {}
-func (StepRetried) fact()       {}
-func (StepSkipped) fact()       {}
-func (Resolved) fact()          {}
-func (Completed) fact()         {}
-func (Compensated) fact()       {}
+func (Started) fact()            {}
+func (CommandSent) fact()        {}
+func (CommandsSent) fact()       {}
+func (SkippedByCondition) fact() {}
+func (RepeatScheduled) fact()    {}
+func (SignalReceived) fact()     {}
+func (WaitStarted) fact()        {}
+func (WaitsCancelled) fact()     {}
+func (StepCompleted) fact()      {}
+func (StepRefused) fact()        {}
+func (StepTimedOut) fact()       {}
+func (StepCompensated) fact()    {}
+func (CancelRequested) fact()    {}
+func (AnswerIgnored) fact()      {}
+func (NeedsIntervention) fact()  {}
+func (StepRetried) fact()        {}
+func (StepSkipped) fact()        {}
+func (Resolved) fact()           {}
+func (Completed) fact()          {}
+func (Compensated) fact()        {}
 
 // What a program that knows no better has to be told by another schema version, though the facts of before are read as they are.
 func dataWasAlwaysThere(map[string]any) error { return nil } // data that did not change is left out since
@@ -147,6 +204,12 @@ func nextWasApart(map[string]any) error       { return nil } // the step that is
 var HistoryTypes = aggregate.TypesOf(
 	aggregate.NewType[Started]("saga.started", nextWasApart),
 	aggregate.NewType[CommandSent]("saga.step-asked"),
+	aggregate.NewType[CommandsSent]("saga.commands-sent"),
+	aggregate.NewType[SkippedByCondition]("saga.skipped-by-condition"),
+	aggregate.NewType[WaitStarted]("saga.wait-started"),
+	aggregate.NewType[WaitsCancelled]("saga.waits-cancelled"),
+	aggregate.NewType[RepeatScheduled]("saga.repeat-scheduled"),
+	aggregate.NewType[SignalReceived]("saga.signal-received"),
 	aggregate.NewType[StepCompleted]("saga.step-completed", dataWasAlwaysThere, nextWasApart),
 	aggregate.NewType[StepRefused]("saga.step-refused"),
 	aggregate.NewType[StepTimedOut]("saga.step-timed-out"),

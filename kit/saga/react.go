@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/kit/aggregate"
@@ -34,6 +35,11 @@ type Env struct {
 func (s *Saga) React(state State, in Input, env Env) (Reaction, error) {
 	m := &machine{saga: s, now: env.Now, open: env.Open, state: state}
 	m.state.Steps = slices.Clone(state.Steps)
+	var before timed
+	if s.parallel {
+		_, m.timeOut = in.(Timeout)
+		before = m.earliest()
+	}
 	var err error
 	switch in := in.(type) {
 	case Start:
@@ -44,11 +50,16 @@ func (s *Saga) React(state State, in Input, env Env) (Reaction, error) {
 		err = m.timeout(in)
 	case Cancel:
 		err = m.cancel(in)
+	case SignalInput:
+		err = m.signal(in)
 	case Retry, Skip, Resolve:
 		err = m.operate(in)
 	}
 	if err != nil {
 		return Reaction{}, fmt.Errorf("saga %s %s: %w", s.name, state.ID, err)
+	}
+	if s.parallel {
+		m.resetTimer(before, !state.fires.After(m.now))
 	}
 	m.out.State = m.state
 	return m.out, nil
@@ -60,6 +71,12 @@ type machine struct {
 	open  func(cqrs.Keyed) bool
 	state State
 	out   Reaction
+
+	hold bool    // commands are held until those of the whole stage are known
+	held []asked // they
+
+	timeOut  bool // a timer has fired: it is of no use any more
+	timerSet bool // one was set with a command
 }
 
 func (m *machine) record(f HistoryEvent) {
@@ -91,9 +108,10 @@ func (m *machine) stopTimer() {
 	}
 }
 
-// stopLateTimer stops the timer that may have been set anew for a step that is answered now.
+// stopLateTimer stops the timer that may have been set anew for a step that is answered now. If several steps may be in flight, resetTimer
+// does it.
 func (m *machine) stopLateTimer(st *StepState, branch cqrs.Branch) {
-	if !m.state.fires.After(m.now) {
+	if !m.saga.parallel && !m.state.fires.After(m.now) {
 		m.out.CancelledTimers = append(m.out.CancelledTimers, TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts), true))
 	}
 }
@@ -107,24 +125,31 @@ func (m *machine) begin(in Start) error {
 		return err
 	}
 	names := make([]string, 0, len(m.saga.steps))
-	for _, st := range m.saga.steps[:m.abort()] {
-		if !st.standsIn {
-			names = append(names, st.name)
+	var stages []int32
+	for i := range m.saga.steps[:m.abort()] {
+		st := &m.saga.steps[i]
+		if st.standsIn {
+			continue
+		}
+		names = append(names, st.name)
+		if m.saga.parallel {
+			stages = append(stages, int32(st.stage)+1) //nolint:gosec // a definition has few
 		}
 	}
-	m.record(Started{Definition: m.saga.name, Version: m.saga.version, Subject: in.Subject, Steps: names, Data: data})
-	return m.ask(0, cqrs.BranchAction, 1)
+	m.record(Started{Definition: m.saga.name, Version: m.saga.version, Subject: in.Subject, Steps: names, Data: data, Stages: stages})
+	return m.enter(0)
 }
 
 func (m *machine) abort() int { return len(m.saga.steps) - 1 }
 
-func (m *machine) find(name string) int {
-	return slices.IndexFunc(m.saga.steps, func(s step) bool { return s.name == name })
-}
+func (m *machine) find(name string) int { return m.saga.find(name) }
 
 // ask sends a step's command. Its answer is due after the step's time, later ones after growing pauses.
 func (m *machine) ask(i int, branch cqrs.Branch, attempt int) error {
-	st := m.saga.steps[i]
+	st := &m.saga.steps[i]
+	if st.delay != nil || st.signal != nil {
+		return m.wait(i)
+	}
 	make := st.do
 	if branch == cqrs.BranchCompensation {
 		make = st.undo
@@ -140,19 +165,22 @@ func (m *machine) ask(i int, branch cqrs.Branch, attempt int) error {
 	}
 	id := commandID(m.state.ID, st.name, branch, attempt)
 	deadline := m.now.Add(pause(st.within, attempt, id))
-	timed := !m.state.fires.After(m.now) || m.state.fires.After(deadline)
-	asked := CommandSent{Step: st.name, Branch: branch, Attempt: attempt, CommandID: id, Deadline: deadline, Timed: timed}
+	if st.until != nil {
+		deadline = m.now.Add(st.within)
+	}
+	sent := &CommandSent{Step: st.name, Branch: branch, Attempt: attempt, CommandID: id, Deadline: deadline}
 	if st.standsIn {
-		asked.InsteadOf = m.saga.steps[i-1].name
+		sent.InsteadOf = m.saga.steps[i-1].name
 	}
-	if timed {
-		m.stopTimer() // which fires later
+	c := Command{ID: id, Step: st.name, Branch: branch, Body: body, ExpiresAt: deadline}
+	if st.until != nil && attempt > 1 {
+		c.Repeat = attempt
 	}
-	m.recordAsked(&asked)
-	m.out.Commands = append(m.out.Commands, Command{id, st.name, branch, body, deadline})
-	if timed {
-		m.out.Timers = append(m.out.Timers, Timer{TimerID(id, false), deadline, Timeout{m.state.ID, st.name, branch, attempt}})
+	if m.hold {
+		m.held = append(m.held, asked{sent, c})
+		return nil
 	}
+	m.send(sent, c)
 	return nil
 }
 
@@ -172,7 +200,12 @@ func pause(within time.Duration, attempt int, id string) time.Duration {
 }
 
 func (m *machine) answer(in Answer) error {
-	i, st := m.find(in.Step), m.state.Step(in.Step)
+	i := m.find(in.Step)
+	if n := strings.LastIndexByte(in.Step, '#'); i < 0 && n > 0 { // a repetition
+		in.Step = in.Step[:n]
+		i = m.find(in.Step)
+	}
+	st := m.state.Step(in.Step)
 	if i < 0 || st == nil {
 		return nil // a step of another saga, or of a version that did not have it
 	}
@@ -191,7 +224,12 @@ func (m *machine) answer(in Answer) error {
 }
 
 func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
-	def := m.saga.steps[i]
+	def := &m.saga.steps[i]
+	if def.until != nil {
+		if handled, err := m.repeated(i, st, in); handled || err != nil {
+			return err
+		}
+	}
 	if _, processed := in.Event.(Processed); processed { // there is nothing new to remember
 		m.stopLateTimer(st, in.Branch)
 		m.record(StepCompleted{Step: in.Step, CommandID: in.CommandID})
@@ -211,14 +249,29 @@ func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
 	switch {
 	case !refused:
 		return nil // an event of the participant that this step does not wait for
+	case def.pivot && st.Attempts > 1 && isRefused(in.Event) && m.otherAttemptAlive(st, in.CommandID):
+		// The participant may accept the other attempt, because it does not remember a refusal without an event. That attempt is answered, or
+		// expires, and then the next one is.
+		m.record(AnswerIgnored{in.Step, in.Branch, reflect.TypeOf(in.Event).String()})
+		return nil
 	case def.retriable, failed && def.pivot:
 		m.stuck(st, reason)
 		return nil
 	}
 	fallback := m.fallback(i, failed && def.whenTimedOut || !failed && slices.Contains(def.whenRefused, reason))
 	m.stopLateTimer(st, in.Branch)
-	m.record(StepRefused{Step: in.Step, CommandID: in.CommandID, Reason: reason, InDoubt: failed, Fallback: fallback})
+	m.record(StepRefused{Step: in.Step, CommandID: in.CommandID, Reason: reason, InDoubt: failed && def.undo != nil, Fallback: fallback})
 	return m.away(i)
+}
+
+// otherAttemptAlive tells whether another attempt at a step than the one that was answered may still be handled.
+func (m *machine) otherAttemptAlive(st *StepState, answered string) bool {
+	return answered != commandID(m.state.ID, st.Name, cqrs.BranchAction, st.Attempts) || m.state.alive != nil && !m.state.alive.Before(m.now)
+}
+
+func isRefused(event any) bool {
+	_, refused := event.(Refused)
+	return refused
 }
 
 // fallback is the name of what is done instead of step i, if it is to be.
@@ -229,7 +282,7 @@ func (m *machine) fallback(i int, wanted bool) string {
 	return ""
 }
 
-func (d step) refusal(event any) (string, bool) {
+func (d *step) refusal(event any) (string, bool) {
 	switch r := event.(type) {
 	case Refused:
 		return r.Reason, true
@@ -269,103 +322,15 @@ func (m *machine) forward(i int) error {
 		m.record(Compensated{m.state.Reason})
 		return nil
 	}
-	for i++; m.saga.steps[i].standsIn; i++ {
-		continue
-	}
-	if i == m.abort() {
-		m.record(Completed{})
+	n := m.saga.steps[i].stage
+	if m.saga.stages[n].parallel && m.busy(n) {
 		return nil
 	}
-	return m.ask(i, cqrs.BranchAction, 1)
-}
-
-// away goes on from step i, which came to nothing: it is undone if it is in doubt; then comes its fallback, if that is to
-// stand in for it, or else the way back.
-func (m *machine) away(i int) error {
-	st := m.state.Step(m.saga.steps[i].name)
-	if !m.state.Compensating && !st.undoable() {
-		return m.ask(m.saga.steps[i].fallback, cqrs.BranchAction, 1)
-	}
-	return m.backward(i)
-}
-
-// undoable tells whether something of the step is, or may be, there to undo.
-func (st *StepState) undoable() bool {
-	switch st.Status {
-	case StepDone, TimedOut, InProgress:
-		return true
-	case StepIsRefused:
-		return st.InDoubt
-	case Waiting, Undoing, IsUndone:
-	}
-	return false
-}
-
-// backward undoes the last step that is done or in doubt and not undone yet; when there is none, it tells the subject.
-func (m *machine) backward(from int) error {
-	for i := from; i >= 0; i-- {
-		if st := m.state.Step(m.saga.steps[i].name); st != nil && st.undoable() {
-			return m.ask(i, cqrs.BranchCompensation, 1)
-		}
-	}
-	return m.ask(m.abort(), cqrs.BranchAction, 1)
-}
-
-func (m *machine) timeout(in Timeout) error {
-	st, branch := m.state.waits()
-	if st == nil {
-		return nil
-	}
-	due := in.Step == st.Name && in.Branch == branch && in.Attempt == st.Attempts
-	if !due && m.now.Before(*st.Deadline) {
-		id := TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts), true)
-		m.out.Timers = append(m.out.Timers, Timer{id, *st.Deadline, Timeout{m.state.ID, st.Name, branch, st.Attempts}})
-		return nil
-	}
-	i := m.find(st.Name)
-	switch def := m.saga.steps[i]; {
-	case branch == cqrs.BranchCompensation, def.pivot, def.retriable:
-		if st.Attempts == m.saga.stuckAfter {
-			m.stuck(st, fmt.Sprintf("no answer after %d attempts", st.Attempts))
-		}
-		return m.ask(i, branch, st.Attempts+1)
-	default:
-		m.record(StepTimedOut{st.Name, m.fallback(i, def.whenTimedOut)})
-		return m.away(i)
-	}
-}
-
-func (m *machine) cancel(in Cancel) error {
-	if m.state.CancelRequested {
-		return nil // a repeated request gets the same answer, at any time
-	}
-	if m.state.Status != Running {
-		return ErrTooLate
-	}
-	last := -1
-	for i, def := range m.saga.steps[:m.abort()] {
-		st := m.state.Step(def.name)
-		if st == nil || st.Status == Waiting {
-			continue
-		}
-		if def.pivot {
-			return ErrTooLate
-		}
-		last = i
-	}
-	status := Waiting
-	if last >= 0 {
-		status = m.state.Step(m.saga.steps[last].name).Status
-	}
-	m.record(CancelRequested(in))
-	if status == Undoing {
-		return nil // on the way to a fallback, which is not taken now
-	}
-	return m.backward(last)
+	return m.enter(n + 1)
 }
 
 func (m *machine) stuck(st *StepState, reason string) {
-	if m.state.Status != Stuck {
+	if !st.Stuck {
 		m.record(NeedsIntervention{st.Name, reason})
 	}
 }

@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/millrace/millrace/kit/cqrs"
@@ -40,6 +41,17 @@ type Command struct {
 	Branch    cqrs.Branch
 	Body      cqrs.Keyed
 	ExpiresAt time.Time
+
+	// Repeat is the number of the attempt at a step that is repeated until a condition holds, if it is not the first one.
+	Repeat int
+}
+
+// MessageStep is the step by which the message goes. Each repetition is another step for the barrier, because it is not the same command again.
+func (c Command) MessageStep() string {
+	if c.Repeat == 0 {
+		return c.Step
+	}
+	return fmt.Sprintf("%s#%d", c.Step, c.Repeat)
 }
 
 // Timer is to come back as a Timeout.

@@ -2,8 +2,9 @@ package saga
 
 import (
 	"encoding/json"
-	"fmt"
 	"reflect"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,13 +18,28 @@ type Saga struct {
 	version    int
 	stuckAfter int
 	start      on
-	steps      []step // the last one is the abort step
+	steps      []step  // the last one is the abort step
+	stages     []stage // the last one is that of the abort step
 	check      error
+
+	// parallel tells that several steps may be in flight at once.
+	parallel bool
+}
+
+// stage is the steps from one index up to another one that are taken together, their fallbacks among them.
+type stage struct {
+	from, to int
+	parallel bool
 }
 
 type step struct {
 	name             string
+	stage            int
 	do, undo         func(data json.RawMessage, reason string) (cqrs.Keyed, error)
+	signal           *signal
+	until            *until // nil: it is not repeated
+	delay            func(data json.RawMessage) (time.Duration, error)
+	skipIf           func(data json.RawMessage) (bool, error) // nil: never
 	completed        on
 	undone           on
 	refused          []Refusal
@@ -34,6 +50,21 @@ type step struct {
 	standsIn               bool
 	whenOpen, whenTimedOut bool
 	whenRefused            []string
+}
+
+// until is Until without its type parameter.
+type until struct {
+	holds    func(data json.RawMessage) (bool, error)
+	every    time.Duration
+	attempts int
+}
+
+// signal is Signal without its type parameter.
+type signal struct {
+	name     string
+	roles    []string
+	received on
+	optional bool
 }
 
 // on remembers something of an event in data that it gets and returns as JSON.
@@ -49,14 +80,11 @@ func New[D any](d Definition[D]) *Saga {
 		s.stuckAfter = 8
 	}
 	for _, st := range d.Steps {
-		s.steps = append(s.steps, eraseStep(st))
-		if f := st.Fallback; f != nil {
-			first := &s.steps[len(s.steps)-1]
-			first.fallback, first.whenOpen, first.whenTimedOut, first.whenRefused = len(s.steps), f.WhenOpen, f.WhenTimedOut, f.WhenRefused
-			instead := eraseStep(f.step())
-			instead.standsIn = true
-			s.steps = append(s.steps, instead)
+		if st.Parallel == nil {
+			addStage(s, st)
+			continue
 		}
+		addStage(s, st.Parallel...)
 	}
 	abort := step{name: d.OnCompensated.Name, completed: erase(d.OnCompensated.Completed), within: d.OnCompensated.Timeout, retriable: true}
 	abort.do = func(data json.RawMessage, reason string) (cqrs.Keyed, error) {
@@ -66,14 +94,60 @@ func New[D any](d Definition[D]) *Saga {
 		}
 		return d.OnCompensated.Action(v, reason), nil
 	}
+	abort.stage = len(s.stages)
+	s.stages = append(s.stages, stage{len(s.steps), len(s.steps) + 1, false})
 	s.steps = append(s.steps, abort)
 	return s
 }
 
+// addStage adds steps that are taken together, each with its fallback behind it.
+func addStage[D any](s *Saga, branches ...Step[D]) {
+	from := len(s.steps)
+	for _, st := range branches {
+		s.steps = append(s.steps, eraseStep(st))
+		if f := st.Fallback; f != nil {
+			first := &s.steps[len(s.steps)-1]
+			first.fallback, first.whenOpen, first.whenTimedOut, first.whenRefused = len(s.steps), f.WhenOpen, f.WhenTimedOut, f.WhenRefused
+			instead := eraseStep(f.step())
+			instead.standsIn = true
+			s.steps = append(s.steps, instead)
+		}
+	}
+	for i := from; i < len(s.steps); i++ {
+		s.steps[i].stage = len(s.stages)
+	}
+	s.stages = append(s.stages, stage{from, len(s.steps), len(branches) > 1})
+	s.parallel = s.parallel || len(branches) > 1
+}
+
 func eraseStep[D any](st Step[D]) step {
+	var repeated *until
+	if u := st.Until; u != nil {
+		repeated = &until{fromData(u.Holds), u.Every, u.Attempts}
+	}
+	var waitsFor *signal
+	if g := st.Signal; g != nil {
+		waitsFor = &signal{g.Name, g.Roles, erase(g.Received), g.Optional}
+	}
 	return step{
+		until: repeated, signal: waitsFor,
 		name: st.Name, completed: erase(st.Completed), undone: erase(st.Compensated), refused: st.Refused,
 		do: command(st.Action), undo: command(st.Compensation), within: st.Timeout, pivot: st.Pivot, retriable: st.Retriable,
+		skipIf: fromData(st.SkipIf), delay: fromData(st.Delay),
+	}
+}
+
+// fromData calls a function of the data, which it gets as JSON.
+func fromData[D, R any](f func(D) R) func(json.RawMessage) (R, error) {
+	if f == nil {
+		return nil
+	}
+	return func(data json.RawMessage) (result R, err error) {
+		var d D
+		if err := json.Unmarshal(data, &d); err != nil {
+			return result, err
+		}
+		return f(d), nil
 	}
 }
 
@@ -150,6 +224,28 @@ func (s *Saga) EventTypes() []reflect.Type {
 	return types
 }
 
+// Awaits tells whether an event is an answer to the action or to the compensation of a step, by its type.
+func (s *Saga) Awaits(step string, branch cqrs.Branch, event any) bool {
+	i := s.find(step)
+	if i < 0 {
+		return false
+	}
+	t := reflect.TypeOf(event)
+	if branch == cqrs.BranchCompensation {
+		return t == s.steps[i].undone.event
+	}
+	return t == s.steps[i].completed.event || slices.ContainsFunc(s.steps[i].refused, func(r Refusal) bool { return r.event == t })
+}
+
+func (s *Saga) find(name string) int {
+	for i := range s.steps { // a step is too large to be copied for each comparison
+		if s.steps[i].name == name {
+			return i
+		}
+	}
+	return -1
+}
+
 // Sent is a command that a saga sends: at which step, and of which Go type.
 type Sent struct {
 	Step string
@@ -187,7 +283,11 @@ func ID(definition, subject string) string {
 
 // commandID is derived too: a reaction that is computed again sends the same message again.
 func commandID(sagaID, step string, branch cqrs.Branch, attempt int) string {
-	return uuid.NewSHA1(namespace, fmt.Appendf(nil, "%s/%s/%s/%d", sagaID, step, branch, attempt)).String()
+	name := make([]byte, 0, 128)
+	for _, part := range [...]string{sagaID, step, string(branch)} {
+		name = append(append(name, part...), '/')
+	}
+	return uuid.NewSHA1(namespace, strconv.AppendInt(name, int64(attempt), 10)).String()
 }
 
 // TimerID is the id of the message of a timer that was set with a command, or late, while its answer was being waited for.

@@ -402,3 +402,27 @@ func TestDiagramShowsEveryWay(t *testing.T) {
 	}
 	require.Equal(t, 12, strings.Count(diagram, "-->"), diagram)
 }
+
+// A participant that refuses without an event does not remember it, so it may accept the next attempt at the pivot, which was sent before the
+// refusal of the first one came. Were everything undone because of that refusal, the pivot's effect would stand alone.
+func TestRefusalOfAnEarlierAttemptAtThePivot(t *testing.T) {
+	theSaga, no := sagatest.For(definition()), saga.Refused{Reason: "not now"}
+	run := sagatest.Run{Saga: saga.New(definition()), State: saga.State{ID: "s"}}
+	for _, input := range []any{begun{"1"}, did{}, sagatest.TimeOut{}} {
+		_, err := run.Feed(input)
+		require.NoError(t, err)
+	}
+	first, second := run.Sent[1], run.Sent[2]
+	reaction, err := run.Feed(saga.Answer{Event: no, Step: first.Step, Branch: first.Branch, CommandID: first.ID})
+	require.NoError(t, err)
+	require.Empty(t, reaction.Commands)
+	require.Equal(t, saga.Running, run.State.Status)
+	_, err = run.Feed(saga.Answer{Event: no, Step: second.Step, Branch: second.Branch, CommandID: second.ID})
+	require.NoError(t, err)
+	require.Equal(t, saga.Compensating, run.State.Status)
+	t.Run("a person had it sent again, and the attempt before has not expired", theSaga.
+		Given(begun{"1"}, did{}, saga.Failed{Reason: "x"}, saga.Retry{By: "ada"}).When(no).Ends(saga.Stuck))
+	t.Run("it has expired when the time is up", theSaga.
+		Given(begun{"1"}, did{}, saga.Failed{Reason: "x"}, saga.Retry{By: "ada"}, no, sagatest.TimeOut{}).When(no).Leaves(saga.Compensating, ask{"undo a 1!"}))
+	t.Run("the only attempt", theSaga.Given(begun{"1"}, did{}).When(no).Then(ask{"undo a 1!"}))
+}

@@ -2,6 +2,7 @@ package saga
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 
@@ -31,6 +32,8 @@ const (
 	Waiting       StepStatus = "waiting"
 	InProgress    StepStatus = "in_progress"
 	StepDone      StepStatus = "completed"
+	IsSkipped     StepStatus = "skipped"   // by its condition
+	IsCancelled   StepStatus = "cancelled" // a wait, because the saga is compensated
 	StepIsRefused StepStatus = "refused"
 	TimedOut      StepStatus = "timed_out"
 	Undoing       StepStatus = "compensating"
@@ -44,10 +47,14 @@ type StepState struct {
 	Attempts  int        `json:"attempts"` // of the command that is, or was last, being asked
 	StartedAt *time.Time `json:"started_at,omitempty"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`
-	Deadline  *time.Time `json:"deadline,omitempty"` // of the answer that is being waited for
-	Reason    string     `json:"reason,omitempty"`   // of a refusal, or why it is stuck
-	InDoubt   bool       `json:"in_doubt,omitempty"` // it was refused by one who may have done it
-	Fallback  string     `json:"fallback,omitempty"` // the step that is taken instead
+	Deadline  *time.Time `json:"deadline,omitempty"`  // of the answer that is being waited for
+	Reason    string     `json:"reason,omitempty"`    // of a refusal, or why it is stuck
+	InDoubt   bool       `json:"in_doubt,omitempty"`  // it was refused by one who may have done it
+	Stuck     bool       `json:"stuck,omitempty"`     // it needs a person
+	Wait      bool       `json:"wait,omitempty"`      // it sends no command
+	Scheduled bool       `json:"scheduled,omitempty"` // it was answered, and its command is sent again at the deadline
+	Stage     int32      `json:"stage,omitempty"`     // its number, from 1, if the saga has parallel steps
+	Fallback  string     `json:"fallback,omitempty"`  // the step that is taken instead
 	InsteadOf string     `json:"instead_of,omitempty"`
 
 	// Answered are the commands that got their answer: what else they say is no news.
@@ -74,6 +81,13 @@ type State struct {
 	// Compensating says that a stuck instance was on its way back.
 	Compensating bool `json:"backwards,omitempty"`
 
+	// Signals are those that steps wait for, or waited for, by the names of the steps. They stand here because few sagas have any.
+	Signals map[string]string `json:"signals,omitempty"`
+
+	// Until then the attempt before the last one may be handled, because a person had the command sent again before the deadline. It is
+	// that of the step that was asked last, which is enough for the pivot: it stands alone.
+	alive *time.Time
+
 	// The command with which a timer was last set, and when that fires.
 	timed string
 	fires time.Time
@@ -97,12 +111,55 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 		s.Definition, s.DefVersion, s.Subject, s.Data = f.Definition, f.Version, f.Subject, f.Data
 		s.Status, s.StartedAt = Running, at
 		s.Steps = make([]StepState, 0, len(f.Steps)+1) // one more: a fallback, or the step that ends a way back
-		for _, name := range f.Steps {
-			s.Steps = append(s.Steps, StepState{Name: name, Status: Waiting})
+		for i, name := range f.Steps {
+			st := StepState{Name: name, Status: Waiting}
+			if i < len(f.Stages) {
+				st.Stage = f.Stages[i]
+			}
+			s.Steps = append(s.Steps, st)
 		}
 		s.asked(f.Next, at)
 	case CommandSent:
 		s.asked(&f, at)
+	case CommandsSent:
+		for i := range f.Sent {
+			s.asked(&f.Sent[i], at)
+		}
+	case SkippedByCondition:
+		for _, name := range f.Steps {
+			s.Step(name).Status = IsSkipped
+		}
+		s.asked(f.Next, at)
+	case WaitStarted:
+		s.asked(&CommandSent{Step: f.Step, Branch: cqrs.BranchAction, Attempt: 1, CommandID: f.WaitID, Deadline: f.Deadline, Timed: f.Timed}, at)
+		s.Step(f.Step).Wait = true
+		if f.Signal != "" {
+			s.Signals = maps.Clone(s.Signals) // the state before stays as it is
+			if s.Signals == nil {
+				s.Signals = map[string]string{}
+			}
+			s.Signals[f.Step] = f.Signal
+		}
+	case SignalReceived:
+		if len(f.Data) > 0 {
+			s.Data = f.Data
+		}
+		s.end(f.Step, StepDone, "", at)
+		s.asked(f.Next, at)
+	case WaitsCancelled:
+		for _, name := range f.Steps {
+			s.end(name, IsCancelled, "", at)
+		}
+	case RepeatScheduled:
+		if len(f.Data) > 0 {
+			s.Data = f.Data
+		}
+		step := s.Step(f.Step)
+		step.Scheduled, step.Deadline = true, &f.At
+		step.Answered = append(step.Answered, f.CommandID)
+		if f.Timed {
+			s.timed, s.fires = f.WaitID, f.At
+		}
 	case StepCompleted:
 		if len(f.Data) > 0 {
 			s.Data = f.Data
@@ -116,6 +173,9 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 		s.detour(step, f.Fallback, f.Reason)
 	case StepTimedOut:
 		s.end(f.Step, TimedOut, "", at)
+		if f.GoesOn {
+			return
+		}
 		s.detour(s.Step(f.Step), f.Fallback, f.Step+": no answer in time")
 	case StepCompensated:
 		s.end(f.Step, IsUndone, f.CommandID, at)
@@ -130,7 +190,8 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 		s.vouched(f.Step, at)
 	case NeedsIntervention:
 		s.Status = Stuck
-		s.Step(f.Step).Reason = f.Reason
+		step := s.Step(f.Step)
+		step.Reason, step.Stuck = f.Reason, true
 	case Completed:
 		s.Status, s.EndedAt = IsCompleted, &at
 	case Compensated:
@@ -145,14 +206,20 @@ func (s *State) asked(f *CommandSent, at time.Time) {
 	}
 	step := s.Step(f.Step)
 	if step == nil {
-		place := len(s.Steps)
+		place, stage := len(s.Steps), int32(0)
 		if i := slices.IndexFunc(s.Steps, func(st StepState) bool { return st.Name == f.InsteadOf }); i >= 0 {
-			place = i + 1
+			place, stage = i+1, s.Steps[i].Stage
 		}
-		s.Steps = slices.Insert(s.Steps, place, StepState{Name: f.Step, InsteadOf: f.InsteadOf})
+		s.Steps = slices.Insert(s.Steps, place, StepState{Name: f.Step, InsteadOf: f.InsteadOf, Stage: stage})
 		step = &s.Steps[place]
 	}
-	step.Status, step.Attempts, step.Deadline, step.EndedAt = InProgress, f.Attempt, &f.Deadline, nil
+	switch {
+	case f.Attempt == 1:
+		s.alive = nil
+	case step.Deadline != nil && (s.alive == nil || s.alive.Before(*step.Deadline)):
+		s.alive = step.Deadline
+	}
+	step.Status, step.Attempts, step.Deadline, step.EndedAt, step.Scheduled = InProgress, f.Attempt, &f.Deadline, nil, false
 	if f.Branch == cqrs.BranchCompensation {
 		step.Status = Undoing
 	}
@@ -164,32 +231,73 @@ func (s *State) asked(f *CommandSent, at time.Time) {
 	}
 }
 
-// waits is the step whose answer is being waited for, and of what; nil if none is.
-func (s *State) waits() (*StepState, cqrs.Branch) {
+// InFlight tells whether an answer to the step's action or compensation is due.
+func (st *StepState) InFlight() bool { return st.Status == InProgress || st.Status == Undoing }
+
+// branch is what the step in flight is asked for.
+func (st *StepState) branch() cqrs.Branch {
+	if st.Status == Undoing {
+		return cqrs.BranchCompensation
+	}
+	return cqrs.BranchAction
+}
+
+// repeat is the branch of a timer that sends a command again which was answered. Another timer of the step is not meant by it.
+const repeat cqrs.Branch = "repeat"
+
+// timerBranch is the branch that a timer for the step in flight names.
+func (st *StepState) timerBranch() cqrs.Branch {
+	if st.Scheduled {
+		return repeat
+	}
+	return st.branch()
+}
+
+// earliest is the step in flight whose answer is due first; nil if none is in flight.
+func (s *State) earliest() (first *StepState) {
 	for i := range s.Steps {
-		switch s.Steps[i].Status {
-		case InProgress:
-			return &s.Steps[i], cqrs.BranchAction
-		case Undoing:
-			return &s.Steps[i], cqrs.BranchCompensation
-		case Waiting, StepDone, StepIsRefused, TimedOut, IsUndone:
+		if st := &s.Steps[i]; st.InFlight() && (first == nil || st.Deadline.Before(*first.Deadline)) {
+			first = st
 		}
 	}
-	return nil, ""
+	return first
+}
+
+// StuckSteps are the names of the steps that need a person.
+func (s *State) StuckSteps() (names []string) {
+	for i := range s.Steps {
+		if s.Steps[i].Stuck {
+			names = append(names, s.Steps[i].Name)
+		}
+	}
+	return names
+}
+
+func (s *State) stuck() bool {
+	for i := range s.Steps {
+		if s.Steps[i].Stuck {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *State) end(name string, status StepStatus, commandID string, at time.Time) {
 	step := s.Step(name)
-	step.Status, step.EndedAt, step.Deadline = status, &at, nil
+	step.Status, step.EndedAt, step.Deadline, step.Scheduled = status, &at, nil, false
 	if commandID != "" {
 		step.Answered = append(step.Answered, commandID)
 	}
-	if s.Status == Stuck {
-		step.Reason = ""
-		s.Status = Running
-		if s.Compensating {
-			s.Status = Compensating
-		}
+	if !step.Stuck {
+		return
+	}
+	step.Reason, step.Stuck = "", false
+	if s.stuck() {
+		return
+	}
+	s.Status = Running
+	if s.Compensating {
+		s.Status = Compensating
 	}
 }
 
@@ -211,7 +319,10 @@ func (s *State) detour(step *StepState, fallback, reason string) {
 }
 
 func (s *State) turnBack(reason string) {
-	s.Status, s.Reason, s.Compensating = Compensating, reason, true
+	s.Reason, s.Compensating = reason, true
+	if !s.stuck() {
+		s.Status = Compensating
+	}
 }
 
 // Rebuild folds a history of facts, each with its time.

@@ -6,12 +6,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/saga"
 )
+
+// ErrRole refuses a signal of a person without a role for it.
+var ErrRole = errors.New("one of these roles is needed")
 
 // Streams is the event store as the manager uses it, inside a unit of work.
 type Streams interface {
@@ -98,6 +103,39 @@ func (m *Manager) Operate(ctx context.Context, id string, in saga.Input) error {
 	return m.react(ctx, nil, id, in)
 }
 
+// Signal tells an instance what a person has decided. Decode reads the payload into a pointer to the type that the definition names. The error wraps
+// saga.ErrNotAwaited, ErrRole, or cqrs.ErrNotFound if there is no such instance, or no such signal in its definition.
+func (m *Manager) Signal(ctx context.Context, id, name string, decode func(payload any) error) error {
+	history, err := m.Streams.History(ctx, saga.Category, id)
+	if err != nil {
+		return err
+	}
+	state := saga.Rebuild(id, history)
+	definition, err := m.find(state.Definition, state.DefVersion)
+	if err != nil {
+		return err
+	}
+	signals := definition.Signals()
+	i := slices.IndexFunc(signals, func(s saga.SignalInfo) bool { return s.Name == name })
+	if i < 0 {
+		return fmt.Errorf("%s has no signal %q: %w", state.Definition, name, cqrs.ErrNotFound)
+	}
+	who := cqrs.PrincipalFromContext(ctx)
+	if !who.HasRole(signals[i].Roles...) {
+		return fmt.Errorf("signal %s: %w: %s", name, ErrRole, strings.Join(signals[i].Roles, ", "))
+	}
+	payload := reflect.New(signals[i].Type)
+	if err := decode(payload.Interface()); err != nil {
+		return err
+	}
+	if v, ok := reflect.TypeAssert[interface{ Validate() error }](payload); ok {
+		if err := v.Validate(); err != nil {
+			return err
+		}
+	}
+	return m.react(ctx, nil, id, saga.SignalInput{Name: name, By: who.Subject, Payload: payload.Elem().Interface()})
+}
+
 // react loads an instance, asks the engine, and records and sends what it says. Only is the definition that the input is
 // meant for; nil means whichever the instance has.
 func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga.Input) error {
@@ -153,7 +191,7 @@ func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reacti
 		}
 	}
 	for _, c := range r.Commands {
-		meta := cqrs.Meta{ID: c.ID, SagaID: before.ID, SagaStep: c.Step, Branch: c.Branch, ExpiresAt: c.ExpiresAt}
+		meta := cqrs.Meta{ID: c.ID, SagaID: before.ID, SagaStep: c.MessageStep(), Branch: c.Branch, ExpiresAt: c.ExpiresAt}
 		if err := m.Commands.Send(ctx, cqrs.Command{Body: c.Body, Meta: meta}); err != nil {
 			return fmt.Errorf("send %s: %w", c.Step, err)
 		}

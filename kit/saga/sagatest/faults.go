@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,6 +40,17 @@ type Faults struct {
 
 	// Rate is the part of all choices that are faults. Default 0.05.
 	Rate float64
+
+	// shape makes the definitions of a world, and what happens in it, by choices of the tape, so that a failure shrinks to a small definition.
+	// Nil: those of Sagas and Play.
+	shape func(t *tape) shape
+}
+
+// shape is a random definition.
+type shape struct {
+	saga *saga.Saga
+	text []string // it, for a person
+	play func(w *Environment) Play
 }
 
 // Play is what happens in a world.
@@ -69,14 +81,26 @@ type result struct {
 }
 
 func (f Faults) run(t *tape) (r result) {
-	w := newWorld(t, f.Sagas)
+	all, begin := f.Sagas, f.Play
+	var text []string
+	if f.shape != nil {
+		made := f.shape(t)
+		all, begin, text = []*saga.Saga{made.saga}, made.play, made.text
+		if err := made.saga.Check(); err != nil {
+			r.err, r.choice, r.ways, r.story = err, t.made, t.ways, text
+			return r
+		}
+	}
+	w := newWorld(t, all)
+	w.loses, w.retries = f.shape != nil, f.shape != nil
+	w.story = text
 	defer func() {
 		if value := recover(); value != nil {
 			r.err = fmt.Errorf("panic: %v", value)
 		}
 		r.choice, r.ways, r.faults, r.story = t.made, t.ways, w.faults, w.story
 	}()
-	play := f.Play(w)
+	play := begin(w)
 	w.add(play.Handlers)
 	for n := range f.Subjects {
 		w.quiet = true // a subject that was never begun is no subject
@@ -202,5 +226,18 @@ func (f Faults) report(t *testing.T, r result, which string) {
 	t.Helper()
 	small := shrink(r.choice, func(choices []int) bool { return f.run(&tape{play: choices}).err != nil })
 	again := f.run(&tape{play: small, tell: true})
-	t.Errorf("%s: %v\nas few choices as do it: %v\n%v\n%s", which, r.err, small, again.err, strings.Join(again.story, "\n"))
+	t.Errorf("%s: %v\nas few choices as do it: %v\n%v\n%s", which, r.err, small, again.err, strings.Join(again.short(), "\n"))
+}
+
+// maxStory bounds the lines of a story that is printed.
+const maxStory = 100
+
+// short is the story's beginning and its end.
+func (r result) short() []string {
+	const head = 30
+	if len(r.story) <= maxStory {
+		return r.story
+	}
+	left := len(r.story) - maxStory + 1
+	return slices.Concat(r.story[:head], []string{fmt.Sprintf("… %d lines are left out", left)}, r.story[head+left:])
 }

@@ -22,6 +22,13 @@ import (
 // TimeOut is the input that lets the newest timer fire.
 type TimeOut struct{}
 
+// Reply is an answer to the step of this name, which is in flight. It is needed where an event alone does not tell which of several parallel
+// steps it answers: for saga.Refused, saga.Failed, saga.Processed and saga.NothingToCompensate.
+type Reply struct {
+	Step  string
+	Event any
+}
+
 // Late is an answer to an earlier command: the one of this step and branch.
 type Late struct {
 	Event  any
@@ -41,8 +48,8 @@ func For[D any](d saga.Definition[D]) Kit { return Kit{saga: saga.New(d)} }
 // While is the kit where the breakers of some commands' destinations are open.
 func (k Kit) While(open func(command cqrs.Keyed) bool) Kit { return Kit{k.saga, open} }
 
-// Given is what has happened: the event that starts the saga, then events, each the answer to the command that was sent
-// last, saga.Cancel, TimeOut or Late.
+// Given is what has happened: the event that starts the saga, then events, saga.Cancel, TimeOut, Reply or Late. An event is the answer to
+// the newest command in flight whose step waits for an event of this type, and if there is none, to the command that was sent last.
 func (k Kit) Given(inputs ...any) Scenario { return Scenario{k, inputs} }
 
 // Scenario has its history and waits for what happens.
@@ -167,6 +174,16 @@ func (r *Run) input(input any) (saga.Input, error) {
 			r.Now = next.DueAt
 		}
 		return next.Timeout, nil
+	case Reply:
+		if st := r.State.Step(input.Step); st == nil || !st.InFlight() {
+			return nil, fmt.Errorf("no command of step %q is in flight", input.Step)
+		}
+		for _, c := range slices.Backward(r.Sent) {
+			if c.Step == input.Step {
+				return saga.Answer{Event: input.Event, Step: c.Step, Branch: c.Branch, CommandID: c.ID}, nil
+			}
+		}
+		return nil, fmt.Errorf("no command of step %q was sent", input.Step)
 	case Late:
 		for _, c := range slices.Backward(r.Sent) {
 			if c.Step == input.Step && c.Branch == input.Branch {
@@ -177,6 +194,11 @@ func (r *Run) input(input any) (saga.Input, error) {
 	}
 	if len(r.Sent) == 0 {
 		return saga.Start{Event: input, Subject: "subject-1"}, nil
+	}
+	for _, c := range slices.Backward(r.Sent) {
+		if st := r.State.Step(c.Step); st.InFlight() && (st.Status == saga.Undoing) == (c.Branch == cqrs.BranchCompensation) && r.Saga.Awaits(c.Step, c.Branch, input) {
+			return saga.Answer{Event: input, Step: c.Step, Branch: c.Branch, CommandID: c.ID}, nil
+		}
 	}
 	last := r.Sent[len(r.Sent)-1]
 	return saga.Answer{Event: input, Step: last.Step, Branch: last.Branch, CommandID: last.ID}, nil

@@ -35,6 +35,8 @@ type Environment struct {
 	handlers map[reflect.Type]cqrs.Handler
 	sagas    map[string]*saga.Saga // the newest version by name
 	quiet    bool                  // no faults any more
+	loses    bool                  // a command may be lost
+	retries  bool                  // a person may retry what is stuck
 	manager  *manager.Manager
 	started  []cqrs.Event // the first events of subjects, in order
 	names    []string     // of the sagas, sorted
@@ -180,7 +182,11 @@ func (w *Environment) step() bool {
 	if len(busy) == 0 {
 		return w.pass()
 	}
-	switch w.fault("the world", "time passes", "an old message comes again", "a dead letter is redriven", "somebody cancels") {
+	ways := []string{"time passes", "an old message comes again", "a dead letter is redriven", "somebody cancels", "an operator retries", "a person signals"}
+	if !w.retries {
+		ways = ways[:4]
+	}
+	switch w.fault("the world", ways...) {
 	case 1:
 		return w.pass()
 	case 2:
@@ -189,6 +195,10 @@ func (w *Environment) step() bool {
 		w.redrive()
 	case 4:
 		w.cancel()
+	case 5:
+		w.retry()
+	case 6:
+		w.signal()
 	}
 	w.deliver(busy[w.choices.pick(len(busy))])
 	return true
@@ -254,6 +264,48 @@ func (w *Environment) cancel() {
 	}
 }
 
+// retry has an operator retry each step that is stuck.
+func (w *Environment) retry() {
+	for _, stream := range slices.Sorted(maps.Keys(w.streams)) {
+		id, ok := strings.CutPrefix(stream, saga.Category+"/")
+		if !ok {
+			continue
+		}
+		state := saga.Rebuild(id, w.streams[stream])
+		for _, step := range state.StuckSteps() {
+			err := w.Within(context.Background(), func(ctx context.Context) error {
+				return w.manager.Operate(ctx, id, saga.Retry{By: "an operator", Step: step})
+			})
+			w.tell("retry %s: %v", step, err)
+		}
+	}
+}
+
+// signal has a person send each signal that a saga waits for, and one that was sent before.
+func (w *Environment) signal() {
+	ctx := cqrs.WithPrincipal(context.Background(), cqrs.Guest)
+	for _, stream := range slices.Sorted(maps.Keys(w.streams)) {
+		id, ok := strings.CutPrefix(stream, saga.Category+"/")
+		if !ok {
+			continue
+		}
+		state := saga.Rebuild(id, w.streams[stream])
+		for _, step := range state.Steps {
+			name, waits := state.Signals[step.Name]
+			if !waits {
+				continue
+			}
+			err := w.Within(ctx, func(ctx context.Context) error {
+				return w.manager.Signal(ctx, id, name, func(any) error { return nil })
+			})
+			w.tell("signal %s: %v", name, err)
+			if (err != nil) != (step.Status != saga.InProgress) {
+				panic(fmt.Sprintf("signal %s of a step that is %s: %v", name, step.Status, err))
+			}
+		}
+	}
+}
+
 // errCrash stands for the process's end.
 var errCrash = errors.New("the process ends here")
 
@@ -262,7 +314,15 @@ func (w *Environment) deliver(q *queue) {
 	m := q.waiting[0]
 	w.tell("%s: %s %s %s for %s", w.now.Format("15:04:05.000"), m.meta.Type, m.meta.SagaStep, m.meta.Branch, q.consumer.name)
 	w.now = w.now.Add(time.Millisecond)
-	after := w.fault("delivery", "crash before the commit", "crash after the commit", "nobody can handle it")
+	ways := []string{"crash before the commit", "crash after the commit", "nobody can handle it", "it is lost"}
+	if !w.loses || !q.consumer.command || m.meta.Branch == "" {
+		ways = ways[:3]
+	}
+	after := w.fault("delivery", ways...)
+	if after == 4 {
+		q.waiting = q.waiting[1:]
+		return
+	}
 	if after == 3 && q.consumer.command && m.meta.Branch != "" {
 		w.bury(q, m)
 		return

@@ -64,11 +64,13 @@ func (e SagaStatus) Valid() bool {
 
 // Defines values for StepStatus.
 const (
+	StepStatusCancelled    StepStatus = "cancelled"
 	StepStatusCompensated  StepStatus = "compensated"
 	StepStatusCompensating StepStatus = "compensating"
 	StepStatusCompleted    StepStatus = "completed"
 	StepStatusInProgress   StepStatus = "in_progress"
 	StepStatusRefused      StepStatus = "refused"
+	StepStatusSkipped      StepStatus = "skipped"
 	StepStatusTimedOut     StepStatus = "timed_out"
 	StepStatusWaiting      StepStatus = "waiting"
 )
@@ -76,6 +78,8 @@ const (
 // Valid indicates whether the value is a known member of the StepStatus enum.
 func (e StepStatus) Valid() bool {
 	switch e {
+	case StepStatusCancelled:
+		return true
 	case StepStatusCompensated:
 		return true
 	case StepStatusCompensating:
@@ -85,6 +89,8 @@ func (e StepStatus) Valid() bool {
 	case StepStatusInProgress:
 		return true
 	case StepStatusRefused:
+		return true
+	case StepStatusSkipped:
 		return true
 	case StepStatusTimedOut:
 		return true
@@ -140,6 +146,14 @@ type DeadLetter struct {
 type DeadLetterList struct {
 	DeadLetters []DeadLetter `json:"dead_letters"`
 	NextCursor  *string      `json:"next_cursor,omitempty"`
+}
+
+// Decision defines model for Decision.
+type Decision struct {
+	Reason string `json:"reason"`
+
+	// Step The stuck step; needed if several parallel steps are stuck
+	Step *string `json:"step,omitempty"`
 }
 
 // FieldError defines model for FieldError.
@@ -199,11 +213,6 @@ type Problem struct {
 	Type   string        `json:"type"`
 }
 
-// Reason defines model for Reason.
-type Reason struct {
-	Reason string `json:"reason"`
-}
-
 // Saga defines model for Saga.
 type Saga struct {
 	Definition        string     `json:"definition"`
@@ -242,15 +251,30 @@ type Step struct {
 	EndedAt  *time.Time `json:"ended_at,omitempty"`
 
 	// InsteadOf The step that this step is the alternative of
-	InsteadOf *string    `json:"instead_of,omitempty"`
-	Name      string     `json:"name"`
-	Reason    *string    `json:"reason,omitempty"`
+	InsteadOf *string `json:"instead_of,omitempty"`
+	Name      string  `json:"name"`
+	Reason    *string `json:"reason,omitempty"`
+
+	// Signal The signal that the step waits for
+	Signal *string `json:"signal,omitempty"`
+
+	// Stage The number of the step's stage, from 1, if the saga has parallel steps
+	Stage     *int       `json:"stage,omitempty"`
 	StartedAt *time.Time `json:"started_at,omitempty"`
 	Status    StepStatus `json:"status"`
+
+	// Stuck The step needs the decision of an operator
+	Stuck *bool `json:"stuck,omitempty"`
 }
 
 // StepStatus defines model for Step.Status.
 type StepStatus string
+
+// StuckStep defines model for StuckStep.
+type StuckStep struct {
+	// Step The stuck step; needed if several parallel steps are stuck
+	Step *string `json:"step,omitempty"`
+}
 
 // SuspendedTopic defines model for SuspendedTopic.
 type SuspendedTopic struct {
@@ -315,6 +339,15 @@ type RetrySagaParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// SignalSagaJSONBody defines parameters for SignalSaga.
+type SignalSagaJSONBody = map[string]interface{}
+
+// SignalSagaParams defines parameters for SignalSaga.
+type SignalSagaParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // SkipSagaStepParams defines parameters for SkipSagaStep.
 type SkipSagaStepParams struct {
 	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
@@ -322,10 +355,16 @@ type SkipSagaStepParams struct {
 }
 
 // ResolveSagaJSONRequestBody defines body for ResolveSaga for application/json ContentType.
-type ResolveSagaJSONRequestBody = Reason
+type ResolveSagaJSONRequestBody = Decision
+
+// RetrySagaJSONRequestBody defines body for RetrySaga for application/json ContentType.
+type RetrySagaJSONRequestBody = StuckStep
+
+// SignalSagaJSONRequestBody defines body for SignalSaga for application/json ContentType.
+type SignalSagaJSONRequestBody = SignalSagaJSONBody
 
 // SkipSagaStepJSONRequestBody defines body for SkipSagaStep for application/json ContentType.
-type SkipSagaStepJSONRequestBody = Reason
+type SkipSagaStepJSONRequestBody = Decision
 
 // PutSandboxJSONRequestBody defines body for PutSandbox for application/json ContentType.
 type PutSandboxJSONRequestBody = Knobs
@@ -455,6 +494,9 @@ type ServerInterface interface {
 	// RetrySaga Send the command of the stuck step again
 	// (POST /v1/sagas/{id}/retry)
 	RetrySaga(w http.ResponseWriter, r *http.Request, id Id, params RetrySagaParams)
+	// SignalSaga Send a signal to a saga that waits for it. The definition says which roles may
+	// (POST /v1/sagas/{id}/signals/{name})
+	SignalSaga(w http.ResponseWriter, r *http.Request, id Id, name string, params SignalSagaParams)
 	// SkipSagaStep Declare the step at which a saga is stuck done, with a reason; the saga goes on
 	// (POST /v1/sagas/{id}/skip)
 	SkipSagaStep(w http.ResponseWriter, r *http.Request, id Id, params SkipSagaStepParams)
@@ -551,6 +593,12 @@ func (_ Unimplemented) ResolveSaga(w http.ResponseWriter, r *http.Request, id Id
 // RetrySaga Send the command of the stuck step again
 // (POST /v1/sagas/{id}/retry)
 func (_ Unimplemented) RetrySaga(w http.ResponseWriter, r *http.Request, id Id, params RetrySagaParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// SignalSaga Send a signal to a saga that waits for it. The definition says which roles may
+// (POST /v1/sagas/{id}/signals/{name})
+func (_ Unimplemented) SignalSaga(w http.ResponseWriter, r *http.Request, id Id, name string, params SignalSagaParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1014,6 +1062,65 @@ func (siw *ServerInterfaceWrapper) RetrySaga(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// SignalSaga operation middleware
+func (siw *ServerInterfaceWrapper) SignalSaga(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "name" -------------
+	var name string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", chi.URLParam(r, "name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params SignalSagaParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SignalSaga(w, r, id, name, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // SkipSagaStep operation middleware
 func (siw *ServerInterfaceWrapper) SkipSagaStep(w http.ResponseWriter, r *http.Request) {
 
@@ -1243,6 +1350,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/sagas/{id}/resolve", wrapper.ResolveSaga)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/sagas/{id}/signals/{name}", wrapper.SignalSaga)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/dead-letters", wrapper.ListDeadLetters)

@@ -1,0 +1,191 @@
+package saga
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Check finds every fault of the definition. The service does not start with one.
+func (d Definition[D]) Check() error {
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("saga %s: "+format, append([]any{d.Name}, args...)...))
+	}
+	if d.Name == "" || d.Version < 1 {
+		fault("needs a name and a version from 1")
+	}
+	if d.Start.event == nil {
+		fault("has no event that starts it")
+	}
+	if len(d.Steps) == 0 {
+		fault("has no steps")
+	}
+	if d.OnCompensated.Name == "" || d.OnCompensated.Action == nil || d.OnCompensated.Completed.event == nil || d.OnCompensated.Timeout <= 0 {
+		fault("needs an Abort with name, command, completing event and time")
+	}
+	c := checker[D]{fault: fault, names: map[string]bool{d.OnCompensated.Name: true}, signals: map[string]bool{}}
+	for i, s := range d.Steps {
+		if s.Parallel == nil {
+			c.step(i, s, false)
+			continue
+		}
+		c.stage(i, s)
+	}
+	return errors.Join(faults...)
+}
+
+// checker finds the faults of steps, in the order in which they are taken.
+type checker[D any] struct {
+	fault   func(format string, args ...any)
+	names   map[string]bool
+	signals map[string]bool
+	pivot   string // the name of the one that was found
+}
+
+// stage checks a stage of parallel steps.
+func (c *checker[D]) stage(i int, s Step[D]) {
+	names := make([]string, len(s.Parallel))
+	for n, branch := range s.Parallel {
+		names[n] = branch.Name
+	}
+	parallel := s.Parallel
+	s.Parallel = nil
+	if !reflect.ValueOf(s).IsZero() {
+		c.fault("stage %d (%s) has fields beside Parallel: set them in its steps", i+1, strings.Join(names, ", "))
+	}
+	if len(parallel) < 2 {
+		c.fault("stage %d (%s) needs two parallel steps or more", i+1, strings.Join(names, ", "))
+	}
+	for _, branch := range parallel {
+		if branch.Parallel != nil {
+			c.fault("stage %d has a stage inside: parallel steps are not nested", i+1)
+			continue
+		}
+		c.step(i, branch, true)
+	}
+}
+
+// form checks what every step has, and every fallback.
+func (c *checker[D]) form(i int, s Step[D]) {
+	if s.Name == "" || c.names[s.Name] {
+		c.fault("step %d needs a name of its own, has %q", i+1, s.Name)
+	}
+	c.names[s.Name] = true
+	if s.Action == nil || s.Completed.event == nil || s.Timeout <= 0 {
+		c.fault("step %q needs a command, a completing event and a time", s.Name)
+	}
+}
+
+// delay checks a step that only waits.
+func (c *checker[D]) delay(i int, s Step[D]) {
+	if s.Name == "" || c.names[s.Name] {
+		c.fault("step %d needs a name of its own, has %q", i+1, s.Name)
+	}
+	c.names[s.Name] = true
+	s.Name, s.Delay, s.SkipIf = "", nil, nil
+	if !reflect.ValueOf(s).IsZero() {
+		c.fault("step %d is a delay: it only waits, so no other field is set but Name and SkipIf", i+1)
+	}
+}
+
+// signal checks a step that waits for a person.
+func (c *checker[D]) signal(i int, s Step[D]) {
+	if s.Name == "" || c.names[s.Name] {
+		c.fault("step %d needs a name of its own, has %q", i+1, s.Name)
+	}
+	c.names[s.Name] = true
+	g := *s.Signal
+	switch {
+	case g.Name == "" || strings.Trim(g.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "":
+		c.fault("step %q waits for a signal: its name %q is not of lower case letters, digits and dashes", s.Name, g.Name)
+	case c.signals[g.Name]:
+		c.fault("step %q waits for the signal %q, and so does another step: which one would be meant?", s.Name, g.Name)
+	case len(g.Roles) == 0 || slices.Contains(g.Roles, ""):
+		c.fault("step %q waits for a signal: it needs the roles that may send it", s.Name)
+	case slices.Contains(g.Roles, "customer"):
+		c.fault("step %q waits for a signal of customers: the kit does not know whose saga it is, so a route of the service must send it", s.Name)
+	case g.Received.event == nil || g.Received.event.Kind() != reflect.Struct || s.Timeout <= 0:
+		c.fault("step %q waits for a signal: it needs a payload, which is a struct, and a time", s.Name)
+	case c.pivot != "" && !g.Optional:
+		c.fault("step %q waits for a signal after the pivot: it must be optional", s.Name)
+	case g.Optional && s.Fallback != nil:
+		c.fault("step %q is optional and has a fallback: its fallback would never be taken", s.Name)
+	}
+	c.signals[g.Name] = true
+	f := s.Fallback
+	s.Name, s.Signal, s.Timeout, s.SkipIf, s.Fallback = "", nil, 0, nil, nil
+	if !reflect.ValueOf(s).IsZero() {
+		c.fault("step %d waits for a signal: no other field is set but Name, SkipIf, Within and Fallback", i+1)
+	}
+	if f == nil {
+		return
+	}
+	c.form(i, f.step())
+	switch {
+	case f.Compensation == nil || f.Compensated.event == nil:
+		c.fault("fallback %q needs a compensation and the event that ends it", f.Name)
+	case !f.WhenTimedOut || f.WhenOpen || len(f.WhenRefused) > 0:
+		c.fault("fallback %q is that of a signal: it is taken when the time is up, and not otherwise", f.Name)
+	}
+}
+
+// until checks a step that is repeated.
+func (c *checker[D]) until(s Step[D]) {
+	switch u := s.Until; {
+	case u.Holds == nil || u.Every <= 0 || u.Attempts < 1:
+		c.fault("step %q is repeated until a condition holds: it needs the condition, a time between and a number of attempts", s.Name)
+	case s.Pivot:
+		c.fault("step %q is the pivot: it is not repeated until a condition holds", s.Name)
+	case s.Compensation != nil:
+		c.fault("step %q is repeated until a condition holds: its command has no effect and its step no compensation", s.Name)
+	case strings.Contains(s.Name, "#"):
+		c.fault("step %q is repeated: its name must not contain #", s.Name)
+	}
+}
+
+func (c *checker[D]) step(i int, s Step[D], parallel bool) {
+	switch {
+	case s.Delay != nil:
+		c.delay(i, s)
+		return
+	case s.Signal != nil:
+		c.signal(i, s)
+		return
+	}
+	c.form(i, s)
+	after := c.pivot != ""
+	if s.Pivot {
+		if after {
+			c.fault("steps %q and %q are both the pivot", c.pivot, s.Name)
+		}
+		if parallel {
+			c.fault("step %q is the pivot: it stands alone, not parallel to other steps", s.Name)
+		}
+		c.pivot = s.Name
+	}
+	if s.Until != nil {
+		c.until(s)
+	}
+	switch {
+	case after && !s.Pivot && (!s.Retriable || s.Compensation != nil):
+		c.fault("step %q comes after the pivot: it must be retriable and have no compensation", s.Name)
+	case !after && s.Retriable:
+		c.fault("step %q is retriable, but stands before the pivot", s.Name)
+	case !after && !s.Pivot && s.Until == nil && (s.Compensation == nil || s.Compensated.event == nil):
+		c.fault("step %q comes before the pivot: it needs a compensation and the event that ends it", s.Name)
+	}
+	if f := s.Fallback; f != nil {
+		c.form(i, f.step())
+		switch {
+		case c.pivot != "":
+			c.fault("step %q is the pivot or comes after it: it is asked until it answers and has no fallback", s.Name)
+		case f.Compensation == nil || f.Compensated.event == nil:
+			c.fault("fallback %q needs a compensation and the event that ends it", f.Name)
+		case !f.WhenOpen && !f.WhenTimedOut && len(f.WhenRefused) == 0:
+			c.fault("fallback %q would never be taken: say when", f.Name)
+		}
+	}
+}

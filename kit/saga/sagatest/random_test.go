@@ -1,0 +1,330 @@
+package sagatest
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// Sagas of random shape, with everything going wrong that can. SAGATEST_RUNS sets the number of worlds; each has three sagas.
+func TestRandomSagas(t *testing.T) {
+	runs := 2000
+	if testing.Short() {
+		runs = 200
+	}
+	Faults{Runs: runs, Subjects: 3, shape: randomShape}.Run(t)
+}
+
+func newChance(seed, n uint64) *rand.Rand {
+	return rand.New(rand.NewPCG(seed, n))
+}
+
+// The random definitions do have all constructs in them.
+func TestRandomShapesHaveAllConstructs(t *testing.T) {
+	var seen strings.Builder
+	for n := range 300 {
+		made := randomShape(&tape{chance: newChance(1, uint64(n))})
+		if err := made.saga.Check(); err != nil {
+			t.Fatal(err, made.text)
+		}
+		seen.WriteString(strings.Join(made.text, "\n"))
+	}
+	for _, construct := range []string{"parallel", "pivot", "retriable", "or else", "skipped", "delay", "until", "signal"} {
+		if !strings.Contains(seen.String(), construct) {
+			t.Errorf("none of them has: %s", construct)
+		}
+	}
+}
+
+// A failure is a small definition and a short story.
+func TestAFailureOfARandomSagaIsSmall(t *testing.T) {
+	f := Faults{Subjects: 1, shape: func(t *tape) shape {
+		made := randomShape(t)
+		made.play = func(play func(*Environment) Play) func(*Environment) Play {
+			return func(w *Environment) Play {
+				p := play(w)
+				check := p.Check
+				p.Check = func() error {
+					for _, line := range made.text {
+						if strings.Contains(line, "parallel") && w.faults > 0 {
+							return fmt.Errorf("a stage, and a fault")
+						}
+					}
+					return check()
+				}
+				return p
+			}
+		}(made.play)
+		return made
+	}}
+	var failed result
+	for n := uint64(0); failed.err == nil; n++ {
+		failed = f.run(&tape{chance: newChance(2, n), rate: 0.05})
+	}
+	small := shrink(failed.choice, func(choices []int) bool { return f.run(&tape{play: choices}).err != nil })
+	again := f.run(&tape{play: small, tell: true})
+	if again.err == nil || len(again.short()) > maxStory || len(again.story) > 60 {
+		t.Errorf("%v: %d lines\n%s", again.err, len(again.story), strings.Join(again.story, "\n"))
+	}
+	if story := (result{story: slices.Repeat([]string{"x"}, 1000)}).short(); len(story) != maxStory {
+		t.Errorf("%d lines", len(story))
+	}
+}
+
+// plan is a random definition as the rules of order see it.
+type plan struct {
+	stages [][]branch
+}
+
+type branch struct {
+	step, fallback string
+	skip           func(subject string) bool // nil: never
+	polls          bool                      // the step has no effect; a fallback has
+}
+
+// taken tells whether the branch is taken for a subject.
+func (b branch) taken(subject string) bool { return b.skip == nil || !b.skip(subject) }
+
+// randomShape makes a definition. The more choices are 0, the smaller it is.
+func randomShape(t *tape) shape {
+	var p plan
+	d := saga.Definition[note]{
+		Name: "random", Version: 1, AlertAfter: 3, Start: saga.On(func(d *note, e requested) { d.ID = e.ID }),
+		OnCompensated: saga.FinalStep[note]{
+			Name: "close", Timeout: time.Second, Completed: saga.Event[closed, note](),
+			Action: func(d note, why string) cqrs.Keyed { return end{d.ID, why} },
+		},
+	}
+	text, names := []string{}, 0
+	step := func(pivot, after bool) (saga.Step[note], branch, string) {
+		names++
+		if !pivot && t.pick(8) == 7 {
+			long := time.Duration(t.pick(4)) * 1500 * time.Millisecond
+			name := fmt.Sprint("step ", names)
+			delay := saga.Step[note]{Name: name, Delay: func(note) time.Duration { return long }}
+			return delay, branch{step: name, skip: func(string) bool { return true }}, fmt.Sprintf("%s (delay of %s)", name, long)
+		}
+		if !pivot && t.pick(8) == 7 {
+			name := fmt.Sprint("step ", names)
+			optional := t.pick(2) == 1 || after
+			waits := saga.Step[note]{Name: name, Timeout: time.Duration(1+t.pick(3)) * time.Second, Signal: &saga.Signal[note]{
+				Name: fmt.Sprint("signal-", names), Roles: []string{"operator"}, Received: saga.Event[closed, note](), Optional: optional,
+			}}
+			line := fmt.Sprintf("%s (signal in %s, optional %v)", name, waits.Timeout, optional)
+			b := branch{step: name, polls: true}
+			if !optional && t.pick(3) == 2 {
+				names++
+				instead := t.pick(len(participants))
+				other := participants[instead].step(fmt.Sprint("step ", names), false)
+				waits.Fallback = &saga.Fallback[note]{
+					Name: other.Name, Action: other.Action, Completed: other.Completed, Refused: other.Refused, Compensation: other.Compensation, Compensated: other.Compensated,
+					Timeout: time.Second, WhenTimedOut: true,
+				}
+				b.fallback = other.Name
+				line += fmt.Sprintf(" or else %s (p%d)", other.Name, instead)
+			}
+			return waits, b, line
+		}
+		which := t.pick(len(participants))
+		st := participants[which].step(fmt.Sprint("step ", names), after)
+		polls := !pivot && t.pick(6) == 5
+		if polls {
+			st = participants[which].poll(fmt.Sprint("step ", names), after)
+			name := st.Name
+			st.Until = &saga.Until[note]{
+				Holds: func(d note) bool { return slices.Contains(d.Yes, name) }, Every: time.Duration(1+t.pick(4)) * 700 * time.Millisecond, Attempts: 1 + t.pick(3),
+			}
+		}
+		st.Timeout = time.Duration(1+t.pick(3)) * time.Second
+		b := branch{step: st.Name}
+		skipped := ""
+		switch t.pick(8) {
+		case 6:
+			b.skip, skipped = func(subject string) bool { return subject != "s0" }, ", skipped for all but s0"
+		case 7:
+			b.skip, skipped = func(string) bool { return true }, ", skipped"
+		}
+		if b.skip != nil {
+			st.SkipIf = func(d note) bool { return b.skip(d.ID) }
+		}
+		line := fmt.Sprintf("%s (p%d, %s)", st.Name, which, st.Timeout)
+		switch {
+		case pivot:
+			st.Pivot, st.Compensation, st.Compensated = true, nil, saga.Expected[note]{}
+			line += " pivot"
+		case after:
+			st.Retriable, st.Compensation, st.Compensated = true, nil, saga.Expected[note]{}
+			line += " retriable"
+		case t.pick(4) == 3:
+			names++
+			instead := t.pick(len(participants))
+			other := participants[instead].step(fmt.Sprint("step ", names), false)
+			when := 1 + t.pick(7)
+			st.Fallback = &saga.Fallback[note]{
+				Name: other.Name, Action: other.Action, Completed: other.Completed, Refused: other.Refused, Compensation: other.Compensation, Compensated: other.Compensated,
+				Timeout: time.Second, WhenOpen: when&1 > 0, WhenTimedOut: when&2 > 0,
+			}
+			if when&4 > 0 {
+				st.Fallback.WhenRefused = []string{"full"}
+			}
+			b.fallback = other.Name
+			line += fmt.Sprintf(" or else %s (p%d; open %v, timed out %v, refused %v)", other.Name, instead, when&1 > 0, when&2 > 0, when&4 > 0)
+		}
+		if polls {
+			line += fmt.Sprintf(", until it says yes, every %s, %d attempts", st.Until.Every, st.Until.Attempts)
+			b.polls = true
+		}
+		return st, b, line + skipped
+	}
+	stage := func(pivot, after bool) {
+		branches := 1
+		if !pivot {
+			branches += max(t.pick(5)-2, 0) // 1 to 3
+		}
+		var made saga.Step[note]
+		var all []branch
+		for range branches {
+			st, b, line := step(pivot, after)
+			all = append(all, b)
+			if branches == 1 {
+				made = st
+				text = append(text, fmt.Sprintf("stage %d: %s", len(p.stages)+1, line))
+				break
+			}
+			made.Parallel = append(made.Parallel, st)
+			text = append(text, fmt.Sprintf("stage %d, parallel: %s", len(p.stages)+1, line))
+		}
+		d.Steps = append(d.Steps, made)
+		p.stages = append(p.stages, all)
+	}
+	for range 1 + t.pick(3) {
+		stage(false, false)
+	}
+	if t.pick(2) == 1 {
+		stage(true, false)
+		for range t.pick(3) {
+			stage(false, true)
+		}
+	}
+	return shape{saga.New(d), text, p.play}
+}
+
+// play sets up a world for the definition.
+func (p plan) play(w *Environment) Play {
+	b := &book{stands: map[string]bool{}, undone: map[string]bool{}, refused: map[string]string{}}
+	subjects := NewStore(w, "subjects", func(history []any) *ledger {
+		l := &ledger{}
+		l.Replay(func(any) {}, history)
+		return l
+	})
+	play := Play{Handlers: cqrs.ForAggregate("subjects", cqrs.Handle("End", func(ctx context.Context, c end) error {
+		return subjects.Update(ctx, c.ID, func(l *ledger) error { l.add(closed{c.Why}); return nil })
+	}))}
+	for _, each := range participants {
+		play.Handlers = append(play.Handlers, each.handler(w, b)...)
+	}
+	play.Start = func(ctx context.Context, n int) error {
+		id := fmt.Sprint("s", n)
+		return subjects.Update(ctx, id, func(l *ledger) error { l.add(requested{id}); return nil })
+	}
+	play.Check = func() error {
+		for _, id := range subjects.IDs() {
+			state := saga.Rebuild("", w.streams[saga.Category+"/"+saga.ID("random", id)])
+			if err := p.check(id, state, effects(w, b, id)); err != nil {
+				return fmt.Errorf("%s, %s: %w", id, state.Status, err)
+			}
+		}
+		return nil
+	}
+	return play
+}
+
+// effects are those for a subject, in the order in which they took place.
+func effects(w *Environment, b *book, subject string) []effect {
+	all := slices.DeleteFunc(slices.Clone(b.log), func(e effect) bool { return e.subject != subject })
+	for _, category := range []string{"p0", "p1", "p2"} {
+		for _, e := range w.streams[category+"/"+subject] {
+			if x, ok := e.Body.(interface{ effect() (string, bool) }); ok {
+				step, undo := x.effect()
+				all = append(all, effect{e.Meta.ID, subject, step, undo})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b effect) int { return number(a.id) - number(b.id) })
+	return all
+}
+
+func number(id string) (n int) {
+	_, _ = fmt.Sscanf(id, "m-%d", &n)
+	return n
+}
+
+func (e acted[P]) effect() (string, bool)    { return e.Step, false }
+func (e reversed[P]) effect() (string, bool) { return e.Step, true }
+
+// check replays the effects of one saga: each took place and was undone at most once, a stage only while all stages before it stood, and was
+// undone only when nothing of the stages behind it stood; at the end either one way of each branch stands, or nothing does.
+func (p plan) check(subject string, state saga.State, all []effect) error {
+	stands, seen := map[string]bool{}, map[effect]bool{}
+	var story []string
+	complete := func(n int) bool {
+		for _, b := range p.stages[n] {
+			if b.polls { // by itself, or by its fallback
+				continue
+			}
+			ways := 0
+			for _, way := range []string{b.step, b.fallback} {
+				if stands[way] {
+					ways++
+				}
+			}
+			if b.taken(subject) != (ways == 1) || ways > 1 {
+				return false
+			}
+		}
+		return true
+	}
+	empty := func(n int) bool {
+		return !slices.ContainsFunc(p.stages[n], func(b branch) bool { return stands[b.step] || b.fallback != "" && stands[b.fallback] })
+	}
+	for _, e := range all {
+		story = append(story, fmt.Sprintf("%s undo=%v", e.step, e.undo))
+		once := effect{step: e.step, undo: e.undo}
+		n := slices.IndexFunc(p.stages, func(all []branch) bool {
+			return slices.ContainsFunc(all, func(b branch) bool { return b.step == e.step || b.fallback == e.step })
+		})
+		switch {
+		case seen[once]:
+			return fmt.Errorf("%s took effect twice (undo: %v): %v", e.step, e.undo, story)
+		case e.undo && !stands[e.step]:
+			return fmt.Errorf("%s was undone, and did not stand: %v", e.step, story)
+		case e.undo:
+			for later := n + 1; later < len(p.stages); later++ {
+				if !empty(later) {
+					return fmt.Errorf("%s was undone while stage %d stood: %v", e.step, later+1, story)
+				}
+			}
+		default:
+			for earlier := range n {
+				if !complete(earlier) {
+					return fmt.Errorf("%s took effect while stage %d did not stand: %v", e.step, earlier+1, story)
+				}
+			}
+		}
+		seen[once], stands[e.step] = true, !e.undo
+	}
+	for n := range p.stages {
+		switch {
+		case state.Status == saga.IsCompleted && !complete(n) || state.Status == saga.IsCompensated && !empty(n):
+			return fmt.Errorf("stage %d at the end: %v", n+1, story)
+		}
+	}
+	return nil
+}

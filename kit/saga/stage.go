@@ -1,0 +1,145 @@
+package saga
+
+import (
+	"fmt"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// asked is a command with the fact that it was sent.
+type asked struct {
+	fact    *CommandSent
+	command Command
+}
+
+// enter begins a stage, or the one behind it if all of its steps are skipped.
+func (m *machine) enter(n int) error {
+	for ; n < len(m.saga.stages)-1; n++ {
+		stage := m.saga.stages[n]
+		if !stage.parallel && m.saga.steps[stage.from].skipIf == nil {
+			return m.ask(stage.from, cqrs.BranchAction, 1)
+		}
+		taken, err := m.skip(stage)
+		if err != nil {
+			return err
+		}
+		if len(taken) > 0 {
+			return m.together(func() error { return m.askAll(taken) })
+		}
+	}
+	m.record(Completed{})
+	return nil
+}
+
+// skip skips the steps of a stage that their conditions tell to skip, and returns the others.
+func (m *machine) skip(stage stage) (taken []int, err error) {
+	var skipped []string
+	for i := stage.from; i < stage.to; i++ {
+		st, skip := &m.saga.steps[i], false
+		if st.standsIn {
+			continue
+		}
+		if st.skipIf != nil {
+			if skip, err = st.skipIf(m.state.Data); err != nil {
+				return nil, fmt.Errorf("step %s: %w", st.name, err)
+			}
+		}
+		if skip {
+			skipped = append(skipped, st.name)
+		} else {
+			taken = append(taken, i)
+		}
+	}
+	if len(skipped) > 0 {
+		m.record(SkippedByCondition{Steps: skipped})
+	}
+	return taken, nil
+}
+
+// askAll asks steps for their actions.
+func (m *machine) askAll(steps []int) error {
+	for _, i := range steps {
+		if err := m.ask(i, cqrs.BranchAction, 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// together sends all commands that ask asks for as one, so that one fact tells of them and one timer is enough for them.
+func (m *machine) together(ask func() error) error {
+	if m.hold {
+		return ask()
+	}
+	m.hold = true
+	if err := ask(); err != nil {
+		return err
+	}
+	m.hold = false
+	held := m.held
+	m.held = nil
+	m.timeFirst(held)
+	var sent []CommandSent
+	for _, a := range held {
+		if a.command.Body != nil {
+			sent = append(sent, *a.fact)
+			m.out.Commands = append(m.out.Commands, a.command)
+		}
+	}
+	switch len(sent) {
+	case 0:
+	case 1:
+		m.recordAsked(&sent[0])
+	default:
+		m.record(CommandsSent{sent})
+	}
+	for _, a := range held {
+		if a.command.Body == nil {
+			m.recordWait(a.fact)
+		}
+	}
+	return nil
+}
+
+// send records and sends one command.
+func (m *machine) send(sent *CommandSent, c Command) {
+	m.setTimer(sent, nil)
+	m.recordAsked(sent)
+	m.out.Commands = append(m.out.Commands, c)
+}
+
+func (m *machine) recordWait(w *CommandSent) {
+	signal := ""
+	if g := m.saga.steps[m.find(w.Step)].signal; g != nil {
+		signal = g.name
+	}
+	m.record(WaitStarted{Step: w.Step, WaitID: w.CommandID, Deadline: w.Deadline, Timed: w.Timed, Signal: signal})
+}
+
+// wait begins a delay, or the wait for a signal.
+func (m *machine) wait(i int) (err error) {
+	st, d := &m.saga.steps[i], m.saga.steps[i].within
+	if st.delay != nil {
+		if d, err = st.delay(m.state.Data); err != nil {
+			return fmt.Errorf("step %s: %w", st.name, err)
+		}
+	}
+	w := &CommandSent{Step: st.name, Branch: cqrs.BranchAction, Attempt: 1, CommandID: commandID(m.state.ID, st.name, cqrs.BranchAction, 1), Deadline: m.now.Add(max(d, 0))}
+	if m.hold {
+		m.held = append(m.held, asked{fact: w})
+		return nil
+	}
+	m.setTimer(w, nil)
+	m.recordWait(w)
+	return nil
+}
+
+// busy tells whether steps of a stage are in flight.
+func (m *machine) busy(n int) bool {
+	for i := m.saga.stages[n].from; i < m.saga.stages[n].to; i++ {
+		if st := m.state.Step(m.saga.steps[i].name); st != nil && st.InFlight() {
+			return true
+		}
+	}
+	return false
+}

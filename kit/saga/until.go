@@ -1,0 +1,63 @@
+package saga
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+)
+
+// repeated handles an answer to a step that is repeated; one that completes or refuses it is left to doAnswer.
+func (m *machine) repeated(i int, st *StepState, in Answer) (handled bool, err error) {
+	def := &m.saga.steps[i]
+	var data json.RawMessage
+	switch in.Event.(type) {
+	case Processed, Failed:
+	default:
+		if reflect.TypeOf(in.Event) != def.completed.event {
+			return false, nil
+		}
+		if data, err = def.completed.remember(m.state.Data, in.Event); err != nil {
+			return false, err
+		}
+	}
+	now := data
+	if len(now) == 0 {
+		now = m.state.Data
+	}
+	if _, failed := in.Event.(Failed); !failed {
+		if holds, err := def.until.holds(now); holds || err != nil {
+			return false, err
+		}
+	}
+	m.stopLateTimer(st, st.timerBranch())
+	if m.outOfAttempts(i, st) {
+		m.refuseRepeated(i, st, in.CommandID)
+		return true, m.away(i)
+	}
+	w := &CommandSent{
+		Step: st.Name, Branch: repeat, Attempt: st.Attempts, CommandID: commandID(m.state.ID, st.Name, repeat, st.Attempts), Deadline: m.now.Add(def.until.every),
+	}
+	m.setTimer(w, nil)
+	m.record(RepeatScheduled{Step: st.Name, CommandID: in.CommandID, Data: data, WaitID: w.CommandID, At: w.Deadline, Timed: w.Timed})
+	return true, nil
+}
+
+// outOfAttempts tells whether a step is not repeated once more. A retriable one is, but an operator is asked for.
+func (m *machine) outOfAttempts(i int, st *StepState) bool {
+	def := &m.saga.steps[i]
+	if st.Attempts < def.until.attempts {
+		return false
+	}
+	if def.retriable && st.Attempts == def.until.attempts {
+		m.stuck(st, notTrue(st))
+	}
+	return !def.retriable
+}
+
+func (m *machine) refuseRepeated(i int, st *StepState, commandID string) {
+	m.record(StepRefused{Step: st.Name, CommandID: commandID, Reason: notTrue(st), Fallback: m.fallback(i, m.saga.steps[i].whenTimedOut)})
+}
+
+func notTrue(st *StepState) string {
+	return fmt.Sprintf("%s: its condition does not hold after %d attempts", st.Name, st.Attempts)
+}
