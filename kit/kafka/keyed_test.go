@@ -17,6 +17,7 @@ import (
 
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/kafka/keyordered"
 )
 
 // produce sends messages numbered from 0 on over some keys, in order, by the producer.
@@ -163,47 +164,82 @@ func TestProducerRecords(t *testing.T) {
 	require.Error(t, errs[0])
 }
 
-// A topic is deleted and created again while it is consumed, and gets more records than the old one had before the member looks again. The member
-// does not go on at its offset in the old topic: every record is handled.
+// TestRecreatedTopicIsReadFromItsBeginning deletes and recreates a topic that is consumed, with more records than the old one had. No member
+// goes on at an offset in the old topic: every record is handled.
 func TestRecreatedTopicIsReadFromItsBeginning(t *testing.T) {
-	c := config(t)
-	name := topic(t, c)
-	produce(t, c, name, 200, 20)
-	s, err := kafka.NewSubscriber(c, name, "", func(*message.Message) {}, watermill.NopLogger{})
-	require.NoError(t, err)
-	out, err := s.Subscribe(context.Background(), name)
-	require.NoError(t, err)
-	var mu sync.Mutex
-	seen := map[string]bool{}
-	go func() {
-		for msg := range out {
+	soon, late := 100*time.Millisecond, 4*time.Second
+	for name, c := range map[string]struct {
+		checks []time.Duration // of the members: how often each looks
+		down   bool            // while the topic is recreated
+	}{
+		"one member":                              {checks: []time.Duration{soon}},
+		"two members":                             {checks: []time.Duration{soon, soon}},
+		"two members, one of which notices late":  {checks: []time.Duration{late, soon}},
+		"three members, two of which notice late": {checks: []time.Duration{late, late, soon}},
+		"the group is down":                       {checks: []time.Duration{soon, soon}, down: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster := config(t)
+			name := topic(t, cluster)
+			produce(t, cluster, name, 200, 20)
+			var mu sync.Mutex
+			seen := map[string]bool{}
+			handled := func(n int) func() bool {
+				return func() bool {
+					mu.Lock()
+					defer mu.Unlock()
+					return len(seen) == n
+				}
+			}
+			start := func() (stop func()) {
+				var members []*keyordered.Subscriber
+				for _, every := range c.checks {
+					s, err := keyordered.NewSubscriber(keyordered.Config{
+						Brokers: cluster.Brokers, Group: name, Unmarshaler: kafka.CloudEvents{}, CheckTopicEvery: every,
+					})
+					require.NoError(t, err)
+					out, err := s.Subscribe(context.Background(), name)
+					require.NoError(t, err)
+					go func() {
+						for msg := range out {
+							mu.Lock()
+							seen[msg.UUID] = true
+							mu.Unlock()
+							msg.Ack()
+						}
+					}()
+					members = append(members, s)
+				}
+				return func() {
+					for _, s := range members {
+						require.NoError(t, s.Close())
+					}
+				}
+			}
+			stop := start()
+			require.Eventually(t, handled(200), 60*time.Second, 50*time.Millisecond)
+			time.Sleep(3 * time.Second) // all members have joined, and their offsets are committed, which is done each second
+			if c.down {
+				stop()
+			}
 			mu.Lock()
-			seen[msg.UUID] = true
+			clear(seen)
 			mu.Unlock()
-			msg.Ack()
-		}
-	}()
-	handled := func(n int) func() bool {
-		return func() bool {
-			mu.Lock()
-			defer mu.Unlock()
-			return len(seen) == n
-		}
-	}
-	require.Eventually(t, handled(200), 60*time.Second, 50*time.Millisecond)
-	time.Sleep(2 * time.Second) // the member has seen the topic's id, and its offsets are committed
-	mu.Lock()
-	clear(seen)
-	mu.Unlock()
 
-	admin, err := kafka.NewAdmin(c)
-	require.NoError(t, err)
-	defer admin.Close()
-	require.NoError(t, admin.DeleteTopic(name))
-	require.Eventually(t, func() bool {
-		return admin.CreateTopic(name, &sarama.TopicDetail{NumPartitions: 4, ReplicationFactor: 1}, false) == nil
-	}, 60*time.Second, 20*time.Millisecond)
-	produce(t, c, name, 2000, 20)
-	require.Eventually(t, handled(2000), 60*time.Second, 50*time.Millisecond)
-	require.NoError(t, s.Close())
+			admin, err := kafka.NewAdmin(cluster)
+			require.NoError(t, err)
+			defer admin.Close()
+			require.NoError(t, admin.DeleteTopic(name))
+			require.Eventually(t, func() bool {
+				return admin.CreateTopic(name, &sarama.TopicDetail{NumPartitions: 4, ReplicationFactor: 1}, false) == nil
+			}, 60*time.Second, 20*time.Millisecond)
+			produce(t, cluster, name, 2000, 20)
+			if c.down {
+				stop = start()
+			}
+			require.Eventually(t, handled(2000), 60*time.Second, 50*time.Millisecond)
+			stop()
+		})
+	}
 }

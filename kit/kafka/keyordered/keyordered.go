@@ -65,6 +65,10 @@ type Config struct {
 	// Announce is called for a message that starts to wait for an earlier message of its key. Optional.
 	Announce func(*message.Message)
 
+	// CheckTopicEvery is how often a member compares the id of its topic with the one that its offsets are committed with. Records of a
+	// recreated topic may be handled out of order for so long; none is left out. Default: 1 s.
+	CheckTopicEvery time.Duration
+
 	Logger watermill.LoggerAdapter
 }
 
@@ -110,16 +114,20 @@ func (c *Config) complete() error {
 	if c.CloseGrace == 0 {
 		c.CloseGrace = 8 * time.Second
 	}
+	if c.CheckTopicEvery == 0 {
+		c.CheckTopicEvery = time.Second
+	}
 	if c.Logger == nil {
 		c.Logger = watermill.NopLogger{}
 	}
 	return c.Sarama.Validate()
 }
 
-// DefaultSarama is a client that reads committed records only. A group without offsets starts at the oldest record, so that no message is
-// skipped. The rebalance timeout leaves time for Grace.
+// DefaultSarama is a client of Kafka 2.8 or later that reads committed records only. A group without offsets starts at the oldest record, so that
+// no message is skipped. The rebalance timeout leaves time for Grace.
 func DefaultSarama() *sarama.Config {
 	s := sarama.NewConfig()
+	s.Version = sarama.V2_8_0_0 // the first with ids of topics
 	s.ClientID = "watermill"
 	s.Consumer.Return.Errors = true
 	s.Consumer.IsolationLevel = sarama.ReadCommitted
@@ -182,9 +190,8 @@ func (s *Subscriber) Close() error {
 func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *message.Message) {
 	fields := watermill.LogFields{"topic": topic, "group": s.config.Group}
 	var said time.Time
-	topicIDs := &remade{}
 	for ctx.Err() == nil {
-		if err := s.member(ctx, topic, out, topicIDs); err != nil && ctx.Err() == nil {
+		if err := s.member(ctx, topic, out); err != nil && ctx.Err() == nil {
 			if missing := missingRight(err, topic, s.config.Group); missing != nil {
 				err = missing
 			}
@@ -211,7 +218,7 @@ func missingRight(err error, topic, group string) error {
 	return nil
 }
 
-func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *message.Message, topicIDs *remade) (err error) {
+func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *message.Message) (err error) {
 	client, err := sarama.NewClient(s.config.Brokers, s.config.Sarama)
 	if err != nil {
 		return fmt.Errorf("reach Kafka at %v: %w", s.config.Brokers, err)
@@ -236,21 +243,13 @@ func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *messa
 		err = errors.Join(err, group.Close(), client.Close())
 		<-errs
 	}()
-	h := &handler{config: s.config, ctx: ctx, out: out, bytes: newBudget(s.config.MaxBytes), remade: topicIDs}
+	h := &handler{config: s.config, ctx: ctx, client: client, topic: topic, out: out, bytes: newBudget(s.config.MaxBytes)}
 	for ctx.Err() == nil {
 		session, end := context.WithCancel(ctx)
-		watching := make(chan struct{})
-		go func() {
-			defer close(watching)
-			topicIDs.watch(session, client, topic, func() {
-				s.config.Logger.Error("Topic was recreated, reading it from its beginning", nil, watermill.LogFields{"topic": topic, "group": s.config.Group})
-				end()
-			})
-		}()
+		h.end = end
 		err := group.Consume(session, []string{topic}, h)
 		again := session.Err() != nil
 		end()
-		<-watching
 		if err != nil && !again {
 			return err
 		}
@@ -262,14 +261,33 @@ func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *messa
 type handler struct {
 	config Config
 	ctx    context.Context //nolint:containedctx // that of the subscription: it says why a session ends
+	client sarama.Client
+	topic  string
 	out    chan<- *message.Message
 	bytes  *budget
-	remade *remade
+
+	end      func() // ends the session
+	metadata string // that its offsets are committed with
 }
 
 // Setup implements sarama.ConsumerGroupHandler.
 func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
-	h.remade.reset(session)
+	id, err := topicID(h.client, h.topic)
+	if err != nil {
+		return err
+	}
+	if h.metadata = metadataOf(id); h.metadata == "" {
+		return nil
+	}
+	reset, err := resetForeign(h.client, h.config.Group, h.metadata, session)
+	if err != nil {
+		return err
+	}
+	if len(reset) > 0 {
+		h.config.Logger.Error("Topic was recreated, reading it from its beginning", nil,
+			watermill.LogFields{"topic": h.topic, "group": h.config.Group, "partitions": reset})
+	}
+	go watchTopic(session.Context(), h.client, h.topic, h.metadata, h.config.CheckTopicEvery, h.end)
 	return nil
 }
 
@@ -279,9 +297,10 @@ func (*handler) Cleanup(sarama.ConsumerGroupSession) error { return nil }
 // ConsumeClaim implements sarama.ConsumerGroupHandler. It returns when the partition is taken away and the messages in flight have ended.
 // Until then the member sends heartbeats, and marked offsets are committed.
 func (h *handler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
+	metadata := h.metadata
 	base, lose := context.WithCancel(context.WithoutCancel(session.Context()))
 	p := newPartition(h.config, claim.Topic(), session.Context(), base, h.out, h.bytes, func(next int64) {
-		session.MarkOffset(claim.Topic(), claim.Partition(), next, "")
+		session.MarkOffset(claim.Topic(), claim.Partition(), next, metadata)
 	})
 	for more := true; more; {
 		select {

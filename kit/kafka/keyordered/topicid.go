@@ -1,0 +1,95 @@
+package keyordered
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/IBM/sarama"
+)
+
+// A topic that is deleted and recreated has another id. An offset in the old topic means nothing in the new one: if the new
+// topic is longer by then, the broker has no objection, and the records before that offset would never be handled. So each offset is
+// committed together with the id of its topic, as its metadata. A member that gets a partition whose offset was committed for another id
+// reads it from its beginning. Records that are read twice are for the consumer to recognise, as after a crash.
+//
+// Brokers without ids of topics (before Kafka 2.8) have none of this.
+
+// metadataOf is what offsets in a topic of this id are committed with; empty: the broker has no ids.
+func metadataOf(id sarama.Uuid) string {
+	if id == (sarama.Uuid{}) {
+		return ""
+	}
+	return "topic=" + id.String()
+}
+
+// resetForeign has partitions of a session read from their beginning if their offsets were committed for a topic of another id. Offsets that
+// were committed without an id count as offsets in this topic, and are committed again with its id.
+func resetForeign(client sarama.Client, group, metadata string, session sarama.ConsumerGroupSession) (reset []int32, err error) {
+	coordinator, err := client.Coordinator(group)
+	if err != nil {
+		return nil, fmt.Errorf("find the coordinator of %s: %w", group, err)
+	}
+	committed, err := coordinator.FetchOffset(sarama.NewOffsetFetchRequest(client.Config().Version, group, session.Claims()))
+	if err != nil {
+		_ = client.RefreshCoordinator(group) // the next attempt asks the right one
+		return nil, fmt.Errorf("read the offsets of %s: %w", group, err)
+	}
+	for topic, partitions := range session.Claims() {
+		for _, p := range partitions {
+			block := committed.GetBlock(topic, p)
+			switch {
+			case block == nil || block.Err != sarama.ErrNoError:
+				return nil, fmt.Errorf("read the offset of %s for partition %d of %s: %w", group, p, topic, errorOf(block))
+			case block.Offset < 0 || block.Metadata == metadata:
+			case block.Metadata == "":
+				session.ResetOffset(topic, p, block.Offset, metadata)
+			default:
+				session.ResetOffset(topic, p, 0, metadata)
+				reset = append(reset, p)
+			}
+		}
+	}
+	return reset, nil
+}
+
+func errorOf(block *sarama.OffsetFetchResponseBlock) error {
+	if block == nil {
+		return sarama.ErrIncompleteResponse
+	}
+	return block.Err
+}
+
+// watchTopic calls changed, and returns, when the topic has another id than the one that its offsets are committed with; or it returns when
+// ctx is done.
+func watchTopic(ctx context.Context, client sarama.Client, topic, metadata string, every time.Duration, changed func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(every):
+		}
+		if id, err := topicID(client, topic); err == nil && metadataOf(id) != metadata {
+			changed()
+			return
+		}
+	}
+}
+
+// topicID asks for the id of a topic; zero if the broker has no ids.
+func topicID(client sarama.Client, topic string) (sarama.Uuid, error) {
+	broker := client.LeastLoadedBroker()
+	if broker == nil {
+		return sarama.Uuid{}, sarama.ErrOutOfBrokers
+	}
+	response, err := broker.GetMetadata(sarama.NewMetadataRequest(client.Config().Version, []string{topic}))
+	if err != nil {
+		return sarama.Uuid{}, fmt.Errorf("ask for the id of topic %s: %w", topic, err)
+	}
+	for _, t := range response.Topics {
+		if t.Name == topic && t.Err == sarama.ErrNoError {
+			return t.Uuid, nil
+		}
+	}
+	return sarama.Uuid{}, fmt.Errorf("ask for the id of topic %s: %w", topic, sarama.ErrUnknownTopicOrPartition)
+}
