@@ -31,8 +31,6 @@ var (
 	ErrPermanent   = errors.New("cannot be processed")
 	ErrNotFound    = errors.New("not found")
 	ErrKeyReused   = errors.New("the idempotency key was used for another request")
-
-	ErrPoison = ErrPermanent // the former name
 )
 
 // ErrRejected says that the database rejects a statement, also when it is repeated. It is permanent, and a fault of the service rather than

@@ -1,101 +1,188 @@
 package outbox
 
 import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// lowWaterMarks store for each shard the id up to which all rows were relayed, so that reading starts there. A deleted row stays in the index
-// until it is vacuumed, and a long transaction anywhere on the server prevents vacuum. Without a low-water mark every read would walk over
-// all deleted rows. A row can become visible below the mark if its transaction took the id long before it committed. So the whole shard is
-// scanned from time to time, the less often the longer a scan takes.
+// lowWaterMarks holds for each shard an id at or below which no row of the outbox is due, now or later, so that reading begins above it. A
+// deleted row stays in the index until it is vacuumed, which a long transaction anywhere on the server prevents; without a mark each read
+// would pass all of them.
+//
+// A row becomes visible when its transaction commits, in whatever order. So a mark advances in three steps:
+//
+//  1. The highest ids that were relayed become candidates; then the transactions that write to the outbox are listed. An INSERT locks the
+//     table before it takes an id, so a transaction that has taken an id up to a candidate is on the list, or has ended.
+//  2. All transactions of the list have ended. What they committed is visible to statements that begin from now on.
+//  3. A read that began later finds no row from the mark to the candidate. The candidate becomes the mark.
+//
+// Rows at or below a mark become due again when a blocked key is released. That changes the outbox's generation (outbox_epoch) in the same
+// transaction, and with a new generation all marks are void.
 type lowWaterMarks struct {
 	mu         sync.Mutex
 	generation int64
 	shards     map[int16]*lowWaterMark
+	writers    map[string]bool // step 1: the transactions that must end; nil: none are listed
+	advancing  bool
+	checked    time.Time
+
+	after int64         // advanceAfter
+	every time.Duration // advanceEvery
 }
 
 type lowWaterMark struct {
-	current, next, high int64 // start of reading; start after the next advance; highest relayed id
-	advancedAt          time.Time
-	fullScanAt          time.Time // time of the next full scan
+	id        int64
+	relayed   int64 // the highest id that was relayed
+	candidate int64 // 0: none
+	ready     bool  // step 2 is done
 }
 
-// lowWaterMarkLag is the time that a transaction may take from an id to its commit without waiting for a full scan. It is twice the time that
-// a commit may wait for a lock (package txn), so that only a commit that the disk or the server stalls for longer can be overtaken by the
-// next message of its key.
-const lowWaterMarkLag = 10 * time.Second
+const (
+	// advanceAfter is by how many ids a mark lags behind before it is worth two queries to advance it: 16 shards share the ids, and a read of
+	// a shard passes a thousand deleted rows in less than a millisecond.
+	advanceAfter = 16_000
 
-func newLowWaterMarks() *lowWaterMarks { return &lowWaterMarks{shards: map[int16]*lowWaterMark{}} }
+	// advanceEvery is how often, at most, transactions are listed.
+	advanceEvery = 200 * time.Millisecond
+)
 
-// positions returns the id at which reading starts in each shard, and the generation for which the ids are valid. Whole says that it is a
-// full scan.
-func (f *lowWaterMarks) positions(shards []int16) (ids []int64, generation int64, whole bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	ids = make([]int64, len(shards))
-	now := time.Now()
-	for _, shard := range shards {
-		if f.shards[shard] == nil {
-			f.shards[shard] = &lowWaterMark{advancedAt: now}
+func newLowWaterMarks() *lowWaterMarks {
+	return &lowWaterMarks{shards: map[int16]*lowWaterMark{}, after: advanceAfter, every: advanceEvery}
+}
+
+// of returns the marks of shards, the generation in which they hold, and the candidates that the read that begins now may confirm.
+func (l *lowWaterMarks) of(shards []int16) (ids []int64, generation int64, candidates []int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ids, candidates = make([]int64, len(shards)), make([]int64, len(shards))
+	for i, shard := range shards {
+		m := l.shards[shard]
+		if m == nil {
+			m = &lowWaterMark{}
+			l.shards[shard] = m
 		}
-		whole = whole || !now.Before(f.shards[shard].fullScanAt)
+		ids[i] = m.id
+		if m.ready {
+			candidates[i] = m.candidate
+		}
 	}
-	if whole {
-		return ids, f.generation, true
+	return ids, l.generation, candidates
+}
+
+// confirm is step 3: lowest are the lowest ids of due rows that the read found above the marks, by shard.
+func (l *lowWaterMarks) confirm(shards []int16, generation int64, candidates []int64, lowest map[int16]int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if generation != l.generation {
+		return
 	}
 	for i, shard := range shards {
-		ids[i] = f.shards[shard].current
-	}
-	return ids, f.generation, false
-}
-
-// fullScanDone schedules the next full scan: after twenty times the duration of this one, and at least a second.
-func (f *lowWaterMarks) fullScanDone(shards []int16, took time.Duration) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, shard := range shards {
-		if fl := f.shards[shard]; fl != nil {
-			fl.fullScanAt = time.Now().Add(max(time.Second, 20*took))
+		m, found := l.shards[shard], lowest[shard]
+		if m == nil || candidates[i] == 0 || candidates[i] != m.candidate || found != 0 && found <= candidates[i] {
+			continue
 		}
+		m.id, m.candidate, m.ready = candidates[i], 0, false
 	}
 }
 
-// relayed records the relayed rows of a batch.
-func (f *lowWaterMarks) relayed(rows []outboxRow, ids []int64) {
+// relayed notes which rows of a batch were relayed.
+func (l *lowWaterMarks) relayed(rows []outboxRow, ids []int64) {
 	done := make(map[int64]bool, len(ids))
 	for _, id := range ids {
 		done[id] = true
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, row := range rows {
-		fl := f.shards[row.Shard]
-		if fl == nil || !done[row.ID] {
-			continue
-		}
-		fl.high = max(fl.high, row.ID)
-		if now.Sub(fl.advancedAt) > lowWaterMarkLag {
-			fl.current, fl.next, fl.advancedAt = fl.next, fl.high, now
+		if m := l.shards[row.Shard]; m != nil && done[row.ID] {
+			m.relayed = max(m.relayed, row.ID)
 		}
 	}
 }
 
-// startGeneration records the generation that was read. A new generation starts reading at the beginning of each shard: a dead letter was
-// replayed or a topic resumed, and its rows have low ids.
-func (f *lowWaterMarks) startGeneration(generation int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if generation > f.generation {
-		f.generation = generation
-		clear(f.shards)
+// advance does steps 1 and 2. It returns at once if there is nothing to gain, or another worker is at it.
+func (l *lowWaterMarks) advance(ctx context.Context, db *sqlx.DB) error {
+	if !l.begin() {
+		return nil
+	}
+	var writers []string
+	err := db.SelectContext(ctx, &writers, `SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND relation = 'outbox'::regclass`)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.advancing, l.checked = false, time.Now()
+	switch {
+	case err != nil:
+		return txn.Classify(err, "list the transactions that write to the outbox")
+	case l.writers == nil:
+		l.writers = map[string]bool{}
+		for _, w := range writers {
+			l.writers[w] = true
+		}
+	}
+	maps.DeleteFunc(l.writers, func(w string, _ bool) bool { return !slices.Contains(writers, w) })
+	for _, w := range writers {
+		if strings.HasPrefix(w, "-1/") { // prepared, which changes a transaction's number: it may be one of the list
+			l.writers[w] = true
+		}
+	}
+	if len(l.writers) > 0 {
+		return nil
+	}
+	l.writers = nil
+	for _, m := range l.shards {
+		m.ready = m.candidate > 0
+	}
+	return nil
+}
+
+// begin tells whether transactions are to be listed now. If none are listed yet, it chooses the candidates.
+func (l *lowWaterMarks) begin() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.advancing || time.Since(l.checked) < l.every {
+		return false
+	}
+	if l.writers == nil {
+		chosen := false
+		for _, m := range l.shards {
+			if m.candidate == 0 && m.relayed > m.id+l.after {
+				m.candidate, chosen = m.relayed, true
+			}
+		}
+		if !chosen {
+			return false
+		}
+	}
+	l.advancing = true
+	return true
+}
+
+// renew notes the generation that was read. If it is new, all marks are void.
+func (l *lowWaterMarks) renew(generation int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if generation != l.generation {
+		l.generation = generation
+		l.clear()
 	}
 }
 
-// reset starts reading at the beginning of each shard.
-func (f *lowWaterMarks) reset() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	clear(f.shards)
+func (l *lowWaterMarks) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.clear()
+}
+
+func (l *lowWaterMarks) clear() {
+	clear(l.shards)
+	l.writers = nil
 }

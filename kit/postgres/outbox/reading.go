@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -51,45 +52,49 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 	defer cancel()
 	numbers := !r.buffer.empty()
 	for {
-		from, generation, whole := r.lowWaterMarks.positions(shards)
-		began := time.Now()
+		if err := r.lowWaterMarks.advance(ctx, r.db); err != nil {
+			return nil, false, err
+		}
+		marks, generation, candidates := r.lowWaterMarks.of(shards)
 		p.mu.Lock()
 		limits := p.limits(shards)
 		clear(p.gone)
 		p.mu.Unlock()
 		var now int64
 		if numbers {
-			rows, now, numbers, err = p.numbers(ctx, shards, from, limits)
+			rows, now, numbers, err = p.numbers(ctx, shards, marks, limits)
 			if err == nil && !numbers {
 				continue
 			}
 		} else {
-			rows, now, err = p.rows(ctx, shards, from, limits)
+			rows, now, err = p.rows(ctx, shards, marks, limits)
 		}
 		if err != nil {
 			return nil, false, txn.Classify(err, "read the outbox")
 		}
-		if whole {
-			r.lowWaterMarks.fullScanDone(shards, time.Since(began))
-		}
-		if len(rows) == 0 || now == generation {
+		if now == generation {
+			lowest := map[int16]int64{}
+			for _, row := range rows {
+				lowest[row.Shard] = min(row.ID, cmp.Or(lowest[row.Shard], row.ID))
+			}
+			r.lowWaterMarks.confirm(shards, generation, candidates, lowest)
 			more = len(rows) >= p.most() // else no shard has reached its limit
 			p.deep = more
 			rows, err = p.complete(ctx, rows)
 			return rows, more, err
 		}
-		r.lowWaterMarks.startGeneration(now)
+		r.lowWaterMarks.renew(now)
 	}
 }
 
 // numbers reads the ids of rows and the generation. Enough is false if keys are blocked or topics suspended: then the rows' state is needed
 // too.
-func (p *pipeline) numbers(ctx context.Context, shards []int16, from, limits []int64) (rows []outboxRow, generation int64, enough bool, err error) {
+func (p *pipeline) numbers(ctx context.Context, shards []int16, marks, limits []int64) (rows []outboxRow, generation int64, enough bool, err error) {
 	b := &pgx.Batch{}
 	b.Queue(`
 		SELECT (SELECT epoch FROM outbox_epoch), NOT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL) AND NOT EXISTS (SELECT FROM suspended_topics), shard,
-			ARRAY(SELECT id FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most)
-		FROM (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) LIMIT `+strconv.Itoa(len(shards))+`) s(shard, floor, most)`, shards, from, limits).Query(func(found pgx.Rows) error {
+			ARRAY(SELECT id FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.mark ORDER BY id LIMIT s.most)
+		FROM (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) LIMIT `+strconv.Itoa(len(shards))+`) s(shard, mark, most)`, shards, marks, limits).Query(func(found pgx.Rows) error {
 		var shard int16
 		var ids []int64
 		_, err := pgx.ForEachRow(found, []any{&generation, &enough, &shard, &ids}, func() error {
@@ -107,17 +112,22 @@ func (p *pipeline) numbers(ctx context.Context, shards []int16, from, limits []i
 
 const columns = `id, shard, topic, key, message_id, payload, headers`
 
-// rows reads rows with their state (key blocked, topic suspended), and the generation.
-func (p *pipeline) rows(ctx context.Context, shards []int16, from, limits []int64) (rows []outboxRow, generation int64, err error) {
+// rows reads rows with their state (key blocked, topic suspended), and the generation, which is read even if no row is due.
+func (p *pipeline) rows(ctx context.Context, shards []int16, marks, limits []int64) (rows []outboxRow, generation int64, err error) {
 	err = p.relay.db.SelectContext(ctx, &rows, `
-		SELECT o.*, (SELECT epoch FROM outbox_epoch) AS epoch,
+		SELECT e.epoch, COALESCE(o.id, 0) AS id, COALESCE(o.shard, 0) AS shard, COALESCE(o.topic, '') AS topic, COALESCE(o.key, '') AS key,
+			COALESCE(o.message_id, '') AS message_id, o.payload, o.headers,
 			CASE WHEN (SELECT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL))
 				THEN EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) ELSE false END AS parked,
 			EXISTS (SELECT FROM suspended_topics t WHERE t.topic = o.topic) AS suspended
-		FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, floor, most) CROSS JOIN LATERAL (
-			SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.floor ORDER BY id LIMIT s.most) o`, shards, from, limits)
-	if len(rows) > 0 {
-		generation = rows[0].Generation
+		FROM outbox_epoch e LEFT JOIN (unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, mark, most) CROSS JOIN LATERAL (
+			SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.mark ORDER BY id LIMIT s.most) o) ON true`, shards, marks, limits)
+	if err != nil || len(rows) == 0 {
+		return nil, 0, err
+	}
+	generation = rows[0].Generation
+	if rows[0].ID == 0 {
+		rows = nil
 	}
 	return rows, generation, err
 }
