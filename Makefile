@@ -24,6 +24,7 @@ demo: ## A hundred orders of every outcome, and the check of the invariants
 
 test: ## All tests of the service, on the embedded default; on real services if POSTGRES_DSN and KAFKA_BROKERS are set
 	go test ./...
+	@[ -n "$$LONG_TESTS" ] || ! grep -qrl --include=*_test.go 'kittest.Long(' tests || echo "left out, because LONG_TESTS is not set: the tests of make long-test (go test -v names each)"
 
 kit-test: ## All tests of the kit
 	cd kit && go test ./...
@@ -47,7 +48,7 @@ simulate: ## Two hundred thousand sagas with faults, as a deterministic simulati
 
 component-test: ## The component tests on docker-compose
 	$(COMPOSE) up -d --build
-	COMPONENT_URL=http://127.0.0.1:18080 go test -count=1 ./tests/component
+	LONG_TESTS=on COMPONENT_URL=http://127.0.0.1:18080 go test -count=1 -timeout 20m ./tests/component
 	$(COMPOSE) down -v
 
 browser-test: node ## The pages in a real browser (Chromium), with axe-core; go test ./... leaves them out

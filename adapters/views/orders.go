@@ -18,8 +18,8 @@ type Orders struct{ db *sqlx.DB }
 // NewOrders makes an Orders.
 func NewOrders(db *sqlx.DB) Orders { return Orders{db} }
 
-// placed is a row of the table.
-type placed struct {
+// orderRow is a row of the table.
+type orderRow struct {
 	OrderID    string
 	CustomerID string
 	Status     order.Status
@@ -32,30 +32,19 @@ type placed struct {
 	Version    int
 }
 
-// decided are the columns that the decision about an order changes.
-type decided struct {
-	OrderID   string
-	Status    order.Status
-	Reason    string
-	UpdatedAt time.Time
-	Version   int
-}
-
-var (
-	putOrders    = readmodel.Insert[placed]("order_view", "order_id")
-	decideOrders = readmodel.Update[decided]("order_view", "order_id")
-)
+var orders = readmodel.NewTable[orderRow]("order_view")
 
 // Put implements projection.OrderRows.
 func (r Orders) Put(ctx context.Context, o query.Order) error {
-	return putOrders.Write(ctx, placed{
+	return orders.Put(ctx, orderRow{
 		o.ID, o.CustomerID, o.Status, o.Reason, readmodel.JSON[[]order.Line]{V: o.Lines}, o.Total.Amount, o.Total.Currency, o.PlacedAt, o.UpdatedAt, o.Version,
 	})
 }
 
 // Decide implements projection.OrderRows.
 func (r Orders) Decide(ctx context.Context, o query.Order) error {
-	return decideOrders.Write(ctx, decided{o.ID, o.Status, o.Reason, o.UpdatedAt, o.Version})
+	row := orderRow{OrderID: o.ID, Status: o.Status, Reason: o.Reason, UpdatedAt: o.UpdatedAt, Version: o.Version}
+	return orders.Update(ctx, row, "status", "reason", "updated_at")
 }
 
 // Count counts the orders of each status, up to a limit, so that it does not become slower with the history.
@@ -65,17 +54,17 @@ func (r Orders) Count(ctx context.Context, atMost int) (map[order.Status]int, er
 
 // List implements query.OrderRows.
 func (r Orders) List(ctx context.Context, q query.ListOrders) ([]query.Order, error) {
-	rows, err := readmodel.Select[placed](ctx, r.db, "orders", `SELECT * FROM order_view
+	rows, err := readmodel.Select[orderRow](ctx, r.db, "orders", `SELECT * FROM order_view
 		WHERE ($1 = '' OR status = $1) AND ($2 = '' OR customer_id = $2) AND (placed_at, order_id) < ($3, $4)
 			AND ($6 = '' OR order_id = $6 OR customer_id = $6)
 		ORDER BY placed_at DESC, order_id DESC LIMIT $5`,
 		string(q.Status), q.CustomerID, q.Before.At, q.Before.ID, q.Limit, q.Search)
-	orders := make([]query.Order, len(rows))
+	found := make([]query.Order, len(rows))
 	for i, o := range rows {
-		orders[i] = query.Order{
+		found[i] = query.Order{
 			ID: o.OrderID, CustomerID: o.CustomerID, Status: o.Status, Reason: o.Reason, Lines: o.Lines.V, Total: money.Money{Amount: o.Total, Currency: o.Currency},
 			PlacedAt: o.PlacedAt.UTC(), UpdatedAt: o.UpdatedAt.UTC(), Version: o.Version,
 		}
 	}
-	return orders, err
+	return found, err
 }

@@ -16,11 +16,11 @@ type Stock struct{ db *sqlx.DB }
 // NewStock makes a Stock.
 func NewStock(db *sqlx.DB) Stock { return Stock{db} }
 
-var changeStock = readmodel.Add[projection.StockChange]("stock_view", "sku")
+var stock = readmodel.NewTable[projection.StockChange]("stock_view")
 
 // Change implements projection.StockRows.
 func (r Stock) Change(ctx context.Context, c projection.StockChange) error {
-	return changeStock.Write(ctx, c)
+	return stock.Add(ctx, c)
 }
 
 // BySKU implements query.StockRows.

@@ -71,7 +71,11 @@ func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postg
 	}
 	wanted := version
 	binaries, source := "", repository
-	if !downloaded(work) {
+	unpacked := filepath.Join(cache, "unpacked-"+string(version))
+	if copyTree(unpacked, filepath.Join(work, "binaries")) == nil {
+		binaries = filepath.Join(work, "binaries") // without the 2 s of work that unpacking takes
+	}
+	if binaries == "" && !downloaded(work) {
 		logf("downloading PostgreSQL " + string(version) + " (15 MB, once)")
 		address, stop, err := watched(ctx, repository, logf)
 		if err != nil {
@@ -101,7 +105,7 @@ func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postg
 		return pg, owner.run(pg.Start, data, work)
 	}
 	pg, err := start()
-	if err != nil && !downloaded(work) {
+	if err != nil && binaries == "" && !downloaded(work) {
 		if binaries, wanted = installed(ctx); binaries == "" {
 			return nil, fmt.Errorf("embedded PostgreSQL: %w; no PostgreSQL is installed either: allow the download, install PostgreSQL, or set POSTGRES_DSN", err)
 		}
@@ -109,7 +113,7 @@ func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postg
 		pg, err = start()
 	}
 	if err == nil && binaries == "" {
-		err = keepArchives(work, cache)
+		err = errors.Join(keepArchives(work, cache), keepUnpacked(filepath.Join(data, "runtime"), unpacked))
 	}
 	if err == nil {
 		err = ctx.Err()
@@ -214,6 +218,59 @@ func keepArchives(work, cache string) error {
 		err = errors.Join(err, os.Remove(archive))
 	}
 	return err
+}
+
+// keepUnpacked copies the unpacked programs to the cache, atomically.
+func keepUnpacked(from, to string) error {
+	beside, err := os.MkdirTemp(filepath.Dir(to), "unpacking-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(beside) //nolint:errcheck // empty if all went well
+	if err := copyTree(from, filepath.Join(beside, "all")); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(beside, "all"), to); err != nil && !errors.Is(err, fs.ErrExist) { // another process was first
+		return err
+	}
+	return nil
+}
+
+// copyTree copies directories, files and links to files of the same tree, so that every user can read and execute the copy.
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, relative)
+		switch {
+		case e.IsDir():
+			return errors.Join(os.Mkdir(target, 0o755), os.Chmod(target, 0o755)) //nolint:gosec // the unprivileged user must get through
+		case e.Type() == fs.ModeSymlink:
+			points, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			if filepath.IsAbs(points) || !filepath.IsLocal(filepath.Join(filepath.Dir(relative), points)) {
+				return fmt.Errorf("the link %s points out of %s", path, from)
+			}
+			return os.Symlink(points, target) //nolint:gosec // the directories are this process's own
+		case !e.Type().IsRegular():
+			return nil
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if err := copyFile(path, target); err != nil {
+			return err
+		}
+		return os.Chmod(target, 0o644|info.Mode().Perm()&0o111)
+	})
 }
 
 // copyFile copies a file atomically.

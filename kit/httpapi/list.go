@@ -55,6 +55,9 @@ func OneOf[S ~string](field string, text *string, known ...S) (S, error) {
 	return "", Invalid(http.StatusBadRequest, field, "must be one of "+strings.Join(names, ", "))
 }
 
+// NewID makes an id. Ids that are made later are greater.
+func NewID() string { return uuid.Must(uuid.NewV7()).String() } // only a machine without random numbers has no id
+
 // CheckID checks that a text has the form of an id. One that has not is answered by 404, like an unknown id. Noun has its article: "an
 // order".
 func CheckID(noun, id string) error {

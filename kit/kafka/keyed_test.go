@@ -167,6 +167,7 @@ func TestProducerRecords(t *testing.T) {
 // TestRecreatedTopicIsReadFromItsBeginning deletes and recreates a topic that is consumed, with more records than the old one had. No member
 // goes on at an offset in the old topic: every record is handled.
 func TestRecreatedTopicIsReadFromItsBeginning(t *testing.T) {
+	t.Parallel()
 	soon, late := 100*time.Millisecond, 4*time.Second
 	for name, c := range map[string]struct {
 		checks []time.Duration // of the members: how often each looks

@@ -185,10 +185,13 @@ func Eventually(t *testing.T, try func() error) {
 	t.Fatalf("not within %s: %v", Patience, err)
 }
 
-// Long leaves a test out that takes half a minute or more, unless LONG_TESTS is set: make long-test, and CI, do.
+// LongTests tells whether LONG_TESTS is set.
+func LongTests() bool { return os.Getenv("LONG_TESTS") != "" }
+
+// Long leaves a test out that takes long, or that proves the kit rather than the service, unless LONG_TESTS is set: make long-test, and CI, do.
 func Long(t *testing.T) {
 	t.Helper()
-	if os.Getenv("LONG_TESTS") == "" {
-		t.Skip("takes half a minute or more: make long-test sets LONG_TESTS")
+	if !LongTests() {
+		t.Skip("left out of go test ./...: make long-test, and CI, set LONG_TESTS")
 	}
 }

@@ -27,7 +27,8 @@ type Gateway struct {
 	Destination string // of the commands that call it; empty: Name
 	Setting     string // its URL; empty: NAME_URL
 
-	// StandIn is served by the sandbox, which runs where the settings of all gateways that are not Optional are empty. Nil: there is none.
+	// StandIn is served by the sandbox, which runs where the settings of all gateways that are not Optional are empty, or with SANDBOX=on where some
+	// are. Nil: there is none.
 	StandIn func() *sandbox.Service
 
 	// Optional is for a service that may be missing where the others are set. Its URL is empty then.
@@ -54,8 +55,8 @@ func (s reader) gateways(c *Config, all []Gateway) {
 		}
 	}
 	switch {
-	case len(missing) > 0 && len(missing) < len(required):
-		s.Fault(required[0], "and "+strings.Join(required[1:], ", ")+" are set together, or none of them")
+	case len(missing) > 0 && len(missing) < len(required) && !c.SandboxMeant:
+		s.Fault(required[0], "and "+strings.Join(required[1:], ", ")+" are set together, or none of them; with SANDBOX=on the sandbox stands in for the missing ones")
 	case len(missing) > 0 && len(standIns(all)) > 0 && !c.SandboxMeant && !settings.Loopback(c.HTTPAddr):
 		s.Fault("SANDBOX", fmt.Sprintf("without %s the sandbox would stand in for them, and HTTP_ADDR %s is beyond loopback: set SANDBOX=on if that is meant", strings.Join(required, " and "), c.HTTPAddr))
 	}

@@ -45,6 +45,9 @@ func TestGatewaySettings(t *testing.T) {
 	}
 	_, err = read(map[string]string{"HTTP_ADDR": "0.0.0.0:80", "AUTH_MODE": "none", "SANDBOX": "on"})
 	require.NoError(t, err)
+	c, err = read(map[string]string{"HOTEL_ROOMS_URL": "http://rooms", "SANDBOX": "on"})
+	require.NoError(t, err)
+	require.True(t, d.needsSandbox(c), "for cards alone")
 }
 
 func TestGatewaysWithoutStandInsNeedNoSandbox(t *testing.T) {

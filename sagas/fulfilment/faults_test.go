@@ -114,7 +114,7 @@ func faults() sagatest.Faults {
 	const received = 5 // two an order: not enough for all three
 	return sagatest.Faults{
 		Sagas: []*saga.Saga{saga.New(fulfilment.Definition), saga.New(fulfilment.V1)},
-		Runs:  20_000,
+		Runs:  5_000,
 		Play: func(w *sagatest.Environment) sagatest.Play {
 			orders := sagatest.NewStore(w, order.Category, order.Rebuild)
 			stock := sagatest.NewStore(w, inventory.Category, inventory.Rebuild)

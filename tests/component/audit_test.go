@@ -33,6 +33,7 @@ func audit(t *testing.T, i *harness.Instance) (r auditReport, code int) {
 // The audit of a working service finds nothing; each kind of fault is found, by the check that is meant for it, with its id.
 func TestAuditFindsEachFault(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	i := harness.NewEnvironment(t).Start()
 	for range 110 { // past the version at which a snapshot is taken
 		response := i.Do(http.MethodPost, "/v1/stock/SNAP/receipts", `{"quantity":1}`)

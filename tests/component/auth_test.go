@@ -130,6 +130,7 @@ func TestAccessByRole(t *testing.T) {
 
 func TestBrowsersAndCrowdsAreKeptInBounds(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	i := harness.NewEnvironment(t, "AUTH_SECRET="+secret, "RATE_LIMIT=20").Start()
 	one, other := []string{"Authorization", "Bearer " + token(t, "one", "customer")}, []string{"Authorization", "Bearer " + token(t, "other", "customer")}
 	limited := kittest.Response{}

@@ -190,6 +190,7 @@ func send(t *testing.T, i *harness.Instance, base, method, path, host string) ki
 
 func TestDNSRebindingIsRefused(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	w := harness.NewEnvironment(t, "HTTP_HOSTS=orders.example")
 	i := w.Start()
 	for _, path := range []string{"/", "/ui/", "/ui/orders", "/v1/orders", "/v1/outbox", "/healthz", "/readyz", "/metrics", "/docs/", "/sandbox/payments/voids", "/nothing"} {
@@ -205,6 +206,7 @@ func TestDNSRebindingIsRefused(t *testing.T) {
 // OPS_ADDR takes operators, probes and metrics away from the address that clients reach.
 func TestOperationsOnAListenerOfTheirOwn(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0") // local, at once
 	require.NoError(t, err)
 	addr := l.Addr().String()
@@ -358,6 +360,7 @@ func TestStreamGoesOnAfterLastEventID(t *testing.T) {
 // Events arrive while they happen, through a proxy with its default settings.
 func TestStreamThroughNginxWithItsDefaults(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	nginx, err := exec.LookPath("nginx")
 	if err != nil {
 		nginx = "/usr/sbin/nginx"
@@ -413,6 +416,7 @@ func TestStreamThroughNginxWithItsDefaults(t *testing.T) {
 // What scrapers ask for every few seconds must not take the longer the more waits.
 func TestMetricsOfABacklogAreBounded(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	i := harness.NewEnvironment(t).Start()
 	db := kittest.OpenDB(t, i.DSN())
 	_, err := db.ExecContext(t.Context(), `INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at)

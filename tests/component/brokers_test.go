@@ -16,6 +16,7 @@ import (
 // and the invariants.
 func TestPostgresInKafkasPlace(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	w := harness.NewEnvironment(t, "BROKER=postgres", "KAFKA_BROKERS=")
 	if kittest.Real() {
 		w.Sandbox() // which two instances can share, as they can the database

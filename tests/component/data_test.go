@@ -50,6 +50,7 @@ func consistent(t *testing.T, i *harness.Instance, sandbox string, orders int) i
 // brought up to date and carried to its end. testdata/version1 was written by that version.
 func TestDataOfTheVersionBefore(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	if !kittest.Real() {
 		t.Skip("needs POSTGRES_DSN and KAFKA_BROKERS")
 	}
@@ -88,6 +89,7 @@ func TestDataOfTheVersionBefore(t *testing.T) {
 // mean nothing to us.
 func TestDumpedAndRestoredElsewhere(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pg_dump")
 	pgDump, err := exec.LookPath("pg_dump")
 	if err != nil && len(found) > 0 {
@@ -135,6 +137,7 @@ func TestDumpedAndRestoredElsewhere(t *testing.T) {
 // A full disk stops the service from accepting, with a clear answer; what was accepted is kept and goes on when there is room again.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	if kittest.External() != "" || os.Geteuid() != 0 {
 		t.Skip("needs root, to mount a small file system, and an instance of its own")
 	}
@@ -190,6 +193,7 @@ func TestDiskFull(t *testing.T) {
 // A backlog that was accepted without workers is processed when a worker starts.
 func TestALongBacklogAtTheStart(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	w := harness.NewEnvironment(t)
 	api := w.Start("ROLES=api")
 	const orders = 300

@@ -20,6 +20,7 @@ import (
 // With a real Debezium in a real Kafka Connect in the relay's place: orders of every outcome, time-outs by timers included, Debezium killed in
 // the middle and started again, and the invariants.
 func TestDebeziumInTheRelaysPlace(t *testing.T) {
+	kittest.Long(t)
 	plugins, libs := os.Getenv("DEBEZIUM_PLUGINS"), os.Getenv("KAFKA_LIBS")
 	if !kittest.Real() || plugins == "" || libs == "" {
 		t.Skip("needs POSTGRES_DSN, KAFKA_BROKERS, and the jars of Debezium and Kafka in DEBEZIUM_PLUGINS and KAFKA_LIBS: tests/debezium/run.sh")

@@ -62,6 +62,7 @@ func onEachBroker(t *testing.T, test func(t *testing.T, settings ...string)) {
 // A message that cannot be handled is retried later, then becomes a dead letter; meanwhile its key is blocked, and no other. Replayed, it
 // comes first.
 func TestRetryBlocksOneKey(t *testing.T) {
+	kittest.Long(t)
 	onEachBroker(t, testRetryBlocksOneKey)
 }
 
@@ -125,6 +126,7 @@ func testRetryBlocksOneKey(t *testing.T, settings ...string) {
 
 // When a dead letter is dropped, the next message of its key is processed.
 func TestKeyContinuesAfterADrop(t *testing.T) {
+	kittest.Long(t)
 	onEachBroker(t, testKeyContinuesAfterADrop)
 }
 
@@ -268,6 +270,7 @@ func TestTheCourierStandsIn(t *testing.T) {
 
 // Messages that wait to be retried belong to no instance: when the one that handles them is killed, another goes on, in the order of each key.
 func TestRetryOutlivesAKilledInstance(t *testing.T) {
+	kittest.Long(t)
 	onEachBroker(t, testRetryOutlivesAKilledInstance)
 }
 

@@ -73,6 +73,7 @@ func onPartition(t *testing.T, i *harness.Instance) sarama.SyncProducer {
 // says why, and other records of the partition go on.
 func TestHostileRecordsEndAsDeadLetters(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	i := harness.NewEnvironment(t).Start()
 	topic := i.Topic("warehouse.events.deliveries")
 	p := onPartition(t, i)
@@ -211,6 +212,7 @@ func TestCommandWithoutAnEventIsAnswered(t *testing.T) {
 // retried, waits behind another one or is replayed; and the order of its key is kept.
 func TestRetryWritesNothingIntoAnExternalTopic(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	i := harness.NewEnvironment(t).Start()
 	topic := i.Topic("warehouse.events.deliveries")
 	client, err := sarama.NewClient(i.Brokers(), nil)

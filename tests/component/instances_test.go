@@ -128,6 +128,7 @@ func TestInstancesShareTheWork(t *testing.T) {
 // An instance that is stopped for longer than its lease loses its shards and its partitions; when it goes on, it knows.
 func TestAStoppedInstanceIsReplaced(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	_, all := several(t, 2)
 	shards(t, all...)
 	var ids []string
@@ -198,6 +199,7 @@ func handled(t *testing.T, all []*harness.Instance) []float64 {
 // Each instance does what its roles say, and says truthfully whether it can.
 func TestRoles(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	w, _ := several(t, 0)
 	api := w.Start("ROLES=api")
 	response := api.Do(http.MethodPost, "/v1/stock/MUG-01/receipts", `{"quantity":1000}`)
@@ -230,6 +232,7 @@ func TestRoles(t *testing.T) {
 // A static member that is killed and started again has its partitions back without waiting for its session to end.
 func TestAStaticMemberComesBack(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	w, _ := several(t, 0)
 	i := w.StartWith("INSTANCE_ID=one")
 	other := w.StartWith("INSTANCE_ID=two")
@@ -245,6 +248,7 @@ func TestAStaticMemberComesBack(t *testing.T) {
 // A clock that is wrong by minutes makes no deadline pass and no command expire.
 func TestAWrongClockDoesNotMatter(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	_, all := several(t, 1)
 	w := all[0].Environment()
 	late, early := w.Start("CLOCK_OFFSET=-5m"), w.Start("CLOCK_OFFSET=5m")
@@ -262,6 +266,7 @@ func TestServiceWhoseClockIsHoursWrong(t *testing.T) {
 	for _, offset := range []string{"3h", "-3h"} {
 		t.Run(offset, func(t *testing.T) {
 			t.Parallel()
+			kittest.Long(t)
 			i := harness.NewEnvironment(t, "CLOCK_OFFSET="+offset, "AUTH_SECRET="+secret, "RATE_LIMIT=0", "COURIER_URL=").Start()
 			operator := []string{"Authorization", "Bearer " + token(t, "olga", "operator")}
 			do := func(method, path, body string, into any, headers ...string) {
@@ -322,6 +327,7 @@ func TestServiceWhoseClockIsHoursWrong(t *testing.T) {
 // saga has ended, it has to refuse one.
 func TestRefusalIsNotDecidedByStaleMemory(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	w := harness.NewEnvironment(t, "LOAD_DISTRIBUTION=instances")
 	sandbox := w.Sandbox()
 	if !kittest.Real() {
@@ -358,6 +364,7 @@ func TestRefusalIsNotDecidedByStaleMemory(t *testing.T) {
 // not count as handled.
 func TestTwoServicesOnOneDatabase(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	w, all := several(t, 1)
 	other := w.Start("TOPIC_PREFIX=" + w.Prefix + "other")
 	other.Stock(100, "CAP-03")

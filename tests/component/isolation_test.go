@@ -17,6 +17,7 @@ import (
 // Requests share look-ups and commits: one that is bad fails alone.
 func TestBadRequestsAreIsolated(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	i := harness.NewEnvironment(t).Start()
 	i.Stock(100_000, "MUG-01")
 	body := harness.OrderBody("pm_ok", "MUG-01")

@@ -79,6 +79,7 @@ pool_mode = %s
 // With PgBouncer's defaults (session pooling, 20 connections, no parameter ignored) the service works, in a schema of its own too.
 func TestPgBouncerSessionPooling(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	if !kittest.Real() {
 		t.Skip("needs a database: set POSTGRES_DSN and KAFKA_BROKERS")
 	}
@@ -96,6 +97,7 @@ func TestPgBouncerSessionPooling(t *testing.T) {
 // In transaction pooling notifications and prepared statements get lost: the service says so and does not start.
 func TestPgBouncerTransactionPoolingIsRefused(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	if !kittest.Real() {
 		t.Skip("needs a database: set POSTGRES_DSN and KAFKA_BROKERS")
 	}

@@ -70,6 +70,7 @@ func TestBadEventStopsNoProjection(t *testing.T) {
 		t.Skip("needs the database and the settings of the service")
 	}
 	t.Parallel()
+	kittest.Long(t)
 	w := harness.NewEnvironment(t)
 	i := w.Start()
 	i.ExpectFaults() // events that the service would not have recorded

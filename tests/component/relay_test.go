@@ -23,6 +23,7 @@ func TestRelayGoesOnAfterADropOfTheDeadLetter(t *testing.T) {
 		t.Skip("needs a real Kafka, which refuses records: set POSTGRES_DSN and KAFKA_BROKERS")
 	}
 	t.Parallel()
+	kittest.Long(t)
 	i := harness.NewEnvironment(t).Start()
 	topic, limit := i.Topic("commands.inventory"), "100000"
 	require.NoError(t, admin(t, i).AlterConfig(sarama.TopicResource, topic, map[string]*string{"max.message.bytes": &limit}, false))

@@ -18,6 +18,7 @@ import (
 // Ids of handled messages must be kept for longer than Kafka can deliver the messages again.
 func TestRetentionShorterThanThatOfATopicIsRefused(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	brokers := kittest.Kafka(t)
 	for ms, want := range map[string]string{
 		"2592000000": "INBOX_RETENTION: 336h0m0s is shorter than topic T keeps messages (retention.ms: 720h0m0s)",
@@ -45,6 +46,7 @@ func TestRetentionShorterThanThatOfATopicIsRefused(t *testing.T) {
 // Another service's topic may keep messages for longer; a line says so.
 func TestRetentionShorterThanThatOfAnotherServicesTopicIsSaid(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	brokers := kittest.Kafka(t)
 	w := harness.NewEnvironment(t, "KAFKA_BROKERS="+strings.Join(brokers, ","))
 	admin, err := sarama.NewClusterAdmin(brokers, sarama.NewConfig())
@@ -71,6 +73,7 @@ func TestRetentionShorterThanThatOfAnotherServicesTopicIsSaid(t *testing.T) {
 // compensations still find what was done.
 func TestWeeksPass(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	w := harness.NewEnvironment(t, "AUTH_SECRET="+secret, "RATE_LIMIT=0")
 	sandbox := w.Sandbox()
 	i := w.StartWith("COURIER_URL=")

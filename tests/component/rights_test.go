@@ -26,6 +26,7 @@ type right struct {
 // With exactly the rights of docs/guides/security.md on a Kafka with an authorizer, the service works. Each right that is taken away gives one
 // line that names the topic or group and the right; when it is given back, the service goes on.
 func TestKafkaRights(t *testing.T) {
+	kittest.Long(t)
 	if os.Getenv("POSTGRES_DSN") == "" {
 		t.Skip("needs a database that is not embedded, beside the Kafka that it starts: set POSTGRES_DSN and KAFKA_BROKERS")
 	}

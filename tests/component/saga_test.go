@@ -121,6 +121,7 @@ func inStep(t *testing.T, i *harness.Instance, orderID, step string) {
 // Each row timed out: the payment by a provider that is slow, the rest by holding back what the handler needs.
 func TestEveryStepTimedOut(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	i := harness.Shared(t)
 	skus := []string{"SLOW-1", "SLOW-2", "SLOW-3", "SLOW-4"}
 	i.Stock(1000, skus...)

@@ -27,6 +27,7 @@ func inSchema(t *testing.T, dsn, schema string) string {
 // shards, and orders are confirmed in both. BROKER=postgres takes locks too.
 func TestTwoServicesInTwoSchemas(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	if !kittest.Real() {
 		t.Skip("needs a database that two services share: set POSTGRES_DSN and KAFKA_BROKERS")
 	}

@@ -61,6 +61,7 @@ func suspendedTopics(i *harness.Instance) (map[string]string, error) {
 // the topic is created, its messages arrive.
 func TestUnknownTopicIsSuspended(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	i := harness.NewEnvironment(t).Start()
 	i.Stock(1000, "MUG-01")
 	missing := i.Topic("never.existed")
@@ -110,6 +111,7 @@ func noneSuspended(t *testing.T, i *harness.Instance) {
 // A deleted topic of this service is created again, with its partitions, and its consumers read it again.
 func TestDeletedTopicIsRecreated(t *testing.T) {
 	t.Parallel()
+	kittest.Long(t)
 	i := harness.NewEnvironment(t).Start()
 	i.Stock(1000, "MUG-01")
 	for range 5 {

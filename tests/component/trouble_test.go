@@ -43,6 +43,7 @@ var topics = []string{
 
 // Everything that was ever on a topic comes a second time, and a third: nothing happens twice.
 func TestDuplicatesChangeNothing(t *testing.T) {
+	kittest.Long(t)
 	onEachBroker(t, testDuplicatesChangeNothing)
 }
 
@@ -272,6 +273,7 @@ func testDeadLetterBlocksItsKeyOnly(t *testing.T, settings ...string) {
 
 // While the broker is away orders are accepted; afterwards everything arrives.
 func TestBrokerDown(t *testing.T) {
+	kittest.Long(t)
 	var i *harness.Instance
 	var stop, start func()
 	if stopCommand := os.Getenv("KAFKA_STOP"); kittest.Real() && stopCommand != "" {

@@ -14,5 +14,5 @@ if [ "$("$psql" "$POSTGRES_DSN" -tAc 'SHOW wal_level')" != logical ] && [ -n "${
   "$psql" "$POSTGRES_DSN" -qc 'ALTER SYSTEM SET wal_level = logical'
   bash -c "$RESTART_POSTGRES"
 fi
-go test -count=1 -v -run TestDebezium ./tests/component | tee "${TMPDIR:-/tmp}/debezium.log"
+LONG_TESTS=on go test -count=1 -v -run TestDebezium ./tests/component | tee "${TMPDIR:-/tmp}/debezium.log"
 ! grep -q -- '--- SKIP' "${TMPDIR:-/tmp}/debezium.log"

@@ -70,8 +70,8 @@ func (w *Environment) fromHost(host *kittest.Instance) map[string]string {
 	return settings
 }
 
-// Shared returns an instance for tests that neither break nor restart it: COMPONENT_URL's, or the first of two new ones that share the
-// work, so that what only two instances can get wrong is met by every such test.
+// Shared returns an instance for tests that neither break nor restart it: COMPONENT_URL's, or a new one. With LONG_TESTS it is the first of two
+// that share the work, so that what only two instances can get wrong is met by every such test.
 func Shared(t *testing.T, settings ...string) *Instance {
 	t.Helper()
 	if u := kittest.External(); u != "" {
@@ -79,6 +79,9 @@ func Shared(t *testing.T, settings ...string) *Instance {
 	}
 	w := NewEnvironment(t, append([]string{"LOAD_DISTRIBUTION=instances"}, settings...)...)
 	i := w.Host()
+	if !kittest.LongTests() {
+		return i
+	}
 	w.Start()
 	return i
 }

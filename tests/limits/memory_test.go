@@ -47,6 +47,7 @@ func inMemory(t *testing.T, limit int, settings ...string) (*harness.Instance, *
 }
 
 func TestMemoryLimitOfTheCgroupIsRead(t *testing.T) {
+	kittest.Long(t)
 	i, _ := inMemory(t, mb256)
 	require.Contains(t, i.Output(), "at most 192 MiB of the 256 MiB of the cgroup")
 	i, _ = inMemory(t, mb256, "GOMEMLIMIT=150MiB")

@@ -22,6 +22,7 @@ import (
 
 // While others have taken all connections of PostgreSQL, the service says so; afterwards it goes on by itself.
 func TestConnectionsOfPostgreSQLTakenByOthers(t *testing.T) {
+	kittest.Long(t)
 	db, dsn := kittest.Database(t, migrations.Files)
 	const limit = 40
 	var name string
@@ -89,6 +90,7 @@ func TestConnectionsOfPostgreSQLTakenByOthers(t *testing.T) {
 
 // Clients that take all file descriptors are logged in one line; once they are closed, the service goes on by itself.
 func TestFewFileDescriptors(t *testing.T) {
+	kittest.Long(t)
 	if _, err := exec.LookPath("prlimit"); err != nil {
 		t.Skip("needs prlimit")
 	}
@@ -133,6 +135,7 @@ func TestFewFileDescriptors(t *testing.T) {
 
 // A full disk under DATA_DIR keeps orders from being accepted, and says so. Once there is room, the service goes on by itself, and nothing is lost.
 func TestFullDiskUnderDataDir(t *testing.T) {
+	kittest.Long(t)
 	if kittest.Real() {
 		t.Skip("is about the embedded PostgreSQL and Kafka")
 	}

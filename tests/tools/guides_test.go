@@ -40,6 +40,9 @@ func TestGuides(t *testing.T) {
 	require.NotEmpty(t, guides)
 	for _, path := range guides {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".md"), func(t *testing.T) {
+			if path == travel {
+				t.Skip("TestTravelBooking follows it")
+			}
 			blocks := blocksOf(t, path)
 			followed := 0
 			for _, b := range blocks {
@@ -54,6 +57,28 @@ func TestGuides(t *testing.T) {
 			t.Cleanup(f.stop)
 			for _, b := range blocks {
 				f.follow(b)
+			}
+		})
+	}
+}
+
+const travel = "../../docs/guides/travel-booking.md"
+
+// The guide that makes a whole service is followed with the example present, and after its removal.
+func TestTravelBooking(t *testing.T) {
+	takesMinutes(t)
+	for _, removed := range []bool{false, true} {
+		t.Run(map[bool]string{false: "example present", true: "example removed"}[removed], func(t *testing.T) {
+			f := follower{mine: own(t), addr: free(t)}
+			t.Cleanup(f.stop)
+			for _, b := range blocksOf(t, travel) {
+				f.follow(b)
+				if removed && b.kind() != "" {
+					f.commit()
+					f.must("make", "remove-example")
+					f.commit()
+					removed = false
+				}
 			}
 		})
 	}

@@ -27,7 +27,9 @@ run make lint
 run go test ${SECOND_HOUR_TESTS:-./...} # all of them, unless SECOND_HOUR_TESTS names packages
 echo "    what the scaffold writes passes lint as it is"
 git add -A
-for made in "query InvoiceByID" "projection invoice invoices" "consumer shipping --from carrier.parcels --on parcel.left" "saga closing --on invoice.Paid --steps close,tell,archive --pivot tell" "gateway cards" "command invoice ChargeInvoice --calls cards" "page invoices" \
+for made in "query InvoiceByID" "projection invoice invoices" "consumer shipping --from carrier.parcels --on parcel.left" "saga closing --on invoice.Paid --steps close,tell,archive --pivot tell" "gateway cards" \
+  "command invoice ChargeInvoice --gateway cards --decision Charge" "command invoice RefundInvoice --gateway cards --compensates ChargeInvoice" \
+  "projection invoice open --fields customer_id,due:time" "query OpenOfCustomer --projection open --by customer_id" "query OpenInvoice --projection open --by invoice_id" "page invoices" \
   "setting GRACE --kind duration" "route POST /v1/invoices/{id} IssueInvoice" "route GET /v1/invoices/{id} InvoiceByID"; do
   go run ./tools/scaffold $made >/dev/null
 done

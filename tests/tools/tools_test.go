@@ -105,7 +105,8 @@ func (m mine) scaffold(made string) {
 
 // trip is a service's own code, which is there before the example is removed.
 var trip = []string{
-	"aggregate trip", "event trip Requested", "event trip Booked", "command trip BookTrip", "query TripByID", "projection trip trips", "gateway cards", "command trip ChargeTrip --calls cards",
+	"aggregate trip", "event trip Requested", "event trip Booked", "command trip BookTrip", "query TripByID", "projection trip trips --fields customer_id,at:time",
+	"query TripsOfCustomer --projection trips --by customer_id", "gateway cards", "command trip ChargeTrip --gateway cards",
 	"consumer flights --from partner.flights --on flight.changed", "saga book-trip --on trip.Requested --steps hold,charge,confirm --pivot charge",
 	"setting MAX_WAIT --kind duration", "page trips", "route POST /v1/trips/{id} BookTrip --access customer",
 }
@@ -294,7 +295,11 @@ func TestInitRenamesTheTemplate(t *testing.T) {
 		{"query InvoiceByID", 2}, {"projection invoice invoices", 4}, {"consumer shipping --from carrier.parcels --on parcel.left,parcel.lost", 3},
 		{"saga dunning --on invoice.Issued --steps remind,suspend", 2}, {"saga dunning --on invoice.Issued --steps remind,suspend,close", 1},
 		{"saga pay-back --on invoice.Paid --steps hold,pay,tell --pivot pay", 2}, {"aggregate policy --plural policies", 4}, {"aggregate due-date", 4},
-		{"setting GRACE --kind duration", 2}, {"gateway cards", 3}, {"command invoice ChargeInvoice --calls cards", 4}, {"page invoices", 3},
+		{"setting GRACE --kind duration", 2}, {"gateway cards", 3}, {"page invoices", 3},
+		{"event invoice Reminded --fields at:time,letters:int", 1}, {"command invoice RemindInvoice --decision Remind --fields at:time,letters:int", 3},
+		{"command invoice ChargeInvoice --gateway cards --decision Charge --fields amount:int", 6}, {"command invoice RefundInvoice --gateway cards --compensates ChargeInvoice", 4},
+		{"projection invoice open-invoices --fields customer_id,paid:bool", 4}, {"query InvoicesOfCustomer --projection open-invoices --by customer_id", 5},
+		{"query OpenInvoice --projection open-invoices --by invoice_id", 4}, {"route POST /v1/invoices RemindInvoice --access customer", 2},
 		{"route POST /v1/invoices/{invoice_id} IssueInvoice --access customer", 2}, {"route GET /v1/invoices/{id} InvoiceByID", 2},
 	} {
 		args := append([]string{"run", "./tools/scaffold"}, strings.Fields(made.args)...)
@@ -316,13 +321,13 @@ func TestInitRenamesTheTemplate(t *testing.T) {
 	require.Empty(t, m.must("gofmt", "-l", "."))
 	payBack, err := os.ReadFile(filepath.Join(m.dir, "sagas/payback/payback.go"))
 	require.NoError(t, err)
-	require.Equal(t, []int{1, 1, 1}, []int{strings.Count(string(payBack), "Undo:"), strings.Count(string(payBack), "Pivot:"), strings.Count(string(payBack), "Retriable:")})
+	require.Equal(t, []int{1, 1, 1}, []int{strings.Count(string(payBack), "Compensation:"), strings.Count(string(payBack), "Pivot:"), strings.Count(string(payBack), "Retriable:")})
 	require.Contains(t, string(payBack), "Steps: []saga.Step[Data]{\n\t\t{\n")
 	for pkg, sentence := range map[string]string{
 		"./domain/invoice": "test each decision of invoice", "./sagas/dunning": "fill in the commands and events of remind, suspend",
 		"./service": "is not current: make generate", "./app/command": "call the decision of the invoice that IssueInvoice stands for",
 		"./app/query": "read the result of InvoiceByID", "./app/consumer": "send the command that follows from parcel.left of carrier",
-		"./adapters/views": "handle the events of invoice that change a row", "./adapters/gateway": "name the calls of cards", "./ports/pages": "load the rows of the page invoices",
+		"./adapters/views": "handle the events of invoice that change a row", "./ports/pages": "load the rows of the page invoices",
 	} {
 		output, err := m.run("go", "test", pkg)
 		require.Error(t, err)
@@ -334,13 +339,27 @@ func TestInitRenamesTheTemplate(t *testing.T) {
 		"saga x --on invoice.Paid --steps z --pivot y": `--pivot: "y" is none of --steps`, "saga x --on invoice.Paid": "--steps: a saga needs at least one step",
 		"consumer x --from y --on z": `--from: "y" must be`, "consumer x --from y.z --on z": `--on: "z" must be`, "route POST /v1/x NoSuch": "there is no command NoSuch yet",
 		"route FETCH /v1/x IssueInvoice": `METHOD: "FETCH" is none of`, "route POST /v1/x IssueInvoice --access all": `--access: "all" is none of`,
-		"command invoice PayInvoice --calls banks": "there is no gateway banks yet", "setting lower": `NAME: "lower" must be like`, "thing": `there is no part "thing"`, "command invoice": "command needs 2 words, has 1; usage: command AGGREGATE NAME [--calls GATEWAY]",
+		"setting lower": `NAME: "lower" must be like`, "thing": `there is no part "thing"`, "command invoice": "command needs 2 words, has 1; usage: command AGGREGATE NAME",
+		"command invoice X --gateway none": "there is no gateway none yet", "event invoice X --fields a:colour": `the type "colour" of a is none of bool, int, text, time`,
+		"command invoice X --compensates ChargeInvoice": "so it needs --gateway", "command invoice X --gateway cards --compensates Y": "--compensates: cards has no call Y yet",
+		"command invoice X --gateway cards --fields amount": "the field Amount of cardsRequest has the type int64, not string",
+		"query X --projection invoices --by colour":         `--by: "colour" is no column of invoices, which has invoice_id`, "query X --projection none --by id": "there is no projection none yet",
 		"page trips --colour red": "flag provided but not defined", "": "projection AGGREGATE NAME",
 	} {
 		output, err := m.run("go", append([]string{"run", "./tools/scaffold"}, strings.Fields(args)...)...)
 		require.Error(t, err, args)
 		require.Contains(t, output, complaint)
 	}
+
+	parts := exec.CommandContext(t.Context(), "go", "run", "./tools/scaffold", "-")
+	parts.Dir, parts.Stdin = m.dir, strings.NewReader("# two parts\n\nevent invoice Sent --fields \"by, copies:int\"  # by whom\nevent nothing Sent\n")
+	said, err := parts.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(said), "line 4: there is no aggregate nothing yet")
+	events, err := os.ReadFile(filepath.Join(m.dir, "domain/invoice/events.go"))
+	require.NoError(t, err)
+	require.Contains(t, string(events), "type Sent struct {\n\tInvoiceID string `json:\"invoice_id\"`\n\tBy        string `json:\"by\"`\n\tCopies    int64  `json:\"copies\"`\n}")
+	m.commit()
 
 	m.must("make", "init", "MODULE=github.com/acme/invoicing", "NAME=invoicing") // once more
 	m.commit()

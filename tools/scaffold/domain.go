@@ -3,10 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
-	"go/ast"
-	"go/token"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -34,71 +33,140 @@ func makeAggregate(p *piece, args []string, flags map[string]string) error {
 	)
 }
 
-func makeEvent(p *piece, args []string, _ map[string]string) error {
-	if err := errors.Join(p.aggregate(args[0], ""), p.named(args[1])); err != nil {
+func makeEvent(p *piece, args []string, flags map[string]string) error {
+	if err := errors.Join(p.aggregate(args[0], ""), p.named(args[1]), p.columns(flags["fields"])); err != nil {
 		return err
 	}
 	if err := p.there(); err != nil {
 		return err
 	}
 	stored := strconv.Quote(strings.ReplaceAll(p.Noun, " ", "-") + "." + strings.ReplaceAll(snake(p.Name), "_", "-"))
+	changes := []change{
+		event(p), argument("aggregate.TypesOf", fmt.Sprintf("aggregate.NewType[%s](%s)", p.Name, stored)), branch("apply", p.Name),
+	}
 	return errors.Join(
-		edit(filepath.Join("domain", p.Package, "events.go"), event(p.Name, p.Package, p.Type, p.ID),
-			argument("aggregate.TypesOf", fmt.Sprintf("aggregate.NewType[%s](%s)", p.Name, stored)), branch("apply", p.Name)),
+		edit(filepath.Join("domain", p.Package, "events.go"), append(changes, p.imports()...)...),
 		edit("service/names_test.go", entry("map[string]int", stored, "1")),
 	)
 }
 
 func makeCommand(p *piece, args []string, flags map[string]string) error {
-	if err := errors.Join(p.aggregate(args[0], ""), p.named(args[1])); err != nil {
+	if err := errors.Join(p.aggregate(args[0], ""), p.named(args[1]), p.columns(flags["fields"])); err != nil {
 		return err
 	}
 	if err := p.there(); err != nil {
 		return err
 	}
-	if flags["calls"] != "" {
-		return p.callingCommand(flags["calls"])
+	if p.Decision = flags["decision"]; p.Decision != "" {
+		if err := makeDecision(p); err != nil {
+			return err
+		}
 	}
-	if err := p.withTest("app/command", "command"); err != nil {
+	if flags["gateway"] != "" {
+		return makeCall(p, flags["gateway"], flags["compensates"])
+	}
+	if flags["compensates"] != "" {
+		return errors.New("--compensates: it undoes a call of an external service, so it needs --gateway")
+	}
+	if err := p.useCase("command"); err != nil {
 		return err
 	}
 	call := fmt.Sprintf("cqrs.Handle(%q, %s{d.%s}.handle)", p.Name, p.Lower, p.Plurals)
-	return edit("app/command/command.go", listed("cqrs.ForAggregate", p.Package+".Category", "slices.Concat[[]cqrs.Handler]", call))
+	return edit("app/command/command.go", registered("", p.Package+".Category", call))
 }
 
-// callingCommand makes a command whose handler calls an external service through a gateway.
-func (p *piece) callingCommand(gateway string) error {
-	if err := checkName("--calls", gateway, "cards", dashed); err != nil {
+// makeDecision adds a decision to an aggregate, unless the aggregate has it.
+func makeDecision(p *piece) error {
+	if err := checkName("--decision", p.Decision, "Book", typeName); err != nil {
 		return err
 	}
-	p.Calls, p.CallsName, p.CallsNoun = pascal(gateway), gateway, strings.ReplaceAll(gateway, "-", " ")
-	if _, err := os.Stat(filepath.Join("adapters/gateway", snake(p.Calls)+".go")); err != nil {
+	paths, err := filepath.Glob(filepath.Join("domain", p.Package, "*.go"))
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), " *"+p.Type+") "+p.Decision+"(") { //nolint:gosec // a file of the service
+			return nil
+		}
+	}
+	return p.attach("decision", filepath.Join("domain", p.Package, p.Package+".go"), " *"+p.Type+") "+p.Decision+"(", append(p.imports(), needs("errors"))...)
+}
+
+// useCase makes the file of a command. One that calls a decision has nothing to test beside the decision.
+func (p *piece) useCase(name string) error {
+	if p.Decision != "" {
+		return p.write(name+".tmpl", filepath.Join("app/command", p.File))
+	}
+	return p.withTest("app/command", name)
+}
+
+// makeCall makes a command whose handler calls an external service: it adds the call to the service's interface, its gateway and its stand-in.
+func makeCall(p *piece, gateway, compensates string) error {
+	if err := checkName("--gateway", gateway, "cards", dashed); err != nil {
+		return err
+	}
+	p.Gateway, p.GatewayName, p.GatewayNoun, p.Compensates = pascal(gateway), gateway, strings.ReplaceAll(gateway, "-", " "), compensates
+	offers, implements := filepath.Join("app/command", snake(p.Gateway)+".go"), filepath.Join("adapters/gateway", snake(p.Gateway)+".go")
+	test := strings.TrimSuffix(implements, ".go") + "_test.go"
+	source, err := os.ReadFile(implements) //nolint:gosec // a file of the service
+	if err != nil {
 		return fmt.Errorf("there is no gateway %s yet: go run ./tools/scaffold gateway %s", gateway, gateway)
 	}
-	if err := errors.Join(p.withTest("app/command", "command_calls"), p.write("gateway_interface.tmpl", filepath.Join("app/command", snake(p.Calls)+".go"))); err != nil {
+	if compensates != "" && !strings.Contains(string(source), "func (g "+p.Gateway+") "+compensates+"(") {
+		return fmt.Errorf("--compensates: %s has no call %s yet: go run ./tools/scaffold command AGGREGATE %s --gateway %s", gateway, compensates, compensates, gateway)
+	}
+	sent, err := p.sent(string(source))
+	if err != nil {
+		return fmt.Errorf("%s: %w", implements, err)
+	}
+	if err := p.useCase("call"); err != nil {
 		return err
 	}
-	handler := fmt.Sprintf("%s{d.%s, d.%s}", p.Lower, p.Plurals, p.Calls)
-	call := fmt.Sprintf("cqrs.WithDestination(%sDestination, cqrs.ForAggregate(%s.Category,\ncqrs.Ask(%q, %s.ask, %s.record),\n))", p.Calls, p.Package, p.Name, handler, handler)
+	var operation strings.Builder
+	if err := templates.ExecuteTemplate(&operation, "gateway_operation.tmpl", p); err != nil {
+		return err
+	}
+	needed := []change{needs("context"), needs(p.Module + "/app/command"), argument("sandbox.New", strings.TrimSpace(operation.String()))}
+	offered := []change{method(p)}
+	if compensates == "" {
+		needed, offered = append(needed, needs(kit+"/cqrs")), append(offered, needs(kit+"/cqrs"))
+	}
+	handler := fmt.Sprintf("%s{d.%s, d.%s}", p.Lower, p.Plurals, p.Gateway)
 	return errors.Join(
-		edit("app/command/command.go", field("Deps", p.Calls, p.Calls), registered(fmt.Sprintf("cqrs.CallThenRecord(%q,", p.Name), argument("slices.Concat[[]cqrs.Handler]", call))),
-		edit(literal, needs(p.Module+"/adapters/gateway"), entry("command.Deps", p.Calls, fmt.Sprintf("gateway.New%s(k.GatewayURL(%q))", p.Calls, gateway))),
+		p.writeOr("gateway_interface", offers, func() error { return edit(offers, offered...) }),
+		p.attach("gateway_call", implements, "func (g "+p.Gateway+") "+p.Name+"(", append(needed, sent...)...),
+		p.writeOr("gateway_test", test, func() error { return p.attach("gateway_call_test", test, "func Test"+p.Gateway+p.Name+"(") }),
+		edit("app/command/command.go", field("Deps", p.Gateway, p.Gateway),
+			registered(p.Gateway+"Destination", p.Package+".Category", fmt.Sprintf("cqrs.CallThenRecord(%q, %s.call, %s.record)", p.Name, handler, handler))),
+		edit(literal, needs(p.Module+"/adapters/gateway"), entry("command.Deps", p.Gateway, fmt.Sprintf("gateway.New%s(k.GatewayURL(%q))", p.Gateway, gateway))),
 	)
 }
 
-// registered leaves a file that contains a text as it is.
-func registered(text string, c change) change {
-	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
-		if strings.Contains(source, text) {
-			return "", 0, nil
-		}
-		return c(file, source, at)
+// sent adds the fields of a command to the request of its gateway.
+func (p *piece) sent(source string) (changes []change, err error) {
+	request := camel(p.Gateway) + "Request"
+	there, err := attributesOf(source, request)
+	if err != nil {
+		return nil, err
 	}
+	for _, c := range p.Columns {
+		at := slices.IndexFunc(there, func(a attribute) bool { return a.Go == c.Go })
+		switch {
+		case at < 0:
+			changes = append(changes, field(request, c.Go, c.Type+" `json:\""+c.Name+",omitzero\"`"))
+		case there[at].Type != c.Type:
+			return nil, fmt.Errorf("the field %s of %s has the type %s, not %s", c.Go, request, there[at].Type, c.Type)
+		}
+	}
+	return append(changes, p.imports()...), nil
 }
 
-func makeQuery(p *piece, args []string, _ map[string]string) error {
+func makeQuery(p *piece, args []string, flags map[string]string) error {
 	if err := p.named(args[0]); err != nil {
 		return err
+	}
+	if flags["projection"] != "" {
+		return makeViewQuery(p, flags["projection"], flags["by"])
 	}
 	if err := p.withTest("app/query", "query"); err != nil {
 		return err
@@ -106,8 +174,66 @@ func makeQuery(p *piece, args []string, _ map[string]string) error {
 	return edit("app/query/query.go", returned("All", fmt.Sprintf("cqrs.HandleQuery(%q, %s{}.handle)", p.Name, p.Lower)))
 }
 
-func makeProjection(p *piece, args []string, _ map[string]string) error {
-	if err := errors.Join(p.aggregate(args[0], ""), checkName("NAME", args[1], "open-invoices", dashed)); err != nil {
+// makeViewQuery makes a query that selects rows of a read model by one of their columns: one row by the first column, which is the key, a list by
+// another one.
+func makeViewQuery(p *piece, projection, by string) error {
+	if err := checkName("--projection", projection, "open-invoices", dashed); err != nil {
+		return err
+	}
+	p.Type, p.Stored = pascal(projection), snake(pascal(projection))
+	p.Table = p.Stored + "_view"
+	source, err := os.ReadFile(filepath.Join("app/projection", p.Stored+".go"))
+	if err != nil {
+		return fmt.Errorf("there is no projection %s yet: go run ./tools/scaffold projection AGGREGATE %s", projection, projection)
+	}
+	fields, err := attributesOf(string(source), p.Type+"Row")
+	if err != nil {
+		return err
+	}
+	p.Columns = slices.DeleteFunc(fields, func(a attribute) bool { return a.Name == "version" })
+	var names []string
+	for i, c := range p.Columns {
+		names = append(names, c.Name)
+		if c.Name == by {
+			p.By = &p.Columns[i]
+		}
+	}
+	if p.By == nil {
+		return fmt.Errorf("--by: %q is no column of %s, which has %s", by, projection, strings.Join(names, ", "))
+	}
+	if err := p.write("view_query.tmpl", filepath.Join("app/query", p.File)); err != nil {
+		return err
+	}
+	if p.List() {
+		migration, err := nextMigration(p.Table + "_by_" + by)
+		if err != nil {
+			return err
+		}
+		if err := p.write("migration_index.tmpl", migration); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		edit("app/query/query.go", field("Deps", p.Name, p.Name+"Rows"), returned("All", fmt.Sprintf("cqrs.HandleQuery(%q, %s{d.%s}.handle)", p.Name, p.Lower, p.Name))),
+		p.attach("view_select", filepath.Join("adapters/views", p.Stored+".go"), "func (r "+p.Type+") "+p.Name+"(", needs(p.Module+"/app/query")),
+		edit(literal, entry("query.Deps", p.Name, "views."+p.Type+"{DB: k.DB()}")),
+	)
+}
+
+// List tells whether a query has a list as its result.
+func (p *piece) List() bool { return p.By != nil && p.By.Name != p.Columns[0].Name }
+
+// Selected are the columns of a read model, as SQL lists them.
+func (p *piece) Selected() string {
+	var names []string
+	for _, c := range p.Columns {
+		names = append(names, c.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func makeProjection(p *piece, args []string, flags map[string]string) error {
+	if err := errors.Join(p.aggregate(args[0], ""), checkName("NAME", args[1], "open-invoices", dashed), p.columns(flags["fields"])); err != nil {
 		return err
 	}
 	if err := p.there(); err != nil {

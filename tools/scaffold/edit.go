@@ -17,11 +17,9 @@ import (
 
 // write makes a file of a template, unless it is there.
 func (p *piece) write(name, path string) error {
-	if _, err := os.Stat(path); err == nil { //nolint:gosec // a file of the service
+	if exists(path) {
 		fmt.Println("is there already:", path)
 		return nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return err
 	}
 	var text bytes.Buffer
 	if err := templates.ExecuteTemplate(&text, name, p); err != nil {
@@ -33,11 +31,17 @@ func (p *piece) write(name, path string) error {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil { //nolint:gosec // a file of the service
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil { //nolint:gosec,nolintlint // a file of the service, which gosec follows in some runs only
 		return err
 	}
 	fmt.Println("wrote:", path)
 	return os.WriteFile(path, formatted, 0o600) //nolint:gosec // a file of the service
+}
+
+// exists tells whether the service has a file or a directory.
+func exists(path string) bool {
+	_, err := fs.Stat(os.DirFS("."), filepath.ToSlash(path))
+	return err == nil
 }
 
 // writeAll makes a file of each template. The arguments alternate: the name of a template, the path of a file.
@@ -48,6 +52,14 @@ func (p *piece) writeAll(namesAndPaths ...string) error {
 		}
 	}
 	return nil
+}
+
+// writeOr makes a file of a template, or changes the file that is there.
+func (p *piece) writeOr(name, path string, change func() error) error {
+	if exists(path) {
+		return change()
+	}
+	return p.write(name+".tmpl", path)
 }
 
 // withTest makes a use case's file, and the one of its test.
@@ -121,15 +133,20 @@ func edit(path string, changes ...change) error {
 func needs(path string) change {
 	return func(file *ast.File, _ string, at func(token.Pos) int) (string, int, error) {
 		if len(file.Imports) == 0 {
-			return "", 0, errors.New("it imports nothing")
+			return "\n\nimport (\n\t\"" + path + "\"\n)", at(file.Name.End()), nil
 		}
 		for _, i := range file.Imports {
 			if i.Path.Value == `"`+path+`"` {
 				return "", 0, nil
 			}
 		}
+		if block, ok := find(file, func(d *ast.GenDecl) bool { return d.Tok == token.IMPORT }); ok && !block.Lparen.IsValid() {
+			return "import \"" + path + "\"\n", at(block.Pos()), nil
+		}
 		first, last := file.Imports[0], file.Imports[len(file.Imports)-1]
 		switch {
+		case !standard(path) && standard(strings.Trim(last.Path.Value, `"`)):
+			return "\n\n\t\"" + path + "\"", at(last.End()), nil
 		case !standard(path):
 			return "\n\t\"" + path + "\"", at(last.End()), nil // gofmt sorts
 		case standard(strings.Trim(first.Path.Value, `"`)):
@@ -318,43 +335,99 @@ func argument(function, value string) change {
 				return "", 0, nil
 			}
 		}
-		if len(call.Args) == 0 {
+		switch n := len(call.Args); {
+		case n == 0:
 			value = "\n" + value
+		case !strings.Contains(source[at(call.Args[n-1].End()):at(call.Rparen)], ","):
+			value = ",\n" + value
 		}
 		return value + ",\n", at(call.Rparen), nil
 	}
 }
 
-// listed adds an argument to the call of a function whose first argument is given, or makes such a call within another one.
-func listed(function, first, within, value string) change {
+// registered adds a command to the list of all, among those of its destination and aggregate. Without a destination it is the aggregate's own.
+func registered(destination, category, value string) change {
+	const list, of, with = "slices.Concat[[]cqrs.Handler]", "cqrs.ForAggregate", "cqrs.WithDestination"
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
-		call, ok := find(file, func(c *ast.CallExpr) bool {
-			return text(source, c.Fun, at) == function && len(c.Args) > 0 && text(source, c.Args[0], at) == first
-		})
+		all, ok := find(file, callOf(source, list, at))
 		if !ok {
-			outer, ok := find(file, callOf(source, within, at))
-			if !ok {
-				return "", 0, fmt.Errorf("it does not call %s", within)
-			}
-			before := ""
-			if len(outer.Args) == 0 {
-				before = "\n"
-			}
-			return before + function + "(" + first + ",\n" + value + ",\n),\n", at(outer.Rparen), nil
+			return "", 0, fmt.Errorf("it does not call %s", list)
 		}
-		for _, a := range call.Args {
+		var group *ast.CallExpr
+		for _, a := range all.Args {
+			call, ok := a.(*ast.CallExpr)
+			if !ok || len(call.Args) == 0 {
+				continue
+			}
+			to := ""
+			if inner, ok := call.Args[len(call.Args)-1].(*ast.CallExpr); ok && text(source, call.Fun, at) == with {
+				to, call = text(source, call.Args[0], at), inner
+			}
+			if to == destination && text(source, call.Fun, at) == of && text(source, call.Args[0], at) == category {
+				group = call
+			}
+		}
+		if group == nil {
+			made := of + "(" + category + ",\n" + value + ",\n)"
+			if destination != "" {
+				made = with + "(" + destination + ", " + made + ")"
+			}
+			return newLine(source, at(all.Rparen)) + made + ",\n", at(all.Rparen), nil
+		}
+		for _, a := range group.Args {
 			if text(source, a, at) == value {
 				return "", 0, nil
 			}
 		}
-		return value + ",\n", at(call.Rparen), nil
+		return value + ",\n", at(group.Rparen), nil
 	}
 }
 
-// event adds the type of an event, and that it is one, before the registration of all.
-func event(name, marker, typeName, id string) change {
+// method adds the call of a command to the interface of its gateway.
+func method(p *piece) change {
 	return func(file *ast.File, _ string, at func(token.Pos) int) (string, int, error) {
-		if _, ok := find(file, func(t *ast.TypeSpec) bool { return t.Name.Name == name }); ok {
+		spec, ok := find(file, func(t *ast.TypeSpec) bool { return t.Name.Name == p.Gateway })
+		if !ok {
+			return "", 0, fmt.Errorf("there is no type %s", p.Gateway)
+		}
+		i, ok := spec.Type.(*ast.InterfaceType)
+		if !ok {
+			return "", 0, fmt.Errorf("%s is no interface", p.Gateway)
+		}
+		for _, m := range i.Methods.List {
+			if len(m.Names) > 0 && m.Names[0].Name == p.Name {
+				return "", 0, nil
+			}
+		}
+		return "\t" + p.Name + "(ctx context.Context, c " + p.Name + ") " + p.Returned() + "\n", at(i.Methods.Closing), nil
+	}
+}
+
+// Returned is what the call of a command returns.
+func (p *piece) Returned() string {
+	if p.Compensates != "" {
+		return "error"
+	}
+	return "(cqrs.CallResult, error)"
+}
+
+// attach adds what a template makes to the end of a file, unless the file has it, and imports what it needs.
+func (p *piece) attach(template, path, mark string, needed ...change) error {
+	changes := []change{func(_ *ast.File, source string, _ func(token.Pos) int) (string, int, error) {
+		if strings.Contains(source, mark) {
+			return "", 0, nil
+		}
+		var b strings.Builder
+		err := templates.ExecuteTemplate(&b, template+".tmpl", p)
+		return b.String(), len(source), err
+	}}
+	return edit(path, append(changes, needed...)...)
+}
+
+// event adds the type of an event, and that it is one, before the registration of all.
+func event(p *piece) change {
+	return func(file *ast.File, _ string, at func(token.Pos) int) (string, int, error) {
+		if _, ok := find(file, func(t *ast.TypeSpec) bool { return t.Name.Name == p.Name }); ok {
 			return "", 0, nil
 		}
 		types, ok := find(file, func(d *ast.GenDecl) bool {
@@ -368,8 +441,9 @@ func event(name, marker, typeName, id string) change {
 		if types.Doc != nil {
 			offset = at(types.Doc.Pos())
 		}
-		return fmt.Sprintf("// %s is to be described here.\ntype %s struct {\n\t%sID string `json:%q`\n}\n\nfunc (%s) %s() {}\n\n", name, name,
-			typeName, id, name, marker), offset, nil
+		var b strings.Builder
+		err := templates.ExecuteTemplate(&b, "event.tmpl", p)
+		return b.String(), offset, err
 	}
 }
 

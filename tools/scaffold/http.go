@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -36,33 +37,77 @@ func makeRoute(p *piece, args []string, flags map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("there is no %s %s yet: go run ./tools/scaffold %s %s", strings.Fields(kind)[0], p.Name, kind, p.Name)
 	}
-	p.Fields = fieldsOf(string(text), p.Name, p.Parameters)
+	if err := p.request(string(text)); err != nil {
+		return fmt.Errorf("%s: %w", use, err)
+	}
 	if err := rewrite("ports/openapi.yaml", p.operation); err != nil {
 		return err
 	}
 	if err := p.write("route.tmpl", filepath.Join("ports", p.File)); err != nil {
 		return err
 	}
+	if p.Access == "customer" && !p.Owned && !p.Checked {
+		fmt.Printf("note: nothing in %s says whose it is, so every customer may use this route. A field CustomerID would say it.\n", use)
+	}
 	fmt.Println("next: make generate")
 	return nil
 }
 
-// fieldsOf are the fields of a struct, by the parameters of a path that fill them: by their name in JSON or in Go, or else id fills the only
-// field whose name ends in ID.
-func fieldsOf(source, name string, parameters []string) map[string]string {
-	fields := map[string]string{}
-	body := regexp.MustCompile(`(?s)type ` + name + ` struct \{\n(.*?)\n\}`).FindStringSubmatch(source)
-	if body == nil {
-		return fields
+const owner = "CustomerID"
+
+// request reads what the handler fills in: the parameters of the path, the customer who asks, a new id, the body.
+func (p *piece) request(source string) error {
+	fields, err := attributesOf(source, p.Name)
+	if err != nil {
+		return err
 	}
-	for _, found := range regexp.MustCompile("(?m)^\t(\\w+)\\s+string(?:\\s+`json:\"(\\w+)\"`)?$").FindAllStringSubmatch(body[1], -1) {
+	p.Fields = filled(fields, p.Parameters)
+	if answer, err := attributesOf(source, p.Name+"Answer"); err == nil {
+		p.Checked = p.Access == "customer" && slices.ContainsFunc(answer, isOwner)
+	}
+	used := slices.Collect(maps.Values(p.Fields))
+	p.Owned = slices.ContainsFunc(fields, isOwner) && !slices.Contains(used, owner)
+	if key := keyForm.FindStringSubmatch(source); key != nil && p.Method == "POST" && !slices.Contains(used, key[1]) {
+		p.NewID = key[1]
+		p.By = &fields[slices.IndexFunc(fields, func(a attribute) bool { return a.Go == key[1] })]
+	}
+	for _, f := range fields {
+		if !isOwner(f) && f.Go != p.NewID && !slices.Contains(used, f.Go) {
+			p.Body = append(p.Body, f)
+		}
+	}
+	return nil
+}
+
+var keyForm = regexp.MustCompile(`\) Key\(\) string \{ return c\.(\w+) \}`)
+
+func isOwner(a attribute) bool { return a.Go == owner && a.Type == "string" }
+
+// BodySchema describes the body in openapi.yaml.
+func (p *piece) BodySchema() string {
+	if len(p.Body) == 0 {
+		return "{type: object}"
+	}
+	var names, properties []string
+	for _, a := range p.Body {
+		names = append(names, a.Name)
+		properties = append(properties, a.Name+": "+a.Schema())
+	}
+	return "{type: object, required: [" + strings.Join(names, ", ") + "], properties: {" + strings.Join(properties, ", ") + "}}"
+}
+
+// filled are the fields that parameters of a path fill, by the parameters: by their name in JSON or in Go, or else id fills the first field
+// whose name ends in ID, unless it says whose it is.
+func filled(fields []attribute, parameters []string) map[string]string {
+	by := map[string]string{}
+	for _, f := range fields {
 		for _, parameter := range parameters {
-			if parameter == found[2] || parameter == snake(found[1]) || parameter == "id" && strings.HasSuffix(found[1], "ID") && fields[parameter] == "" {
-				fields[parameter] = found[1]
+			if parameter == f.Name || parameter == snake(f.Go) || parameter == "id" && strings.HasSuffix(f.Go, "ID") && !isOwner(f) && by[parameter] == "" {
+				by[parameter] = f.Go
 			}
 		}
 	}
-	return fields
+	return by
 }
 
 var (
@@ -115,9 +160,10 @@ func makeGateway(p *piece, args []string, _ map[string]string) error {
 	}
 	p.Package, p.Name = args[0], pascal(args[0])
 	p.Lower, p.File, p.Noun = camel(p.Name), snake(p.Name)+".go", strings.ReplaceAll(args[0], "-", " ")
-	if err := p.writeAll("gateway", filepath.Join("adapters/gateway", p.File), "gateway_test", filepath.Join("adapters/gateway", snake(p.Name)+"_test.go")); err != nil {
+	if err := p.write("gateway.tmpl", filepath.Join("adapters/gateway", p.File)); err != nil {
 		return err
 	}
+	fmt.Printf("next: go run ./tools/scaffold command AGGREGATE NAME --gateway %s, for each call\n", args[0])
 	return errors.Join(
 		exampleSetting(strings.ToUpper(snake(p.Name))+"_URL", "", "The URL of "+p.Noun+". Empty: the sandbox stands in for it."),
 		edit(literal, needs(p.Module+"/adapters/gateway"), element("runner.Service", "Gateways", "[]runner.Gateway", "gateway."+p.Name+"Service")),

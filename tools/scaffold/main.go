@@ -1,8 +1,10 @@
-// Scaffold writes the beginning of a part of the service and registers it. go run ./tools/scaffold lists the parts. It can be run again:
-// then it keeps existing code, and adds steps that a saga lacks. The code that it writes builds; its tests fail and say where code is missing.
+// Scaffold writes the beginning of a part of the service and registers it. go run ./tools/scaffold lists the parts; go run ./tools/scaffold -
+// reads parts from its input, one a line. It can be run again: then it keeps existing code, and adds steps that a saga lacks. The code that it
+// writes builds; its tests fail and say where code is missing.
 package main
 
 import (
+	"bufio"
 	"context"
 	"embed"
 	"errors"
@@ -21,7 +23,10 @@ var files embed.FS
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"lower": strings.ToLower, "goName": func(parameter string) string { return camel(pascal(parameter)) },
-	"title": func(words string) string { return strings.ToUpper(words[:1]) + words[1:] },
+	"camel": camel, "dashes": func(name string) string { return strings.ReplaceAll(snake(name), "_", "-") },
+	"spaces": func(name string) string { return strings.ReplaceAll(snake(name), "_", " ") },
+	"tag":    tag,
+	"title":  func(words string) string { return strings.ToUpper(words[:1]) + words[1:] },
 }).ParseFS(files, "templates/*.tmpl"))
 
 func main() {
@@ -50,6 +55,7 @@ type piece struct {
 	File        string // issue_invoice.go
 	Table       string // of a projection
 	Stored      string // its name: open-invoices
+	Columns     []attribute
 
 	On, OnPkg, OnName string // the event that starts a saga, its package and its aggregate
 	Steps             []sagaStep
@@ -59,10 +65,17 @@ type piece struct {
 	Method, Path, Access string
 	Parameters           []string // of the path
 	Fields               map[string]string
-	Setting              string // CARDS_URL
-	Calls                string // the gateway that a command calls: Cards
-	CallsName, CallsNoun string // its name, and as words
-	Kind                 string // of a setting
+	NewID                string      // the field that is given a new id
+	Owned, Checked       bool        // whether a field has the customer who asks; whether the result says whose it is
+	Body                 []attribute // of the request
+	Gateway              string      // that a command calls: CreditCards
+	GatewayName          string      // credit-cards
+	GatewayNoun          string      // credit cards
+	Compensates          string      // the call that the call of a command undoes: HoldRoom
+	Decision             string      // Hold
+	By                   *attribute  // what a query selects by
+	Setting              string      // CARDS_URL
+	Kind                 string      // of a setting
 }
 
 // sagaStep is a step and whether it comes before, at or after the pivot.
@@ -84,10 +97,11 @@ type maker struct {
 
 var makers = []maker{
 	{"aggregate", "aggregate NAME [--plural NAMES]", 1, map[string]string{"plural": ""}, makeAggregate},
-	{"event", "event AGGREGATE NAME", 2, nil, makeEvent},
-	{"command", "command AGGREGATE NAME [--calls GATEWAY]", 2, map[string]string{"calls": ""}, makeCommand},
-	{"query", "query NAME", 1, nil, makeQuery},
-	{"projection", "projection AGGREGATE NAME", 2, nil, makeProjection},
+	{"event", `event AGGREGATE NAME [--fields "FIELD, FIELD:TYPE"]`, 2, map[string]string{"fields": ""}, makeEvent},
+	{"command", "command AGGREGATE NAME [--fields …] [--decision NAME] [--gateway GATEWAY [--compensates COMMAND]]", 2,
+		map[string]string{"fields": "", "decision": "", "gateway": "", "compensates": ""}, makeCommand},
+	{"query", "query NAME [--projection NAME --by FIELD]", 1, map[string]string{"projection": "", "by": ""}, makeQuery},
+	{"projection", "projection AGGREGATE NAME [--fields …]", 2, map[string]string{"fields": ""}, makeProjection},
 	{"consumer", `consumer NAME --from SERVICE.KIND --on "MESSAGE, MESSAGE"`, 1, map[string]string{"from": "", "on": ""}, makeConsumer},
 	{"saga", `saga NAME --on AGGREGATE.EVENT --steps "STEP, STEP" [--pivot STEP]`, 1, map[string]string{"on": "", "steps": "", "pivot": ""}, makeSaga},
 	{"route", "route METHOD PATH COMMAND-OR-QUERY [--access public|customer|operator]", 3, map[string]string{"access": "operator"}, makeRoute},
@@ -102,12 +116,16 @@ func usage() string {
 	for _, m := range makers {
 		b.WriteString("\n  " + m.usage)
 	}
+	b.WriteString("\nA TYPE is text, int, bool or time; without one it is text. With - for PART, the input has one part a line.")
 	return b.String()
 }
 
 func run(args []string) error {
 	if len(args) == 0 {
 		return errors.New(usage())
+	}
+	if args[0] == "-" {
+		return runAll(os.Stdin)
 	}
 	at := slices.IndexFunc(makers, func(m maker) bool { return m.kind == args[0] })
 	if at < 0 {
@@ -123,6 +141,21 @@ func run(args []string) error {
 		return fmt.Errorf("%w; usage: %s", err, m.usage)
 	}
 	return m.make(&piece{Module: strings.TrimSpace(string(module)), Kit: kit}, words, flags)
+}
+
+// runAll makes the parts that the lines of a text name.
+func runAll(parts io.Reader) error {
+	lines := bufio.NewScanner(parts)
+	for n := 1; lines.Scan(); n++ {
+		args, err := splitWords(lines.Text())
+		if err == nil && len(args) > 0 && args[0] != "-" {
+			err = run(args)
+		}
+		if err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
+		}
+	}
+	return lines.Err()
 }
 
 // parse takes flags before, between and after the words.

@@ -66,13 +66,14 @@ func plural(word string) string {
 }
 
 var (
-	dashed    = regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`)
-	typeName  = regexp.MustCompile(`^[A-Z][A-Za-z0-9]*$`)
-	dotted    = regexp.MustCompile(`^([a-z][a-z0-9]*)\.([a-z][a-z0-9-]*)$`)
-	eventOf   = regexp.MustCompile(`^([a-z][a-z0-9]*(?:-[a-z0-9]+)*)\.([A-Z][A-Za-z0-9]*)$`)
-	capitals  = regexp.MustCompile(`^[A-Z][A-Z0-9]*(_[A-Z0-9]+)*$`)
-	pathForm  = regexp.MustCompile(`^(/([a-z0-9._-]+|\{[a-z][a-z0-9_]*\}))+$`)
-	parameter = regexp.MustCompile(`\{([a-z0-9_]+)\}`)
+	dashed      = regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`)
+	underscored = regexp.MustCompile(`^[a-z][a-z0-9]*(_[a-z0-9]+)*$`)
+	typeName    = regexp.MustCompile(`^[A-Z][A-Za-z0-9]*$`)
+	dotted      = regexp.MustCompile(`^([a-z][a-z0-9]*)\.([a-z][a-z0-9-]*)$`)
+	eventOf     = regexp.MustCompile(`^([a-z][a-z0-9]*(?:-[a-z0-9]+)*)\.([A-Z][A-Za-z0-9]*)$`)
+	capitals    = regexp.MustCompile(`^[A-Z][A-Z0-9]*(_[A-Z0-9]+)*$`)
+	pathForm    = regexp.MustCompile(`^(/([a-z0-9._-]+|\{[a-z][a-z0-9_]*\}))+$`)
+	parameter   = regexp.MustCompile(`\{([a-z0-9_]+)\}`)
 )
 
 // checkName refuses a name that Go could not take as an identifier or a package.

@@ -27,7 +27,7 @@ type pkg struct {
 
 // homes say in which packages of the kit a library may be imported.
 var homes = map[string][]string{
-	"github.com/IBM/sarama":                       {"kafka"},
+	"github.com/IBM/sarama":                       {"kafka", "kittest"},
 	"github.com/ThreeDotsLabs/watermill-kafka/v3": {"kafka"},
 	"github.com/ThreeDotsLabs/watermill-sql/v3":   {"postgres/outbox", "postgres/topics", "kittest"},
 	"github.com/sony/gobreaker":                   {"breaker", "runner"},
@@ -45,7 +45,7 @@ var homes = map[string][]string{
 	"github.com/KimMachineGun/automemlimit":       {"runner"},
 	"github.com/prometheus/client_golang":         {"telemetry", "runner"},
 	"github.com/spf13/cobra":                      {"cli", "runner", "demo"},
-	"testing":                                     {"aggregate/aggregatetest", "saga/sagatest", "kittest"},
+	"testing":                                     {"aggregate/aggregatetest", "saga/sagatest", "kittest", "httpclient/httpclienttest"},
 	"github.com/stretchr/testify":                 {"kittest"},
 }
 

@@ -18,7 +18,7 @@ var mapper = reflectx.NewMapperFunc("db", snake)
 func Select[R any](ctx context.Context, db *sqlx.DB, what, query string, args ...any) ([]R, error) {
 	named := *db
 	named.Mapper = mapper
-	var rows []R
+	rows := []R{} // not nil, which JSON has as null
 	if err := named.SelectContext(ctx, &rows, query, args...); err != nil {
 		return nil, txn.Classify(err, "read "+what)
 	}

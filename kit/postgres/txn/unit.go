@@ -183,7 +183,8 @@ type Statement[R any] struct {
 	// Doing is the beginning of error texts.
 	Doing string
 
-	// Rank orders the statements of a commit, lowest first. All commits use the same order, so that they do not deadlock.
+	// Rank orders the statements of a commit, lowest first, and Doing those of the same rank. All commits use the same order, so that they do not
+	// deadlock.
 	Rank int
 
 	// Query builds the statement for some rows. It must not skip a row silently: a row that cannot be written must be an error of the statement.
@@ -291,7 +292,9 @@ func batchOf(units []*Unit, limits Waits) (b *pgx.Batch, statements []statement,
 			rows[w.statement] = append(rows[w.statement], w.row)
 		}
 	}
-	slices.SortStableFunc(statements, func(a, b statement) int { return cmp.Compare(a.rank(), b.rank()) })
+	slices.SortStableFunc(statements, func(a, b statement) int {
+		return cmp.Or(cmp.Compare(a.rank(), b.rank()), cmp.Compare(a.doing(), b.doing()))
+	})
 	b = &pgx.Batch{}
 	if limits != (Waits{}) && len(statements) > 0 {
 		statements = slices.Insert(statements, 0, setWaits)

@@ -1,0 +1,40 @@
+package kittest
+
+import (
+	"strings"
+
+	"github.com/IBM/sarama"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+)
+
+// Publish sends an event of another service to a topic, as that service would: the headers of CloudEvents and a JSON payload. Prefix is what the
+// topics of the other service begin with, as a setting like AIRLINE_TOPICS says, and category the kind of its aggregates.
+func (i *Instance) Publish(prefix, category, key, eventType, payload string) {
+	i.t.Helper()
+	config := sarama.NewConfig()
+	config.Producer.Return.Successes = true
+	p, err := sarama.NewSyncProducer(i.Brokers(), config)
+	require.NoError(i.t, err)
+	defer p.Close() // the message is acknowledged
+	header := func(name, value string) sarama.RecordHeader {
+		return sarama.RecordHeader{Key: []byte(name), Value: []byte(value)}
+	}
+	m := &sarama.ProducerMessage{
+		Topic: prefix + ".events." + category, Key: sarama.StringEncoder(key), Value: sarama.StringEncoder(payload), Headers: []sarama.RecordHeader{
+			header("ce_specversion", "1.0"), header("ce_id", uuid.NewString()), header("ce_type", eventType), header("ce_source", "/"+prefix),
+		},
+	}
+	Eventually(i.t, func() error { // a new topic needs a moment
+		_, _, err := p.SendMessage(m)
+		return err
+	})
+}
+
+// Bearer is the header with a token for somebody, for requests to instances of a world with AUTH_SECRET.
+func (w *Environment) Bearer(subject, role string) []string {
+	w.t.Helper()
+	output, err := w.Command("token", "--subject", subject, "--role", role).Output()
+	require.NoError(w.t, err)
+	return []string{"Authorization", "Bearer " + strings.TrimSpace(string(output))}
+}
