@@ -122,7 +122,7 @@ func (i *Instance) launch(settings ...string) {
 // Command is the binary with this environment's settings, and any arguments.
 func (w *Environment) Command(args ...string) *exec.Cmd {
 	w.t.Helper()
-	line := append(append(slices.Clone(w.runBy), Binary(w.t)), args...)
+	line := append(append(slices.Clone(w.runBy), w.binary()), args...)
 	command := exec.Command(line[0], line[1:]...)
 	command.Env = append(os.Environ(), "LOG_LEVEL="+level())
 	for _, unwanted := range []string{"POSTGRES_DSN", "KAFKA_BROKERS"} {
@@ -257,7 +257,7 @@ func (i *Instance) Audit(args ...string) (output string, code int) {
 
 func (w *Environment) audit(dsn string, args ...string) (output string, code int) {
 	w.t.Helper()
-	command := exec.Command(Binary(w.t), append([]string{"audit"}, args...)...) // read to its end
+	command := exec.Command(w.binary(), append([]string{"audit"}, args...)...) // read to its end
 	command.Env = append(os.Environ(), "POSTGRES_DSN="+dsn, "KAFKA_BROKERS=", "TOPIC_PREFIX="+w.Prefix)
 	out, err := command.CombinedOutput()
 	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {

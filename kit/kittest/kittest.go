@@ -25,32 +25,49 @@ import (
 // Patience is the time limit of conditions in tests, long enough for a busy computer.
 const Patience = 120 * time.Second
 
-var binary = sync.OnceValues(func() (string, error) {
+var (
+	buildMu  sync.Mutex
+	binaries = map[string]string{} // paths by the folders of programs
+)
+
+func build(program string) (string, error) {
+	buildMu.Lock()
+	defer buildMu.Unlock()
+	if path := binaries[program]; path != "" {
+		return path, nil
+	}
 	dir, err := os.MkdirTemp("", "millrace-test-")
 	if err != nil {
 		return "", err
-	}
-	module, err := exec.Command("go", "env", "GOMOD").Output() // go env, at most once
-	if err != nil {
-		return "", fmt.Errorf("go env GOMOD: %w", err)
 	}
 	path := filepath.Join(dir, "service")
 	args := []string{"build", "-o", path}
 	if os.Getenv("HARNESS_RACE") != "" {
 		args = append(args, "-race")
 	}
-	command := exec.Command("go", append(args, ".")...) // go build, at most once
-	command.Dir = filepath.Dir(strings.TrimSpace(string(module)))
+	command := exec.Command("go", append(args, ".")...) // go build, at most once a program
+	command.Dir = program
 	if out, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
+	binaries[program] = path
 	return path, nil
-})
+}
 
 // Binary builds the program in the root of the module whose tests run, once per test process.
 func Binary(t *testing.T) string {
 	t.Helper()
-	path, err := binary()
+	module, err := exec.Command("go", "env", "GOMOD").Output() // go env
+	require.NoError(t, err, "go env GOMOD")
+	return Build(t, filepath.Dir(strings.TrimSpace(string(module))))
+}
+
+// Build builds the program in a folder, once per test process.
+func Build(t *testing.T, program string) string {
+	t.Helper()
+	folder, err := filepath.Abs(program)
+	require.NoError(t, err)
+	path, err := build(folder)
 	require.NoError(t, err)
 	return path
 }
@@ -66,6 +83,9 @@ type Environment struct {
 	host    *Instance
 	shared  map[string]string // settings of the instances beside the host
 	runBy   []string
+
+	// Program is the folder of the program that instances run. Empty: the root of the module whose tests run.
+	Program string
 
 	// FromHost returns settings of the instances beside the host that name parts which run in the host's process. Nil: there are none.
 	FromHost func(host *Instance) map[string]string
@@ -98,6 +118,14 @@ func NewEnvironment(t *testing.T, settings ...string) *Environment {
 		w.env[name] = value
 	}
 	return w
+}
+
+func (w *Environment) binary() string {
+	w.t.Helper()
+	if w.Program == "" {
+		return Binary(w.t)
+	}
+	return Build(w.t, w.Program)
 }
 
 // Set adds a setting to the environment of each instance that is started from now on.

@@ -1,6 +1,10 @@
 package kittest
 
 import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/IBM/sarama"
@@ -37,4 +41,32 @@ func (w *Environment) Bearer(subject, role string) []string {
 	output, err := w.Command("token", "--subject", subject, "--role", role).Output()
 	require.NoError(w.t, err)
 	return []string{"Authorization", "Bearer " + strings.TrimSpace(string(output))}
+}
+
+// Joined waits until each consumer group of the broker is stable and has so many members. An instance that is killed while it joins a group of the
+// embedded Kafka stays a member for ever, because kfake sets no session timer if the response to its join cannot be sent.
+func (i *Instance) Joined(members int) {
+	i.t.Helper()
+	admin, err := sarama.NewClusterAdmin(i.Brokers(), sarama.NewConfig())
+	require.NoError(i.t, err)
+	defer admin.Close()
+	Eventually(i.t, func() error {
+		groups, err := admin.ListConsumerGroups()
+		if err != nil {
+			return err
+		}
+		described, err := admin.DescribeConsumerGroups(slices.Collect(maps.Keys(groups)))
+		if err != nil {
+			return err
+		}
+		if len(described) == 0 {
+			return errors.New("there are no consumer groups yet")
+		}
+		for _, g := range described {
+			if g.State != "Stable" || len(g.Members) != members {
+				return fmt.Errorf("the group %s is %s and has %d members", g.GroupId, g.State, len(g.Members))
+			}
+		}
+		return nil
+	})
 }

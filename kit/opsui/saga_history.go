@@ -32,7 +32,7 @@ func (v *SagaView) read(events []cqrs.Event) {
 		case saga.RepeatScheduled:
 			r := v.run(f.Step, false)
 			r.Result, r.Deadline = "waiting", &f.At
-			v.add(at, "in_progress", "%s: its condition does not hold yet, repeated at %s", f.Step, f.At.UTC().Format(time.RFC3339))
+			v.add(at, "in_progress", "%s: its condition does not hold yet, repeated at %s", f.Step, f.At.UTC().Format(time.DateTime))
 		case saga.WaitStarted:
 			r := v.run(f.Step, false)
 			r.Started, r.Class, r.Result, r.Deadline = at, "in_progress", "waiting", &f.Deadline
@@ -40,7 +40,7 @@ func (v *SagaView) read(events []cqrs.Event) {
 			if f.Signal != "" {
 				what = " for the signal " + f.Signal
 			}
-			v.add(at, r.Class, "%s: waits%s until %s", f.Step, what, f.Deadline.UTC().Format(time.RFC3339))
+			v.add(at, r.Class, "%s: waits%s until %s", f.Step, what, f.Deadline.UTC().Format(time.DateTime))
 		case saga.SignalReceived:
 			v.end(f.Step, false, at, "completed", "signal of "+f.By, string(f.Payload))
 			v.add(at, "completed", "%s sent the signal %s: %s", f.By, f.Signal, f.Payload)

@@ -75,9 +75,9 @@ func NewSagaView(id string, events []cqrs.Event, registered []*saga.Saga) *SagaV
 	for _, st := range v.State.Steps {
 		switch {
 		case st.InFlight() && v.State.Signals[st.Name] != "" && st.Status == saga.InProgress:
-			active = append(active, fmt.Sprintf("the signal %q, until %s", v.State.Signals[st.Name], st.Deadline.UTC().Format(time.RFC3339)))
+			active = append(active, fmt.Sprintf("the signal %q, until %s", v.State.Signals[st.Name], st.Deadline.UTC().Format(time.DateTime)))
 		case st.InFlight() && (st.Wait || st.Scheduled):
-			active = append(active, fmt.Sprintf("%q, until %s", st.Name, st.Deadline.UTC().Format(time.RFC3339)))
+			active = append(active, fmt.Sprintf("%q, until %s", st.Name, st.Deadline.UTC().Format(time.DateTime)))
 		case st.InFlight():
 			active = append(active, fmt.Sprintf("the result of %q", st.Name))
 		}

@@ -55,8 +55,8 @@ func TestSignalForm(t *testing.T) {
 	}
 	page := serve(t, s, http.MethodGet, address, "").Body.String()
 	for _, text := range []string{
-		`The saga waits for the signal &#34;inspection&#34;, until 2026-01-02T04:04:05Z.`, `action="` + address + `/signals/inspection"`, `type="checkbox" id="inspection-damaged"`,
-		`<input type="text" id="inspection-note" name="note">`, `<input type="number" id="inspection-pieces" name="pieces">`, "waits for the signal inspection until",
+		`The saga waits for the signal &#34;inspection&#34;, until 2026-01-02 04:04:05.`, `action="` + address + `/signals/inspection"`, `type="checkbox" id="inspection-damaged"`,
+		`<input type="text" id="inspection-note" name="note">`, `<input type="number" id="inspection-pieces" name="pieces" required>`, "waits for the signal inspection until",
 	} {
 		require.Contains(t, page, text)
 	}

@@ -24,7 +24,7 @@ func (d Definition[D]) Check() error {
 		fault("has no steps")
 	}
 	if d.OnCompensated.Name == "" || d.OnCompensated.Action == nil || d.OnCompensated.Completed.event == nil || d.OnCompensated.Timeout <= 0 {
-		fault("needs an Abort with name, command, completing event and time")
+		fault("needs OnCompensated with a name, a command, a completing event and a time")
 	}
 	c := checker[D]{fault: fault, names: map[string]bool{d.OnCompensated.Name: true}, signals: map[string]bool{}}
 	for i, s := range d.Steps {
@@ -118,7 +118,7 @@ func (c *checker[D]) signal(i int, s Step[D]) {
 	f := s.Fallback
 	s.Name, s.Signal, s.Timeout, s.SkipIf, s.Fallback = "", nil, 0, nil, nil
 	if !reflect.ValueOf(s).IsZero() {
-		c.fault("step %d waits for a signal: no other field is set but Name, SkipIf, Within and Fallback", i+1)
+		c.fault("step %d waits for a signal: no other field is set but Name, SkipIf, Timeout and Fallback", i+1)
 	}
 	if f == nil {
 		return

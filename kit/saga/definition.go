@@ -21,14 +21,14 @@ type Definition[D any] struct {
 	// there is one instance a subject.
 	Start Expected[D]
 
-	// Steps are taken in this order, and undone in the reverse one. Each is a stage of its own, or a stage of several Parallel steps.
+	// Steps are taken in this order, and compensated in the reverse order. Each is a stage of its own, or a stage of several Parallel steps.
 	Steps []Step[D]
 
-	// OnCompensated tells the subject, when everything is undone, that it came to nothing, and why. It is asked until it answers.
+	// OnCompensated is the last command of a saga after all compensations: it gives its subject the reason. It is sent again until it is answered.
 	OnCompensated FinalStep[D]
 
-	// AlertAfter is how many times something is asked in vain before the saga is reported as stuck; 0 means 8. It goes
-	// on being asked.
+	// AlertAfter is the number of commands of a step without an answer after which the saga is reported as stuck; 0 means 8. The command is
+	// still sent again.
 	AlertAfter int
 }
 
@@ -43,7 +43,7 @@ type Step[D any] struct {
 	// Completed is the event that ends the step well.
 	Completed Expected[D]
 
-	// Refused are the events that say no: nothing was done, and what came before is undone.
+	// Refused are the events that refuse the step: it had no effect, and the steps before it are compensated.
 	Refused []Refusal
 
 	// Compensation makes the compensating command. It must succeed where nothing was done, and be repeatable.
@@ -52,17 +52,17 @@ type Step[D any] struct {
 	// Compensated is the event that ends the compensation.
 	Compensated Expected[D]
 
-	// Timeout is how long an answer may take. After that the step is in doubt: it is undone, unless it is the pivot or
-	// retriable; those are asked again, with growing pauses.
+	// Timeout is the time that an answer may take. After that the step is in doubt: it is compensated. The command of the pivot, or of a
+	// retriable step, is sent again instead, with growing pauses.
 	Timeout time.Duration
 
 	// Fallback is another way to the same end, of a step before the pivot. Nil: there is none.
 	Fallback *Fallback[D]
 
-	// Pivot marks the step after which there is no way back.
+	// Pivot marks the step after which the saga is not compensated.
 	Pivot bool
 
-	// Retriable marks a step after the pivot: it is asked until it is done.
+	// Retriable marks a step after the pivot: its command is sent again until the step is completed.
 	Retriable bool
 
 	// Delay makes a step that only waits, for seconds or months: it is completed when the time is up. It is called when the stage of the
@@ -73,7 +73,7 @@ type Step[D any] struct {
 	// have no effect, so the step has no compensation. Nil: the first completing event completes the step.
 	Until *Until[D]
 
-	// Signal makes a step that waits for a person. Of the other fields only Name, SkipIf, Within and a Fallback with WhenTimedOut are set.
+	// Signal makes a step that waits for a person. Of the other fields only Name, SkipIf, Timeout and a Fallback with WhenTimedOut are set.
 	Signal *Signal[D]
 
 	// SkipIf tells, when the stage of the step begins, that the step is not needed: its command is not sent, and there is nothing to
@@ -100,8 +100,8 @@ type Until[D any] struct {
 	Attempts int
 }
 
-// Signal is what a person tells a saga: by the API, by the command line, or by the form on the saga's page. If nobody does within the time of the
-// step, the step is refused, unless it has a fallback or is optional.
+// Signal is sent to a saga by a person: by the API, the command line, or the form on the saga's page. If it does not arrive within the step's
+// Timeout, the step is refused, unless it has a fallback or is optional.
 type Signal[D any] struct {
 	// Name is that of the signal in addresses: lower case, digits and dashes. A definition has one step for it.
 	Name string
@@ -109,15 +109,15 @@ type Signal[D any] struct {
 	// Roles say who may send it: one of them is needed. "operator" is a role.
 	Roles []string
 
-	// Received is the type of the payload, a struct with JSON names, and what is remembered of it.
+	// Received has the type of the payload, a struct with JSON names, and the function that stores it in the data.
 	Received Expected[D]
 
 	// Optional has the saga go on when the time is up. A step after the pivot must be optional.
 	Optional bool
 }
 
-// Fallback stands in for a step. What the step may have done all the same is undone first; what the fallback does is undone
-// like any step. Its first fields are those of a Step.
+// Fallback is the alternative to a step. A step that may have had an effect is compensated first. The fallback is compensated like any step. Its
+// first fields are those of a Step.
 type Fallback[D any] struct {
 	Name         string
 	Action       func(D) cqrs.Keyed
@@ -137,7 +137,7 @@ type Fallback[D any] struct {
 	WhenRefused []string
 }
 
-// FinalStep is the last command of a saga that was undone.
+// FinalStep is the last command of a compensated saga.
 type FinalStep[D any] struct {
 	Name      string
 	Action    func(d D, reason string) cqrs.Keyed

@@ -130,7 +130,7 @@ func TestACheckFindsEveryFault(t *testing.T) {
 		"needs a name and a version":        func(d *saga.Definition[data]) { d.Version = 0 },
 		"has no event that starts it":       func(d *saga.Definition[data]) { d.Start = saga.Expected[data]{} },
 		"has no steps":                      func(d *saga.Definition[data]) { d.Steps = nil },
-		"needs an Abort":                    func(d *saga.Definition[data]) { d.OnCompensated.Action = nil },
+		"needs OnCompensated":               func(d *saga.Definition[data]) { d.OnCompensated.Action = nil },
 		`a name of its own, has "do a"`:     func(d *saga.Definition[data]) { d.Steps[1].Name = "do a" },
 		`a name of its own, has "give up"`:  func(d *saga.Definition[data]) { d.Steps[1].Name = "give up" },
 		"needs a command, a completing":     func(d *saga.Definition[data]) { d.Steps[0].Timeout = 0 },
@@ -158,7 +158,7 @@ func TestACheckFindsEveryFault(t *testing.T) {
 	require.NoError(t, withFallback().Check())
 	d := definition()
 	d.Version, d.OnCompensated.Action = 0, nil
-	require.ErrorContains(t, d.Check(), "needs an Abort", "all faults at once")
+	require.ErrorContains(t, d.Check(), "needs OnCompensated", "all faults at once")
 	require.ErrorContains(t, d.Check(), "needs a name and a version", "all faults at once")
 }
 

@@ -6,7 +6,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// asked is a command with the fact that it was sent.
+// asked is a command with the event that it was sent.
 type asked struct {
 	fact    *CommandSent
 	command Command

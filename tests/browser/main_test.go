@@ -134,7 +134,7 @@ func (b *browser) as(l look) {
 
 func (b *browser) visit(path string) {
 	b.t.Helper()
-	b.do(chromedp.Navigate(b.url+path), chromedp.WaitVisible("main"))
+	b.do(chromedp.Navigate(b.url+path), chromedp.WaitVisible("body > main")) // "main" alone is also searched for in texts
 }
 
 // text is what is to be read in an element.

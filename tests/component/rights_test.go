@@ -109,7 +109,7 @@ func TestKafkaRights(t *testing.T) {
 	code, _ := i.Terminate()
 	require.Zero(t, code)
 	i.Restart()
-	message(`no right \(DESCRIBE_CONFIGS\) to compare INBOX_RETENTION with the retention\.ms of topics.*` + regexp.QuoteMeta(topic))
+	message(`missing right DESCRIBE_CONFIGS to compare INBOX_RETENTION with the retention\.ms of topics.*` + regexp.QuoteMeta(topic))
 	confirmed()
 	code, _ = i.Terminate()
 	require.Zero(t, code)

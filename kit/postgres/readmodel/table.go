@@ -43,48 +43,57 @@ const (
 	rankAdd    = 52
 )
 
-// NewTable describes a table. It panics if a field of R can be no column. The name is part of statements: never take it from outside.
-func NewTable[R any](name string) *Table[R] {
-	t := &Table[R]{name: name, columns: columnsOf(reflect.TypeFor[R](), name)}
-	// Rows are locked before they are compared, in the order of their keys. So an event counts once, even if two transactions write it at the same
-	// time, as while a projection is rebuilt. A row that another transaction has inserted meanwhile is a conflict, and the unit is retried.
-	const stored = `
+// The statements. {key}, {table} and the lists of columns are filled in. Rows are locked before they are compared, in the order of their keys. So an event
+// counts once, even if two transactions write it at the same time, as while a projection is rebuilt. A row that another transaction has inserted meanwhile
+// is a conflict, and the unit is retried.
+const (
+	locked = `
 		), there AS MATERIALIZED (
 			SELECT t.* FROM (SELECT DISTINCT {key} FROM e ORDER BY {key}) w
 			CROSS JOIN LATERAL (SELECT {key}, version FROM {table} WHERE {key} = w.{key} OFFSET 0 FOR UPDATE) t
-		), `
-	const newest = `
-		WITH e AS (
-			SELECT {selected} FROM {rows}` + stored + `fresh AS MATERIALIZED (
-			SELECT e.{key}, max(e.version) AS version, min(t.version) IS NULL AS first{newest}
+		), fresh AS MATERIALIZED (
+			SELECT e.{key}, max(e.version) AS version, min(t.version) IS NULL AS first`
+	unseen = `
 			FROM e LEFT JOIN there t ON t.{key} = e.{key} WHERE e.version > COALESCE(t.version, 0) GROUP BY e.{key} ORDER BY e.{key}
-		), changed AS (
+		), `
+	inserted = `
+		SELECT demand((SELECT count(*) FROM begun) = (SELECT count(*) FROM fresh WHERE first), 'MR002', '{table} has changed')`
+
+	// merge takes the newest value of each column that an event has written.
+	merge = `
+		WITH e AS (
+			SELECT {selected} FROM {rows}` + locked + `{newest}` + unseen + `changed AS (
 			UPDATE {table} t SET version = f.version{changed} FROM fresh f WHERE NOT f.first AND t.{key} = f.{key}
 		)`
-	t.put = t.statement(rankPut, newest+`, begun AS (
+	mergeOrInsert = merge + `, begun AS (
 			INSERT INTO {table} ({key}, version{others}) SELECT {key}, version{first} FROM fresh WHERE first ON CONFLICT DO NOTHING RETURNING {key}
-		)
-		SELECT demand((SELECT count(*) FROM begun) = (SELECT count(*) FROM fresh WHERE first), 'MR002', '{table} has changed')`, `
-		INSERT INTO {table} AS t ({columns}) SELECT DISTINCT ON ({key}) {selected} FROM {rows} ORDER BY {key}, version DESC
-		ON CONFLICT ({key}) DO UPDATE SET version = excluded.version{replaced} WHERE t.version < excluded.version`)
-	partialUpdate := newest + `
+		)` + inserted
+	mergeOrFail = merge + `
 		SELECT demand(NOT first, 'MR001', 'there is no row ' || {key} || ' in {table}') FROM fresh`
-	t.update = t.statement(rankUpdate, partialUpdate, partialUpdate)
-	sums := `
+
+	// upsert is for whole rows: the newest one has all columns.
+	upsert = `
+		INSERT INTO {table} AS t ({columns}) SELECT DISTINCT ON ({key}) {selected} FROM {rows} ORDER BY {key}, version DESC
+		ON CONFLICT ({key}) DO UPDATE SET version = excluded.version{replaced} WHERE t.version < excluded.version`
+
+	sum = `
 		WITH e AS (
-			SELECT DISTINCT ON ({key}, version) {selected} FROM {rows}` + stored + `fresh AS MATERIALIZED (
-			SELECT e.{key}, max(e.version) AS version, min(t.version) IS NULL AS first{sums},
+			SELECT DISTINCT ON ({key}, version) {selected} FROM {rows}` + locked + `{sums},
 				demand(max(e.version) = COALESCE(min(t.version), 0) + count(*), 'MR001',
-					'row ' || e.{key} || ' of {table}: event ' || min(e.version) || ' came after event ' || COALESCE(min(t.version), 0))
-			FROM e LEFT JOIN there t ON t.{key} = e.{key} WHERE e.version > COALESCE(t.version, 0) GROUP BY e.{key} ORDER BY e.{key}
-		), begun AS (
+					'row ' || e.{key} || ' of {table}: event ' || min(e.version) || ' came after event ' || COALESCE(min(t.version), 0))` + unseen + `begun AS (
 			INSERT INTO {table} ({key}, version{others}) SELECT {key}, version{others} FROM fresh WHERE first ON CONFLICT DO NOTHING RETURNING {key}
 		), changed AS (
 			INSERT INTO {table} AS t ({key}, version{others}) SELECT {key}, version{others} FROM fresh WHERE NOT first
 			ON CONFLICT ({key}) DO UPDATE SET version = excluded.version{added}
-		)
-		SELECT demand((SELECT count(*) FROM begun) = (SELECT count(*) FROM fresh WHERE first), 'MR002', '{table} has changed')`
-	t.add = t.statement(rankAdd, sums, sums)
+		)` + inserted
+)
+
+// NewTable describes a table. It panics if a field of R can be no column. The name is part of statements: never take it from outside.
+func NewTable[R any](name string) *Table[R] {
+	t := &Table[R]{name: name, columns: columnsOf(reflect.TypeFor[R](), name)}
+	t.put = t.statement(rankPut, mergeOrInsert, upsert)
+	t.update = t.statement(rankUpdate, mergeOrFail, mergeOrFail)
+	t.add = t.statement(rankAdd, sum, sum)
 	return t
 }
 

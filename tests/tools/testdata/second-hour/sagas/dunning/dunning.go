@@ -22,21 +22,21 @@ type Data struct {
 var Definition = saga.Definition[Data]{
 	Name:    Name,
 	Version: 1,
-	Start:   saga.When(func(d *Data, e invoice.Issued) { d.InvoiceID = e.InvoiceID }),
+	Start:   saga.On(func(d *Data, e invoice.Issued) { d.InvoiceID = e.InvoiceID }),
 	Steps: []saga.Step[Data]{
 		{
-			Name:      "send reminder",
-			Do:        func(d Data) cqrs.Keyed { return command.RemindInvoice{InvoiceID: d.InvoiceID} },
-			Completed: saga.Event[invoice.Reminded, Data](),
-			Undo:      func(d Data) cqrs.Keyed { return command.ExcuseInvoice{InvoiceID: d.InvoiceID} },
-			Undone:    saga.Event[invoice.Excused, Data](),
-			Within:    20 * time.Second,
+			Name:         "send reminder",
+			Action:       func(d Data) cqrs.Keyed { return command.RemindInvoice{InvoiceID: d.InvoiceID} },
+			Completed:    saga.Event[invoice.Reminded, Data](),
+			Compensation: func(d Data) cqrs.Keyed { return command.ExcuseInvoice{InvoiceID: d.InvoiceID} },
+			Compensated:  saga.Event[invoice.Excused, Data](),
+			Timeout:      20 * time.Second,
 		},
 	},
-	Abort: saga.Abort[Data]{
+	OnCompensated: saga.FinalStep[Data]{
 		Name:      "excuse",
-		Do:        func(d Data, _ string) cqrs.Keyed { return command.ExcuseInvoice{InvoiceID: d.InvoiceID} },
+		Action:    func(d Data, _ string) cqrs.Keyed { return command.ExcuseInvoice{InvoiceID: d.InvoiceID} },
 		Completed: saga.Event[invoice.Excused, Data](),
-		Within:    10 * time.Second,
+		Timeout:   10 * time.Second,
 	},
 }

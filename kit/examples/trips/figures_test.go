@@ -1,0 +1,133 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// one starts one instance.
+func one(t *testing.T) *kittest.Instance {
+	t.Helper()
+	e := kittest.NewEnvironment(t, "RATE_LIMIT=0")
+	e.Program = "."
+	return e.Start()
+}
+
+type timedStep struct {
+	StartedAt time.Time `json:"started_at"`
+	EndedAt   time.Time `json:"ended_at"`
+}
+
+type timedSaga struct{ Steps []timedStep }
+
+// At low load, the stage of three parallel steps beside a stage of one step with the same command, in the same sagas.
+func TestFigureOfAStage(t *testing.T) {
+	kittest.Long(t)
+	i := one(t)
+	c := as(t, i)
+	var three, single []time.Duration
+	for n := range 110 {
+		id := place(t, i, fmt.Sprint("t-", n), `"luggage":true,"visa_checks":1`)
+		c.inStep(t, id, "wait for approval", "in_progress")
+		if n < 10 { // until connections and caches are warm
+			continue
+		}
+		var s timedSaga
+		i.Do(http.MethodGet, "/v1/sagas/"+id, "").JSON(t, &s)
+		last := slices.MaxFunc(s.Steps[:3], func(a, b timedStep) int {
+			return a.EndedAt.Compare(b.EndedAt)
+		})
+		three = append(three, last.EndedAt.Sub(s.Steps[0].StartedAt))
+		single = append(single, s.Steps[3].EndedAt.Sub(s.Steps[3].StartedAt))
+	}
+	slices.Sort(three)
+	slices.Sort(single)
+	ratio := float64(three[50]) / float64(single[50])
+	t.Logf("p50 of %d sagas: three parallel steps %s, one step %s, ratio %.2f", len(three), three[50], single[50], ratio)
+}
+
+// Many sagas wait for months. The test prints what they cost at rest, and how late a delay of one more saga ends.
+// WAITING_SAGAS is their number.
+func TestFigureOfWaitingSagas(t *testing.T) {
+	kittest.Long(t)
+	sagas := 10_000
+	if text := os.Getenv("WAITING_SAGAS"); text != "" {
+		var err error
+		sagas, err = strconv.Atoi(text)
+		require.NoError(t, err)
+	}
+	i := one(t)
+	db := kittest.OpenDB(t, i.DSN())
+	transactions := func() int {
+		n, err := strconv.Atoi(kittest.Column(t, db, `SELECT xact_commit::text FROM pg_stat_database WHERE datname = current_database()`)[0])
+		require.NoError(t, err)
+		return n
+	}
+	rest := func(what string) {
+		time.Sleep(3 * time.Second)
+		before := transactions()
+		time.Sleep(10 * time.Second)
+		memory := ""
+		_, metrics, err := i.Get("/metrics")
+		require.NoError(t, err)
+		for line := range strings.SplitSeq(metrics, "\n") {
+			for _, name := range []string{"process_resident_memory_bytes ", "go_memstats_heap_inuse_bytes "} {
+				if value, ok := strings.CutPrefix(line, name); ok {
+					bytes, err := strconv.ParseFloat(value, 64)
+					require.NoError(t, err)
+					memory += fmt.Sprintf(", %s%.0f MiB", name, bytes/(1<<20))
+				}
+			}
+		}
+		t.Logf("%s: %.1f transactions/s%s", what, float64(transactions()-before)/10, memory)
+	}
+	rest("no sagas")
+	began := time.Now()
+	var workers sync.WaitGroup
+	for w := range 16 {
+		workers.Go(func() {
+			for n := w; n < sagas; n += 16 {
+				answer, err := i.Try(http.MethodPost, "/trips", fmt.Sprintf(`{"id":"t-%d","cooling_off":"2160h"}`, n))
+				if err == nil && answer.Status != http.StatusAccepted {
+					err = fmt.Errorf("%d: %s", answer.Status, answer.Body)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	workers.Wait()
+	kittest.Eventually(t, func() error {
+		if n := kittest.Column(t, db, `SELECT count(*)::text FROM outbox WHERE due_at > now() + interval '80 days'`)[0]; n != strconv.Itoa(sagas) {
+			return fmt.Errorf("%s of %d sagas wait; statuses: %s", n, sagas, kittest.Column(t, db, `SELECT status || ' ' || count(*) FROM saga_instances GROUP BY status`))
+		}
+		return nil
+	})
+	t.Logf("%d sagas wait after %s", sagas, time.Since(began).Round(time.Second))
+	rest(fmt.Sprint(sagas, " sagas wait"))
+	time.Sleep(45 * time.Second) // projections and offsets of the beginning are done, and the cache was collected
+	rest(fmt.Sprint(sagas, " sagas still wait"))
+	for n := range 5 {
+		id := place(t, i, fmt.Sprint("due-", n), `"cooling_off":"3s","visa_checks":1`)
+		as(t, i).inStep(t, id, "wait for approval", "in_progress")
+		var s timedSaga
+		i.Do(http.MethodGet, "/v1/sagas/"+saga.ID("trip", fmt.Sprint("due-", n)), "").JSON(t, &s)
+		late := s.Steps[4].EndedAt.Sub(s.Steps[4].StartedAt) - 3*time.Second
+		t.Logf("a delay of 3 s ended %s late", late)
+		require.Less(t, late, time.Second)
+	}
+}

@@ -1,0 +1,139 @@
+// Command trips is a service whose saga is more than a straight line: a stage of three parallel steps, a step that a condition skips, a delay, a
+// step that is repeated until its condition holds, and a step that waits for a person. Its participants are in the same program. A request says how
+// they behave, so that refusals, slow answers and compensations can be tried:
+//
+//	go run ./examples/trips
+//	curl localhost:8080/trips -d '{"id":"t-1","luggage":true,"cooling_off":"2s","visa_checks":3,"bookings":{"room":{"takes":"1s"}}}'
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/broker"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/httpapi"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/runner"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/settings"
+)
+
+func main() { os.Exit(runner.Main(service())) }
+
+// trips and bookings are the aggregates. They record what happens and decide nothing.
+var (
+	trips = runner.AggregateOf("trips", aggregate.TypesOf(
+		aggregate.NewType[TripRequested]("trip.requested"), aggregate.NewType[CardCharged]("trip.card-charged"),
+		aggregate.NewType[TripConfirmed]("trip.confirmed"), aggregate.NewType[TripCancelled]("trip.cancelled"),
+	), rebuild, eventstore.Options{})
+	bookings = runner.AggregateOf("bookings", aggregate.TypesOf(
+		aggregate.NewType[Held]("booking.held"), aggregate.NewType[Refused]("booking.refused"), aggregate.NewType[Released]("booking.released"),
+		aggregate.NewType[VisaChecked]("booking.visa-checked"),
+	), rebuild, eventstore.Options{})
+)
+
+// Recorder is an aggregate that counts its events.
+type Recorder struct {
+	aggregate.Root[any]
+	events int
+}
+
+func rebuild(history []any) *Recorder {
+	r := &Recorder{}
+	r.Replay(r.apply, history)
+	return r
+}
+
+func (r *Recorder) apply(any) { r.events++ }
+
+func service() runner.Service {
+	return runner.Service{
+		Name: "trips", Title: "Trips", Summary: "Trips that are booked by a saga with parallel steps",
+		Settings:   []settings.Setting{settings.Text("REFUSALS", "")}, // a folder: while it has a file t-1.seat, the seat of trip t-1 is not released
+		Aggregates: []runner.Aggregate{trips, bookings},
+		Commands: func(k *runner.Kit) []cqrs.Handler {
+			return commands(trips.Store(k), bookings.Store(k), func() string { return k.Text("REFUSALS") })
+		},
+		Sagas:      []*saga.Saga{saga.New(definition)},
+		Database:   postgres.Open,
+		EventStore: eventstore.New,
+		Broker: func(e runner.BrokerEnv) (broker.Broker, error) {
+			e.Kafka.Records = kafka.CloudEvents{}
+			return broker.Kafka(e.Kafka, e.Options), nil
+		},
+		Mounts: func(k *runner.Kit) []httpapi.Mount {
+			return []httpapi.Mount{{Pattern: "/trips", Handler: request(k)}}
+		},
+	}
+}
+
+// request is the handler that requests a trip.
+func request(k *runner.Kit) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var c RequestTrip
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&c); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		if err := k.Commands().Execute(r.Context(), cqrs.Command{Body: c}); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.WriteHeader(http.StatusAccepted)
+	}
+}
+
+// commands are the handlers. Those of bookings act as an external service does that takes its time.
+func commands(trips, bookings cqrs.Store[*Recorder], refusals func() string) []cqrs.Handler {
+	record := func(ctx context.Context, store cqrs.Store[*Recorder], id string, event func(*Recorder) any) error {
+		return store.Update(ctx, id, func(r *Recorder) error { r.Record(r.apply, event(r)); return nil })
+	}
+	always := func(event any) func(*Recorder) any { return func(*Recorder) any { return event } }
+	return append(
+		cqrs.ForAggregate("trips",
+			cqrs.Handle("RequestTrip", func(ctx context.Context, c RequestTrip) error {
+				return record(ctx, trips, c.ID, always(TripRequested(c)))
+			}),
+			cqrs.Handle("ChargeCard", func(ctx context.Context, c ChargeCard) error { return record(ctx, trips, c.ID, always(CardCharged{})) }),
+			cqrs.Handle("ConfirmTrip", func(ctx context.Context, c ConfirmTrip) error {
+				return record(ctx, trips, c.ID, always(TripConfirmed{}))
+			}),
+			cqrs.Handle("CancelTrip", func(ctx context.Context, c CancelTrip) error {
+				return record(ctx, trips, c.ID, always(TripCancelled{c.Reason}))
+			}),
+		),
+		cqrs.ForAggregate("bookings",
+			cqrs.CallThenRecord("Hold",
+				func(ctx context.Context, c Hold) (string, error) {
+					select {
+					case <-time.After(time.Duration(c.Behaviour.Takes)):
+						return c.Behaviour.Refused, nil
+					case <-ctx.Done():
+						return "", ctx.Err()
+					}
+				},
+				func(ctx context.Context, c Hold, refused string) error {
+					if refused != "" {
+						return record(ctx, bookings, c.Key(), always(Refused{refused}))
+					}
+					return record(ctx, bookings, c.Key(), always(Held{c.Name}))
+				}),
+			cqrs.Handle("Release", func(ctx context.Context, c Release) error {
+				if _, err := os.Stat(filepath.Join(refusals(), c.Key())); refusals() != "" && err == nil {
+					return aggregate.Refuse("the " + c.Name + " cannot be released now")
+				}
+				return record(ctx, bookings, c.Key(), always(Released{c.Name}))
+			}),
+			cqrs.Handle("CheckVisa", func(ctx context.Context, c CheckVisa) error {
+				return record(ctx, bookings, c.Key(), func(r *Recorder) any { return VisaChecked{r.events+1 >= c.Checks} })
+			}),
+		)...)
+}

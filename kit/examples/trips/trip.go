@@ -1,0 +1,156 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/millrace/millrace/kit/aggregate"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// Duration is a duration whose JSON is a text such as "2s".
+type Duration time.Duration
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (d *Duration) UnmarshalJSON(text []byte) error {
+	var s string
+	if err := json.Unmarshal(text, &s); err != nil {
+		return err
+	}
+	parsed, err := time.ParseDuration(s)
+	*d = Duration(parsed)
+	return err
+}
+
+// MarshalJSON implements json.Marshaler.
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
+
+// Behaviour is what the participant of one booking does.
+type Behaviour struct {
+	Takes   Duration `json:"takes"`
+	Refused string   `json:"refused,omitempty"` // the reason; empty: it accepts
+}
+
+// RequestTrip starts a trip. Bookings have the behaviours of the seat, the room and the car.
+type RequestTrip struct {
+	ID         string               `json:"id"`
+	Luggage    bool                 `json:"luggage"`
+	CoolingOff Duration             `json:"cooling_off"`
+	VisaChecks int                  `json:"visa_checks"` // the number of checks until it is granted
+	Bookings   map[string]Behaviour `json:"bookings"`
+}
+
+// The other commands.
+type (
+	ChargeCard  struct{ ID string }
+	ConfirmTrip struct{ ID string }
+	CancelTrip  struct{ ID, Reason string }
+
+	Hold struct {
+		Trip, Name string
+		Behaviour  Behaviour
+	}
+	Release   struct{ Trip, Name string }
+	CheckVisa struct {
+		Trip   string
+		Checks int
+	}
+)
+
+// Key says which messages keep their order.
+func (c RequestTrip) Key() string { return c.ID }
+func (c ChargeCard) Key() string  { return c.ID }
+func (c ConfirmTrip) Key() string { return c.ID }
+func (c CancelTrip) Key() string  { return c.ID }
+func (c Hold) Key() string        { return c.Trip + "." + c.Name }
+func (c Release) Key() string     { return c.Trip + "." + c.Name }
+func (c CheckVisa) Key() string   { return c.Trip + ".visa" }
+
+// The events.
+type (
+	TripRequested RequestTrip
+	CardCharged   struct{}
+	TripConfirmed struct{}
+	TripCancelled struct{ Reason string }
+
+	Held        struct{ Name string }
+	Refused     struct{ Reason string }
+	Released    struct{ Name string }
+	VisaChecked struct{ Granted bool }
+)
+
+// Trip is the data of an instance of the saga.
+type Trip struct {
+	Request TripRequested
+	Granted bool
+	Nights  int
+	Note    string
+}
+
+// Approval is the payload of the signal.
+type Approval struct {
+	Accepted bool   `json:"accepted"`
+	Nights   int    `json:"nights"`
+	Note     string `json:"note"`
+}
+
+// Validate refuses an approval that a saga cannot use.
+func (a Approval) Validate() error {
+	if a.Nights < 1 {
+		return aggregate.InField("nights", errors.New("must be at least 1"))
+	}
+	return nil
+}
+
+// hold is a step that holds a seat, a room or the like.
+func hold(name string) saga.Step[Trip] {
+	return saga.Step[Trip]{
+		Name: "hold " + name, Timeout: 30 * time.Second,
+		Action:       func(t Trip) cqrs.Keyed { return Hold{t.Request.ID, name, t.Request.Bookings[name]} },
+		Completed:    saga.Event[Held, Trip](),
+		Refused:      []saga.Refusal{saga.RefusedBy(func(e Refused) string { return e.Reason })},
+		Compensation: func(t Trip) cqrs.Keyed { return Release{t.Request.ID, name} },
+		Compensated:  saga.Event[Released, Trip](),
+	}
+}
+
+var definition = saga.Definition[Trip]{
+	Name: "trip", Version: 1,
+	Start: saga.On(func(t *Trip, e TripRequested) { t.Request = e }),
+	Steps: []saga.Step[Trip]{
+		{Parallel: []saga.Step[Trip]{hold("seat"), hold("room"), hold("car")}},
+		insurance(),
+		{Name: "cooling off", Delay: func(t Trip) time.Duration { return time.Duration(t.Request.CoolingOff) }},
+		{
+			Name: "check visa", Timeout: 10 * time.Second,
+			Action:    func(t Trip) cqrs.Keyed { return CheckVisa{t.Request.ID, t.Request.VisaChecks} },
+			Completed: saga.On(func(t *Trip, e VisaChecked) { t.Granted = e.Granted }),
+			Until:     &saga.Until[Trip]{Holds: func(t Trip) bool { return t.Granted }, Every: 300 * time.Millisecond, Attempts: 10},
+		},
+		{Name: "wait for approval", Timeout: time.Hour, Signal: &saga.Signal[Trip]{
+			Name: "approval", Roles: []string{"operator", "manager"}, Received: saga.On(func(t *Trip, a Approval) { t.Nights, t.Note = a.Nights, a.Note }),
+		}},
+		{
+			Name: "charge card", Timeout: 10 * time.Second, Pivot: true,
+			Action: func(t Trip) cqrs.Keyed { return ChargeCard{t.Request.ID} }, Completed: saga.Event[CardCharged, Trip](),
+		},
+		{
+			Name: "confirm trip", Timeout: 10 * time.Second, Retriable: true,
+			Action: func(t Trip) cqrs.Keyed { return ConfirmTrip{t.Request.ID} }, Completed: saga.Event[TripConfirmed, Trip](),
+		},
+	},
+	OnCompensated: saga.FinalStep[Trip]{
+		Name: "cancel trip", Timeout: 10 * time.Second,
+		Action:    func(t Trip, reason string) cqrs.Keyed { return CancelTrip{t.Request.ID, reason} },
+		Completed: saga.Event[TripCancelled, Trip](),
+	},
+}
+
+// insurance is not needed without luggage.
+func insurance() saga.Step[Trip] {
+	s := hold("insurance")
+	s.SkipIf = func(t Trip) bool { return !t.Request.Luggage }
+	return s
+}
