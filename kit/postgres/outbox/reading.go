@@ -120,7 +120,7 @@ func (p *pipeline) rows(ctx context.Context, shards []int16, marks, limits []int
 			CASE WHEN (SELECT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL))
 				THEN EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) ELSE false END AS parked,
 			EXISTS (SELECT FROM suspended_topics t WHERE t.topic = o.topic) AS suspended
-		FROM outbox_epoch e LEFT JOIN (unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, mark, most) CROSS JOIN LATERAL (
+		FROM (SELECT epoch FROM outbox_epoch LIMIT 1) e LEFT JOIN (unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, mark, most) CROSS JOIN LATERAL (
 			SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.mark ORDER BY id LIMIT s.most) o) ON true`, shards, marks, limits)
 	if err != nil || len(rows) == 0 {
 		return nil, 0, err
