@@ -11,8 +11,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Whoever is in a group, each partition of each topic comes to one member, hosts get equal parts, and of the members of a host that
-// want a topic only the one that has been there for the longest gets any.
+// Each partition of each topic is assigned to one member, hosts get equal parts, and of the members of a host that subscribe to a topic only
+// the one that joined first gets partitions.
 func TestHosts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		topics := map[string][]int32{}

@@ -2,8 +2,8 @@ package saga
 
 import "github.com/millrace/millrace/kit/cqrs"
 
-// away goes on from step i, which came to nothing: it is undone if it is in doubt; then comes its fallback, if that is to
-// stand in for it, or else the way back.
+// away continues after step i was refused or has timed out. A step in doubt is compensated first. Then its fallback runs, if it has one for this
+// case; else the saga is compensated.
 func (m *machine) away(i int) error {
 	switch st := m.state.Step(m.saga.steps[i].name); {
 	case m.state.Compensating:

@@ -21,7 +21,7 @@ type Retry struct{ By, Step string }
 // Skip has a stuck step count as done, or as undone on the way back.
 type Skip struct{ By, Reason, Step string }
 
-// Resolve has all that is left of a stuck saga count as done, except that its subject is told. On the way to a fallback it is only the stuck
+// Resolve has all that is left of a stuck saga count as done, except the command to its subject. On the way to a fallback it is only the stuck
 // step's compensation that counts as done.
 type Resolve struct{ By, Reason, Step string }
 

@@ -429,7 +429,7 @@ func TestStoppedTimersDoNotFire(t *testing.T) {
 	require.Zero(t, b.Delayed)
 }
 
-// Two relays share the shards: nothing is relayed twice, a commit elsewhere wakes the holder, and when one goes the other
+// Two relays share the shards: nothing is relayed twice, a commit of another instance wakes the holder, and when one goes the other
 // takes over.
 // What is committed here is relayed without anybody looking for it: the relay polls once an hour, and would be found out.
 func TestRelayIsWokenByACommit(t *testing.T) {
@@ -559,10 +559,10 @@ func TestOneRelayOfAHostWorks(t *testing.T) {
 	hold(map[*outbox.Relay]int{second: outbox.Shards})
 	first, stopFirst := run(t, db, dsn, &log{}, outbox.Options{Host: "a", Since: now.Add(-time.Minute)}) // has lost its connection
 	hold(map[*outbox.Relay]int{first: outbox.Shards, second: 0})
-	elsewhere, _ := run(t, db, dsn, &log{}, outbox.Options{Host: "b", Since: now})
-	hold(map[*outbox.Relay]int{first: outbox.Shards / 2, second: 0, elsewhere: outbox.Shards / 2})
+	onAnotherHost, _ := run(t, db, dsn, &log{}, outbox.Options{Host: "b", Since: now})
+	hold(map[*outbox.Relay]int{first: outbox.Shards / 2, second: 0, onAnotherHost: outbox.Shards / 2})
 	stopFirst()
-	hold(map[*outbox.Relay]int{second: outbox.Shards / 2, elsewhere: outbox.Shards / 2})
+	hold(map[*outbox.Relay]int{second: outbox.Shards / 2, onAnotherHost: outbox.Shards / 2})
 }
 
 // guarded is a publisher behind a breaker.

@@ -182,7 +182,7 @@ func (w *Environment) step() bool {
 	if len(busy) == 0 {
 		return w.pass()
 	}
-	ways := []string{"time passes", "an old message comes again", "a dead letter is redriven", "somebody cancels", "an operator retries", "a person signals"}
+	ways := []string{"time passes", "an old message is redelivered", "a dead letter is replayed", "a person cancels", "an operator retries", "a person signals"}
 	if !w.retries {
 		ways = ways[:4]
 	}
@@ -335,7 +335,7 @@ func (w *Environment) deliver(q *queue) {
 	switch {
 	case err != nil && cqrs.KindOf(err) != cqrs.KindUnavailable && !errors.Is(err, errCrash) && cqrs.KindOf(err) != cqrs.KindConflict:
 		panic(fmt.Sprintf("%s for %s: %v", m.meta.Type, q.consumer.name, err))
-	case err != nil, after == 2: // it comes again
+	case err != nil, after == 2: // it is redelivered
 		w.tell("    again: %v", err)
 		return
 	}
