@@ -37,23 +37,50 @@ func (st *StepState) undoable() bool {
 func (m *machine) backward(n int) error {
 	m.cancelWaits(n)
 	for ; n >= 0; n-- {
-		stage, asks := m.saga.stages[n], 0
-		for i := stage.to - 1; i >= stage.from; i-- {
-			if m.undoable(i) {
-				asks++
-				if !stage.parallel {
-					return m.ask(i, cqrs.BranchCompensation, 1)
+		switch undo := m.nextToUndo(m.saga.stages[n]); {
+		case len(undo) == 1:
+			return m.ask(undo[0], cqrs.BranchCompensation, 1)
+		case len(undo) > 1:
+			return m.together(func() error {
+				for _, i := range undo {
+					if err := m.ask(i, cqrs.BranchCompensation, 1); err != nil {
+						return err
+					}
 				}
-			}
-		}
-		if asks > 0 {
-			return m.together(func() error { return m.undoAll(stage) })
-		}
-		if m.busy(n) {
+				return nil
+			})
+		case m.busy(n):
 			return nil
 		}
 	}
 	return m.ask(m.abort(), cqrs.BranchAction, 1)
+}
+
+// nextToUndo are the steps of a stage whose compensations are sent now, the last one first: all of them, but of a step that is taken for each no
+// more items than may be in flight. Those in flight are in doubt: each keeps its place.
+func (m *machine) nextToUndo(stage stage) (all []int) {
+	room := map[string]int{}
+	for i := stage.to - 1; i >= stage.from; i-- {
+		if !m.undoable(i) {
+			continue
+		}
+		def := &m.saga.steps[i]
+		switch left, known := room[def.group]; {
+		case !stage.parallel:
+			return []int{i}
+		case def.item == 0, m.state.Step(def.name).InFlight():
+		default:
+			if !known {
+				left = m.room(def.group)
+			}
+			room[def.group] = left - 1
+			if left <= 0 {
+				continue
+			}
+		}
+		all = append(all, i)
+	}
+	return all
 }
 
 // cancelWaits ends what waits in a stage that is compensated.
@@ -70,18 +97,6 @@ func (m *machine) cancelWaits(n int) {
 	if len(waits) > 0 {
 		m.record(WaitsCancelled{waits})
 	}
-}
-
-// undoAll undoes the steps of a stage that are done or in doubt.
-func (m *machine) undoAll(stage stage) error {
-	for i := stage.to - 1; i >= stage.from; i-- {
-		if m.undoable(i) {
-			if err := m.ask(i, cqrs.BranchCompensation, 1); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 func (m *machine) cancel(in Cancel) error {

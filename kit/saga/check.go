@@ -146,6 +146,20 @@ func (c *checker[D]) until(s Step[D]) {
 	}
 }
 
+// forEach checks a step that is taken for each item of a list.
+func (c *checker[D]) forEach(s Step[D]) {
+	switch e := s.ForEach; {
+	case e.Items == nil || e.Item == nil:
+		c.fault("step %q is taken for each item: it needs the number of items, and the function that chooses one", s.Name)
+	case e.AtOnce < 1 || e.Max < 1:
+		c.fault("step %q is taken for each item: it needs the most that are in flight at once, and the most that there may be", s.Name)
+	case s.Pivot:
+		c.fault("step %q is the pivot: it is not taken for each item", s.Name)
+	case strings.Contains(s.Name, "#") || s.Fallback != nil && strings.Contains(s.Fallback.Name, "#"):
+		c.fault("step %q is taken for each item: its name and that of its fallback must not contain #", s.Name)
+	}
+}
+
 func (c *checker[D]) step(i int, s Step[D], parallel bool) {
 	switch {
 	case s.Delay != nil:
@@ -156,6 +170,9 @@ func (c *checker[D]) step(i int, s Step[D], parallel bool) {
 		return
 	}
 	c.form(i, s)
+	if s.ForEach != nil {
+		c.forEach(s)
+	}
 	after := c.pivot != ""
 	if s.Pivot {
 		if after {

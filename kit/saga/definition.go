@@ -76,6 +76,9 @@ type Step[D any] struct {
 	// Signal makes a step that waits for a person. Of the other fields only Name, SkipIf, Timeout and a Fallback with WhenTimedOut are set.
 	Signal *Signal[D]
 
+	// ForEach has the step taken once for each item of a list in the data. Nil: it is taken once.
+	ForEach *ForEach[D]
+
 	// SkipIf tells, when the stage of the step begins, that the step is not needed: its command is not sent, and there is nothing to
 	// compensate. It must be a pure function of the data. Nil: the step is always taken.
 	SkipIf func(D) bool
@@ -98,6 +101,24 @@ type Until[D any] struct {
 	// Attempts bounds the commands. When the condition does not hold after them, the step is refused; if it is retriable, it is reported as
 	// stuck and goes on. A fallback is taken if it has WhenTimedOut.
 	Attempts int
+}
+
+// ForEach takes a step once for each item of a list in the data. Each item is a branch of its own, with its command, its answers, its deadline,
+// its fallback and its compensation; "ship parcel#2" is the name of the second. The functions of the step, and of its fallback, that make commands
+// get the data with the item chosen. What Completed remembers is stored in the data of the whole saga, so its event must tell which item it
+// means.
+type ForEach[D any] struct {
+	// Items is the number of items. It is called when the stage of the step begins; with 0 the step is skipped.
+	Items func(D) int
+
+	// Item chooses item n, from 0, in a copy of the data. It must be a pure function.
+	Item func(d D, n int) D
+
+	// AtOnce bounds the items in flight, on the way forward and on the way back.
+	AtOnce int
+
+	// Max bounds the items, and so the saga's state. With more, the step is refused; a retriable one is reported as stuck.
+	Max int
 }
 
 // Signal is sent to a saga by a person: by the API, the command line, or the form on the saga's page. If it does not arrive within the step's

@@ -17,6 +17,8 @@ func (s *Saga) Diagram() string {
 		switch {
 		case st.pivot:
 			label += " (pivot)"
+		case st.forEach != nil:
+			label += fmt.Sprintf(" (for each, %d at once)", st.forEach.atOnce)
 		case st.until != nil:
 			label += " (repeated)"
 		case st.retriable:
@@ -34,7 +36,7 @@ func (s *Saga) Diagram() string {
 		}
 	}
 	for n, stage := range s.stages {
-		if !stage.parallel {
+		if stage.branches < 2 {
 			continue
 		}
 		line("state fork_%d <<fork>>", n+1)
@@ -55,6 +57,9 @@ func (s *Saga) Diagram() string {
 		default:
 			line("%s --> %s: %s", id(st.name), s.exit(st.stage), st.completed.event)
 		}
+		if st.forEach != nil {
+			line("%s --> %s: there are no items", id(st.name), s.exit(st.stage))
+		}
 		if st.skipIf != nil {
 			line("%s --> %s: skipped by its condition", id(st.name), s.exit(st.stage))
 		}
@@ -70,7 +75,7 @@ func (s *Saga) Diagram() string {
 		if st.until != nil {
 			line("%s --> %s: asked again every %s until its condition holds", id(st.name), id(st.name), st.until.every)
 		}
-		if stage.parallel && s.undoes(st.stage) {
+		if stage.branches > 1 && s.undoes(st.stage) {
 			away, doubt, undone = fmt.Sprintf("undo_fork_%d", st.stage+1), fmt.Sprintf("undo_fork_%d", st.stage+1), fmt.Sprintf("undo_join_%d", st.stage+1)
 		} else if st.standsIn {
 			away, undone = undo(steps[i-1].name), undo(steps[i-1].name)
@@ -91,7 +96,7 @@ func (s *Saga) Diagram() string {
 		}
 	}
 	for n, stage := range s.stages {
-		if !stage.parallel {
+		if stage.branches < 2 {
 			continue
 		}
 		undoes := s.undoes(n)
@@ -124,7 +129,7 @@ func (s *Saga) drawSignal(line func(format string, args ...any), st *step) {
 		line("%s --> %s: no signal in %s", id(st.name), id(s.steps[st.fallback].name), st.within)
 		what = "cancelled"
 	}
-	if s.stages[st.stage].parallel && s.undoes(st.stage) {
+	if s.stages[st.stage].branches > 1 && s.undoes(st.stage) {
 		to = fmt.Sprintf("undo_fork_%d", st.stage+1)
 	}
 	line("%s --> %s: %s", id(st.name), to, what)
@@ -142,7 +147,7 @@ func (s *Saga) undoes(n int) bool {
 
 // entry is where a stage begins.
 func (s *Saga) entry(n int) string {
-	if s.stages[n].parallel {
+	if s.stages[n].branches > 1 {
 		return fmt.Sprintf("fork_%d", n+1)
 	}
 	return id(s.steps[s.stages[n].from].name)
@@ -158,7 +163,7 @@ func (s *Saga) after(n int) string {
 
 // exit is where the way goes on after a step of a stage.
 func (s *Saga) exit(n int) string {
-	if s.stages[n].parallel {
+	if s.stages[n].branches > 1 {
 		return fmt.Sprintf("join_%d", n+1)
 	}
 	return s.after(n)
@@ -170,7 +175,7 @@ func (s *Saga) back(n int) string {
 		for i := s.stages[n].to - 1; i >= s.stages[n].from; i-- {
 			switch {
 			case s.steps[i].undo == nil:
-			case s.stages[n].parallel:
+			case s.stages[n].branches > 1:
 				return fmt.Sprintf("undo_fork_%d", n+1)
 			default:
 				return undo(s.steps[i].name)
@@ -216,6 +221,8 @@ type Outline struct {
 	Every        time.Duration // it is repeated after this time until a condition holds; 0: it is not
 	Attempts     int           // at most so many times
 	SkipIf       bool          // it has a condition to be skipped
+	AtOnce       int           // it is taken for each item of a list, so many at once; 0: it is not
+	MaxItems     int           // of the list
 }
 
 // Outline lists the steps, each fallback after the step that it stands in for, and the abort step last.
@@ -224,11 +231,14 @@ func (s *Saga) Outline() []Outline {
 	for i, st := range s.steps {
 		out[i] = Outline{
 			Name: st.name, Compensation: st.undo != nil, Timeout: st.within,
-			Pivot: st.pivot, Retriable: st.retriable, Alternative: st.standsIn, Stage: st.stage + 1, Parallel: s.stages[st.stage].parallel,
+			Pivot: st.pivot, Retriable: st.retriable, Alternative: st.standsIn, Stage: st.stage + 1, Parallel: s.stages[st.stage].branches > 1,
 			SkipIf: st.skipIf != nil, Delay: st.delay != nil,
 		}
 		if st.signal != nil {
 			out[i].Signal, out[i].Roles = st.signal.name, st.signal.roles
+		}
+		if st.forEach != nil {
+			out[i].AtOnce, out[i].MaxItems = st.forEach.atOnce, st.forEach.max
 		}
 		if st.until != nil {
 			out[i].Every, out[i].Attempts = st.until.every, st.until.attempts

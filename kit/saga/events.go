@@ -58,13 +58,21 @@ type SkippedByCondition struct {
 	Next  *CommandSent `json:"next,omitempty"`
 }
 
+// ItemsCounted says how many items a step that is taken for each has.
+type ItemsCounted struct {
+	Step  string       `json:"step"`
+	Items int          `json:"items"`
+	Next  *CommandSent `json:"next,omitempty"`
+}
+
 // WaitStarted says that a step waits, and sends no command.
 type WaitStarted struct {
 	Step     string    `json:"step"`
 	WaitID   string    `json:"wait_id"`
 	Deadline time.Time `json:"deadline"`
-	Signal   string    `json:"signal,omitempty"` // that it waits for; empty: only for the time
-	Timed    bool      `json:"timed,omitempty"`  // a timer was set for it
+	Signal   string    `json:"signal,omitempty"`  // that it waits for; empty: only for the time
+	Timed    bool      `json:"timed,omitempty"`   // a timer was set for it
+	Attempt  int       `json:"attempt,omitempty"` // if it is not the first
 }
 
 // WaitsCancelled says that steps do not wait any longer, because the saga is compensated. There is nothing to compensate of them.
@@ -172,6 +180,7 @@ type Compensated struct {
 func (f Started) with(next *CommandSent) HistoryEvent            { f.Next = next; return f }
 func (f StepCompleted) with(next *CommandSent) HistoryEvent      { f.Next = next; return f }
 func (f SkippedByCondition) with(next *CommandSent) HistoryEvent { f.Next = next; return f }
+func (f ItemsCounted) with(next *CommandSent) HistoryEvent       { f.Next = next; return f }
 func (f SignalReceived) with(next *CommandSent) HistoryEvent     { f.Next = next; return f }
 func (f StepCompensated) with(next *CommandSent) HistoryEvent    { f.Next = next; return f }
 
@@ -179,6 +188,7 @@ func (Started) fact()            {}
 func (CommandSent) fact()        {}
 func (CommandsSent) fact()       {}
 func (SkippedByCondition) fact() {}
+func (ItemsCounted) fact()       {}
 func (RepeatScheduled) fact()    {}
 func (SignalReceived) fact()     {}
 func (WaitStarted) fact()        {}
@@ -206,6 +216,7 @@ var HistoryTypes = aggregate.TypesOf(
 	aggregate.NewType[CommandSent]("saga.step-asked"),
 	aggregate.NewType[CommandsSent]("saga.commands-sent"),
 	aggregate.NewType[SkippedByCondition]("saga.skipped-by-condition"),
+	aggregate.NewType[ItemsCounted]("saga.items-counted"),
 	aggregate.NewType[WaitStarted]("saga.wait-started"),
 	aggregate.NewType[WaitsCancelled]("saga.waits-cancelled"),
 	aggregate.NewType[RepeatScheduled]("saga.repeat-scheduled"),

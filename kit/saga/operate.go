@@ -87,8 +87,8 @@ func (m *machine) stuckStep(name string) (int, error) {
 func (m *machine) resolve(i int, in Resolve) error {
 	branch := m.state.Step(m.saga.steps[i].name).branch()
 	m.record(Resolved{m.saga.steps[i].name, in.By, in.Reason})
-	for n := range m.state.Steps {
-		if st := &m.state.Steps[n]; st.InFlight() {
+	for st := range m.state.Branches() {
+		if st.InFlight() {
 			m.record(Resolved{st.Name, in.By, in.Reason})
 		}
 	}

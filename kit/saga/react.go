@@ -33,8 +33,8 @@ type Env struct {
 // React computes what comes of an input. The state is not changed. An error is ErrTooLate or a fault of the definition's
 // functions.
 func (s *Saga) React(state State, in Input, env Env) (Reaction, error) {
-	m := &machine{saga: s, now: env.Now, open: env.Open, state: state}
-	m.state.Steps = slices.Clone(state.Steps)
+	m := &machine{definition: s, saga: s.withItems(&state), now: env.Now, open: env.Open, state: state}
+	m.state.Steps = cloneSteps(state.Steps)
 	var before timed
 	if s.parallel {
 		_, m.timeOut = in.(Timeout)
@@ -66,11 +66,12 @@ func (s *Saga) React(state State, in Input, env Env) (Reaction, error) {
 }
 
 type machine struct {
-	saga  *Saga
-	now   time.Time
-	open  func(cqrs.Keyed) bool
-	state State
-	out   Reaction
+	definition *Saga
+	saga       *Saga // it, with a step for each item
+	now        time.Time
+	open       func(cqrs.Keyed) bool
+	state      State
+	out        Reaction
 
 	hold bool    // commands are held until those of the whole stage are known
 	held []asked // they
@@ -147,14 +148,21 @@ func (m *machine) find(name string) int { return m.saga.find(name) }
 // ask sends a step's command. Its answer is due after the step's time, later ones after growing pauses.
 func (m *machine) ask(i int, branch cqrs.Branch, attempt int) error {
 	st := &m.saga.steps[i]
-	if st.delay != nil || st.signal != nil {
-		return m.wait(i)
+	switch {
+	case st.delay != nil || st.signal != nil:
+		return m.wait(i, attempt)
+	case st.forEach != nil && st.item == 0: // a person, or the timer, has its items counted again
+		return m.recount(i, attempt)
+	}
+	data, err := m.chosen(st, m.state.Data)
+	if err != nil {
+		return err
 	}
 	make := st.do
 	if branch == cqrs.BranchCompensation {
 		make = st.undo
 	}
-	body, err := make(m.state.Data, m.state.Reason)
+	body, err := make(data, m.state.Reason)
 	if err != nil {
 		return fmt.Errorf("step %s: %w", st.name, err)
 	}
@@ -323,6 +331,11 @@ func (m *machine) forward(i int) error {
 		return nil
 	}
 	n := m.saga.steps[i].stage
+	if group := m.saga.steps[i].group; group != "" && m.saga.steps[i].item > 0 {
+		if err := m.together(func() error { return m.askItems(group) }); err != nil {
+			return err
+		}
+	}
 	if m.saga.stages[n].parallel && m.busy(n) {
 		return nil
 	}

@@ -24,12 +24,16 @@ type Saga struct {
 
 	// parallel tells that several steps may be in flight at once.
 	parallel bool
+
+	forEach bool           // some steps are taken for each item of a list
+	index   map[string]int // of the steps by name, if there is one for each item; nil: they are few
 }
 
 // stage is the steps from one index up to another one that are taken together, their fallbacks among them.
 type stage struct {
 	from, to int
-	parallel bool
+	parallel bool // several may be in flight
+	branches int  // of the definition
 }
 
 type step struct {
@@ -45,6 +49,9 @@ type step struct {
 	refused          []Refusal
 	within           time.Duration
 	pivot, retriable bool
+	forEach          *forEach // nil: it is taken once
+	item             int      // its number, from 1, if it is that of one item
+	group            string   // the name of the step that is taken for each item, also in its fallbacks
 
 	fallback               int // its index, or 0: no fallback stands first
 	standsIn               bool
@@ -57,6 +64,13 @@ type until struct {
 	holds    func(data json.RawMessage) (bool, error)
 	every    time.Duration
 	attempts int
+}
+
+// forEach is ForEach without its type parameter.
+type forEach struct {
+	items       func(data json.RawMessage) (int, error)
+	item        func(data json.RawMessage, n int) (json.RawMessage, error)
+	atOnce, max int
 }
 
 // signal is Signal without its type parameter.
@@ -95,7 +109,7 @@ func New[D any](d Definition[D]) *Saga {
 		return d.OnCompensated.Action(v, reason), nil
 	}
 	abort.stage = len(s.stages)
-	s.stages = append(s.stages, stage{len(s.steps), len(s.steps) + 1, false})
+	s.stages = append(s.stages, stage{len(s.steps), len(s.steps) + 1, false, 1})
 	s.steps = append(s.steps, abort)
 	return s
 }
@@ -109,15 +123,20 @@ func addStage[D any](s *Saga, branches ...Step[D]) {
 			first := &s.steps[len(s.steps)-1]
 			first.fallback, first.whenOpen, first.whenTimedOut, first.whenRefused = len(s.steps), f.WhenOpen, f.WhenTimedOut, f.WhenRefused
 			instead := eraseStep(f.step())
-			instead.standsIn = true
+			instead.standsIn, instead.forEach, instead.group = true, first.forEach, first.group
 			s.steps = append(s.steps, instead)
 		}
 	}
 	for i := from; i < len(s.steps); i++ {
 		s.steps[i].stage = len(s.stages)
 	}
-	s.stages = append(s.stages, stage{from, len(s.steps), len(branches) > 1})
-	s.parallel = s.parallel || len(branches) > 1
+	parallel := len(branches) > 1
+	for _, st := range branches {
+		s.forEach = s.forEach || st.ForEach != nil
+		parallel = parallel || st.ForEach != nil
+	}
+	s.stages = append(s.stages, stage{from, len(s.steps), parallel, len(branches)})
+	s.parallel = s.parallel || parallel
 }
 
 func eraseStep[D any](st Step[D]) step {
@@ -129,8 +148,13 @@ func eraseStep[D any](st Step[D]) step {
 	if g := st.Signal; g != nil {
 		waitsFor = &signal{g.Name, g.Roles, erase(g.Received), g.Optional}
 	}
+	var each *forEach
+	group := ""
+	if e := st.ForEach; e != nil {
+		each, group = &forEach{fromData(e.Items), chosen(e.Item), e.AtOnce, e.Max}, st.Name
+	}
 	return step{
-		until: repeated, signal: waitsFor,
+		until: repeated, signal: waitsFor, forEach: each, group: group,
 		name: st.Name, completed: erase(st.Completed), undone: erase(st.Compensated), refused: st.Refused,
 		do: command(st.Action), undo: command(st.Compensation), within: st.Timeout, pivot: st.Pivot, retriable: st.Retriable,
 		skipIf: fromData(st.SkipIf), delay: fromData(st.Delay),
@@ -148,6 +172,17 @@ func fromData[D, R any](f func(D) R) func(json.RawMessage) (R, error) {
 			return result, err
 		}
 		return f(d), nil
+	}
+}
+
+// chosen is ForEach.Item on JSON.
+func chosen[D any](item func(D, int) D) func(json.RawMessage, int) (json.RawMessage, error) {
+	return func(data json.RawMessage, n int) (json.RawMessage, error) {
+		var d D
+		if err := json.Unmarshal(data, &d); err != nil {
+			return nil, err
+		}
+		return json.Marshal(item(d, n))
 	}
 }
 
@@ -228,6 +263,9 @@ func (s *Saga) EventTypes() []reflect.Type {
 func (s *Saga) Awaits(step string, branch cqrs.Branch, event any) bool {
 	i := s.find(step)
 	if i < 0 {
+		i = s.find(itemOf(step)) // one item of it
+	}
+	if i < 0 {
 		return false
 	}
 	t := reflect.TypeOf(event)
@@ -238,6 +276,12 @@ func (s *Saga) Awaits(step string, branch cqrs.Branch, event any) bool {
 }
 
 func (s *Saga) find(name string) int {
+	if s.index != nil {
+		if i, known := s.index[name]; known {
+			return i
+		}
+		return -1
+	}
 	for i := range s.steps { // a step is too large to be copied for each comparison
 		if s.steps[i].name == name {
 			return i

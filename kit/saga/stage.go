@@ -15,24 +15,32 @@ type asked struct {
 // enter begins a stage, or the one behind it if all of its steps are skipped.
 func (m *machine) enter(n int) error {
 	for ; n < len(m.saga.stages)-1; n++ {
-		stage := m.saga.stages[n]
-		if !stage.parallel && m.saga.steps[stage.from].skipIf == nil {
+		if stage := m.saga.stages[n]; !stage.parallel && m.saga.steps[stage.from].skipIf == nil {
 			return m.ask(stage.from, cqrs.BranchAction, 1)
 		}
-		taken, err := m.skip(stage)
+		taken, err := m.skip(m.saga.stages[n])
 		if err != nil {
 			return err
 		}
+		if taken, err = m.countAll(taken); err != nil {
+			return err
+		}
+		if m.state.Compensating {
+			return m.backward(n)
+		}
 		if len(taken) > 0 {
 			return m.together(func() error { return m.askAll(taken) })
+		}
+		if m.busy(n) { // a person is asked for
+			return nil
 		}
 	}
 	m.record(Completed{})
 	return nil
 }
 
-// skip skips the steps of a stage that their conditions tell to skip, and returns the others.
-func (m *machine) skip(stage stage) (taken []int, err error) {
+// skip skips the steps of a stage that their conditions tell to skip, and returns the names of the others.
+func (m *machine) skip(stage stage) (taken []string, err error) {
 	var skipped []string
 	for i := stage.from; i < stage.to; i++ {
 		st, skip := &m.saga.steps[i], false
@@ -47,7 +55,7 @@ func (m *machine) skip(stage stage) (taken []int, err error) {
 		if skip {
 			skipped = append(skipped, st.name)
 		} else {
-			taken = append(taken, i)
+			taken = append(taken, st.name)
 		}
 	}
 	if len(skipped) > 0 {
@@ -57,9 +65,15 @@ func (m *machine) skip(stage stage) (taken []int, err error) {
 }
 
 // askAll asks steps for their actions.
-func (m *machine) askAll(steps []int) error {
-	for _, i := range steps {
-		if err := m.ask(i, cqrs.BranchAction, 1); err != nil {
+func (m *machine) askAll(steps []string) error {
+	for _, name := range steps {
+		var err error
+		if m.state.Step(name).Items != nil {
+			err = m.askItems(name)
+		} else {
+			err = m.ask(m.find(name), cqrs.BranchAction, 1)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -113,18 +127,22 @@ func (m *machine) recordWait(w *CommandSent) {
 	if g := m.saga.steps[m.find(w.Step)].signal; g != nil {
 		signal = g.name
 	}
-	m.record(WaitStarted{Step: w.Step, WaitID: w.CommandID, Deadline: w.Deadline, Timed: w.Timed, Signal: signal})
+	wait := WaitStarted{Step: w.Step, WaitID: w.CommandID, Deadline: w.Deadline, Timed: w.Timed, Signal: signal}
+	if w.Attempt > 1 {
+		wait.Attempt = w.Attempt
+	}
+	m.record(wait)
 }
 
-// wait begins a delay, or the wait for a signal.
-func (m *machine) wait(i int) (err error) {
+// wait begins a delay, the wait for a signal, or that for a person.
+func (m *machine) wait(i, attempt int) (err error) {
 	st, d := &m.saga.steps[i], m.saga.steps[i].within
 	if st.delay != nil {
 		if d, err = st.delay(m.state.Data); err != nil {
 			return fmt.Errorf("step %s: %w", st.name, err)
 		}
 	}
-	w := &CommandSent{Step: st.name, Branch: cqrs.BranchAction, Attempt: 1, CommandID: commandID(m.state.ID, st.name, cqrs.BranchAction, 1), Deadline: m.now.Add(max(d, 0))}
+	w := &CommandSent{Step: st.name, Branch: cqrs.BranchAction, Attempt: attempt, CommandID: commandID(m.state.ID, st.name, cqrs.BranchAction, attempt), Deadline: m.now.Add(max(d, 0))}
 	if m.hold {
 		m.held = append(m.held, asked{fact: w})
 		return nil

@@ -3,7 +3,6 @@ package saga
 import (
 	"encoding/json"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/millrace/millrace/kit/cqrs"
@@ -57,6 +56,11 @@ type StepState struct {
 	Fallback  string     `json:"fallback,omitempty"`  // the step that is taken instead
 	InsteadOf string     `json:"instead_of,omitempty"`
 
+	// Items are those of a step that is taken for each, once they are counted. They are named step#1 and so on. The status of the step is
+	// theirs as a whole, and Counts has their number by status.
+	Items  []StepState        `json:"items,omitempty"`
+	Counts map[StepStatus]int `json:"counts,omitempty"`
+
 	// Answered are the commands that got their answer: what else they say is no news.
 	Answered []string `json:"answered,omitempty"`
 }
@@ -93,14 +97,10 @@ type State struct {
 	fires time.Time
 }
 
-// Step returns the state of the step with this name, or nil. Fallbacks and the abort step are there once they were asked.
+// Step returns the state of the step with this name, or of one item of it, or nil. Fallbacks and the abort step are there once they were asked.
 func (s *State) Step(name string) *StepState {
-	for i := range s.Steps {
-		if s.Steps[i].Name == name {
-			return &s.Steps[i]
-		}
-	}
-	return nil
+	step, _ := s.locate(name)
+	return step
 }
 
 // Fold applies a fact that was recorded at a time.
@@ -130,8 +130,13 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 			s.Step(name).Status = IsSkipped
 		}
 		s.asked(f.Next, at)
+	case ItemsCounted:
+		step := s.Step(f.Step)
+		step.makeItems(f.Items, "")
+		s.unstick(step)
+		s.asked(f.Next, at)
 	case WaitStarted:
-		s.asked(&CommandSent{Step: f.Step, Branch: cqrs.BranchAction, Attempt: 1, CommandID: f.WaitID, Deadline: f.Deadline, Timed: f.Timed}, at)
+		s.asked(&CommandSent{Step: f.Step, Branch: cqrs.BranchAction, Attempt: max(f.Attempt, 1), CommandID: f.WaitID, Deadline: f.Deadline, Timed: f.Timed}, at)
 		s.Step(f.Step).Wait = true
 		if f.Signal != "" {
 			s.Signals = maps.Clone(s.Signals) // the state before stays as it is
@@ -204,15 +209,11 @@ func (s *State) asked(f *CommandSent, at time.Time) {
 	if f == nil {
 		return
 	}
-	step := s.Step(f.Step)
+	step, of := s.locate(f.Step)
 	if step == nil {
-		place, stage := len(s.Steps), int32(0)
-		if i := slices.IndexFunc(s.Steps, func(st StepState) bool { return st.Name == f.InsteadOf }); i >= 0 {
-			place, stage = i+1, s.Steps[i].Stage
-		}
-		s.Steps = slices.Insert(s.Steps, place, StepState{Name: f.Step, InsteadOf: f.InsteadOf, Stage: stage})
-		step = &s.Steps[place]
+		step, of = s.insert(f.Step, f.InsteadOf)
 	}
+	before := step.Status
 	switch {
 	case f.Attempt == 1:
 		s.alive = nil
@@ -226,6 +227,7 @@ func (s *State) asked(f *CommandSent, at time.Time) {
 	if step.StartedAt == nil {
 		step.StartedAt = &at
 	}
+	of.count(before, step.Status, at)
 	if f.Timed {
 		s.timed, s.fires = f.CommandID, f.Deadline
 	}
@@ -255,8 +257,8 @@ func (st *StepState) timerBranch() cqrs.Branch {
 
 // earliest is the step in flight whose answer is due first; nil if none is in flight.
 func (s *State) earliest() (first *StepState) {
-	for i := range s.Steps {
-		if st := &s.Steps[i]; st.InFlight() && (first == nil || st.Deadline.Before(*first.Deadline)) {
+	for st := range s.Branches() {
+		if st.InFlight() && (first == nil || st.Deadline.Before(*first.Deadline)) {
 			first = st
 		}
 	}
@@ -265,17 +267,17 @@ func (s *State) earliest() (first *StepState) {
 
 // StuckSteps are the names of the steps that need a person.
 func (s *State) StuckSteps() (names []string) {
-	for i := range s.Steps {
-		if s.Steps[i].Stuck {
-			names = append(names, s.Steps[i].Name)
+	for st := range s.Branches() {
+		if st.Stuck {
+			names = append(names, st.Name)
 		}
 	}
 	return names
 }
 
 func (s *State) stuck() bool {
-	for i := range s.Steps {
-		if s.Steps[i].Stuck {
+	for st := range s.Branches() {
+		if st.Stuck {
 			return true
 		}
 	}
@@ -283,11 +285,17 @@ func (s *State) stuck() bool {
 }
 
 func (s *State) end(name string, status StepStatus, commandID string, at time.Time) {
-	step := s.Step(name)
+	step, of := s.locate(name)
+	of.count(step.Status, status, at)
 	step.Status, step.EndedAt, step.Deadline, step.Scheduled = status, &at, nil, false
 	if commandID != "" {
 		step.Answered = append(step.Answered, commandID)
 	}
+	s.unstick(step)
+}
+
+// unstick applies that a step does not need a person any more.
+func (s *State) unstick(step *StepState) {
 	if !step.Stuck {
 		return
 	}

@@ -64,8 +64,7 @@ func (m *machine) timeFirst(held []asked) {
 
 // due tells whether the answer to another step than those that are asked now is due by a deadline.
 func (m *machine) due(step string, others []asked, deadline time.Time) bool {
-	for i := range m.state.Steps {
-		st := &m.state.Steps[i]
+	for st := range m.state.Branches() {
 		if !st.InFlight() || st.Name == step || st.Deadline.After(deadline) {
 			continue
 		}
@@ -96,9 +95,8 @@ func (m *machine) resetTimer(before timed, fired bool) {
 
 // timeout handles every step whose time is up. The timer may have been set for another one.
 func (m *machine) timeout(in Timeout) error {
-	var again, gone, done []int
-	for n := range m.state.Steps {
-		st := &m.state.Steps[n]
+	var again, gone, done []string
+	for st := range m.state.Branches() {
 		if !st.InFlight() {
 			continue
 		}
@@ -115,30 +113,30 @@ func (m *machine) timeout(in Timeout) error {
 		case (def.delay != nil || def.signal != nil) && m.state.Compensating: // it is cancelled with the one that has turned the saga back
 		case def.delay != nil:
 			m.record(StepCompleted{Step: st.Name, CommandID: commandID(m.state.ID, st.Name, branch, st.Attempts)})
-			done = append(done, i)
+			done = append(done, st.Name)
 		case def.signal != nil && def.signal.optional:
 			m.record(StepTimedOut{Step: st.Name, GoesOn: true})
-			done = append(done, i)
+			done = append(done, st.Name)
 		case def.until != nil && m.state.Compensating: // it is cancelled too
 		case def.until != nil && m.outOfAttempts(i, st):
 			m.refuseRepeated(i, st, "")
-			gone = append(gone, i)
+			gone = append(gone, st.Name)
 		case def.until != nil:
-			again = append(again, i)
+			again = append(again, st.Name)
 		case branch == cqrs.BranchCompensation, def.pivot, def.retriable:
 			if st.Attempts == m.saga.stuckAfter {
 				m.stuck(st, fmt.Sprintf("no answer after %d attempts", st.Attempts))
 			}
-			again = append(again, i)
+			again = append(again, st.Name)
 		case m.state.Compensating: // because of another one whose time is up: it is undone with that one
 		default:
 			m.record(StepTimedOut{Step: st.Name, Fallback: m.fallback(i, def.whenTimedOut)})
-			gone = append(gone, i)
+			gone = append(gone, st.Name)
 		}
 	}
 	return m.together(func() error {
-		for _, i := range again {
-			st := m.state.Step(m.saga.steps[i].name)
+		for _, name := range again {
+			i, st := m.find(name), m.state.Step(name)
 			if m.state.Compensating && st.Status == InProgress && i != m.abort() {
 				continue // another one whose time is up has turned the saga back meanwhile
 			}
@@ -146,7 +144,8 @@ func (m *machine) timeout(in Timeout) error {
 				return err
 			}
 		}
-		for _, i := range gone {
+		for _, name := range gone {
+			i := m.find(name)
 			if m.state.Compensating {
 				return m.backward(m.saga.steps[i].stage)
 			}
@@ -155,7 +154,7 @@ func (m *machine) timeout(in Timeout) error {
 			}
 		}
 		if len(gone) == 0 && len(done) > 0 {
-			return m.forward(done[len(done)-1])
+			return m.forward(m.find(done[len(done)-1]))
 		}
 		return nil
 	})

@@ -24,6 +24,9 @@ func (m *machine) repeated(i int, st *StepState, in Answer) (handled bool, err e
 	if len(now) == 0 {
 		now = m.state.Data
 	}
+	if now, err = m.chosen(def, now); err != nil {
+		return false, err
+	}
 	if _, failed := in.Event.(Failed); !failed {
 		if holds, err := def.until.holds(now); holds || err != nil {
 			return false, err

@@ -36,7 +36,7 @@ func TestRandomShapesHaveAllConstructs(t *testing.T) {
 		}
 		seen.WriteString(strings.Join(made.text, "\n"))
 	}
-	for _, construct := range []string{"parallel", "pivot", "retriable", "or else", "skipped", "delay", "until", "signal"} {
+	for _, construct := range []string{"parallel", "pivot", "retriable", "or else", "skipped", "delay", "until", "signal", "for each"} {
 		if !strings.Contains(seen.String(), construct) {
 			t.Errorf("none of them has: %s", construct)
 		}
@@ -87,6 +87,29 @@ type branch struct {
 	step, fallback string
 	skip           func(subject string) bool // nil: never
 	polls          bool                      // the step has no effect; a fallback has
+	items          []string                  // the ends of the names of its items
+	atOnce         int
+}
+
+// names are those of all its items, or its own.
+func (b branch) names() (all []branch) {
+	for _, end := range b.items {
+		item := branch{step: b.step + end}
+		if b.fallback != "" {
+			item.fallback = b.fallback + end
+		}
+		all = append(all, item)
+	}
+	if b.atOnce == 0 {
+		return []branch{b}
+	}
+	return all
+}
+
+// has tells whether a name is that of the step, of its fallback, or of one of its items.
+func (b branch) has(name string) bool {
+	name, _, _ = strings.Cut(name, "#")
+	return name == b.step || b.fallback != "" && name == b.fallback
 }
 
 // taken tells whether the branch is taken for a subject.
@@ -139,7 +162,7 @@ func randomShape(t *tape) shape {
 			st = participants[which].poll(fmt.Sprint("step ", names), after)
 			name := st.Name
 			st.Until = &saga.Until[note]{
-				Holds: func(d note) bool { return slices.Contains(d.Yes, name) }, Every: time.Duration(1+t.pick(4)) * 700 * time.Millisecond, Attempts: 1 + t.pick(3),
+				Holds: func(d note) bool { return slices.Contains(d.Yes, name+d.item()) }, Every: time.Duration(1+t.pick(4)) * 700 * time.Millisecond, Attempts: 1 + t.pick(3),
 			}
 		}
 		st.Timeout = time.Duration(1+t.pick(3)) * time.Second
@@ -155,6 +178,20 @@ func randomShape(t *tape) shape {
 			st.SkipIf = func(d note) bool { return b.skip(d.ID) }
 		}
 		line := fmt.Sprintf("%s (p%d, %s)", st.Name, which, st.Timeout)
+		if !pivot && t.pick(5) == 4 {
+			items := t.pick(5)
+			each := &saga.ForEach[note]{
+				Items: func(note) int { return items }, Item: func(d note, n int) note { d.Item = n + 1; return d }, AtOnce: 1 + t.pick(2), Max: 3,
+			}
+			if after {
+				each.Max = 4
+			}
+			st.ForEach, b.atOnce = each, each.AtOnce
+			for n := range items {
+				b.items = append(b.items, fmt.Sprintf("#%d", n+1))
+			}
+			line += fmt.Sprintf(" for each of %d, %d at once", items, each.AtOnce)
+		}
 		switch {
 		case pivot:
 			st.Pivot, st.Compensation, st.Compensated = true, nil, saga.Expected[note]{}
@@ -236,7 +273,11 @@ func (p plan) play(w *Environment) Play {
 	}
 	play.Check = func() error {
 		for _, id := range subjects.IDs() {
-			state := saga.Rebuild("", w.streams[saga.Category+"/"+saga.ID("random", id)])
+			history := w.streams[saga.Category+"/"+saga.ID("random", id)]
+			if err := p.bounds(history); err != nil {
+				return fmt.Errorf("%s: %w", id, err)
+			}
+			state := saga.Rebuild("", history)
 			if err := p.check(id, state, effects(w, b, id)); err != nil {
 				return fmt.Errorf("%s, %s: %w", id, state.Status, err)
 			}
@@ -269,6 +310,26 @@ func number(id string) (n int) {
 func (e acted[P]) effect() (string, bool)    { return e.Step, false }
 func (e reversed[P]) effect() (string, bool) { return e.Step, true }
 
+// bounds replays a history: of a step that is taken for each no more items are in flight than may be.
+func (p plan) bounds(history []cqrs.Event) error {
+	var state saga.State
+	for _, e := range history {
+		state.Fold(e.Body.(saga.HistoryEvent), e.Meta.Time)
+		for _, b := range slices.Concat(p.stages...) {
+			busy := 0
+			for _, name := range []string{b.step, b.fallback} {
+				if st := state.Step(name); st != nil && st.Items != nil {
+					busy += st.Counts[saga.InProgress] + st.Counts[saga.Undoing]
+				}
+			}
+			if busy > b.atOnce {
+				return fmt.Errorf("%d items of %s are in flight, and %d may be", busy, b.step, b.atOnce)
+			}
+		}
+	}
+	return nil
+}
+
 // check replays the effects of one saga: each took place and was undone at most once, a stage only while all stages before it stood, and was
 // undone only when nothing of the stages behind it stood; at the end either one way of each branch stands, or nothing does.
 func (p plan) check(subject string, state saga.State, all []effect) error {
@@ -279,26 +340,33 @@ func (p plan) check(subject string, state saga.State, all []effect) error {
 			if b.polls { // by itself, or by its fallback
 				continue
 			}
-			ways := 0
-			for _, way := range []string{b.step, b.fallback} {
-				if stands[way] {
-					ways++
+			for _, item := range b.names() {
+				ways := 0
+				for _, way := range []string{item.step, item.fallback} {
+					if stands[way] {
+						ways++
+					}
 				}
-			}
-			if b.taken(subject) != (ways == 1) || ways > 1 {
-				return false
+				if b.taken(subject) != (ways == 1) || ways > 1 {
+					return false
+				}
 			}
 		}
 		return true
 	}
 	empty := func(n int) bool {
-		return !slices.ContainsFunc(p.stages[n], func(b branch) bool { return stands[b.step] || b.fallback != "" && stands[b.fallback] })
+		for name, stand := range stands {
+			if stand && slices.ContainsFunc(p.stages[n], func(b branch) bool { return b.has(name) }) {
+				return false
+			}
+		}
+		return true
 	}
 	for _, e := range all {
 		story = append(story, fmt.Sprintf("%s undo=%v", e.step, e.undo))
 		once := effect{step: e.step, undo: e.undo}
 		n := slices.IndexFunc(p.stages, func(all []branch) bool {
-			return slices.ContainsFunc(all, func(b branch) bool { return b.step == e.step || b.fallback == e.step })
+			return slices.ContainsFunc(all, func(b branch) bool { return b.has(e.step) })
 		})
 		switch {
 		case seen[once]:

@@ -2,6 +2,7 @@ package sagatest
 
 import (
 	"context"
+	"fmt"
 
 	domain "github.com/millrace/millrace/kit/aggregate"
 	"github.com/millrace/millrace/kit/cqrs"
@@ -39,8 +40,17 @@ type (
 		ID   string   `json:"id"`
 		Done []string `json:"done"`
 		Yes  []string `json:"yes"`
+		Item int      `json:"item,omitempty"` // that a function is called for
 	}
 )
+
+// item is what distinguishes the commands for the items of a step.
+func (d note) item() string {
+	if d.Item == 0 {
+		return ""
+	}
+	return fmt.Sprintf("#%d", d.Item)
+}
 
 func (a act[P]) Key() string { return a.ID }
 func (e end) Key() string    { return e.ID }
@@ -57,17 +67,17 @@ func newParticipant[P any](category string, calls bool) participant {
 		step: func(name string, firm bool) saga.Step[note] {
 			return saga.Step[note]{
 				Name:         name,
-				Action:       func(d note) cqrs.Keyed { return act[P]{ID: d.ID, Step: name, Firm: firm} },
+				Action:       func(d note) cqrs.Keyed { return act[P]{ID: d.ID, Step: name + d.item(), Firm: firm} },
 				Completed:    saga.On(func(d *note, e acted[P]) { d.Done = append(d.Done, e.Step) }),
 				Refused:      []saga.Refusal{saga.RefusedBy(func(e declined[P]) string { return e.Why })},
-				Compensation: func(d note) cqrs.Keyed { return act[P]{ID: d.ID, Step: name, Undo: true} },
+				Compensation: func(d note) cqrs.Keyed { return act[P]{ID: d.ID, Step: name + d.item(), Undo: true} },
 				Compensated:  saga.Event[reversed[P], note](),
 			}
 		},
 		poll: func(name string, firm bool) saga.Step[note] {
 			return saga.Step[note]{
 				Name:   name,
-				Action: func(d note) cqrs.Keyed { return act[P]{ID: d.ID, Step: name, Poll: true, Firm: firm} },
+				Action: func(d note) cqrs.Keyed { return act[P]{ID: d.ID, Step: name + d.item(), Poll: true, Firm: firm} },
 				Completed: saga.On(func(d *note, e polled[P]) {
 					if e.Yes {
 						d.Yes = append(d.Yes, e.Step)

@@ -1,0 +1,274 @@
+package saga
+
+import (
+	"encoding/json"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// withItems is the definition with a step for each item of those that are taken for each, as far as the state has them counted.
+func (s *Saga) withItems(state *State) *Saga {
+	if !s.forEach {
+		return s
+	}
+	all := *s
+	all.steps, all.stages, all.index = nil, make([]stage, len(s.stages)), map[string]int{}
+	add := func(st step, name string, item int) {
+		if st.fallback > 0 {
+			st.fallback = len(all.steps) + 1
+		}
+		st.name, st.item = name, item
+		all.index[name] = len(all.steps)
+		all.steps = append(all.steps, st)
+	}
+	for n, stage := range s.stages {
+		all.stages[n] = stage
+		all.stages[n].from = len(all.steps)
+		for i := stage.from; i < stage.to; i++ {
+			st := &s.steps[i]
+			p := state.Step(st.name)
+			switch {
+			case st.forEach == nil || !st.standsIn && (p == nil || p.Items == nil):
+				add(*st, st.name, 0)
+				continue
+			case st.standsIn: // it is there with what it stands in for
+				if _, there := all.index[s.steps[i-1].name]; there {
+					add(*st, st.name, 0)
+				}
+				continue
+			}
+			for k := range p.Items {
+				add(*st, p.Items[k].Name, k+1)
+				if st.fallback > 0 {
+					add(s.steps[st.fallback], itemName(s.steps[st.fallback].name, k), k+1)
+				}
+			}
+		}
+		all.stages[n].to = len(all.steps)
+	}
+	return &all
+}
+
+// itemName is the name of item n, from 0, of a step.
+func itemName(step string, n int) string { return step + "#" + strconv.Itoa(n+1) }
+
+// itemOf is the name of the step that a name is an item of, or a repetition; empty: of none.
+func itemOf(name string) string { return name[:max(strings.LastIndexByte(name, '#'), 0)] }
+
+// chosen is the data as the functions of a step get it.
+func (m *machine) chosen(st *step, data json.RawMessage) (json.RawMessage, error) {
+	if st.item == 0 {
+		return data, nil
+	}
+	data, err := st.forEach.item(data, st.item-1)
+	if err != nil {
+		return nil, fmt.Errorf("step %s: %w", st.name, err)
+	}
+	return data, nil
+}
+
+// countAll counts the items of the steps that are taken for each, and returns those that have something to do.
+func (m *machine) countAll(steps []string) (taken []string, err error) {
+	for _, name := range steps {
+		st := &m.saga.steps[m.find(name)]
+		if st.forEach == nil {
+			taken = append(taken, name)
+			continue
+		}
+		n, err := st.forEach.items(m.state.Data)
+		if err != nil {
+			return nil, fmt.Errorf("step %s: %w", name, err)
+		}
+		switch {
+		case n <= st.forEach.max:
+			m.record(ItemsCounted{Step: name, Items: max(n, 0)})
+			m.saga = m.definition.withItems(&m.state)
+			if n > 0 {
+				taken = append(taken, name)
+			}
+		case st.retriable:
+			if err := m.wait(m.find(name), max(m.state.Step(name).Attempts, 1)); err != nil {
+				return nil, err
+			}
+			m.stuck(m.state.Step(name), tooMany(name, n, st.forEach.max))
+		case !m.state.Compensating:
+			m.record(StepRefused{Step: name, Reason: tooMany(name, n, st.forEach.max)})
+		}
+	}
+	return taken, nil
+}
+
+func tooMany(step string, n, max int) string {
+	return fmt.Sprintf("%s: it has %d items, and the most is %d", step, n, max)
+}
+
+// recount counts the items of step i again, which were too many.
+func (m *machine) recount(i, attempt int) error {
+	name, n := m.saga.steps[i].name, m.saga.steps[i].stage
+	m.state.Step(name).Attempts = attempt
+	taken, err := m.countAll([]string{name})
+	if err != nil {
+		return err
+	}
+	if len(taken) > 0 {
+		return m.together(func() error { return m.askAll(taken) })
+	}
+	if m.busy(n) {
+		return nil
+	}
+	return m.enter(n + 1)
+}
+
+// room is how many more items of a step may be in flight.
+func (m *machine) room(group string) int {
+	st := &m.definition.steps[m.definition.find(group)]
+	room := st.forEach.atOnce - m.state.Step(group).inFlight()
+	if st.fallback > 0 {
+		if instead := m.state.Step(m.definition.steps[st.fallback].name); instead != nil {
+			room -= instead.inFlight()
+		}
+	}
+	return room
+}
+
+// askItems asks as many of the next items of a step as may be in flight. They are taken in their order.
+func (m *machine) askItems(group string) error {
+	p := m.state.Step(group)
+	waiting := p.Counts[Waiting]
+	first := len(p.Items) - waiting
+	for n := range min(m.room(group), waiting) {
+		if err := m.ask(m.find(itemName(group, first+n)), cqrs.BranchAction, 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (st *StepState) inFlight() int { return st.Counts[InProgress] + st.Counts[Undoing] }
+
+// Branches are the steps in their order, but instead of a step that is taken for each its items.
+func (s *State) Branches() iter.Seq[*StepState] {
+	return func(yield func(*StepState) bool) {
+		for i := range s.Steps {
+			if s.Steps[i].Items == nil {
+				if !yield(&s.Steps[i]) {
+					return
+				}
+				continue
+			}
+			for n := range s.Steps[i].Items {
+				if !yield(&s.Steps[i].Items[n]) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// locate returns the state of a step, or of an item and the step that it belongs to.
+func (s *State) locate(name string) (step, of *StepState) {
+	for i := range s.Steps {
+		if s.Steps[i].Name == name {
+			return &s.Steps[i], nil
+		}
+	}
+	group := itemOf(name)
+	if group == "" {
+		return nil, nil
+	}
+	n, err := strconv.Atoi(name[len(group)+1:])
+	if err != nil {
+		return nil, nil
+	}
+	for i := range s.Steps {
+		if p := &s.Steps[i]; p.Name == group && n > 0 && n <= len(p.Items) {
+			return &p.Items[n-1], p
+		}
+	}
+	return nil, nil
+}
+
+// insert adds a fallback behind the step that it stands in for, with all its items if it is taken for each; or the step that ends a way back.
+func (s *State) insert(name, insteadOf string) (step, of *StepState) {
+	first, group := s.locate(insteadOf)
+	st := StepState{Name: name, InsteadOf: insteadOf}
+	switch {
+	case first == nil:
+		s.Steps = append(s.Steps, st)
+		return &s.Steps[len(s.Steps)-1], nil
+	case group != nil:
+		first, st.Name, st.InsteadOf = group, itemOf(name), group.Name
+	}
+	st.Stage = first.Stage
+	if group != nil {
+		st.makeItems(len(group.Items), group.Name)
+	}
+	place := slices.IndexFunc(s.Steps, func(st StepState) bool { return st.Name == first.Name }) + 1
+	s.Steps = slices.Insert(s.Steps, place, st)
+	return s.locate(name)
+}
+
+// makeItems gives a step its items. InsteadOf names the step that it stands in for; empty: for none.
+func (st *StepState) makeItems(n int, insteadOf string) {
+	st.Items, st.Counts = make([]StepState, n), map[StepStatus]int{Waiting: n}
+	for k := range st.Items {
+		st.Items[k] = StepState{Name: itemName(st.Name, k), Status: Waiting, Stage: st.Stage}
+		if insteadOf != "" {
+			st.Items[k].InsteadOf = itemName(insteadOf, k)
+		}
+	}
+	st.Status, st.Wait, st.Deadline = Waiting, false, nil
+	if n == 0 {
+		st.Status = IsSkipped
+	}
+}
+
+// count notes that an item has another status. It does nothing for nil: the step is no item.
+func (st *StepState) count(before, after StepStatus, at time.Time) {
+	if st == nil {
+		return
+	}
+	st.Counts[before]--
+	st.Counts[after]++
+	if st.StartedAt == nil {
+		st.StartedAt = &at
+	}
+	st.Status, st.EndedAt = st.overall(), nil
+	if !st.InFlight() {
+		st.EndedAt = &at
+	}
+}
+
+// overall is the status of a step that is taken for each.
+func (st *StepState) overall() StepStatus {
+	switch {
+	case st.Counts[Undoing] > 0:
+		return Undoing
+	case st.Counts[InProgress] > 0, st.Counts[StepDone] > 0 && st.Counts[Waiting] > 0:
+		return InProgress
+	}
+	for _, status := range [...]StepStatus{StepDone, IsUndone, StepIsRefused, TimedOut, IsCancelled} {
+		if st.Counts[status] > 0 {
+			return status
+		}
+	}
+	return Waiting
+}
+
+// cloneSteps copies what a reaction changes.
+func cloneSteps(steps []StepState) []StepState {
+	steps = slices.Clone(steps)
+	for i := range steps {
+		if steps[i].Items != nil {
+			steps[i].Items, steps[i].Counts = slices.Clone(steps[i].Items), maps.Clone(steps[i].Counts)
+		}
+	}
+	return steps
+}
