@@ -28,6 +28,7 @@ func (d Definition[D]) Check() error {
 	}
 	c := checker[D]{fault: fault, names: map[string]bool{d.OnCompensated.Name: true}, signals: map[string]bool{}}
 	for i, s := range d.Steps {
+		c.awaited = map[reflect.Type]string{}
 		if s.Parallel == nil {
 			c.step(i, s, false)
 			continue
@@ -42,7 +43,8 @@ type checker[D any] struct {
 	fault   func(format string, args ...any)
 	names   map[string]bool
 	signals map[string]bool
-	pivot   string // the name of the one that was found
+	awaited map[reflect.Type]string // by the steps of this stage
+	pivot   string                  // the name of the one that was found
 }
 
 // stage checks a stage of parallel steps.
@@ -93,10 +95,6 @@ func (c *checker[D]) delay(i int, s Step[D]) {
 
 // signal checks a step that waits for a person.
 func (c *checker[D]) signal(i int, s Step[D]) {
-	if s.Name == "" || c.names[s.Name] {
-		c.fault("step %d needs a name of its own, has %q", i+1, s.Name)
-	}
-	c.names[s.Name] = true
 	g := *s.Signal
 	switch {
 	case g.Name == "" || strings.Trim(g.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "":
@@ -109,16 +107,55 @@ func (c *checker[D]) signal(i int, s Step[D]) {
 		c.fault("step %q waits for a signal of customers: the kit does not know whose saga it is, so a route of the service must send it", s.Name)
 	case g.Received.event == nil || g.Received.event.Kind() != reflect.Struct || s.Timeout <= 0:
 		c.fault("step %q waits for a signal: it needs a payload, which is a struct, and a time", s.Name)
-	case c.pivot != "" && !g.Optional:
-		c.fault("step %q waits for a signal after the pivot: it must be optional", s.Name)
-	case g.Optional && s.Fallback != nil:
-		c.fault("step %q is optional and has a fallback: its fallback would never be taken", s.Name)
 	}
 	c.signals[g.Name] = true
+	s.Signal = nil
+	c.wait(i, s, "a signal", g.Optional)
+}
+
+// await checks a step that waits for an event.
+func (c *checker[D]) await(i int, s Step[D]) {
+	a := *s.Await
+	event := a.Received.event
+	switch {
+	case event == nil || s.Timeout <= 0:
+		c.fault("step %q waits for an event: it needs the event, and a time", s.Name)
+	case a.EventKey.event != nil && a.EventKey.event != event:
+		c.fault("step %q waits for %s, and its EventKey is that of %s", s.Name, event, a.EventKey.event)
+	case a.Key == nil:
+		c.fault("step %q waits for %s: it needs the key in the data that correlates them", s.Name, event)
+	case keyOf(func() string { return a.Key(filled(reflect.TypeFor[D]()).Interface().(D)) }) == "":
+		c.fault("step %q waits for %s: no field of the data fills its key", s.Name, event)
+	case a.EventKey.key != nil && keyOf(func() string { return a.EventKey.key(filled(event).Interface()) }) == "":
+		c.fault("step %q waits for %s: no field of the event fills its key", s.Name, event)
+	case c.awaited[event] != "":
+		c.fault("steps %q and %q wait for %s at once: which one would be meant?", c.awaited[event], s.Name, event)
+	}
+	if event != nil {
+		c.awaited[event] = s.Name
+	}
+	s.Await = nil
+	c.wait(i, s, "an event", a.Optional)
+}
+
+// wait checks what a step that waits for a signal or for an event has besides.
+func (c *checker[D]) wait(i int, s Step[D], what string, optional bool) {
+	if s.Name == "" || c.names[s.Name] {
+		c.fault("step %d needs a name of its own, has %q", i+1, s.Name)
+	}
+	c.names[s.Name] = true
+	switch {
+	case c.pivot != "" && !optional:
+		c.fault("step %q waits for %s after the pivot: it must be optional", s.Name, what)
+	case optional && s.Fallback != nil:
+		c.fault("step %q is optional and has a fallback: its fallback would never be taken", s.Name)
+	case s.Reminder != nil && (s.Reminder.Action == nil || s.Reminder.After <= 0 || s.Reminder.After >= s.Timeout):
+		c.fault("step %q has a reminder: it needs a command, and a time shorter than that of the step", s.Name)
+	}
 	f := s.Fallback
-	s.Name, s.Signal, s.Timeout, s.SkipIf, s.Fallback = "", nil, 0, nil, nil
+	s.Name, s.Timeout, s.SkipIf, s.Fallback, s.Reminder = "", 0, nil, nil, nil
 	if !reflect.ValueOf(s).IsZero() {
-		c.fault("step %d waits for a signal: no other field is set but Name, SkipIf, Timeout and Fallback", i+1)
+		c.fault("step %d waits for %s: no other field is set but Name, SkipIf, Timeout, Reminder and Fallback", i+1, what)
 	}
 	if f == nil {
 		return
@@ -128,8 +165,60 @@ func (c *checker[D]) signal(i int, s Step[D]) {
 	case f.Compensation == nil || f.Compensated.event == nil:
 		c.fault("fallback %q needs a compensation and the event that ends it", f.Name)
 	case !f.WhenTimedOut || f.WhenOpen || len(f.WhenRefused) > 0:
-		c.fault("fallback %q is that of a signal: it is taken when the time is up, and not otherwise", f.Name)
+		c.fault("fallback %q is that of a step that waits for %s: it is taken when the time is up, and not otherwise", f.Name, what)
 	}
+}
+
+// keyOf is what a function of a definition tells, "" if it panics.
+func keyOf(f func() string) (key string) {
+	defer func() {
+		if recover() != nil {
+			key = ""
+		}
+	}()
+	return f()
+}
+
+// filled is a value with something in each of its fields, to find out whether a function uses one of them.
+func filled(t reflect.Type) reflect.Value { return fill(t, 0) }
+
+func fill(t reflect.Type, depth int) reflect.Value {
+	const deepest = 8 // of types that contain themselves
+	v := reflect.New(t).Elem()
+	if depth > deepest {
+		return v
+	}
+	switch t.Kind() { //nolint:exhaustive // of the others the zero value will do
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		v.SetInt(1)
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		v.SetUint(1)
+	case reflect.Float32, reflect.Float64:
+		v.SetFloat(1)
+	case reflect.Pointer:
+		v.Set(reflect.New(t.Elem()))
+		v.Elem().Set(fill(t.Elem(), depth+1))
+	case reflect.Slice:
+		v.Set(reflect.Append(v, fill(t.Elem(), depth+1)))
+	case reflect.Array:
+		for i := range t.Len() {
+			v.Index(i).Set(fill(t.Elem(), depth+1))
+		}
+	case reflect.Map:
+		v.Set(reflect.MakeMap(t))
+		v.SetMapIndex(fill(t.Key(), depth+1), fill(t.Elem(), depth+1))
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if v.Field(i).CanSet() {
+				v.Field(i).Set(fill(t.Field(i).Type, depth+1))
+			}
+		}
+	}
+	return v
 }
 
 // until checks a step that is repeated.
@@ -168,6 +257,11 @@ func (c *checker[D]) step(i int, s Step[D], parallel bool) {
 	case s.Signal != nil:
 		c.signal(i, s)
 		return
+	case s.Await != nil:
+		c.await(i, s)
+		return
+	case s.Reminder != nil:
+		c.fault("step %q has a reminder, and waits neither for a signal nor for an event", s.Name)
 	}
 	c.form(i, s)
 	if s.ForEach != nil {

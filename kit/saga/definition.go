@@ -73,11 +73,19 @@ type Step[D any] struct {
 	// have no effect, so the step has no compensation. Nil: the first completing event completes the step.
 	Until *Until[D]
 
-	// Signal makes a step that waits for a person. Of the other fields only Name, SkipIf, Timeout and a Fallback with WhenTimedOut are set.
+	// Signal makes a step that waits for a person. Of the other fields only Name, SkipIf, Timeout, Reminder and a Fallback with WhenTimedOut
+	// are set.
 	Signal *Signal[D]
 
 	// ForEach has the step taken once for each item of a list in the data. Nil: it is taken once.
 	ForEach *ForEach[D]
+
+	// Await makes a step that waits for an event which no command of the saga causes. Of the other fields only Name, SkipIf, Timeout, Reminder
+	// and a Fallback with WhenTimedOut are set.
+	Await *Await[D]
+
+	// Reminder is a command that is sent while a step with Signal or Await still waits. Nil: none is.
+	Reminder *Reminder[D]
 
 	// SkipIf tells, when the stage of the step begins, that the step is not needed: its command is not sent, and there is nothing to
 	// compensate. It must be a pure function of the data. Nil: the step is always taken.
@@ -135,6 +143,46 @@ type Signal[D any] struct {
 
 	// Optional has the saga go on when the time is up. A step after the pivot must be optional.
 	Optional bool
+}
+
+// Await is an event of this service, or of another one, that is correlated with the saga by a key: an order's id, a parcel's number. If it does not
+// arrive within the step's Timeout, the step is refused, unless it has a fallback or is optional.
+//
+// An event that comes before the saga waits for it is kept until then, for as long as the setting SAGA_EVENT_RETENTION says. One event completes
+// one step: if several instances wait for the same key, that of the one which has waited longest. An event that a command of an instance of the same
+// definition caused is an answer to that instance, and completes no wait.
+type Await[D any] struct {
+	// Received has the type of the event, and the function that stores something of it in the data.
+	Received Expected[D]
+
+	// Key is what the event's key must be. It is called when the stage of the step begins; without a key the step is refused.
+	Key func(D) string
+
+	// EventKey is the event's key. Its zero value is the key of the message: for an event of this service the id of its aggregate.
+	EventKey EventKey
+
+	// Optional has the saga go on when the time is up. A step after the pivot must be optional.
+	Optional bool
+}
+
+// EventKey tells the key of an event of one type.
+type EventKey struct {
+	event reflect.Type
+	key   func(any) string
+}
+
+// KeyOf makes an EventKey.
+func KeyOf[E any](key func(E) string) EventKey {
+	return EventKey{reflect.TypeFor[E](), func(e any) string { return key(e.(E)) }}
+}
+
+// Reminder is a command that nobody waits for: the step goes on waiting, whatever its answer is.
+type Reminder[D any] struct {
+	// After is the time from the beginning of the step. It is shorter than the step's Timeout.
+	After time.Duration
+
+	// Action makes the command.
+	Action func(D) cqrs.Keyed
 }
 
 // Fallback is the alternative to a step. A step that may have had an effect is compensated first. The fallback is compensated like any step. Its

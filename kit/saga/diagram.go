@@ -29,6 +29,8 @@ func (s *Saga) Diagram() string {
 			label += " (delay)"
 		case st.signal != nil:
 			label += " (signal)"
+		case st.await != nil:
+			label += " (waits for an event)"
 		}
 		line("state %q as %s", label, id(st.name))
 		if st.undo != nil {
@@ -54,6 +56,8 @@ func (s *Saga) Diagram() string {
 			line("%s --> %s: the time is up", id(st.name), s.exit(st.stage))
 		case st.signal != nil:
 			line("%s --> %s: signal %s", id(st.name), s.exit(st.stage), st.signal.name)
+		case st.await != nil:
+			line("%s --> %s: %s", id(st.name), s.exit(st.stage), st.await.received.event)
 		default:
 			line("%s --> %s: %s", id(st.name), s.exit(st.stage), st.completed.event)
 		}
@@ -68,8 +72,11 @@ func (s *Saga) Diagram() string {
 		if st.delay != nil {
 			continue
 		}
-		if st.signal != nil {
-			s.drawSignal(line, &s.steps[i])
+		if st.remindAfter > 0 {
+			line("%s --> %s: reminder after %s", id(st.name), id(st.name), st.remindAfter)
+		}
+		if st.waits() {
+			s.drawWait(line, &s.steps[i])
 			continue
 		}
 		if st.until != nil {
@@ -118,15 +125,19 @@ func (s *Saga) Diagram() string {
 	return b.String()
 }
 
-// drawSignal draws what comes of a signal that nobody sends.
-func (s *Saga) drawSignal(line func(format string, args ...any), st *step) {
-	to, what := s.back(st.stage-1), fmt.Sprintf("no signal in %s, or cancelled", st.within)
+// drawWait draws what comes of a signal that nobody sends, or of an event that does not come.
+func (s *Saga) drawWait(line func(format string, args ...any), st *step) {
+	thing := "event"
+	if st.signal != nil {
+		thing = "signal"
+	}
+	to, what := s.back(st.stage-1), fmt.Sprintf("no %s in %s, or cancelled", thing, st.within)
 	switch {
-	case st.signal.optional:
-		line("%s --> %s: no signal in %s", id(st.name), s.exit(st.stage), st.within)
+	case st.optional:
+		line("%s --> %s: no %s in %s", id(st.name), s.exit(st.stage), thing, st.within)
 		return
 	case st.fallback > 0:
-		line("%s --> %s: no signal in %s", id(st.name), id(s.steps[st.fallback].name), st.within)
+		line("%s --> %s: no %s in %s", id(st.name), id(s.steps[st.fallback].name), thing, st.within)
 		what = "cancelled"
 	}
 	if s.stages[st.stage].branches > 1 && s.undoes(st.stage) {
@@ -217,6 +228,9 @@ type Outline struct {
 	Parallel     bool          // its stage has other steps
 	Signal       string        // that it waits for
 	Roles        []string      // who may send it
+	Event        string        // that it waits for
+	Optional     bool          // the saga goes on when the time is up
+	Reminder     time.Duration // after which a command is sent while it waits; 0: none is
 	Delay        bool          // it only waits
 	Every        time.Duration // it is repeated after this time until a condition holds; 0: it is not
 	Attempts     int           // at most so many times
@@ -233,6 +247,10 @@ func (s *Saga) Outline() []Outline {
 			Name: st.name, Compensation: st.undo != nil, Timeout: st.within,
 			Pivot: st.pivot, Retriable: st.retriable, Alternative: st.standsIn, Stage: st.stage + 1, Parallel: s.stages[st.stage].branches > 1,
 			SkipIf: st.skipIf != nil, Delay: st.delay != nil,
+		}
+		out[i].Optional, out[i].Reminder = st.optional, st.remindAfter
+		if st.await != nil {
+			out[i].Event = st.await.received.event.String()
 		}
 		if st.signal != nil {
 			out[i].Signal, out[i].Roles = st.signal.name, st.signal.roles

@@ -70,9 +70,29 @@ type WaitStarted struct {
 	Step     string    `json:"step"`
 	WaitID   string    `json:"wait_id"`
 	Deadline time.Time `json:"deadline"`
-	Signal   string    `json:"signal,omitempty"`  // that it waits for; empty: only for the time
+	Signal   string    `json:"signal,omitempty"`  // that it waits for
+	Event    string    `json:"event,omitempty"`   // that it waits for, a Go type; neither: it waits only for the time
+	Key      string    `json:"key,omitempty"`     // of the event
 	Timed    bool      `json:"timed,omitempty"`   // a timer was set for it
 	Attempt  int       `json:"attempt,omitempty"` // if it is not the first
+}
+
+// EventReceived says that the event has come which a step waits for. It completes the step.
+type EventReceived struct {
+	Step      string          `json:"step"`
+	Event     string          `json:"event"` // its Go type
+	MessageID string          `json:"message_id"`
+	Data      json.RawMessage `json:"data,omitempty"` // if there is anything new to remember
+	Next      *CommandSent    `json:"next,omitempty"`
+}
+
+// ReminderSent says that a command was sent because a step still waits, and until when it goes on waiting.
+type ReminderSent struct {
+	Step      string    `json:"step"`
+	CommandID string    `json:"command_id"`
+	WaitID    string    `json:"wait_id"`
+	Deadline  time.Time `json:"deadline"`
+	Timed     bool      `json:"timed,omitempty"` // a timer was set for it
 }
 
 // WaitsCancelled says that steps do not wait any longer, because the saga is compensated. There is nothing to compensate of them.
@@ -181,6 +201,7 @@ func (f Started) with(next *CommandSent) HistoryEvent            { f.Next = next
 func (f StepCompleted) with(next *CommandSent) HistoryEvent      { f.Next = next; return f }
 func (f SkippedByCondition) with(next *CommandSent) HistoryEvent { f.Next = next; return f }
 func (f ItemsCounted) with(next *CommandSent) HistoryEvent       { f.Next = next; return f }
+func (f EventReceived) with(next *CommandSent) HistoryEvent      { f.Next = next; return f }
 func (f SignalReceived) with(next *CommandSent) HistoryEvent     { f.Next = next; return f }
 func (f StepCompensated) with(next *CommandSent) HistoryEvent    { f.Next = next; return f }
 
@@ -190,6 +211,8 @@ func (CommandsSent) fact()       {}
 func (SkippedByCondition) fact() {}
 func (ItemsCounted) fact()       {}
 func (RepeatScheduled) fact()    {}
+func (EventReceived) fact()      {}
+func (ReminderSent) fact()       {}
 func (SignalReceived) fact()     {}
 func (WaitStarted) fact()        {}
 func (WaitsCancelled) fact()     {}
@@ -220,6 +243,8 @@ var HistoryTypes = aggregate.TypesOf(
 	aggregate.NewType[WaitStarted]("saga.wait-started"),
 	aggregate.NewType[WaitsCancelled]("saga.waits-cancelled"),
 	aggregate.NewType[RepeatScheduled]("saga.repeat-scheduled"),
+	aggregate.NewType[EventReceived]("saga.event-received"),
+	aggregate.NewType[ReminderSent]("saga.reminder-sent"),
 	aggregate.NewType[SignalReceived]("saga.signal-received"),
 	aggregate.NewType[StepCompleted]("saga.step-completed", dataWasAlwaysThere, nextWasApart),
 	aggregate.NewType[StepRefused]("saga.step-refused"),

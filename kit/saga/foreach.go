@@ -74,35 +74,48 @@ func (m *machine) chosen(st *step, data json.RawMessage) (json.RawMessage, error
 	return data, nil
 }
 
-// countAll counts the items of the steps that are taken for each, and returns those that have something to do.
-func (m *machine) countAll(steps []string) (taken []string, err error) {
+// prepare looks at what steps need of the data before any of them is taken: the items of those that are taken for each, and the keys of those that
+// wait for events. It returns those that have something to do.
+func (m *machine) prepare(steps []string) (taken []string, err error) {
 	for _, name := range steps {
-		st := &m.saga.steps[m.find(name)]
-		if st.forEach == nil {
-			taken = append(taken, name)
-			continue
+		something := true
+		switch st := &m.saga.steps[m.find(name)]; {
+		case st.forEach != nil:
+			something, err = m.countItems(st)
+		case st.await != nil:
+			something, err = m.correlate(st)
 		}
-		n, err := st.forEach.items(m.state.Data)
 		if err != nil {
 			return nil, fmt.Errorf("step %s: %w", name, err)
 		}
-		switch {
-		case n <= st.forEach.max:
-			m.record(ItemsCounted{Step: name, Items: max(n, 0)})
-			m.saga = m.definition.withItems(&m.state)
-			if n > 0 {
-				taken = append(taken, name)
-			}
-		case st.retriable:
-			if err := m.wait(m.find(name), max(m.state.Step(name).Attempts, 1)); err != nil {
-				return nil, err
-			}
-			m.stuck(m.state.Step(name), tooMany(name, n, st.forEach.max))
-		case !m.state.Compensating:
-			m.record(StepRefused{Step: name, Reason: tooMany(name, n, st.forEach.max)})
+		if something {
+			taken = append(taken, name)
 		}
 	}
 	return taken, nil
+}
+
+// countItems counts the items of a step, and tells whether there are any to be taken.
+func (m *machine) countItems(st *step) (bool, error) {
+	name := st.name
+	n, err := st.forEach.items(m.state.Data)
+	if err != nil {
+		return false, err
+	}
+	switch {
+	case n <= st.forEach.max:
+		m.record(ItemsCounted{Step: name, Items: max(n, 0)})
+		m.saga = m.definition.withItems(&m.state)
+		return n > 0, nil
+	case st.retriable:
+		if err := m.wait(m.find(name), max(m.state.Step(name).Attempts, 1)); err != nil {
+			return false, err
+		}
+		m.stuck(m.state.Step(name), tooMany(name, n, st.forEach.max))
+	case !m.state.Compensating:
+		m.record(StepRefused{Step: name, Reason: tooMany(name, n, st.forEach.max)})
+	}
+	return false, nil
 }
 
 func tooMany(step string, n, max int) string {
@@ -113,7 +126,7 @@ func tooMany(step string, n, max int) string {
 func (m *machine) recount(i, attempt int) error {
 	name, n := m.saga.steps[i].name, m.saga.steps[i].stage
 	m.state.Step(name).Attempts = attempt
-	taken, err := m.countAll([]string{name})
+	taken, err := m.prepare([]string{name})
 	if err != nil {
 		return err
 	}

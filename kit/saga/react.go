@@ -52,6 +52,8 @@ func (s *Saga) React(state State, in Input, env Env) (Reaction, error) {
 		err = m.cancel(in)
 	case SignalInput:
 		err = m.signal(in)
+	case EventInput:
+		err = m.event(in)
 	case Retry, Skip, Resolve:
 		err = m.operate(in)
 	}
@@ -60,6 +62,9 @@ func (s *Saga) React(state State, in Input, env Env) (Reaction, error) {
 	}
 	if s.parallel {
 		m.resetTimer(before, !state.fires.After(m.now))
+	}
+	if s.awaits {
+		m.changeWaits(state, in)
 	}
 	m.out.State = m.state
 	return m.out, nil
@@ -75,6 +80,8 @@ type machine struct {
 
 	hold bool    // commands are held until those of the whole stage are known
 	held []asked // they
+
+	keys map[string]string // of the events that steps begin to wait for, by step
 
 	timeOut  bool // a timer has fired: it is of no use any more
 	timerSet bool // one was set with a command
@@ -149,7 +156,7 @@ func (m *machine) find(name string) int { return m.saga.find(name) }
 func (m *machine) ask(i int, branch cqrs.Branch, attempt int) error {
 	st := &m.saga.steps[i]
 	switch {
-	case st.delay != nil || st.signal != nil:
+	case st.waits():
 		return m.wait(i, attempt)
 	case st.forEach != nil && st.item == 0: // a person, or the timer, has its items counted again
 		return m.recount(i, attempt)

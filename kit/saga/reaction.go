@@ -44,6 +44,9 @@ type Command struct {
 
 	// Repeat is the number of the attempt at a step that is repeated until a condition holds, if it is not the first one.
 	Repeat int
+
+	// Notice marks a command to which no answer is expected.
+	Notice bool
 }
 
 // MessageStep is the step by which the message goes. Each repetition is another step for the barrier, because it is not the same command again.
@@ -67,5 +70,7 @@ type Reaction struct {
 	Commands        []Command
 	Timers          []Timer
 	CancelledTimers []string // ids of timers that are of no use any more
+	Waits           []Wait   // for events, that begin
+	EndedWaits      []Wait   // that have ended without their event
 	State           State    // after the facts
 }

@@ -25,6 +25,7 @@ type Saga struct {
 	// parallel tells that several steps may be in flight at once.
 	parallel bool
 
+	awaits  bool           // some steps wait for events
 	forEach bool           // some steps are taken for each item of a list
 	index   map[string]int // of the steps by name, if there is one for each item; nil: they are few
 }
@@ -41,6 +42,10 @@ type step struct {
 	stage            int
 	do, undo         func(data json.RawMessage, reason string) (cqrs.Keyed, error)
 	signal           *signal
+	await            *await
+	optional         bool // it waits, and the saga goes on when the time is up
+	remindAfter      time.Duration
+	reminder         func(data json.RawMessage, reason string) (cqrs.Keyed, error)
 	until            *until // nil: it is not repeated
 	delay            func(data json.RawMessage) (time.Duration, error)
 	skipIf           func(data json.RawMessage) (bool, error) // nil: never
@@ -78,7 +83,13 @@ type signal struct {
 	name     string
 	roles    []string
 	received on
-	optional bool
+}
+
+// await is Await without its type parameter.
+type await struct {
+	received on
+	key      func(data json.RawMessage) (string, error)
+	eventKey func(any) string // nil: the message's
 }
 
 // on remembers something of an event in data that it gets and returns as JSON.
@@ -133,6 +144,7 @@ func addStage[D any](s *Saga, branches ...Step[D]) {
 	parallel := len(branches) > 1
 	for _, st := range branches {
 		s.forEach = s.forEach || st.ForEach != nil
+		s.awaits = s.awaits || st.Await != nil
 		parallel = parallel || st.ForEach != nil
 	}
 	s.stages = append(s.stages, stage{from, len(s.steps), parallel, len(branches)})
@@ -146,7 +158,16 @@ func eraseStep[D any](st Step[D]) step {
 	}
 	var waitsFor *signal
 	if g := st.Signal; g != nil {
-		waitsFor = &signal{g.Name, g.Roles, erase(g.Received), g.Optional}
+		waitsFor = &signal{g.Name, g.Roles, erase(g.Received)}
+	}
+	var event *await
+	if a := st.Await; a != nil {
+		event = &await{erase(a.Received), fromData(a.Key), a.EventKey.key}
+	}
+	var remindAfter time.Duration
+	var reminder func(json.RawMessage, string) (cqrs.Keyed, error)
+	if r := st.Reminder; r != nil {
+		remindAfter, reminder = r.After, command(r.Action)
 	}
 	var each *forEach
 	group := ""
@@ -154,8 +175,9 @@ func eraseStep[D any](st Step[D]) step {
 		each, group = &forEach{fromData(e.Items), chosen(e.Item), e.AtOnce, e.Max}, st.Name
 	}
 	return step{
-		until: repeated, signal: waitsFor, forEach: each, group: group,
-		name: st.Name, completed: erase(st.Completed), undone: erase(st.Compensated), refused: st.Refused,
+		until: repeated, signal: waitsFor, forEach: each, group: group, await: event, remindAfter: remindAfter, reminder: reminder,
+		optional: st.Signal != nil && st.Signal.Optional || st.Await != nil && st.Await.Optional,
+		name:     st.Name, completed: erase(st.Completed), undone: erase(st.Compensated), refused: st.Refused,
 		do: command(st.Action), undo: command(st.Compensation), within: st.Timeout, pivot: st.Pivot, retriable: st.Retriable,
 		skipIf: fromData(st.SkipIf), delay: fromData(st.Delay),
 	}
@@ -255,6 +277,9 @@ func (s *Saga) EventTypes() []reflect.Type {
 			add(r.event)
 		}
 		add(st.undone.event)
+		if st.await != nil {
+			add(st.await.received.event)
+		}
 	}
 	return types
 }
@@ -312,6 +337,7 @@ func (s *Saga) Sends() (all []Sent) {
 	for _, st := range s.steps {
 		add(st.name, false, st.do)
 		add(st.name, true, st.undo)
+		add(st.name, false, st.reminder)
 	}
 	return all
 }

@@ -15,14 +15,14 @@ type asked struct {
 // enter begins a stage, or the one behind it if all of its steps are skipped.
 func (m *machine) enter(n int) error {
 	for ; n < len(m.saga.stages)-1; n++ {
-		if stage := m.saga.stages[n]; !stage.parallel && m.saga.steps[stage.from].skipIf == nil {
+		if stage := m.saga.stages[n]; !stage.parallel && m.saga.steps[stage.from].skipIf == nil && m.saga.steps[stage.from].await == nil {
 			return m.ask(stage.from, cqrs.BranchAction, 1)
 		}
 		taken, err := m.skip(m.saga.stages[n])
 		if err != nil {
 			return err
 		}
-		if taken, err = m.countAll(taken); err != nil {
+		if taken, err = m.prepare(taken); err != nil {
 			return err
 		}
 		if m.state.Compensating {
@@ -123,20 +123,25 @@ func (m *machine) send(sent *CommandSent, c Command) {
 }
 
 func (m *machine) recordWait(w *CommandSent) {
-	signal := ""
-	if g := m.saga.steps[m.find(w.Step)].signal; g != nil {
-		signal = g.name
+	wait := WaitStarted{Step: w.Step, WaitID: w.CommandID, Deadline: w.Deadline, Timed: w.Timed}
+	switch st := &m.saga.steps[m.find(w.Step)]; {
+	case st.signal != nil:
+		wait.Signal = st.signal.name
+	case st.await != nil:
+		wait.Event, wait.Key = st.await.received.event.String(), m.keys[w.Step]
 	}
-	wait := WaitStarted{Step: w.Step, WaitID: w.CommandID, Deadline: w.Deadline, Timed: w.Timed, Signal: signal}
 	if w.Attempt > 1 {
 		wait.Attempt = w.Attempt
 	}
 	m.record(wait)
 }
 
-// wait begins a delay, the wait for a signal, or that for a person.
+// wait begins a delay, or the wait for a signal, an event or a person.
 func (m *machine) wait(i, attempt int) (err error) {
 	st, d := &m.saga.steps[i], m.saga.steps[i].within
+	if st.remindAfter > 0 && attempt == 1 {
+		d = st.remindAfter
+	}
 	if st.delay != nil {
 		if d, err = st.delay(m.state.Data); err != nil {
 			return fmt.Errorf("step %s: %w", st.name, err)

@@ -88,6 +88,9 @@ type State struct {
 	// Signals are those that steps wait for, or waited for, by the names of the steps. They stand here because few sagas have any.
 	Signals map[string]string `json:"signals,omitempty"`
 
+	// Awaits are the events that steps wait for, or waited for, by the names of the steps.
+	Awaits map[string]Correlation `json:"awaits,omitempty"`
+
 	// Until then the attempt before the last one may be handled, because a person had the command sent again before the deadline. It is
 	// that of the step that was asked last, which is enough for the pivot: it stands alone.
 	alive *time.Time
@@ -138,6 +141,13 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 	case WaitStarted:
 		s.asked(&CommandSent{Step: f.Step, Branch: cqrs.BranchAction, Attempt: max(f.Attempt, 1), CommandID: f.WaitID, Deadline: f.Deadline, Timed: f.Timed}, at)
 		s.Step(f.Step).Wait = true
+		if f.Event != "" {
+			s.Awaits = maps.Clone(s.Awaits)
+			if s.Awaits == nil {
+				s.Awaits = map[string]Correlation{}
+			}
+			s.Awaits[f.Step] = Correlation{f.Event, f.Key}
+		}
 		if f.Signal != "" {
 			s.Signals = maps.Clone(s.Signals) // the state before stays as it is
 			if s.Signals == nil {
@@ -151,6 +161,14 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 		}
 		s.end(f.Step, StepDone, "", at)
 		s.asked(f.Next, at)
+	case EventReceived:
+		if len(f.Data) > 0 {
+			s.Data = f.Data
+		}
+		s.end(f.Step, StepDone, "", at)
+		s.asked(f.Next, at)
+	case ReminderSent:
+		s.asked(&CommandSent{Step: f.Step, Branch: cqrs.BranchAction, Attempt: 2, CommandID: f.WaitID, Deadline: f.Deadline, Timed: f.Timed}, at)
 	case WaitsCancelled:
 		for _, name := range f.Steps {
 			s.end(name, IsCancelled, "", at)

@@ -95,7 +95,7 @@ func (m *machine) resetTimer(before timed, fired bool) {
 
 // timeout handles every step whose time is up. The timer may have been set for another one.
 func (m *machine) timeout(in Timeout) error {
-	var again, gone, done []string
+	var again, gone, done, remind []string
 	for st := range m.state.Branches() {
 		if !st.InFlight() {
 			continue
@@ -110,11 +110,13 @@ func (m *machine) timeout(in Timeout) error {
 		}
 		i := m.find(st.Name)
 		switch def := &m.saga.steps[i]; {
-		case (def.delay != nil || def.signal != nil) && m.state.Compensating: // it is cancelled with the one that has turned the saga back
+		case def.waits() && m.state.Compensating: // it is cancelled with the one that has turned the saga back
 		case def.delay != nil:
 			m.record(StepCompleted{Step: st.Name, CommandID: commandID(m.state.ID, st.Name, branch, st.Attempts)})
 			done = append(done, st.Name)
-		case def.signal != nil && def.signal.optional:
+		case def.reminder != nil && st.Attempts == 1:
+			remind = append(remind, st.Name)
+		case def.optional:
 			m.record(StepTimedOut{Step: st.Name, GoesOn: true})
 			done = append(done, st.Name)
 		case def.until != nil && m.state.Compensating: // it is cancelled too
@@ -142,6 +144,13 @@ func (m *machine) timeout(in Timeout) error {
 			}
 			if err := m.ask(i, st.branch(), st.Attempts+1); err != nil {
 				return err
+			}
+		}
+		if !m.state.Compensating {
+			for _, name := range remind {
+				if err := m.remind(m.find(name)); err != nil {
+					return err
+				}
 			}
 		}
 		for _, name := range gone {

@@ -4,6 +4,7 @@ package manager
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -34,6 +35,32 @@ type Timers interface {
 	Stop(ctx context.Context, messageIDs []string) error
 }
 
+// Waits brings events to the instances that wait for them. An event that comes first is kept until somebody waits for it. Both methods lock the
+// correlations that they are called with until the unit of work of ctx ends, so that an event and a wait that come at the same time find each other.
+type Waits interface {
+	// Deliver finds the oldest wait of a definition for one of the correlations of an event, and ends it. If there is none, it keeps the event.
+	Deliver(ctx context.Context, definition string, event KeptEvent, by []saga.Correlation) (saga *Waiting, err error)
+
+	// Begin finds the oldest event that was kept for a correlation, and takes it away. If there is none, it keeps the wait.
+	Begin(ctx context.Context, definition string, w Waiting) (*KeptEvent, error)
+
+	// End ends waits.
+	End(ctx context.Context, waits []Waiting) error
+}
+
+// Waiting is an instance that waits for an event at a step.
+type Waiting struct {
+	SagaID string
+	saga.Wait
+}
+
+// KeptEvent is an event as Waits keeps it.
+type KeptEvent struct {
+	MessageID string
+	Body      json.RawMessage
+	Time      time.Time
+}
+
 // Rows is the list of instances, which is written with them.
 type Rows interface {
 	// Save keeps where an instance stands, when the unit of work of ctx commits.
@@ -44,7 +71,8 @@ type Rows interface {
 type Manager struct {
 	Sagas    []*saga.Saga // old versions that still have running instances included
 	Streams  Streams
-	Rows     Rows // nil: nobody lists them
+	Rows     Rows  // nil: nobody lists them
+	Waits    Waits // nil: no definition waits for events
 	Commands cqrs.Commands
 	Timers   Timers     // nil: a timer that is of no use any more fires, and changes nothing
 	Clock    cqrs.Clock // nil: time.Now
@@ -68,12 +96,91 @@ func (m *Manager) Event(ctx context.Context, s *saga.Saga, e cqrs.Event) error {
 	if s.Starts(e.Body) {
 		return m.react(ctx, s, saga.ID(s.Name(), e.Key), saga.Start{Event: e.Body, Subject: e.Key})
 	}
-	if e.Meta.SagaID == "" || e.Meta.SagaStep == "" {
+	if e.Meta.SagaID != "" && e.Meta.SagaStep != "" {
+		answer := saga.Answer{Event: e.Body, Step: e.Meta.SagaStep, Branch: e.Meta.Branch, CommandID: e.Meta.Causation}
+		if own, err := m.reactOwn(ctx, s, e.Meta.SagaID, answer); own || err != nil {
+			return err
+		}
+	}
+	return m.deliver(ctx, s.Name(), e)
+}
+
+// deliver brings an event to the instance of a definition that waits for it.
+func (m *Manager) deliver(ctx context.Context, definition string, e cqrs.Event) error {
+	var by []saga.Correlation
+	for _, s := range m.Sagas { // instances run by several versions
+		if s.Name() != definition {
+			continue
+		}
+		for _, a := range s.AwaitedEvents() {
+			if a.Type != reflect.TypeOf(e.Body) {
+				continue
+			}
+			if c := a.Correlation(e.Body, e.Key); c.Key != "" && !slices.Contains(by, c) {
+				by = append(by, c)
+			}
+		}
+	}
+	if len(by) == 0 {
 		return nil
 	}
-	return m.react(ctx, s, e.Meta.SagaID, saga.Answer{
-		Event: e.Body, Step: e.Meta.SagaStep, Branch: e.Meta.Branch, CommandID: e.Meta.Causation,
-	})
+	body, err := json.Marshal(e.Body)
+	if err != nil {
+		return err
+	}
+	found, err := m.Waits.Deliver(ctx, definition, KeptEvent{e.Meta.ID, body, e.Meta.Time}, by)
+	if err != nil || found == nil {
+		return err
+	}
+	return m.react(ctx, nil, found.SagaID, saga.EventInput{Step: found.Step, Event: e.Body, MessageID: e.Meta.ID})
+}
+
+// changeWaits keeps the waits for events that have begun, and ends those that have ended. An event that was kept is handled at once.
+func (m *Manager) changeWaits(ctx context.Context, r saga.Reaction) error {
+	if len(r.EndedWaits) > 0 {
+		ended := make([]Waiting, len(r.EndedWaits))
+		for i, w := range r.EndedWaits {
+			ended[i] = Waiting{r.State.ID, w}
+		}
+		if err := m.Waits.End(ctx, ended); err != nil {
+			return err
+		}
+	}
+	for _, w := range r.Waits {
+		kept, err := m.Waits.Begin(ctx, r.State.Definition, Waiting{r.State.ID, w})
+		if err != nil {
+			return err
+		}
+		if kept == nil {
+			continue
+		}
+		event, err := m.decode(r.State, w.Step, kept.Body)
+		if err != nil {
+			return err
+		}
+		if err := m.react(ctx, nil, r.State.ID, saga.EventInput{Step: w.Step, Event: event, MessageID: kept.MessageID}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// decode reads an event that was kept as the type that a step waits for.
+func (m *Manager) decode(state saga.State, step string, body json.RawMessage) (any, error) {
+	definition, err := m.find(state.Definition, state.DefVersion)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range definition.AwaitedEvents() {
+		if a.Step == step {
+			event := reflect.New(a.Type)
+			if err := json.Unmarshal(body, event.Interface()); err != nil {
+				return nil, fmt.Errorf("%s, step %q: a kept %s: %w", state.Definition, step, a.Type, err)
+			}
+			return event.Elem().Interface(), nil
+		}
+	}
+	return nil, fmt.Errorf("%s v%d waits for no event at step %q", state.Definition, state.DefVersion, step)
 }
 
 // Timeout tells an instance that an answer is overdue.
@@ -139,21 +246,27 @@ func (m *Manager) Signal(ctx context.Context, id, name string, decode func(paylo
 // react loads an instance, asks the engine, and records and sends what it says. Only is the definition that the input is
 // meant for; nil means whichever the instance has.
 func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga.Input) error {
+	_, err := m.reactOwn(ctx, only, id, in)
+	return err
+}
+
+// reactOwn is react, and tells whether the instance is one of only.
+func (m *Manager) reactOwn(ctx context.Context, only *saga.Saga, id string, in saga.Input) (own bool, err error) {
 	history, err := m.Streams.History(ctx, saga.Category, id)
 	if err != nil && !errors.Is(err, cqrs.ErrNotFound) {
-		return err
+		return false, err
 	}
 	state := saga.Rebuild(id, history)
 	definition := only
 	if state.Version > 0 {
 		if only != nil && state.Definition != only.Name() {
-			return nil // a command of another saga caused this event
+			return false, nil // a command of another saga caused this event
 		}
 		if definition, err = m.find(state.Definition, state.DefVersion); err != nil {
-			return err
+			return true, err
 		}
 	} else if _, starts := in.(saga.Start); !starts {
-		return nil
+		return false, nil
 	}
 	// Facts and commands bear the saga's id, whatever message brought the input.
 	at := cqrs.MetaFromContext(ctx)
@@ -161,9 +274,9 @@ func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga
 	ctx = cqrs.WithMeta(ctx, at)
 	reaction, err := definition.React(state, in, saga.Env{Now: m.now(), Open: m.Open})
 	if err != nil || len(reaction.Events)+len(reaction.Timers) == 0 {
-		return err
+		return true, err
 	}
-	return m.carryOut(ctx, state, reaction)
+	return true, m.carryOut(ctx, state, reaction)
 }
 
 func (m *Manager) now() time.Time {
@@ -191,7 +304,10 @@ func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reacti
 		}
 	}
 	for _, c := range r.Commands {
-		meta := cqrs.Meta{ID: c.ID, SagaID: before.ID, SagaStep: c.MessageStep(), Branch: c.Branch, ExpiresAt: c.ExpiresAt}
+		meta := cqrs.Meta{ID: c.ID, SagaID: before.ID}
+		if !c.Notice {
+			meta.SagaStep, meta.Branch, meta.ExpiresAt = c.MessageStep(), c.Branch, c.ExpiresAt
+		}
 		if err := m.Commands.Send(ctx, cqrs.Command{Body: c.Body, Meta: meta}); err != nil {
 			return fmt.Errorf("send %s: %w", c.Step, err)
 		}
@@ -202,10 +318,12 @@ func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reacti
 			return fmt.Errorf("set the timer of %s: %w", t.Timeout.Step, err)
 		}
 	}
-	if m.Timers == nil {
-		return nil
+	if m.Timers != nil {
+		if err := m.Timers.Stop(ctx, r.CancelledTimers); err != nil {
+			return err
+		}
 	}
-	return m.Timers.Stop(ctx, r.CancelledTimers)
+	return m.changeWaits(ctx, r)
 }
 
 func (m *Manager) find(name string, version int) (*saga.Saga, error) {

@@ -12,7 +12,7 @@ func Projection(rows Rows) cqrs.Projection {
 	p := &projection{rows: rows, open: map[string]saga.State{}}
 	return cqrs.Projection{Name: "sagas", Category: saga.Category, Inline: true, On: []cqrs.EventHandler{
 		on[saga.Started](p), on[saga.CommandSent](p), on[saga.CommandsSent](p), on[saga.SkippedByCondition](p), on[saga.ItemsCounted](p), on[saga.WaitStarted](p),
-		on[saga.WaitsCancelled](p), on[saga.SignalReceived](p), on[saga.RepeatScheduled](p), on[saga.StepCompleted](p), on[saga.StepRefused](p), on[saga.StepTimedOut](p),
+		on[saga.WaitsCancelled](p), on[saga.SignalReceived](p), on[saga.EventReceived](p), on[saga.ReminderSent](p), on[saga.RepeatScheduled](p), on[saga.StepCompleted](p), on[saga.StepRefused](p), on[saga.StepTimedOut](p),
 		on[saga.StepCompensated](p), on[saga.CancelRequested](p), on[saga.AnswerIgnored](p), on[saga.NeedsIntervention](p), on[saga.StepRetried](p),
 		on[saga.StepSkipped](p), on[saga.Resolved](p), on[saga.Completed](p), on[saga.Compensated](p),
 	}}

@@ -49,7 +49,8 @@ func For[D any](d saga.Definition[D]) Kit { return Kit{saga: saga.New(d)} }
 func (k Kit) While(open func(command cqrs.Keyed) bool) Kit { return Kit{k.saga, open} }
 
 // Given is what has happened: the event that starts the saga, then events, saga.Cancel, TimeOut, Reply or Late. An event is the answer to
-// the newest command in flight whose step waits for an event of this type, and if there is none, to the command that was sent last.
+// the newest command in flight whose step waits for an event of this type, and if there is none, to the command that was sent last. An event that
+// a step awaits completes it; if none awaits it yet, it does so later.
 func (k Kit) Given(inputs ...any) Scenario { return Scenario{k, inputs} }
 
 // Scenario has its history and waits for what happens.
@@ -137,10 +138,20 @@ type Run struct {
 	Sent  []saga.Command // all so far
 
 	timers []saga.Timer // that have not fired
+	early  []any        // events that came before the saga waits for them
 }
 
 // Feed reacts to an input and remembers what came of it.
 func (r *Run) Feed(input any) (saga.Reaction, error) {
+	if _, isInput := input.(saga.Input); !isInput && r.State.Version > 0 {
+		switch step, known := r.awaited(input); {
+		case step != "":
+			input = saga.EventInput{Step: step, Event: input, MessageID: "event"}
+		case known && !r.answers(input):
+			r.early = append(r.early, input)
+			return saga.Reaction{State: r.State}, nil
+		}
+	}
 	in, err := r.input(input)
 	if err != nil {
 		return saga.Reaction{}, err
@@ -156,7 +167,39 @@ func (r *Run) Feed(input any) (saga.Reaction, error) {
 	if _, timeout := input.(TimeOut); timeout && len(reaction.Events) == 0 && len(reaction.Timers) > 0 {
 		return r.Feed(input) // it was set for another step, and was set anew
 	}
+	return r.feedEarly(reaction)
+}
+
+// feedEarly handles the events that came before the saga waited for them. What comes of them is added to a reaction.
+func (r *Run) feedEarly(reaction saga.Reaction) (saga.Reaction, error) {
+	for _, w := range reaction.Waits {
+		i := slices.IndexFunc(r.early, func(e any) bool { return reflect.TypeOf(e).String() == w.Event })
+		if i < 0 {
+			continue
+		}
+		e := r.early[i]
+		r.early = slices.Delete(r.early, i, i+1)
+		more, err := r.Feed(saga.EventInput{Step: w.Step, Event: e, MessageID: "early"})
+		if err != nil {
+			return reaction, err
+		}
+		reaction.State, reaction.Events, reaction.Commands = more.State, append(reaction.Events, more.Events...), append(reaction.Commands, more.Commands...)
+	}
 	return reaction, nil
+}
+
+// awaited is the step that waits for an event, or "" and whether one of the definition does.
+func (r *Run) awaited(event any) (step string, known bool) {
+	for _, a := range r.Saga.AwaitedEvents() {
+		if a.Type != reflect.TypeOf(event) {
+			continue
+		}
+		known = true
+		if st := r.State.Step(a.Step); st != nil && st.Status == saga.InProgress {
+			return a.Step, true
+		}
+	}
+	return "", known
 }
 
 func (r *Run) input(input any) (saga.Input, error) {
@@ -195,11 +238,21 @@ func (r *Run) input(input any) (saga.Input, error) {
 	if len(r.Sent) == 0 {
 		return saga.Start{Event: input, Subject: "subject-1"}, nil
 	}
-	for _, c := range slices.Backward(r.Sent) {
-		if st := r.State.Step(c.Step); st.InFlight() && (st.Status == saga.Undoing) == (c.Branch == cqrs.BranchCompensation) && r.Saga.Awaits(c.Step, c.Branch, input) {
-			return saga.Answer{Event: input, Step: c.Step, Branch: c.Branch, CommandID: c.ID}, nil
-		}
+	if c := r.asked(input); c != nil {
+		return saga.Answer{Event: input, Step: c.Step, Branch: c.Branch, CommandID: c.ID}, nil
 	}
 	last := r.Sent[len(r.Sent)-1]
 	return saga.Answer{Event: input, Step: last.Step, Branch: last.Branch, CommandID: last.ID}, nil
 }
+
+// asked is the newest command in flight that an event answers, or nil.
+func (r *Run) asked(event any) *saga.Command {
+	for i, c := range slices.Backward(r.Sent) {
+		if st := r.State.Step(c.Step); st.InFlight() && (st.Status == saga.Undoing) == (c.Branch == cqrs.BranchCompensation) && r.Saga.Awaits(c.Step, c.Branch, event) {
+			return &r.Sent[i]
+		}
+	}
+	return nil
+}
+
+func (r *Run) answers(event any) bool { return r.asked(event) != nil }
