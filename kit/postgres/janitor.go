@@ -23,6 +23,9 @@ type Retention struct {
 	// Idempotency is for the answers to requests with an Idempotency-Key.
 	Idempotency time.Duration
 
+	// SagaEvents is for events that no saga waits for. A saga that begins to wait later does not find them.
+	SagaEvents time.Duration
+
 	// Dropped is for dropped dead letters. Other dead letters are kept.
 	Dropped time.Duration
 
@@ -70,6 +73,7 @@ func (j *Janitor) Sweep(ctx context.Context) (removed int64, err error) {
 	for _, s := range []sweep{
 		{"inbox", "received_at", heldBySaga, j.keep.Inbox},
 		{"idempotency_keys", "created_at", "false", j.keep.Idempotency},
+		{"saga_events", "received_at", "false", j.keep.SagaEvents},
 		{"dead_letters", "dropped_at", "false", j.keep.Dropped},
 		{"topic_messages", "created_at", "false", j.keep.Topics},
 	} {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/millrace/millrace/kit/aggregate"
@@ -63,7 +64,8 @@ func (d *Service) Audit(ctx context.Context, dsn string, wait time.Duration, log
 var sagaRows = audit.Derived{
 	Check: "sagas: rows equal to the fold of their streams",
 	Rows: `SELECT stream, max(value) FROM (
-		SELECT 'sagas/' || saga_id, json_build_object('definition', definition, 'subject', subject, 'status', status, 'version', version)::text FROM saga_instances
+		SELECT 'sagas/' || saga_id, json_build_object('definition', definition, 'subject', subject, 'status', status, 'version', version,
+			'waits', (SELECT json_object_agg(step, key) FROM saga_waits w WHERE w.saga_id = s.saga_id))::text FROM saga_instances s
 		UNION ALL SELECT DISTINCT stream, NULL FROM events WHERE starts_with(stream, 'sagas/')) AS either(stream, value) GROUP BY stream`,
 	Compare: func(row []byte, events []cqrs.Event) error {
 		if row == nil {
@@ -73,6 +75,7 @@ var sagaRows = audit.Derived{
 			Definition, Subject string
 			Status              saga.Status
 			Version             int
+			Waits               map[string]string
 		}
 		if err := json.Unmarshal(row, &listed); err != nil {
 			return err
@@ -86,6 +89,15 @@ var sagaRows = audit.Derived{
 				return fmt.Errorf("the row says %s of %s for %s; the events say %s of %s for %s", listed.Status, listed.Definition, listed.Subject,
 					state.Status, state.Definition, state.Subject)
 			}
+		}
+		waits, state := map[string]string{}, saga.Rebuild("", events)
+		for step, c := range state.Awaits {
+			if c.Key != "" && state.Step(step).Status == saga.InProgress {
+				waits[step] = c.Key
+			}
+		}
+		if !maps.Equal(waits, listed.Waits) {
+			return fmt.Errorf("it waits for events of these keys: %v; the rows say %v", waits, listed.Waits)
 		}
 		return nil
 	},

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/keyqueue"
 	"github.com/millrace/millrace/kit/postgres/outbox"
 	"github.com/millrace/millrace/kit/postgres/readmodel"
+	"github.com/millrace/millrace/kit/postgres/sagawaits"
 	"github.com/millrace/millrace/kit/saga"
 	"github.com/millrace/millrace/kit/saga/manager"
 )
@@ -57,7 +58,7 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 	c.store = s.def.EventStore(s.db, aggregate.Merge(sagaEvents...))
 	c.store.LimitCache(int64(memoryFor(160<<20, cacheShare, 1<<20)))
 	sagaRows := readmodel.NewSagas(s.db)
-	c.manager = &manager.Manager{Sagas: c.sagas, Streams: c.store, Rows: measured{sagaRows, s.telemetry.SagaEnded}, Commands: s.kit.Commands(), Timers: timers{}, Clock: s.clock, Open: s.open}
+	c.manager = &manager.Manager{Sagas: c.sagas, Streams: c.store, Rows: measured{sagaRows, s.telemetry.SagaEnded}, Waits: sagawaits.Waits{}, Commands: s.kit.Commands(), Timers: timers{}, Clock: s.clock, Open: s.open}
 	c.handlers = append(s.def.commands(&s.kit), c.manager.Handlers()...)
 	for _, n := range s.def.External {
 		c.handlers = append(c.handlers, n.Handlers()...)

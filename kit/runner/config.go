@@ -157,7 +157,7 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 		TopicPrefix:      s.Topics("TOPIC_PREFIX", d.Name),
 		ExternalPrefixes: map[string]string{},
 		Retention: postgres.Retention{
-			Inbox: s.Duration("INBOX_RETENTION", 14*24*time.Hour), Idempotency: s.Duration("IDEMPOTENCY_RETENTION", 7*24*time.Hour),
+			Inbox: s.Duration("INBOX_RETENTION", 14*24*time.Hour), Idempotency: s.Duration("IDEMPOTENCY_RETENTION", 7*24*time.Hour), SagaEvents: s.Duration("SAGA_EVENT_RETENTION", 90*24*time.Hour),
 			Dropped: s.Duration("DROPPED_RETENTION", 90*24*time.Hour), Topics: s.Duration("TOPIC_RETENTION", 7*24*time.Hour),
 		},
 		MaxMessage:  s.Number("MAX_MESSAGE_BYTES", 1_000_000, 10_000, 100_000_000),

@@ -38,7 +38,7 @@ func versions(t *testing.T, db *sql.DB, s migrations.Schema) (applied []string) 
 // before makes the version table of the time when kit and service shared one sequence.
 func before(t *testing.T, db *sql.DB, own ...int) {
 	t.Helper()
-	_, err := db.Exec(`DROP VIEW saga_rows; ALTER TABLE saga_instances RENAME TO saga_rows; DELETE FROM kit_migrations WHERE version_id > 10;
+	_, err := db.Exec(`DROP TABLE saga_waits, saga_events; DROP VIEW saga_rows; ALTER TABLE saga_instances RENAME TO saga_rows; DELETE FROM kit_migrations WHERE version_id > 10;
 		ALTER TABLE kit_migrations RENAME TO goose_db_version; DROP TABLE IF EXISTS service_migrations; CREATE TABLE order_rows (id text)`)
 	require.NoError(t, err)
 	for _, version := range own {
@@ -64,7 +64,7 @@ func TestDatabaseOfTheVersionBefore(t *testing.T) {
 	instances.Wait()
 	require.NoError(t, schema.Check(t.Context(), db.DB))
 	require.Equal(t, []string{
-		"kit 1", "kit 2", "kit 3", "kit 4", "kit 5", "kit 6", "kit 7", "kit 8", "kit 9", "kit 10", "kit 11", "service 1", "service 2", "service 11",
+		"kit 1", "kit 2", "kit 3", "kit 4", "kit 5", "kit 6", "kit 7", "kit 8", "kit 9", "kit 10", "kit 11", "kit 12", "service 1", "service 2", "service 11",
 	}, versions(t, db.DB, schema))
 	var newest int
 	require.NoError(t, db.Get(&newest, `SELECT max(version_id) FROM goose_db_version`))

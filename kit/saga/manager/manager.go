@@ -19,6 +19,9 @@ import (
 // ErrRole refuses a signal of a person without a role for it.
 var ErrRole = errors.New("one of these roles is needed")
 
+// errNoWaits says that the manager was made without a part that a definition needs.
+var errNoWaits = errors.New("its saga waits for an event, and the manager has no Waits")
+
 // Streams is the event store as the manager uses it, inside a unit of work.
 type Streams interface {
 	// History returns a stream's events, oldest first. The error wraps cqrs.ErrNotFound if there are none.
@@ -35,7 +38,7 @@ type Timers interface {
 	Stop(ctx context.Context, messageIDs []string) error
 }
 
-// Waits brings events to the instances that wait for them. An event that comes first is kept until somebody waits for it. Both methods lock the
+// Waits brings events to the instances that wait for them. An event that comes first is kept until somebody waits for it. The methods lock the
 // correlations that they are called with until the unit of work of ctx ends, so that an event and a wait that come at the same time find each other.
 type Waits interface {
 	// Deliver finds the oldest wait of a definition for one of the correlations of an event, and ends it. If there is none, it keeps the event.
@@ -45,7 +48,7 @@ type Waits interface {
 	Begin(ctx context.Context, definition string, w Waiting) (*KeptEvent, error)
 
 	// End ends waits.
-	End(ctx context.Context, waits []Waiting) error
+	End(ctx context.Context, definition string, waits []Waiting) error
 }
 
 // Waiting is an instance that waits for an event at a step.
@@ -121,8 +124,11 @@ func (m *Manager) deliver(ctx context.Context, definition string, e cqrs.Event) 
 			}
 		}
 	}
-	if len(by) == 0 {
+	switch {
+	case len(by) == 0:
 		return nil
+	case m.Waits == nil:
+		return fmt.Errorf("%s: %w", definition, errNoWaits)
 	}
 	body, err := json.Marshal(e.Body)
 	if err != nil {
@@ -137,12 +143,15 @@ func (m *Manager) deliver(ctx context.Context, definition string, e cqrs.Event) 
 
 // changeWaits keeps the waits for events that have begun, and ends those that have ended. An event that was kept is handled at once.
 func (m *Manager) changeWaits(ctx context.Context, r saga.Reaction) error {
+	if m.Waits == nil && len(r.Waits) > 0 {
+		return fmt.Errorf("%s, step %q: %w", r.State.Definition, r.Waits[0].Step, errNoWaits)
+	}
 	if len(r.EndedWaits) > 0 {
 		ended := make([]Waiting, len(r.EndedWaits))
 		for i, w := range r.EndedWaits {
 			ended[i] = Waiting{r.State.ID, w}
 		}
-		if err := m.Waits.End(ctx, ended); err != nil {
+		if err := m.Waits.End(ctx, r.State.Definition, ended); err != nil {
 			return err
 		}
 	}

@@ -133,6 +133,10 @@ func (f Faults) run(t *tape) (r result) {
 			}
 		}
 	}
+	if len(w.waits.waiting) > 0 {
+		r.err = fmt.Errorf("still waiting: %+v", w.waits.waiting)
+		return r
+	}
 	r.err = play.Check()
 	return r
 }

@@ -36,7 +36,7 @@ func TestRandomShapesHaveAllConstructs(t *testing.T) {
 		}
 		seen.WriteString(strings.Join(made.text, "\n"))
 	}
-	for _, construct := range []string{"parallel", "pivot", "retriable", "or else", "skipped", "delay", "until", "signal", "for each"} {
+	for _, construct := range []string{"parallel", "pivot", "retriable", "or else", "skipped", "delay", "until", "signal", "for each", "event in", "reminder"} {
 		if !strings.Contains(seen.String(), construct) {
 			t.Errorf("none of them has: %s", construct)
 		}
@@ -80,7 +80,8 @@ func TestAFailureOfARandomSagaIsSmall(t *testing.T) {
 
 // plan is a random definition as the rules of order see it.
 type plan struct {
-	stages [][]branch
+	stages  [][]branch
+	arrives []func(w *Environment, subject string) // of the events that are awaited
 }
 
 type branch struct {
@@ -134,13 +135,32 @@ func randomShape(t *tape) shape {
 			delay := saga.Step[note]{Name: name, Delay: func(note) time.Duration { return long }}
 			return delay, branch{step: name, skip: func(string) bool { return true }}, fmt.Sprintf("%s (delay of %s)", name, long)
 		}
-		if !pivot && t.pick(8) == 7 {
+		if !pivot && t.pick(6) >= 4 {
 			name := fmt.Sprint("step ", names)
 			optional := t.pick(2) == 1 || after
 			waits := saga.Step[note]{Name: name, Timeout: time.Duration(1+t.pick(3)) * time.Second, Signal: &saga.Signal[note]{
 				Name: fmt.Sprint("signal-", names), Roles: []string{"operator"}, Received: saga.Event[closed, note](), Optional: optional,
 			}}
 			line := fmt.Sprintf("%s (signal in %s, optional %v)", name, waits.Timeout, optional)
+			if n := len(p.arrives); n < len(awaits) && t.pick(3) > 0 {
+				waits.Signal, waits.Await = nil, awaits[n].step(name)
+				waits.Await.Optional = optional
+				line = fmt.Sprintf("%s (event in %s, optional %v)", name, waits.Timeout, optional)
+				p.arrives = append(p.arrives, func(w *Environment, subject string) {
+					switch when := t.pick(4); when {
+					case 0: // before the saga waits for it, or has even begun
+						w.arrive(awaits[n].come(subject), 0)
+					case 3: // never
+					default:
+						w.arrive(awaits[n].come(subject), time.Duration(when)*1100*time.Millisecond)
+					}
+				})
+			}
+			if t.pick(3) == 2 {
+				which := t.pick(len(participants))
+				waits.Reminder = &saga.Reminder[note]{After: 600 * time.Millisecond, Action: participants[which].poll(name+" reminder", true).Action}
+				line += fmt.Sprintf(", reminder (p%d)", which)
+			}
 			b := branch{step: name, polls: true}
 			if !optional && t.pick(3) == 2 {
 				names++
@@ -269,6 +289,9 @@ func (p plan) play(w *Environment) Play {
 	}
 	play.Start = func(ctx context.Context, n int) error {
 		id := fmt.Sprint("s", n)
+		for _, arrive := range p.arrives {
+			arrive(w, id)
+		}
 		return subjects.Update(ctx, id, func(l *ledger) error { l.add(requested{id}); return nil })
 	}
 	play.Check = func() error {
@@ -278,6 +301,13 @@ func (p plan) play(w *Environment) Play {
 				return fmt.Errorf("%s: %w", id, err)
 			}
 			state := saga.Rebuild("", history)
+			for _, k := range w.waits.kept {
+				for step, c := range state.Awaits {
+					if slices.Contains(k.by, c) && !k.at.After(*state.Step(step).EndedAt) {
+						return fmt.Errorf("%s: %s came, and %q did not get it: %+v", id, c.Event, step, *state.Step(step))
+					}
+				}
+			}
 			if err := p.check(id, state, effects(w, b, id)); err != nil {
 				return fmt.Errorf("%s, %s: %w", id, state.Status, err)
 			}

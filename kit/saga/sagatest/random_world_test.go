@@ -32,6 +32,9 @@ type (
 	reversed[P any] struct{ Step string }
 	declined[P any] struct{ Step, Why string }
 
+	// Events that no command causes, each of which one step of a definition waits for.
+	came[P any] struct{ For string }
+
 	requested struct{ ID string }
 	closed    struct{ Why string }
 	end       struct{ ID, Why string }
@@ -101,6 +104,26 @@ func newParticipant[P any](category string, calls bool) participant {
 			}))
 		},
 	}
+}
+
+// awaits makes steps that wait for an event, each for one of its own type.
+var awaits = []struct {
+	step func(name string) *saga.Await[note]
+	come func(subject string) any
+}{newAwait[p0](), newAwait[p1](), newAwait[p2]()}
+
+func newAwait[P any]() (made struct {
+	step func(name string) *saga.Await[note]
+	come func(subject string) any
+}) {
+	made.step = func(name string) *saga.Await[note] {
+		return &saga.Await[note]{
+			Received: saga.On(func(d *note, _ came[P]) { d.Done = append(d.Done, name) }), Key: func(d note) string { return d.ID },
+			EventKey: saga.KeyOf(func(e came[P]) string { return e.For }),
+		}
+	}
+	made.come = func(subject string) any { return came[P]{subject} }
+	return made
 }
 
 // ledger is the aggregate of a participant.

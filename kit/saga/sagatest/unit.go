@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/saga"
@@ -171,6 +172,68 @@ func (s streams) Record(ctx context.Context, category, id string, expected int, 
 	for i, f := range facts {
 		s.w.unit.appended[stream] = append(s.w.unit.appended[stream], s.w.event(ctx, category, id, expected+i+1, f))
 	}
+	return nil
+}
+
+// waits is what sagas wait for, and what came before they did. That the tables in PostgreSQL do the same is shown by a test there.
+type waits struct {
+	world   *Environment
+	waiting []awaited
+	kept    []keptEvent
+}
+
+type awaited struct {
+	definition string
+	manager.Waiting
+}
+
+type keptEvent struct {
+	definition string
+	manager.KeptEvent
+	by []saga.Correlation
+	at time.Time
+}
+
+var _ manager.Waits = (*waits)(nil)
+
+// change changes the lists, and puts them back if the unit is not committed.
+func (w *waits) change(f func()) {
+	waiting, kept := slices.Clone(w.waiting), slices.Clone(w.kept)
+	w.world.unit.undo = append(w.world.unit.undo, func() { w.waiting, w.kept = waiting, kept })
+	f()
+}
+
+// Deliver implements manager.Waits.
+func (w *waits) Deliver(_ context.Context, definition string, e manager.KeptEvent, by []saga.Correlation) (*manager.Waiting, error) {
+	i := slices.IndexFunc(w.waiting, func(a awaited) bool { return a.definition == definition && slices.Contains(by, a.Correlation) })
+	if i < 0 {
+		w.change(func() { w.kept = append(w.kept, keptEvent{definition, e, by, w.world.now}) })
+		return nil, nil
+	}
+	found := w.waiting[i].Waiting
+	w.change(func() { w.waiting = slices.Delete(w.waiting, i, i+1) })
+	return &found, nil
+}
+
+// Begin implements manager.Waits.
+func (w *waits) Begin(_ context.Context, definition string, n manager.Waiting) (*manager.KeptEvent, error) {
+	i := slices.IndexFunc(w.kept, func(k keptEvent) bool { return k.definition == definition && slices.Contains(k.by, n.Correlation) })
+	if i < 0 {
+		w.change(func() { w.waiting = append(w.waiting, awaited{definition, n}) })
+		return nil, nil
+	}
+	found := w.kept[i].KeptEvent
+	w.change(func() { w.kept = slices.Delete(w.kept, i, i+1) })
+	return &found, nil
+}
+
+// End implements manager.Waits.
+func (w *waits) End(_ context.Context, _ string, ended []manager.Waiting) error {
+	w.change(func() {
+		w.waiting = slices.DeleteFunc(w.waiting, func(a awaited) bool {
+			return slices.ContainsFunc(ended, func(e manager.Waiting) bool { return e.SagaID == a.SagaID && e.Step == a.Step })
+		})
+	})
 	return nil
 }
 

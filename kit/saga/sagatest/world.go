@@ -38,6 +38,7 @@ type Environment struct {
 	loses    bool                  // a command may be lost
 	retries  bool                  // a person may retry what is stuck
 	manager  *manager.Manager
+	waits    *waits
 	started  []cqrs.Event // the first events of subjects, in order
 	names    []string     // of the sagas, sorted
 	endUnit  error        // what the unit of the delivery ends with instead of its commit
@@ -79,8 +80,9 @@ func newWorld(choices *tape, all []*saga.Saga) *Environment {
 		barriers: map[string]cqrs.Outcome{}, byName: map[string]*queue{}, consumer: map[string][]consumer{}, handlers: map[reflect.Type]cqrs.Handler{},
 		sagas: map[string]*saga.Saga{},
 	}
+	w.waits = &waits{world: w}
 	w.manager = &manager.Manager{
-		Sagas: all, Streams: streams{w}, Commands: w, Timers: timers{w}, Clock: w.Now,
+		Sagas: all, Streams: streams{w}, Commands: w, Timers: timers{w}, Waits: w.waits, Clock: w.Now,
 		Open: func(c cqrs.Keyed) bool { return w.fault("breaker of "+typeName(c), "open") == 1 },
 	}
 	for _, s := range all {
@@ -119,7 +121,7 @@ func (w *Environment) Choose(what string, ways ...string) int { return w.fault(w
 
 // add has handlers and sagas consume.
 func (w *Environment) add(handlers []cqrs.Handler) {
-	categories := map[string]bool{saga.Category: true}
+	categories := map[string]bool{saga.Category: true, elsewhere: true}
 	for _, h := range append(handlers, w.manager.Handlers()...) {
 		w.handlers[reflect.TypeOf(h.Type.New()).Elem()] = h
 		categories[h.Category] = true
@@ -149,6 +151,15 @@ func (w *Environment) add(handlers []cqrs.Handler) {
 			}})
 		}
 	}
+}
+
+// elsewhere is the category of events that no command of a saga causes.
+const elsewhere = "elsewhere"
+
+// arrive has an event come after a time that no command of a saga causes.
+func (w *Environment) arrive(body any, after time.Duration) {
+	meta := cqrs.Meta{ID: w.id(), Type: typeName(body), Time: w.now}
+	w.timers = append(w.timers, sent{topic: "events." + elsewhere, key: "any", body: body, meta: meta, due: w.now.Add(after)})
 }
 
 // send puts a message on its way to all consumers of its topic.

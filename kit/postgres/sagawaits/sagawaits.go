@@ -1,0 +1,159 @@
+// Package sagawaits brings events to the sagas that wait for them. Of a definition, a type of event and a key there are either instances that wait,
+// or events that came before anybody waited, and never both: each side looks for the other one, and leaves its own row, under one lock.
+// TestAnEventAndAWaitFindEachOther shows it with both at the same moment.
+package sagawaits
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/postgres/txn"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
+)
+
+// Waits implements manager.Waits on the tables saga_waits and saga_events. Its methods are called inside a unit of work, which then commits by
+// itself.
+type Waits struct{}
+
+var _ manager.Waits = Waits{}
+
+// lock makes the unit the only one that looks for events and waits of some correlations, until it ends.
+func lock(ctx context.Context, tx *sqlx.Tx, definition string, by []saga.Correlation) error {
+	names := make([]string, len(by))
+	for i, c := range by {
+		names[i] = definition + "\x1f" + c.Event + "\x1f" + c.Key
+	}
+	slices.Sort(names) // in one order, so that two units do not wait for each other
+	for _, name := range slices.Compact(names) {
+		if _, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1, 18))`, name); err != nil {
+			return txn.Classify(err, "lock what sagas wait for")
+		}
+	}
+	return nil
+}
+
+// row is a wait in its table.
+type row struct {
+	SagaID string `db:"saga_id"`
+	Step   string `db:"step"`
+	Event  string `db:"event"`
+	Key    string `db:"key"`
+}
+
+// Deliver implements manager.Waits.
+func (Waits) Deliver(ctx context.Context, definition string, e manager.KeptEvent, by []saga.Correlation) (*manager.Waiting, error) {
+	tx, err := txn.FromContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := lock(ctx, tx, definition, by); err != nil {
+		return nil, err
+	}
+	events, keys := make([]string, len(by)), make([]string, len(by))
+	for i, c := range by {
+		events[i], keys[i] = c.Event, c.Key
+	}
+	var found row
+	err = tx.GetContext(ctx, &found, `DELETE FROM saga_waits w USING (
+			SELECT saga_id, step FROM saga_waits JOIN unnest($2::text[], $3::text[]) AS c(event, key) USING (event, key) WHERE definition = $1 ORDER BY seq LIMIT 1
+		) oldest WHERE w.saga_id = oldest.saga_id AND w.step = oldest.step RETURNING w.saga_id, w.step, w.event, w.key`, definition, events, keys)
+	if err == nil {
+		return &manager.Waiting{SagaID: found.SagaID, Wait: saga.Wait{Step: found.Step, Correlation: saga.Correlation{Event: found.Event, Key: found.Key}}}, nil
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		_, err = tx.ExecContext(ctx, `INSERT INTO saga_events (definition, event, key, message_id, body, happened_at)
+			SELECT $1, c.event, c.key, $4, $5, $6 FROM unnest($2::text[], $3::text[]) AS c(event, key) ON CONFLICT DO NOTHING`,
+			definition, events, keys, e.MessageID, string(e.Body), e.Time)
+	}
+	return nil, txn.Classify(err, "find who waits for an event")
+}
+
+// Begin implements manager.Waits.
+func (Waits) Begin(ctx context.Context, definition string, w manager.Waiting) (*manager.KeptEvent, error) {
+	tx, err := txn.FromContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := lock(ctx, tx, definition, []saga.Correlation{w.Correlation}); err != nil {
+		return nil, err
+	}
+	var kept struct {
+		MessageID string    `db:"message_id"`
+		Body      string    `db:"body"`
+		Time      time.Time `db:"happened_at"`
+	}
+	err = tx.GetContext(ctx, &kept, `DELETE FROM saga_events WHERE definition = $1 AND event = $2 AND key = $3 AND message_id = (
+			SELECT message_id FROM saga_events WHERE definition = $1 AND event = $2 AND key = $3 ORDER BY seq LIMIT 1)
+		RETURNING message_id, body, happened_at`, definition, w.Event, w.Key)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		_, err = tx.ExecContext(ctx, `INSERT INTO saga_waits (saga_id, step, definition, event, key) VALUES ($1, $2, $3, $4, $5)
+			ON CONFLICT (saga_id, step) DO UPDATE SET event = excluded.event, key = excluded.key`, w.SagaID, w.Step, definition, w.Event, w.Key)
+		return nil, txn.Classify(err, "begin to wait for an event")
+	case err == nil: // it may have been kept by other keys too
+		_, err = tx.ExecContext(ctx, `DELETE FROM saga_events WHERE definition = $1 AND message_id = $2`, definition, kept.MessageID)
+	}
+	if err != nil {
+		return nil, txn.Classify(err, "find an event that was kept")
+	}
+	return &manager.KeptEvent{MessageID: kept.MessageID, Body: json.RawMessage(kept.Body), Time: kept.Time}, nil
+}
+
+// End implements manager.Waits.
+func (Waits) End(ctx context.Context, definition string, waits []manager.Waiting) error {
+	tx, err := txn.FromContext(ctx)
+	if err != nil {
+		return err
+	}
+	by := make([]saga.Correlation, len(waits))
+	for i, w := range waits {
+		by[i] = w.Correlation
+	}
+	if err := lock(ctx, tx, definition, by); err != nil {
+		return err
+	}
+	for _, w := range waits {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM saga_waits WHERE saga_id = $1 AND step = $2`, w.SagaID, w.Step); err != nil {
+			return txn.Classify(err, "end the wait for an event")
+		}
+	}
+	return nil
+}
+
+// Kept is an event that no saga waits for, or not yet.
+type Kept struct {
+	Definition string          `db:"definition" json:"definition"`
+	Event      string          `db:"event" json:"event"`
+	Key        string          `db:"key" json:"key"`
+	MessageID  string          `db:"message_id" json:"message_id"`
+	Body       json.RawMessage `db:"body" json:"body"`
+	HappenedAt time.Time       `db:"happened_at" json:"happened_at"`
+	ReceivedAt time.Time       `db:"received_at" json:"received_at"`
+}
+
+// List returns the events that no saga waits for, the newest first, at most so many.
+func List(ctx context.Context, db *sqlx.DB, atMost int) (all []Kept, err error) {
+	err = db.SelectContext(ctx, &all, `SELECT definition, event, key, message_id, body, happened_at, received_at FROM saga_events ORDER BY received_at DESC, seq DESC LIMIT $1`, atMost)
+	return all, txn.Classify(err, "list the events that no saga waits for")
+}
+
+// Count counts the events that no saga waits for by definition, up to atMost in all.
+func Count(ctx context.Context, db *sqlx.DB, atMost int) (map[string]int, error) {
+	var rows []struct {
+		Definition string `db:"definition"`
+		N          int    `db:"n"`
+	}
+	err := db.SelectContext(ctx, &rows, `SELECT definition, count(*) AS n FROM (SELECT definition FROM saga_events LIMIT $1) AS kept GROUP BY definition`, atMost)
+	all := map[string]int{}
+	for _, r := range rows {
+		all[r.Definition] = r.N
+	}
+	return all, txn.Classify(err, "count the events that no saga waits for")
+}

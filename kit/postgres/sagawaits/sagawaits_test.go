@@ -1,0 +1,151 @@
+package sagawaits_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/postgres/sagawaits"
+	"github.com/millrace/millrace/kit/postgres/txn"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
+)
+
+func TestMain(m *testing.M) { kittest.Main(m) }
+
+var waits sagawaits.Waits
+
+// within runs work in a transaction, and rolls it back if it fails.
+func within(db *sqlx.DB, work func(ctx context.Context) error) error {
+	tx, err := db.BeginTxx(context.Background(), nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	if err := work(txn.WithTx(context.Background(), tx)); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func waiting(id, key string) manager.Waiting {
+	return manager.Waiting{SagaID: id, Wait: saga.Wait{Step: "wait", Correlation: saga.Correlation{Event: "parcel", Key: key}}}
+}
+
+func event(id string) manager.KeptEvent {
+	return manager.KeptEvent{MessageID: id, Body: json.RawMessage(fmt.Sprintf(`{"id":%q,"text":"\u0000"}`, id)), Time: time.Now()}
+}
+
+// deliver delivers an event and returns the saga that waited for it.
+func deliver(t *testing.T, db *sqlx.DB, id string, keys ...string) (sagaID string) {
+	t.Helper()
+	var by []saga.Correlation
+	for _, key := range keys {
+		by = append(by, saga.Correlation{Event: "parcel", Key: key})
+	}
+	require.NoError(t, within(db, func(ctx context.Context) error {
+		w, err := waits.Deliver(ctx, "return", event(id), by)
+		if w != nil {
+			sagaID = w.SagaID
+		}
+		return err
+	}))
+	return sagaID
+}
+
+// begin begins a wait and returns the message that had come before.
+func begin(t *testing.T, db *sqlx.DB, id, key string) (message string) {
+	t.Helper()
+	require.NoError(t, within(db, func(ctx context.Context) error {
+		e, err := waits.Begin(ctx, "return", waiting(id, key))
+		if e != nil {
+			message = e.MessageID
+			require.JSONEq(t, string(event(message).Body), string(e.Body))
+		}
+		return err
+	}))
+	return message
+}
+
+func TestWaits(t *testing.T) {
+	db, _ := kittest.Database(t)
+	require.Empty(t, begin(t, db, "s1", "a"))
+	require.Empty(t, begin(t, db, "s2", "a"))
+	require.Empty(t, begin(t, db, "s3", "b"))
+	require.Equal(t, "s1", deliver(t, db, "m1", "a"), "the oldest")
+	require.Equal(t, "s2", deliver(t, db, "m2", "a"))
+	require.Empty(t, deliver(t, db, "m3", "a"))
+	require.Empty(t, deliver(t, db, "m4", "a"))
+	require.Empty(t, deliver(t, db, "m4", "a"), "the same message again counts once")
+	kept, err := sagawaits.List(t.Context(), db, 10)
+	require.NoError(t, err)
+	require.Len(t, kept, 2)
+	require.Equal(t, "m4", kept[0].MessageID)
+	count, err := sagawaits.Count(t.Context(), db, 10)
+	require.NoError(t, err)
+	require.Equal(t, map[string]int{"return": 2}, count)
+	require.Equal(t, "m3", begin(t, db, "s4", "a"), "the oldest")
+
+	require.NoError(t, within(db, func(ctx context.Context) error {
+		return waits.End(ctx, "return", []manager.Waiting{waiting("s3", "b")})
+	}))
+	require.Empty(t, deliver(t, db, "m5", "b"), "it does not wait any more")
+
+	// One event for two keys, as two versions of a definition see it.
+	require.Empty(t, deliver(t, db, "m6", "x", "y"))
+	require.Equal(t, "m6", begin(t, db, "s5", "y"))
+	require.Empty(t, begin(t, db, "s6", "x"), "it completes one wait")
+	require.Equal(t, "s6", deliver(t, db, "m7", "y", "x"))
+
+	require.Error(t, within(db, func(ctx context.Context) error {
+		_, err := waits.Begin(ctx, "return", waiting("s7", "z"))
+		require.NoError(t, err)
+		return context.Canceled
+	}))
+	require.Empty(t, deliver(t, db, "m8", "z"), "the wait was rolled back")
+	_, err = waits.Begin(t.Context(), "return", waiting("s8", "z"))
+	require.ErrorContains(t, err, "outside a unit of work")
+}
+
+// Whatever comes first, and at the very same moment: each event completes one wait, and nothing is left on both sides.
+func TestAnEventAndAWaitFindEachOther(t *testing.T) {
+	db, _ := kittest.Database(t)
+	const pairs, keys = 400, 7
+	var mu sync.Mutex
+	matched := map[string]string{} // message by saga
+	var all sync.WaitGroup
+	for n := range pairs {
+		key := fmt.Sprint(n % keys)
+		all.Go(func() {
+			if m := begin(t, db, fmt.Sprint("s", n), key); m != "" {
+				mu.Lock()
+				matched[fmt.Sprint("s", n)] = m
+				mu.Unlock()
+			}
+		})
+		all.Go(func() {
+			if id := deliver(t, db, fmt.Sprint("m", n), key); id != "" {
+				mu.Lock()
+				matched[id] = fmt.Sprint("m", n)
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	require.Len(t, matched, pairs)
+	messages := map[string]bool{}
+	for _, m := range matched {
+		messages[m] = true
+	}
+	require.Len(t, messages, pairs, "each event completes one wait")
+	var left int
+	require.NoError(t, db.Get(&left, `SELECT (SELECT count(*) FROM saga_waits) + (SELECT count(*) FROM saga_events)`))
+	require.Zero(t, left)
+}
