@@ -89,10 +89,13 @@ type sweep struct {
 	keep              time.Duration
 }
 
-// heldBySaga tells whether the command of a row belongs to a saga that has not ended. This service does not know when a saga of another
+const ended = `'` + string(saga.IsCompleted) + `', '` + string(saga.IsCompensated) + `'`
+
+// heldBySaga tells whether the command of a row belongs to a saga that has not ended, or to a child of one. This service does not know when a saga of another
 // service ends; its commands are kept for a year.
 const heldBySaga = `CASE WHEN r.saga_id IS NULL THEN false ELSE COALESCE(
-	(SELECT s.status NOT IN ('` + string(saga.IsCompleted) + `', '` + string(saga.IsCompensated) + `') FROM saga_instances s WHERE s.saga_id = r.saga_id),
+	(SELECT s.status NOT IN (` + ended + `) OR EXISTS (SELECT FROM saga_instances root WHERE root.saga_id = s.root_id AND root.status NOT IN (` + ended + `))
+		FROM saga_instances s WHERE s.saga_id = r.saga_id),
 	r.received_at > app_now() - interval '1 year') END`
 
 // statement looks at a batch of rows that come after a time and a place, and deletes those that are not held.

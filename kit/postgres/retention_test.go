@@ -50,6 +50,12 @@ func TestRetentionKeepsTheRowsOfASagaUntilItHasEnded(t *testing.T) {
 	require.Equal(t, cqrs.Duplicate, handle(later, command("reserve", "reserve stock", cqrs.BranchAction)))
 	require.Equal(t, cqrs.Processed, handle(later, command("release", "reserve stock", cqrs.BranchCompensation)), "not: nothing to undo")
 
+	// A child saga that has ended may have to be compensated until the first of its ancestors has ended.
+	_, err = w.db.Exec(`UPDATE saga_instances SET status = 'completed', root_id = 'saga-0'; INSERT INTO saga_instances (saga_id, definition, subject, status, started_at, version)
+		VALUES ('saga-0', 'd', 's', 'running', now(), 1)`)
+	require.NoError(t, err)
+	require.Zero(t, sweep(t, ahead, keep))
+
 	_, err = w.db.Exec(`UPDATE saga_instances SET status = 'compensated'`)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, sweep(t, ahead, keep), "the action; the compensation is new")

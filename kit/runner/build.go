@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 
 	wcqrs "github.com/ThreeDotsLabs/watermill/components/cqrs"
 
@@ -139,6 +140,11 @@ func (d *Service) checkSagas(handlers []cqrs.Handler) error {
 			}
 		}
 		faults = append(faults, s.Check())
+		for _, child := range s.Children() {
+			if !slices.ContainsFunc(d.Sagas, func(known *saga.Saga) bool { return known.Name() == child.Name() && known.Version() == child.Version() }) {
+				faults = append(faults, fmt.Errorf("saga %s starts saga %s v%d, which is not registered: add it to Sagas", s.Name(), child.Name(), child.Version()))
+			}
+		}
 		for _, t := range s.EventTypes() {
 			if _, ok := d.sourceOf(t); !ok {
 				faults = append(faults, fmt.Errorf("saga %s waits for %s, which no aggregate of this or an external service records", s.Name(), t))

@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"log/slog"
+	"slices"
 
 	"github.com/jmoiron/sqlx"
 
@@ -60,7 +61,7 @@ func (k *Kit) CancelSaga(ctx context.Context, definition string, began cqrs.Even
 	return k.instance.core.manager.Cancel(ctx, k.instance.saga(definition), began, reason)
 }
 
-// Compensation makes a function that requests the compensation of the saga that the first event of an aggregate began. The function decides in one
+// Compensation makes a function that requests the compensation of the saga that an event of an aggregate began. The function decides in one
 // transaction whether it is too late; then its error is a refusal. The error wraps cqrs.ErrNotFound if there is no such aggregate.
 func (k *Kit) Compensation(definition, category, reason string) func(ctx context.Context, id string) error {
 	return func(ctx context.Context, id string) error {
@@ -69,7 +70,11 @@ func (k *Kit) Compensation(definition, category, reason string) func(ctx context
 			if err != nil {
 				return err
 			}
-			return k.CancelSaga(ctx, definition, history[0], reason)
+			first := 0 // that started the saga, which need not be the first of all
+			if s := k.Definition(definition); s != nil {
+				first = max(slices.IndexFunc(history, func(e cqrs.Event) bool { return s.Starts(e.Body) }), 0)
+			}
+			return k.CancelSaga(ctx, definition, history[first], reason)
 		})
 	}
 }

@@ -46,7 +46,7 @@ func (a AwaitInfo) Correlation(event any, messageKey string) Correlation {
 // AwaitedEvents are the events that steps of the saga wait for.
 func (s *Saga) AwaitedEvents() (all []AwaitInfo) {
 	for i := range s.steps {
-		if st := &s.steps[i]; st.await != nil {
+		if st := &s.steps[i]; st.await != nil && !st.starting {
 			all = append(all, AwaitInfo{st.name, st.await.received.event, st.await.eventKey})
 		}
 	}
@@ -80,6 +80,9 @@ func (m *machine) event(in EventInput) error {
 		return nil
 	}
 	def := &m.saga.steps[i]
+	if def.starting && st.Status == StepDone {
+		return nil // it has come before
+	}
 	if st.Status != InProgress || reflect.TypeOf(in.Event) != def.await.received.event {
 		m.record(AnswerIgnored{in.Step, cqrs.BranchAction, reflect.TypeOf(in.Event).String()})
 		return nil

@@ -103,9 +103,25 @@ func (m *machine) cancel(in Cancel) error {
 	if m.state.CancelRequested {
 		return nil // a repeated request gets the same answer, at any time
 	}
-	if m.state.Status != Running {
+	if m.state.Status != Running || m.beyond() {
 		return ErrTooLate
 	}
+	m.record(CancelRequested(in))
+	return m.compensateAll() // a fallback is not taken now
+}
+
+// beyond tells whether the pivot was sent.
+func (m *machine) beyond() bool {
+	for i := range m.saga.steps[:m.abort()] {
+		if st := m.state.Step(m.saga.steps[i].name); m.saga.steps[i].pivot && st != nil && st.Status != Waiting {
+			return true
+		}
+	}
+	return false
+}
+
+// compensateAll compensates from the last stage on of which something was begun.
+func (m *machine) compensateAll() error {
 	last := -1
 	for i := range m.saga.steps[:m.abort()] {
 		def := &m.saga.steps[i]
@@ -113,11 +129,7 @@ func (m *machine) cancel(in Cancel) error {
 		if st == nil || st.Status == Waiting {
 			continue
 		}
-		if def.pivot {
-			return ErrTooLate
-		}
 		last = def.stage
 	}
-	m.record(CancelRequested(in))
-	return m.backward(last) // a fallback is not taken now
+	return m.backward(last)
 }

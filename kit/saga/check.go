@@ -17,16 +17,21 @@ func (d Definition[D]) Check() error {
 	if d.Name == "" || d.Version < 1 {
 		fault("needs a name and a version from 1")
 	}
-	if d.Start.event == nil {
-		fault("has no event that starts it")
-	}
+	d.checkStart(fault)
 	if len(d.Steps) == 0 {
 		fault("has no steps")
 	}
 	if d.OnCompensated.Name == "" || d.OnCompensated.Action == nil || d.OnCompensated.Completed.event == nil || d.OnCompensated.Timeout <= 0 {
 		fault("needs OnCompensated with a name, a command, a completing event and a time")
 	}
-	c := checker[D]{fault: fault, names: map[string]bool{d.OnCompensated.Name: true}, signals: map[string]bool{}}
+	d.checkChildren(fault)
+	c := checker[D]{fault: fault, names: map[string]bool{d.OnCompensated.Name: true}, signals: map[string]bool{}, starts: map[reflect.Type]bool{}}
+	for _, e := range d.startEvents() {
+		c.starts[e.event] = true
+		if d.StartAll != nil && e.event != nil {
+			c.names[awaitName(e.event)] = true
+		}
+	}
 	for i, s := range d.Steps {
 		c.awaited = map[reflect.Type]string{}
 		if s.Parallel == nil {
@@ -38,11 +43,66 @@ func (d Definition[D]) Check() error {
 	return errors.Join(faults...)
 }
 
+// checkStart checks the events that start the saga.
+func (d Definition[D]) checkStart(fault func(format string, args ...any)) {
+	seen := map[reflect.Type]bool{}
+	for _, e := range d.startEvents() {
+		switch {
+		case e.event == nil:
+			fault("has no event that starts it")
+		case seen[e.event]:
+			fault("is started by %s twice", e.event)
+		}
+		seen[e.event] = true
+	}
+	switch all := d.StartAll; {
+	case all == nil:
+	case d.Start.event != nil || len(d.StartAny) > 0:
+		fault("has StartAll, which stands instead of Start and StartAny")
+	case len(all.Events) < 2 || all.Timeout <= 0:
+		fault("has StartAll: it needs two events or more, and a time in which they come")
+	case slices.ContainsFunc(all.Events, func(e Expected[D]) bool { return e.byParent }):
+		fault("has StartAll: a parent starts a saga with one event")
+	}
+}
+
+// checkChildren finds a saga that starts itself by way of others.
+func (d Definition[D]) checkChildren(fault func(format string, args ...any)) {
+	var follow func(s *Saga, path []string)
+	follow = func(s *Saga, path []string) {
+		path = append(slices.Clip(path), s.name)
+		if s.name == d.Name {
+			fault("is its own child: %s", strings.Join(path, " starts "))
+			return
+		}
+		for _, c := range s.children {
+			follow(c, path)
+		}
+	}
+	for _, st := range d.allSteps() {
+		if st.Child != nil && st.Child.definition != nil {
+			follow(st.Child.definition, []string{d.Name})
+		}
+	}
+}
+
+// allSteps are the steps of all stages.
+func (d Definition[D]) allSteps() (all []Step[D]) {
+	for _, st := range d.Steps {
+		if st.Parallel == nil {
+			all = append(all, st)
+		}
+		all = append(all, st.Parallel...)
+	}
+	return all
+}
+
 // checker finds the faults of steps, in the order in which they are taken.
 type checker[D any] struct {
 	fault   func(format string, args ...any)
 	names   map[string]bool
 	signals map[string]bool
+	starts  map[reflect.Type]bool
 	awaited map[reflect.Type]string // by the steps of this stage
 	pivot   string                  // the name of the one that was found
 }
@@ -76,7 +136,10 @@ func (c *checker[D]) form(i int, s Step[D]) {
 		c.fault("step %d needs a name of its own, has %q", i+1, s.Name)
 	}
 	c.names[s.Name] = true
-	if s.Action == nil || s.Completed.event == nil || s.Timeout <= 0 {
+	switch {
+	case s.Child != nil:
+		c.child(s)
+	case s.Action == nil || s.Completed.event == nil || s.Timeout <= 0:
 		c.fault("step %q needs a command, a completing event and a time", s.Name)
 	}
 }
@@ -128,6 +191,8 @@ func (c *checker[D]) await(i int, s Step[D]) {
 		c.fault("step %q waits for %s: no field of the data fills its key", s.Name, event)
 	case a.EventKey.key != nil && keyOf(func() string { return a.EventKey.key(filled(event).Interface()) }) == "":
 		c.fault("step %q waits for %s: no field of the event fills its key", s.Name, event)
+	case c.starts[event]:
+		c.fault("step %q waits for %s, which starts the saga", s.Name, event)
 	case c.awaited[event] != "":
 		c.fault("steps %q and %q wait for %s at once: which one would be meant?", c.awaited[event], s.Name, event)
 	}
@@ -235,6 +300,33 @@ func (c *checker[D]) until(s Step[D]) {
 	}
 }
 
+// child checks a step that starts another saga.
+func (c *checker[D]) child(s Step[D]) {
+	other := s.Child.definition
+	switch {
+	case other == nil:
+		c.fault("step %q starts another saga: use ChildOf", s.Name)
+		return
+	case s.Timeout <= 0:
+		c.fault("step %q starts saga %s: it needs a time", s.Name, other.name)
+	case s.Action != nil || s.Completed.event != nil || s.Compensation != nil || s.Compensated.event != nil || len(s.Refused) > 0 || s.Until != nil:
+		c.fault("step %q starts saga %s: it has no commands and no events of its own", s.Name, other.name)
+	case other.startOf(s.Child.event) == nil:
+		c.fault("step %q starts saga %s with %s, which does not start it", s.Name, other.name, s.Child.event)
+	case other.starts[0].step != "":
+		c.fault("step %q starts saga %s, which needs several events to start", s.Name, other.name)
+	case c.pivot == "" && !s.Pivot && other.hasPivot():
+		c.fault("step %q comes before the pivot and starts saga %s, which has a pivot: after that it could not be compensated", s.Name, other.name)
+	}
+	if err := other.check; err != nil {
+		c.fault("step %q starts a saga with faults: %w", s.Name, err)
+	}
+}
+
+func (s *Saga) hasPivot() bool {
+	return slices.ContainsFunc(s.steps, func(st step) bool { return st.pivot })
+}
+
 // forEach checks a step that is taken for each item of a list.
 func (c *checker[D]) forEach(s Step[D]) {
 	switch e := s.ForEach; {
@@ -285,7 +377,7 @@ func (c *checker[D]) step(i int, s Step[D], parallel bool) {
 		c.fault("step %q comes after the pivot: it must be retriable and have no compensation", s.Name)
 	case !after && s.Retriable:
 		c.fault("step %q is retriable, but stands before the pivot", s.Name)
-	case !after && !s.Pivot && s.Until == nil && (s.Compensation == nil || s.Compensated.event == nil):
+	case !after && !s.Pivot && s.Until == nil && s.Child == nil && (s.Compensation == nil || s.Compensated.event == nil):
 		c.fault("step %q comes before the pivot: it needs a compensation and the event that ends it", s.Name)
 	}
 	if f := s.Fallback; f != nil {

@@ -21,6 +21,12 @@ type Definition[D any] struct {
 	// there is one instance a subject.
 	Start Expected[D]
 
+	// StartAny are other events, each of which begins an instance too, if there is none for its subject yet.
+	StartAny []Expected[D]
+
+	// StartAll are events that are all needed, in any order. It stands instead of Start. Nil: Start is enough.
+	StartAll *StartAll[D]
+
 	// Steps are taken in this order, and compensated in the reverse order. Each is a stage of its own, or a stage of several Parallel steps.
 	Steps []Step[D]
 
@@ -30,6 +36,15 @@ type Definition[D any] struct {
 	// AlertAfter is the number of commands of a step without an answer after which the saga is reported as stuck; 0 means 8. The command is
 	// still sent again.
 	AlertAfter int
+}
+
+// StartAll has the first of several events begin an instance, whichever it is, which then waits for the others as its first stage. Their steps are
+// named after the events: "await Paid". An event of another aggregate needs OnSubject to find the instance.
+type StartAll[D any] struct {
+	Events []Expected[D] // two or more
+
+	// Timeout is the time in which all must come; then the saga is compensated.
+	Timeout time.Duration
 }
 
 // Step is one command and what may come of it.
@@ -83,6 +98,10 @@ type Step[D any] struct {
 	// Await makes a step that waits for an event which no command of the saga causes. Of the other fields only Name, SkipIf, Timeout, Reminder
 	// and a Fallback with WhenTimedOut are set.
 	Await *Await[D]
+
+	// Child makes another saga the action of the step: the step is completed or refused by how that ends, and is compensated by compensating it,
+	// also after it was completed. Of the other fields only Name, Timeout, Pivot, Retriable, SkipIf, ForEach and Fallback are set.
+	Child *Child[D]
 
 	// Reminder is a command that is sent while a step with Signal or Await still waits. Nil: none is.
 	Reminder *Reminder[D]
@@ -216,13 +235,29 @@ type FinalStep[D any] struct {
 
 // Expected is an event of one type and what the saga remembers of it.
 type Expected[D any] struct {
-	event reflect.Type
-	apply func(*D, any) // nil: nothing is to be remembered
+	event    reflect.Type
+	apply    func(*D, any)    // nil: nothing is to be remembered
+	subject  func(any) string // of one that starts a saga; nil: the key of its message
+	byParent bool             // it starts a child saga, and is no message
 }
 
 // On waits for an E and remembers something of it.
 func On[E, D any](remember func(*D, E)) Expected[D] {
-	return Expected[D]{reflect.TypeFor[E](), func(d *D, e any) { remember(d, e.(E)) }}
+	return Expected[D]{event: reflect.TypeFor[E](), apply: func(d *D, e any) { remember(d, e.(E)) }}
+}
+
+// OnSubject is On for an event that starts a saga, and tells its subject, which is the key of its message otherwise.
+func OnSubject[E, D any](subject func(E) string, remember func(*D, E)) Expected[D] {
+	started := On(remember)
+	started.subject = func(e any) string { return subject(e.(E)) }
+	return started
+}
+
+// ByParent is On for a saga that only other sagas start, as a Child. E is what they tell it.
+func ByParent[E, D any](remember func(*D, E)) Expected[D] {
+	started := On(remember)
+	started.byParent = true
+	return started
 }
 
 // Event waits for an E of which nothing needs to be remembered.

@@ -29,6 +29,8 @@ func (s *Saga) Diagram() string {
 			label += " (delay)"
 		case st.signal != nil:
 			label += " (signal)"
+		case st.child != nil:
+			label += " (saga " + st.child.saga.name + ")"
 		case st.await != nil:
 			label += " (waits for an event)"
 		}
@@ -48,7 +50,9 @@ func (s *Saga) Diagram() string {
 			line("state undo_join_%d <<join>>", n+1)
 		}
 	}
-	line("[*] --> %s: %s", s.entry(0), s.start.event)
+	for _, start := range s.starts {
+		line("[*] --> %s: %s", s.entry(0), start.event)
+	}
 	for i, st := range steps {
 		stage := s.stages[st.stage]
 		switch {
@@ -58,6 +62,8 @@ func (s *Saga) Diagram() string {
 			line("%s --> %s: signal %s", id(st.name), s.exit(st.stage), st.signal.name)
 		case st.await != nil:
 			line("%s --> %s: %s", id(st.name), s.exit(st.stage), st.await.received.event)
+		case st.child != nil:
+			line("%s --> %s: saga %s is completed", id(st.name), s.exit(st.stage), st.child.saga.name)
 		default:
 			line("%s --> %s: %s", id(st.name), s.exit(st.stage), st.completed.event)
 		}
@@ -90,9 +96,16 @@ func (s *Saga) Diagram() string {
 		for _, r := range st.refused {
 			line("%s --> %s: %s", id(st.name), away, r.event)
 		}
+		if st.child != nil && !st.retriable {
+			line("%s --> %s: saga %s is compensated", id(st.name), away, st.child.saga.name)
+		}
 		if st.undo != nil {
 			line("%s --> %s: no answer in %s, or cancelled", id(st.name), doubt, st.within)
-			line("%s --> %s: %s", undo(st.name), undone, st.undone.event)
+			if st.child != nil {
+				line("%s --> %s: saga %s is compensated", undo(st.name), undone, st.child.saga.name)
+			} else {
+				line("%s --> %s: %s", undo(st.name), undone, st.undone.event)
+			}
 			line("%s --> %s: asked again", undo(st.name), undo(st.name))
 			st.detours(func(from, why string) { line("%s --> %s: %s", from, id(steps[st.fallback].name), why) })
 		} else if st.until == nil || st.retriable {
@@ -229,6 +242,7 @@ type Outline struct {
 	Signal       string        // that it waits for
 	Roles        []string      // who may send it
 	Event        string        // that it waits for
+	Child        string        // the saga that is its action
 	Optional     bool          // the saga goes on when the time is up
 	Reminder     time.Duration // after which a command is sent while it waits; 0: none is
 	Delay        bool          // it only waits
@@ -249,6 +263,9 @@ func (s *Saga) Outline() []Outline {
 			SkipIf: st.skipIf != nil, Delay: st.delay != nil,
 		}
 		out[i].Optional, out[i].Reminder = st.optional, st.remindAfter
+		if st.child != nil {
+			out[i].Child = st.child.saga.name
+		}
 		if st.await != nil {
 			out[i].Event = st.await.received.event.String()
 		}
@@ -271,6 +288,15 @@ func (s *Saga) Outline() []Outline {
 			out[i].Compensated = st.undone.event.String()
 		}
 	}
-	out[0].Starts = s.start.event.String()
+	for i, start := range s.starts {
+		switch {
+		case i == 0:
+		case start.step != "":
+			out[0].Starts += " and "
+		default:
+			out[0].Starts += " or "
+		}
+		out[0].Starts += start.event.String()
+	}
 	return out
 }

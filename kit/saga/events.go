@@ -28,6 +28,9 @@ type Started struct {
 
 	// Stages are the numbers of the steps' stages, from 1, if some steps are parallel. Nil: each step is a stage of its own.
 	Stages []int32 `json:"stages,omitempty"`
+
+	// Parent is the saga that this one is a step of.
+	Parent *Parent `json:"parent,omitempty"`
 }
 
 // CommandsSent says that the commands of several steps were sent at once: the actions or the compensations of a stage.
@@ -167,6 +170,9 @@ type AnswerIgnored struct {
 type NeedsIntervention struct {
 	Step   string `json:"step"`
 	Reason string `json:"reason"`
+
+	// ChildRefused says that the child saga of the step has compensated itself. Another one is started when the step is retried.
+	ChildRefused bool `json:"child_refused,omitempty"`
 }
 
 // StepRetried says that a person had a stuck step asked again.

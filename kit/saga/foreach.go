@@ -82,7 +82,7 @@ func (m *machine) prepare(steps []string) (taken []string, err error) {
 		switch st := &m.saga.steps[m.find(name)]; {
 		case st.forEach != nil:
 			something, err = m.countItems(st)
-		case st.await != nil:
+		case st.await != nil && !st.starting:
 			something, err = m.correlate(st)
 		}
 		if err != nil {

@@ -33,7 +33,7 @@ func (Resolve) input() {}
 func (m *machine) operate(in Input) error {
 	var step string
 	switch in := in.(type) {
-	case Start, Answer, Timeout, Cancel, SignalInput, EventInput: // not about a stuck step
+	case Start, Answer, Timeout, Cancel, SignalInput, EventInput, ChildEnded, Compensate: // not about a stuck step
 		return nil
 	case Retry:
 		step = in.Step
@@ -59,7 +59,7 @@ func (m *machine) operate(in Input) error {
 			return m.resolve(i, in)
 		}
 		m.record(Resolved{st.Name, in.By, in.Reason}) // the saga goes on by a fallback
-	case Start, Answer, Timeout, Cancel, SignalInput, EventInput:
+	case Start, Answer, Timeout, Cancel, SignalInput, EventInput, ChildEnded, Compensate:
 	}
 	if branch == cqrs.BranchCompensation {
 		return m.away(i)

@@ -54,6 +54,10 @@ func (s *Saga) React(state State, in Input, env Env) (Reaction, error) {
 		err = m.signal(in)
 	case EventInput:
 		err = m.event(in)
+	case ChildEnded:
+		err = m.childEnded(in)
+	case Compensate:
+		err = m.compensate(in)
 	case Retry, Skip, Resolve:
 		err = m.operate(in)
 	}
@@ -125,10 +129,16 @@ func (m *machine) stopLateTimer(st *StepState, branch cqrs.Branch) {
 }
 
 func (m *machine) begin(in Start) error {
-	if m.state.Version > 0 {
+	start := m.saga.startOf(reflect.TypeOf(in.Event))
+	switch {
+	case start == nil:
+		return fmt.Errorf("%T starts no such saga", in.Event)
+	case m.state.Version > 0 && start.step == "":
 		return nil
+	case m.state.Version > 0:
+		return m.event(EventInput{Step: start.step, Event: in.Event, MessageID: in.MessageID})
 	}
-	data, err := m.saga.start.remember(nil, in.Event)
+	data, err := start.remember(nil, in.Event)
 	if err != nil {
 		return err
 	}
@@ -144,7 +154,10 @@ func (m *machine) begin(in Start) error {
 			stages = append(stages, int32(st.stage)+1) //nolint:gosec // a definition has few
 		}
 	}
-	m.record(Started{Definition: m.saga.name, Version: m.saga.version, Subject: in.Subject, Steps: names, Data: data, Stages: stages})
+	m.record(Started{Definition: m.saga.name, Version: m.saga.version, Subject: in.Subject, Steps: names, Data: data, Stages: stages, Parent: in.Parent})
+	if start.step != "" {
+		m.record(EventReceived{Step: start.step, Event: start.event.String(), MessageID: in.MessageID})
+	}
 	return m.enter(0)
 }
 
@@ -169,7 +182,12 @@ func (m *machine) ask(i int, branch cqrs.Branch, attempt int) error {
 	if branch == cqrs.BranchCompensation {
 		make = st.undo
 	}
-	body, err := make(data, m.state.Reason)
+	var body cqrs.Keyed
+	if st.child != nil {
+		body, err = m.childCommand(st, branch, data)
+	} else {
+		body, err = make(data, m.state.Reason)
+	}
 	if err != nil {
 		return fmt.Errorf("step %s: %w", st.name, err)
 	}
@@ -187,7 +205,7 @@ func (m *machine) ask(i int, branch cqrs.Branch, attempt int) error {
 	if st.standsIn {
 		sent.InsteadOf = m.saga.steps[i-1].name
 	}
-	c := Command{ID: id, Step: st.name, Branch: branch, Body: body, ExpiresAt: deadline}
+	c := Command{ID: id, Step: st.name, Branch: branch, Body: body, ExpiresAt: deadline, Notice: st.child != nil}
 	if st.until != nil && attempt > 1 {
 		c.Repeat = attempt
 	}
@@ -351,6 +369,6 @@ func (m *machine) forward(i int) error {
 
 func (m *machine) stuck(st *StepState, reason string) {
 	if !st.Stuck {
-		m.record(NeedsIntervention{st.Name, reason})
+		m.record(NeedsIntervention{Step: st.Name, Reason: reason})
 	}
 }

@@ -14,8 +14,10 @@ type Input interface{ input() }
 
 // Start is the event that begins an instance.
 type Start struct {
-	Event   any
-	Subject string
+	Event     any
+	Subject   string
+	MessageID string
+	Parent    *Parent // nil: it is no child
 }
 
 // Answer is an event that a participant recorded while it handled one of the saga's commands.

@@ -17,9 +17,10 @@ type Saga struct {
 	name       string
 	version    int
 	stuckAfter int
-	start      on
+	starts     []starting
 	steps      []step  // the last one is the abort step
 	stages     []stage // the last one is that of the abort step
+	children   []*Saga
 	check      error
 
 	// parallel tells that several steps may be in flight at once.
@@ -28,6 +29,14 @@ type Saga struct {
 	awaits  bool           // some steps wait for events
 	forEach bool           // some steps are taken for each item of a list
 	index   map[string]int // of the steps by name, if there is one for each item; nil: they are few
+}
+
+// starting is an event that begins an instance.
+type starting struct {
+	on
+	subject  func(any) string // nil: the key of its message
+	byParent bool
+	step     string // that it completes, if others are needed too
 }
 
 // stage is the steps from one index up to another one that are taken together, their fallbacks among them.
@@ -43,6 +52,8 @@ type step struct {
 	do, undo         func(data json.RawMessage, reason string) (cqrs.Keyed, error)
 	signal           *signal
 	await            *await
+	starting         bool // it waits for an event that may also start the saga
+	child            *child
 	optional         bool // it waits, and the saga goes on when the time is up
 	remindAfter      time.Duration
 	reminder         func(data json.RawMessage, reason string) (cqrs.Keyed, error)
@@ -100,9 +111,15 @@ type on struct {
 
 // New makes a definition ready. Its faults are kept for Check.
 func New[D any](d Definition[D]) *Saga {
-	s := &Saga{name: d.Name, version: d.Version, stuckAfter: d.AlertAfter, start: erase(d.Start), check: d.Check()}
+	s := &Saga{name: d.Name, version: d.Version, stuckAfter: d.AlertAfter, check: d.Check()}
 	if s.stuckAfter == 0 {
 		s.stuckAfter = 8
+	}
+	for _, e := range d.startEvents() {
+		s.starts = append(s.starts, starting{on: erase(e), subject: e.subject, byParent: e.byParent})
+	}
+	if all := d.StartAll; all != nil {
+		s.awaitAll(all.Timeout)
 	}
 	for _, st := range d.Steps {
 		if st.Parallel == nil {
@@ -125,11 +142,34 @@ func New[D any](d Definition[D]) *Saga {
 	return s
 }
 
+// startEvents are those that begin an instance.
+func (d Definition[D]) startEvents() []Expected[D] {
+	if d.StartAll != nil {
+		return d.StartAll.Events
+	}
+	return append([]Expected[D]{d.Start}, d.StartAny...)
+}
+
+// awaitAll makes the first stage of a saga that needs all of its starting events.
+func (s *Saga) awaitAll(within time.Duration) {
+	for i := range s.starts {
+		start := &s.starts[i]
+		start.step = awaitName(start.event)
+		s.steps = append(s.steps, step{name: start.step, within: within, await: &await{received: start.on}, starting: true})
+	}
+	s.stages, s.parallel = append(s.stages, stage{0, len(s.steps), true, len(s.steps)}), true
+}
+
+func awaitName(event reflect.Type) string { return "await " + event.Name() }
+
 // addStage adds steps that are taken together, each with its fallback behind it.
 func addStage[D any](s *Saga, branches ...Step[D]) {
 	from := len(s.steps)
 	for _, st := range branches {
 		s.steps = append(s.steps, eraseStep(st))
+		if st.Child != nil {
+			s.children = append(s.children, st.Child.definition)
+		}
 		if f := st.Fallback; f != nil {
 			first := &s.steps[len(s.steps)-1]
 			first.fallback, first.whenOpen, first.whenTimedOut, first.whenRefused = len(s.steps), f.WhenOpen, f.WhenTimedOut, f.WhenRefused
@@ -169,6 +209,14 @@ func eraseStep[D any](st Step[D]) step {
 	if r := st.Reminder; r != nil {
 		remindAfter, reminder = r.After, command(r.Action)
 	}
+	var other *child
+	undo := command(st.Compensation)
+	if c := st.Child; c != nil {
+		other = eraseChild(c)
+		if !st.Pivot && !st.Retriable {
+			undo = other.noCommand
+		}
+	}
 	var each *forEach
 	group := ""
 	if e := st.ForEach; e != nil {
@@ -178,7 +226,7 @@ func eraseStep[D any](st Step[D]) step {
 		until: repeated, signal: waitsFor, forEach: each, group: group, await: event, remindAfter: remindAfter, reminder: reminder,
 		optional: st.Signal != nil && st.Signal.Optional || st.Await != nil && st.Await.Optional,
 		name:     st.Name, completed: erase(st.Completed), undone: erase(st.Compensated), refused: st.Refused,
-		do: command(st.Action), undo: command(st.Compensation), within: st.Timeout, pivot: st.Pivot, retriable: st.Retriable,
+		do: command(st.Action), undo: undo, child: other, within: st.Timeout, pivot: st.Pivot, retriable: st.Retriable,
 		skipIf: fromData(st.SkipIf), delay: fromData(st.Delay),
 	}
 }
@@ -258,10 +306,30 @@ func (s *Saga) LongestWait() (step string, d time.Duration) {
 	return step, d
 }
 
-// Starts tells whether an event begins an instance.
-func (s *Saga) Starts(event any) bool { return reflect.TypeOf(event) == s.start.event }
+// Starts tells whether an event begins an instance, or is one of those that are all needed.
+func (s *Saga) Starts(event any) bool {
+	start := s.startOf(reflect.TypeOf(event))
+	return start != nil && !start.byParent
+}
 
-// EventTypes returns the Go types of all the events that the saga reacts to, the starting one first.
+func (s *Saga) startOf(event reflect.Type) *starting {
+	for i := range s.starts {
+		if s.starts[i].event == event {
+			return &s.starts[i]
+		}
+	}
+	return nil
+}
+
+// Subject is the subject of the instance that an event starts. Key is that of its message.
+func (s *Saga) Subject(event any, key string) string {
+	if start := s.startOf(reflect.TypeOf(event)); start != nil && start.subject != nil {
+		return start.subject(event)
+	}
+	return key
+}
+
+// EventTypes returns the Go types of all the events that the saga reacts to, those that start it first.
 func (s *Saga) EventTypes() []reflect.Type {
 	types, seen := []reflect.Type{}, map[reflect.Type]bool{}
 	add := func(t reflect.Type) {
@@ -270,14 +338,18 @@ func (s *Saga) EventTypes() []reflect.Type {
 			types = append(types, t)
 		}
 	}
-	add(s.start.event)
+	for _, start := range s.starts {
+		if !start.byParent {
+			add(start.event)
+		}
+	}
 	for _, st := range s.steps {
 		add(st.completed.event)
 		for _, r := range st.refused {
 			add(r.event)
 		}
 		add(st.undone.event)
-		if st.await != nil {
+		if st.await != nil && !st.starting {
 			add(st.await.received.event)
 		}
 	}

@@ -56,6 +56,11 @@ type StepState struct {
 	Fallback  string     `json:"fallback,omitempty"`  // the step that is taken instead
 	InsteadOf string     `json:"instead_of,omitempty"`
 
+	// Generation is the number of child sagas of the step before the present one.
+	Generation int `json:"generation,omitempty"`
+
+	childRefused bool // the child has compensated itself, and an operator decides
+
 	// Items are those of a step that is taken for each, once they are counted. They are named step#1 and so on. The status of the step is
 	// theirs as a whole, and Counts has their number by status.
 	Items  []StepState        `json:"items,omitempty"`
@@ -78,6 +83,9 @@ type State struct {
 	Reason     string          `json:"reason,omitempty"` // why it is being undone
 	Data       json.RawMessage `json:"data,omitempty"`
 	Version    int             `json:"version"` // number of facts
+
+	// Parent is the saga that this one is a step of; nil: it is no child.
+	Parent *Parent `json:"parent,omitempty"`
 
 	// CancelRequested says that a cancellation was accepted.
 	CancelRequested bool `json:"cancel_asked,omitempty"`
@@ -112,7 +120,7 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 	switch f := f.(type) {
 	case Started:
 		s.Definition, s.DefVersion, s.Subject, s.Data = f.Definition, f.Version, f.Subject, f.Data
-		s.Status, s.StartedAt = Running, at
+		s.Status, s.StartedAt, s.Parent = Running, at, f.Parent
 		s.Steps = make([]StepState, 0, len(f.Steps)+1) // one more: a fallback, or the step that ends a way back
 		for i, name := range f.Steps {
 			st := StepState{Name: name, Status: Waiting}
@@ -205,8 +213,16 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 		s.asked(f.Next, at)
 	case CancelRequested:
 		s.CancelRequested = true
+		if s.EndedAt != nil { // a child is compensated after it was completed, when its timer was stopped
+			s.EndedAt, s.fires = nil, time.Time{}
+		}
 		s.turnBack(f.Reason)
-	case AnswerIgnored, StepRetried:
+	case AnswerIgnored:
+	case StepRetried:
+		if step := s.Step(f.Step); step.childRefused {
+			step.childRefused = false
+			step.Generation++
+		}
 	case StepSkipped:
 		s.vouched(f.Step, at)
 	case Resolved:
@@ -214,7 +230,7 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 	case NeedsIntervention:
 		s.Status = Stuck
 		step := s.Step(f.Step)
-		step.Reason, step.Stuck = f.Reason, true
+		step.Reason, step.Stuck, step.childRefused = f.Reason, true, f.ChildRefused
 	case Completed:
 		s.Status, s.EndedAt = IsCompleted, &at
 	case Compensated:

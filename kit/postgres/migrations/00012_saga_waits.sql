@@ -27,5 +27,9 @@ CREATE TABLE saga_events (
 CREATE INDEX saga_events_by_message ON saga_events (definition, message_id);
 CREATE INDEX saga_events_by_age ON saga_events (received_at);
 
+-- The first one of the sagas that a child belongs to. While that has not ended, the child may have to be compensated.
+ALTER TABLE saga_instances ADD COLUMN root_id text;
+
 -- +goose Down
+ALTER TABLE saga_instances DROP COLUMN root_id;
 DROP TABLE saga_events, saga_waits;

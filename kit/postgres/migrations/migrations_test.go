@@ -38,7 +38,7 @@ func versions(t *testing.T, db *sql.DB, s migrations.Schema) (applied []string) 
 // before makes the version table of the time when kit and service shared one sequence.
 func before(t *testing.T, db *sql.DB, own ...int) {
 	t.Helper()
-	_, err := db.Exec(`DROP TABLE saga_waits, saga_events; DROP VIEW saga_rows; ALTER TABLE saga_instances RENAME TO saga_rows; DELETE FROM kit_migrations WHERE version_id > 10;
+	_, err := db.Exec(`DROP TABLE saga_waits, saga_events; DROP VIEW saga_rows; ALTER TABLE saga_instances DROP COLUMN root_id; ALTER TABLE saga_instances RENAME TO saga_rows; DELETE FROM kit_migrations WHERE version_id > 10;
 		ALTER TABLE kit_migrations RENAME TO goose_db_version; DROP TABLE IF EXISTS service_migrations; CREATE TABLE order_rows (id text)`)
 	require.NoError(t, err)
 	for _, version := range own {

@@ -25,16 +25,20 @@ var saveSagas = &txn.Statement[saga.State]{
 	Query: func(rows []saga.State) (string, []any, error) {
 		n := len(rows)
 		ids, definitions, subjects, statuses, started, versions := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]time.Time, n), make([]int32, n)
+		roots := make([]*string, n)
 		for i, r := range rows {
 			ids[i], definitions[i], subjects[i], statuses[i], started[i], versions[i] = r.ID, r.Definition, r.Subject, string(r.Status), r.StartedAt, int32(r.Version)
+			if r.Parent != nil {
+				roots[i] = &r.Parent.Root
+			}
 		}
 		return `
-			INSERT INTO saga_instances AS s (saga_id, definition, subject, status, started_at, version)
-			SELECT DISTINCT ON (id) id, definition, subject, status, started, version
-			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::int[]) AS r(id, definition, subject, status, started, version)
+			INSERT INTO saga_instances AS s (saga_id, definition, subject, status, started_at, version, root_id)
+			SELECT DISTINCT ON (id) id, definition, subject, status, started, version, root
+			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::int[], $7::text[]) AS r(id, definition, subject, status, started, version, root)
 			ORDER BY id, version DESC
 			ON CONFLICT (saga_id) DO UPDATE SET status = excluded.status, version = excluded.version WHERE s.version < excluded.version`,
-			[]any{ids, definitions, subjects, statuses, started, versions}, nil
+			[]any{ids, definitions, subjects, statuses, started, versions, roots}, nil
 	},
 }
 

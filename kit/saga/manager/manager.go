@@ -84,9 +84,14 @@ type Manager struct {
 	Open func(command cqrs.Keyed) bool
 }
 
-// Handlers are the commands that sagas themselves handle: their timers.
+// Handlers are the commands that sagas themselves handle: their timers, and what parents and children tell each other.
 func (m *Manager) Handlers() []cqrs.Handler {
-	return cqrs.ForAggregate(saga.Category, cqrs.Handle("TimeOutStep", m.Timeout))
+	return cqrs.ForAggregate(saga.Category,
+		cqrs.Handle("TimeOutStep", m.Timeout), cqrs.Handle("StartChildSaga", m.startChild), cqrs.Handle("CompensateChildSaga", m.compensateChild),
+		cqrs.Handle("EndChildSaga", func(ctx context.Context, c saga.EndChild) error {
+			return m.react(ctx, nil, c.ParentID, saga.ChildEnded{EndChild: c})
+		}),
+	)
 }
 
 // Receive has a consumer's saga handle an event once.
@@ -97,7 +102,8 @@ func (m *Manager) Receive(ctx context.Context, inbox cqrs.Inbox, consumer string
 // Event tells the saga s of an event. It begins an instance, answers one, or is none of the saga's business.
 func (m *Manager) Event(ctx context.Context, s *saga.Saga, e cqrs.Event) error {
 	if s.Starts(e.Body) {
-		return m.react(ctx, s, saga.ID(s.Name(), e.Key), saga.Start{Event: e.Body, Subject: e.Key})
+		subject := s.Subject(e.Body, e.Key)
+		return m.react(ctx, s, saga.ID(s.Name(), subject), saga.Start{Event: e.Body, Subject: subject, MessageID: e.Meta.ID})
 	}
 	if e.Meta.SagaID != "" && e.Meta.SagaStep != "" {
 		answer := saga.Answer{Event: e.Body, Step: e.Meta.SagaStep, Branch: e.Meta.Branch, CommandID: e.Meta.Causation}
@@ -200,11 +206,12 @@ func (m *Manager) Timeout(ctx context.Context, t saga.Timeout) error {
 // Cancel has the instance for a subject undone. The error wraps saga.ErrTooLate from its pivot on. As the event that
 // starts an instance may still be on its way, it is started here with the subject's first event if need be.
 func (m *Manager) Cancel(ctx context.Context, s *saga.Saga, subject cqrs.Event, reason string) error {
-	id := saga.ID(s.Name(), subject.Key)
+	key := s.Subject(subject.Body, subject.Key)
+	id := saga.ID(s.Name(), key)
 	at := cqrs.MetaFromContext(ctx)
 	at.Correlation = subject.Meta.Correlation // what comes of it belongs to what the subject began
 	ctx = cqrs.WithMeta(ctx, at)
-	if err := m.react(ctx, s, id, saga.Start{Event: subject.Body, Subject: subject.Key}); err != nil {
+	if err := m.react(ctx, s, id, saga.Start{Event: subject.Body, Subject: key, MessageID: subject.Meta.ID}); err != nil {
 		return err
 	}
 	return m.react(ctx, s, id, saga.Cancel{Reason: reason})
@@ -332,7 +339,13 @@ func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reacti
 			return err
 		}
 	}
-	return m.changeWaits(ctx, r)
+	if err := m.changeWaits(ctx, r); err != nil {
+		return err
+	}
+	if r.State.Parent != nil && r.State.Status.Ended() && before.Status != r.State.Status {
+		return m.tellParent(ctx, r.State)
+	}
+	return nil
 }
 
 func (m *Manager) find(name string, version int) (*saga.Saga, error) {

@@ -48,9 +48,9 @@ type Faults struct {
 
 // shape is a random definition.
 type shape struct {
-	saga *saga.Saga
-	text []string // it, for a person
-	play func(w *Environment) Play
+	sagas []*saga.Saga // the first one, and its children
+	text  []string     // it, for a person
+	play  func(w *Environment) Play
 }
 
 // Play is what happens in a world.
@@ -85,8 +85,8 @@ func (f Faults) run(t *tape) (r result) {
 	var text []string
 	if f.shape != nil {
 		made := f.shape(t)
-		all, begin, text = []*saga.Saga{made.saga}, made.play, made.text
-		if err := made.saga.Check(); err != nil {
+		all, begin, text = made.sagas, made.play, made.text
+		if err := made.sagas[0].Check(); err != nil {
 			r.err, r.choice, r.ways, r.story = err, t.made, t.ways, text
 			return r
 		}

@@ -31,12 +31,12 @@ func TestRandomShapesHaveAllConstructs(t *testing.T) {
 	var seen strings.Builder
 	for n := range 300 {
 		made := randomShape(&tape{chance: newChance(1, uint64(n))})
-		if err := made.saga.Check(); err != nil {
+		if err := made.sagas[0].Check(); err != nil {
 			t.Fatal(err, made.text)
 		}
 		seen.WriteString(strings.Join(made.text, "\n"))
 	}
-	for _, construct := range []string{"parallel", "pivot", "retriable", "or else", "skipped", "delay", "until", "signal", "for each", "event in", "reminder"} {
+	for _, construct := range []string{"parallel", "pivot", "retriable", "or else", "skipped", "delay", "until", "signal", "for each", "event in", "reminder", "starts saga", "and also"} {
 		if !strings.Contains(seen.String(), construct) {
 			t.Errorf("none of them has: %s", construct)
 		}
@@ -84,37 +84,113 @@ type plan struct {
 	arrives []func(w *Environment, subject string) // of the events that are awaited
 }
 
+// part is the stages of a definition that is being made.
+type part struct {
+	steps  []saga.Step[note]
+	stages [][]branch
+}
+
 type branch struct {
 	step, fallback string
 	skip           func(subject string) bool // nil: never
 	polls          bool                      // the step has no effect; a fallback has
 	items          []string                  // the ends of the names of its items
-	atOnce         int
-}
-
-// names are those of all its items, or its own.
-func (b branch) names() (all []branch) {
-	for _, end := range b.items {
-		item := branch{step: b.step + end}
-		if b.fallback != "" {
-			item.fallback = b.fallback + end
-		}
-		all = append(all, item)
-	}
-	if b.atOnce == 0 {
-		return []branch{b}
-	}
-	return all
-}
-
-// has tells whether a name is that of the step, of its fallback, or of one of its items.
-func (b branch) has(name string) bool {
-	name, _, _ = strings.Cut(name, "#")
-	return name == b.step || b.fallback != "" && name == b.fallback
+	atOnce         int                       // 0: it is not taken for each item
+	child          [][]branch                // the stages of the saga that it starts
 }
 
 // taken tells whether the branch is taken for a subject.
 func (b branch) taken(subject string) bool { return b.skip == nil || !b.skip(subject) }
+
+// ends are the ends of the names of its items, or one that is empty.
+func (b branch) ends() []string {
+	if b.atOnce == 0 {
+		return []string{""}
+	}
+	return b.items
+}
+
+// has tells whether a name is that of the step, of its fallback, of one of its items, or of a step of its child.
+func (b branch) has(name string) bool {
+	name, _, _ = strings.Cut(name, "#")
+	return name == b.step || b.fallback != "" && name == b.fallback || stageOf(b.child, name) >= 0
+}
+
+// stageOf is the index of the stage that has a name, or -1.
+func stageOf(stages [][]branch, name string) int {
+	return slices.IndexFunc(stages, func(all []branch) bool {
+		return slices.ContainsFunc(all, func(b branch) bool { return b.has(name) })
+	})
+}
+
+// snapshot are the effects for a subject that took place and were not undone.
+type snapshot struct {
+	subject string
+	stands  map[string]bool
+}
+
+// complete tells whether all that a stage is to do stands, of the item of a parent that an end names.
+func (s snapshot) complete(stage []branch, end string) bool {
+	for _, b := range stage {
+		for _, item := range b.ends() {
+			if !s.whole(b, end+item) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (s snapshot) whole(b branch, end string) bool {
+	instead := b.fallback != "" && s.stands[b.fallback+end]
+	switch {
+	case !b.taken(s.subject):
+		return s.empty([]branch{b}, end)
+	case b.polls: // by itself, or by its fallback
+		return true
+	case b.child == nil:
+		return s.stands[b.step+end] != instead
+	case instead:
+		return !slices.ContainsFunc(b.child, func(stage []branch) bool { return !s.empty(stage, end) })
+	}
+	return !slices.ContainsFunc(b.child, func(stage []branch) bool { return !s.complete(stage, end) })
+}
+
+// empty tells whether nothing of a stage stands, of the item of a parent that an end names.
+func (s snapshot) empty(stage []branch, end string) bool {
+	for name, stand := range s.stands {
+		_, items, _ := strings.Cut(name, "#")
+		if stand && strings.HasPrefix("#"+items+"#", end+"#") && slices.ContainsFunc(stage, func(b branch) bool { return b.has(name) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// order tells what is wrong with an effect: the stages before it must stand, and when it is undone those behind it must not.
+func (s snapshot) order(stages [][]branch, e effect, end string) error {
+	n := stageOf(stages, e.step)
+	for other, stage := range stages {
+		switch {
+		case !e.undo && other < n && !s.complete(stage, end):
+			return fmt.Errorf("%s took effect while stage %d did not stand", e.step, other+1)
+		case e.undo && other > n && !s.empty(stage, end):
+			return fmt.Errorf("%s was undone while stage %d stood", e.step, other+1)
+		}
+	}
+	for _, b := range stages[n] {
+		base, items, _ := strings.Cut(e.step, "#")
+		if stageOf(b.child, base) < 0 {
+			continue
+		}
+		if b.atOnce > 0 { // of which item
+			item := "#" + strings.Split(items, "#")[strings.Count(end, "#")]
+			return s.order(b.child, e, end+item)
+		}
+		return s.order(b.child, e, end)
+	}
+	return nil
+}
 
 // randomShape makes a definition. The more choices are 0, the smaller it is.
 func randomShape(t *tape) shape {
@@ -126,7 +202,34 @@ func randomShape(t *tape) shape {
 			Action: func(d note, why string) cqrs.Keyed { return end{d.ID, why} },
 		},
 	}
-	text, names := []string{}, 0
+	text, names, depth, children := []string{}, 0, 0, []*saga.Saga{}
+	var stage func(to *part, pivot, after bool)
+	// child makes a step that starts another saga. Of one after the pivot nothing took effect when it is refused, because it is started again then.
+	child := func(pivot, after bool) (saga.Step[note], branch, string) {
+		depth++
+		defer func() { depth-- }()
+		name := fmt.Sprint("step ", names)
+		var inner part
+		text = append(text, name+" starts saga {")
+		other := d
+		other.Name, other.Start = fmt.Sprint("child-", names), saga.ByParent(func(d *note, e toChild) { d.ID, d.Of = e.ID, e.Of })
+		if !after {
+			for range 1 + t.pick(2) {
+				stage(&inner, false, false)
+			}
+		}
+		if after || pivot && t.pick(2) == 1 {
+			stage(&inner, true, after)
+			for range t.pick(2) {
+				stage(&inner, false, true)
+			}
+		}
+		text = append(text, "} "+name)
+		other.Steps = inner.steps
+		st := saga.Step[note]{Name: name, Child: saga.ChildOf(other, func(d note, _ int) toChild { return toChild{d.ID, d.item()} }, nil)}
+		children = append(children, st.Child.Saga())
+		return st, branch{step: name, child: inner.stages}, name + " (starts saga)"
+	}
 	step := func(pivot, after bool) (saga.Step[note], branch, string) {
 		names++
 		if !pivot && t.pick(8) == 7 {
@@ -185,8 +288,13 @@ func randomShape(t *tape) shape {
 				Holds: func(d note) bool { return slices.Contains(d.Yes, name+d.item()) }, Every: time.Duration(1+t.pick(4)) * 700 * time.Millisecond, Attempts: 1 + t.pick(3),
 			}
 		}
-		st.Timeout = time.Duration(1+t.pick(3)) * time.Second
 		b := branch{step: st.Name}
+		line := fmt.Sprintf("%s (p%d)", st.Name, which)
+		if depth < 2 && t.pick(6) == 5 {
+			st, b, line = child(pivot, after)
+			polls = false
+		}
+		st.Timeout = time.Duration(1+t.pick(3)) * time.Second
 		skipped := ""
 		switch t.pick(8) {
 		case 6:
@@ -197,7 +305,7 @@ func randomShape(t *tape) shape {
 		if b.skip != nil {
 			st.SkipIf = func(d note) bool { return b.skip(d.ID) }
 		}
-		line := fmt.Sprintf("%s (p%d, %s)", st.Name, which, st.Timeout)
+		line += fmt.Sprintf(" in %s", st.Timeout)
 		if !pivot && t.pick(5) == 4 {
 			items := t.pick(5)
 			each := &saga.ForEach[note]{
@@ -240,7 +348,7 @@ func randomShape(t *tape) shape {
 		}
 		return st, b, line + skipped
 	}
-	stage := func(pivot, after bool) {
+	stage = func(to *part, pivot, after bool) {
 		branches := 1
 		if !pivot {
 			branches += max(t.pick(5)-2, 0) // 1 to 3
@@ -252,25 +360,37 @@ func randomShape(t *tape) shape {
 			all = append(all, b)
 			if branches == 1 {
 				made = st
-				text = append(text, fmt.Sprintf("stage %d: %s", len(p.stages)+1, line))
+				text = append(text, fmt.Sprintf("stage %d: %s", len(to.stages)+1, line))
 				break
 			}
 			made.Parallel = append(made.Parallel, st)
-			text = append(text, fmt.Sprintf("stage %d, parallel: %s", len(p.stages)+1, line))
+			text = append(text, fmt.Sprintf("stage %d, parallel: %s", len(to.stages)+1, line))
 		}
-		d.Steps = append(d.Steps, made)
-		p.stages = append(p.stages, all)
+		to.steps = append(to.steps, made)
+		to.stages = append(to.stages, all)
 	}
+	var whole part
 	for range 1 + t.pick(3) {
-		stage(false, false)
+		stage(&whole, false, false)
 	}
 	if t.pick(2) == 1 {
-		stage(true, false)
+		stage(&whole, true, false)
 		for range t.pick(3) {
-			stage(false, true)
+			stage(&whole, false, true)
 		}
 	}
-	return shape{saga.New(d), text, p.play}
+	d.Steps, p.stages = whole.steps, whole.stages
+	if t.pick(5) == 4 {
+		d.StartAll = &saga.StartAll[note]{Timeout: 2 * time.Second, Events: []saga.Expected[note]{
+			d.Start, saga.OnSubject(func(e also) string { return e.ID }, func(d *note, e also) { d.ID = e.ID }),
+		}}
+		d.Start = saga.Expected[note]{}
+		text = append(text, "starts with its event and also another one")
+		p.arrives = append(p.arrives, func(w *Environment, subject string) {
+			w.arrive(also{subject}, time.Duration(t.pick(4))*900*time.Millisecond)
+		})
+	}
+	return shape{append([]*saga.Saga{saga.New(d)}, children...), text, p.play}
 }
 
 // play sets up a world for the definition.
@@ -360,67 +480,28 @@ func (p plan) bounds(history []cqrs.Event) error {
 	return nil
 }
 
-// check replays the effects of one saga: each took place and was undone at most once, a stage only while all stages before it stood, and was
-// undone only when nothing of the stages behind it stood; at the end either one way of each branch stands, or nothing does.
+// check replays the effects of one saga and of its children: each took place and was undone at most once, a stage only while all stages before it
+// stood, and was undone only when nothing of the stages behind it stood; at the end either one way of each branch stands, or nothing does.
 func (p plan) check(subject string, state saga.State, all []effect) error {
-	stands, seen := map[string]bool{}, map[effect]bool{}
+	now, seen := snapshot{subject, map[string]bool{}}, map[effect]bool{}
 	var story []string
-	complete := func(n int) bool {
-		for _, b := range p.stages[n] {
-			if b.polls { // by itself, or by its fallback
-				continue
-			}
-			for _, item := range b.names() {
-				ways := 0
-				for _, way := range []string{item.step, item.fallback} {
-					if stands[way] {
-						ways++
-					}
-				}
-				if b.taken(subject) != (ways == 1) || ways > 1 {
-					return false
-				}
-			}
-		}
-		return true
-	}
-	empty := func(n int) bool {
-		for name, stand := range stands {
-			if stand && slices.ContainsFunc(p.stages[n], func(b branch) bool { return b.has(name) }) {
-				return false
-			}
-		}
-		return true
-	}
 	for _, e := range all {
 		story = append(story, fmt.Sprintf("%s undo=%v", e.step, e.undo))
 		once := effect{step: e.step, undo: e.undo}
-		n := slices.IndexFunc(p.stages, func(all []branch) bool {
-			return slices.ContainsFunc(all, func(b branch) bool { return b.has(e.step) })
-		})
 		switch {
 		case seen[once]:
 			return fmt.Errorf("%s took effect twice (undo: %v): %v", e.step, e.undo, story)
-		case e.undo && !stands[e.step]:
+		case e.undo && !now.stands[e.step]:
 			return fmt.Errorf("%s was undone, and did not stand: %v", e.step, story)
-		case e.undo:
-			for later := n + 1; later < len(p.stages); later++ {
-				if !empty(later) {
-					return fmt.Errorf("%s was undone while stage %d stood: %v", e.step, later+1, story)
-				}
-			}
-		default:
-			for earlier := range n {
-				if !complete(earlier) {
-					return fmt.Errorf("%s took effect while stage %d did not stand: %v", e.step, earlier+1, story)
-				}
-			}
 		}
-		seen[once], stands[e.step] = true, !e.undo
+		if err := now.order(p.stages, e, ""); err != nil {
+			return fmt.Errorf("%w: %v", err, story)
+		}
+		seen[once], now.stands[e.step] = true, !e.undo
 	}
-	for n := range p.stages {
+	for n, stage := range p.stages {
 		switch {
-		case state.Status == saga.IsCompleted && !complete(n) || state.Status == saga.IsCompensated && !empty(n):
+		case state.Status == saga.IsCompleted && !now.complete(stage, ""), state.Status == saga.IsCompensated && !now.empty(stage, ""):
 			return fmt.Errorf("stage %d at the end: %v", n+1, story)
 		}
 	}

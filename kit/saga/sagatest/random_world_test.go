@@ -35,6 +35,10 @@ type (
 	// Events that no command causes, each of which one step of a definition waits for.
 	came[P any] struct{ For string }
 
+	// What is needed besides to start, and what starts a child.
+	also    struct{ ID string }
+	toChild struct{ ID, Of string }
+
 	requested struct{ ID string }
 	closed    struct{ Why string }
 	end       struct{ ID, Why string }
@@ -44,15 +48,16 @@ type (
 		Done []string `json:"done"`
 		Yes  []string `json:"yes"`
 		Item int      `json:"item,omitempty"` // that a function is called for
+		Of   string   `json:"of,omitempty"`   // the item of the parent that a child is for
 	}
 )
 
 // item is what distinguishes the commands for the items of a step.
 func (d note) item() string {
 	if d.Item == 0 {
-		return ""
+		return d.Of
 	}
-	return fmt.Sprintf("#%d", d.Item)
+	return fmt.Sprintf("%s#%d", d.Of, d.Item)
 }
 
 func (a act[P]) Key() string { return a.ID }

@@ -7,6 +7,7 @@
 package sagatest
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -27,6 +28,45 @@ type TimeOut struct{}
 type Reply struct {
 	Step  string
 	Event any
+}
+
+// ChildStarted stands for the command that starts a child saga, in Then: its definition and the event.
+type ChildStarted struct {
+	Definition string
+	Event      any
+}
+
+// ChildCompensated stands for the command that compensates a child saga, in Then.
+type ChildCompensated struct{ Definition string }
+
+// Key implements cqrs.Keyed.
+func (ChildStarted) Key() string { return "" }
+
+// Key implements cqrs.Keyed.
+func (ChildCompensated) Key() string { return "" }
+
+// ChildCompletes is the input that the child saga of a step is completed, with its data.
+type ChildCompletes struct {
+	Step string
+	Data any
+}
+
+// ChildIsCompensated is the input that the child saga of a step is compensated, by itself or by its parent.
+type ChildIsCompensated struct{ Step, Reason string }
+
+// readable is a command as Then has it.
+func (k Kit) readable(c cqrs.Keyed) cqrs.Keyed {
+	switch c := c.(type) {
+	case saga.StartChild:
+		for _, child := range k.saga.Children() {
+			if event, err := child.StartEvent(c); child.Name() == c.Definition && err == nil {
+				return ChildStarted{c.Definition, event}
+			}
+		}
+	case saga.CompensateChild:
+		return ChildCompensated{c.Definition}
+	}
+	return c
 }
 
 // Late is an answer to an earlier command: the one of this step and branch.
@@ -109,7 +149,7 @@ func (o Outcome) verdict(status saga.Status, wantErr error, want []cqrs.Keyed) e
 	}
 	var got []cqrs.Keyed
 	for _, c := range reaction.Commands {
-		got = append(got, c.Body)
+		got = append(got, o.scenario.kit.readable(c.Body))
 	}
 	if len(got)+len(want) > 0 && !reflect.DeepEqual(got, want) {
 		return fmt.Errorf("sent %s, want %s", typed(got), typed(want))
@@ -204,6 +244,13 @@ func (r *Run) awaited(event any) (step string, known bool) {
 
 func (r *Run) input(input any) (saga.Input, error) {
 	switch input := input.(type) {
+	case ChildCompletes:
+		data, err := json.Marshal(input.Data)
+		end := saga.EndChild{Step: input.Step, ChildID: r.State.ChildID(input.Step), Status: saga.IsCompleted, Data: data}
+		return saga.ChildEnded{EndChild: end}, err
+	case ChildIsCompensated:
+		end := saga.EndChild{Step: input.Step, ChildID: r.State.ChildID(input.Step), Status: saga.IsCompensated, Reason: input.Reason}
+		return saga.ChildEnded{EndChild: end}, nil
 	case saga.Input:
 		return input, nil
 	case TimeOut:
@@ -235,8 +282,8 @@ func (r *Run) input(input any) (saga.Input, error) {
 		}
 		return nil, fmt.Errorf("no command of step %q and branch %q was sent", input.Step, input.Branch)
 	}
-	if len(r.Sent) == 0 {
-		return saga.Start{Event: input, Subject: "subject-1"}, nil
+	if r.State.Version == 0 || r.Saga.Starts(input) {
+		return saga.Start{Event: input, Subject: r.Saga.Subject(input, "subject-1")}, nil
 	}
 	if c := r.asked(input); c != nil {
 		return saga.Answer{Event: input, Step: c.Step, Branch: c.Branch, CommandID: c.ID}, nil
