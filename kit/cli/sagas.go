@@ -83,7 +83,10 @@ func (a *App) sagas() *cobra.Command {
 		return a.signalSaga(c.Context(), *base, args[0], args[1], payload)
 	}}
 	signal.Flags().StringVar(&payload, "payload", "{}", "the payload, a JSON object")
-	return group(c, list, show, diagram, signal, operate("retry", "retry ID", "Try the step of a stuck saga again"),
+	unmatched := &cobra.Command{Use: "unmatched", Short: "List the newest events that no saga waits for, or not yet", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
+		return a.listUnmatched(c.Context(), *base)
+	}}
+	return group(c, list, unmatched, show, diagram, signal, operate("retry", "retry ID", "Try the step of a stuck saga again"),
 		operate("skip", "skip ID --reason R", "Take the step of a stuck saga as done"), operate("resolve", "resolve ID --reason R", "End a stuck saga"))
 }
 
@@ -182,6 +185,28 @@ func (a *App) showSaga(ctx context.Context, base, id string) error {
 			took = "due " + step.Deadline.Format(time.RFC3339)
 		}
 		_, _ = fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%s\n", step.Name, step.Status, step.Attempts, started, took, step.Reason)
+	}
+	return table.Flush()
+}
+
+func (a *App) listUnmatched(ctx context.Context, base string) error {
+	var list struct {
+		Events []struct {
+			Definition string          `json:"definition"`
+			Event      string          `json:"event"`
+			Key        string          `json:"key"`
+			MessageID  string          `json:"message_id"`
+			Body       json.RawMessage `json:"body"`
+			ReceivedAt time.Time       `json:"received_at"`
+		} `json:"events"`
+	}
+	if err := a.get(ctx, base, "/v1/sagas/unmatched-events", &list); err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "DEFINITION\tEVENT\tKEY\tRECEIVED\tMESSAGE\tBODY")
+	for _, e := range list.Events {
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", e.Definition, e.Event, e.Key, e.ReceivedAt.Format(time.RFC3339), e.MessageID, e.Body)
 	}
 	return table.Flush()
 }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -184,4 +185,25 @@ func toSaga(s saga.State) operations.Saga {
 		out.Steps = append(out.Steps, st)
 	}
 	return out
+}
+
+// maxUnmatched bounds the events of ListUnmatchedEvents.
+const maxUnmatched = 100
+
+// ListUnmatchedEvents implements operations.ServerInterface.
+func (h *handlers) ListUnmatchedEvents(w http.ResponseWriter, r *http.Request) {
+	kept, err := h.Unmatched(r.Context(), maxUnmatched)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	list := operations.UnmatchedEventList{Events: make([]operations.UnmatchedEvent, len(kept))}
+	for i, k := range kept {
+		e := operations.UnmatchedEvent{Definition: k.Definition, Event: k.Event, Key: k.Key, MessageId: k.MessageID, HappenedAt: k.HappenedAt.UTC(), ReceivedAt: k.ReceivedAt.UTC()}
+		if err := json.Unmarshal(k.Body, &e.Body); err != nil { // an event may be something else than an object
+			e.Body = map[string]any{"value": k.Body}
+		}
+		list.Events[i] = e
+	}
+	Respond(w, http.StatusOK, list)
 }

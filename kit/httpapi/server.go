@@ -14,6 +14,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/httpapi/internal/operations"
 	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
 )
 
 // Server serves the routes of a service and the operations API. Its fields are what the handlers need.
@@ -33,6 +34,9 @@ type Server struct {
 
 	// Signal sends a signal to a saga. Decode reads the payload into a pointer.
 	Signal func(ctx context.Context, sagaID, name string, decode func(payload any) error) error
+
+	// Unmatched returns the newest events that no saga waits for, at most so many.
+	Unmatched func(ctx context.Context, atMost int) ([]manager.UnmatchedEvent, error)
 
 	// Watch returns a channel that receives a value after each commit of this instance to one of these streams of the event store.
 	Watch func(streams ...string) (changes <-chan struct{}, stop func())

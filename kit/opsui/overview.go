@@ -9,13 +9,18 @@ import (
 
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
 )
 
 // Counts are figures of the kit's tables. A number above MaxCount is shown as "more than".
 type Counts struct {
 	Sagas       map[saga.Status]int
 	DeadLetters int
+	Unmatched   []manager.UnmatchedEvent // events that no saga waits for, the newest first; at most MaxUnmatched
 }
+
+// MaxUnmatched bounds the events that no saga waits for on the first page.
+const MaxUnmatched = 10
 
 // overviewData is what the first page shows.
 type overviewData struct {
@@ -23,6 +28,7 @@ type overviewData struct {
 	Own         []ownFigures
 	Sagas       []figure
 	DeadLetters figure
+	Unmatched   []manager.UnmatchedEvent
 	Outbox      cqrs.Backlog
 	Breakers    []cqrs.Breaker
 	Charts      []chart
@@ -59,6 +65,7 @@ func (s *Server) overview() Page {
 			d.Sagas = append(d.Sagas, figure{string(status), count(n), "/ui/sagas?status=" + string(status), status == saga.Stuck && n > 0})
 		}
 		d.DeadLetters = figure{"open", count(counts.DeadLetters), "/ui/dead-letters", counts.DeadLetters > 0}
+		d.Unmatched = counts.Unmatched
 		d.Faults = faults(d, counts)
 		if err != nil {
 			s.Log.Warn("overview without figures of the database", "error", err)

@@ -17,7 +17,9 @@ import (
 	"github.com/millrace/millrace/kit/postgres"
 	"github.com/millrace/millrace/kit/postgres/deadletter"
 	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/sagawaits"
 	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/kit/saga/manager"
 )
 
 // handlers are the HTTP handlers of the two listeners, HTTP_ADDR and, if it is set, OPS_ADDR. Instances without the role api serve probes and
@@ -26,7 +28,7 @@ func (s *Instance) handlers() (public, ops http.Handler, err error) {
 	s.gauges()
 	server := &httpapi.Server{
 		Commands: s.core.commands, UnitOfWork: s.core.uow, Queries: s.core.queries, Idempotency: postgres.NewIdempotency(s.db),
-		DeadLetters: deadletter.New(s.db), Log: s.log, Operate: s.operate, Signal: s.signal, Watch: s.watch.Streams, Breakers: s.breakerList, Wake: func() { s.core.wake(); s.core.keyQueue.Wake() },
+		DeadLetters: deadletter.New(s.db), Log: s.log, Operate: s.operate, Signal: s.signal, Unmatched: s.unmatched, Watch: s.watch.Streams, Breakers: s.breakerList, Wake: func() { s.core.wake(); s.core.keyQueue.Wake() },
 		Outbox: s.backlog, Ready: s.ready, Metrics: promhttp.HandlerFor(s.telemetry.Registry, promhttp.HandlerOpts{}), Stopping: s.stopping, RateLimit: s.config.RateLimit,
 		OnRequest: s.telemetry.Request, AsyncAPI: s.core.asyncAPI, Hosts: s.hosts(), Proxies: s.config.Proxies, Streams: s.streams, OnPanic: s.telemetry.Panicked,
 	}
@@ -83,6 +85,10 @@ func (s *Instance) operate(ctx context.Context, sagaID string, in saga.Input) er
 
 func (s *Instance) signal(ctx context.Context, sagaID, name string, decode func(payload any) error) error {
 	return s.core.uow.Within(ctx, func(ctx context.Context) error { return s.core.manager.Signal(ctx, sagaID, name, decode) })
+}
+
+func (s *Instance) unmatched(ctx context.Context, atMost int) ([]manager.UnmatchedEvent, error) {
+	return sagawaits.List(ctx, s.db, atMost)
 }
 
 // saga finds the newest version of a definition.

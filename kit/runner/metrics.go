@@ -15,6 +15,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/deadletter"
 	"github.com/millrace/millrace/kit/postgres/outbox"
 	"github.com/millrace/millrace/kit/postgres/readmodel"
+	"github.com/millrace/millrace/kit/postgres/sagawaits"
 	"github.com/millrace/millrace/kit/postgres/txn"
 	"github.com/millrace/millrace/kit/saga"
 	"github.com/millrace/millrace/kit/saga/manager"
@@ -35,6 +36,7 @@ func (s *Instance) gauges() {
 		{Name: "millrace_blocked_keys", Help: "Keys whose messages wait because one of them failed, by consumer. At most 10000 are counted.", Labels: []string{"consumer"}},
 		{Name: "millrace_waiting_messages", Help: "Messages of blocked keys, which wait to be retried or for an earlier message of their key. At most 10000 are counted."},
 		{Name: "millrace_dead_letters", Help: "Dead letters. At most 10000 are counted."},
+		{Name: "millrace_saga_unmatched_events", Help: "Events that no saga waits for, or not yet, by definition. At most 10000 are counted.", Labels: []string{"definition"}},
 		{Name: "millrace_sagas", Help: "Sagas that have not ended, by definition and status. At most 10000 are counted.", Labels: []string{"definition", "status"}},
 	}, func() ([]telemetry.Sample, error) {
 		figures := s.figures.get(func() figures { samples, err := s.readDatabase(); return figures{samples, err} })
@@ -96,7 +98,14 @@ func (s *Instance) readDatabase() ([]telemetry.Sample, error) {
 	for consumer, n := range blocked {
 		samples = append(samples, telemetry.Sample{Name: "millrace_blocked_keys", Labels: []string{consumer}, Value: float64(n)})
 	}
+	unmatched, err := sagawaits.Count(ctx, s.db, outbox.MaxCounted)
+	if err != nil {
+		return nil, err
+	}
 	for _, sg := range s.core.sagas { // 0 is a value too
+		if sg == s.saga(sg.Name()) && len(sg.AwaitedEvents()) > 0 {
+			samples = append(samples, telemetry.Sample{Name: "millrace_saga_unmatched_events", Labels: []string{sg.Name()}, Value: float64(unmatched[sg.Name()])})
+		}
 		for _, status := range []saga.Status{saga.Running, saga.Compensating, saga.Stuck} {
 			if sg == s.saga(sg.Name()) {
 				key := readmodel.OpenSagas{Definition: sg.Name(), Status: status}

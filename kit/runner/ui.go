@@ -12,6 +12,7 @@ import (
 	"github.com/millrace/millrace/kit/opsui"
 	"github.com/millrace/millrace/kit/postgres/deadletter"
 	"github.com/millrace/millrace/kit/postgres/readmodel"
+	"github.com/millrace/millrace/kit/postgres/sagawaits"
 )
 
 // mountPages serves /ui/.
@@ -25,7 +26,10 @@ func (s *Instance) mountPages() ([]httpapi.Mount, error) {
 			if c.Sagas, err = readmodel.NewSagas(s.db).Count(ctx, opsui.MaxCount+1); err != nil {
 				return c, err
 			}
-			c.DeadLetters, err = letters.Count(ctx)
+			if c.DeadLetters, err = letters.Count(ctx); err != nil {
+				return c, err
+			}
+			c.Unmatched, err = sagawaits.List(ctx, s.db, opsui.MaxUnmatched)
 			return c, err
 		},
 	}

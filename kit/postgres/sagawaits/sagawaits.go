@@ -127,19 +127,8 @@ func (Waits) End(ctx context.Context, definition string, waits []manager.Waiting
 	return nil
 }
 
-// Kept is an event that no saga waits for, or not yet.
-type Kept struct {
-	Definition string          `db:"definition" json:"definition"`
-	Event      string          `db:"event" json:"event"`
-	Key        string          `db:"key" json:"key"`
-	MessageID  string          `db:"message_id" json:"message_id"`
-	Body       json.RawMessage `db:"body" json:"body"`
-	HappenedAt time.Time       `db:"happened_at" json:"happened_at"`
-	ReceivedAt time.Time       `db:"received_at" json:"received_at"`
-}
-
 // List returns the events that no saga waits for, the newest first, at most so many.
-func List(ctx context.Context, db *sqlx.DB, atMost int) (all []Kept, err error) {
+func List(ctx context.Context, db *sqlx.DB, atMost int) (all []manager.UnmatchedEvent, err error) {
 	err = db.SelectContext(ctx, &all, `SELECT definition, event, key, message_id, body, happened_at, received_at FROM saga_events ORDER BY received_at DESC, seq DESC LIMIT $1`, atMost)
 	return all, txn.Classify(err, "list the events that no saga waits for")
 }

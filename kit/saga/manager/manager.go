@@ -64,6 +64,17 @@ type KeptEvent struct {
 	Time      time.Time
 }
 
+// UnmatchedEvent is an event that no saga waits for, or not yet.
+type UnmatchedEvent struct {
+	Definition string          `db:"definition" json:"definition"`
+	Event      string          `db:"event" json:"event"`
+	Key        string          `db:"key" json:"key"`
+	MessageID  string          `db:"message_id" json:"message_id"`
+	Body       json.RawMessage `db:"body" json:"body"`
+	HappenedAt time.Time       `db:"happened_at" json:"happened_at"`
+	ReceivedAt time.Time       `db:"received_at" json:"received_at"`
+}
+
 // Rows is the list of instances, which is written with them.
 type Rows interface {
 	// Save keeps where an instance stands, when the unit of work of ctx commits.

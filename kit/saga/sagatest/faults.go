@@ -124,6 +124,9 @@ func (f Faults) run(t *tape) (r result) {
 			r.err = fmt.Errorf("no rest after %d steps", maxCalm)
 			return r
 		}
+		if w.retries && calm%500 == 499 {
+			w.retry() // a child that was refused after its parent's pivot needs an operator
+		}
 	}
 	for stream, events := range w.streams {
 		if id, ok := strings.CutPrefix(stream, saga.Category+"/"); ok {

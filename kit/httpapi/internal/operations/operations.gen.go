@@ -285,6 +285,28 @@ type SuspendedTopic struct {
 	Topic    string    `json:"topic"`
 }
 
+// UnmatchedEvent defines model for UnmatchedEvent.
+type UnmatchedEvent struct {
+	Body map[string]interface{} `json:"body"`
+
+	// Definition Name of the saga's definition that has a step for such an event
+	Definition string `json:"definition"`
+
+	// Event Go type
+	Event      string    `json:"event"`
+	HappenedAt time.Time `json:"happened_at"`
+
+	// Key By which a saga would find it
+	Key        string    `json:"key"`
+	MessageId  string    `json:"message_id"`
+	ReceivedAt time.Time `json:"received_at"`
+}
+
+// UnmatchedEventList defines model for UnmatchedEventList.
+type UnmatchedEventList struct {
+	Events []UnmatchedEvent `json:"events"`
+}
+
 // Cursor defines model for cursor.
 type Cursor = string
 
@@ -485,6 +507,9 @@ type ServerInterface interface {
 	// ListSagas List sagas, newest first
 	// (GET /v1/sagas)
 	ListSagas(w http.ResponseWriter, r *http.Request, params ListSagasParams)
+	// ListUnmatchedEvents List the newest events that came and that no saga waits for, or not yet
+	// (GET /v1/sagas/unmatched-events)
+	ListUnmatchedEvents(w http.ResponseWriter, r *http.Request)
 	// GetSaga One saga
 	// (GET /v1/sagas/{id})
 	GetSaga(w http.ResponseWriter, r *http.Request, id Id)
@@ -575,6 +600,12 @@ func (_ Unimplemented) GetOutbox(w http.ResponseWriter, r *http.Request) {
 // ListSagas List sagas, newest first
 // (GET /v1/sagas)
 func (_ Unimplemented) ListSagas(w http.ResponseWriter, r *http.Request, params ListSagasParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListUnmatchedEvents List the newest events that came and that no saga waits for, or not yet
+// (GET /v1/sagas/unmatched-events)
+func (_ Unimplemented) ListUnmatchedEvents(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -927,6 +958,20 @@ func (siw *ServerInterfaceWrapper) ListSagas(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListSagas(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListUnmatchedEvents operation middleware
+func (siw *ServerInterfaceWrapper) ListUnmatchedEvents(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListUnmatchedEvents(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1338,6 +1383,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/sagas", wrapper.ListSagas)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/sagas/unmatched-events", wrapper.ListUnmatchedEvents)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/sagas/{id}", wrapper.GetSaga)
