@@ -264,7 +264,7 @@ func (st *StepState) overall() StepStatus {
 	switch {
 	case st.Counts[Undoing] > 0:
 		return Undoing
-	case st.Counts[InProgress] > 0, st.Counts[StepDone] > 0 && st.Counts[Waiting] > 0:
+	case st.Counts[InProgress] > 0, st.Counts[StepDone] > 0 && st.Counts[Waiting] > 0 && st.InsteadOf == "": // a fallback is not taken for every item
 		return InProgress
 	}
 	for _, status := range [...]StepStatus{StepDone, IsUndone, StepIsRefused, TimedOut, IsCancelled} {

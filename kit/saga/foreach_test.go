@@ -92,6 +92,12 @@ func TestForEachWithFallback(t *testing.T) {
 	t.Run("then the next item", theSaga.Given(three, of(1, refused{"full"})).When(bike(1, did{})).Leaves(saga.Running, ask{"send c"}))
 	t.Run("of one whose breaker is open", open.Given().When(three).Then(ask{"send a"}, ask{"bike b"}))
 	t.Run("each item goes back its own way", theSaga.Given(three, of(1, refused{"full"}), bike(1, did{}), of(2, sent{"b"})).When(of(3, refused{"no"})).Then(ask{"return b"}, ask{"unbike a"}))
+	run := sagatest.Run{Saga: saga.New(d), State: saga.State{ID: "saga-1"}, Now: time.Now()}
+	for _, in := range []any{three, of(1, refused{"full"}), bike(1, did{})} {
+		_, err := run.Feed(in)
+		require.NoError(t, err)
+	}
+	require.Equal(t, saga.StepDone, run.State.Step("send by bike").Status, "the other items do not need it")
 	t.Run("in doubt: compensated first", theSaga.Given(three, of(1, sent{"a"}), of(2, sent{"b"}), sagatest.TimeOut{}).When(of(3, returned{})).Leaves(saga.Running, ask{"bike c"}))
 }
 
