@@ -216,19 +216,7 @@ func (p *drawing) instanceSteps(from, to int) (all []saga.StepState) {
 func (p *drawing) step(i, last int) {
 	st, row := p.steps[i], i+1
 	forward := p.run(st.Name, false)
-	about := within(st.Timeout)
-	switch {
-	case st.Delay:
-		about = "delay"
-	case st.Signal != "":
-		about = "signal " + st.Signal
-	case st.Every > 0:
-		about = "repeated every " + span(st.Every)
-	}
-	if st.SkipIf {
-		about += ", conditional"
-	}
-	b := box{leftX, top(row), leftWidth, boxHeight, st.Name, text(forward, about), p.class(st.Name, false)}
+	b := box{leftX, top(row), leftWidth, boxHeight, st.Name, text(forward, about(st)), p.class(st.Name, false)}
 	if st.Parallel {
 		b.X, b.W = b.X+laneGap, b.W-2*laneGap
 	}
@@ -265,7 +253,11 @@ func (p *drawing) step(i, last int) {
 // fallback places the box of a fallback, and draws the paths to it and from it.
 func (p *drawing) fallback(b *box, i int, forward *run) {
 	b.X, b.W, b.Class = leftX+indent, b.X+b.W-leftX-indent, b.Class+" standsin"
-	b.State = text(forward, "fallback")
+	kind := "fallback"
+	if p.steps[i].AtOnce > 0 {
+		kind += ", for each"
+	}
+	b.State = text(forward, kind)
 	x := leftX + leftWidth - 30
 	p.line(fmt.Sprintf("M%d %d V%d", x, top(i)+boxHeight, top(i+1)-2), "detour "+lit(forward != nil, "in_progress"))
 	if n := following(p.steps, i); n >= 0 && !p.steps[i].Parallel {
@@ -293,6 +285,27 @@ func (p *drawing) compensation(i int, b box) {
 	p.box(back)
 	p.line(fmt.Sprintf("M%d %d H%d", b.X+b.W, middle(row), back.X-2), "turn "+lit(undo != nil, "compensating"))
 }
+
+// about is the kind of a step, in the few words that its box has room for.
+func about(st saga.Outline) string {
+	kind := within(st.Timeout)
+	switch {
+	case st.Delay:
+		kind = "delay"
+	case st.Signal != "":
+		kind = "signal " + st.Signal
+	case st.AtOnce > 0:
+		kind = atOnce(st)
+	case st.Every > 0:
+		kind = "repeated every " + span(st.Every)
+	}
+	if st.SkipIf {
+		kind += ", conditional"
+	}
+	return kind
+}
+
+func atOnce(st saga.Outline) string { return fmt.Sprintf("for each, %d at once", st.AtOnce) }
 
 // within is the timeout of a step, if the outline has it.
 func within(d time.Duration) string {
@@ -339,6 +352,9 @@ func description(name string, outline []saga.Outline, v *SagaView) string {
 				part += " (pivot)"
 			case st.Parallel:
 				part += fmt.Sprintf(" (parallel, stage %d)", st.Stage)
+			}
+			if st.AtOnce > 0 && !st.Alternative {
+				part += " (" + atOnce(st) + ")"
 			}
 			parts = append(parts, part)
 		}

@@ -45,6 +45,7 @@ func TestSagaPageWithParallelSteps(t *testing.T) {
 		saga.NeedsIntervention{Step: "hold room", Reason: "locked"})
 	one := page(facts...)
 	require.Contains(t, one, `id="skip-reason"`)
+	require.Contains(t, one, `<span aria-hidden="true">?</span> in doubt</span>`, "the action of hold room was in flight")
 	require.Contains(t, one, `<input type="hidden" name="step" value="hold room">`)
 	two := page(append(facts, saga.NeedsIntervention{Step: "hold seat", Reason: "shut"})...)
 	for _, text := range []string{`id="skip-reason-0"`, `id="skip-reason-1"`, "Last failure: locked.", "Last failure: shut.", `value="hold seat"`, "compensate hold seat"} {

@@ -2,6 +2,8 @@ package opsui
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/kit/cqrs"
@@ -29,10 +31,18 @@ func (v *SagaView) read(events []cqrs.Event) {
 				v.add(at, "", "%s skipped by its condition", step)
 			}
 			v.sent(at, f.Next)
+		case saga.ItemsCounted:
+			if f.Items == 0 {
+				v.end(f.Step, false, at, "skipped", "skipped", "")
+				v.add(at, "", "%s: no items, so it is skipped", f.Step)
+			} else {
+				v.add(at, "", "%s: %s", f.Step, counted(f.Items, "item"))
+			}
+			v.sent(at, f.Next)
 		case saga.RepeatScheduled:
 			r := v.run(f.Step, false)
-			r.Result, r.Deadline = "waiting", &f.At
-			v.add(at, "in_progress", "%s: its condition does not hold yet, repeated at %s", f.Step, f.At.UTC().Format(time.DateTime))
+			r.Result, r.Deadline, r.repeated = "waiting", &f.At, true
+			v.plain(f.Step, "not yet as required", at, "in_progress", "%s: its condition does not hold yet, repeated at %s", f.Step, f.At.UTC().Format(time.DateTime))
 		case saga.WaitStarted:
 			r := v.run(f.Step, false)
 			r.Started, r.Class, r.Result, r.Deadline = at, "in_progress", "waiting", &f.Deadline
@@ -48,33 +58,37 @@ func (v *SagaView) read(events []cqrs.Event) {
 		case saga.WaitsCancelled:
 			for _, step := range f.Steps {
 				v.end(step, false, at, "cancelled", "cancelled", "")
-				v.add(at, "cancelled", "%s is cancelled", step)
+				v.plain(step, "cancelled", at, "cancelled", "%s is cancelled", step)
 			}
 		case saga.StepCompleted:
 			v.end(f.Step, false, at, "completed", "completed", "")
-			v.add(at, "completed", "%s completed", f.Step)
+			v.plain(f.Step, "completed", at, "completed", "%s completed", f.Step)
 			v.sent(at, f.Next)
 		case saga.StepRefused:
 			v.end(f.Step, false, at, "refused", "refused", f.Reason)
-			v.add(at, "refused", "%s refused: %s", f.Step, f.Reason)
+			if f.Fallback == "" {
+				v.add(at, "refused", "%s refused: %s", f.Step, f.Reason)
+			} else {
+				v.notable(f.Step, "refused", at, "refused", "%s refused: %s", f.Step, f.Reason)
+			}
 		case saga.StepTimedOut:
 			v.end(f.Step, false, at, "timed_out", "timed out", "")
 			switch {
 			case f.GoesOn:
-				v.add(at, "timed_out", "%s timed out, and the saga goes on", f.Step)
+				v.notable(f.Step, "timed out", at, "timed_out", "%s timed out, and the saga goes on", f.Step)
 			case v.State.Step(f.Step).Wait:
-				v.add(at, "timed_out", "%s timed out", f.Step)
+				v.notable(f.Step, "timed out", at, "timed_out", "%s timed out", f.Step)
 			default:
-				v.add(at, "timed_out", "%s timed out: its result is unknown, so it is compensated", f.Step)
+				v.notable(f.Step, "timed out", at, "timed_out", "%s timed out: its result is unknown, so it is compensated", f.Step)
 			}
 		case saga.StepCompensated:
 			v.end(f.Step, true, at, "compensated", "compensated", "")
-			v.add(at, "compensated", "%s compensated", f.Step)
+			v.plain(f.Step, "compensated", at, "compensated", "%s compensated", f.Step)
 			v.sent(at, f.Next)
 		case saga.CancelRequested:
 			v.add(at, "refused", "cancellation requested: %s", f.Reason)
 		case saga.AnswerIgnored:
-			v.add(at, "", "late answer of %s ignored", f.Step)
+			v.notable(f.Step, "answered late", at, "", "late answer of %s ignored", f.Step)
 		case saga.NeedsIntervention:
 			v.add(at, "stuck", "%s is stuck: %s", f.Step, f.Reason)
 		case saga.StepRetried:
@@ -91,10 +105,76 @@ func (v *SagaView) read(events []cqrs.Event) {
 			v.add(at, "compensated", "saga compensated: %s", f.Reason)
 		}
 	}
+	v.unfold()
 }
 
+// add adds a line to the history.
 func (v *SagaView) add(at time.Time, class, format string, args ...any) {
-	v.History = append(v.History, entry{at.Sub(v.State.StartedAt), at, fmt.Sprintf(format, args...), class})
+	clear(v.folds)
+	v.History = append(v.History, v.line(at, class, format, args...))
+}
+
+func (v *SagaView) line(at time.Time, class, format string, args ...any) *entry {
+	return &entry{After: at.Sub(v.State.StartedAt), At: at, Text: fmt.Sprintf(format, args...), Class: class}
+}
+
+// plain adds a line that can be counted if it is about an item: plain lines of a step, with nothing else between them, are folded into one. What is
+// the word that they are counted by.
+func (v *SagaView) plain(step, what string, at time.Time, class, format string, args ...any) {
+	of := v.steps[step]
+	if of == "" {
+		v.add(at, class, format, args...)
+		return
+	}
+	fold, line := v.folds[of], v.line(at, class, format, args...)
+	if fold == nil {
+		fold = &entry{After: line.After, At: at, Text: of}
+		v.folds[of] = fold
+		v.History = append(v.History, fold)
+	}
+	fold.Class, fold.Last = class, line.After
+	if len(fold.Lines) < maxItems {
+		fold.Lines = append(fold.Lines, line)
+	} else {
+		fold.More++
+	}
+	i := slices.IndexFunc(fold.Tally, func(t tally) bool { return t.what == what })
+	if i < 0 {
+		i = len(fold.Tally)
+		fold.Tally = append(fold.Tally, tally{what: what})
+	}
+	fold.Tally[i].n++
+}
+
+// notable adds a line about an item that an operator looks for. It is not folded, unless the step has very many.
+func (v *SagaView) notable(step, what string, at time.Time, class, format string, args ...any) {
+	of := v.steps[step]
+	if v.noted[of]++; of != "" && v.noted[of] > maxItems {
+		v.plain(step, what, at, class, format, args...)
+		return
+	}
+	v.add(at, class, format, args...)
+}
+
+// unfold puts the numbers of folded lines into words. One line alone stands as it is.
+func (v *SagaView) unfold() {
+	for _, e := range v.History {
+		switch len(e.Lines) {
+		case 0:
+			continue
+		case 1:
+			*e = *e.Lines[0]
+			continue
+		}
+		words := make([]string, len(e.Tally))
+		for i, t := range e.Tally {
+			words[i] = fmt.Sprint(t.n, " ", t.what)
+		}
+		e.Text = fmt.Sprintf("%s, for each: %s", e.Text, strings.Join(words, ", "))
+		if e.Last > e.After {
+			e.Text += fmt.Sprintf(", until +%.3f s", e.Last.Seconds())
+		}
+	}
 }
 
 // sent records that the command of a step was sent; nil: no command was sent.
@@ -103,6 +183,9 @@ func (v *SagaView) sent(at time.Time, f *saga.CommandSent) {
 		return
 	}
 	r := v.run(f.Step, f.Branch == cqrs.BranchCompensation)
+	if action := v.find(f.Step, false); r.Compensate && action != nil && !action.Ended {
+		v.end(f.Step, false, at, "in_doubt", "in doubt", "")
+	}
 	if r.Started.IsZero() || r.Ended {
 		r.Started, r.Ended = at, false
 	}
@@ -118,15 +201,34 @@ func (v *SagaView) sent(at time.Time, f *saga.CommandSent) {
 	if f.InsteadOf != "" {
 		more += ", instead of " + f.InsteadOf
 	}
-	v.add(at, r.Class, "%s: command sent%s", r.Name(), more)
+	switch {
+	case f.Attempt > 1 && !r.repeated:
+		v.notable(f.Step, "sent again", at, r.Class, "%s: command sent%s", r.Name(), more)
+	case r.Compensate:
+		v.plain(f.Step, "compensating", at, r.Class, "%s: command sent%s", r.Name(), more)
+	default:
+		v.plain(f.Step, "sent", at, r.Class, "%s: command sent%s", r.Name(), more)
+	}
+	r.repeated = false
 }
 
+// run returns the run of a step, or of one of its items, and begins it if need be.
 func (v *SagaView) run(step string, compensate bool) *run {
 	if r := v.find(step, compensate); r != nil {
 		return r
 	}
-	v.Runs = append(v.Runs, run{Step: step, Compensate: compensate})
-	return &v.Runs[len(v.Runs)-1]
+	r := &run{Step: step, Compensate: compensate}
+	of := v.steps[step]
+	if of == "" {
+		v.Runs = append(v.Runs, r)
+		return r
+	}
+	all := v.run(of, compensate)
+	if all.items == nil {
+		all.items = map[string]*run{}
+	}
+	all.items[step] = r
+	return r
 }
 
 func (v *SagaView) end(step string, compensate bool, at time.Time, class, result, reason string) {

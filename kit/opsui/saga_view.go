@@ -16,16 +16,19 @@ import (
 type SagaView struct {
 	State   saga.State
 	Diagram diagram
-	Runs    []run
-	History []entry
+	Runs    []*run
+	History []*entry
 	Stuck   []saga.StepState // the steps that need the decision of an operator
 	Signals []awaited        // that the saga waits for, if its definition is registered
 	Summary string           // where the saga stands, in a sentence
 
-	planned []string // the steps that the first event names
+	planned []string          // the steps that the first event names
+	steps   map[string]string // the step that an item belongs to, by the item's name
+	folds   map[string]*entry // the lines of the history that plain events of items are folded into now, by the step
+	noted   map[string]int    // lines of the history about items of a step that are not folded
 }
 
-// run is the action or the compensation of one step, with all attempts.
+// run is the action or the compensation of one step, with all attempts. Of a step that is taken for each item of a list it is that of all items.
 type run struct {
 	Step       string
 	Compensate bool
@@ -39,6 +42,13 @@ type run struct {
 	Commands   []string // ids of the messages
 	Reason     string
 	From, To   float64 // its part of the whole time, in per cent
+
+	Counts string // of the items, in words
+	Items  []*run // those that need an operator, or are in flight, first; maxItems at most
+	More   int    // so many items are left out
+
+	items    map[string]*run // all of them by their names; nil: the step is not taken for each
+	repeated bool            // its condition did not hold, and the command is sent again
 }
 
 // entry is a line of the history.
@@ -47,6 +57,17 @@ type entry struct {
 	At    time.Time
 	Text  string
 	Class string
+
+	Lines []*entry // that are folded into this one; maxItems at most
+	More  int      // so many lines are left out
+	Tally []tally  // of what the lines say
+	Last  time.Duration
+}
+
+// tally is how often something happened to items of a step.
+type tally struct {
+	what string
+	n    int
 }
 
 // LoadSaga loads the view of an instance. The error wraps cqrs.ErrNotFound if it has not started.
@@ -61,8 +82,14 @@ func LoadSaga(ctx context.Context, queries *cqrs.Queries, registered []*saga.Sag
 // NewSagaView makes the view of an instance from its events. If its version of the definition is not registered, the diagram is drawn from
 // the events alone.
 func NewSagaView(id string, events []cqrs.Event, registered []*saga.Saga) *SagaView {
-	v := &SagaView{State: saga.Rebuild(id, events)}
+	v := &SagaView{State: saga.Rebuild(id, events), steps: map[string]string{}, folds: map[string]*entry{}, noted: map[string]int{}}
+	for i := range v.State.Steps {
+		for n := range v.State.Steps[i].Items {
+			v.steps[v.State.Steps[i].Items[n].Name] = v.State.Steps[i].Name
+		}
+	}
 	v.read(events)
+	v.foldItems()
 	v.scale()
 	i := slices.IndexFunc(registered, func(sg *saga.Saga) bool { return sg.Name() == v.State.Definition && sg.Version() == v.State.DefVersion })
 	outline := v.outline()
@@ -71,45 +98,30 @@ func NewSagaView(id string, events []cqrs.Event, registered []*saga.Saga) *SagaV
 		v.Signals = awaits(v.State, registered[i])
 	}
 	v.Diagram = drawSaga(v.State.Definition, outline, v)
-	var active []string
-	for _, st := range v.State.Steps {
-		switch {
-		case st.InFlight() && v.State.Signals[st.Name] != "" && st.Status == saga.InProgress:
-			active = append(active, fmt.Sprintf("the signal %q, until %s", v.State.Signals[st.Name], st.Deadline.UTC().Format(time.DateTime)))
-		case st.InFlight() && (st.Wait || st.Scheduled):
-			active = append(active, fmt.Sprintf("%q, until %s", st.Name, st.Deadline.UTC().Format(time.DateTime)))
-		case st.InFlight():
-			active = append(active, fmt.Sprintf("the result of %q", st.Name))
-		}
+	for st := range v.State.Branches() {
 		if st.Stuck {
-			v.Stuck = append(v.Stuck, st)
+			v.Stuck = append(v.Stuck, *st)
 		}
 	}
-	v.Summary = summary(v, active)
+	v.Summary = summary(v)
 	if i < 0 && !v.State.Status.Ended() {
 		v.Summary += fmt.Sprintf(" Version %d of this definition is not registered on this instance, so the saga cannot continue here: register that version again.", v.State.DefVersion)
 	}
 	return v
 }
 
-// summary says where a saga stands. The active steps are those that wait for an answer.
-func summary(v *SagaView, active []string) string {
+// summary says where a saga stands.
+func summary(v *SagaView) string {
 	switch v.State.Status {
 	case saga.Running:
-		switch len(active) {
-		case 0:
-			return "The saga is running."
-		default:
+		if active := v.inFlight(); len(active) > 0 {
 			return "The saga waits for " + strings.Join(active, " and ") + "."
 		}
+		return "The saga is running."
 	case saga.Compensating:
 		return "Compensating: " + v.State.Reason + ". Completed steps are compensated in reverse order."
 	case saga.Stuck:
-		var stuck []string
-		for _, st := range v.Stuck {
-			stuck = append(stuck, fmt.Sprintf("%q is not completed after %s.", st.Name, attempts(st.Attempts)))
-		}
-		return strings.Join(stuck, " ")
+		return v.stuckSentence()
 	case saga.IsCompleted:
 		return "All steps are completed."
 	case saga.IsCompensated:
@@ -148,28 +160,39 @@ func (v *SagaView) outline() []saga.Outline {
 func (v *SagaView) scale() {
 	last := v.State.StartedAt
 	for _, e := range v.History {
-		if e.At.After(last) {
-			last = e.At
-		}
+		last = latest(last, latest(e.At, v.State.StartedAt.Add(e.Last)))
 	}
 	whole := max(float64(last.Sub(v.State.StartedAt)), 1)
-	for i := range v.Runs {
-		r := &v.Runs[i]
-		r.From = 100 * float64(r.Started.Sub(v.State.StartedAt)) / whole
-		r.To = 100.0
-		if r.Ended {
-			r.To = r.From + 100*float64(r.Took)/whole
+	for _, r := range v.Runs {
+		r.scale(v.State.StartedAt, whole)
+		for _, item := range r.Items {
+			item.scale(v.State.StartedAt, whole)
 		}
-		r.From = min(r.From, 99)
-		r.To = max(min(r.To, 100), r.From+1)
 	}
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func (r *run) scale(start time.Time, whole float64) {
+	r.From = 100 * float64(r.Started.Sub(start)) / whole
+	r.To = 100.0
+	if r.Ended {
+		r.To = r.From + 100*float64(r.Took)/whole
+	}
+	r.From = min(r.From, 99)
+	r.To = max(min(r.To, 100), r.From+1)
 }
 
 // Title implements the title of a page.
 func (v *SagaView) Title() string { return "Saga " + Short(v.State.ID) }
 
 // Name is the step, or "compensate" and the step.
-func (r run) Name() string {
+func (r *run) Name() string {
 	if r.Compensate {
 		return "compensate " + r.Step
 	}
@@ -177,11 +200,24 @@ func (r run) Name() string {
 }
 
 // Width is the length of the bar in per cent.
-func (r run) Width() float64 { return r.To - r.From }
+func (r *run) Width() float64 { return r.To - r.From }
 
+// find returns the run of a step, or of one of its items; nil: it has not begun.
 func (v *SagaView) find(step string, compensate bool) *run {
-	if i := slices.IndexFunc(v.Runs, func(r run) bool { return r.Step == step && r.Compensate == compensate }); i >= 0 {
-		return &v.Runs[i]
+	if of := v.steps[step]; of != "" {
+		if r := v.find(of, compensate); r != nil {
+			return r.items[step]
+		}
+		return nil
+	}
+	if i := slices.IndexFunc(v.Runs, func(r *run) bool { return r.Step == step && r.Compensate == compensate }); i >= 0 {
+		return v.Runs[i]
 	}
 	return nil
 }
+
+// StuckShown are the stuck steps that the page has forms for.
+func (v *SagaView) StuckShown() []saga.StepState { return v.Stuck[:min(len(v.Stuck), maxItems)] }
+
+// StuckMore is the number of the other stuck steps.
+func (v *SagaView) StuckMore() int { return len(v.Stuck) - len(v.StuckShown()) }

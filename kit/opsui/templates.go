@@ -64,6 +64,7 @@ var functions = template.FuncMap{
 	"millis":   func(d sandbox.Duration) int64 { return time.Duration(d).Milliseconds() },
 	"join":     func(parts []string) string { return strings.Join(parts, ", ") },
 	"attempts": attempts,
+	"items":    itemsByStatus,
 	"age":      func(seconds float64) string { return span(time.Duration(seconds * float64(time.Second))) },
 	"after":    func(d time.Duration) string { return fmt.Sprintf("+%.3f s", d.Seconds()) },
 }
@@ -80,6 +81,7 @@ var looks = map[string]look{
 	"skipped": {"", "–"}, "cancelled": {"", "–"},
 	"refused": {ToneBad, "✕"}, "open": {ToneBad, "✕"}, "stuck": {ToneBad, "!"},
 	"timed_out":    {ToneLate, "⏱"},
+	"in_doubt":     {ToneLate, "?"},
 	"compensating": {ToneUndone, "◀"}, "compensated": {ToneUndone, "↩"},
 }
 
@@ -120,11 +122,14 @@ type labelled struct {
 	Messages []Message
 }
 
-func attempts(n int) string {
+func attempts(n int) string { return counted(n, "attempt") }
+
+// counted is a number of something. Unlike plural it is exact.
+func counted(n int, what string) string {
 	if n == 1 {
-		return "1 attempt"
+		return "1 " + what
 	}
-	return fmt.Sprint(n, " attempts")
+	return fmt.Sprint(n, " ", what, "s")
 }
 
 func span(d time.Duration) string {

@@ -18,10 +18,11 @@
     if (busy()) { waiting = html; return; }
     waiting = null;
     const focused = live.contains(document.activeElement) ? key(document.activeElement) : null;
-    const open = [...live.querySelectorAll("details")].map((d) => d.open);
+    const details = () => [...live.querySelectorAll("details")].map((d, i) => [d.dataset.key ?? i, d]); // one with a key keeps it when others come before it
+    const open = new Map(details().map(([k, d]) => [k, d.open]));
     const scrolled = [...live.querySelectorAll(".scroll")].map((s) => s.scrollLeft);
     live.innerHTML = html;
-    live.querySelectorAll("details").forEach((d, i) => { if (i < open.length) d.open = open[i]; });
+    details().forEach(([k, d]) => { if (open.has(k)) d.open = open.get(k); });
     live.querySelectorAll(".scroll").forEach((s, i) => { if (i < scrolled.length) s.scrollLeft = scrolled[i]; });
     if (focused) live.querySelector(focused)?.focus({ preventScroll: true });
   };

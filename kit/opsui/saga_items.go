@@ -1,0 +1,206 @@
+package opsui
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/kit/saga"
+)
+
+// maxItems bounds the items of a step, and the folded lines of the history, that a page shows. A step can have thousands of them.
+const maxItems = 50
+
+// urgency orders items by how much an operator needs to see them, and names them in counts. A status that is not here comes last.
+var urgency = []struct{ class, words string }{
+	{"completed", "completed"}, {"compensated", "compensated"}, {"stuck", "stuck"}, {"refused", "refused"}, {"timed_out", "timed out"}, {"in_doubt", "in doubt"},
+	{"in_progress", "in flight"}, {"compensating", "in flight"}, {"cancelled", "cancelled"}, {"skipped", "skipped"},
+}
+
+// rank is the place of an item in the list of a row: the finished ones are last.
+func rank(class string) int {
+	i := slices.IndexFunc(urgency, func(u struct{ class, words string }) bool { return u.class == class })
+	if i < 2 { // finished, or without a name
+		return len(urgency)
+	}
+	return i
+}
+
+// foldItems makes rows of the runs of items: their times, their status as a whole and their numbers.
+func (v *SagaView) foldItems() {
+	for _, r := range v.Runs {
+		if st := v.State.Step(r.Step); st != nil && r.items != nil {
+			v.foldRun(r, st)
+		}
+	}
+}
+
+func (v *SagaView) foldRun(r *run, st *saga.StepState) {
+	counts := map[string]int{}
+	runs := make([]*run, 0, len(r.items))
+	r.Ended, r.Deadline, r.Attempts = true, nil, 0
+	var end time.Time
+	for i := range st.Items {
+		item := r.items[st.Items[i].Name]
+		if item == nil {
+			continue
+		}
+		if st.Items[i].Stuck && r.Compensate == (st.Items[i].Status == saga.Undoing) {
+			item.Class, item.Reason = "stuck", st.Items[i].Reason
+		}
+		counts[item.Class]++
+		runs = append(runs, item)
+		if r.Started.IsZero() || item.Started.Before(r.Started) {
+			r.Started = item.Started
+		}
+		r.Ended = r.Ended && item.Ended
+		if e := item.Started.Add(item.Took); e.After(end) {
+			end = e
+		}
+	}
+	total, waiting := len(runs), v.notBegun(r, st)
+	over := v.State.Compensating || v.State.Status.Ended()
+	if r.Compensate || st.InsteadOf == "" {
+		total += waiting
+	} else {
+		waiting = 0 // a fallback is for some items only
+	}
+	r.Ended = r.Ended && (waiting == 0 || over && !r.Compensate)
+	r.Took = end.Sub(r.Started)
+	r.Class = overall(counts, st, r, waiting > 0 && !r.Ended)
+	r.count(counts, total, waiting, over)
+	slices.SortStableFunc(runs, func(a, b *run) int { return cmp.Compare(rank(a.Class), rank(b.Class)) })
+	r.More = max(len(runs)-maxItems, 0)
+	r.Items = runs[:len(runs)-r.More]
+}
+
+// notBegun is the number of items whose action, or whose compensation, is still to be started.
+func (v *SagaView) notBegun(r *run, st *saga.StepState) (n int) {
+	if !r.Compensate {
+		return st.Counts[saga.Waiting]
+	}
+	if v.State.Compensating && !v.State.Status.Ended() {
+		return st.Counts[saga.StepDone]
+	}
+	return 0
+}
+
+// overall is the class of a row. An item that was refused and has a fallback does not make the row a refused one.
+func overall(counts map[string]int, st *saga.StepState, r *run, more bool) string {
+	active, done := "in_progress", "completed"
+	if r.Compensate {
+		active, done = "compensating", "compensated"
+	}
+	if more || counts[active]+counts["stuck"] > 0 {
+		return active
+	}
+	replaced := 0
+	for i := range st.Items {
+		if st.Items[i].Fallback != "" {
+			replaced++
+		}
+	}
+	for _, class := range []string{"refused", "timed_out", "in_doubt"} {
+		if counts[class] > 0 && counts["refused"]+counts["timed_out"]+counts["in_doubt"] > replaced {
+			return class
+		}
+	}
+	if counts[done] == 0 && counts["cancelled"] > 0 {
+		return "cancelled"
+	}
+	return done
+}
+
+// count puts the numbers of a row into words: all of them for the timeline, the first two for the box of the diagram.
+func (r *run) count(counts map[string]int, total, waiting int, over bool) {
+	var words []string
+	done := "completed"
+	if r.Compensate {
+		done = "compensated"
+	}
+	for _, u := range urgency {
+		if n := counts[u.class]; n > 0 && u.class != done {
+			words = append(words, fmt.Sprint(n, " ", u.words))
+		}
+	}
+	r.Result = strings.Join(append([]string{fmt.Sprintf("%d of %d", counts[done], total)}, words[:min(len(words), 1)]...), ", ")
+	switch {
+	case waiting == 0:
+	case over && !r.Compensate:
+		words = append(words, fmt.Sprint(waiting, " not taken"))
+	default:
+		words = append(words, fmt.Sprint(waiting, " waiting"))
+	}
+	r.Counts = strings.Join(append([]string{fmt.Sprintf("for each: %d of %d %s", counts[done], total, done)}, words...), ", ")
+}
+
+// inFlight says what a saga waits for: each step, but the items of one step together.
+func (v *SagaView) inFlight() (all []string) {
+	for i := range v.State.Steps {
+		st := &v.State.Steps[i]
+		if st.Items == nil {
+			if st.InFlight() {
+				all = append(all, v.waitsFor(st))
+			}
+			continue
+		}
+		var items []*saga.StepState
+		for n := range st.Items {
+			if st.Items[n].InFlight() {
+				items = append(items, &st.Items[n])
+			}
+		}
+		switch len(items) {
+		case 0:
+		case 1:
+			all = append(all, v.waitsFor(items[0]))
+		default:
+			all = append(all, fmt.Sprintf("the results of %d items of %q", len(items), st.Name))
+		}
+	}
+	return all
+}
+
+// waitsFor says what a step in flight, or an item of one, waits for.
+func (v *SagaView) waitsFor(st *saga.StepState) string {
+	until := st.Deadline.UTC().Format(time.DateTime)
+	switch signal := v.State.Signals[st.Name]; {
+	case signal != "" && st.Status == saga.InProgress:
+		return fmt.Sprintf("the signal %q, until %s", signal, until)
+	case st.Wait || st.Scheduled:
+		return fmt.Sprintf("%q, until %s", st.Name, until)
+	}
+	return fmt.Sprintf("the result of %q", st.Name)
+}
+
+// stuckSentence names the stuck steps, and counts the items of one step.
+func (v *SagaView) stuckSentence() string {
+	var sentences []string
+	for i := range v.State.Steps {
+		st := &v.State.Steps[i]
+		stuck := slices.DeleteFunc(slices.Clone(v.Stuck), func(s saga.StepState) bool { return s.Name != st.Name && v.steps[s.Name] != st.Name })
+		switch len(stuck) {
+		case 0:
+		case 1:
+			sentences = append(sentences, fmt.Sprintf("%q is not completed after %s.", stuck[0].Name, attempts(stuck[0].Attempts)))
+		default:
+			sentences = append(sentences, fmt.Sprintf("%d items of %q are not completed.", len(stuck), st.Name))
+		}
+	}
+	return strings.Join(sentences, " ")
+}
+
+// itemsByStatus are the numbers of the items of a step in words; empty: it is not taken for each item.
+func itemsByStatus(st saga.StepState) string {
+	var words []string
+	for _, status := range []saga.StepStatus{
+		saga.StepDone, saga.IsUndone, saga.StepIsRefused, saga.TimedOut, saga.IsCancelled, saga.InProgress, saga.Undoing, saga.Waiting,
+	} {
+		if n := st.Counts[status]; n > 0 {
+			words = append(words, fmt.Sprint(n, " ", strings.ReplaceAll(string(status), "_", " ")))
+		}
+	}
+	return strings.Join(words, ", ")
+}
