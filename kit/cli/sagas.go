@@ -5,8 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -34,19 +39,25 @@ type sagaView struct {
 	Reason     string     `json:"reason"`
 	StartedAt  time.Time  `json:"started_at"`
 	EndedAt    *time.Time `json:"ended_at"`
-	Steps      []struct {
-		Name      string     `json:"name"`
-		Status    string     `json:"status"`
-		Attempts  int        `json:"attempts"`
-		StartedAt *time.Time `json:"started_at"`
-		EndedAt   *time.Time `json:"ended_at"`
-		Deadline  *time.Time `json:"deadline"`
-		Reason    string     `json:"reason"`
-		InsteadOf string     `json:"instead_of"`
-		Stage     int        `json:"stage"`
-		Stuck     bool       `json:"stuck"`
-		Signal    string     `json:"signal"`
-	} `json:"steps"`
+	Steps      []stepView `json:"steps"`
+}
+
+type stepView struct {
+	Name      string         `json:"name"`
+	Status    string         `json:"status"`
+	Attempts  int            `json:"attempts"`
+	StartedAt *time.Time     `json:"started_at"`
+	EndedAt   *time.Time     `json:"ended_at"`
+	Deadline  *time.Time     `json:"deadline"`
+	Reason    string         `json:"reason"`
+	InsteadOf string         `json:"instead_of"`
+	Stage     int            `json:"stage"`
+	Stuck     bool           `json:"stuck"`
+	Signal    string         `json:"signal"`
+	Event     string         `json:"event"`
+	EventKey  string         `json:"event_key"`
+	Items     map[string]int `json:"items"`
+	InFlight  []stepView     `json:"in_flight"`
 }
 
 // urlFlag adds the flag with the address of the service.
@@ -72,7 +83,7 @@ func (a *App) sagas() *cobra.Command {
 		c := &cobra.Command{Use: use, Short: short, Args: Args(1), RunE: func(c *cobra.Command, args []string) error {
 			return a.operateSaga(c.Context(), *base, action, args[0], reason, step)
 		}}
-		c.Flags().StringVar(&step, "step", "", "the stuck step; needed if several parallel steps are stuck")
+		c.Flags().StringVar(&step, "step", "", "the stuck step, or item of a step ('send parcel#3'); needed if several are stuck")
 		if action != "retry" {
 			c.Flags().StringVar(&reason, "reason", "", "why; it is kept in the saga's history")
 		}
@@ -162,29 +173,17 @@ func (a *App) showSaga(ctx context.Context, base, id string) error {
 	}
 	_, _ = fmt.Fprintln(table, "\nSTEP\tSTATUS\tATTEMPTS\tSTARTED\tTOOK\tREASON")
 	for _, step := range s.Steps {
-		started, took := "", ""
 		if step.Stage > 0 && stages[step.Stage] > 1 {
 			step.Name = fmt.Sprintf("%s (parallel, stage %d)", step.Name, step.Stage)
 		}
-		if step.Stuck {
-			step.Status += ", stuck"
+		printStep(table, step)
+		for _, item := range step.InFlight {
+			item.Name, item.InsteadOf = "  "+item.Name, ""
+			printStep(table, item)
 		}
-		if step.InsteadOf != "" {
-			step.Name += " (instead of " + step.InsteadOf + ")"
+		if more := step.Items["in_progress"] + step.Items["compensating"] - len(step.InFlight); more > 0 {
+			_, _ = fmt.Fprintf(table, "  … and %d more in flight\t\t\t\t\t\n", more)
 		}
-		if step.StartedAt != nil {
-			started = step.StartedAt.Format(time.RFC3339Nano)
-			if step.EndedAt != nil {
-				took = step.EndedAt.Sub(*step.StartedAt).Round(time.Millisecond).String()
-			}
-		}
-		if step.Signal != "" && step.Status == "in_progress" {
-			step.Status = "waits for signal " + step.Signal
-		}
-		if step.Deadline != nil {
-			took = "due " + step.Deadline.Format(time.RFC3339)
-		}
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%s\n", step.Name, step.Status, step.Attempts, started, took, step.Reason)
 	}
 	return table.Flush()
 }
@@ -209,4 +208,45 @@ func (a *App) listUnmatched(ctx context.Context, base string) error {
 		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", e.Definition, e.Event, e.Key, e.ReceivedAt.Format(time.RFC3339), e.MessageID, e.Body)
 	}
 	return table.Flush()
+}
+
+// printStep prints the row of a step, or of an item of one.
+func printStep(table io.Writer, step stepView) {
+	started, took, attempts := "", "", strconv.Itoa(step.Attempts)
+	switch {
+	case step.Status != "in_progress":
+	case step.Signal != "":
+		step.Status = "waits for signal " + step.Signal
+	case step.Event != "":
+		step.Status = fmt.Sprintf("waits for event %s of %s", step.Event, step.EventKey)
+	}
+	if len(step.Items) > 0 {
+		step.Name += " (for each)"
+		step.Status, attempts = itemsByStatus(step.Items), ""
+	}
+	if step.Stuck {
+		step.Status += ", stuck"
+	}
+	if step.InsteadOf != "" {
+		step.Name += " (instead of " + step.InsteadOf + ")"
+	}
+	if step.StartedAt != nil {
+		started = step.StartedAt.Format(time.RFC3339Nano)
+		if step.EndedAt != nil {
+			took = step.EndedAt.Sub(*step.StartedAt).Round(time.Millisecond).String()
+		}
+	}
+	if step.Deadline != nil {
+		took = "due " + step.Deadline.Format(time.RFC3339)
+	}
+	_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", step.Name, step.Status, attempts, started, took, step.Reason)
+}
+
+// itemsByStatus are the numbers of a step's items, by the statuses' names.
+func itemsByStatus(items map[string]int) string {
+	words := make([]string, 0, len(items))
+	for _, status := range slices.Sorted(maps.Keys(items)) {
+		words = append(words, fmt.Sprint(items[status], " ", status))
+	}
+	return strings.Join(words, ", ")
 }

@@ -161,28 +161,8 @@ func toSaga(s saga.State) operations.Saga {
 	if s.Reason != "" {
 		out.Reason = &s.Reason
 	}
-	for _, step := range s.Steps {
-		st := operations.Step{
-			Name: step.Name, Status: operations.StepStatus(step.Status), Attempts: step.Attempts, StartedAt: step.StartedAt, EndedAt: step.EndedAt,
-			Deadline: step.Deadline,
-		}
-		if step.Reason != "" {
-			st.Reason = &step.Reason
-		}
-		if step.InsteadOf != "" {
-			st.InsteadOf = &step.InsteadOf
-		}
-		if step.Stage > 0 {
-			stage := int(step.Stage)
-			st.Stage = &stage
-		}
-		if signal, waits := s.Signals[step.Name]; waits {
-			st.Signal = &signal
-		}
-		if step.Stuck {
-			st.Stuck = &step.Stuck
-		}
-		out.Steps = append(out.Steps, st)
+	for i := range s.Steps {
+		out.Steps = append(out.Steps, toStep(&s, &s.Steps[i]))
 	}
 	return out
 }
@@ -206,4 +186,63 @@ func (h *handlers) ListUnmatchedEvents(w http.ResponseWriter, r *http.Request) {
 		list.Events[i] = e
 	}
 	Respond(w, http.StatusOK, list)
+}
+
+// maxInFlight bounds the items of a step that are listed and not stuck.
+const maxInFlight = 50
+
+func toStep(s *saga.State, step *saga.StepState) operations.Step {
+	st := operations.Step{
+		Name: step.Name, Status: operations.StepStatus(step.Status), Attempts: step.Attempts, StartedAt: step.StartedAt, EndedAt: step.EndedAt, Deadline: step.Deadline,
+	}
+	if step.Reason != "" {
+		st.Reason = &step.Reason
+	}
+	if step.InsteadOf != "" {
+		st.InsteadOf = &step.InsteadOf
+	}
+	if step.Stage > 0 {
+		stage := int(step.Stage)
+		st.Stage = &stage
+	}
+	if signal, waits := s.Signals[step.Name]; waits {
+		st.Signal = &signal
+	}
+	if event, waits := s.Awaits[step.Name]; waits {
+		st.Event, st.EventKey = &event.Event, &event.Key
+	}
+	if step.Stuck {
+		st.Stuck = &step.Stuck
+	}
+	if len(step.Items) > 0 {
+		addItems(s, step, &st)
+	}
+	return st
+}
+
+// addItems adds the numbers of a step's items, and those in flight.
+func addItems(s *saga.State, step *saga.StepState, st *operations.Step) {
+	counts := map[string]int{}
+	for status, n := range step.Counts {
+		if n > 0 {
+			counts[string(status)] = n
+		}
+	}
+	var stuck, others []operations.Step
+	for i := range step.Items {
+		switch item := &step.Items[i]; {
+		case item.Stuck:
+			stuck = append(stuck, toStep(s, item))
+		case item.InFlight() && len(others) < maxInFlight:
+			others = append(others, toStep(s, item))
+		}
+	}
+	st.Items = &counts
+	if len(stuck) > 0 {
+		needed := true
+		st.Stuck = &needed
+	}
+	if all := append(stuck, others[:min(len(others), max(maxInFlight-len(stuck), 0))]...); len(all) > 0 {
+		st.InFlight = &all
+	}
 }

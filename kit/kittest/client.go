@@ -93,13 +93,21 @@ type Step struct {
 	Status   string `json:"status"`
 	Attempts int    `json:"attempts"`
 	Reason   string `json:"reason"`
+	Stuck    bool   `json:"stuck"`
+
+	// Items are the numbers of the items by status, and InFlight those in flight, of a step that is taken for each item of a list.
+	Items    map[string]int `json:"items"`
+	InFlight []Step         `json:"in_flight"`
 }
 
-// Statuses are the statuses of the steps, by their names.
+// Statuses are the statuses of the steps, and of the items in flight, by their names.
 func (s Saga) Statuses() map[string]string {
 	statuses := map[string]string{}
 	for _, step := range s.Steps {
 		statuses[step.Name] = step.Status
+		for _, item := range step.InFlight {
+			statuses[item.Name] = item.Status
+		}
 	}
 	return statuses
 }

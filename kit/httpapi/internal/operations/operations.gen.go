@@ -152,7 +152,7 @@ type DeadLetterList struct {
 type Decision struct {
 	Reason string `json:"reason"`
 
-	// Step The stuck step; needed if several parallel steps are stuck
+	// Step The stuck step, or item of a step, such as send parcel#3; needed if several are stuck
 	Step *string `json:"step,omitempty"`
 }
 
@@ -250,10 +250,22 @@ type Step struct {
 	Deadline *time.Time `json:"deadline,omitempty"`
 	EndedAt  *time.Time `json:"ended_at,omitempty"`
 
+	// Event The event that the step waits for
+	Event *string `json:"event,omitempty"`
+
+	// EventKey The key of the event that the step waits for
+	EventKey *string `json:"event_key,omitempty"`
+
+	// InFlight The items in flight, the stuck ones first. Their names are those of steps, such as send parcel#3. All that are stuck are listed, of the others as many as make 50 in all
+	InFlight *[]Step `json:"in_flight,omitempty"`
+
 	// InsteadOf The step that this step is the alternative of
 	InsteadOf *string `json:"instead_of,omitempty"`
-	Name      string  `json:"name"`
-	Reason    *string `json:"reason,omitempty"`
+
+	// Items Of a step that is taken for each item of a list: how many items have which status
+	Items  *map[string]int `json:"items,omitempty"`
+	Name   string          `json:"name"`
+	Reason *string         `json:"reason,omitempty"`
 
 	// Signal The signal that the step waits for
 	Signal *string `json:"signal,omitempty"`
@@ -263,7 +275,7 @@ type Step struct {
 	StartedAt *time.Time `json:"started_at,omitempty"`
 	Status    StepStatus `json:"status"`
 
-	// Stuck The step needs the decision of an operator
+	// Stuck The step, or one of its items, needs the decision of an operator
 	Stuck *bool `json:"stuck,omitempty"`
 }
 
@@ -272,7 +284,7 @@ type StepStatus string
 
 // StuckStep defines model for StuckStep.
 type StuckStep struct {
-	// Step The stuck step; needed if several parallel steps are stuck
+	// Step The stuck step, or item of a step, such as send parcel#3; needed if several are stuck
 	Step *string `json:"step,omitempty"`
 }
 
