@@ -294,6 +294,8 @@ func about(st saga.Outline) string {
 		kind = "delay"
 	case st.Signal != "":
 		kind = "signal " + st.Signal
+	case st.Event != "":
+		kind = "event " + st.Event[strings.LastIndexByte(st.Event, '.')+1:]
 	case st.AtOnce > 0:
 		kind = atOnce(st)
 	case st.Every > 0:

@@ -47,14 +47,24 @@ func (v *SagaView) read(events []cqrs.Event) {
 			r := v.run(f.Step, false)
 			r.Started, r.Class, r.Result, r.Deadline = at, "in_progress", "waiting", &f.Deadline
 			what := ""
-			if f.Signal != "" {
+			switch {
+			case f.Signal != "":
 				what = " for the signal " + f.Signal
+			case f.Event != "":
+				what = fmt.Sprintf(" for the event %s of %s", f.Event, f.Key)
 			}
 			v.add(at, r.Class, "%s: waits%s until %s", f.Step, what, f.Deadline.UTC().Format(time.DateTime))
 		case saga.SignalReceived:
 			v.end(f.Step, false, at, "completed", "signal of "+f.By, string(f.Payload))
 			v.add(at, "completed", "%s sent the signal %s: %s", f.By, f.Signal, f.Payload)
 			v.sent(at, f.Next)
+		case saga.EventReceived:
+			v.end(f.Step, false, at, "completed", "event received", "message "+f.MessageID)
+			v.plain(f.Step, "completed", at, "completed", "%s: the event %s has come", f.Step, f.Event)
+			v.sent(at, f.Next)
+		case saga.ReminderSent:
+			v.run(f.Step, false).Deadline = &f.Deadline
+			v.plain(f.Step, "reminded", at, "in_progress", "%s: reminder sent, waits until %s", f.Step, f.Deadline.UTC().Format(time.DateTime))
 		case saga.WaitsCancelled:
 			for _, step := range f.Steps {
 				v.end(step, false, at, "cancelled", "cancelled", "")

@@ -166,9 +166,12 @@ func (v *SagaView) inFlight() (all []string) {
 // waitsFor says what a step in flight, or an item of one, waits for.
 func (v *SagaView) waitsFor(st *saga.StepState) string {
 	until := st.Deadline.UTC().Format(time.DateTime)
-	switch signal := v.State.Signals[st.Name]; {
+	signal, event := v.State.Signals[st.Name], v.State.Awaits[st.Name]
+	switch {
 	case signal != "" && st.Status == saga.InProgress:
 		return fmt.Sprintf("the signal %q, until %s", signal, until)
+	case event.Event != "" && st.Status == saga.InProgress:
+		return fmt.Sprintf("the event %s of %s, until %s", event.Event, event.Key, until)
 	case st.Wait || st.Scheduled:
 		return fmt.Sprintf("%q, until %s", st.Name, until)
 	}
