@@ -24,6 +24,8 @@ type box struct {
 	Name       string
 	State      string // the text below the name
 	Class      string
+
+	NameWidth, StateWidth int // that the texts are condensed to; 0: they are not
 }
 
 type line struct {
@@ -56,7 +58,10 @@ const (
 	barGap       = 7   // between the boxes of a stage of parallel steps and its bars
 	railGap      = 4   // between the edge of a column and the rails of such a stage
 	exitDown     = 10  // from the middle of a box to where a lane leaves an action, or enters a compensation
-	laneGap      = 8   // between the edge of a column and the boxes of such a stage
+	padding      = 10  // of the texts in a box
+	nameWidth    = 72  // of a letter on average, in tenths
+	stateWidth   = 56
+	laneGap      = 8 // between the edge of a column and the boxes of such a stage
 )
 
 // drawing is a diagram of a saga that is being drawn. The path of the instance is highlighted; nil: there is no instance.
@@ -71,8 +76,8 @@ func drawSaga(name string, outline []saga.Outline, v *SagaView) diagram {
 	steps, abort := outline[:len(outline)-1], outline[len(outline)-1]
 	p := &drawing{diagram{Width: diagramWidth, Height: (len(steps)+2)*rowHeight + 10}, steps, v}
 	// Row 0 is the start on the left, and the last command of a compensated saga on the right.
-	p.box(box{leftX, top(0), leftWidth, boxHeight, outline[0].Starts, "starts the saga", lit(v != nil, "completed")})
-	p.box(box{rightX, top(0), rightWidth, boxHeight, abort.Name, text(p.run(abort.Name, false), "ends the compensation"), "back " + p.class(abort.Name, false)})
+	p.box(box{X: leftX, Y: top(0), W: leftWidth, H: boxHeight, Name: outline[0].Starts, State: "starts the saga", Class: lit(v != nil, "completed")})
+	p.box(box{X: rightX, Y: top(0), W: rightWidth, H: boxHeight, Name: abort.Name, State: text(p.run(abort.Name, false), "ends the compensation"), Class: "back " + p.class(abort.Name, false)})
 	bottom := top(0) + boxHeight // of what the forward path comes from
 	for i := 0; i < len(steps); {
 		last := p.last(i)
@@ -91,7 +96,7 @@ func drawSaga(name string, outline []saga.Outline, v *SagaView) diagram {
 	end := top(len(steps) + 1)
 	completed := v != nil && v.State.Status == saga.IsCompleted
 	p.line(fmt.Sprintf("M%d %d V%d", spine, bottom, end-2), lit(completed, "completed"))
-	p.box(box{leftX, end, leftWidth, boxHeight, "completed", "", lit(completed, "completed")})
+	p.box(box{X: leftX, Y: end, W: leftWidth, H: boxHeight, Name: "completed", Class: lit(completed, "completed")})
 	p.Label = description(name, outline, v)
 	return p.diagram
 }
@@ -108,7 +113,25 @@ func lit(ok bool, class string) string {
 	return ""
 }
 
-func (p *drawing) box(b box)                      { p.Boxes = append(p.Boxes, b) }
+func (p *drawing) box(b box) {
+	b.Name, b.NameWidth = fit(b.Name, nameWidth, b.W-2*padding)
+	b.State, b.StateWidth = fit(b.State, stateWidth, b.W-2*padding)
+	p.Boxes = append(p.Boxes, b)
+}
+
+// fit makes a text as wide as its box, if it is wider: it is condensed, and cut if that is not enough. Width is that of a letter in tenths. 0: it
+// keeps its own width.
+func fit(text string, width, room int) (string, int) {
+	letters := []rune(text)
+	if len(letters)*width <= 10*room {
+		return text, 0
+	}
+	if most := 14 * room / width; len(letters) > most {
+		letters = append(letters[:most-1], '…')
+	}
+	return string(letters), room
+}
+
 func (p *drawing) line(d, class string)           { p.Lines = append(p.Lines, line{d, class}) }
 func (p *drawing) note(x, y int, t, class string) { p.Notes = append(p.Notes, note{x, y, t, class}) }
 
@@ -216,7 +239,7 @@ func (p *drawing) instanceSteps(from, to int) (all []saga.StepState) {
 func (p *drawing) step(i, last int) {
 	st, row := p.steps[i], i+1
 	forward := p.run(st.Name, false)
-	b := box{leftX, top(row), leftWidth, boxHeight, st.Name, text(forward, about(st)), p.class(st.Name, false)}
+	b := box{X: leftX, Y: top(row), W: leftWidth, H: boxHeight, Name: st.Name, State: text(forward, about(st)), Class: p.class(st.Name, false)}
 	if st.Parallel {
 		b.X, b.W = b.X+laneGap, b.W-2*laneGap
 	}
@@ -273,7 +296,7 @@ func (p *drawing) fallback(b *box, i int, forward *run) {
 func (p *drawing) compensation(i int, b box) {
 	st, row := p.steps[i], i+1
 	undo := p.run(st.Name, true)
-	back := box{rightX, top(row), rightWidth, boxHeight, st.Name, text(undo, "compensation"), "back " + p.class(st.Name, true)}
+	back := box{X: rightX, Y: top(row), W: rightWidth, H: boxHeight, Name: st.Name, State: text(undo, "compensation"), Class: "back " + p.class(st.Name, true)}
 	done := undo != nil && undo.Ended
 	if st.Parallel {
 		back.X, back.W = back.X+laneGap, back.W-2*laneGap

@@ -22,3 +22,18 @@ func TestGroupHasAFigureForEachStatus(t *testing.T) {
 		NewGroup("Books", "/ui/books", map[status]int{"lent": 3}, "lent", "lost"))
 	require.Equal(t, []string{"lent", "lost"}, Names[status]("lent", "lost"))
 }
+
+func TestTextsFitTheirBoxes(t *testing.T) {
+	for _, c := range []struct {
+		text, shown string
+		width       int
+	}{
+		{"reserve stock", "reserve stock", 0},
+		{"wait for the approval", "wait for the approval", 142},
+		{"wait for the approval of the manager", "wait for the approval of t…", 142},
+	} {
+		shown, width := fit(c.text, nameWidth, 142)
+		require.Equal(t, c.shown, shown)
+		require.Equal(t, c.width, width, c.text)
+	}
+}
