@@ -59,7 +59,7 @@ const (
 	railGap      = 4   // between the edge of a column and the rails of such a stage
 	exitDown     = 10  // from the middle of a box to where a lane leaves an action, or enters a compensation
 	padding      = 10  // of the texts in a box
-	nameWidth    = 72  // of a letter on average, in tenths
+	nameWidth    = 78  // of a letter on average, in tenths
 	stateWidth   = 56
 	laneGap      = 8 // between the edge of a column and the boxes of such a stage
 )
@@ -206,19 +206,24 @@ func (p *drawing) fork(from, to, bottom int) {
 	for p.steps[lowest].Alternative {
 		lowest--
 	}
-	p.line(fmt.Sprintf("M%d %d V%d", leftX+railGap, above, middle(lowest+1)), "rail")
-	p.line(fmt.Sprintf("M%d %d V%d", leftX+leftWidth-railGap, middle(from+1)+exitDown, below), "rail")
+	p.line(fmt.Sprintf("M%d %d V%d", leftX+railGap, above, middle(lowest+1)), "rail "+lit(begun, "completed"))
+	p.line(fmt.Sprintf("M%d %d V%d", leftX+leftWidth-railGap, middle(from+1)+exitDown, below), "rail "+lit(done, "completed"))
 	p.line(fmt.Sprintf("M%d %d H%d", leftX, below, leftX+leftWidth), "bar "+lit(done, "completed"))
 	p.note(leftX+laneGap+4, top(from+2)-rowHeight+boxHeight+(rowHeight-boxHeight)/2-1, "in parallel", "")
 	if slices.ContainsFunc(p.steps[from:to+1], func(st saga.Outline) bool { return st.Compensation }) {
-		p.line(fmt.Sprintf("M%d %d H%d", rightX, below, rightX+rightWidth), "bar")
-		p.line(fmt.Sprintf("M%d %d V%d", rightX+railGap, middle(from+1)+exitDown, below), "rail")
-		undone := slices.ContainsFunc(p.steps[from:to+1], func(st saga.Outline) bool { return p.run(st.Name, true) != nil })
+		undoing, undone := false, true
+		for _, st := range p.steps[from : to+1] {
+			if undo := p.run(st.Name, true); undo != nil {
+				undoing, undone = true, undone && undo.Ended
+			}
+		}
+		p.line(fmt.Sprintf("M%d %d H%d", rightX, below, rightX+rightWidth), "bar "+lit(undoing, "compensating"))
+		p.line(fmt.Sprintf("M%d %d V%d", rightX+railGap, middle(from+1)+exitDown, below), "rail "+lit(undoing, "compensating"))
 		lowest := to // that has a compensation
 		for !p.steps[lowest].Compensation {
 			lowest--
 		}
-		p.line(fmt.Sprintf("M%d %d V%d", rightX+rightWidth-railGap, middle(lowest+1), p.target(from-1)+2), lit(undone, "compensated"))
+		p.line(fmt.Sprintf("M%d %d V%d", rightX+rightWidth-railGap, middle(lowest+1), p.target(from-1)+2), lit(undoing && undone, "compensated"))
 	}
 }
 

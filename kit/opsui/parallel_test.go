@@ -45,6 +45,7 @@ func TestSagaPageWithParallelSteps(t *testing.T) {
 		saga.NeedsIntervention{Step: "hold room", Reason: "locked"})
 	one := page(facts...)
 	require.Contains(t, one, `id="skip-reason"`)
+	require.Contains(t, one, `! stuck</text>`, "the box of the compensation")
 	require.Contains(t, one, `<span aria-hidden="true">?</span> in doubt</span>`, "the action of hold room was in flight")
 	require.Contains(t, one, `<input type="hidden" name="step" value="hold room">`)
 	two := page(append(facts, saga.NeedsIntervention{Step: "hold seat", Reason: "shut"})...)

@@ -28,10 +28,21 @@ func rank(class string) int {
 	return i
 }
 
+// markStuck shows a step that needs an operator as stuck.
+func (r *run) markStuck(st *saga.StepState) {
+	if st.Stuck && r.Compensate == (st.Status == saga.Undoing) {
+		r.Class, r.Result, r.Reason = "stuck", "stuck", st.Reason
+	}
+}
+
 // foldItems makes rows of the runs of items: their times, their status as a whole and their numbers.
 func (v *SagaView) foldItems() {
 	for _, r := range v.Runs {
-		if st := v.State.Step(r.Step); st != nil && r.items != nil {
+		switch st := v.State.Step(r.Step); {
+		case st == nil:
+		case r.items == nil:
+			r.markStuck(st)
+		default:
 			v.foldRun(r, st)
 		}
 	}
@@ -47,9 +58,7 @@ func (v *SagaView) foldRun(r *run, st *saga.StepState) {
 		if item == nil {
 			continue
 		}
-		if st.Items[i].Stuck && r.Compensate == (st.Items[i].Status == saga.Undoing) {
-			item.Class, item.Reason = "stuck", st.Items[i].Reason
-		}
+		item.markStuck(&st.Items[i])
 		counts[item.Class]++
 		runs = append(runs, item)
 		if r.Started.IsZero() || item.Started.Before(r.Started) {
@@ -93,7 +102,10 @@ func overall(counts map[string]int, st *saga.StepState, r *run, more bool) strin
 	if r.Compensate {
 		active, done = "compensating", "compensated"
 	}
-	if more || counts[active]+counts["stuck"] > 0 {
+	switch {
+	case counts["stuck"] > 0:
+		return "stuck"
+	case more, counts[active] > 0:
 		return active
 	}
 	replaced := 0

@@ -33,8 +33,8 @@ type look struct {
 }
 
 var (
-	phone        = look{"phone-light", 400, 860, false}
-	night        = look{"phone-dark", 400, 860, true}
+	phone        = look{"phone-light", 390, 844, false}
+	night        = look{"phone-dark", 390, 844, true}
 	desktop      = look{"desktop-light", 1280, 900, false}
 	secondOrders = look{"desktop-dark", 1280, 900, true}
 )
