@@ -1,5 +1,5 @@
 // Command trips is a service whose saga is more than a straight line: a stage of three parallel steps, a step that a condition skips, a delay, a
-// step that is repeated until its condition holds, and a step that waits for a person. Its participants are in the same program. A request says how
+// step that is repeated until its condition holds, a step that waits for a person, and a step that is taken for each traveller. Its participants are in the same program. A request says how
 // they behave, so that refusals, slow answers and compensations can be tried:
 //
 //	go run ./examples/trips
@@ -36,7 +36,7 @@ var (
 	), rebuild, eventstore.Options{})
 	bookings = runner.AggregateOf("bookings", aggregate.TypesOf(
 		aggregate.NewType[Held]("booking.held"), aggregate.NewType[Refused]("booking.refused"), aggregate.NewType[Released]("booking.released"),
-		aggregate.NewType[VisaChecked]("booking.visa-checked"),
+		aggregate.NewType[VisaChecked]("booking.visa-checked"), aggregate.NewType[TicketIssued]("booking.ticket-issued"),
 	), rebuild, eventstore.Options{})
 )
 
@@ -57,7 +57,7 @@ func (r *Recorder) apply(any) { r.events++ }
 func service() runner.Service {
 	return runner.Service{
 		Name: "trips", Title: "Trips", Summary: "Trips that are booked by a saga with parallel steps",
-		Settings:   []settings.Setting{settings.Text("REFUSALS", "")}, // a folder: while it has a file t-1.seat, the seat of trip t-1 is not released
+		Settings:   []settings.Setting{settings.Text("REFUSALS", "")}, // a folder: while it has a file t-1.seat, the seat of trip t-1 is not released, and likewise ticket t-1.ticket-2 is not issued
 		Aggregates: []runner.Aggregate{trips, bookings},
 		Commands: func(k *runner.Kit) []cqrs.Handler {
 			return commands(trips.Store(k), bookings.Store(k), func() string { return k.Text("REFUSALS") })
@@ -127,13 +127,25 @@ func commands(trips, bookings cqrs.Store[*Recorder], refusals func() string) []c
 					return record(ctx, bookings, c.Key(), always(Held{c.Name}))
 				}),
 			cqrs.Handle("Release", func(ctx context.Context, c Release) error {
-				if _, err := os.Stat(filepath.Join(refusals(), c.Key())); refusals() != "" && err == nil {
+				if refused(refusals(), c) {
 					return aggregate.Refuse("the " + c.Name + " cannot be released now")
 				}
 				return record(ctx, bookings, c.Key(), always(Released{c.Name}))
+			}),
+			cqrs.Handle("IssueTicket", func(ctx context.Context, c IssueTicket) error {
+				if refused(refusals(), c) {
+					return aggregate.Refuse("the ticket cannot be issued now")
+				}
+				return record(ctx, bookings, c.Key(), always(TicketIssued{c.Number}))
 			}),
 			cqrs.Handle("CheckVisa", func(ctx context.Context, c CheckVisa) error {
 				return record(ctx, bookings, c.Key(), func(r *Recorder) any { return VisaChecked{r.events+1 >= c.Checks} })
 			}),
 		)...)
+}
+
+// refused tells whether the folder of refusals names a command.
+func refused(folder string, c cqrs.Keyed) bool {
+	_, err := os.Stat(filepath.Join(folder, c.Key()))
+	return folder != "" && err == nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/millrace/millrace/kit/aggregate"
@@ -39,6 +40,7 @@ type RequestTrip struct {
 	Luggage    bool                 `json:"luggage"`
 	CoolingOff Duration             `json:"cooling_off"`
 	VisaChecks int                  `json:"visa_checks"` // the number of checks until it is granted
+	Travellers int                  `json:"travellers"`  // each gets a ticket
 	Bookings   map[string]Behaviour `json:"bookings"`
 }
 
@@ -57,6 +59,10 @@ type (
 		Trip   string
 		Checks int
 	}
+	IssueTicket struct {
+		Trip   string
+		Number int
+	}
 )
 
 // Key says which messages keep their order.
@@ -67,6 +73,7 @@ func (c CancelTrip) Key() string  { return c.ID }
 func (c Hold) Key() string        { return c.Trip + "." + c.Name }
 func (c Release) Key() string     { return c.Trip + "." + c.Name }
 func (c CheckVisa) Key() string   { return c.Trip + ".visa" }
+func (c IssueTicket) Key() string { return fmt.Sprintf("%s.ticket-%d", c.Trip, c.Number) }
 
 // The events.
 type (
@@ -75,10 +82,11 @@ type (
 	TripConfirmed struct{}
 	TripCancelled struct{ Reason string }
 
-	Held        struct{ Name string }
-	Refused     struct{ Reason string }
-	Released    struct{ Name string }
-	VisaChecked struct{ Granted bool }
+	Held         struct{ Name string }
+	Refused      struct{ Reason string }
+	Released     struct{ Name string }
+	VisaChecked  struct{ Granted bool }
+	TicketIssued struct{ Number int }
 )
 
 // Trip is the data of an instance of the saga.
@@ -87,6 +95,8 @@ type Trip struct {
 	Granted bool
 	Nights  int
 	Note    string
+
+	Traveller int // that a ticket is issued for, from 1
 }
 
 // Approval is the payload of the signal.
@@ -136,6 +146,7 @@ var definition = saga.Definition[Trip]{
 			Name: "charge card", Timeout: 10 * time.Second, Pivot: true,
 			Action: func(t Trip) cqrs.Keyed { return ChargeCard{t.Request.ID} }, Completed: saga.Event[CardCharged, Trip](),
 		},
+		tickets(),
 		{
 			Name: "confirm trip", Timeout: 10 * time.Second, Retriable: true,
 			Action: func(t Trip) cqrs.Keyed { return ConfirmTrip{t.Request.ID} }, Completed: saga.Event[TripConfirmed, Trip](),
@@ -153,4 +164,16 @@ func insurance() saga.Step[Trip] {
 	s := hold("insurance")
 	s.SkipIf = func(t Trip) bool { return !t.Request.Luggage }
 	return s
+}
+
+// tickets are issued to all travellers, three at once.
+func tickets() saga.Step[Trip] {
+	return saga.Step[Trip]{
+		Name: "issue ticket", Timeout: 10 * time.Second, Retriable: true,
+		Action:    func(t Trip) cqrs.Keyed { return IssueTicket{t.Request.ID, t.Traveller} },
+		Completed: saga.Event[TicketIssued, Trip](),
+		ForEach: &saga.ForEach[Trip]{
+			Items: func(t Trip) int { return t.Request.Travellers }, Item: func(t Trip, n int) Trip { t.Traveller = n + 1; return t }, AtOnce: 3, Max: 100,
+		},
+	}
 }

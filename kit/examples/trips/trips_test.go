@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -109,7 +111,7 @@ func TestTripToItsEnd(t *testing.T) {
 	s := c.inStep(t, id, "wait for approval", "in_progress")
 	require.Equal(t, map[string]string{
 		"hold seat": "completed", "hold room": "completed", "hold car": "completed", "hold insurance": "skipped", "cooling off": "completed",
-		"check visa": "completed", "wait for approval": "in_progress", "charge card": "waiting", "confirm trip": "waiting",
+		"check visa": "completed", "wait for approval": "in_progress", "charge card": "waiting", "issue ticket": "waiting", "confirm trip": "waiting",
 	}, s.Statuses())
 	require.Equal(t, map[string]string{"seat": "held", "room": "held", "car": "held", "visa": "visa-checked visa-checked visa-checked"}, booked(t, a, "t-1"))
 	require.Equal(t, http.StatusAccepted, as(t, b).post("/v1/sagas/"+id+"/signals/approval", approved).Status)
@@ -133,7 +135,7 @@ func TestRefusalInAStageCompensatesEachActionOnce(t *testing.T) {
 	require.Equal(t, map[string]string{"seat": "held released", "room": "held released", "car": "held released", "insurance": "refused"}, booked(t, a, "t-3"))
 	require.Equal(t, map[string]string{
 		"hold seat": "compensated", "hold room": "compensated", "hold car": "refused", "hold insurance": "waiting", "cooling off": "waiting",
-		"check visa": "waiting", "wait for approval": "waiting", "charge card": "waiting", "confirm trip": "waiting", "cancel trip": "completed",
+		"check visa": "waiting", "wait for approval": "waiting", "charge card": "waiting", "issue ticket": "waiting", "confirm trip": "waiting", "cancel trip": "completed",
 	}, as(t, a).saga(t, refusedFirst).Statuses())
 }
 
@@ -247,6 +249,45 @@ func TestSignalByCommandLineAndPage(t *testing.T) {
 	require.Contains(t, faulty.Body, "nights")
 	post("sure=yes&accepted=yes&nights=2&note=fine")
 	as(t, a).ended(t, byForm, "completed")
+}
+
+// A step is taken for each traveller. Two tickets are refused after the pivot; an operator decides about each by its name.
+func TestStuckItemsAreDecidedApart(t *testing.T) {
+	a, b := start(t)
+	refusals := a.Environment().Setting("REFUSALS")
+	for _, name := range []string{"t-1.ticket-3", "t-1.ticket-5"} {
+		require.NoError(t, os.WriteFile(filepath.Join(refusals, name), nil, 0o600))
+	}
+	id := place(t, a, "t-1", `"visa_checks":1,"travellers":7`)
+	as(t, a).inStep(t, id, "wait for approval", "in_progress")
+	require.Equal(t, http.StatusAccepted, as(t, a).post("/v1/sagas/"+id+"/signals/approval", approved).Status)
+	tickets := func(s kittest.Saga) kittest.Step {
+		return s.Steps[slices.IndexFunc(s.Steps, func(step kittest.Step) bool { return step.Name == "issue ticket" })]
+	}
+	s := as(t, a).until(t, id, "stuck at two tickets", func(s kittest.Saga) bool {
+		return s.Status == "stuck" && reflect.DeepEqual(tickets(s).Items, map[string]int{"completed": 5, "in_progress": 2})
+	})
+	var names []string
+	for _, item := range tickets(s).InFlight {
+		require.True(t, item.Stuck)
+		names = append(names, item.Name)
+	}
+	require.Equal(t, []string{"issue ticket#3", "issue ticket#5"}, names)
+	shown, code := commandLine(t, b, "sagas", "show", id)
+	require.Zero(t, code, shown)
+	require.Contains(t, shown, "5 completed, 2 in_progress, stuck")
+	require.Contains(t, shown, "  issue ticket#3")
+
+	output, code := commandLine(t, b, "sagas", "retry", id, "--step", "issue ticket")
+	require.NotZero(t, code)
+	require.Contains(t, output, "issue ticket#3, issue ticket#5")
+	require.NoError(t, os.Remove(filepath.Join(refusals, "t-1.ticket-3")))
+	output, code = commandLine(t, b, "sagas", "retry", id, "--step", "issue ticket#3")
+	require.Zero(t, code, output)
+	as(t, a).until(t, id, "stuck at one ticket", func(s kittest.Saga) bool { return s.Status == "stuck" && tickets(s).Items["completed"] == 6 })
+	require.Equal(t, http.StatusAccepted, as(t, b).post("/v1/sagas/"+id+"/skip", `{"step":"issue ticket#5","reason":"printed by hand"}`).Status)
+	require.Equal(t, map[string]int{"completed": 7}, tickets(as(t, a).ended(t, id, "completed")).Items)
+	require.Equal(t, []string{"6"}, kittest.Column(t, kittest.OpenDB(t, a.DSN()), `SELECT count(*)::text FROM events WHERE type = 'booking.ticket-issued'`))
 }
 
 // Two compensations of a stage are refused. An operator decides about each.
