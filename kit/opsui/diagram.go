@@ -59,7 +59,7 @@ const (
 	railGap      = 4   // between the edge of a column and the rails of such a stage
 	exitDown     = 10  // from the middle of a box to where a lane leaves an action, or enters a compensation
 	padding      = 10  // of the texts in a box
-	nameWidth    = 78  // of a letter on average, in tenths
+	nameWidth    = 80  // of a letter on average, in tenths
 	stateWidth   = 56
 	laneGap      = 8 // between the edge of a column and the boxes of such a stage
 )

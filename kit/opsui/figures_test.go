@@ -30,7 +30,7 @@ func TestTextsFitTheirBoxes(t *testing.T) {
 	}{
 		{"reserve stock", "reserve stock", 0},
 		{"wait for the approval", "wait for the approval", 142},
-		{"wait for the approval of the manager", "wait for the approval of…", 142},
+		{"wait for the approval of the manager", "wait for the approval o…", 142},
 	} {
 		shown, width := fit(c.text, nameWidth, 142)
 		require.Equal(t, c.shown, shown)

@@ -221,6 +221,7 @@ func TestForEachStuckItems(t *testing.T) {
 	page := r.page()
 	require.Contains(t, page, `<input type="hidden" name="step" value="send parcel#4">`)
 	require.Contains(t, page, "send parcel#4 is stuck: locked")
+	require.Contains(t, page, `title="send parcel: stuck (1 completed, 10 in progress, 9 waiting)"`, "the list of sagas")
 
 	r.each("send parcel", 6, 7, full{"shut"})
 	require.Equal(t, `3 items of "send parcel" are not completed.`, r.view().Summary)
@@ -243,6 +244,7 @@ func TestForEachOfAThousandIsFolded(t *testing.T) {
 	require.Equal(t, 1410-maxItems, folded.More)
 	require.Equal(t, "send parcel#1: command sent", folded.Lines[0].Text)
 	page := r.page()
+	require.Contains(t, page, "<summary>710 items</summary>")
 	require.Contains(t, page, "… and 660 more")
 	require.Contains(t, page, "… and 1360 more")
 	require.Less(t, len(page), 100_000)

@@ -219,3 +219,11 @@ func itemsByStatus(st saga.StepState) string {
 	}
 	return strings.Join(words, ", ")
 }
+
+// stepStatus is the status of a step, or "stuck" if it, or an item of it, needs an operator.
+func stepStatus(st saga.StepState) string {
+	if st.Stuck || slices.ContainsFunc(st.Items, func(item saga.StepState) bool { return item.Stuck }) {
+		return "stuck"
+	}
+	return string(st.Status)
+}

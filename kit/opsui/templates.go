@@ -65,8 +65,11 @@ var functions = template.FuncMap{
 	"join":     func(parts []string) string { return strings.Join(parts, ", ") },
 	"attempts": attempts,
 	"items":    itemsByStatus,
-	"age":      func(seconds float64) string { return span(time.Duration(seconds * float64(time.Second))) },
-	"after":    func(d time.Duration) string { return fmt.Sprintf("+%.3f s", d.Seconds()) },
+	"more":     func(left, shown int) int { return left + shown },
+
+	"stepStatus": stepStatus,
+	"age":        func(seconds float64) string { return span(time.Duration(seconds * float64(time.Second))) },
+	"after":      func(d time.Duration) string { return fmt.Sprintf("+%.3f s", d.Seconds()) },
 }
 
 // look is how a status is shown.

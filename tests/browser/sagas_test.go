@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -14,7 +15,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// Sagas with parallel steps, a skipped step, a delay, a repeated step and a signal, in every state that a person may find them in.
+// Sagas with parallel steps, a skipped step, a delay, a repeated step, a signal and a step for each item, in every state that a person may find them in.
 func TestSagasBeyondALine(t *testing.T) {
 	chromium(t)
 	refusals := t.TempDir()
@@ -26,7 +27,7 @@ func TestSagasBeyondALine(t *testing.T) {
 		require.Equal(t, http.StatusAccepted, answer.Status, answer.Body)
 		return "/ui/sagas/" + saga.ID("trip", trip)
 	}
-	for _, name := range []string{"t-stuck.seat", "t-stuck.room"} {
+	for _, name := range []string{"t-stuck.seat", "t-stuck.room", "t-items.ticket-3", "t-items.ticket-7"} {
 		require.NoError(t, os.WriteFile(filepath.Join(refusals, name), nil, 0o600))
 	}
 	stuck := place("t-stuck", `"bookings":{"car":{"takes":"300ms","refused":"no car"}}`)
@@ -49,6 +50,7 @@ func TestSagasBeyondALine(t *testing.T) {
 		"trip-delay":       place("t-delay", `"cooling_off":"2160h"`),
 		"trip-signal":      place("t-signal", `"visa_checks":3,"bookings":{"room":{"takes":"500ms"},"car":{"takes":"900ms"}}`),
 		"trip-compensated": place("t-compensated", `"bookings":{"car":{"takes":"400ms"},"room":{"takes":"100ms","refused":"no room for two persons in this season"}}`),
+		"trip-items":       place("t-items", `"visa_checks":1,"travellers":80`),
 		"trip-definition":  "/ui/definitions/trip.v1",
 		"trips":            "/ui/sagas",
 	}
@@ -57,15 +59,34 @@ func TestSagasBeyondALine(t *testing.T) {
 		b.visit(pages[name])
 		b.until("#live", text)
 	}
+	there(pages["trip-items"])
+	b.visit(pages["trip-items"])
+	b.until("#live", "Send the signal")
+	answer := i.Do(http.MethodPost, "/v1/sagas/"+saga.ID("trip", "t-items")+"/signals/approval", `{"accepted":true,"nights":2,"note":""}`)
+	require.Equal(t, http.StatusAccepted, answer.Status, answer.Body)
+	b.until(".tries", "for each: 78 of 80 completed, 2 stuck")
+	require.Equal(t, `2 items of "issue ticket" are not completed.`, strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(b.text(".means")), "! stuck")))
 	for _, l := range everyLook {
 		b.as(l)
 		for name, path := range pages {
 			b.visit(path)
 			b.looksGood(name, l)
 		}
+		b.visit(pages["trip-items"])
+		js[bool](b, `document.querySelectorAll('details[data-key^="items of"], .timeline details').forEach((d) => d.open = true), true`)
+		b.looksGood("trip-items-open", l)
 	}
 
+	// The list of items stays open while the page follows.
 	b.as(desktop)
+	b.visit(pages["trip-items"])
+	b.do(chromedp.Click(`details[data-key="items of issue ticket"] summary`))
+	require.NoError(t, os.Remove(filepath.Join(refusals, "t-items.ticket-3")))
+	answer = i.Do(http.MethodPost, "/v1/sagas/"+saga.ID("trip", "t-items")+"/retry", `{"step":"issue ticket#3"}`)
+	require.Equal(t, http.StatusAccepted, answer.Status, answer.Body)
+	b.until(".tries", "for each: 79 of 80 completed, 1 stuck")
+	require.True(t, js[bool](b, `document.querySelector('details[data-key="items of issue ticket"]').open`))
+
 	b.visit(pages["trip-signal"])
 	b.marked()
 	b.do(chromedp.Click("#approval-accepted"), chromedp.SendKeys("#approval-nights", "3"), chromedp.SendKeys("#approval-note", "with breakfast"))
