@@ -60,7 +60,7 @@ const (
 	exitDown     = 10  // from the middle of a box to where a lane leaves an action, or enters a compensation
 	padding      = 10  // of the texts in a box
 	nameWidth    = 80  // of a letter on average, in tenths
-	stateWidth   = 56
+	stateWidth   = 60
 	laneGap      = 8 // between the edge of a column and the boxes of such a stage
 )
 
