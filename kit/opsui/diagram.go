@@ -123,7 +123,8 @@ func (p *drawing) box(b box) {
 // keeps its own width.
 func fit(text string, width, room int) (string, int) {
 	letters := []rune(text)
-	if len(letters)*width <= 10*room {
+	wide := len(text) - len(letters) // marks and the like: they are of two or three bytes, and wider than letters
+	if (len(letters)+wide/2)*width <= 10*room {
 		return text, 0
 	}
 	if most := 14 * room / width; len(letters) > most {

@@ -36,4 +36,6 @@ func TestTextsFitTheirBoxes(t *testing.T) {
 		require.Equal(t, c.shown, shown)
 		require.Equal(t, c.width, width, c.text)
 	}
+	_, width := fit("↩ compensated, 299 ms", stateWidth, 126)
+	require.Equal(t, 126, width)
 }
