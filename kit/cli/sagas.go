@@ -40,6 +40,10 @@ type sagaView struct {
 	StartedAt  time.Time  `json:"started_at"`
 	EndedAt    *time.Time `json:"ended_at"`
 	Steps      []stepView `json:"steps"`
+	Parent     *struct {
+		ID   string `json:"saga_id"`
+		Step string `json:"step"`
+	} `json:"parent"`
 }
 
 type stepView struct {
@@ -164,6 +168,9 @@ func (a *App) showSaga(ctx context.Context, base, id string) error {
 	_, _ = fmt.Fprintf(table, "saga\t%s\ndefinition\t%s v%d\nsubject\t%s\nstatus\t%s\n", s.ID, s.Definition, s.Version, s.Subject, s.Status)
 	if s.Reason != "" {
 		_, _ = fmt.Fprintf(table, "reason\t%s\n", s.Reason)
+	}
+	if s.Parent != nil {
+		_, _ = fmt.Fprintf(table, "child of\tsaga %s, step %s\n", s.Parent.ID, s.Parent.Step)
 	}
 	stages := map[int]int{}
 	for _, step := range s.Steps {

@@ -11,7 +11,7 @@ import (
 )
 
 const shipping = `{
-	"saga_id": "s-1", "definition": "shipping", "definition_version": 1, "subject": "o-1", "status": "stuck", "started_at": "2026-01-02T03:04:05Z",
+	"saga_id": "s-1", "definition": "shipping", "definition_version": 1, "subject": "o-1", "status": "stuck", "parent": {"saga_id": "s-0", "step": "sell"}, "started_at": "2026-01-02T03:04:05Z",
 	"steps": [
 		{"name": "pay", "status": "completed", "attempts": 1},
 		{"name": "send parcel", "status": "in_progress", "attempts": 0, "stuck": true, "started_at": "2026-01-02T03:04:06Z",
@@ -37,6 +37,7 @@ func TestShowSagaWithItems(t *testing.T) {
 	a := &App{Name: "shop", Stdout: &out, Stderr: &out, URL: service.URL, Token: func() string { return "" }}
 
 	require.Zero(t, a.Run(t.Context(), []string{"sagas", "show", "s-1"}), out.String())
+	require.Contains(t, out.String(), "child of    saga s-0, step sell")
 	require.Contains(t, out.String(), `
 STEP                                              STATUS                                ATTEMPTS  STARTED               TOOK                      REASON
 pay                                               completed                             1                                                         

@@ -123,3 +123,8 @@ func TestSagaWithManyStuckItems(t *testing.T) {
 	}
 	require.Len(t, *toSaga(run.State).Steps[1].InFlight, 80)
 }
+
+func TestChildSagaNamesItsParent(t *testing.T) {
+	shown := toSaga(saga.State{Parent: &saga.Parent{SagaID: "s-0", Step: "ship all"}})
+	require.Equal(t, &operations.ParentSaga{SagaId: "s-0", Step: "ship all"}, shown.Parent)
+}

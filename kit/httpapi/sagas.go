@@ -161,6 +161,9 @@ func toSaga(s saga.State) operations.Saga {
 	if s.Reason != "" {
 		out.Reason = &s.Reason
 	}
+	if s.Parent != nil {
+		out.Parent = &operations.ParentSaga{SagaId: s.Parent.SagaID, Step: s.Parent.Step}
+	}
 	for i := range s.Steps {
 		out.Steps = append(out.Steps, toStep(&s, &s.Steps[i]))
 	}

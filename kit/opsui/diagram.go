@@ -327,6 +327,8 @@ func about(st saga.Outline) string {
 		kind = "event " + st.Event[strings.LastIndexByte(st.Event, '.')+1:]
 	case st.AtOnce > 0:
 		kind = atOnce(st)
+	case st.Child != "":
+		kind = "saga " + st.Child
 	case st.Every > 0:
 		kind = "repeated every " + span(st.Every)
 	}

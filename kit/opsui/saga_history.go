@@ -17,7 +17,11 @@ func (v *SagaView) read(events []cqrs.Event) {
 		switch f := e.Body.(type) {
 		case saga.Started:
 			v.planned = f.Steps
-			v.add(at, "", "started for %s", Short(f.Subject))
+			of := ""
+			if f.Parent != nil {
+				of = fmt.Sprintf(" by the step %s of saga %s", f.Parent.Step, Short(f.Parent.SagaID))
+			}
+			v.add(at, "", "started for %s%s", Short(f.Subject), of)
 			v.sent(at, f.Next)
 		case saga.CommandSent:
 			v.sent(at, &f)

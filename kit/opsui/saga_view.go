@@ -41,6 +41,7 @@ type run struct {
 	Deadline   *time.Time
 	Commands   []string // ids of the messages
 	Reason     string
+	Child      string  // the id of the saga that is the action of the step
 	From, To   float64 // its part of the whole time, in per cent
 
 	Counts string // of the items, in words
@@ -97,6 +98,7 @@ func NewSagaView(id string, events []cqrs.Event, registered []*saga.Saga) *SagaV
 		outline = registered[i].Outline()
 		v.Signals = awaits(v.State, registered[i])
 	}
+	v.addChildren(outline)
 	v.Diagram = drawSaga(v.State.Definition, outline, v)
 	for st := range v.State.Branches() {
 		if st.Stuck {
@@ -186,6 +188,27 @@ func (r *run) scale(start time.Time, whole float64) {
 	}
 	r.From = min(r.From, 99)
 	r.To = max(min(r.To, 100), r.From+1)
+}
+
+// addChildren adds the ids of the sagas that steps have started. The events do not have them.
+func (v *SagaView) addChildren(outline []saga.Outline) {
+	for _, st := range outline {
+		if st.Child == "" {
+			continue
+		}
+		for _, compensate := range [...]bool{false, true} {
+			r := v.find(st.Name, compensate)
+			switch {
+			case r == nil:
+			case r.items == nil:
+				r.Child = v.State.ChildID(st.Name)
+			default:
+				for _, item := range r.Items {
+					item.Child = v.State.ChildID(item.Step)
+				}
+			}
+		}
+	}
 }
 
 // Title implements the title of a page.

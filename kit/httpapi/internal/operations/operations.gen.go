@@ -204,6 +204,12 @@ type Outbox struct {
 	SuspendedTopics []SuspendedTopic `json:"suspended_topics"`
 }
 
+// ParentSaga The saga that this one is a step of
+type ParentSaga struct {
+	SagaId string `json:"saga_id"`
+	Step   string `json:"step"`
+}
+
 // Problem defines model for Problem.
 type Problem struct {
 	Detail string        `json:"detail"`
@@ -218,11 +224,14 @@ type Saga struct {
 	Definition        string     `json:"definition"`
 	DefinitionVersion int        `json:"definition_version"`
 	EndedAt           *time.Time `json:"ended_at,omitempty"`
-	Reason            *string    `json:"reason,omitempty"`
-	SagaId            string     `json:"saga_id"`
-	StartedAt         time.Time  `json:"started_at"`
-	Status            SagaStatus `json:"status"`
-	Steps             []Step     `json:"steps"`
+
+	// Parent The saga that this one is a step of
+	Parent    *ParentSaga `json:"parent,omitempty"`
+	Reason    *string     `json:"reason,omitempty"`
+	SagaId    string      `json:"saga_id"`
+	StartedAt time.Time   `json:"started_at"`
+	Status    SagaStatus  `json:"status"`
+	Steps     []Step      `json:"steps"`
 
 	// Subject The id of the aggregate that the saga is for
 	Subject string `json:"subject"`
