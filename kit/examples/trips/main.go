@@ -1,5 +1,6 @@
 // Command trips is a service whose saga is more than a straight line: a stage of three parallel steps, a step that a condition skips, a delay, a
-// step that is repeated until its condition holds, a step that waits for a person, and a step that is taken for each traveller. Its participants are in the same program. A request says how
+// step that is repeated until its condition holds, a step that waits for a person, a step that is taken for each traveller, one that waits for a letter, and one that is
+// another saga. Its participants are in the same program. A request says how
 // they behave, so that refusals, slow answers and compensations can be tried:
 //
 //	go run ./examples/trips
@@ -12,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/kit/aggregate"
@@ -37,7 +39,9 @@ var (
 	bookings = runner.AggregateOf("bookings", aggregate.TypesOf(
 		aggregate.NewType[Held]("booking.held"), aggregate.NewType[Refused]("booking.refused"), aggregate.NewType[Released]("booking.released"),
 		aggregate.NewType[VisaChecked]("booking.visa-checked"), aggregate.NewType[TicketIssued]("booking.ticket-issued"),
+		aggregate.NewType[Reminded]("booking.reminded"), aggregate.NewType[ItinerarySent]("booking.itinerary-sent"),
 	), rebuild, eventstore.Options{})
+	letters = runner.AggregateOf("letters", aggregate.TypesOf(aggregate.NewType[DocumentsDelivered]("letter.documents-delivered")), rebuild, eventstore.Options{})
 )
 
 // Recorder is an aggregate that counts its events.
@@ -58,11 +62,11 @@ func service() runner.Service {
 	return runner.Service{
 		Name: "trips", Title: "Trips", Summary: "Trips that are booked by a saga with parallel steps",
 		Settings:   []settings.Setting{settings.Text("REFUSALS", "")}, // a folder: while it has a file t-1.seat, the seat of trip t-1 is not released, and likewise ticket t-1.ticket-2 is not issued
-		Aggregates: []runner.Aggregate{trips, bookings},
+		Aggregates: []runner.Aggregate{trips, bookings, letters},
 		Commands: func(k *runner.Kit) []cqrs.Handler {
-			return commands(trips.Store(k), bookings.Store(k), func() string { return k.Text("REFUSALS") })
+			return commands(trips.Store(k), bookings.Store(k), letters.Store(k), func() string { return k.Text("REFUSALS") })
 		},
-		Sagas:      []*saga.Saga{saga.New(definition)},
+		Sagas:      []*saga.Saga{saga.New(definition), saga.New(stay), saga.New(itinerary)},
 		Database:   postgres.Open,
 		EventStore: eventstore.New,
 		Broker: func(e runner.BrokerEnv) (broker.Broker, error) {
@@ -70,15 +74,15 @@ func service() runner.Service {
 			return broker.Kafka(e.Kafka, e.Options), nil
 		},
 		Mounts: func(k *runner.Kit) []httpapi.Mount {
-			return []httpapi.Mount{{Pattern: "/trips", Handler: request(k)}}
+			return []httpapi.Mount{{Pattern: "/trips", Handler: request[RequestTrip](k)}, {Pattern: "/letters", Handler: request[DeliverDocuments](k)}}
 		},
 	}
 }
 
-// request is the handler that requests a trip.
-func request(k *runner.Kit) http.HandlerFunc {
+// request is the handler of a command.
+func request[C any](k *runner.Kit) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		var c RequestTrip
+		var c C
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&c); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
@@ -92,12 +96,15 @@ func request(k *runner.Kit) http.HandlerFunc {
 }
 
 // commands are the handlers. Those of bookings act as an external service does that takes its time.
-func commands(trips, bookings cqrs.Store[*Recorder], refusals func() string) []cqrs.Handler {
+func commands(trips, bookings, letters cqrs.Store[*Recorder], refusals func() string) []cqrs.Handler {
 	record := func(ctx context.Context, store cqrs.Store[*Recorder], id string, event func(*Recorder) any) error {
 		return store.Update(ctx, id, func(r *Recorder) error { r.Record(r.apply, event(r)); return nil })
 	}
 	always := func(event any) func(*Recorder) any { return func(*Recorder) any { return event } }
-	return append(
+	return slices.Concat(
+		cqrs.ForAggregate("letters", cqrs.Handle("DeliverDocuments", func(ctx context.Context, c DeliverDocuments) error {
+			return record(ctx, letters, c.Letter, always(DocumentsDelivered{c.Trip}))
+		})),
 		cqrs.ForAggregate("trips",
 			cqrs.Handle("RequestTrip", func(ctx context.Context, c RequestTrip) error {
 				return record(ctx, trips, c.ID, always(TripRequested(c)))
@@ -138,10 +145,17 @@ func commands(trips, bookings cqrs.Store[*Recorder], refusals func() string) []c
 				}
 				return record(ctx, bookings, c.Key(), always(TicketIssued{c.Number}))
 			}),
+			cqrs.Handle("RemindOfDocuments", func(ctx context.Context, c RemindOfDocuments) error {
+				return record(ctx, bookings, c.Key(), always(Reminded{}))
+			}),
+			cqrs.Handle("SendItinerary", func(ctx context.Context, c SendItinerary) error {
+				return record(ctx, bookings, c.Key(), always(ItinerarySent{}))
+			}),
 			cqrs.Handle("CheckVisa", func(ctx context.Context, c CheckVisa) error {
 				return record(ctx, bookings, c.Key(), func(r *Recorder) any { return VisaChecked{r.events+1 >= c.Checks} })
 			}),
-		)...)
+		),
+	)
 }
 
 // refused tells whether the folder of refusals names a command.

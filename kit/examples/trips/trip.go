@@ -41,6 +41,8 @@ type RequestTrip struct {
 	CoolingOff Duration             `json:"cooling_off"`
 	VisaChecks int                  `json:"visa_checks"` // the number of checks until it is granted
 	Travellers int                  `json:"travellers"`  // each gets a ticket
+	Hotel      bool                 `json:"hotel"`       // is booked by a saga of its own
+	Documents  bool                 `json:"documents"`   // must arrive
 	Bookings   map[string]Behaviour `json:"bookings"`
 }
 
@@ -63,17 +65,28 @@ type (
 		Trip   string
 		Number int
 	}
+
+	// DeliverDocuments says that a letter has come, which names its trip.
+	DeliverDocuments struct {
+		Letter string `json:"letter"`
+		Trip   string `json:"trip"`
+	}
+	RemindOfDocuments struct{ Trip string }
+	SendItinerary     struct{ Trip string }
 )
 
 // Key says which messages keep their order.
-func (c RequestTrip) Key() string { return c.ID }
-func (c ChargeCard) Key() string  { return c.ID }
-func (c ConfirmTrip) Key() string { return c.ID }
-func (c CancelTrip) Key() string  { return c.ID }
-func (c Hold) Key() string        { return c.Trip + "." + c.Name }
-func (c Release) Key() string     { return c.Trip + "." + c.Name }
-func (c CheckVisa) Key() string   { return c.Trip + ".visa" }
-func (c IssueTicket) Key() string { return fmt.Sprintf("%s.ticket-%d", c.Trip, c.Number) }
+func (c RequestTrip) Key() string       { return c.ID }
+func (c ChargeCard) Key() string        { return c.ID }
+func (c ConfirmTrip) Key() string       { return c.ID }
+func (c CancelTrip) Key() string        { return c.ID }
+func (c Hold) Key() string              { return c.Trip + "." + c.Name }
+func (c Release) Key() string           { return c.Trip + "." + c.Name }
+func (c CheckVisa) Key() string         { return c.Trip + ".visa" }
+func (c DeliverDocuments) Key() string  { return c.Letter }
+func (c RemindOfDocuments) Key() string { return c.Trip + ".reminder" }
+func (c SendItinerary) Key() string     { return c.Trip + ".itinerary" }
+func (c IssueTicket) Key() string       { return fmt.Sprintf("%s.ticket-%d", c.Trip, c.Number) }
 
 // The events.
 type (
@@ -87,6 +100,13 @@ type (
 	Released     struct{ Name string }
 	VisaChecked  struct{ Granted bool }
 	TicketIssued struct{ Number int }
+
+	DocumentsDelivered struct{ Trip string }
+	Reminded           struct{}
+	ItinerarySent      struct{}
+
+	// HotelWanted starts the saga of a hotel.
+	HotelWanted struct{ Trip TripRequested }
 )
 
 // Trip is the data of an instance of the saga.
@@ -132,6 +152,8 @@ var definition = saga.Definition[Trip]{
 	Steps: []saga.Step[Trip]{
 		{Parallel: []saga.Step[Trip]{hold("seat"), hold("room"), hold("car")}},
 		insurance(),
+		hotel(),
+		documents(),
 		{Name: "cooling off", Delay: func(t Trip) time.Duration { return time.Duration(t.Request.CoolingOff) }},
 		{
 			Name: "check visa", Timeout: 10 * time.Second,
@@ -176,4 +198,43 @@ func tickets() saga.Step[Trip] {
 			Items: func(t Trip) int { return t.Request.Travellers }, Item: func(t Trip, n int) Trip { t.Traveller = n + 1; return t }, AtOnce: 3, Max: 100,
 		},
 	}
+}
+
+// stay is the saga of a hotel, which the saga of a trip starts.
+var stay = saga.Definition[Trip]{
+	Name: "stay", Version: 1,
+	Start:         saga.ByParent(func(t *Trip, e HotelWanted) { t.Request = e.Trip }),
+	Steps:         []saga.Step[Trip]{hold("suite"), hold("breakfast")},
+	OnCompensated: saga.FinalStep[Trip]{Name: "release hotel", Timeout: 10 * time.Second, Completed: saga.Event[Released, Trip](), Action: func(t Trip, _ string) cqrs.Keyed { return Release{t.Request.ID, "hotel"} }},
+}
+
+func hotel() saga.Step[Trip] {
+	return saga.Step[Trip]{
+		Name: "book hotel", Timeout: time.Minute, SkipIf: func(t Trip) bool { return !t.Request.Hotel },
+		Child: saga.ChildOf[Trip](stay, func(t Trip, _ int) HotelWanted { return HotelWanted{t.Request} }, nil),
+	}
+}
+
+// documents are waited for, if there are any.
+func documents() saga.Step[Trip] {
+	return saga.Step[Trip]{
+		Name: "await documents", Timeout: time.Hour, SkipIf: func(t Trip) bool { return !t.Request.Documents },
+		Await: &saga.Await[Trip]{
+			Received: saga.Event[DocumentsDelivered, Trip](), Key: func(t Trip) string { return t.Request.ID }, EventKey: saga.KeyOf(func(e DocumentsDelivered) string { return e.Trip }),
+		},
+		Reminder: &saga.Reminder[Trip]{After: 2 * time.Second, Action: func(t Trip) cqrs.Keyed { return RemindOfDocuments{t.Request.ID} }},
+	}
+}
+
+// itinerary is sent when the trip is requested and its documents are there, whichever is first.
+var itinerary = saga.Definition[Trip]{
+	Name: "itinerary", Version: 1,
+	StartAll: &saga.StartAll[Trip]{Timeout: time.Hour, Events: []saga.Expected[Trip]{
+		saga.On(func(t *Trip, e TripRequested) { t.Request = e }), saga.OnSubject(func(e DocumentsDelivered) string { return e.Trip }, func(*Trip, DocumentsDelivered) {}),
+	}},
+	Steps: []saga.Step[Trip]{{
+		Name: "send itinerary", Timeout: 10 * time.Second, Pivot: true,
+		Action: func(t Trip) cqrs.Keyed { return SendItinerary{t.Request.ID} }, Completed: saga.Event[ItinerarySent, Trip](),
+	}},
+	OnCompensated: saga.FinalStep[Trip]{Name: "release itinerary", Timeout: 10 * time.Second, Completed: saga.Event[Released, Trip](), Action: func(t Trip, _ string) cqrs.Keyed { return Release{t.Request.ID, "itinerary"} }},
 }
