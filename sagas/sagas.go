@@ -4,6 +4,7 @@ package sagas
 import (
 	"github.com/millrace/millrace/kit/saga"
 	"github.com/millrace/millrace/sagas/fulfilment"
+	"github.com/millrace/millrace/sagas/orderreturn"
 )
 
 // All lists the sagas, old versions that still have running instances included.
@@ -11,5 +12,6 @@ func All() []*saga.Saga {
 	return []*saga.Saga{
 		saga.New(fulfilment.Definition),
 		saga.New(fulfilment.V1),
+		saga.New(orderreturn.Definition),
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/adapters/warehousepb"
 	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/app/consumer"
+	"github.com/millrace/millrace/app/external"
 	"github.com/millrace/millrace/app/query"
 	"github.com/millrace/millrace/domain/inventory"
 	"github.com/millrace/millrace/domain/order"
@@ -73,6 +74,7 @@ func New() runner.Service {
 		Consumers: func(k *runner.Kit) []cqrs.EventConsumer {
 			return consumer.All(consumer.Deps{Commands: k.Commands()})
 		},
+		External: external.All(),
 		Codecs: []messaging.Codec{
 			warehousepb.DeliveryArrivedCodec,
 		},

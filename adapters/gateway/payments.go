@@ -45,6 +45,11 @@ func (p Payments) Void(ctx context.Context, id string) error {
 	return httpclient.Accepted(answer, err, "void payment "+id)
 }
 
+// Refund implements command.Provider.
+func (p Payments) Refund(ctx context.Context, id string, amount money.Money) (cqrs.CallResult, error) {
+	return p.client.Post(ctx, "/refunds", id, paymentRequest{PaymentID: id, Amount: amount.Amount, Currency: amount.Currency}, false)
+}
+
 // paymentsStandIn plays the provider. By method: pm_ok pays, pm_declined is declined, pm_error answers 500, pm_slow does the work and answers
 // after a minute, pm_capture_refused is authorised but never captured.
 func paymentsStandIn() *sandbox.Service {
@@ -96,6 +101,16 @@ func paymentsStandIn() *sandbox.Service {
 				l["voided"] += amount
 				l["held"] -= amount
 			},
+		},
+		sandbox.Operation[paymentRequest]{
+			Name: "refund", Path: "/refunds", Reference: "refund-", Status: http.StatusPaymentRequired, Refusal: "refund refused",
+			Decide: func(r paymentRequest, done sandbox.Effects) sandbox.Decision {
+				if !done.Has("capture") || done.Amount("capture") < r.Amount {
+					return sandbox.Decision{Status: http.StatusPaymentRequired, Refused: "less is captured for this payment"}
+				}
+				return sandbox.Decision{Amount: r.Amount}
+			},
+			Count: func(l sandbox.Ledger, amount int64, _ sandbox.Effects) { l["refunded"] += amount },
 		},
 	)
 }

@@ -14,6 +14,7 @@ type Provider interface {
 	Authorise(ctx context.Context, paymentID string, amount money.Money, method string) (cqrs.CallResult, error)
 	Capture(ctx context.Context, paymentID string, amount money.Money) (cqrs.CallResult, error)
 	Void(ctx context.Context, paymentID string) error
+	Refund(ctx context.Context, paymentID string, amount money.Money) (cqrs.CallResult, error)
 }
 
 // AuthorisePayment makes the provider hold an order's total.

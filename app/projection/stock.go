@@ -38,5 +38,8 @@ func Stock(rows StockRows) cqrs.Projection {
 		cqrs.On(func(ctx context.Context, e inventory.Committed, m cqrs.Meta) error {
 			return rows.Change(ctx, StockChange{SKU: e.SKU, OnHand: -e.Quantity, Reserved: -e.Quantity, Version: m.Version})
 		}),
+		cqrs.On(func(ctx context.Context, e inventory.PutBack, m cqrs.Meta) error {
+			return rows.Change(ctx, StockChange{SKU: e.SKU, OnHand: e.Quantity, Version: m.Version})
+		}),
 	}}
 }

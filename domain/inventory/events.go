@@ -43,11 +43,19 @@ type Committed struct {
 	Quantity int64  `json:"quantity"`
 }
 
+// PutBack says that goods of a returned order are on hand again.
+type PutBack struct {
+	SKU      string `json:"sku"`
+	OrderID  string `json:"order_id"`
+	Quantity int64  `json:"quantity"`
+}
+
 func (Received) inventory()  {}
 func (Reserved) inventory()  {}
 func (Rejected) inventory()  {}
 func (Released) inventory()  {}
 func (Committed) inventory() {}
+func (PutBack) inventory()   {}
 
 // Types has the events by the names under which they are stored.
 var Types = aggregate.TypesOf(
@@ -56,12 +64,15 @@ var Types = aggregate.TypesOf(
 	aggregate.NewType[Rejected]("inventory.rejected"),
 	aggregate.NewType[Released]("inventory.released"),
 	aggregate.NewType[Committed]("inventory.committed"),
+	aggregate.NewType[PutBack]("inventory.put-back"),
 )
 
 func (s *Stock) apply(e Event) {
 	switch e := e.(type) {
 	case Received:
 		s.state.Known = true
+		s.state.OnHand += e.Quantity
+	case PutBack:
 		s.state.OnHand += e.Quantity
 	case Reserved:
 		s.state.Reserved += e.Quantity

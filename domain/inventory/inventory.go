@@ -73,6 +73,18 @@ func (s *Stock) Receive(sku string, quantity int64) error {
 	return nil
 }
 
+// PutBack adds goods of a returned order. They came from this stock, so they are not received.
+func (s *Stock) PutBack(sku, orderID string, quantity int64) error {
+	switch {
+	case quantity < 1:
+		return ErrQuantity
+	case s.state.OnHand > math.MaxInt64-quantity:
+		return ErrTooMuch
+	}
+	s.Record(s.apply, PutBack{sku, orderID, quantity})
+	return nil
+}
+
 // Lack is the reason why quantity cannot be reserved; empty if it can.
 func (s *Stock) Lack(sku string, quantity int64) string {
 	switch {

@@ -32,15 +32,65 @@ type Cancelled struct {
 	Reason  string `json:"reason"`
 }
 
-func (Placed) order()    {}
-func (Confirmed) order() {}
-func (Cancelled) order() {}
+// ReturnRequested says that the customer sends these lines back in a parcel with this number.
+type ReturnRequested struct {
+	OrderID      string       `json:"order_id"`
+	ParcelNumber string       `json:"parcel_number"`
+	Lines        []ReturnLine `json:"lines"`
+	Refund       money.Money  `json:"refund"` // of the lines that are not replaced
+}
+
+// ReturnReminded says that the parcel has not arrived yet, and that the customer is reminded.
+type ReturnReminded struct {
+	OrderID      string `json:"order_id"`
+	ParcelNumber string `json:"parcel_number"`
+}
+
+// GoodsAccepted says that the inspection accepts the returned goods. Damaged goods do not go back into stock.
+type GoodsAccepted struct {
+	OrderID string `json:"order_id"`
+	Damaged bool   `json:"damaged"`
+}
+
+// GoodsRejected says that the inspection does not accept the returned goods.
+type GoodsRejected struct {
+	OrderID string `json:"order_id"`
+	Reason  string `json:"reason"`
+}
+
+// Returned completes the return.
+type Returned struct {
+	OrderID string      `json:"order_id"`
+	Refund  money.Money `json:"refund"`
+}
+
+// ReturnRejected ends the return without a refund.
+type ReturnRejected struct {
+	OrderID string `json:"order_id"`
+	Reason  string `json:"reason"`
+}
+
+func (Placed) order()          {}
+func (Confirmed) order()       {}
+func (Cancelled) order()       {}
+func (ReturnRequested) order() {}
+func (ReturnReminded) order()  {}
+func (GoodsAccepted) order()   {}
+func (GoodsRejected) order()   {}
+func (Returned) order()        {}
+func (ReturnRejected) order()  {}
 
 // Types has the events by the names under which they are stored.
 var Types = aggregate.TypesOf(
 	aggregate.NewType[Placed]("order.placed", totalGetsCurrency),
 	aggregate.NewType[Confirmed]("order.confirmed"),
 	aggregate.NewType[Cancelled]("order.cancelled"),
+	aggregate.NewType[ReturnRequested]("order.return-requested"),
+	aggregate.NewType[ReturnReminded]("order.return-reminded"),
+	aggregate.NewType[GoodsAccepted]("order.goods-accepted"),
+	aggregate.NewType[GoodsRejected]("order.goods-rejected"),
+	aggregate.NewType[Returned]("order.returned"),
+	aggregate.NewType[ReturnRejected]("order.return-rejected"),
 )
 
 // totalGetsCurrency upcasts schema version 1, in which total was a number of euro cents.
@@ -59,5 +109,14 @@ func (o *Order) apply(e Event) {
 		o.status = IsConfirmed
 	case Cancelled:
 		o.status, o.reason = IsCancelled, e.Reason
+	case ReturnRequested:
+		o.returned = Return{Status: ReturnIsRequested, ParcelNumber: e.ParcelNumber, Lines: e.Lines, Refund: e.Refund}
+	case ReturnReminded, GoodsRejected:
+	case GoodsAccepted:
+		o.returned.Status, o.returned.Damaged = ReturnIsAccepted, e.Damaged
+	case Returned:
+		o.returned.Status = ReturnIsClosed
+	case ReturnRejected:
+		o.returned.Status, o.returned.Reason = ReturnIsRejected, e.Reason
 	}
 }

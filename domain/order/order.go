@@ -1,4 +1,4 @@
-// Package order is a customer's order: placed once, then either confirmed or cancelled.
+// Package order is a customer's order: placed once, then either confirmed or cancelled. A confirmed order can be returned once.
 package order
 
 import (
@@ -64,6 +64,7 @@ type Order struct {
 	total                money.Money
 	status               Status
 	reason               string
+	returned             Return
 }
 
 // Rebuild folds a history.

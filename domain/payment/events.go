@@ -46,11 +46,28 @@ type CaptureRefused struct {
 	Reason    string `json:"reason"`
 }
 
+// Refunded says that the provider has given money back.
+type Refunded struct {
+	PaymentID string      `json:"payment_id"`
+	OrderID   string      `json:"order_id"`
+	Amount    money.Money `json:"amount"`
+	Reference string      `json:"reference"` // the provider's
+}
+
+// RefundRefused says that the provider has refused to give money back.
+type RefundRefused struct {
+	PaymentID string `json:"payment_id"`
+	OrderID   string `json:"order_id"`
+	Reason    string `json:"reason"`
+}
+
 func (Authorised) payment()     {}
 func (Declined) payment()       {}
 func (Voided) payment()         {}
 func (Captured) payment()       {}
 func (CaptureRefused) payment() {}
+func (Refunded) payment()       {}
+func (RefundRefused) payment()  {}
 
 // Types has the events by the names under which they are stored.
 var Types = aggregate.TypesOf(
@@ -59,6 +76,8 @@ var Types = aggregate.TypesOf(
 	aggregate.NewType[Voided]("payment.voided"),
 	aggregate.NewType[Captured]("payment.captured"),
 	aggregate.NewType[CaptureRefused]("payment.capture-refused"),
+	aggregate.NewType[Refunded]("payment.refunded"),
+	aggregate.NewType[RefundRefused]("payment.refund-refused"),
 )
 
 func (p *Payment) apply(e Event) {
@@ -71,6 +90,8 @@ func (p *Payment) apply(e Event) {
 		p.status = IsVoided
 	case Captured:
 		p.status, p.captured = IsCaptured, e.Amount.Amount
-	case CaptureRefused:
+	case Refunded:
+		p.refunded = e.Amount.Amount
+	case CaptureRefused, RefundRefused:
 	}
 }

@@ -1,4 +1,4 @@
-// Package payment is the payment of one order: held by the provider, then captured or voided.
+// Package payment is the payment of one order: held by the provider, then captured or voided. A part of a captured payment can be refunded once.
 package payment
 
 import (
@@ -15,6 +15,7 @@ var (
 	ErrCaptured   = aggregate.Refuse("the payment is captured; only a refund gives it back")
 	ErrNotHeld    = aggregate.Refuse("no money is held for this payment")
 	ErrMoreThan   = aggregate.Refuse("more cannot be captured than is authorised")
+	ErrRefund     = aggregate.Refuse("more cannot be refunded than is captured")
 	ErrNotCounted = aggregate.Refuse("a payment needs an amount above zero")
 )
 
@@ -30,13 +31,14 @@ const (
 	IsCaptured Status = "captured"
 )
 
-// Payment is the aggregate. Rules: never captured more than authorised; no way out of a final status, except that voiding
+// Payment is the aggregate. Rules: never captured more than authorised; refunded once, never more than captured; no way out of a final status, except that voiding
 // may be repeated.
 type Payment struct {
 	aggregate.Root[Event]
 	status     Status
 	authorised money.Money
 	captured   int64
+	refunded   int64
 }
 
 // Rebuild folds a history.
@@ -54,6 +56,9 @@ func (p *Payment) AuthorisedAmount() int64 { return p.authorised.Amount }
 
 // CapturedAmount is what became ours, in minor units.
 func (p *Payment) CapturedAmount() int64 { return p.captured }
+
+// RefundedAmount is what was given back, in minor units.
+func (p *Payment) RefundedAmount() int64 { return p.refunded }
 
 // Authorise records that the provider holds amount. Repeating it changes nothing.
 func (p *Payment) Authorise(id, orderID string, amount money.Money, reference string) error {
@@ -121,5 +126,26 @@ func (p *Payment) RefuseCapture(id, orderID, reason string) error {
 		return ErrCaptured
 	}
 	p.Record(p.apply, CaptureRefused{id, orderID, reason})
+	return nil
+}
+
+// Refund records that amount was given back. Repeating it changes nothing.
+func (p *Payment) Refund(id, orderID string, amount money.Money, reference string) error {
+	switch {
+	case amount.Amount < 1:
+		return ErrNotCounted
+	case amount.Currency != p.authorised.Currency || amount.Amount > p.captured:
+		return ErrRefund
+	case p.refunded == 0:
+		p.Record(p.apply, Refunded{id, orderID, amount, reference})
+	}
+	return nil
+}
+
+// RefuseRefund records that the provider has refused the refund.
+func (p *Payment) RefuseRefund(id, orderID, reason string) error {
+	if p.refunded == 0 {
+		p.Record(p.apply, RefundRefused{id, orderID, reason})
+	}
 	return nil
 }

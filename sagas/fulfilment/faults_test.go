@@ -82,6 +82,11 @@ func (p provider) Capture(_ context.Context, id string, _ money.Money) (answer c
 	return answer, err
 }
 
+// Refund is for another saga.
+func (p provider) Refund(context.Context, string, money.Money) (cqrs.CallResult, error) {
+	return cqrs.CallResult{}, nil
+}
+
 type carrier struct{ *outside }
 
 func (c carrier) Name() string { return c.name }
