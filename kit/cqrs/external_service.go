@@ -2,7 +2,7 @@ package cqrs
 
 import "github.com/millrace/millrace/kit/aggregate"
 
-// ExternalService describes a type of aggregate of another service: the commands that it accepts and the events that it publishes. The types
+// ExternalService describes a type of aggregate of another service: the commands that it accepts, if any, and the events that it publishes. The types
 // have the fields that matter here.
 type ExternalService struct {
 	Service  string // a setting gives the prefix of its topics

@@ -64,7 +64,10 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 	for _, n := range s.def.External {
 		c.handlers = append(c.handlers, n.Handlers()...)
 		prefix := s.config.ExternalPrefixes[n.Service]
-		c.externalTopics = append(c.externalTopics, messaging.CommandTopic(prefix, n.Category), messaging.EventTopic(prefix, n.Category))
+		if len(n.Commands) > 0 {
+			c.externalTopics = append(c.externalTopics, messaging.CommandTopic(prefix, n.Category))
+		}
+		c.externalTopics = append(c.externalTopics, messaging.EventTopic(prefix, n.Category))
 		c.consumedTopics = append(c.consumedTopics, messaging.EventTopic(prefix, n.Category))
 	}
 	if err := s.def.checkSagas(c.handlers); err != nil {

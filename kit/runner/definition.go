@@ -45,7 +45,7 @@ type Service struct {
 	Projections []readmodel.Model
 	Sagas       []*saga.Saga // old versions that still have running instances included
 	Consumers   func(k *Kit) []cqrs.EventConsumer
-	External    []cqrs.ExternalService // aggregates of other services that sagas send commands to
+	External    []cqrs.ExternalService // aggregates of other services that sagas send commands to, or whose events they wait for
 	Codecs      []messaging.Codec      // of messages that are not, or not only, in JSON
 	Migrations  fs.FS                  // of the service's own tables, in goose's format
 
@@ -122,6 +122,19 @@ func (t AggregateType[A, E]) snapshot() (audit.Snapshot, bool) {
 	}
 	rebuild := func(history []E) eventstore.Snapshotter { return any(t.rebuild(history)).(eventstore.Snapshotter) } // NewRepository has checked it
 	return audit.SnapshotOf(eventstore.FoldSnapshot(rebuild, t.options)), true
+}
+
+// heard are the events of external services that the service handles: those of its consumers, and those that sagas wait for.
+func (d *Service) heard(k *Kit) []cqrs.EventConsumer {
+	all := slices.Clip(d.consumers(k))
+	for _, n := range d.External {
+		c := cqrs.EventConsumer{From: n.Service, Category: n.Category}
+		for _, t := range n.Events.All() {
+			c.On = append(c.On, cqrs.ExternalHandler{Type: t})
+		}
+		all = append(all, c)
+	}
+	return all
 }
 
 // Event types by the categories that hold them, the sagas' included.

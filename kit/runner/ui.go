@@ -62,7 +62,7 @@ func (s *Instance) registered() opsui.Registered {
 			reg.Events = append(reg.Events, opsui.NewMessage(t, messaging.EventTopic(s.config.TopicPrefix, category), false))
 		}
 	}
-	for _, r := range s.core.consumers {
+	for _, r := range s.def.heard(&s.kit) {
 		for _, on := range r.On {
 			reg.Consumed = append(reg.Consumed, opsui.NewMessage(on.Type, messaging.EventTopic(s.config.ExternalPrefixes[r.From], r.Category), false))
 		}
