@@ -34,6 +34,30 @@ func (e OrderStatus) Valid() bool {
 	}
 }
 
+// Defines values for ReturnStatus.
+const (
+	Accepted  ReturnStatus = "accepted"
+	Rejected  ReturnStatus = "rejected"
+	Requested ReturnStatus = "requested"
+	Returned  ReturnStatus = "returned"
+)
+
+// Valid indicates whether the value is a known member of the ReturnStatus enum.
+func (e ReturnStatus) Valid() bool {
+	switch e {
+	case Accepted:
+		return true
+	case Rejected:
+		return true
+	case Requested:
+		return true
+	case Returned:
+		return true
+	default:
+		return false
+	}
+}
+
 // AcceptedOrder defines model for AcceptedOrder.
 type AcceptedOrder struct {
 	OrderId string `json:"order_id"`
@@ -44,6 +68,20 @@ type AcceptedOrder struct {
 type AcceptedReceipt struct {
 	Quantity int64  `json:"quantity"`
 	Sku      string `json:"sku"`
+}
+
+// AcceptedReturn defines model for AcceptedReturn.
+type AcceptedReturn struct {
+	OrderId string `json:"order_id"`
+
+	// ParcelNumber To be written on the parcel
+	ParcelNumber string `json:"parcel_number"`
+	Status       string `json:"status"`
+}
+
+// ArrivedParcel defines model for ArrivedParcel.
+type ArrivedParcel struct {
+	ParcelNumber string `json:"parcel_number"`
 }
 
 // FieldError defines model for FieldError.
@@ -86,18 +124,37 @@ type NewOrder struct {
 	PaymentMethod string `json:"payment_method"`
 }
 
+// NewReturn defines model for NewReturn.
+type NewReturn struct {
+	Lines []NewReturnLine `json:"lines"`
+}
+
+// NewReturnLine defines model for NewReturnLine.
+type NewReturnLine struct {
+	Quantity int64 `json:"quantity"`
+
+	// Replace New goods are shipped instead of a refund
+	Replace *bool `json:"replace,omitempty"`
+
+	// Sku Example: MUG-01
+	Sku string `json:"sku"`
+}
+
 // Order defines model for Order.
 type Order struct {
-	Currency   string      `json:"currency"`
-	CustomerId string      `json:"customer_id"`
-	Lines      []Line      `json:"lines"`
-	OrderId    string      `json:"order_id"`
-	PlacedAt   time.Time   `json:"placed_at"`
-	Reason     string      `json:"reason"`
-	Status     OrderStatus `json:"status"`
-	Total      int64       `json:"total"`
-	UpdatedAt  time.Time   `json:"updated_at"`
-	Version    int         `json:"version"`
+	Currency   string    `json:"currency"`
+	CustomerId string    `json:"customer_id"`
+	Lines      []Line    `json:"lines"`
+	OrderId    string    `json:"order_id"`
+	PlacedAt   time.Time `json:"placed_at"`
+	Reason     string    `json:"reason"`
+
+	// Return The return of the order. Absent if there is none, and in lists.
+	Return    *Return     `json:"return,omitempty"`
+	Status    OrderStatus `json:"status"`
+	Total     int64       `json:"total"`
+	UpdatedAt time.Time   `json:"updated_at"`
+	Version   int         `json:"version"`
 }
 
 // OrderStatus defines model for Order.Status.
@@ -121,6 +178,29 @@ type Problem struct {
 // Receipt defines model for Receipt.
 type Receipt struct {
 	Quantity int64 `json:"quantity"`
+}
+
+// Return The return of the order. Absent if there is none, and in lists.
+type Return struct {
+	Damaged      bool         `json:"damaged"`
+	Lines        []ReturnLine `json:"lines"`
+	ParcelNumber string       `json:"parcel_number"`
+	Reason       string       `json:"reason"`
+
+	// Refund Minor units; paid if the status is returned
+	Refund int64        `json:"refund"`
+	Status ReturnStatus `json:"status"`
+}
+
+// ReturnStatus defines model for Return.Status.
+type ReturnStatus string
+
+// ReturnLine defines model for ReturnLine.
+type ReturnLine struct {
+	Quantity  int64  `json:"quantity"`
+	Replace   bool   `json:"replace"`
+	Sku       string `json:"sku"`
+	UnitPrice int64  `json:"unit_price"`
 }
 
 // Stock defines model for Stock.
@@ -172,6 +252,18 @@ type CancelOrderParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ReturnOrderParams defines parameters for ReturnOrder.
+type ReturnOrderParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ArriveParcelParams defines parameters for ArriveParcel.
+type ArriveParcelParams struct {
+	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ReceiveStockParams defines parameters for ReceiveStock.
 type ReceiveStockParams struct {
 	// IdempotencyKey A request with the same key, method, path and body takes effect once and gets the same answer, with Idempotency-Replayed: true. The same key with another body is 422.
@@ -180,6 +272,9 @@ type ReceiveStockParams struct {
 
 // PlaceOrderJSONRequestBody defines body for PlaceOrder for application/json ContentType.
 type PlaceOrderJSONRequestBody = NewOrder
+
+// ReturnOrderJSONRequestBody defines body for ReturnOrder for application/json ContentType.
+type ReturnOrderJSONRequestBody = NewReturn
 
 // ReceiveStockJSONRequestBody defines body for ReceiveStock for application/json ContentType.
 type ReceiveStockJSONRequestBody = Receipt
@@ -201,9 +296,15 @@ type ServerInterface interface {
 	// GetOrderHistory The events of an order, oldest first
 	// (GET /v1/orders/{id}/history)
 	GetOrderHistory(w http.ResponseWriter, r *http.Request, id Id)
+	// ReturnOrder Return lines of a confirmed order
+	// (POST /v1/orders/{id}/return)
+	ReturnOrder(w http.ResponseWriter, r *http.Request, id Id, params ReturnOrderParams)
 	// StreamOrder Every change of an order and of its saga, as server-sent events
 	// (GET /v1/orders/{id}/stream)
 	StreamOrder(w http.ResponseWriter, r *http.Request, id Id)
+	// ArriveParcel Have a returned parcel arrive at the warehouse, while the sandbox runs
+	// (POST /v1/sandbox/warehouse/parcels/{number})
+	ArriveParcel(w http.ResponseWriter, r *http.Request, number string, params ArriveParcelParams)
 	// GetStock The stock of a SKU
 	// (GET /v1/stock/{sku})
 	GetStock(w http.ResponseWriter, r *http.Request, sku Sku)
@@ -246,9 +347,21 @@ func (_ Unimplemented) GetOrderHistory(w http.ResponseWriter, r *http.Request, i
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ReturnOrder Return lines of a confirmed order
+// (POST /v1/orders/{id}/return)
+func (_ Unimplemented) ReturnOrder(w http.ResponseWriter, r *http.Request, id Id, params ReturnOrderParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // StreamOrder Every change of an order and of its saga, as server-sent events
 // (GET /v1/orders/{id}/stream)
 func (_ Unimplemented) StreamOrder(w http.ResponseWriter, r *http.Request, id Id) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ArriveParcel Have a returned parcel arrive at the warehouse, while the sandbox runs
+// (POST /v1/sandbox/warehouse/parcels/{number})
+func (_ Unimplemented) ArriveParcel(w http.ResponseWriter, r *http.Request, number string, params ArriveParcelParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -494,6 +607,56 @@ func (siw *ServerInterfaceWrapper) GetOrderHistory(w http.ResponseWriter, r *htt
 	handler.ServeHTTP(w, r)
 }
 
+// ReturnOrder operation middleware
+func (siw *ServerInterfaceWrapper) ReturnOrder(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReturnOrderParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReturnOrder(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // StreamOrder operation middleware
 func (siw *ServerInterfaceWrapper) StreamOrder(w http.ResponseWriter, r *http.Request) {
 
@@ -511,6 +674,56 @@ func (siw *ServerInterfaceWrapper) StreamOrder(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.StreamOrder(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ArriveParcel operation middleware
+func (siw *ServerInterfaceWrapper) ArriveParcel(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "number" -------------
+	var number string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "number", chi.URLParam(r, "number"), &number, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "number", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ArriveParcelParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ArriveParcel(w, r, number, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -722,6 +935,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Post(options.BaseURL+"/v1/orders/{id}/cancel", wrapper.CancelOrder)
 	})
 	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/orders/{id}/return", wrapper.ReturnOrder)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/orders/{id}/history", wrapper.GetOrderHistory)
 	})
 	r.Group(func(r chi.Router) {
@@ -732,6 +948,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/stock/{sku}/receipts", wrapper.ReceiveStock)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/sandbox/warehouse/parcels/{number}", wrapper.ArriveParcel)
 	})
 
 	return r

@@ -131,5 +131,8 @@ func toOrder(o query.Order) Order {
 	for _, line := range o.Lines {
 		out.Lines = append(out.Lines, Line{Sku: line.SKU, Quantity: line.Quantity, UnitPrice: line.UnitPrice})
 	}
+	if r := o.Return; r.Status != "" {
+		out.Return = toReturn(r)
+	}
 	return out
 }

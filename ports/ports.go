@@ -18,6 +18,9 @@ var openapi []byte
 type Deps struct {
 	// Cancel has the saga of an order compensate, or returns an error if the saga is past its pivot.
 	Cancel func(ctx context.Context, orderID string) error
+
+	// ParcelArrived has a parcel arrive at the warehouse. Nil: the sandbox does not run.
+	ParcelArrived func(ctx context.Context, number string) error
 }
 
 // Routes are the routes of this service.

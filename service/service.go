@@ -13,6 +13,7 @@ import (
 	"github.com/millrace/millrace/adapters/outbox"
 	"github.com/millrace/millrace/adapters/store"
 	"github.com/millrace/millrace/adapters/views"
+	"github.com/millrace/millrace/adapters/warehouse"
 	"github.com/millrace/millrace/adapters/warehousepb"
 	"github.com/millrace/millrace/app/command"
 	"github.com/millrace/millrace/app/consumer"
@@ -90,13 +91,14 @@ func New() runner.Service {
 
 		Routes: func(k *runner.Kit) *httpapi.Service {
 			return ports.Routes(ports.Deps{
-				Cancel: k.Compensation(fulfilment.Name, order.Category, cancelled),
+				Cancel: k.Compensation(fulfilment.Name, order.Category, cancelled), ParcelArrived: warehouse.ParcelArrived(k),
 			})
 		},
 		Pages: func(k *runner.Kit) opsui.Extension {
 			return pages.Pages{
 				Commands: k.Commands(), Queries: k.Queries(),
 				Sagas: sagas.All(), Cancel: k.Compensation(fulfilment.Name, order.Category, cancelled), Counts: views.NewOrders(k.DB()).Count, Sandbox: k.Sandbox(),
+				ParcelArrived: warehouse.ParcelArrived(k),
 			}.Extension()
 		},
 

@@ -6,5 +6,5 @@ import "github.com/millrace/millrace/kit/cqrs"
 
 // All lists the external services.
 func All() []cqrs.ExternalService {
-	return []cqrs.ExternalService{warehouse}
+	return []cqrs.ExternalService{Warehouse}
 }

@@ -10,7 +10,8 @@ type ParcelArrived struct {
 	ParcelNumber string `json:"parcel_number"`
 }
 
-var warehouse = cqrs.ExternalService{
+// Warehouse has the parcels that customers send back.
+var Warehouse = cqrs.ExternalService{
 	Service: "warehouse", Category: "parcels",
 	Events: aggregate.TypesOf(aggregate.NewType[ParcelArrived]("parcel.arrived")),
 }

@@ -17,6 +17,7 @@ type Order struct {
 	Reason     string
 	Lines      []order.Line
 	Total      money.Money
+	Return     order.Return // only of OrderByID
 	PlacedAt   time.Time
 	UpdatedAt  time.Time
 	Version    int
@@ -37,7 +38,7 @@ func (h orderByID) handle(ctx context.Context, q OrderByID) (Order, error) {
 	}
 	o := order.Rebuild(cqrs.Bodies[order.Event](events))
 	return Order{
-		ID: o.ID(), CustomerID: o.Customer(), Status: o.Status(), Reason: o.Reason(), Lines: o.Lines(), Total: o.Total(),
+		ID: o.ID(), CustomerID: o.Customer(), Status: o.Status(), Reason: o.Reason(), Lines: o.Lines(), Total: o.Total(), Return: o.Return(),
 		PlacedAt: events[0].Meta.Time, UpdatedAt: events[len(events)-1].Meta.Time, Version: o.Version(),
 	}, nil
 }

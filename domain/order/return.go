@@ -45,6 +45,9 @@ type Return struct {
 	Reason       string // of a rejection
 }
 
+// ParcelNumber is the number of the parcel in which an order comes back.
+func ParcelNumber(orderID string) string { return "R-" + orderID }
+
 // Return is the return of the order.
 func (o *Order) Return() Return { return o.returned }
 
@@ -63,7 +66,7 @@ func (o *Order) RequestReturn(asked []ReturnLine) error {
 	case err != nil:
 		return err
 	case o.returned.Status == "":
-		o.Record(o.apply, ReturnRequested{OrderID: o.id, ParcelNumber: "R-" + o.id, Lines: lines, Refund: refund})
+		o.Record(o.apply, ReturnRequested{OrderID: o.id, ParcelNumber: ParcelNumber(o.id), Lines: lines, Refund: refund})
 		return nil
 	case slices.Equal(lines, o.returned.Lines):
 		return nil

@@ -46,6 +46,9 @@ type Demo struct {
 
 	// JSON makes what --json prints of a result.
 	JSON func(r Result) any
+
+	// Instead are other demos, by the flags that choose them: "returns" is run by demo --returns. The flags of this one hold for them too.
+	Instead map[string]Demo
 }
 
 // Outcome is how a task has ended.
@@ -75,13 +78,22 @@ type Happening struct {
 
 // Command is the command demo.
 func (d Demo) Command(p *runner.Program) *cobra.Command {
-	total, url, asJSON, chaos := 100, "", false, false
+	total, url, asJSON, chaos, instead := 100, "", false, false, map[string]*bool{}
 	c := &cobra.Command{Use: "demo", Short: d.Short, Args: cli.Args(0), RunE: func(c *cobra.Command, _ []string) error {
 		if total < 1 || total > 1_000_000 {
 			return fmt.Errorf("%w: --%s must be from 1 to 1000000", cli.ErrUsage, d.Noun)
 		}
-		return d.run(c.Context(), p, url, total, chaos, asJSON)
+		chosen := d
+		for flag, set := range instead {
+			if *set {
+				chosen = d.Instead[flag]
+			}
+		}
+		return chosen.run(c.Context(), p, url, total, chaos, asJSON)
 	}}
+	for flag, other := range d.Instead {
+		instead[flag] = c.Flags().Bool(flag, false, other.Short)
+	}
 	c.Flags().IntVar(&total, d.Noun, total, "how many "+d.Noun+" to place")
 	c.Flags().StringVar(&url, "url", url, "a running service; without it the one that the settings name, or one that is started for the demo")
 	if d.Outage.Service != "" {

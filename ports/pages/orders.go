@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/kit/opsui"
 	"github.com/millrace/millrace/kit/saga"
 	"github.com/millrace/millrace/sagas/fulfilment"
+	"github.com/millrace/millrace/sagas/orderreturn"
 )
 
 var statuses = []order.Status{order.Pending, order.IsConfirmed, order.IsCancelled}
@@ -60,6 +61,10 @@ type orderData struct {
 	History []cqrs.Event
 	Saga    *opsui.SagaView // nil: the saga has not started yet
 	Open    bool            // a cancellation is possible, unless the saga has passed its pivot meanwhile
+
+	Returnable   bool   // a return can be requested
+	ReturnSaga   string // its id
+	ParcelButton bool   // the sandbox can have the parcel arrive
 }
 
 // Title implements the title of a page.
@@ -75,7 +80,10 @@ func (p Pages) order() opsui.Page {
 		if err != nil {
 			return nil, err
 		}
-		d := orderData{Order: o, Open: o.Status == order.Pending}
+		d := orderData{
+			Order: o, Open: o.Status == order.Pending, Returnable: o.Status == order.IsConfirmed && o.Return.Status == "",
+			ReturnSaga: saga.ID(orderreturn.Name, id), ParcelButton: p.ParcelArrived != nil && o.Return.Status == order.ReturnIsRequested,
+		}
 		if d.History, err = cqrs.Execute(ctx, p.Queries, query.OrderHistory{ID: id}); err != nil {
 			return nil, err
 		}

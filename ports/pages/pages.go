@@ -10,6 +10,7 @@ import (
 	"github.com/millrace/millrace/kit/opsui"
 	"github.com/millrace/millrace/kit/saga"
 	"github.com/millrace/millrace/sagas/fulfilment"
+	"github.com/millrace/millrace/sagas/orderreturn"
 )
 
 //go:embed templates
@@ -23,6 +24,9 @@ type Pages struct {
 
 	// Cancel requests the compensation of an order's saga.
 	Cancel func(ctx context.Context, orderID string) error
+
+	// ParcelArrived has a returned parcel arrive at the warehouse. Nil: the sandbox does not run.
+	ParcelArrived func(ctx context.Context, number string) error
 
 	// Counts counts the orders of each status, up to a limit.
 	Counts func(ctx context.Context, limit int) (map[order.Status]int, error)
@@ -41,16 +45,21 @@ func (p Pages) Extension() opsui.Extension {
 		Actions: map[string]opsui.Action{
 			"/ui/orders":             {Do: p.placeOrder},
 			"/ui/orders/{id}/cancel": p.cancelOrder(),
+			"/ui/orders/{id}/return": {Do: p.returnOrder},
+			"/ui/orders/{id}/parcel": {Do: p.arriveParcel},
 		},
 		Subject:  subject,
 		Counts:   p.counts,
-		Statuses: map[string]opsui.Tone{string(order.Pending): opsui.ToneActive, string(order.IsConfirmed): opsui.ToneGood, string(order.IsCancelled): opsui.ToneUndone},
+		Statuses: map[string]opsui.Tone{
+			string(order.Pending): opsui.ToneActive, string(order.IsConfirmed): opsui.ToneGood, string(order.IsCancelled): opsui.ToneUndone,
+			string(order.ReturnIsRequested): opsui.ToneActive, string(order.ReturnIsAccepted): opsui.ToneActive, string(order.ReturnIsClosed): opsui.ToneGood, string(order.ReturnIsRejected): opsui.ToneBad,
+		},
 	}
 }
 
 // subject links a saga to its order.
 func subject(state saga.State) (noun, address string) {
-	if state.Definition == fulfilment.Name {
+	if state.Definition == fulfilment.Name || state.Definition == orderreturn.Name {
 		return "order", "/ui/orders/" + state.Subject
 	}
 	return "", ""

@@ -18,11 +18,9 @@ var Orders = demo.Demo{
 	Slow:     "wait for the payment provider's time-out",
 	Outage:   demo.Outage{Service: "payments", Called: "the payment provider"},
 	Prepare:  stockUp,
-	Task:     order,
-	Check: func(ctx context.Context, c demo.Client, total int) (demo.Report, error) {
-		report, err := invariants.Client{URL: c.URL, HTTP: c.HTTP, AtLeast: total}.Read(ctx)
-		return report.Report, err
-	},
+	Task:     place,
+	Check:    check,
+	Instead:  map[string]demo.Demo{"returns": returns},
 	JSON: func(r demo.Result) any {
 		out := result{
 			Orders: r.Total, Confirmed: r.ByStatus["confirmed"], Cancelled: r.ByStatus["cancelled"], ByReason: r.ByReason, Seconds: demo.Round(r.Took.Seconds()),
@@ -48,6 +46,12 @@ type result struct {
 	Books      string           `json:"books"`
 	Consistent bool             `json:"consistent"`
 	Chaos      []demo.Happening `json:"chaos,omitempty"`
+}
+
+// check checks the invariants of the service.
+func check(ctx context.Context, c demo.Client, total int) (demo.Report, error) {
+	report, err := invariants.Client{URL: c.URL, HTTP: c.HTTP, AtLeast: total}.Read(ctx)
+	return report.Report, err
 }
 
 // stockUp receives stock on a database that the embedded default has not filled.
@@ -104,8 +108,8 @@ func kind(n, total int) (lines []line, method string, cancel bool) {
 	return lines, "pm_ok", false
 }
 
-// order places one order and waits until it is decided.
-func order(ctx context.Context, c demo.Client, n, total int) (demo.Outcome, error) {
+// place places one order and waits until it is decided.
+func place(ctx context.Context, c demo.Client, n, total int) (demo.Outcome, error) {
 	lines, method, cancel := kind(n, total)
 	var o struct {
 		ID     string `json:"order_id"`
