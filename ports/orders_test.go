@@ -64,7 +64,7 @@ func TestTextOfOrdersThatCannotBeStoredNamesTheField(t *testing.T) {
 func TestSpecificationListsAllRoutes(t *testing.T) {
 	spec := ask(t, server(), httpapi.Everything, http.MethodGet, "/openapi.yaml").Body.String()
 	for _, path := range []string{
-		"/v1/orders", "/v1/orders/{id}", "/v1/orders/{id}/cancel", "/v1/orders/{id}/history", "/v1/orders/{id}/stream", "/v1/stock/{sku}",
+		"/v1/orders", "/v1/orders/{id}", "/v1/orders/{id}/cancel", "/v1/orders/{id}/return", "/v1/sandbox/warehouse/parcels/{number}", "/v1/orders/{id}/history", "/v1/orders/{id}/stream", "/v1/stock/{sku}",
 		"/v1/stock/{sku}/receipts", "/v1/sagas", "/v1/sagas/{id}", "/v1/sagas/{id}/retry", "/v1/sagas/{id}/skip", "/v1/sagas/{id}/resolve", "/v1/dead-letters",
 		"/v1/dead-letters/{id}", "/v1/dead-letters/{id}/redrive", "/v1/breakers", "/v1/outbox", "/v1/sandbox/{service}", "/healthz", "/readyz", "/metrics",
 		"/openapi.yaml",

@@ -59,7 +59,16 @@ func TestPaymentsTakeEffectOnce(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "capture refused", answer.Refused)
 	require.NoError(t, payments.Void(ctx, "p-4"))
+	for range 2 {
+		answer, err = payments.Refund(ctx, "p-1", euros(200))
+		require.NoError(t, err)
+		require.Equal(t, "refund-p-1", answer.Reference)
+	}
+	answer, err = payments.Refund(ctx, "p-4", euros(1))
+	require.NoError(t, err)
+	require.Equal(t, "less is captured for this payment", answer.Refused)
 	want := box.Service("payments").Ledger()
+	require.Equal(t, int64(200), want["refunded"])
 	require.Equal(t, int64(500), want["captured"])
 	require.Zero(t, want["held"])
 

@@ -3,6 +3,7 @@ package inventory_test
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,6 +25,10 @@ func commit(order string) func(*inventory.Stock) error {
 	return func(s *inventory.Stock) error { return s.Commit("MUG-01", order) }
 }
 
+func putBack(n int64) func(*inventory.Stock) error {
+	return func(s *inventory.Stock) error { return s.PutBack("MUG-01", "a", n) }
+}
+
 func TestStock(t *testing.T) {
 	aStock := aggregatetest.For(inventory.Rebuild)
 	ten := inventory.Received{SKU: "MUG-01", Quantity: 10}
@@ -39,6 +44,9 @@ func TestStock(t *testing.T) {
 	t.Run("released what was never reserved", aStock.Given(ten).When(release("a")).Then(inventory.Released{SKU: "MUG-01", OrderID: "a"}))
 	t.Run("committed", aStock.Given(ten, seven).When(commit("a")).Then(inventory.Committed{SKU: "MUG-01", OrderID: "a", Quantity: 7}))
 	t.Run("not reserved: not committed", aStock.Given(ten).When(commit("a")).Refused(inventory.ErrNotReserved))
+	t.Run("put back", aStock.Given(ten).When(putBack(3)).Then(inventory.PutBack{SKU: "MUG-01", OrderID: "a", Quantity: 3}))
+	t.Run("nothing is not put back", aStock.Given(ten).When(putBack(0)).Refused(inventory.ErrQuantity))
+	t.Run("more than can be counted is not put back", aStock.Given(ten).When(putBack(math.MaxInt64)).Refused(inventory.ErrTooMuch))
 	t.Run("nothing is no quantity", aStock.Given(ten).When(reserve("a", 0)).Refused(inventory.ErrQuantity))
 	t.Run("nothing is not received", aStock.Given().When(func(s *inventory.Stock) error { return s.Receive("MUG-01", 0) }).Refused(inventory.ErrQuantity))
 }
@@ -52,10 +60,14 @@ func TestStockProperties(t *testing.T) {
 		for range rapid.IntRange(0, 60).Draw(t, "commands") {
 			order := fmt.Sprint("order-", rapid.IntRange(1, 4).Draw(t, "order"))
 			n := rapid.Int64Range(-1, 9).Draw(t, "quantity")
-			switch rapid.SampledFrom([]string{"receive", "reserve", "release", "commit"}).Draw(t, "command") {
+			switch rapid.SampledFrom([]string{"receive", "reserve", "release", "commit", "put back"}).Draw(t, "command") {
 			case "receive":
 				if s.Receive("MUG-01", n) == nil {
 					received += n
+				}
+			case "put back":
+				if putBack(n)(s) == nil {
+					committed -= n
 				}
 			case "reserve":
 				_ = reserve(order, n)(s)

@@ -20,6 +20,10 @@ func capture(m money.Money) func(*payment.Payment) error {
 	return func(p *payment.Payment) error { return p.Capture("p-1", "o-1", m) }
 }
 
+func refund(m money.Money) func(*payment.Payment) error {
+	return func(p *payment.Payment) error { return p.Refund("p-1", "o-1", m, "ref") }
+}
+
 func TestPayment(t *testing.T) {
 	aPayment := aggregatetest.For(payment.Rebuild)
 	held := payment.Authorised{PaymentID: "p-1", OrderID: "o-1", Amount: euros(2500), Reference: "ref"}
@@ -40,17 +44,28 @@ func TestPayment(t *testing.T) {
 	t.Run("voided: not captured", aPayment.Given(held, voided).When(capture(euros(2500))).Refused(payment.ErrNotHeld))
 	t.Run("more than is held", aPayment.Given(held).When(capture(euros(2501))).Refused(payment.ErrMoreThan))
 	t.Run("another currency", aPayment.Given(held).When(capture(money.Money{Amount: 1, Currency: "USD"})).Refused(payment.ErrMoreThan))
+	refunded := payment.Refunded{PaymentID: "p-1", OrderID: "o-1", Amount: euros(1000), Reference: "ref"}
+	t.Run("refunded", aPayment.Given(held, captured).When(refund(euros(1000))).Then(refunded))
+	t.Run("refunded once", aPayment.Given(held, captured, refunded).When(refund(euros(1000))).Nothing())
+	t.Run("more than is captured", aPayment.Given(held, captured).When(refund(euros(2501))).Refused(payment.ErrRefund))
+	t.Run("refund in another currency", aPayment.Given(held, captured).When(refund(money.Money{Amount: 1, Currency: "USD"})).Refused(payment.ErrRefund))
+	t.Run("not captured: not refunded", aPayment.Given(held).When(refund(euros(1))).Refused(payment.ErrRefund))
+	t.Run("nothing to refund", aPayment.Given(held, captured).When(refund(euros(0))).Refused(payment.ErrNotCounted))
+	refuse := func(p *payment.Payment) error { return p.RefuseRefund("p-1", "o-1", "no") }
+	refused := payment.RefundRefused{PaymentID: "p-1", OrderID: "o-1", Reason: "no"}
+	t.Run("refund refused, and again", aPayment.Given(held, captured, refused).When(refuse).Then(refused))
+	t.Run("refunded: a refusal comes too late", aPayment.Given(held, captured, refunded).When(refuse).Nothing())
 	t.Run("capture refused: still held", aPayment.Given(held, payment.CaptureRefused{}).When(void).Then(voided))
 }
 
-// Any sequence of commands: never captured more than authorised, no way out of declined, voided or captured, and the fold
+// Any sequence of commands: never captured more than authorised or refunded more than captured, no way out of declined, voided or captured, and the fold
 // gives the state that recorded the events.
 func TestPaymentProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := payment.Rebuild(nil)
 		var final payment.Status
 		for range rapid.IntRange(0, 20).Draw(t, "commands") {
-			switch rapid.SampledFrom([]string{"authorise", "decline", "void", "capture", "refuse"}).Draw(t, "command") {
+			switch rapid.SampledFrom([]string{"authorise", "decline", "void", "capture", "refuse", "refund"}).Draw(t, "command") {
 			case "authorise":
 				_ = authorise(p)
 			case "decline":
@@ -61,6 +76,11 @@ func TestPaymentProperties(t *testing.T) {
 				_ = capture(euros(rapid.Int64Range(1, 5000).Draw(t, "amount")))(p)
 			case "refuse":
 				_ = p.RefuseCapture("p-1", "o-1", "no")
+			case "refund":
+				_ = refund(euros(rapid.Int64Range(1, 5000).Draw(t, "amount")))(p)
+			}
+			if p.RefundedAmount() > p.CapturedAmount() {
+				t.Fatalf("refunded %d of %d", p.RefundedAmount(), p.CapturedAmount())
 			}
 			if p.CapturedAmount() > p.AuthorisedAmount() {
 				t.Fatalf("captured %d of %d", p.CapturedAmount(), p.AuthorisedAmount())

@@ -48,8 +48,8 @@ func (p Pages) Extension() opsui.Extension {
 			"/ui/orders/{id}/return": {Do: p.returnOrder},
 			"/ui/orders/{id}/parcel": {Do: p.arriveParcel},
 		},
-		Subject:  subject,
-		Counts:   p.counts,
+		Subject: subject,
+		Counts:  p.counts,
 		Statuses: map[string]opsui.Tone{
 			string(order.Pending): opsui.ToneActive, string(order.IsConfirmed): opsui.ToneGood, string(order.IsCancelled): opsui.ToneUndone,
 			string(order.ReturnIsRequested): opsui.ToneActive, string(order.ReturnIsAccepted): opsui.ToneActive, string(order.ReturnIsClosed): opsui.ToneGood, string(order.ReturnIsRejected): opsui.ToneBad,

@@ -21,6 +21,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 	"github.com/millrace/millrace/kit/saga/manager"
 	"github.com/millrace/millrace/sagas/fulfilment"
+	"github.com/millrace/millrace/sagas/orderreturn"
 )
 
 // service has one order in yen, whose saga has not started.
@@ -29,17 +30,26 @@ type service struct {
 
 	placed    []command.PlaceOrder
 	cancelled []string
+	returned  []command.RequestReturn
+	arrived   []string
 	sandbox   bool
 }
 
 func (s *service) Execute(_ context.Context, c cqrs.Command) error {
+	if c, ok := c.Body.(command.RequestReturn); ok {
+		s.returned = append(s.returned, c)
+		return nil
+	}
 	s.placed = append(s.placed, c.Body.(command.PlaceOrder))
 	return nil
 }
 
 func (s *service) do(t *testing.T, method, path, form string) *httptest.ResponseRecorder {
 	t.Helper()
-	o := query.Order{ID: "o-1", CustomerID: "ada", Status: order.IsConfirmed, Total: money.Money{Amount: 700, Currency: "JPY"}, PlacedAt: time.Unix(1, 0)}
+	o := query.Order{ID: "o-1", CustomerID: "ada", Status: order.IsConfirmed, Total: money.Money{Amount: 700, Currency: "JPY"}, PlacedAt: time.Unix(1, 0), Lines: []order.Line{{SKU: "MUG-01", Quantity: 2}, {SKU: "TEE-02", Quantity: 1}}}
+	if len(s.returned) > 0 {
+		o.Return = order.Return{Status: order.ReturnIsRequested, ParcelNumber: "R-o-1", Lines: s.returned[0].Lines, Refund: money.Money{Amount: 300, Currency: "JPY"}}
+	}
 	p := Pages{
 		Commands: s, Sandbox: s.sandbox, Cancel: func(_ context.Context, id string) error { s.cancelled = append(s.cancelled, id); return nil },
 		Counts: func(_ context.Context, limit int) (map[order.Status]int, error) {
@@ -56,6 +66,9 @@ func (s *service) do(t *testing.T, method, path, form string) *httptest.Response
 			cqrs.HandleQuery("OrderHistory", func(context.Context, query.OrderHistory) ([]cqrs.Event, error) { return nil, nil }),
 			cqrs.HandleQuery("SagaHistory", func(context.Context, manager.History) ([]cqrs.Event, error) { return nil, cqrs.ErrNotFound }),
 		}),
+	}
+	if s.sandbox {
+		p.ParcelArrived = func(_ context.Context, number string) error { s.arrived = append(s.arrived, number); return nil }
 	}
 	h, err := (&opsui.Server{
 		Extension: p.Extension(), Queries: p.Queries, Log: slog.New(slog.DiscardHandler), Streams: &httpapi.Streams{}, Stopping: t.Context().Done(),
@@ -101,9 +114,30 @@ func TestActions(t *testing.T) {
 	require.Equal(t, []string{"o-1"}, s.cancelled)
 }
 
+func TestReturnOnThePage(t *testing.T) {
+	s := &service{sandbox: true}
+	page := func() string { return s.do(t, http.MethodGet, "/ui/orders/o-1", "").Body.String() }
+	require.Contains(t, page(), "Request the return")
+	require.Equal(t, http.StatusUnprocessableEntity, s.do(t, http.MethodPost, "/ui/orders/o-1/return", "sku=MUG-01").Code, "no quantity")
+	require.Equal(t, http.StatusSeeOther, s.do(t, http.MethodPost, "/ui/orders/o-1/return", "sku=MUG-01&quantity=0&sku=TEE-02&quantity=1&replace+TEE-02=yes&replace+MUG-01=yes").Code)
+	require.Equal(t, []command.RequestReturn{{OrderID: "o-1", Lines: []order.ReturnLine{{Line: order.Line{SKU: "TEE-02", Quantity: 1}, Replace: true}}}}, s.returned)
+	for _, shows := range []string{"R-o-1", "300 JPY", "to be replaced", "/ui/sagas/" + saga.ID(orderreturn.Name, "o-1"), "the parcel arrives"} {
+		require.Contains(t, page(), shows)
+	}
+	require.NotContains(t, page(), "Request the return")
+	s.do(t, http.MethodPost, "/ui/orders/o-1/parcel", "")
+	require.Equal(t, []string{"R-o-1"}, s.arrived)
+
+	s.sandbox = false
+	require.NotContains(t, page(), "the parcel arrives")
+	require.Equal(t, http.StatusNotFound, s.do(t, http.MethodPost, "/ui/orders/o-1/parcel", "").Code)
+}
+
 func TestSubjectOfASaga(t *testing.T) {
 	noun, address := subject(saga.State{Definition: fulfilment.Name, Subject: "o-1"})
 	require.Equal(t, "order /ui/orders/o-1", noun+" "+address)
+	_, address = subject(saga.State{Definition: orderreturn.Name, Subject: "o-1"})
+	require.Equal(t, "/ui/orders/o-1", address)
 	_, address = subject(saga.State{Definition: "lending", Subject: "b-1"})
 	require.Empty(t, address)
 }
