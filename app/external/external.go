@@ -6,5 +6,7 @@ import "github.com/millrace/millrace/kit/cqrs"
 
 // All lists the external services.
 func All() []cqrs.ExternalService {
-	return []cqrs.ExternalService{Warehouse}
+	return []cqrs.ExternalService{
+		Warehouse,
+	}
 }

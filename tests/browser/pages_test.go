@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/saga"
+	"github.com/millrace/millrace/sagas/orderreturn"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -25,12 +27,15 @@ func TestEveryPage(t *testing.T) {
 	good, bad := i.Place("pm_ok", "MUG-01"), i.Place("pm_ok", "HEAVY-99")
 	i.Decided(good)
 	i.Decided(bad)
+	returned := i.Place("pm_ok", "MUG-01")
+	i.Decided(returned)
+	require.Equal(t, http.StatusAccepted, i.Do(http.MethodPost, "/v1/orders/"+returned+"/return", `{"lines":[{"sku":"MUG-01","quantity":1,"replace":true}]}`).Status)
 	letter := makeDeadLetter(t, i)
 	pages := map[string]string{
-		"overview": "/ui/", "orders": "/ui/orders", "order-confirmed": "/ui/orders/" + good, "order-cancelled": "/ui/orders/" + bad, "sagas": "/ui/sagas",
+		"overview": "/ui/", "orders": "/ui/orders", "order-confirmed": "/ui/orders/" + good, "order-cancelled": "/ui/orders/" + bad, "order-returned": "/ui/orders/" + returned, "sagas": "/ui/sagas",
 		"saga-completed": "/ui/sagas/" + i.SagaOf(good).ID, "saga-compensated": "/ui/sagas/" + i.SagaOf(bad).ID, "dead-letters": "/ui/dead-letters",
 		"dead-letter": "/ui/dead-letters/" + letter, "breakers": "/ui/breakers", "sandbox": "/ui/sandbox", "definitions": "/ui/definitions",
-		"definition": "/ui/definitions/order-fulfilment.v2",
+		"definition": "/ui/definitions/order-fulfilment.v2", "definition-return": "/ui/definitions/order-return.v1",
 	}
 	for _, l := range everyLook {
 		b.as(l)
@@ -90,6 +95,31 @@ func TestAnOrderIsWatchedToItsEnd(t *testing.T) {
 	require.Contains(t, b.text("svg.saga .box.compensated"), "reserve stock")
 	require.Contains(t, b.text(".timeline"), "authorise payment refused")
 	b.same()
+	b.quiet()
+}
+
+// A person returns an order, has the parcel arrive in the sandbox, and inspects the goods on the page of the saga.
+func TestAReturnOnThePages(t *testing.T) {
+	i := env(t).Start()
+	i.Stock(1000, "MUG-01")
+	id := i.Place("pm_ok", "MUG-01")
+	require.Equal(t, "confirmed", i.Decided(id).Status)
+	b := open(t, i.URL)
+	b.visit("/ui/orders/" + id)
+	b.do(chromedp.Click(`#replace-0`))
+	b.press(`form[aria-labelledby=return]`, false)
+	b.until("#live", "requested")
+	require.Contains(t, b.text("#live"), "to be replaced")
+	b.press(`form[action$="/parcel"]`, false)
+	require.Contains(t, b.text(".notice"), "arrived")
+	b.visit("/ui/sagas/" + saga.ID(orderreturn.Name, id))
+	b.until("#live", "inspect goods")
+	b.until("#signal-inspection", "inspect goods")
+	b.do(chromedp.Click(`#inspection-accepted`))
+	b.press(`form[action$="/signals/inspection"]`, false)
+	b.until(".means", "all steps are completed")
+	b.visit("/ui/orders/" + id)
+	b.until("#live", "returned")
 	b.quiet()
 }
 
