@@ -116,7 +116,7 @@ func TestAReturnOnThePages(t *testing.T) {
 	b.until("#live", "inspect goods")
 	b.until("#signal-inspection", "inspect goods")
 	b.do(chromedp.Click(`#inspection-accepted`))
-	b.press(`form[action$="/signals/inspection"]`, false)
+	b.press(`form[action$="/signals/inspection"]`, true)
 	b.until(".means", "all steps are completed")
 	b.visit("/ui/orders/" + id)
 	b.until("#live", "returned")
