@@ -43,8 +43,8 @@ template-test: ## The template itself: every guide followed, the example removed
 	@[ -d tests/tools ] || { echo "these tests are the template's; make init has left them behind"; exit 1; }
 	TEMPLATE_TESTS=on go test -timeout 40m -count=1 ./tests/tools ./examples/two-services
 
-simulate: ## Two hundred thousand sagas with faults, as a deterministic simulation
-	SAGATEST_RUNS=66700 go test -count=1 -v -run TestFaults ./sagas/fulfilment
+simulate: ## Two hundred thousand instances of each saga with faults, as a deterministic simulation
+	SAGATEST_RUNS=66700 go test -count=1 -v -timeout 30m -run TestFaults ./sagas/fulfilment ./sagas/orderreturn
 
 component-test: ## The component tests on docker-compose
 	$(COMPOSE) up -d --build
@@ -72,6 +72,7 @@ fuzz: ## Fuzz everything that reads from outside, a minute each (FUZZTIME)
 	cd kit && go test ./httpapi -run XXX -fuzz FuzzPreferredWait -fuzztime $${FUZZTIME:-60s}
 	go test ./domain/order -run XXX -fuzz FuzzUpcasting -fuzztime $${FUZZTIME:-60s}
 	go test ./sagas/fulfilment -run XXX -fuzz FuzzFaults -fuzztime $${FUZZTIME:-60s}
+	go test ./sagas/orderreturn -run XXX -fuzz FuzzFaults -fuzztime $${FUZZTIME:-60s}
 
 bench: ## Rates and latencies beside their baselines, three rounds: a table and bench.json
 	go run ./tests/bench -svg docs/pictures/bench.svg

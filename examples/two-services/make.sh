@@ -22,8 +22,8 @@ for service in orders billing; do
   fi
   cp -r "$here/_$service/." .
   [ $service = billing ] || sed -i.bak 's/saga.New(fulfilment.Definition),/saga.New(fulfilment.Invoiced),\n\t\t&/' sagas/sagas.go
-  [ $service = billing ] || sed -i.bak -e 's/^\t\tMigrations: /\t\tExternal: external.All(),\n&/' -e 's|"example.com/orders/app/consumer"|&\n\t"example.com/orders/app/external"|' service/service.go
-  rm -f sagas/sagas.go.bak service/service.go.bak
+  [ $service = billing ] || sed -i.bak 's/^\t\tWarehouse,/&\n\t\tbilling,/' app/external/external.go
+  rm -f sagas/sagas.go.bak app/external/external.go.bak
   [ $service = billing ] || sed -i.bak 's/^TOPIC_PREFIX=.*/&\n# What the topics of billing begin with.\nBILLING_TOPICS=billing/' .env.example
   rm -f .env.example.bak
   make generate

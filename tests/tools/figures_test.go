@@ -43,7 +43,9 @@ func TestFigures(t *testing.T) {
 	composition, err := os.ReadFile(filepath.Join(m.dir, "service/service.go"))
 	require.NoError(t, err)
 	t.Logf("production Go outside kit/: %d lines; the composition: %d", with, strings.Count(string(composition), "\n"))
-	require.LessOrEqual(t, with, 3000, "the example and the service around it")
+	// Order fulfilment and the service around it take 3,000 lines. Returns, the second process, take 1,060 more: 180 the saga, 300 the decisions and events,
+	// 190 the commands, 200 the route, the page and the sandbox's warehouse, 190 the demo and the invariants.
+	require.LessOrEqual(t, with, 4060, "the example and the service around it")
 	require.LessOrEqual(t, strings.Count(string(composition), "\n"), 150, "service/service.go")
 	takesMinutes(t)
 	m.must("go", "run", "./tools/removeexample")

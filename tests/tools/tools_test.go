@@ -237,7 +237,7 @@ func TestRemoveExampleChecksFirst(t *testing.T) {
 
 // ofTheExample are the folders that hold nothing but the example and proofs of the template. A new file in them belongs into files.txt.
 var ofTheExample = []string{
-	"domain", "sagas/fulfilment", "adapters/warehousepb", "service/demo", "tests/bench", "tests/browser", "tests/chaos", "tests/component",
+	"domain", "sagas/fulfilment", "sagas/orderreturn", "adapters/warehouse", "adapters/warehousepb", "service/demo", "tests/bench", "tests/browser", "tests/chaos", "tests/component",
 	"tests/debezium", "tests/harness", "tests/limits", "tests/tools", "examples", "tools/node", "tools/removeexample", "docs/adr", "docs/pictures",
 }
 
