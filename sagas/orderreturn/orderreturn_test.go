@@ -57,7 +57,9 @@ func inspected(i orderreturn.Inspection) saga.SignalInput {
 
 func reject(reason string) cqrs.Keyed { return command.RejectReturn{OrderID: "o", Reason: reason} }
 
-func given(more ...any) sagatest.Scenario { return theReturn.Given(append([]any{requested}, more...)...) }
+func given(more ...any) sagatest.Scenario {
+	return theReturn.Given(append([]any{requested}, more...)...)
+}
 
 func TestForwards(t *testing.T) {
 	t.Run("requested", given().When(saga.Start{Event: requested, Subject: "o"}).Then())
