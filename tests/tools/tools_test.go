@@ -294,7 +294,7 @@ func TestInitRenamesTheTemplate(t *testing.T) {
 		{"aggregate invoice", 4}, {"event invoice Issued", 1}, {"event invoice Paid", 1}, {"command invoice IssueInvoice", 2}, {"command invoice AddURLToInvoice", 2},
 		{"query InvoiceByID", 2}, {"projection invoice invoices", 4}, {"consumer shipping --from carrier.parcels --on parcel.left,parcel.lost", 3},
 		{"saga dunning --on invoice.Issued --steps remind,suspend", 2}, {"saga dunning --on invoice.Issued --steps remind,suspend,close", 1},
-		{"saga pay-back --on invoice.Paid --steps hold,pay,tell --pivot pay", 2}, {"aggregate policy --plural policies", 4}, {"aggregate due-date", 4},
+		{"saga pay-back --on invoice.Paid --steps hold+each:print,if:insure,until:ask,delay:wait,signal:agree,event:arrive,saga:lodge,pay,tell --pivot pay", 2}, {"aggregate policy --plural policies", 4}, {"aggregate due-date", 4},
 		{"setting GRACE --kind duration", 2}, {"gateway cards", 3}, {"page invoices", 3},
 		{"event invoice Reminded --fields at:time,letters:int", 1}, {"command invoice RemindInvoice --decision Remind --fields at:time,letters:int", 3},
 		{"command invoice ChargeInvoice --gateway cards --decision Charge --fields amount:int", 6}, {"command invoice RefundInvoice --gateway cards --compensates ChargeInvoice", 4},

@@ -292,20 +292,9 @@ func makeSaga(p *piece, args []string, flags map[string]string) error {
 	p.Name, p.Package, p.Type = args[0], strings.ReplaceAll(args[0], "-", ""), pascal(args[0])
 	p.OnPkg, p.OnName = strings.ReplaceAll(parts[1], "-", ""), parts[2]
 	p.On = p.OnPkg + "." + p.OnName
-	passed := false
-	for name := range strings.SplitSeq(flags["steps"], ",") {
-		if name = strings.Join(strings.Fields(name), " "); name == "" {
-			continue
-		}
-		pivot := name == flags["pivot"]
-		p.Steps = append(p.Steps, sagaStep{name, p.On, !passed && !pivot, pivot, passed})
-		passed = passed || pivot
-	}
-	switch {
-	case len(p.Steps) == 0:
-		return errors.New("--steps: a saga needs at least one step")
-	case flags["pivot"] != "" && !passed:
-		return fmt.Errorf("--pivot: %q is none of --steps", flags["pivot"])
+	var err error
+	if p.Stages, err = stagesOf(flags["steps"], flags["pivot"], p.On); err != nil {
+		return err
 	}
 	if err := p.eventExists(parts[1]); err != nil {
 		return err
@@ -315,11 +304,55 @@ func makeSaga(p *piece, args []string, flags map[string]string) error {
 		return err
 	}
 	var missing []change
-	for _, s := range p.Steps {
-		missing = append(missing, step(s))
+	for _, s := range p.Stages {
+		missing = append(missing, addStage(s))
 	}
 	return errors.Join(edit(filepath.Join(dir, p.Package+".go"), missing...),
 		edit("sagas/sagas.go", needs(p.Module+"/sagas/"+p.Package), returned("All", "saga.New("+p.Package+".Definition)")))
+}
+
+// stepKinds are what a step can be besides a command that is sent once.
+var stepKinds = []string{"if", "each", "until", "delay", "signal", "event", "saga"}
+
+// waitKinds are those of the steps that send no command.
+var waitKinds = []string{"delay", "signal", "event"}
+
+// stagesOf reads --steps: stages are separated by commas, their parallel steps by +, and a step's kind stands before its name.
+func stagesOf(steps, pivot, on string) (stages []sagaStage, err error) {
+	passed := false
+	for stage := range strings.SplitSeq(steps, ",") {
+		var made sagaStage
+		for one := range strings.SplitSeq(stage, "+") {
+			kind, name, has := strings.Cut(one, ":")
+			if !has {
+				kind, name = "", one
+			}
+			kind, name = strings.TrimSpace(kind), strings.Join(strings.Fields(name), " ")
+			if name == "" {
+				continue
+			}
+			isPivot := name == pivot
+			switch {
+			case has && !slices.Contains(stepKinds, kind):
+				return nil, fmt.Errorf("--steps: the kind %q of %q is none of %s", kind, name, strings.Join(stepKinds, ", "))
+			case isPivot && kind != "" && kind != "saga" && kind != "if", isPivot && strings.Contains(stage, "+"):
+				return nil, fmt.Errorf("--pivot: %q must stand alone, and be a command that is sent once", name)
+			}
+			made = append(made, sagaStep{kind, name, on, !passed && !isPivot && kind != "until" && !slices.Contains(waitKinds, kind), isPivot, passed && !slices.Contains(waitKinds, kind), !passed})
+		}
+		if len(made) == 0 {
+			continue
+		}
+		stages = append(stages, made)
+		passed = passed || made[0].Pivot
+	}
+	switch {
+	case len(stages) == 0:
+		return nil, errors.New("--steps: a saga needs at least one step")
+	case pivot != "" && !passed:
+		return nil, fmt.Errorf("--pivot: %q is none of --steps", pivot)
+	}
+	return stages, nil
 }
 
 // eventExists refuses an event that the domain does not have.

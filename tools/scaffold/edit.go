@@ -298,7 +298,7 @@ func asLast(literal *ast.CompositeLit, source string, at func(token.Pos) int, el
 }
 
 // step adds one to a saga's definition, as the last.
-func step(added sagaStep) change {
+func addStage(added sagaStage) change {
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
 		steps, ok := find(file, func(p *ast.KeyValueExpr) bool { return text(source, p.Key, at) == "Steps" })
 		if !ok {
@@ -308,13 +308,23 @@ func step(added sagaStep) change {
 		if !ok {
 			return "", 0, errors.New("the field Steps is not a list")
 		}
-		if _, there := find(list, func(p *ast.KeyValueExpr) bool {
-			return text(source, p.Key, at) == "Name" && text(source, p.Value, at) == strconv.Quote(added.Name)
-		}); there {
+		there := 0
+		for _, st := range added {
+			if _, found := find(list, func(p *ast.KeyValueExpr) bool {
+				return text(source, p.Key, at) == "Name" && text(source, p.Value, at) == strconv.Quote(st.Name)
+			}); found {
+				there++
+			}
+		}
+		switch there {
+		case 0:
+		case len(added):
 			return "", 0, nil
+		default:
+			return "", 0, fmt.Errorf("of the parallel steps of %q some are there: add the others by hand", added[0].Name)
 		}
 		var b strings.Builder
-		err := templates.ExecuteTemplate(&b, "step", added)
+		err := templates.ExecuteTemplate(&b, "stage", added)
 		return b.String(), at(list.Rbrace), err
 	}
 }

@@ -58,7 +58,7 @@ type piece struct {
 	Columns     []attribute
 
 	On, OnPkg, OnName string // the event that starts a saga, its package and its aggregate
-	Steps             []sagaStep
+	Stages            []sagaStage
 	From              string // another service
 	Receives          []received
 
@@ -80,9 +80,16 @@ type piece struct {
 
 // sagaStep is a step and whether it comes before, at or after the pivot.
 type sagaStep struct {
-	Name, On                      string
+	Kind, Name, On                string
 	Compensated, Pivot, Retriable bool
+	BeforePivot                   bool
 }
+
+// Signal is the step's name as that of a signal.
+func (s sagaStep) Signal() string { return strings.ReplaceAll(s.Name, " ", "-") }
+
+// sagaStage is a step, or several parallel ones.
+type sagaStage []sagaStep
 
 // received is a message of another service.
 type received struct{ Message, Name, Lower string } // invoice.paid, InvoicePaid, invoicePaid
@@ -103,7 +110,7 @@ var makers = []maker{
 	{"query", "query NAME [--projection NAME --by FIELD]", 1, map[string]string{"projection": "", "by": ""}, makeQuery},
 	{"projection", "projection AGGREGATE NAME [--fields …]", 2, map[string]string{"fields": ""}, makeProjection},
 	{"consumer", `consumer NAME --from SERVICE.KIND --on "MESSAGE, MESSAGE"`, 1, map[string]string{"from": "", "on": ""}, makeConsumer},
-	{"saga", `saga NAME --on AGGREGATE.EVENT --steps "STEP, STEP" [--pivot STEP]`, 1, map[string]string{"on": "", "steps": "", "pivot": ""}, makeSaga},
+	{"saga", `saga NAME --on AGGREGATE.EVENT --steps "STEP, KIND: STEP, STEP + STEP" [--pivot STEP]`, 1, map[string]string{"on": "", "steps": "", "pivot": ""}, makeSaga},
 	{"route", "route METHOD PATH COMMAND-OR-QUERY [--access public|customer|operator]", 3, map[string]string{"access": "operator"}, makeRoute},
 	{"gateway", "gateway NAME", 1, nil, makeGateway},
 	{"page", "page NAME", 1, nil, makePage},
@@ -116,6 +123,7 @@ func usage() string {
 	for _, m := range makers {
 		b.WriteString("\n  " + m.usage)
 	}
+	b.WriteString("\nSteps joined by + run in parallel. The KIND of a step is " + strings.Join(stepKinds, ", ") + ".")
 	b.WriteString("\nA TYPE is text, int, bool or time; without one it is text. With - for PART, the input has one part a line.")
 	return b.String()
 }
