@@ -321,8 +321,8 @@ func TestInitRenamesTheTemplate(t *testing.T) {
 	require.Empty(t, m.must("gofmt", "-l", "."))
 	payBack, err := os.ReadFile(filepath.Join(m.dir, "sagas/payback/payback.go"))
 	require.NoError(t, err)
-	require.Equal(t, []int{1, 1, 1}, []int{strings.Count(string(payBack), "Compensation:"), strings.Count(string(payBack), "Pivot:"), strings.Count(string(payBack), "Retriable:")})
-	require.Contains(t, string(payBack), "Steps: []saga.Step[Data]{\n\t\t{\n")
+	require.Equal(t, []int{3, 1, 1}, []int{strings.Count(string(payBack), "Compensation:"), strings.Count(string(payBack), "Pivot:"), strings.Count(string(payBack), "Retriable:")})
+	require.Contains(t, string(payBack), "Steps: []saga.Step[Data]{\n\t\t{Parallel: []saga.Step[Data]{\n")
 	for pkg, sentence := range map[string]string{
 		"./domain/invoice": "test each decision of invoice", "./sagas/dunning": "fill in the commands and events of remind, suspend",
 		"./service": "is not current: make generate", "./app/command": "call the decision of the invoice that IssueInvoice stands for",
