@@ -131,3 +131,30 @@ func TestFigureOfWaitingSagas(t *testing.T) {
 		require.Less(t, late, time.Second)
 	}
 }
+
+// A step that is taken for each of many items. The test prints how long it takes, and how large the saga becomes. ITEMS is their number.
+func TestFigureOfItems(t *testing.T) {
+	kittest.Long(t)
+	items := "1000"
+	if text := os.Getenv("ITEMS"); text != "" {
+		items = text
+	}
+	i := one(t)
+	db := kittest.OpenDB(t, i.DSN())
+	for _, n := range []string{"10", "100", items} {
+		id := place(t, i, "t-"+n, `"visa_checks":1,"travellers":`+n)
+		as(t, i).inStep(t, id, "wait for approval", "in_progress")
+		require.Equal(t, http.StatusAccepted, as(t, i).post("/v1/sagas/"+id+"/signals/approval", approved).Status)
+		began := time.Now()
+		kittest.Eventually(t, func() error {
+			if s := as(t, i).saga(t, id); s.Status != "completed" {
+				return fmt.Errorf("%s", s.Status)
+			}
+			return nil
+		})
+		took := time.Since(began)
+		size := kittest.Column(t, db, `SELECT count(*) || ' events, ' || sum(length(payload::text)) / 1024 || ' KiB, the longest ' || max(length(payload::text)) FROM events WHERE stream = 'sagas/' || $1`, id)
+		answer := i.Do(http.MethodGet, "/v1/sagas/"+id, "", as(t, i).header...)
+		t.Logf("%s items, three at once: %s; %s bytes; GET /v1/sagas/{id} %d bytes", n, took.Round(time.Millisecond), size[0], len(answer.Body))
+	}
+}

@@ -195,7 +195,7 @@ func tickets() saga.Step[Trip] {
 		Action:    func(t Trip) cqrs.Keyed { return IssueTicket{t.Request.ID, t.Traveller} },
 		Completed: saga.Event[TicketIssued, Trip](),
 		ForEach: &saga.ForEach[Trip]{
-			Items: func(t Trip) int { return t.Request.Travellers }, Item: func(t Trip, n int) Trip { t.Traveller = n + 1; return t }, AtOnce: 3, Max: 100,
+			Items: func(t Trip) int { return t.Request.Travellers }, Item: func(t Trip, n int) Trip { t.Traveller = n + 1; return t }, AtOnce: 3, Max: 1000,
 		},
 	}
 }
