@@ -88,7 +88,7 @@ func TestAwaitedEventsWhileAnInstanceIsKilled(t *testing.T) {
 		trip := fmt.Sprint("t-", n)
 		all.Go(func() { place(t, a, trip, `"documents":true`) })
 		all.Go(func() {
-			time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond) //nolint:gosec // no secret
+			time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond)
 			letter(t, a, "l-"+trip, trip)
 		})
 	}

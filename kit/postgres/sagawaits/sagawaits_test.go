@@ -28,7 +28,7 @@ func within(db *sqlx.DB, work func(ctx context.Context) error) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	if err := work(txn.WithTx(context.Background(), tx)); err != nil {
 		return err
 	}
