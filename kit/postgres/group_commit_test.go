@@ -16,6 +16,8 @@ import (
 
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/internal/inventory"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
 func (w *environment) receiveOf(sku string, quantity int64) func(context.Context) error {
@@ -296,4 +298,67 @@ func TestAnUnreadableStreamIsNobodyElsesFault(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// Units that begin transactions of their own build on units that need a connection for their group. A pool of the smallest size has one for it.
+func TestUnitsWithTransactionsOfTheirOwnLeaveConnectionsToGroups(t *testing.T) {
+	w := newEnvironment(t)
+	w.db.SetMaxOpenConns(postgres.MinConns)
+	w = w.another()
+	began := time.Now()
+	var all sync.WaitGroup
+	for n := range 100 {
+		sku := fmt.Sprint("SKU-", n)
+		for m := range 3 {
+			all.Go(func() {
+				err := w.uow.Within(t.Context(), func(ctx context.Context) error {
+					err := w.receiveOf(sku, 1)(ctx)
+					if m > 0 && err == nil {
+						_, err = txn.FromContext(ctx)
+					}
+					return err
+				})
+				if err != nil {
+					t.Error(sku, err)
+				}
+			})
+		}
+	}
+	all.Wait()
+	require.Less(t, time.Since(began), 5*time.Second)
+	require.Equal(t, 300, w.count(t, `SELECT count(*) FROM events`))
+}
+
+// A unit that holds a stream in memory needs a lock of a unit with a transaction of its own, which needs the stream. PostgreSQL knows of the lock only.
+func TestALockAndAStreamInTheOtherOrder(t *testing.T) {
+	w := newEnvironment(t)
+	lock := func(ctx context.Context) error {
+		tx, err := txn.FromContext(ctx)
+		if err == nil {
+			_, err = tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock(1)`)
+		}
+		return err
+	}
+	holdsStream, holdsLock := make(chan struct{}), make(chan struct{})
+	var first, second sync.Once
+	began := time.Now()
+	var both sync.WaitGroup
+	both.Go(func() {
+		require.NoError(t, w.uow.Within(t.Context(), func(ctx context.Context) error {
+			err := w.receive(ctx)
+			first.Do(func() { close(holdsStream); <-holdsLock })
+			return errors.Join(err, lock(ctx))
+		}))
+	})
+	both.Go(func() {
+		<-holdsStream
+		require.NoError(t, w.uow.Within(t.Context(), func(ctx context.Context) error {
+			err := lock(ctx)
+			second.Do(func() { close(holdsLock) })
+			return errors.Join(err, w.receive(ctx))
+		}))
+	})
+	both.Wait()
+	require.Less(t, time.Since(began), 2*time.Second)
+	require.Equal(t, int64(2), w.onHand(t))
 }

@@ -103,12 +103,11 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 	defer cancel()
 	inner, un := txn.NewUnit(ctx, u.db)
 	defer un.Close()
+	un.Admit(func(ctx context.Context) (func(), error) { return u.admit(ctx, un) })
 	if alone {
-		if err := u.begin(inner); err != nil {
+		if _, err := txn.FromContext(inner); err != nil {
 			return err
 		}
-		defer func() { <-u.ownTransactions }()
-		defer un.Close()
 	}
 	inner, session := u.store.WithSession(inner, un, u.clock)
 	defer session.Discard()
@@ -177,24 +176,23 @@ func answered(ctx context.Context, m cqrs.Meta) bool {
 	})
 }
 
-// begin begins a unit's own transaction. It waits for the unit of the message before it first, because that unit may need a lock that this
-// transaction would hold.
-func (u *UnitOfWork) begin(ctx context.Context) error {
+// admit lets a unit begin a transaction of its own. The unit waits for those on which it depends first: they may need a lock that the transaction
+// would hold, and a connection to commit, of which there may be none left if many units wait with transactions of their own.
+func (u *UnitOfWork) admit(ctx context.Context, un *txn.Unit) (release func(), err error) {
 	if before, ok := cqrs.KeyChainFromContext(ctx).Before().(*txn.Unit); ok {
 		if err := before.Ended(ctx); err != nil {
-			return err
+			return nil, err
 		}
+	}
+	if err := un.WaitForDependencies(ctx); err != nil {
+		return nil, err
 	}
 	select {
 	case u.ownTransactions <- struct{}{}:
+		return func() { <-u.ownTransactions }, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
-	if _, err := txn.FromContext(ctx); err != nil {
-		<-u.ownTransactions
-		return err
-	}
-	return nil
 }
 
 // NeedsProcessing implements cqrs.Inbox.

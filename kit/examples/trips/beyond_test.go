@@ -130,3 +130,27 @@ func TestChildSagas(t *testing.T) {
 	require.Equal(t, undone, found)
 
 }
+
+// A small pool is enough for many sagas that begin to wait for events at the same time: units with a transaction of their own leave connections to the
+// group commits that they wait for.
+func TestAwaitedEventsWithASmallPool(t *testing.T) {
+	a, _ := start(t, "POSTGRES_MAX_CONNS=8")
+	const trips = 150
+	began := time.Now()
+	var all sync.WaitGroup
+	for n := range trips {
+		all.Go(func() { place(t, a, fmt.Sprint("t-", n), `"documents":true`) })
+	}
+	all.Wait()
+	for n := range trips {
+		as(t, a).inStep(t, saga.ID("trip", fmt.Sprint("t-", n)), "await documents", "in_progress")
+	}
+	for n := range trips {
+		all.Go(func() { letter(t, a, fmt.Sprint("l-", n), fmt.Sprint("t-", n)) })
+	}
+	all.Wait()
+	for n := range trips {
+		as(t, a).inStep(t, saga.ID("trip", fmt.Sprint("t-", n)), "wait for approval", "in_progress")
+	}
+	require.Less(t, time.Since(began), 20*time.Second)
+}

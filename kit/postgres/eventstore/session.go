@@ -126,13 +126,14 @@ func (s *Session) note(t *tracked, p *prefix) {
 	s.reads = append(s.reads, read{t.name, t.category, p.version()})
 }
 
-// hold takes streams from the cache, each after the earlier units of this instance.
+// hold takes streams from the cache, each after the earlier units of this instance. A unit with a transaction of its own does not wait long: the unit
+// that holds the stream may need a lock that the transaction holds.
 func (s *Session) hold(ctx context.Context, all []*tracked) error {
 	for _, t := range all {
 		if t.stream != nil {
 			continue
 		}
-		first := !slices.ContainsFunc(s.order, func(other *tracked) bool { return other.stream != nil && !slices.Contains(all, other) })
+		first := !s.unit.OwnTransaction() && !slices.ContainsFunc(s.order, func(other *tracked) bool { return other.stream != nil && !slices.Contains(all, other) })
 		stream, err := s.store.cache.hold(ctx, t.name, first)
 		if err != nil {
 			return err

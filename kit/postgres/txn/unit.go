@@ -29,6 +29,8 @@ type Unit struct {
 	ended        chan struct{} // closed once it is known whether it was committed
 	err          error         // why it was not
 	after        []func()
+	admit        func(ctx context.Context) (release func(), err error)
+	release      func() // of admit, while the unit has a transaction of its own
 }
 
 type write struct {
@@ -60,19 +62,32 @@ func WithTx(ctx context.Context, tx *sqlx.Tx) context.Context {
 // OwnTransaction tells whether the unit has a transaction of its own.
 func (u *Unit) OwnTransaction() bool { return u.tx != nil }
 
+// Admit makes the unit call admit before it begins a transaction of its own, and what that returns when the transaction has ended.
+func (u *Unit) Admit(admit func(ctx context.Context) (release func(), err error)) { u.admit = admit }
+
 func (u *Unit) ownTx(ctx context.Context) (*sqlx.Tx, error) {
 	if u.tx != nil {
 		return u.tx, nil
 	}
+	release := func() {}
+	if u.admit != nil {
+		var err error
+		if release, err = u.admit(ctx); err != nil {
+			return nil, err
+		}
+	}
 	conn, err := u.db.Connx(ctx)
 	if err != nil {
+		release()
 		return nil, Classify(err, "begin a unit of work")
 	}
 	tx, err := conn.BeginTxx(ctx, nil)
 	if err != nil {
-		return nil, errors.Join(Classify(err, "begin a unit of work"), conn.Close())
+		err = errors.Join(Classify(err, "begin a unit of work"), conn.Close())
+		release()
+		return nil, err
 	}
-	u.conn, u.tx = conn, tx
+	u.conn, u.tx, u.release = conn, tx, release
 	return tx, nil
 }
 
@@ -82,6 +97,9 @@ func (u *Unit) Close() {
 		_ = u.tx.Rollback() // after a commit it does nothing; before one, the connection's end does the same
 		_ = u.conn.Close()  // back to the pool
 		u.tx, u.conn = nil, nil
+		if u.release != nil { // not that of WithTx
+			u.release()
+		}
 	}
 }
 
