@@ -112,9 +112,8 @@ func (m *Manager) Receive(ctx context.Context, inbox cqrs.Inbox, consumer string
 
 // Event tells the saga s of an event. It begins an instance, answers one, or is none of the saga's business.
 func (m *Manager) Event(ctx context.Context, s *saga.Saga, e cqrs.Event) error {
-	if s.Starts(e.Body) {
-		subject := s.Subject(e.Body, e.Key)
-		return m.react(ctx, s, saga.ID(s.Name(), subject), saga.Start{Event: e.Body, Subject: subject, MessageID: e.Meta.ID})
+	if started, err := m.start(ctx, s, e); started || err != nil {
+		return err
 	}
 	if e.Meta.SagaID != "" && e.Meta.SagaStep != "" {
 		answer := saga.Answer{Event: e.Body, Step: e.Meta.SagaStep, Branch: e.Meta.Branch, CommandID: e.Meta.Causation}
@@ -123,6 +122,34 @@ func (m *Manager) Event(ctx context.Context, s *saga.Saga, e cqrs.Event) error {
 		}
 	}
 	return m.deliver(ctx, s.Name(), e)
+}
+
+// start begins an instance with an event, or tells one that has begun with another one. An instance knows the events that start the version that it
+// has begun with. S is the newest one: to an instance of another version, an event that starts s may be an answer or awaited, and the other way round.
+func (m *Manager) start(ctx context.Context, s *saga.Saga, e cqrs.Event) (started bool, err error) {
+	tell := func(version *saga.Saga, must bool) (bool, error) {
+		if !version.Starts(e.Body) {
+			return false, nil
+		}
+		subject := version.Subject(e.Body, e.Key)
+		id := saga.ID(s.Name(), subject)
+		if must {
+			if _, err := m.Streams.History(ctx, saga.Category, id); errors.Is(err, cqrs.ErrNotFound) {
+				return false, nil
+			} else if err != nil {
+				return false, err
+			}
+		}
+		return m.reactOwn(ctx, s, id, saga.Start{Event: e.Body, Subject: subject, MessageID: e.Meta.ID})
+	}
+	for _, version := range m.Sagas {
+		if version.Name() == s.Name() && version.Version() != s.Version() {
+			if started, err := tell(version, true); started || err != nil {
+				return started, err
+			}
+		}
+	}
+	return tell(s, false)
 }
 
 // deliver brings an event to the instance of a definition that waits for it.
@@ -291,6 +318,9 @@ func (m *Manager) reactOwn(ctx context.Context, only *saga.Saga, id string, in s
 		}
 		if definition, err = m.find(state.Definition, state.DefVersion); err != nil {
 			return true, err
+		}
+		if start, starts := in.(saga.Start); starts && start.Parent == nil && !definition.Starts(start.Event) {
+			return false, nil // it does not start this version
 		}
 	} else if _, starts := in.(saga.Start); !starts {
 		return false, nil
