@@ -18,7 +18,7 @@ func Projection(rows Rows) cqrs.Projection {
 	}}
 }
 
-// projection holds the instances that have not ended where it reads.
+// projection holds the instances that have not ended where it reads, and the completed children, which may still be compensated.
 type projection struct {
 	rows Rows
 	open map[string]saga.State
@@ -33,8 +33,9 @@ func on[F saga.HistoryEvent](p *projection) cqrs.EventHandler {
 		state := before
 		state.ID = m.SagaID
 		state.Fold(f, m.Time)
+		state.Data = nil // the list does not have it
 		p.open[m.SagaID] = state
-		if state.Status.Ended() {
+		if state.Status == saga.IsCompensated || state.Status == saga.IsCompleted && state.Parent == nil {
 			delete(p.open, m.SagaID)
 		}
 		if known && state.Status == before.Status {
