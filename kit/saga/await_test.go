@@ -105,3 +105,21 @@ func TestAwaitIsChecked(t *testing.T) {
 	d.Steps[1], d.Steps[2] = d.Steps[2], d.Steps[1]
 	require.ErrorContains(t, d.Check(), "after the pivot: it must be optional")
 }
+
+// The clock of an instance may be up to 500 ms behind that of the database, which says when a timer fires. The next timer is set all the same.
+func TestATimerThatFiresEarlyByTheClockOfTheInstance(t *testing.T) {
+	for name, steps := range map[string][]saga.Step[data]{"reminder": {awaiting().Steps[1]}, "command again": {definition().Steps[1]}} {
+		t.Run(name, func(t *testing.T) {
+			d := awaiting()
+			d.Steps = steps
+			run := sagatest.Run{Saga: saga.New(d), State: saga.State{ID: "saga-1"}, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+			started, err := run.Feed(begun{"1"})
+			require.NoError(t, err)
+			require.Len(t, started.Timers, 1)
+			late, err := run.Saga.React(run.State, started.Timers[0].Timeout, saga.Env{Now: started.Timers[0].DueAt.Add(-300 * time.Millisecond)})
+			require.NoError(t, err)
+			require.Len(t, late.Timers, 1)
+			require.NotContains(t, late.CancelledTimers, late.Timers[0].ID)
+		})
+	}
+}

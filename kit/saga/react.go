@@ -35,6 +35,9 @@ type Env struct {
 func (s *Saga) React(state State, in Input, env Env) (Reaction, error) {
 	m := &machine{definition: s, saga: s.withItems(&state), now: env.Now, open: env.Open, state: state}
 	m.state.Steps = cloneSteps(state.Steps)
+	if in, fired := in.(Timeout); fired && state.timed == commandID(state.ID, in.Step, in.Branch, in.Attempt) && state.fires.After(m.now) {
+		m.now = state.fires // the clock of this instance is behind that of the database
+	}
 	var before timed
 	if s.parallel {
 		_, m.timeOut = in.(Timeout)
