@@ -112,10 +112,13 @@ func (s *service) call(method, path, body string) (status int, answer string, er
 	return response.StatusCode, text.String(), err
 }
 
-// printed is what follows a word in what the service printed when it started last.
+// printed is what follows a word in what the service printed when it started last. It is ready before it prints that.
 func (s *service) printed(form string) string {
 	s.t.Helper()
-	found := regexp.MustCompile(form).FindAllStringSubmatch(s.said(), -1)
+	var found [][]string
+	for deadline := time.Now().Add(10 * time.Second); len(found) == 0 && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		found = regexp.MustCompile(form).FindAllStringSubmatch(s.said(), -1)
+	}
 	require.NotEmpty(s.t, found, s.said())
 	return found[len(found)-1][1]
 }
