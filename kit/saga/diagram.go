@@ -94,6 +94,10 @@ func (s *Saga) Diagram() string {
 			away, undone = undo(steps[i-1].name), undo(steps[i-1].name)
 		}
 		for _, r := range st.refused {
+			if st.retriable {
+				line("%s --> %s: %s, an operator decides", id(st.name), id(st.name), r.event)
+				continue
+			}
 			line("%s --> %s: %s", id(st.name), away, r.event)
 		}
 		if st.child != nil && !st.retriable {
