@@ -41,6 +41,7 @@ var (
 		aggregate.NewType[VisaChecked]("booking.visa-checked"), aggregate.NewType[TicketIssued]("booking.ticket-issued"),
 		aggregate.NewType[Reminded]("booking.reminded"), aggregate.NewType[ItinerarySent]("booking.itinerary-sent"),
 	), rebuild, eventstore.Options{})
+	naps    = runner.AggregateOf("naps", aggregate.TypesOf(aggregate.NewType[NapTaken]("nap.taken"), aggregate.NewType[WokenUp]("nap.woken-up")), rebuild, eventstore.Options{})
 	letters = runner.AggregateOf("letters", aggregate.TypesOf(aggregate.NewType[DocumentsDelivered]("letter.documents-delivered")), rebuild, eventstore.Options{})
 )
 
@@ -62,11 +63,11 @@ func service() runner.Service {
 	return runner.Service{
 		Name: "trips", Title: "Trips", Summary: "Trips that are booked by a saga with parallel steps",
 		Settings:   []settings.Setting{settings.Text("REFUSALS", "")}, // a folder: while it has a file t-1.seat, the seat of trip t-1 is not released, and likewise ticket t-1.ticket-2 is not issued
-		Aggregates: []runner.Aggregate{trips, bookings, letters},
+		Aggregates: []runner.Aggregate{trips, bookings, letters, naps},
 		Commands: func(k *runner.Kit) []cqrs.Handler {
-			return commands(trips.Store(k), bookings.Store(k), letters.Store(k), func() string { return k.Text("REFUSALS") })
+			return commands(trips.Store(k), bookings.Store(k), letters.Store(k), naps.Store(k), func() string { return k.Text("REFUSALS") })
 		},
-		Sagas:      []*saga.Saga{saga.New(definition), saga.New(stay), saga.New(itinerary)},
+		Sagas:      []*saga.Saga{saga.New(definition), saga.New(stay), saga.New(itinerary), saga.New(nap)},
 		Database:   postgres.Open,
 		EventStore: eventstore.New,
 		Broker: func(e runner.BrokerEnv) (broker.Broker, error) {
@@ -74,7 +75,7 @@ func service() runner.Service {
 			return broker.Kafka(e.Kafka, e.Options), nil
 		},
 		Mounts: func(k *runner.Kit) []httpapi.Mount {
-			return []httpapi.Mount{{Pattern: "/trips", Handler: request[RequestTrip](k)}, {Pattern: "/letters", Handler: request[DeliverDocuments](k)}}
+			return []httpapi.Mount{{Pattern: "/trips", Handler: request[RequestTrip](k)}, {Pattern: "/letters", Handler: request[DeliverDocuments](k)}, {Pattern: "/naps", Handler: request[TakeNap](k)}}
 		},
 	}
 }
@@ -96,12 +97,16 @@ func request[C any](k *runner.Kit) http.HandlerFunc {
 }
 
 // commands are the handlers. Those of bookings act as an external service does that takes its time.
-func commands(trips, bookings, letters cqrs.Store[*Recorder], refusals func() string) []cqrs.Handler {
+func commands(trips, bookings, letters, naps cqrs.Store[*Recorder], refusals func() string) []cqrs.Handler {
 	record := func(ctx context.Context, store cqrs.Store[*Recorder], id string, event func(*Recorder) any) error {
 		return store.Update(ctx, id, func(r *Recorder) error { r.Record(r.apply, event(r)); return nil })
 	}
 	always := func(event any) func(*Recorder) any { return func(*Recorder) any { return event } }
 	return slices.Concat(
+		cqrs.ForAggregate("naps",
+			cqrs.Handle("TakeNap", func(ctx context.Context, c TakeNap) error { return record(ctx, naps, c.ID, always(NapTaken(c))) }),
+			cqrs.Handle("WakeUp", func(ctx context.Context, c WakeUp) error { return record(ctx, naps, c.ID, always(WokenUp{})) }),
+		),
 		cqrs.ForAggregate("letters", cqrs.Handle("DeliverDocuments", func(ctx context.Context, c DeliverDocuments) error {
 			return record(ctx, letters, c.Letter, always(DocumentsDelivered{c.Trip}))
 		})),

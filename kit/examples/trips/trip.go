@@ -71,6 +71,12 @@ type (
 		Letter string `json:"letter"`
 		Trip   string `json:"trip"`
 	}
+	// TakeNap starts a saga that only waits.
+	TakeNap struct {
+		ID  string   `json:"id"`
+		For Duration `json:"for"`
+	}
+	WakeUp            struct{ ID string }
 	RemindOfDocuments struct{ Trip string }
 	SendItinerary     struct{ Trip string }
 )
@@ -84,6 +90,8 @@ func (c Hold) Key() string              { return c.Trip + "." + c.Name }
 func (c Release) Key() string           { return c.Trip + "." + c.Name }
 func (c CheckVisa) Key() string         { return c.Trip + ".visa" }
 func (c DeliverDocuments) Key() string  { return c.Letter }
+func (c TakeNap) Key() string           { return c.ID }
+func (c WakeUp) Key() string            { return c.ID }
 func (c RemindOfDocuments) Key() string { return c.Trip + ".reminder" }
 func (c SendItinerary) Key() string     { return c.Trip + ".itinerary" }
 func (c IssueTicket) Key() string       { return fmt.Sprintf("%s.ticket-%d", c.Trip, c.Number) }
@@ -102,6 +110,8 @@ type (
 	TicketIssued struct{ Number int }
 
 	DocumentsDelivered struct{ Trip string }
+	NapTaken           TakeNap
+	WokenUp            struct{}
 	Reminded           struct{}
 	ItinerarySent      struct{}
 
@@ -237,4 +247,19 @@ var itinerary = saga.Definition[Trip]{
 		Action: func(t Trip) cqrs.Keyed { return SendItinerary{t.Request.ID} }, Completed: saga.Event[ItinerarySent, Trip](),
 	}},
 	OnCompensated: saga.FinalStep[Trip]{Name: "release itinerary", Timeout: 10 * time.Second, Completed: saga.Event[Released, Trip](), Action: func(t Trip, _ string) cqrs.Keyed { return Release{t.Request.ID, "itinerary"} }},
+}
+
+// nap is a saga that waits and then does something, for the figures.
+var nap = saga.Definition[NapTaken]{
+	Name: "nap", Version: 1, Start: saga.On(func(n *NapTaken, e NapTaken) { *n = e }),
+	Steps: []saga.Step[NapTaken]{
+		{Name: "sleep", Delay: func(n NapTaken) time.Duration { return time.Duration(n.For) }},
+		{
+			Name: "wake up", Timeout: 10 * time.Second, Pivot: true,
+			Action: func(n NapTaken) cqrs.Keyed { return WakeUp{n.ID} }, Completed: saga.Event[WokenUp, NapTaken](),
+		},
+	},
+	OnCompensated: saga.FinalStep[NapTaken]{
+		Name: "wake early", Timeout: 10 * time.Second, Completed: saga.Event[WokenUp, NapTaken](), Action: func(n NapTaken, _ string) cqrs.Keyed { return WakeUp{n.ID} },
+	},
 }
