@@ -246,7 +246,8 @@ func On[E, D any](remember func(*D, E)) Expected[D] {
 	return Expected[D]{event: reflect.TypeFor[E](), apply: func(d *D, e any) { remember(d, e.(E)) }}
 }
 
-// OnSubject is On for an event that starts a saga, and tells its subject, which is the key of its message otherwise.
+// OnSubject is On for an event that starts a saga, and tells its subject, which is the key of its message otherwise. An event with an empty subject
+// starts none.
 func OnSubject[E, D any](subject func(E) string, remember func(*D, E)) Expected[D] {
 	started := On(remember)
 	started.subject = func(e any) string { return subject(e.(E)) }

@@ -132,6 +132,9 @@ func (m *Manager) start(ctx context.Context, s *saga.Saga, e cqrs.Event) (starte
 			return false, nil
 		}
 		subject := version.Subject(e.Body, e.Key)
+		if subject == "" && e.Key != "" {
+			return false, nil // OnSubject says that it belongs to none
+		}
 		id := saga.ID(s.Name(), subject)
 		if must {
 			if _, err := m.Streams.History(ctx, saga.Category, id); errors.Is(err, cqrs.ErrNotFound) {

@@ -77,3 +77,15 @@ func TestVersionsThatStartWithOtherEvents(t *testing.T) {
 		})
 	}
 }
+
+// Events that belong to no subject are not all of one instance.
+func TestAnEventWithoutASubjectStartsNothing(t *testing.T) {
+	d := returning
+	d.StartAny = []saga.Expected[parcel]{saga.OnSubject(func(e paid) string { return e.ID }, func(*parcel, paid) {})}
+	s, stored := saga.New(d), streams{}
+	m := &manager.Manager{Sagas: []*saga.Saga{s}, Streams: stored, Commands: sent{}}
+	require.NoError(t, m.Event(t.Context(), s, cqrs.Event{Body: paid{""}, Key: "p-1"}))
+	require.Empty(t, stored)
+	require.NoError(t, m.Event(t.Context(), s, cqrs.Event{Body: paid{"r-1"}, Key: "p-2"}))
+	require.Len(t, stored, 1)
+}
