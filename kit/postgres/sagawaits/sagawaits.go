@@ -89,9 +89,16 @@ func (Waits) Begin(ctx context.Context, definition string, w manager.Waiting) (*
 		Body      string    `db:"body"`
 		Time      time.Time `db:"happened_at"`
 	}
-	err = tx.GetContext(ctx, &kept, `DELETE FROM saga_events WHERE definition = $1 AND event = $2 AND key = $3 AND message_id = (
-			SELECT message_id FROM saga_events WHERE definition = $1 AND event = $2 AND key = $3 ORDER BY seq LIMIT 1)
-		RETURNING message_id, body, happened_at`, definition, w.Event, w.Key)
+	for again := true; again; { // the oldest one may be deleted meanwhile: it is past its retention, or taken by another one of its keys
+		err = tx.GetContext(ctx, &kept, `DELETE FROM saga_events WHERE definition = $1 AND event = $2 AND key = $3 AND message_id = (
+				SELECT message_id FROM saga_events WHERE definition = $1 AND event = $2 AND key = $3 ORDER BY seq LIMIT 1)
+			RETURNING message_id, body, happened_at`, definition, w.Event, w.Key)
+		if again = errors.Is(err, sql.ErrNoRows); again {
+			if err := tx.GetContext(ctx, &again, `SELECT EXISTS (SELECT FROM saga_events WHERE definition = $1 AND event = $2 AND key = $3)`, definition, w.Event, w.Key); err != nil {
+				return nil, txn.Classify(err, "find an event that was kept")
+			}
+		}
+	}
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		_, err = tx.ExecContext(ctx, `INSERT INTO saga_waits (saga_id, step, definition, event, key) VALUES ($1, $2, $3, $4, $5)

@@ -3,6 +3,7 @@ package sagawaits_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -148,4 +149,27 @@ func TestAnEventAndAWaitFindEachOther(t *testing.T) {
 	var left int
 	require.NoError(t, db.Get(&left, `SELECT (SELECT count(*) FROM saga_waits) + (SELECT count(*) FROM saga_events)`))
 	require.Zero(t, left)
+}
+
+// An event that is deleted while a wait begins, because it is past its retention, does not hide the next one of its key.
+func TestAWaitBeginsWhileTheOldestEventIsDeleted(t *testing.T) {
+	db, _ := kittest.Database(t)
+	for _, id := range []string{"m1", "m2"} {
+		require.Empty(t, deliver(t, db, id, "a"))
+	}
+	janitor, err := db.Beginx()
+	require.NoError(t, err)
+	_, err = janitor.Exec(`DELETE FROM saga_events WHERE message_id = 'm1'`)
+	require.NoError(t, err)
+	began := make(chan string)
+	go func() { began <- begin(t, db, "s1", "a") }()
+	kittest.Eventually(t, func() error {
+		var waiting int
+		if err := db.Get(&waiting, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`); err != nil || waiting == 1 {
+			return err
+		}
+		return errors.New("it does not wait for the row")
+	})
+	require.NoError(t, janitor.Commit())
+	require.Equal(t, "m2", <-began)
 }
