@@ -170,7 +170,11 @@ func (m *machine) childCommand(st *step, branch cqrs.Branch, data json.RawMessag
 		EventType: st.child.event.String(), Event: event, Parent: Parent{m.state.ID, st.name, root},
 	}
 	if branch == cqrs.BranchCompensation {
-		return CompensateChild{start, m.state.Reason}, nil
+		reason := m.state.Reason
+		if !m.state.Compensating { // a fallback stands in for it
+			reason = st.name + ": no answer in time"
+		}
+		return CompensateChild{start, reason}, nil
 	}
 	return start, nil
 }

@@ -131,3 +131,23 @@ func TestChildIsChecked(t *testing.T) {
 		require.ErrorContains(t, d.Check(), want)
 	}
 }
+
+// A child whose parent goes on by a fallback is told why it is compensated.
+func TestChildThatAFallbackStandsInForKnowsWhy(t *testing.T) {
+	d := withChild()
+	d.Steps[1].Fallback = detour().Steps[1].Parallel[1].Fallback
+	run := sagatest.Run{Saga: saga.New(d), State: saga.State{ID: "saga-1"}, Now: time.Now()}
+	var last saga.Reaction
+	for _, in := range []any{begun{"1"}, did{}, sagatest.TimeOut{}, sagatest.TimeOut{}} {
+		var err error
+		last, err = run.Feed(in)
+		require.NoError(t, err)
+		if len(last.Commands) > 0 {
+			if c, ok := last.Commands[0].Body.(saga.CompensateChild); ok {
+				require.Equal(t, "book hotel: no answer in time", c.Reason)
+				return
+			}
+		}
+	}
+	t.Fatal("it is not compensated")
+}

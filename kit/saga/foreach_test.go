@@ -173,3 +173,22 @@ func TestForEachOfAThousand(t *testing.T) {
 	require.Equal(t, 1000, facts)
 	require.Equal(t, "pay", run.Sent[1000].Step)
 }
+
+// What is left of a resolved saga is not in progress when it has ended.
+func TestItemsThatAreLeftOfAResolvedSaga(t *testing.T) {
+	d := shipping()
+	d.Steps[0].Retriable, d.Steps[0].Compensation, d.Steps[0].Compensated = true, nil, saga.Expected[shipment]{}
+	tell := d.Steps[1]
+	tell.Name, tell.Pivot, tell.Retriable = "tell", false, true
+	d.Steps = []saga.Step[shipment]{d.Steps[1], d.Steps[0], tell}
+	require.NoError(t, d.Check())
+	run := sagatest.Run{Saga: saga.New(d), State: saga.State{ID: "saga-1"}, Now: time.Now()}
+	for _, in := range []any{packed{[]string{"a", "b", "c"}}, didB{}, of(1, refused{"no"}), saga.Resolve{By: "ada"}, sagatest.Reply{Step: "tell", Event: didB{}}} {
+		_, err := run.Feed(in)
+		require.NoError(t, err)
+	}
+	require.Equal(t, saga.IsCompleted, run.State.Status)
+	step := run.State.Step("send parcel")
+	require.Equal(t, saga.StepDone, step.Status)
+	require.NotNil(t, step.EndedAt)
+}

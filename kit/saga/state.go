@@ -233,6 +233,11 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 		step.Reason, step.Stuck, step.childRefused = f.Reason, true, f.ChildRefused
 	case Completed:
 		s.Status, s.EndedAt = IsCompleted, &at
+		for i := range s.Steps {
+			if step := &s.Steps[i]; step.Items != nil && step.InFlight() { // an operator has resolved the saga, and the items that are left are not taken
+				step.Status, step.EndedAt = StepDone, &at
+			}
+		}
 	case Compensated:
 		s.Status, s.EndedAt = IsCompensated, &at
 	}
