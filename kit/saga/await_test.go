@@ -1,7 +1,9 @@
 package saga_test
 
 import (
+	html "html/template"
 	"testing"
+	text "text/template"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -122,4 +124,15 @@ func TestATimerThatFiresEarlyByTheClockOfTheInstance(t *testing.T) {
 			require.NotContains(t, late.CancelledTimers, late.Timers[0].ID)
 		})
 	}
+}
+
+// Types are stored by their names with the last element of their package, so these two would be the same.
+func TestAwaitedEventsOfTheSameName(t *testing.T) {
+	d := awaiting()
+	d.Steps[1].Await.Received, d.Steps[1].Await.EventKey = saga.Event[html.Template, data](), saga.EventKey{}
+	require.NoError(t, d.Check())
+	other := d.Steps[1]
+	other.Name, other.Await = "wait again", &saga.Await[data]{Received: saga.Event[text.Template, data](), Key: func(d data) string { return d.ID }}
+	d.Steps = append([]saga.Step[data]{other}, d.Steps...)
+	require.ErrorContains(t, d.Check(), "waits for template.Template of text/template and of html/template")
 }

@@ -25,6 +25,7 @@ func (d Definition[D]) Check() error {
 		fault("needs OnCompensated with a name, a command, a completing event and a time")
 	}
 	d.checkChildren(fault)
+	d.checkTypeNames(fault)
 	c := checker[D]{fault: fault, names: map[string]bool{d.OnCompensated.Name: true}, signals: map[string]bool{}, starts: map[reflect.Type]bool{}}
 	for _, e := range d.startEvents() {
 		c.starts[e.event] = true
@@ -63,6 +64,26 @@ func (d Definition[D]) checkStart(fault func(format string, args ...any)) {
 		fault("has StartAll: it needs two events or more, and a time in which they come")
 	case slices.ContainsFunc(all.Events, func(e Expected[D]) bool { return e.byParent }):
 		fault("has StartAll: a parent starts a saga with one event")
+	}
+}
+
+// checkTypeNames finds events of two packages with the same name, which are the same where events and waits are stored.
+func (d Definition[D]) checkTypeNames(fault func(format string, args ...any)) {
+	all := d.startEvents()
+	for _, st := range d.allSteps() {
+		if st.Await != nil {
+			all = append(all, st.Await.Received)
+		}
+	}
+	seen := map[string]reflect.Type{}
+	for _, e := range all {
+		if e.event == nil {
+			continue
+		}
+		if other := seen[e.event.String()]; other != nil && other != e.event {
+			fault("waits for %s of %s and of %s: give one of them another name", e.event, other.PkgPath(), e.event.PkgPath())
+		}
+		seen[e.event.String()] = e.event
 	}
 }
 
