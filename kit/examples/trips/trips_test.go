@@ -134,8 +134,9 @@ func TestRefusalInAStageCompensatesEachActionOnce(t *testing.T) {
 	require.Equal(t, map[string]string{"seat": "held released", "room": "held released", "car": "refused"}, booked(t, a, "t-2"))
 	require.Equal(t, map[string]string{"seat": "held released", "room": "held released", "car": "held released", "insurance": "refused"}, booked(t, a, "t-3"))
 	require.Equal(t, map[string]string{
-		"hold seat": "compensated", "hold room": "compensated", "hold car": "refused", "hold insurance": "waiting", "cooling off": "waiting",
-		"check visa": "waiting", "wait for approval": "waiting", "charge card": "waiting", "issue ticket": "waiting", "confirm trip": "waiting", "cancel trip": "completed",
+		"hold seat": "compensated", "hold room": "compensated", "hold car": "refused", "hold insurance": "waiting", "book hotel": "waiting", "await documents": "waiting",
+		"cooling off": "waiting",
+		"check visa":  "waiting", "wait for approval": "waiting", "charge card": "waiting", "issue ticket": "waiting", "confirm trip": "waiting", "cancel trip": "completed",
 	}, as(t, a).saga(t, refusedFirst).Statuses())
 }
 
