@@ -372,6 +372,16 @@ func (s *Saga) Awaits(step string, branch cqrs.Branch, event any) bool {
 	return t == s.steps[i].completed.event || slices.ContainsFunc(s.steps[i].refused, func(r Refusal) bool { return r.event == t })
 }
 
+// Has tells whether the definition has a step of this name, or one that the name is an item or a repetition of.
+func (s *Saga) Has(step string) bool {
+	for ; step != ""; step = itemOf(step) {
+		if s.find(step) >= 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *Saga) find(name string) int {
 	if s.index != nil {
 		if i, known := s.index[name]; known {

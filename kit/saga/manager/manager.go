@@ -107,7 +107,25 @@ func (m *Manager) Handlers() []cqrs.Handler {
 
 // Receive has a consumer's saga handle an event once.
 func (m *Manager) Receive(ctx context.Context, inbox cqrs.Inbox, consumer string, s *saga.Saga, e cqrs.Event) (cqrs.Outcome, error) {
+	if !m.concerns(s.Name(), e) {
+		return cqrs.Processed, nil
+	}
 	return inbox.Handle(ctx, cqrs.Delivery{Consumer: consumer, Meta: e.Meta}, func(ctx context.Context) error { return m.Event(ctx, s, e) })
+}
+
+// concerns tells whether an event may be some of a definition's business: it starts an instance, is awaited, or answers a step of this name. Two
+// definitions that react to the same types of events would otherwise load each other's instances for each of them.
+func (m *Manager) concerns(definition string, e cqrs.Event) bool {
+	for _, s := range m.Sagas {
+		switch {
+		case s.Name() != definition:
+		case s.Starts(e.Body), e.Meta.SagaID != "" && s.Has(e.Meta.SagaStep):
+			return true
+		case slices.ContainsFunc(s.AwaitedEvents(), func(a saga.AwaitInfo) bool { return a.Type == reflect.TypeOf(e.Body) }):
+			return true
+		}
+	}
+	return false
 }
 
 // Event tells the saga s of an event. It begins an instance, answers one, or is none of the saga's business.
