@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"fmt"
 	"reflect"
 
 	"github.com/millrace/millrace/kit/cqrs"
@@ -11,6 +12,9 @@ type Correlation struct {
 	Event string `json:"event"` // its Go type
 	Key   string `json:"key"`
 }
+
+// MaxKey is the greatest length of a key in bytes: PostgreSQL's indexes hold no texts of 2,700 bytes.
+const MaxKey = 1000
 
 // Wait is a step of an instance that waits for an event.
 type Wait struct {
@@ -62,8 +66,15 @@ func (m *machine) correlate(st *step) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if key == "" && !st.optional {
-		m.record(StepRefused{Step: st.name, Reason: st.name + ": there is no key to wait for " + st.await.received.event.String() + " by"})
+	var wrong string
+	switch {
+	case len(key) > MaxKey:
+		key, wrong = "", fmt.Sprintf("the key is longer than %d bytes", MaxKey)
+	case key == "":
+		wrong = "there is no key"
+	}
+	if wrong != "" && !st.optional {
+		m.record(StepRefused{Step: st.name, Reason: st.name + ": " + wrong + " to wait for " + st.await.received.event.String() + " by"})
 		return false, nil
 	}
 	if m.keys == nil {

@@ -2,6 +2,7 @@ package saga_test
 
 import (
 	html "html/template"
+	"strings"
 	"testing"
 	text "text/template"
 	"time"
@@ -44,6 +45,8 @@ func TestAwait(t *testing.T) {
 	t.Run("cancelled", given().When(cancel).Leaves(saga.Compensating, ask{"undo a 1!"}))
 	t.Run("it comes after that", given(cancel).When(saga.EventInput{Step: "wait there", Event: came}).Leaves(saga.Compensating))
 	t.Run("no key", theSaga.Given(begun{}).When(did{}).Leaves(saga.Compensating, ask{"undo a !"}))
+	t.Run("a key that is too long", theSaga.Given(begun{strings.Repeat("k", 1001)}, did{}).When(undone{}).Then(
+		ask{"give up: wait there: the key is longer than 1000 bytes to wait for saga_test.parcelCame by"}))
 	t.Run("no key: why", theSaga.Given(begun{}, did{}).When(undone{}).Then(ask{"give up: wait there: there is no key to wait for saga_test.parcelCame by"}))
 
 	d := awaiting()
