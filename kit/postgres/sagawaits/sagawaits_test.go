@@ -161,8 +161,17 @@ func TestAWaitBeginsWhileTheOldestEventIsDeleted(t *testing.T) {
 	require.NoError(t, err)
 	_, err = janitor.Exec(`DELETE FROM saga_events WHERE message_id = 'm1'`)
 	require.NoError(t, err)
-	began := make(chan string)
-	go func() { began <- begin(t, db, "s1", "a") }()
+	began := make(chan string, 1)
+	go func() {
+		err := within(db, func(ctx context.Context) error {
+			e, err := waits.Begin(ctx, "return", waiting("s1", "a"))
+			if e != nil {
+				began <- e.MessageID
+			}
+			return err
+		})
+		began <- fmt.Sprint("no event: ", err)
+	}()
 	kittest.Eventually(t, func() error {
 		var waiting int
 		if err := db.Get(&waiting, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`); err != nil || waiting == 1 {

@@ -2,6 +2,7 @@ package manager_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,11 +23,9 @@ type waits struct {
 
 func (w *waits) Deliver(_ context.Context, _ string, _ manager.KeptEvent, by []saga.Correlation) (*manager.Waiting, error) {
 	for i, found := range w.waiting {
-		for _, c := range by {
-			if found.Correlation == c {
-				w.waiting = append(w.waiting[:i:i], w.waiting[i+1:]...)
-				return &found, nil
-			}
+		if slices.Contains(by, found.Correlation) {
+			w.waiting = slices.Delete(w.waiting, i, i+1)
+			return &found, nil
 		}
 	}
 	w.kept = append(w.kept, by...)
