@@ -72,7 +72,8 @@ func TestMemoryLimitWithABacklog(t *testing.T) {
 	i, group := inMemory(t, mb256)
 	db := kittest.OpenDB(t, i.DSN())
 	event := cqrs.Event{Body: payment.Captured{PaymentID: "backlog", OrderID: "backlog", Amount: money.Money{Amount: 100, Currency: "EUR"}}, Category: payment.Category, Key: "backlog"}
-	event.Meta = cqrs.Meta{ID: "backlog", Subject: "payments/backlog", Time: time.Now(), Version: 1}
+	event.Meta = cqrs.Meta{ID: "backlog", Subject: "payments/backlog", Time: time.Now(), Version: 1,
+		SagaID: "backlog", SagaStep: "capture payment", Branch: cqrs.BranchAction} // an event that answers no step is passed over
 	msg, err := messaging.NewMarshaler(payment.Types, "/"+i.Environment().Prefix).Marshal(event)
 	require.NoError(t, err)
 	headers, err := json.Marshal(msg.Metadata)
