@@ -1,4 +1,4 @@
-// Package warehouse stands in for the warehouse while the sandbox runs: it publishes the events of parcels on the warehouse's topic.
+// Package warehouse simulates the warehouse while the sandbox runs: it publishes the events of parcels on the warehouse's topic.
 package warehouse
 
 import (

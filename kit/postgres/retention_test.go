@@ -62,6 +62,19 @@ func TestRetentionKeepsTheRowsOfASagaUntilItHasEnded(t *testing.T) {
 	require.EqualValues(t, 2, sweep(t, kittest.ClockAhead(t, w.db, 366*24*time.Hour), keep))
 }
 
+// An event that no saga waits for is kept for its retention.
+func TestRetentionOfEventsThatNoSagaWaitsFor(t *testing.T) {
+	w := newEnvironment(t)
+	_, err := w.db.Exec(`INSERT INTO saga_events (definition, event, key, message_id, body, happened_at, received_at) VALUES
+		('d', 'e', 'k', 'old', '{}', now(), now() - interval '15 days'), ('d', 'e', 'k', 'new', '{}', now(), now() - interval '13 days')`)
+	require.NoError(t, err)
+	require.Zero(t, sweep(t, w.db, postgres.Retention{}), "0 is for ever")
+	require.EqualValues(t, 1, sweep(t, w.db, postgres.Retention{SagaEvents: twoWeeks}))
+	var left string
+	require.NoError(t, w.db.Get(&left, `SELECT message_id FROM saga_events`))
+	require.Equal(t, "new", left)
+}
+
 // One thing that cannot be swept keeps no other from it: a locked row, a locked table, rows that are held.
 func TestRetentionSweepGoesOnBesideABadElement(t *testing.T) {
 	w := newEnvironment(t)

@@ -60,7 +60,7 @@ func TestAwait(t *testing.T) {
 	t.Run("the alternative", sagatest.For(d).Given(begun{"1"}, did{}, timeOut).When(timeOut).Leaves(saga.Running, ask{"tent 1!"}))
 }
 
-// When a reminder is due and when the time is up is counted from the beginning of the step, and what begins and ends is told.
+// When a reminder is due and when the time is up is counted from the beginning of the step, and the reaction lists the waits that begin and end.
 func TestAwaitTellsItsWaits(t *testing.T) {
 	begin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	run := sagatest.Run{Saga: saga.New(awaiting()), State: saga.State{ID: "saga-1"}, Now: begin}

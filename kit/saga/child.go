@@ -215,7 +215,7 @@ func (m *machine) childEnded(in ChildEnded) error {
 func (m *machine) compensate(in Compensate) error {
 	switch {
 	case m.state.Compensating:
-		return nil // its parent is told when it has ended
+		return nil // it tells its parent when it has ended
 	case m.beyond():
 		return ErrTooLate
 	}

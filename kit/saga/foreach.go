@@ -38,7 +38,7 @@ func (s *Saga) withItems(state *State) *Saga {
 			case st.forEach == nil || !st.standsIn && (p == nil || p.Items == nil):
 				add(*st, st.name, 0)
 				continue
-			case st.standsIn: // it is there with what it stands in for
+			case st.standsIn: // it is there with its step
 				if _, there := all.index[s.steps[i-1].name]; there {
 					add(*st, st.name, 0)
 				}
@@ -208,7 +208,7 @@ func (s *State) locate(name string) (step, of *StepState) {
 	return nil, nil
 }
 
-// insert adds a fallback behind the step that it stands in for, with all its items if it is taken for each; or the step that ends a way back.
+// insert adds a fallback behind its step, with all its items if it is taken for each; or the step that ends a way back.
 func (s *State) insert(name, insteadOf string) (step, of *StepState) {
 	first, group := s.locate(insteadOf)
 	st := StepState{Name: name, InsteadOf: insteadOf}
@@ -228,7 +228,7 @@ func (s *State) insert(name, insteadOf string) (step, of *StepState) {
 	return s.locate(name)
 }
 
-// makeItems gives a step its items. InsteadOf names the step that it stands in for; empty: for none.
+// makeItems gives a step its items. InsteadOf names the step of which it is the fallback; empty: it is none.
 func (st *StepState) makeItems(n int, insteadOf string) {
 	st.Items, st.Counts = make([]StepState, n), map[StepStatus]int{Waiting: n}
 	for k := range st.Items {

@@ -8,7 +8,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// startChild starts an instance for its parent. If it has ended, its parent is told again.
+// startChild starts an instance for its parent. If it has ended, it tells its parent again.
 func (m *Manager) startChild(ctx context.Context, c saga.StartChild) error {
 	_, err := m.ensureChild(ctx, c)
 	return err

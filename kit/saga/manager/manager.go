@@ -4,7 +4,6 @@ package manager
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -18,9 +17,6 @@ import (
 
 // ErrRole refuses a signal of a person without a role for it.
 var ErrRole = errors.New("one of these roles is needed")
-
-// errNoWaits says that the manager was made without a part that a definition needs.
-var errNoWaits = errors.New("its saga waits for an event, and the manager has no Waits")
 
 // Streams is the event store as the manager uses it, inside a unit of work.
 type Streams interface {
@@ -36,43 +32,6 @@ type Streams interface {
 type Timers interface {
 	// Stop withdraws delayed messages. One that is on its way already arrives all the same.
 	Stop(ctx context.Context, messageIDs []string) error
-}
-
-// Waits brings events to the instances that wait for them. An event that comes first is kept until somebody waits for it. The methods lock the
-// correlations that they are called with until the unit of work of ctx ends, so that an event and a wait that come at the same time find each other.
-type Waits interface {
-	// Deliver finds the oldest wait of a definition for one of the correlations of an event, and ends it. If there is none, it keeps the event.
-	Deliver(ctx context.Context, definition string, event KeptEvent, by []saga.Correlation) (saga *Waiting, err error)
-
-	// Begin finds the oldest event that was kept for a correlation, and takes it away. If there is none, it keeps the wait.
-	Begin(ctx context.Context, definition string, w Waiting) (*KeptEvent, error)
-
-	// End ends waits.
-	End(ctx context.Context, definition string, waits []Waiting) error
-}
-
-// Waiting is an instance that waits for an event at a step.
-type Waiting struct {
-	SagaID string
-	saga.Wait
-}
-
-// KeptEvent is an event as Waits keeps it.
-type KeptEvent struct {
-	MessageID string
-	Body      json.RawMessage
-	Time      time.Time
-}
-
-// UnmatchedEvent is an event that no saga waits for, or not yet.
-type UnmatchedEvent struct {
-	Definition string          `db:"definition" json:"definition"`
-	Event      string          `db:"event" json:"event"`
-	Key        string          `db:"key" json:"key"`
-	MessageID  string          `db:"message_id" json:"message_id"`
-	Body       json.RawMessage `db:"body" json:"body"`
-	HappenedAt time.Time       `db:"happened_at" json:"happened_at"`
-	ReceivedAt time.Time       `db:"received_at" json:"received_at"`
 }
 
 // Rows is the list of instances, which is written with them.
@@ -171,90 +130,6 @@ func (m *Manager) start(ctx context.Context, s *saga.Saga, e cqrs.Event) (starte
 		}
 	}
 	return tell(s, false)
-}
-
-// deliver brings an event to the instance of a definition that waits for it.
-func (m *Manager) deliver(ctx context.Context, definition string, e cqrs.Event) error {
-	var by []saga.Correlation
-	for _, s := range m.Sagas { // instances run by several versions
-		if s.Name() != definition {
-			continue
-		}
-		for _, a := range s.AwaitedEvents() {
-			if a.Type != reflect.TypeOf(e.Body) {
-				continue
-			}
-			if c := a.Correlation(e.Body, e.Key); c.Key != "" && !slices.Contains(by, c) {
-				by = append(by, c)
-			}
-		}
-	}
-	switch {
-	case len(by) == 0:
-		return nil
-	case m.Waits == nil:
-		return fmt.Errorf("%s: %w", definition, errNoWaits)
-	}
-	body, err := json.Marshal(e.Body)
-	if err != nil {
-		return err
-	}
-	found, err := m.Waits.Deliver(ctx, definition, KeptEvent{e.Meta.ID, body, e.Meta.Time}, by)
-	if err != nil || found == nil {
-		return err
-	}
-	return m.react(ctx, nil, found.SagaID, saga.EventInput{Step: found.Step, Event: e.Body, MessageID: e.Meta.ID})
-}
-
-// changeWaits keeps the waits for events that have begun, and ends those that have ended. An event that was kept is handled at once.
-func (m *Manager) changeWaits(ctx context.Context, r saga.Reaction) error {
-	if m.Waits == nil && len(r.Waits) > 0 {
-		return fmt.Errorf("%s, step %q: %w", r.State.Definition, r.Waits[0].Step, errNoWaits)
-	}
-	if len(r.EndedWaits) > 0 {
-		ended := make([]Waiting, len(r.EndedWaits))
-		for i, w := range r.EndedWaits {
-			ended[i] = Waiting{r.State.ID, w}
-		}
-		if err := m.Waits.End(ctx, r.State.Definition, ended); err != nil {
-			return err
-		}
-	}
-	for _, w := range r.Waits {
-		kept, err := m.Waits.Begin(ctx, r.State.Definition, Waiting{r.State.ID, w})
-		if err != nil {
-			return err
-		}
-		if kept == nil {
-			continue
-		}
-		event, err := m.decode(r.State, w.Step, kept.Body)
-		if err != nil {
-			return err
-		}
-		if err := m.react(ctx, nil, r.State.ID, saga.EventInput{Step: w.Step, Event: event, MessageID: kept.MessageID}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// decode reads an event that was kept as the type that a step waits for.
-func (m *Manager) decode(state saga.State, step string, body json.RawMessage) (any, error) {
-	definition, err := m.find(state.Definition, state.DefVersion)
-	if err != nil {
-		return nil, err
-	}
-	for _, a := range definition.AwaitedEvents() {
-		if a.Step == step {
-			event := reflect.New(a.Type)
-			if err := json.Unmarshal(body, event.Interface()); err != nil {
-				return nil, fmt.Errorf("%s, step %q: a kept %s: %w", state.Definition, step, a.Type, err)
-			}
-			return event.Elem().Interface(), nil
-		}
-	}
-	return nil, fmt.Errorf("%s v%d waits for no event at step %q", state.Definition, state.DefVersion, step)
 }
 
 // Timeout tells an instance that an answer is overdue.

@@ -121,7 +121,7 @@ func (w *Environment) Choose(what string, ways ...string) int { return w.fault(w
 
 // add has handlers and sagas consume.
 func (w *Environment) add(handlers []cqrs.Handler) {
-	categories := map[string]bool{saga.Category: true, elsewhere: true}
+	categories := map[string]bool{saga.Category: true, outside: true}
 	for _, h := range append(handlers, w.manager.Handlers()...) {
 		w.handlers[reflect.TypeOf(h.Type.New()).Elem()] = h
 		categories[h.Category] = true
@@ -153,13 +153,13 @@ func (w *Environment) add(handlers []cqrs.Handler) {
 	}
 }
 
-// elsewhere is the category of events that no command of a saga causes.
-const elsewhere = "elsewhere"
+// outside is the category of events that no command of a saga causes.
+const outside = "outside"
 
 // arrive has an event come after a time that no command of a saga causes.
 func (w *Environment) arrive(body any, after time.Duration) {
 	meta := cqrs.Meta{ID: w.id(), Type: typeName(body), Time: w.now}
-	w.timers = append(w.timers, sent{topic: "events." + elsewhere, key: "any", body: body, meta: meta, due: w.now.Add(after)})
+	w.timers = append(w.timers, sent{topic: "events." + outside, key: "any", body: body, meta: meta, due: w.now.Add(after)})
 }
 
 // send puts a message on its way to all consumers of its topic.
