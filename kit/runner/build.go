@@ -32,7 +32,7 @@ type core struct {
 	handlers       []cqrs.Handler
 	commands       *messaging.Commands
 	manager        *manager.Manager
-	events         *wcqrs.EventBus
+	events         messaging.Events
 	consumers      []cqrs.EventConsumer
 	asyncAPI       []byte
 	sagas          []*saga.Saga
@@ -52,8 +52,12 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 	c.sagas = s.def.Sagas
 	var sagaEvents, all []aggregate.Types
 	var categories []string
+	published := s.def.published(s.config)
 	for category, types := range s.def.types() {
-		sagaEvents, categories = append(sagaEvents, types), append(categories, category)
+		sagaEvents = append(sagaEvents, types)
+		if _, ok := published[category]; ok {
+			categories = append(categories, category)
+		}
 	}
 	c.keyQueue = keyqueue.New(s.db)
 	c.store = s.def.EventStore(s.db, aggregate.Merge(sagaEvents...))
@@ -84,15 +88,16 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 	if err != nil {
 		return err
 	}
-	c.events = bus
-	c.uow = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock)
+	said := eventBus{bus, published}
+	c.events = said
+	c.uow = postgres.NewUnitOfWork(s.db, c.store, said, s.clock)
 	c.uow.OnCommit = func(events []cqrs.Event, messages []*outbox.Message) {
 		if len(messages) > 0 {
 			c.offer(messages)
 		}
 		s.watch.Committed(events)
 	}
-	c.projecting = postgres.NewUnitOfWork(s.db, c.store, bus, s.clock)
+	c.projecting = postgres.NewUnitOfWork(s.db, c.store, said, s.clock)
 	if c.commands, err = messaging.NewCommands(s.config.TopicPrefix, s.config.ExternalPrefixes, c.publisher, c.marshaler, c.uow, s.clock, s.watermill); err != nil {
 		return err
 	}
@@ -112,6 +117,20 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 		return s.def.Seed(context.Background(), &s.kit)
 	}
 	return nil
+}
+
+// eventBus publishes the events of the categories that are published.
+type eventBus struct {
+	*wcqrs.EventBus
+	published map[string]aggregate.Types
+}
+
+// Publish implements postgres.EventBus.
+func (b eventBus) Publish(ctx context.Context, event any) error {
+	if _, ok := b.published[event.(cqrs.Event).Category]; !ok {
+		return nil
+	}
+	return b.EventBus.Publish(ctx, event)
 }
 
 // open tells a saga whether the breaker of a command's destination is open here.

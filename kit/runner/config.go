@@ -41,6 +41,7 @@ type Config struct {
 	InstanceID       string
 	LoadDistribution LoadDistribution
 	TopicPrefix      string
+	SagaEvents       bool              // they are published, also if nothing in the service consumes them
 	ExternalPrefixes map[string]string // the topic prefixes of external services, by service
 	Retention        postgres.Retention
 	MaxMessage       int
@@ -155,6 +156,7 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 		InstanceID:       s.Text("INSTANCE_ID", ""),
 		LoadDistribution: LoadDistribution(s.Text("LOAD_DISTRIBUTION", string(OverHosts))),
 		TopicPrefix:      s.Topics("TOPIC_PREFIX", d.Name),
+		SagaEvents:       s.OnOff("PUBLISH_SAGA_EVENTS", false),
 		ExternalPrefixes: map[string]string{},
 		Retention: postgres.Retention{
 			Inbox: s.Duration("INBOX_RETENTION", 14*24*time.Hour), Idempotency: s.Duration("IDEMPOTENCY_RETENTION", 7*24*time.Hour), SagaEvents: s.Duration("SAGA_EVENT_RETENTION", 90*24*time.Hour),

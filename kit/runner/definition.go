@@ -5,6 +5,7 @@ package runner
 import (
 	"context"
 	"io/fs"
+	"reflect"
 	"slices"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -142,6 +143,23 @@ func (d *Service) types() map[string]aggregate.Types {
 	all := map[string]aggregate.Types{saga.Category: saga.HistoryTypes}
 	for _, a := range d.Aggregates {
 		all[a.category()] = a.Types()
+	}
+	return all
+}
+
+// published are the types that are sent to topics. What sagas record is in the store in any case; it is published if the settings ask for it, or
+// if a projection or a saga consumes it.
+func (d *Service) published(c Config) map[string]aggregate.Types {
+	all := d.types()
+	consumed := slices.ContainsFunc(d.Projections, func(m readmodel.Model) bool { return m.Projection.Category == saga.Category && !m.Projection.Inline }) ||
+		slices.ContainsFunc(d.Sagas, func(s *saga.Saga) bool {
+			return slices.ContainsFunc(s.EventTypes(), func(t reflect.Type) bool {
+				_, ok := saga.HistoryTypes.Of(reflect.Zero(t).Interface())
+				return ok
+			})
+		})
+	if !c.SagaEvents && !consumed {
+		delete(all, saga.Category)
 	}
 	return all
 }

@@ -9,7 +9,7 @@ import (
 
 // asyncAPI describes the messages of a service with these handlers.
 func (d *Service) asyncAPI(c Config, handlers []cqrs.Handler) ([]byte, error) {
-	return messaging.AsyncAPI(d.Title, c.TopicPrefix, handlers, d.types(), saga.Answers, d.heard(&Kit{}), c.ExternalPrefixes)
+	return messaging.AsyncAPI(d.Title, c.TopicPrefix, handlers, d.published(c), saga.Answers, d.heard(&Kit{}), c.ExternalPrefixes)
 }
 
 // AsyncAPI describes the messages of a service with these settings, without an instance, as AsyncAPI 3.0.

@@ -160,7 +160,7 @@ func (s *stage) outage(how, service string, d time.Duration) {
 func (s *stage) topics() (names []string) {
 	for _, name := range []string{
 		"commands.orders", "commands.inventory", "commands.payments", "commands.shipments", "commands.couriers", "commands.sagas",
-		"events.orders", "events.inventory", "events.payments", "events.shipments", "events.sagas",
+		"events.orders", "events.inventory", "events.payments", "events.shipments",
 	} {
 		names = append(names, s.prefix+"."+name)
 	}

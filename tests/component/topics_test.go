@@ -9,9 +9,11 @@ import (
 	"testing"
 
 	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/kit/postgres/outbox"
 	"github.com/millrace/millrace/tests/harness"
@@ -55,6 +57,32 @@ func suspendedTopics(i *harness.Instance) (map[string]string, error) {
 		topics[t.Topic] = t.Reason
 	}
 	return topics, nil
+}
+
+// What sagas record is published only if somebody asked for it: nobody reads it otherwise, and it would be a third of all messages.
+func TestSagaEventsArePublishedOnRequest(t *testing.T) {
+	for setting, wanted := range map[string]bool{"off": false, "on": true} {
+		t.Run(setting, func(t *testing.T) {
+			i := harness.NewEnvironment(t, "PUBLISH_SAGA_EVENTS="+setting).Start()
+			i.Stock(10, "MUG-01")
+			i.Place("pm_ok", "MUG-01")
+			i.Consistent()
+			topics, err := admin(t, i).ListTopics()
+			require.NoError(t, err)
+			topic := i.Topic("events.sagas")
+			require.Equal(t, wanted, topics[topic].NumPartitions > 0)
+			if !wanted {
+				return
+			}
+			var types []string
+			require.NoError(t, kafka.ReadAll(t.Context(), kafka.Config{Brokers: i.Brokers()}, []string{topic}, func(_ string, msg *message.Message) error {
+				types = append(types, msg.Metadata["ce_type"])
+				return nil
+			}))
+			require.Equal(t, "saga.started", types[0])
+			require.Equal(t, "saga.completed", types[len(types)-1])
+		})
+	}
 }
 
 // A topic that never existed is suspended, which /readyz, /v1/outbox, the page and the metric show. Orders are confirmed meanwhile. When
