@@ -44,3 +44,10 @@ type Broker interface {
 	// Close closes the connections.
 	Close() error
 }
+
+// LocalDelivery is a Broker whose senders hand messages of some topics to a subscriber of this process, if that would receive them next. They do
+// not pass through the broker then.
+type LocalDelivery interface {
+	// HandOver says that the messages of a topic are for one group only, which this process is a member of.
+	HandOver(topic, group string)
+}

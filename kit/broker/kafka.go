@@ -11,6 +11,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/kafka/keyordered"
 	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
@@ -24,12 +25,18 @@ type KafkaOptions struct {
 }
 
 // Kafka is Apache Kafka, by the kit's batching producer and its key-ordered subscriber. It connects when it is used.
-func Kafka(c kafka.Config, o KafkaOptions) Broker { return &inKafka{config: c, options: o} }
+func Kafka(c kafka.Config, o KafkaOptions) Broker {
+	return &inKafka{config: c, options: o, subscribers: map[string]*keyordered.Subscriber{}, local: map[string]string{}}
+}
 
 type inKafka struct {
 	config  kafka.Config
 	options KafkaOptions
 	once    sync.Once // the warning that a limit could not be read
+
+	mu          sync.Mutex
+	subscribers map[string]*keyordered.Subscriber // by group
+	local       map[string]string                 // groups, by the topics that they alone handle
 }
 
 func (*inKafka) Name() string { return "kafka" }
@@ -60,7 +67,23 @@ func (b *inKafka) LongestRetention(topics []string) (longest time.Duration, topi
 func (b *inKafka) Ping(context.Context) error { return kafka.Ping(b.config) }
 
 func (b *inKafka) Senders(limit func() int) (func() outbox.Sender, error) {
-	return func() outbox.Sender { return kafka.NewProducer(b.config, limit, b.options.Now) }, nil
+	return func() outbox.Sender {
+		return kafka.NewLocalProducer(kafka.NewProducer(b.config, limit, b.options.Now), b.handler)
+	}, nil
+}
+
+// HandOver implements LocalDelivery.
+func (b *inKafka) HandOver(topic, group string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.local[topic] = group
+}
+
+// handler returns the subscriber of this process that handles a topic alone, nil if there is none.
+func (b *inKafka) handler(topic string) *keyordered.Subscriber {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.subscribers[b.local[topic]]
 }
 
 func (*inKafka) Refused(err error) bool { return kafka.Refused(err) }
@@ -68,7 +91,14 @@ func (*inKafka) Refused(err error) bool { return kafka.Refused(err) }
 func (*inKafka) TopicFault(err error) bool { return kafka.TopicFault(err) }
 
 func (b *inKafka) Subscriber(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error) {
-	return kafka.NewSubscriber(b.config, group, keyHeader, announce, b.options.Watermill)
+	s, err := kafka.NewSubscriber(b.config, group, keyHeader, announce, b.options.Watermill)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.subscribers[group] = s
+	return s, nil
 }
 
 func (b *inKafka) ReadAll(ctx context.Context, topics []string, each func(topic string, msg *message.Message) error) error {

@@ -242,7 +242,7 @@ func (c Config) consumer() *sarama.Config {
 
 // NewSubscriber makes a key-ordered subscriber for a group. The key is that of the header keyHeader, if a record has it, else the record's. A
 // message's cqrs.KeyChain is in its context. Announce receives messages that wait for earlier messages of their key.
-func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Message), logger watermill.LoggerAdapter) (message.Subscriber, error) {
+func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Message), logger watermill.LoggerAdapter) (*keyordered.Subscriber, error) {
 	s, err := keyordered.NewSubscriber(keyordered.Config{
 		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: c.records(), Logger: logger, MaxBytes: c.GroupBytes,
 		Key: func(r *sarama.ConsumerMessage) string { return orderKey(r, keyHeader) },

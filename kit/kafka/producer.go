@@ -36,6 +36,8 @@ type Producer struct {
 	id        int64
 	epoch     int16
 	sequences map[place]int32
+
+	accepted func(base int64, rows []int) // called for each accepted part, with the offset of its first record; nil: for none
 }
 
 type place struct {
@@ -276,6 +278,9 @@ func (p *Producer) request(parts map[place]*part) map[place]error {
 		if err := p.taken(at, a.response, a.err); err != nil {
 			failed[at] = err
 			continue
+		}
+		if block := a.response.GetBlock(at.topic, at.partition); p.accepted != nil {
+			p.accepted(block.Offset, b.rows)
 		}
 		p.sequences[at] += int32(len(b.rows)) //nolint:gosec // begun anew below before it is too large
 		if p.sequences[at] > math.MaxInt32/2 {

@@ -186,6 +186,19 @@ func (s guarded) Send(ctx context.Context, topics []string, messages []*message.
 	return errs
 }
 
+// Offer implements outbox.Local.
+func (s guarded) Offer(topic string, msg *message.Message, more bool, done func(acked bool)) (taken bool) {
+	to, ok := s.Sender.(outbox.Local)
+	return ok && to.Offer(topic, msg, more, done)
+}
+
+// Forget implements outbox.Local.
+func (s guarded) Forget() {
+	if to, ok := s.Sender.(outbox.Local); ok {
+		to.Forget()
+	}
+}
+
 // Close closes the sender's connections.
 func (s guarded) Close() {
 	if c, ok := s.Sender.(interface{ Close() }); ok {

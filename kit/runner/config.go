@@ -41,6 +41,7 @@ type Config struct {
 	InstanceID       string
 	LoadDistribution LoadDistribution
 	TopicPrefix      string
+	LocalDelivery    bool              // commands of the service to itself are handed over where possible
 	SagaEvents       bool              // they are published, also if nothing in the service consumes them
 	ExternalPrefixes map[string]string // the topic prefixes of external services, by service
 	Retention        postgres.Retention
@@ -156,6 +157,7 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 		InstanceID:       s.Text("INSTANCE_ID", ""),
 		LoadDistribution: LoadDistribution(s.Text("LOAD_DISTRIBUTION", string(OverHosts))),
 		TopicPrefix:      s.Topics("TOPIC_PREFIX", d.Name),
+		LocalDelivery:    s.OnOff("LOCAL_DELIVERY", true),
 		SagaEvents:       s.OnOff("PUBLISH_SAGA_EVENTS", false),
 		ExternalPrefixes: map[string]string{},
 		Retention: postgres.Retention{

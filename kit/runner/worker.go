@@ -8,6 +8,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/millrace/millrace/kit/broker"
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/messaging"
@@ -38,6 +39,13 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	s.router = router
 	if err := router.AddCommands(s.core.handlers); err != nil {
 		return err
+	}
+	if to, ok := s.broker.(broker.LocalDelivery); ok && s.config.LocalDelivery {
+		for _, h := range s.core.handlers {
+			if topic := messaging.CommandTopic(s.config.TopicPrefix, h.Destination); h.Service == "" {
+				to.HandOver(topic, topic) // the group has the topic's name
+			}
+		}
 	}
 	for _, versions := range byName(s.core.sagas) {
 		if err := router.AddSaga(s.saga(versions[0].Name()), s.core.manager, s.sources(versions)); err != nil {

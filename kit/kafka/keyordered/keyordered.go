@@ -142,6 +142,9 @@ type Subscriber struct {
 	closing chan struct{}
 	once    sync.Once
 	topics  sync.WaitGroup
+
+	mu      sync.Mutex
+	claimed map[place]*partition // of this member
 }
 
 // NewSubscriber makes a Subscriber. It does not connect yet; an error is about the configuration.
@@ -149,7 +152,7 @@ func NewSubscriber(c Config) (*Subscriber, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
-	return &Subscriber{config: c, closing: make(chan struct{})}, nil
+	return &Subscriber{config: c, closing: make(chan struct{}), claimed: map[place]*partition{}}, nil
 }
 
 // Subscribe implements message.Subscriber. It joins the group in the background and retries until it succeeds, so it waits for a broker that
@@ -243,7 +246,7 @@ func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *messa
 		err = errors.Join(err, group.Close(), client.Close())
 		<-errs
 	}()
-	h := &handler{config: s.config, ctx: ctx, client: client, topic: topic, out: out, bytes: newBudget(s.config.MaxBytes)}
+	h := &handler{Subscriber: s, config: s.config, ctx: ctx, client: client, topic: topic, out: out, bytes: newBudget(s.config.MaxBytes)}
 	for ctx.Err() == nil {
 		session, end := context.WithCancel(ctx)
 		h.end = end
@@ -259,6 +262,7 @@ func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *messa
 
 // handler is the sarama.ConsumerGroupHandler of a topic.
 type handler struct {
+	*Subscriber
 	config Config
 	ctx    context.Context //nolint:containedctx // that of the subscription: it says why a session ends
 	client sarama.Client
@@ -302,6 +306,10 @@ func (h *handler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama
 	p := newPartition(h.config, claim.Topic(), session.Context(), base, h.out, h.bytes, func(next int64) {
 		session.MarkOffset(claim.Topic(), claim.Partition(), next, metadata)
 	})
+	p.position = claim.InitialOffset() // less than 0 if it is to be found out: then nothing is taken before the first record
+	at := place{claim.Topic(), claim.Partition()}
+	h.claim(at, p)
+	defer h.unclaim(at, p)
 	for more := true; more; {
 		select {
 		case record, ok := <-claim.Messages():

@@ -31,12 +31,16 @@ type partition struct {
 	inFlight int           // records admitted and not acknowledged
 	window   []*entry      // records from the lowest unacknowledged one on, in the order of offsets
 	keys     map[string]*queue
-	lost     bool // no offset is marked any more
+	position int64 // of the record that is admitted next
+	closing  bool  // nothing is taken any more
+	lost     bool  // no offset is marked any more
 }
 
-// entry is a record that was admitted.
+// entry is a record that was admitted, or a message that was offered.
 type entry struct {
-	record   *sarama.ConsumerMessage // nil once it is acknowledged
+	record   *sarama.ConsumerMessage // nil once it is acknowledged, and if it was offered
+	message  *message.Message        // that was offered
+	done     func(acked bool)        // of the offered one
 	offset   int64
 	size     int
 	key      string
@@ -68,6 +72,7 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 		if p.inFlight < p.config.MaxInFlight && len(p.window) < p.config.MaxAhead && p.bytes.take(e.size, p.inFlight == 0) {
 			p.inFlight++
 			p.window = append(p.window, e)
+			p.position = e.offset + 1
 			waits := p.enqueue(e)
 			p.mu.Unlock()
 			if waits {
@@ -85,16 +90,24 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 	}
 }
 
-// announce reports a record that waits, and keeps its message.
+// announce reports a message that waits, and keeps it.
 func (p *partition) announce(e *entry, record *sarama.ConsumerMessage) {
 	if p.config.Announce == nil {
 		return
 	}
-	msg := p.unmarshal(record)
+	msg := p.fresh(e, record)
 	e.ahead.Store(msg)
 	if err := protect(func() error { p.config.Announce(msg); return nil }); err != nil {
-		p.config.Logger.Error("Cannot announce a message", err, p.fields(record))
+		p.config.Logger.Error("Cannot announce a message", err, watermill.LogFields{"topic": p.topic, "message": msg.UUID})
 	}
+}
+
+// fresh makes the message of an entry for one delivery.
+func (p *partition) fresh(e *entry, record *sarama.ConsumerMessage) *message.Message {
+	if e.message != nil {
+		return e.message.Copy()
+	}
+	return p.unmarshal(record)
 }
 
 // key is the key of a record. If the Key function panics, the record is ordered by its own key, so that the panic does not end the process.
@@ -207,12 +220,13 @@ func (p *partition) next(e *entry) {
 	}
 }
 
-// deliver delivers a record until it is acknowledged. If the partition stops or is lost first, no offset is marked.
+// deliver delivers a record until it is acknowledged. If the partition stops or is lost first, no offset is marked, and an offered message is given
+// back.
 func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledged func()) {
 	for pause := p.config.NackPause; ; pause = min(2*pause, 100*p.config.NackPause) {
 		msg := e.ahead.Swap(nil)
 		if msg == nil {
-			msg = p.unmarshal(record)
+			msg = p.fresh(e, record)
 		}
 		ctx, cancel := context.WithCancel(p.base)
 		if e.link != nil {
@@ -228,6 +242,10 @@ func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledg
 		}
 		select {
 		case <-p.stop.Done():
+			if e.message != nil {
+				p.bytes.give(e.size)
+				e.done(false)
+			}
 			return
 		case <-time.After(pause):
 		}
@@ -251,9 +269,15 @@ func (p *partition) offer(msg *message.Message) bool {
 
 // finish records an acknowledgement, and marks the offset below which all records are acknowledged.
 func (p *partition) finish(e *entry) {
+	if e.message != nil {
+		defer e.done(true)
+	}
 	p.mu.Lock()
 	if p.lost {
 		p.mu.Unlock()
+		if e.message != nil {
+			p.bytes.give(e.size)
+		}
 		return
 	}
 	e.record = nil
@@ -283,6 +307,10 @@ func (p *partition) finish(e *entry) {
 
 // drain waits until the active records have ended or patience is over. Then it cancels the remaining ones and waits for them.
 func (p *partition) drain(patience time.Duration, lose context.CancelFunc) {
+	p.mu.Lock()
+	p.closing = true
+	p.mu.Unlock()
+	p.giveBack()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -33,6 +33,7 @@ type leases struct {
 	host         string
 	since        time.Time
 	log          *slog.Logger
+	taking       func() // called before shards are used that another relay may have had
 	changed      func() // called after the held shards have changed
 	heartbeatNow chan struct{}
 
@@ -211,6 +212,9 @@ func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
 		l.finish(s) // a statement that failed may have given shards away
 		return errors.Join(err, closeConn(conn))
+	}
+	if len(taken) > 0 {
+		l.taking()
 	}
 	l.mu.Lock()
 	for _, shard := range give {

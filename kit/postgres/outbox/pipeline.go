@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,6 +47,8 @@ type batch struct {
 	rows  []outboxRow
 	lease *lease // of their shards
 	sent  []int64
+
+	handled []outboxRow // whose messages were handled by this process
 }
 
 // pipeline is a running worker: while it sends one batch, it reads the next one and deletes the sent rows of the one before.
@@ -54,6 +57,8 @@ type pipeline struct {
 	worker int
 	sender Sender
 	deep   bool // there is a backlog: the next batch is larger
+
+	generation int // of what the sender remembers
 
 	mu      sync.Mutex
 	busy    map[int64]int16 // rows that were read and are not deleted yet, and their shards
@@ -65,7 +70,8 @@ type pipeline struct {
 // pipeline relays until ctx is done or a step fails. Before it returns, all rows that it has read are finished or forgotten, so that the next
 // pipeline starts with the lowest row.
 func (r *Relay) pipeline(ctx context.Context, w int, sender Sender) (relayed int, err error) {
-	p := &pipeline{relay: r, worker: w, sender: sender, busy: map[int64]int16{}, gone: map[int64]bool{}}
+	p := &pipeline{relay: r, worker: w, sender: sender, generation: -1, busy: map[int64]int16{}, gone: map[int64]bool{}}
+	r.handed.begin(p.mine)
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	read, sent := make(chan *batch), make(chan *batch, 4)
@@ -98,6 +104,9 @@ func (r *Relay) pipeline(ctx context.Context, w int, sender Sender) (relayed int
 	return int(p.relayed.Load()), p.failed()
 }
 
+// mine tells whether the worker relays a shard.
+func (p *pipeline) mine(shard int16) bool { return int(shard)%p.relay.options.Workers == p.worker }
+
 func (p *pipeline) fail(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -125,6 +134,9 @@ func (p *pipeline) send(b *batch) {
 	var behind, aside []outboxRow
 	for _, row := range b.rows {
 		switch {
+		case (row.Blocked || row.Suspended) && r.handed.busy(keyed{row.Topic, row.Key}):
+			p.fail(errReread) // it is put aside when the messages before it are done
+			return
 		case row.Blocked:
 			behind = append(behind, row)
 		case row.Suspended:
@@ -151,10 +163,12 @@ func (p *pipeline) send(b *batch) {
 			return
 		}
 	}
-	sent, faults, err := r.transmit(b.lease, p.sender, rows)
+	rest, waiting := p.handOver(b.lease, rows)
+	sent, faults, err := r.transmit(b.lease, p.sender, rest)
+	err = cmp.Or(err, waiting)
 	b.sent = sent
 	if len(faults) > 0 {
-		if suspendErr := r.suspend(ctx, b.lease, faults, without(rows, sent)); suspendErr != nil {
+		if suspendErr := r.suspend(ctx, b.lease, faults, without(rest, sent)); suspendErr != nil {
 			err = suspendErr
 		} else if err == nil {
 			err = errReread
@@ -264,45 +278,49 @@ func (p *pipeline) remove(b *batch, more <-chan *batch) {
 		}
 	}
 	for _, b := range all {
-		n, err := r.removeSent(b.lease, b.sent)
+		n, err := r.removeSent(b.lease, b.sent, idsOf(b.handled))
 		p.relayed.Add(int64(n))
 		if err != nil {
 			p.fail(err)
 			continue
 		}
-		r.lowWaterMarks.relayed(b.rows, b.sent)
+		r.lowWaterMarks.relayed(append(b.rows, b.handled...), append(b.sent, idsOf(b.handled)...))
 	}
 	p.mu.Lock()
 	for _, b := range all {
-		for _, row := range b.rows {
+		for _, row := range append(b.rows, b.handled...) {
 			delete(p.busy, row.ID)
 			p.gone[row.ID] = true
 		}
 	}
 	p.mu.Unlock()
 	for _, b := range all {
+		r.handed.forget(b.handled)
 		b.lease.done()
 	}
 }
 
-// removeSent deletes rows whose messages the broker has acknowledged. The error is ErrLeaseLost if the lease was lost meanwhile: another
-// relay may then send the messages again, and the inbox of their consumers rejects the duplicates.
-func (r *Relay) removeSent(held *lease, ids []int64) (deleted int, err error) {
-	if len(ids) == 0 {
+// removeSent deletes rows whose messages the broker has acknowledged, or handlers of this process have handled. The error is ErrLeaseLost if a sent
+// row is missing, because the lease was lost meanwhile: another relay may then send the messages again, and the inbox of their consumers
+// rejects the duplicates. A handled row may be missing: it was in hand for longer than a lease lasts.
+func (r *Relay) removeSent(held *lease, sent, handled []int64) (deleted int, err error) {
+	if len(sent)+len(handled) == 0 {
 		return 0, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), finishFor)
 	defer cancel()
+	var ofSent int
 	// The commit does not wait for the disk: a row that a crash of the database brings back is sent once more.
 	b := &pgx.Batch{}
 	b.Queue(`SELECT set_config('synchronous_commit', 'off', true)`)
-	b.Queue(`WITH deleted AS (DELETE FROM outbox o USING relay_leases l WHERE o.id = ANY($1) AND l.shard = o.shard AND l.owner = $2 RETURNING 1)
-		SELECT count(*) FROM deleted`, ids, held.owner).QueryRow(func(row pgx.Row) error { return row.Scan(&deleted) })
+	b.Queue(`WITH deleted AS (DELETE FROM outbox o USING relay_leases l WHERE o.id = ANY($1::bigint[] || $2::bigint[]) AND l.shard = o.shard AND l.owner = $3 RETURNING o.id)
+		SELECT count(*), count(*) FILTER (WHERE id = ANY($1)) FROM deleted`, sent, handled, held.owner).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&deleted, &ofSent) })
 	if err := txn.Send(ctx, r.db, nil, b); err != nil {
 		return 0, txn.Classify(err, "delete relayed messages")
 	}
 	r.options.OnRelayed(deleted)
-	if deleted < len(ids) {
+	if ofSent < len(sent) {
 		held.lost()
 		return deleted, ErrLeaseLost
 	}

@@ -17,23 +17,26 @@ import (
 func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	r := p.relay
 	for ctx.Err() == nil {
-		held := r.leases.use(func(shard int) bool { return shard%r.options.Workers == p.worker })
+		held := r.leases.use(func(shard int) bool { return p.mine(int16(shard)) }) //nolint:gosec // one of 16
 		if held == nil {
 			sleep(ctx, r.wake[p.worker], r.options.Poll)
 			continue
 		}
 		rows, more, err := p.next(ctx, held.shards)
+		handled := r.handed.handled(held.shards)
 		switch {
 		case err != nil:
+			r.handed.keep(handled)
 			held.done()
 			p.fail(err)
 			return
-		case len(rows) == 0:
+		case len(rows)+len(handled) == 0:
 			held.done()
 		default:
 			select {
-			case out <- &batch{rows: rows, lease: held}:
+			case out <- &batch{rows: rows, handled: handled, lease: held}:
 			case <-ctx.Done():
+				r.handed.keep(handled)
 				held.done()
 			}
 		}
@@ -138,6 +141,7 @@ func (p *pipeline) limits(shards []int16) []int64 {
 	for _, shard := range p.busy {
 		busy[shard]++
 	}
+	p.relay.handed.count(busy)
 	out := make([]int64, len(shards))
 	for i, shard := range shards {
 		out[i] = int64(p.most() + busy[shard])
@@ -178,7 +182,7 @@ func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow,
 	fresh := rows[:0]
 	p.mu.Lock()
 	for _, row := range rows {
-		if _, busy := p.busy[row.ID]; !busy && !p.gone[row.ID] {
+		if _, busy := p.busy[row.ID]; !busy && !p.gone[row.ID] && !r.handed.has(row.ID) {
 			fresh = append(fresh, row)
 		}
 	}

@@ -20,6 +20,7 @@ type Relay struct {
 	sender        func() Sender
 	options       Options
 	buffer        *buffer
+	handed        *handed
 	leases        *leases
 	lowWaterMarks *lowWaterMarks
 	wake          []chan struct{} // one a worker, and one for the timers
@@ -98,10 +99,11 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	if o.OnBlocked == nil {
 		o.OnBlocked = func(string, string, error) {}
 	}
-	r := &Relay{db: db, sender: sender, options: o, log: log, leases: newLeases(o, log), lowWaterMarks: newLowWaterMarks(), buffer: newBuffer(), retry: make(chan struct{}, 1)}
+	r := &Relay{db: db, sender: sender, options: o, log: log, leases: newLeases(o, log), lowWaterMarks: newLowWaterMarks(), buffer: newBuffer(), handed: newHanded(), retry: make(chan struct{}, 1)}
 	for range o.Workers + 1 {
 		r.wake = append(r.wake, make(chan struct{}, 1))
 	}
+	r.leases.taking = r.handed.sentElsewhere
 	r.leases.changed = func() {
 		r.lowWaterMarks.reset()
 		r.Wake()
@@ -141,6 +143,7 @@ func (r *Relay) Run(ctx context.Context) {
 		workers.Go(func() { r.work(ctx, w) })
 	}
 	workers.Wait()
+	r.removeHandled()
 	release()
 	background.Wait()
 }
@@ -159,9 +162,9 @@ func (r *Relay) work(ctx context.Context, w int) {
 		if err != nil && ctx.Err() == nil {
 			if !errors.Is(err, errReread) {
 				r.log.Warn("relay: sending failed, retrying", "error", err, "worker", w, "relayed meanwhile", relayed)
+				failures++
 			}
-			failures++
-			pause(ctx, min(50*time.Millisecond<<min(failures-1, 6), 2*time.Second)) // a commit does not repair the broker
+			pause(ctx, min(50*time.Millisecond<<min(max(failures-1, 0), 6), 2*time.Second)) // a commit does not repair the broker
 		}
 	}
 	if c, ok := sender.(interface{ Close() }); ok {

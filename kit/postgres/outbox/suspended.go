@@ -181,7 +181,8 @@ func (r *Relay) sendSuspended(ctx context.Context, sender Sender, topic string) 
 		}
 	}
 	ids, faults, err := r.transmit(held, sender, rows)
-	sent, removeErr := r.removeSent(held, ids)
+	r.handed.sentElsewhere()
+	sent, removeErr := r.removeSent(held, ids, nil)
 	return sent, true, faults[topic], errors.Join(removeErr, err)
 }
 

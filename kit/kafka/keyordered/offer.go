@@ -1,0 +1,95 @@
+package keyordered
+
+import (
+	"slices"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Offered is a message that is delivered without the broker.
+type Offered struct {
+	Topic, Key string
+	Partition  int32
+
+	// After is an offset: the message is refused until the records below it were received, because they may be earlier messages of its key.
+	After int64
+
+	// More says that an earlier message of the key was taken and is not done. Then the message is taken even if the partition has
+	// MaxInFlight messages already, up to moreInFlight times as many.
+	More bool
+
+	Message *message.Message
+
+	// Done is called once if the message was taken. Acked false: it was not handled, because the partition was taken away or the subscriber
+	// closed, and it will not be.
+	Done func(acked bool)
+}
+
+const moreInFlight = 16
+
+// Offer delivers a message as if it were the next record of its partition, if this member has the partition. Taken false: it does not, or has
+// no room, or has not received all earlier records; the message is then to be sent to the broker.
+func (s *Subscriber) Offer(o Offered) (taken bool) {
+	s.mu.Lock()
+	p := s.claimed[place{o.Topic, o.Partition}]
+	s.mu.Unlock()
+	return p != nil && p.offered(o)
+}
+
+type place struct {
+	topic     string
+	partition int32
+}
+
+func (s *Subscriber) claim(at place, p *partition) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.claimed[at] = p
+}
+
+func (s *Subscriber) unclaim(at place, p *partition) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.claimed[at] == p {
+		delete(s.claimed, at)
+	}
+}
+
+func (p *partition) offered(o Offered) (taken bool) {
+	e := &entry{message: o.Message, done: o.Done, size: len(o.Message.Payload) + 64, key: o.Key}
+	p.mu.Lock()
+	most := p.config.MaxInFlight
+	if o.More {
+		most *= moreInFlight
+	}
+	if p.closing || p.stop.Err() != nil || p.position < o.After || p.inFlight >= most || !p.bytes.take(e.size, false) {
+		p.mu.Unlock()
+		return false
+	}
+	p.inFlight++
+	waits := p.enqueue(e)
+	p.mu.Unlock()
+	if waits {
+		p.announce(e, nil)
+	}
+	return true
+}
+
+// giveBack returns the offered messages that wait and will not be delivered any more.
+func (p *partition) giveBack() {
+	p.mu.Lock()
+	var back []*entry
+	for _, q := range p.keys {
+		q.waiting = slices.DeleteFunc(q.waiting, func(e *entry) bool {
+			if e.message != nil {
+				back = append(back, e)
+			}
+			return e.message != nil
+		})
+	}
+	p.mu.Unlock()
+	for _, e := range back {
+		p.bytes.give(e.size)
+		e.done(false)
+	}
+}

@@ -1,0 +1,224 @@
+package outbox
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Local is a Sender that can also hand messages to handlers of this process.
+type Local interface {
+	Sender
+
+	// Offer hands a message to this process's handlers, if they would receive it next of its key's messages. More says that an earlier message of
+	// its key was taken and is not done. Taken false: it is to be sent. Done is called once for a message that was taken: acked true if it was
+	// handled, false if it never will be.
+	Offer(topic string, msg *message.Message, more bool, done func(acked bool)) (taken bool)
+
+	// Forget forgets which messages were sent, because another sender may have sent some since.
+	Forget()
+}
+
+// handed are the rows whose messages handlers of this process have taken. They keep the order of a key:
+//
+//   - While a message of a key is taken and not done, the key's next message is offered too, or waits. It is not sent, because it
+//     could overtake one that is given back.
+//   - After a message was given back, no other message of its key is sent or offered until the rows have been read again.
+//
+// The rows stay in the table until their messages were handled. If this process dies, the next relay sends them, and the inbox refuses
+// those that were handled.
+type handed struct {
+	mu     sync.Mutex
+	rows   map[int64]int16 // rows that are taken, or handled and not deleted yet, and their shards
+	keys   map[keyed]int   // messages that are taken and not done
+	back   map[keyed]bool  // one was given back
+	done   []outboxRow     // handled, to be deleted
+	resent int             // counts what makes senders forget
+}
+
+func newHanded() *handed {
+	return &handed{rows: map[int64]int16{}, keys: map[keyed]int{}, back: map[keyed]bool{}}
+}
+
+// offer offers the message of a row. Wait says that it can neither be taken nor sent now.
+func (h *handed) offer(to Local, row outboxRow, wakeWorker func()) (taken, wait bool) {
+	k := keyed{row.Topic, row.Key}
+	h.mu.Lock()
+	more := h.keys[k] > 0
+	if h.back[k] {
+		h.mu.Unlock()
+		return false, true
+	}
+	h.rows[row.ID] = row.Shard
+	h.keys[k]++
+	h.mu.Unlock()
+	if to.Offer(row.Topic, row.message, more, func(acked bool) { h.ended(row, acked, wakeWorker) }) {
+		return true, false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.rows, row.ID)
+	h.less(k)
+	return false, h.keys[k] > 0 || h.back[k]
+}
+
+// deleteWithin is how soon handled rows are deleted, if no other reason wakes the worker before.
+const deleteWithin = 20 * time.Millisecond
+
+// ended notes that a message is done.
+func (h *handed) ended(row outboxRow, acked bool, wakeWorker func()) {
+	k := keyed{row.Topic, row.Key}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.less(k)
+	if acked {
+		if h.done = append(h.done, outboxRow{ID: row.ID, Shard: row.Shard}); len(h.done) == 1 {
+			time.AfterFunc(deleteWithin, wakeWorker)
+		}
+		return
+	}
+	delete(h.rows, row.ID)
+	h.back[k] = true
+	wakeWorker()
+}
+
+func (h *handed) less(k keyed) {
+	if h.keys[k]--; h.keys[k] == 0 {
+		delete(h.keys, k)
+	}
+}
+
+// begin is called before the rows of some shards are read from the lowest one on.
+func (h *handed) begin(mine func(shard int16) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for k := range h.back {
+		if mine(ShardOf(k.topic, k.key)) {
+			delete(h.back, k)
+		}
+	}
+}
+
+// busy tells whether a message of a key is taken and not done, or was given back.
+func (h *handed) busy(k keyed) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.keys[k] > 0 || h.back[k]
+}
+
+// handled takes out the handled rows of some shards. Those of other shards are left to the relay that has them now.
+func (h *handed) handled(shards []int16) (rows []outboxRow) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	rest := h.done[:0]
+	for _, row := range h.done {
+		if slices.Contains(shards, row.Shard) {
+			rows = append(rows, row)
+		} else {
+			rest = append(rest, row)
+		}
+	}
+	h.done = rest
+	return rows
+}
+
+// keep puts handled rows back.
+func (h *handed) keep(rows []outboxRow) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.done = append(h.done, rows...)
+}
+
+// forget forgets rows that were deleted, or that are another relay's now.
+func (h *handed) forget(rows []outboxRow) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, row := range rows {
+		delete(h.rows, row.ID)
+	}
+}
+
+// count adds the number of rows by shard.
+func (h *handed) count(to map[int16]int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, shard := range h.rows {
+		to[shard]++
+	}
+}
+
+func (h *handed) has(id int64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, ok := h.rows[id]
+	return ok
+}
+
+// sentElsewhere makes senders forget what they sent.
+func (h *handed) sentElsewhere() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.resent++
+}
+
+func (h *handed) generation() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.resent
+}
+
+// handOver offers the messages of rows to handlers of this process, and returns the rows whose messages are to be sent. The error is errReread
+// if some can neither be taken nor sent.
+func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, err error) {
+	local, ok := p.sender.(Local)
+	if !ok || !held.valid() {
+		return rows, nil
+	}
+	if now := p.relay.handed.generation(); now != p.generation {
+		p.generation = now
+		local.Forget()
+	}
+	toBroker, waiting := map[keyed]bool{}, map[keyed]bool{}
+	for _, row := range rows {
+		k := keyed{row.Topic, row.Key}
+		if waiting[k] {
+			continue
+		}
+		if !toBroker[k] {
+			taken, wait := p.relay.handed.offer(local, row, func() { wake(p.relay.wake[p.worker]) })
+			if taken {
+				continue
+			}
+			if wait {
+				waiting[k], err = true, errReread
+				continue
+			}
+		}
+		toBroker[k] = true
+		rest = append(rest, row)
+	}
+	return rest, err
+}
+
+// removeHandled deletes the rows whose messages were handled when the relay stops.
+func (r *Relay) removeHandled() {
+	held := r.leases.use(func(int) bool { return true })
+	if held == nil {
+		return
+	}
+	defer held.done()
+	rows := r.handed.handled(held.shards)
+	if _, err := r.removeSent(held, nil, idsOf(rows)); err != nil {
+		r.log.Warn("relay: handled messages are left in the outbox; they are sent once more", "error", err, "messages", len(rows))
+	}
+}
+
+func idsOf(rows []outboxRow) []int64 {
+	ids := make([]int64, len(rows))
+	for i, row := range rows {
+		ids[i] = row.ID
+	}
+	return ids
+}
