@@ -151,7 +151,7 @@ func (d *Service) types() map[string]aggregate.Types {
 // if a projection or a saga consumes it.
 func (d *Service) published(c Config) map[string]aggregate.Types {
 	all := d.types()
-	consumed := slices.ContainsFunc(d.Projections, func(m readmodel.Model) bool { return m.Projection.Category == saga.Category && !m.Projection.Inline }) ||
+	consumed := slices.ContainsFunc(d.Projections, func(m readmodel.Model) bool { return m.Category == saga.Category && !m.Inline }) ||
 		slices.ContainsFunc(d.Sagas, func(s *saga.Saga) bool {
 			return slices.ContainsFunc(s.EventTypes(), func(t reflect.Type) bool {
 				_, ok := saga.HistoryTypes.Of(reflect.Zero(t).Interface())
