@@ -22,6 +22,9 @@ type Broker interface {
 	// true for its error.
 	Ensure(ctx context.Context, topics []string) (limit int, err error)
 
+	// Missing returns those of the topics that do not exist or may not be seen. It creates nothing.
+	Missing(ctx context.Context, topics []string) ([]string, error)
+
 	// LongestRetention returns the topic that keeps messages longest, and how long. Unknown are topics whose settings may not be read.
 	LongestRetention(topics []string) (longest time.Duration, topic string, unknown []string, err error)
 

@@ -60,6 +60,10 @@ func (b *inKafka) Ensure(ctx context.Context, topics []string) (limit int, err e
 	return limits.Bytes, err
 }
 
+func (b *inKafka) Missing(_ context.Context, topics []string) ([]string, error) {
+	return kafka.MissingTopics(b.config, topics)
+}
+
 func (b *inKafka) LongestRetention(topics []string) (longest time.Duration, topic string, unknown []string, err error) {
 	return kafka.LongestRetention(b.config, topics)
 }

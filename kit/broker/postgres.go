@@ -43,6 +43,9 @@ func (inPostgres) Where() string { return "tables of PostgreSQL" }
 // Ensure creates nothing: topics are rows.
 func (inPostgres) Ensure(context.Context, []string) (limit int, err error) { return math.MaxInt32, nil }
 
+// Missing finds none: topics are rows.
+func (inPostgres) Missing(context.Context, []string) ([]string, error) { return nil, nil }
+
 // LongestRetention has nothing to ask: TOPIC_RETENTION is compared when the settings are read.
 func (inPostgres) LongestRetention([]string) (longest time.Duration, topic string, unknown []string, err error) {
 	return 0, "", nil, nil

@@ -40,6 +40,17 @@ func topic(t *testing.T, c kafka.Config) string {
 	return name
 }
 
+// A search for missing topics creates none.
+func TestMissingTopics(t *testing.T) {
+	c := config(t)
+	exists, missing := topic(t, c), "test."+uuid.NewString()
+	for range 2 {
+		found, err := kafka.MissingTopics(c, []string{exists, missing})
+		require.NoError(t, err)
+		require.Equal(t, []string{missing}, found)
+	}
+}
+
 // A subscriber that is stopped repeatedly while it works finishes its messages in flight, and no message is delivered twice.
 func TestStopFinishesMessagesInFlight(t *testing.T) {
 	c := config(t)

@@ -94,6 +94,28 @@ func describe(ctx context.Context, admin sarama.ClusterAdmin, topic string) (ent
 	return nil, fmt.Errorf("describe topic %s: %w", topic, err)
 }
 
+// MissingTopics returns those of the topics that do not exist or may not be seen.
+func MissingTopics(c Config, topics []string) (missing []string, err error) {
+	if len(topics) == 0 {
+		return nil, nil
+	}
+	admin, err := sarama.NewClusterAdmin(c.Brokers, c.sarama())
+	if err != nil {
+		return nil, fmt.Errorf("reach Kafka at %v: %w", c.Brokers, err)
+	}
+	defer admin.Close() //nolint:errcheck // nothing was left undone
+	found, err := admin.DescribeTopics(topics)
+	if err != nil {
+		return nil, fmt.Errorf("describe topics: %w", err)
+	}
+	for _, topic := range found {
+		if topic.Err == sarama.ErrUnknownTopicOrPartition || topic.Err == sarama.ErrTopicAuthorizationFailed {
+			missing = append(missing, topic.Name)
+		}
+	}
+	return missing, nil
+}
+
 // Forever is the retention of a topic that keeps all messages.
 const Forever = time.Duration(math.MaxInt64)
 

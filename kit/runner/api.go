@@ -139,6 +139,19 @@ func (s *Instance) suspended(ctx context.Context) error {
 	return err
 }
 
+// missing is an error that names the topics of external services that this instance consumes and that do not exist. Consumers of other topics
+// work meanwhile.
+func (s *Instance) missing(ctx context.Context) error {
+	if !s.config.Roles[Worker] {
+		return nil
+	}
+	missing, err := s.broker.Missing(ctx, slices.Compact(slices.Sorted(slices.Values(s.core.consumedTopics))))
+	for _, topic := range missing {
+		err = errors.Join(err, fmt.Errorf("topic %s of an external service does not exist, or may not be read: its consumers begin when it can be", topic))
+	}
+	return err
+}
+
 // ready checks the parts that this instance's roles need. Without Kafka the API still accepts requests, and a worker cannot work. The parts
 // are checked at most once a second, however many probes there are.
 func (s *Instance) ready(ctx context.Context) []cqrs.Check {
@@ -154,17 +167,24 @@ const checkTimeout = 3 * time.Second
 
 func (s *Instance) check(ctx context.Context) []cqrs.Check {
 	checks := []cqrs.Check{{Part: "postgres", Err: s.db.PingContext(ctx), Fatal: true}}
-	reached := make(chan error, 1)
-	go func() { reached <- s.broker.Ping(ctx) }()
-	brokerCheck := cqrs.Check{Part: s.broker.Name(), Fatal: !s.config.Roles[API]}
+	type answer struct{ ping, missing error }
+	answers := make(chan answer, 1)
+	go func() {
+		var a answer
+		if a.ping = s.broker.Ping(ctx); a.ping == nil {
+			a.missing = s.missing(ctx)
+		}
+		answers <- a
+	}()
+	var a answer
 	select {
-	case brokerCheck.Err = <-reached:
+	case a = <-answers:
 	case <-ctx.Done():
-		brokerCheck.Err = ctx.Err()
+		a.ping = ctx.Err()
 	}
-	checks = append(checks, brokerCheck)
+	checks = append(checks, cqrs.Check{Part: s.broker.Name(), Err: a.ping, Fatal: !s.config.Roles[API]})
 	if checks[0].Err == nil {
-		checks = append(checks, cqrs.Check{Part: "topics", Err: s.suspended(ctx)})
+		checks = append(checks, cqrs.Check{Part: "topics", Err: errors.Join(s.suspended(ctx), a.missing)})
 	}
 	if s.config.Roles[Worker] {
 		worker := cqrs.Check{Part: "worker", Fatal: !s.config.Roles[API]}

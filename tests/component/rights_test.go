@@ -3,12 +3,14 @@ package component
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"regexp"
 	"testing"
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/kit/kafka"
@@ -39,7 +41,8 @@ func TestKafkaRights(t *testing.T) {
 	admin, err := kafka.NewAdmin(kafka.Config{Brokers: brokers, Security: super})
 	require.NoError(t, err)
 	defer admin.Close()
-	own := w.Prefix
+	own, warehouse := w.Prefix, "warehouse"+w.Prefix
+	w.Set("WAREHOUSE_TOPICS", warehouse)
 	rights := map[string]right{
 		"create own topics": {sarama.AclResourceTopic, own, sarama.AclOperationCreate},
 		"read own topics":   {sarama.AclResourceTopic, own, sarama.AclOperationRead},
@@ -66,7 +69,7 @@ func TestKafkaRights(t *testing.T) {
 		}
 	}
 	i := w.Launch()
-	message := func(form string) {
+	says := func(form string) {
 		t.Helper()
 		kittest.Eventually(t, func() error {
 			if !regexp.MustCompile(form).MatchString(i.Output()) {
@@ -75,18 +78,39 @@ func TestKafkaRights(t *testing.T) {
 			return nil
 		})
 	}
-	message(`create topic ` + own + `\.events\.orders.*needs .*CREATE.* on topic ` + own + `\.events\.orders`)
+	says(`create topic ` + own + `\.events\.orders.*needs .*CREATE.* on topic ` + own + `\.events\.orders`)
 	require.False(t, i.Exited())
 	i.Kill()
 	grant(rights["create own topics"])
-	i = w.Start()
-	message(`DESCRIBE_CONFIGS.*default is assumed`)
+	i = w.Launch()
+	// The topics of the warehouse do not exist, and this service may not create them. It works, and a return waits for its parcel.
+	parcels := warehouse + ".events.parcels"
+	namesMissing(t, i, parcels)
+	says(`cannot create topics of external services.*` + regexp.QuoteMeta(parcels))
+	says(`DESCRIBE_CONFIGS.*default is assumed`)
 	i.Stock(1000, "MUG-01")
-	confirmed := func() {
+	confirmed := func() (id string) {
 		t.Helper()
-		require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
+		id = i.Place("pm_ok", "MUG-01")
+		require.Equal(t, "confirmed", i.Decided(id).Status)
+		return id
 	}
-	confirmed()
+	returned := confirmed()
+	response := i.Do(http.MethodPost, "/v1/orders/"+returned+"/return", `{"lines":[{"sku":"MUG-01","quantity":1}]}`)
+	require.Equal(t, http.StatusAccepted, response.Status, response.Body)
+	returning(t, i, returned, "wait for parcel")
+	for _, topic := range []string{parcels, warehouse + ".events.deliveries"} {
+		require.NoError(t, admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: 1, ReplicationFactor: 1}, false))
+	}
+	namesMissing(t, i, parcels) // because it may not be read
+	grant(right{sarama.AclResourceTopic, warehouse, sarama.AclOperationRead})
+	noneMissing(t, i)
+	arrived := message.NewMessage("p1", []byte(`{"parcel_number":"R-`+returned+`"}`))
+	arrived.Metadata = message.Metadata{"ce_specversion": "1.0", "ce_id": "p1", "ce_type": "parcel.arrived", "ce_source": "/warehouse"}
+	sender := kafka.NewProducer(kafka.Config{Brokers: brokers, Security: super}, func() int { return kafka.DefaultLimit }, time.Now)
+	defer sender.Close()
+	require.Equal(t, []error{nil}, sender.Send(t.Context(), []string{parcels}, []*message.Message{arrived}))
+	returning(t, i, returned, "inspect goods")
 	for name, line := range map[string]string{
 		"write own topics": `needs WRITE on topic ` + own + `\.`,
 		"read own topics":  `needs READ on topic ` + own + `\.`,
@@ -95,7 +119,7 @@ func TestKafkaRights(t *testing.T) {
 		t.Log(name)
 		revoke(rights[name])
 		id := i.Place("pm_ok", "MUG-01")
-		message(line)
+		says(line)
 		grant(rights[name])
 		i.Decided(id) // or cancelled by a deadline
 		noneSuspended(t, i)
@@ -109,7 +133,7 @@ func TestKafkaRights(t *testing.T) {
 	code, _ := i.Terminate()
 	require.Zero(t, code)
 	i.Restart()
-	message(`missing right DESCRIBE_CONFIGS to compare INBOX_RETENTION with the retention\.ms of topics.*` + regexp.QuoteMeta(topic))
+	says(`missing right DESCRIBE_CONFIGS to compare INBOX_RETENTION with the retention\.ms of topics.*` + regexp.QuoteMeta(topic))
 	confirmed()
 	code, _ = i.Terminate()
 	require.Zero(t, code)

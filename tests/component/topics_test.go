@@ -170,3 +170,59 @@ func TestDeletedTopicIsRecreated(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, found[0].Partitions, 4, "KAFKA_PARTITIONS")
 }
+
+// A topic of another service that is deleted is not created again by this one. /readyz and the page name it, and consumers of other topics go
+// on. When its owner creates it again, a saga that waits for an event in it goes on.
+func TestDeletedTopicOfAnotherServiceIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	i := harness.NewEnvironment(t).Start()
+	i.Stock(1000, "MUG-01")
+	id := i.Place("pm_ok", "MUG-01")
+	i.Decided(id)
+	kafka, topic := admin(t, i), i.Topic("warehouse.events.parcels")
+	require.NoError(t, kafka.DeleteTopic(topic))
+	namesMissing(t, i, topic)
+	response := i.Do(http.MethodPost, "/v1/orders/"+id+"/return", `{"lines":[{"sku":"MUG-01","quantity":1,"replace":true}]}`)
+	require.Equal(t, http.StatusAccepted, response.Status, response.Body)
+	returning(t, i, id, "wait for parcel")
+	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
+	found, err := kafka.DescribeTopics([]string{topic})
+	require.NoError(t, err)
+	require.Equal(t, sarama.ErrUnknownTopicOrPartition, found[0].Err, "its owner creates it")
+
+	require.NoError(t, kafka.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: 2, ReplicationFactor: 1}, false))
+	p := producer(t, i)
+	kittest.Eventually(t, func() error { return p.SendMessages([]*sarama.ProducerMessage{parcel(i, id, "p1")}) })
+	sagaID := returning(t, i, id, "inspect goods")
+	noneMissing(t, i)
+	response = i.Do(http.MethodPost, "/v1/sagas/"+sagaID+"/signals/inspection", `{"accepted":true}`)
+	require.Equal(t, http.StatusAccepted, response.Status, response.Body)
+	require.Equal(t, 1, i.Consistent().Returns)
+}
+
+// namesMissing waits until an instance is degraded because it cannot consume a topic of another service.
+func namesMissing(t *testing.T, i *harness.Instance, topic string) {
+	t.Helper()
+	for path, want := range map[string][]string{"/readyz": {"degraded", "topic " + topic + " of an external service does not exist"}, "/ui/": {"topic " + topic}} {
+		kittest.Eventually(t, func() error {
+			status, body, err := i.Get(path)
+			for _, text := range want {
+				if err == nil && (status != http.StatusOK || !strings.Contains(body, text)) {
+					err = fmt.Errorf("%s: %d without %q: %s", path, status, text, body)
+				}
+			}
+			return err
+		})
+	}
+}
+
+func noneMissing(t *testing.T, i *harness.Instance) {
+	t.Helper()
+	kittest.Eventually(t, func() error {
+		status, body, err := i.Get("/readyz")
+		if err == nil && (status != http.StatusOK || strings.Contains(body, "degraded")) {
+			err = fmt.Errorf("%d: %s", status, body)
+		}
+		return err
+	})
+}
