@@ -7,9 +7,13 @@ import (
 	"testing"
 
 	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/kit/kittest"
+	pgtopics "github.com/millrace/millrace/kit/postgres/topics"
 	"github.com/millrace/millrace/kit/saga"
 	"github.com/millrace/millrace/sagas/orderreturn"
 	"github.com/millrace/millrace/tests/harness"
@@ -43,14 +47,48 @@ func returning(t *testing.T, i *harness.Instance, orderID, step string) string {
 	return id
 }
 
+// warehouse sends messages as the warehouse does, by Kafka or by the tables in its place.
+func warehouse(t *testing.T, i *harness.Instance) func(...*sarama.ProducerMessage) {
+	t.Helper()
+	if i.Environment().Setting("BROKER") != "postgres" {
+		p := producer(t, i)
+		return func(records ...*sarama.ProducerMessage) { require.NoError(t, p.SendMessages(records)) }
+	}
+	publisher, err := pgtopics.NewPublisher(sqlx.NewDb(kittest.OpenDB(t, i.DSN()), "pgx"), watermill.NopLogger{})
+	require.NoError(t, err)
+	return func(records ...*sarama.ProducerMessage) {
+		for _, record := range records {
+			payload, err := record.Value.Encode()
+			require.NoError(t, err)
+			msg := message.NewMessage("", payload)
+			for _, h := range record.Headers {
+				msg.Metadata[string(h.Key)] = string(h.Value)
+			}
+			msg.UUID = msg.Metadata["ce_id"]
+			require.NoError(t, publisher.Publish(record.Topic, msg))
+		}
+	}
+}
+
 // Two instances, and the warehouse's topic. Each return is asked for, reported and inspected at one or the other.
 func TestReturn(t *testing.T) {
 	t.Parallel()
 	kittest.Long(t)
-	w := harness.NewEnvironment(t, "LOAD_DISTRIBUTION=instances")
+	testReturn(t)
+}
+
+func TestReturnWithPostgresInKafkasPlace(t *testing.T) {
+	t.Parallel()
+	kittest.Long(t)
+	testReturn(t, "BROKER=postgres", "KAFKA_BROKERS=")
+}
+
+func testReturn(t *testing.T, settings ...string) {
+	t.Helper()
+	w := harness.NewEnvironment(t, append([]string{"LOAD_DISTRIBUTION=instances"}, settings...)...)
 	i, other := w.Host(), w.Start()
 	i.Stock(1000, "MUG-01", "TEE-02")
-	warehouse := producer(t, i)
+	send := warehouse(t, i)
 	confirmed := func() string {
 		id := i.Place("pm_ok", "MUG-01", "TEE-02")
 		require.Equal(t, "confirmed", i.Decided(id).Status)
@@ -90,7 +128,7 @@ func TestReturn(t *testing.T) {
 		ask(id, both)
 		require.Equal(t, http.StatusConflict, i.Do(http.MethodPost, "/v1/orders/"+id+"/return", `{"lines":[{"sku":"MUG-01","quantity":1}]}`).Status)
 		returning(t, i, id, "wait for parcel")
-		require.NoError(t, warehouse.SendMessages([]*sarama.ProducerMessage{parcel(i, id, "p1"), parcel(i, id, "p1")}))
+		send(parcel(i, id, "p1"), parcel(i, id, "p1"))
 		sagaID := returning(t, i, id, "inspect goods")
 		require.Equal(t, http.StatusUnprocessableEntity, i.Do(http.MethodPost, "/v1/sagas/"+sagaID+"/signals/inspection", `{"accepted":false}`).Status, "a rejection needs a reason")
 		inspect(id, `{"accepted":true,"damaged":false}`)
@@ -100,7 +138,7 @@ func TestReturn(t *testing.T) {
 	})
 	t.Run("the parcel is faster than the request", func(t *testing.T) {
 		id := confirmed()
-		require.NoError(t, warehouse.SendMessages([]*sarama.ProducerMessage{parcel(i, id, "p2")}))
+		send(parcel(i, id, "p2"))
 		ask(id, both)
 		inspect(id, `{"accepted":true,"damaged":true}`)
 		ended(id, "returned")
@@ -108,7 +146,7 @@ func TestReturn(t *testing.T) {
 	t.Run("not accepted", func(t *testing.T) {
 		id := confirmed()
 		ask(id, both)
-		require.NoError(t, warehouse.SendMessages([]*sarama.ProducerMessage{parcel(i, id, "p3")}))
+		send(parcel(i, id, "p3"))
 		inspect(id, `{"accepted":false,"note":"a brick"}`)
 		require.Equal(t, "a brick", ended(id, "rejected").Return.Reason)
 	})

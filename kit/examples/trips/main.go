@@ -71,6 +71,9 @@ func service() runner.Service {
 		Database:   postgres.Open,
 		EventStore: eventstore.New,
 		Broker: func(e runner.BrokerEnv) (broker.Broker, error) {
+			if e.Config.Broker == runner.InPostgres {
+				return broker.OpenPostgres(e.DSN, e.DB, e.Log)
+			}
 			e.Kafka.Records = kafka.CloudEvents{}
 			return broker.Kafka(e.Kafka, e.Options), nil
 		},

@@ -121,6 +121,48 @@ func TestTripToItsEnd(t *testing.T) {
 	require.Equal(t, "completed", c.inStep(t, insured, "wait for approval", "in_progress").Statuses()["hold insurance"])
 }
 
+// Without any Kafka: parallel steps, an awaited event, a child saga, a signal and a step for each traveller on tables of PostgreSQL, while an instance
+// is killed.
+func TestTripsWithPostgresInKafkasPlace(t *testing.T) {
+	a, b := start(t, "BROKER=postgres", "KAFKA_BROKERS=")
+	require.Contains(t, a.Output(), "tables of PostgreSQL")
+	const trips = 12
+	ids := map[string]string{}
+	for n := range trips {
+		trip, car := fmt.Sprint("t-", n), ""
+		if n%3 == 0 {
+			car = `,"refused":"no car"`
+		}
+		ids[trip] = place(t, a, trip, `"visa_checks":2,"documents":true,"hotel":true,"travellers":5,"bookings":{"seat":{"takes":"200ms"},"car":{"takes":"100ms"`+car+`}}`)
+		letter(t, b, "l-"+trip, trip)
+	}
+	c := as(t, a)
+	c.inStep(t, ids["t-1"], "wait for approval", "in_progress")
+	b.Kill()
+	for n := range trips {
+		trip := fmt.Sprint("t-", n)
+		found := map[string]string{"seat": "held", "room": "held", "car": "held", "suite": "held", "breakfast": "held", "itinerary": "itinerary-sent"}
+		if n%3 == 0 {
+			require.Equal(t, "no car", c.ended(t, ids[trip], "compensated").Reason)
+			found = map[string]string{"seat": "held released", "room": "held released", "car": "refused", "itinerary": "itinerary-sent"}
+		} else {
+			c.inStep(t, ids[trip], "wait for approval", "in_progress")
+			require.Equal(t, http.StatusAccepted, c.post("/v1/sagas/"+ids[trip]+"/signals/approval", approved).Status)
+			c.ended(t, ids[trip], "completed")
+		}
+		c.ended(t, saga.ID("itinerary", trip), "completed")
+		got := booked(t, a, trip)
+		delete(got, "visa")
+		for name := range got {
+			if strings.HasPrefix(name, "ticket") {
+				delete(got, name)
+			}
+		}
+		require.Equal(t, found, got, trip)
+	}
+	require.Equal(t, []string{"40"}, kittest.Column(t, kittest.OpenDB(t, a.DSN()), `SELECT count(*)::text FROM events WHERE type = 'booking.ticket-issued'`))
+}
+
 // One of three parallel steps is refused while the others are in flight, whose participants take their time and accept.
 func TestRefusalInAStageCompensatesEachActionOnce(t *testing.T) {
 	a, b := start(t)
