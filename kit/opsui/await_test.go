@@ -38,9 +38,10 @@ func TestSagaPageWithAnAwaitedEvent(t *testing.T) {
 		}
 	}
 	const address = "/ui/sagas/01980000-0000-7000-8000-000000000000"
-	page(address, `The saga waits for the event opsui.parcelCame of p-7, until 2026-01-02 04:04:05.`, "wait there: waits for the event opsui.parcelCame of p-7 until 2026-01-02 04:04:05")
+	page(address, `The saga waits for the event opsui.parcelCame of p-7, until 2026-01-02 05:04:05, with a reminder at 2026-01-02 04:04:05.`,
+		"wait there: waits for the event opsui.parcelCame of p-7 until 2026-01-02 05:04:05, with a reminder at 2026-01-02 04:04:05", `deadline <time datetime="2026-01-02T05:04:05`)
 	history = append(history, cqrs.Event{Body: saga.ReminderSent{Step: "wait there", Deadline: at.Add(2 * time.Hour)}, Meta: cqrs.Meta{Time: at.Add(time.Hour)}})
-	page(address, "wait there: reminder sent, waits until 2026-01-02 05:04:05")
+	page(address, `The saga waits for the event opsui.parcelCame of p-7, until 2026-01-02 05:04:05.`, "wait there: reminder sent, waits until 2026-01-02 05:04:05")
 	history = append(history, cqrs.Event{Body: saga.EventReceived{Step: "wait there", Event: "opsui.parcelCame", MessageID: "m-1"}, Meta: cqrs.Meta{Time: at.Add(time.Hour)}})
 	page(address, "wait there: the event opsui.parcelCame has come", "message m-1")
 	page("/ui/definitions/returning.v1", "waits for the event <code>opsui.parcelCame</code>", "reminder after 1h0m", "the saga goes on when the time is up", "event parcelCame")

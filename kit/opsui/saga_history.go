@@ -49,7 +49,8 @@ func (v *SagaView) read(events []cqrs.Event) {
 			v.plain(f.Step, "not yet as required", at, "in_progress", "%s: its condition does not hold yet, repeated at %s", f.Step, f.At.UTC().Format(time.DateTime))
 		case saga.WaitStarted:
 			r := v.run(f.Step, false)
-			r.Started, r.Class, r.Result, r.Deadline = at, "in_progress", "waiting", &f.Deadline
+			end, _ := v.deadline(f.Step, f.Attempt, f.Deadline)
+			r.Started, r.Class, r.Result, r.Deadline = at, "in_progress", "waiting", &end
 			what := ""
 			switch {
 			case f.Signal != "":
@@ -57,7 +58,7 @@ func (v *SagaView) read(events []cqrs.Event) {
 			case f.Event != "":
 				what = fmt.Sprintf(" for the event %s of %s", f.Event, f.Key)
 			}
-			v.add(at, r.Class, "%s: waits%s until %s", f.Step, what, f.Deadline.UTC().Format(time.DateTime))
+			v.add(at, r.Class, "%s: waits%s until %s", f.Step, what, v.until(f.Step, f.Attempt, f.Deadline))
 		case saga.SignalReceived:
 			v.end(f.Step, false, at, "completed", "signal of "+f.By, string(f.Payload))
 			v.add(at, "completed", "%s sent the signal %s: %s", f.By, f.Signal, f.Payload)

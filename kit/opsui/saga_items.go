@@ -177,7 +177,7 @@ func (v *SagaView) inFlight() (all []string) {
 
 // waitsFor says what a step in flight, or an item of one, waits for.
 func (v *SagaView) waitsFor(st *saga.StepState) string {
-	until := st.Deadline.UTC().Format(time.DateTime)
+	until := v.until(st.Name, st.Attempts, *st.Deadline)
 	signal, event := v.State.Signals[st.Name], v.State.Awaits[st.Name]
 	switch {
 	case signal != "" && st.Status == saga.InProgress:

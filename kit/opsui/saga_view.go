@@ -22,6 +22,8 @@ type SagaView struct {
 	Signals []awaited        // that the saga waits for, if its definition is registered
 	Summary string           // where the saga stands, in a sentence
 
+	reminders map[string]time.Duration // by the step: how long it still waits after its reminder
+
 	planned []string          // the steps that the first event names
 	steps   map[string]string // the step that an item belongs to, by the item's name
 	folds   map[string]*entry // the lines of the history that plain events of items are folded into now, by the step
@@ -83,7 +85,15 @@ func LoadSaga(ctx context.Context, queries *cqrs.Queries, registered []*saga.Sag
 // NewSagaView makes the view of an instance from its events. If its version of the definition is not registered, the diagram is drawn from
 // the events alone.
 func NewSagaView(id string, events []cqrs.Event, registered []*saga.Saga) *SagaView {
-	v := &SagaView{State: saga.Rebuild(id, events), steps: map[string]string{}, folds: map[string]*entry{}, noted: map[string]int{}}
+	v := &SagaView{State: saga.Rebuild(id, events), reminders: map[string]time.Duration{}, steps: map[string]string{}, folds: map[string]*entry{}, noted: map[string]int{}}
+	i := slices.IndexFunc(registered, func(sg *saga.Saga) bool { return sg.Name() == v.State.Definition && sg.Version() == v.State.DefVersion })
+	if i >= 0 {
+		for _, o := range registered[i].Outline() {
+			if o.Reminder > 0 {
+				v.reminders[o.Name] = o.Timeout - o.Reminder
+			}
+		}
+	}
 	for i := range v.State.Steps {
 		for n := range v.State.Steps[i].Items {
 			v.steps[v.State.Steps[i].Items[n].Name] = v.State.Steps[i].Name
@@ -92,11 +102,10 @@ func NewSagaView(id string, events []cqrs.Event, registered []*saga.Saga) *SagaV
 	v.read(events)
 	v.foldItems()
 	v.scale()
-	i := slices.IndexFunc(registered, func(sg *saga.Saga) bool { return sg.Name() == v.State.Definition && sg.Version() == v.State.DefVersion })
 	outline := v.outline()
 	if i >= 0 {
 		outline = registered[i].Outline()
-		v.Signals = awaits(v.State, registered[i])
+		v.Signals = v.awaits(registered[i])
 	}
 	v.addChildren(outline)
 	v.Diagram = drawSaga(v.State.Definition, outline, v)
@@ -110,6 +119,24 @@ func NewSagaView(id string, events []cqrs.Event, registered []*saga.Saga) *SagaV
 		v.Summary += fmt.Sprintf(" Version %d of this definition is not registered on this instance, so the saga cannot continue here: register that version again.", v.State.DefVersion)
 	}
 	return v
+}
+
+// deadline is when a step's time is up. The events of its first attempt have the time of its reminder, if it has one.
+func (v *SagaView) deadline(step string, attempt int, at time.Time) (end time.Time, reminder bool) {
+	if rest := v.reminders[step]; rest > 0 && attempt <= 1 {
+		return at.Add(rest), true
+	}
+	return at, false
+}
+
+// until says when a step's time is up, and when its reminder is sent.
+func (v *SagaView) until(step string, attempt int, at time.Time) string {
+	end, reminder := v.deadline(step, attempt, at)
+	text := end.UTC().Format(time.DateTime)
+	if reminder {
+		text += ", with a reminder at " + at.UTC().Format(time.DateTime)
+	}
+	return text
 }
 
 // summary says where a saga stands.

@@ -32,13 +32,17 @@ type field struct {
 }
 
 // awaits lists the signals that an instance waits for.
-func awaits(state saga.State, definition *saga.Saga) (all []awaited) {
+func (v *SagaView) awaits(definition *saga.Saga) (all []awaited) {
 	for _, g := range definition.Signals() {
-		st := state.Step(g.Step)
+		st := v.State.Step(g.Step)
 		if st == nil || st.Status != saga.InProgress {
 			continue
 		}
-		a := awaited{Name: g.Name, Step: g.Step, Roles: g.Roles, Deadline: st.Deadline}
+		a := awaited{Name: g.Name, Step: g.Step, Roles: g.Roles}
+		if st.Deadline != nil {
+			end, _ := v.deadline(g.Step, st.Attempts, *st.Deadline)
+			a.Deadline = &end
+		}
 		for f := range g.Type.Fields() {
 			if name, ok := jsonName(f); ok {
 				a.Fields = append(a.Fields, field{Name: name, Check: f.Type.Kind() == reflect.Bool, Type: inputType(f.Type)})

@@ -65,7 +65,7 @@ var functions = template.FuncMap{
 	"join":     func(parts []string) string { return strings.Join(parts, ", ") },
 	"attempts": attempts,
 	"items":    itemsByStatus,
-	"more":     func(left, shown int) int { return left + shown },
+	"all":      func(shown, left int, what string) string { return counted(shown+left, what) },
 
 	"stepStatus": stepStatus,
 	"age":        func(seconds float64) string { return span(time.Duration(seconds * float64(time.Second))) },

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -31,9 +32,19 @@ func TestEveryPage(t *testing.T) {
 	i.Decided(returned)
 	require.Equal(t, http.StatusAccepted, i.Do(http.MethodPost, "/v1/orders/"+returned+"/return", `{"lines":[{"sku":"MUG-01","quantity":1,"replace":true}]}`).Status)
 	letter := makeDeadLetter(t, i)
+	_, err := kittest.OpenDB(t, i.DSN()).Exec(`UPDATE dead_letters SET stack = $1`, string(debug.Stack()))
+	require.NoError(t, err)
+	awaiting := saga.ID(orderreturn.Name, returned)
+	kittest.Eventually(t, func() error {
+		status, body, err := i.Get("/ui/sagas/" + awaiting)
+		if err == nil && (status != http.StatusOK || !strings.Contains(body, "R-"+returned)) {
+			err = fmt.Errorf("%d: it does not wait for its parcel", status)
+		}
+		return err
+	})
 	pages := map[string]string{
 		"overview": "/ui/", "orders": "/ui/orders", "order-confirmed": "/ui/orders/" + good, "order-cancelled": "/ui/orders/" + bad, "order-returned": "/ui/orders/" + returned, "sagas": "/ui/sagas",
-		"saga-completed": "/ui/sagas/" + i.SagaOf(good).ID, "saga-compensated": "/ui/sagas/" + i.SagaOf(bad).ID, "dead-letters": "/ui/dead-letters",
+		"saga-completed": "/ui/sagas/" + i.SagaOf(good).ID, "saga-compensated": "/ui/sagas/" + i.SagaOf(bad).ID, "saga-awaiting": "/ui/sagas/" + awaiting, "dead-letters": "/ui/dead-letters",
 		"dead-letter": "/ui/dead-letters/" + letter, "breakers": "/ui/breakers", "sandbox": "/ui/sandbox", "definitions": "/ui/definitions",
 		"definition": "/ui/definitions/order-fulfilment.v2", "definition-return": "/ui/definitions/order-return.v1",
 	}
@@ -54,6 +65,17 @@ func TestEveryPage(t *testing.T) {
 		b.press(`form[action$="/replay"]`, false)
 		b.looksGood("confirm", l)
 	}
+	db := kittest.OpenDB(t, i.DSN())
+	_, err = db.Exec(`ALTER TABLE order_view RENAME TO order_view_away`)
+	require.NoError(t, err)
+	for _, l := range everyLook {
+		b.as(l)
+		b.visit("/ui/orders")
+		require.Contains(t, b.text("main"), "The log of the service has the details")
+		b.looksGood("error", l)
+	}
+	_, err = db.Exec(`ALTER TABLE order_view_away RENAME TO order_view`)
+	require.NoError(t, err)
 }
 
 // The viewer of openapi.yaml comes from the binary alone, and what describes the messages is there.
@@ -157,10 +179,16 @@ func TestPaymentsBreakAndTheBannerSaysSo(t *testing.T) {
 	b.visit("/ui/")
 	b.marked()
 	b.until(".banner", "breaker of payments is open")
-	b.shot("overview-broken")
 	b.same()
 	b.visit("/ui/breakers")
 	require.Contains(t, b.text("#live"), "closed → ✕ open")
+	for _, l := range everyLook {
+		b.as(l)
+		b.visit("/ui/breakers")
+		b.looksGood("breaker-open", l)
+		b.visit("/ui/")
+		b.looksGood("overview-broken", l)
+	}
 	i.SetFaults("payments", `{"down":false}`)
 	b.visit("/ui/")
 	b.until(".banner", "healthy: every component answers")

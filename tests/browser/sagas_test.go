@@ -51,6 +51,7 @@ func TestSagasBeyondALine(t *testing.T) {
 		"trip-signal":      place("t-signal", `"visa_checks":3,"bookings":{"room":{"takes":"500ms"},"car":{"takes":"900ms"}}`),
 		"trip-compensated": place("t-compensated", `"bookings":{"car":{"takes":"400ms"},"room":{"takes":"100ms","refused":"no room for two persons in this season"}}`),
 		"trip-items":       place("t-items", `"visa_checks":1,"travellers":80`),
+		"trip-parent":      place("t-parent", `"hotel":true,"documents":true`),
 		"trip-definition":  "/ui/definitions/trip.v1",
 		"trips":            "/ui/sagas",
 	}
@@ -59,6 +60,10 @@ func TestSagasBeyondALine(t *testing.T) {
 		b.visit(pages[name])
 		b.until("#live", text)
 	}
+	there(pages["trip-parent"])
+	b.visit(pages["trip-parent"])
+	b.until(".means", "DocumentsDelivered")
+	pages["trip-child"] = "/ui/sagas/" + kittest.Column(t, kittest.OpenDB(t, i.DSN()), `SELECT saga_id FROM saga_instances WHERE definition = 'stay'`)[0]
 	there(pages["trip-items"])
 	b.visit(pages["trip-items"])
 	b.until("#live", "Send the signal")
