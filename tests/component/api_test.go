@@ -228,10 +228,6 @@ func TestReadYourWrites(t *testing.T) {
 	}
 	slow := i.Do(http.MethodPost, "/v1/orders", harness.OrderBody("pm_slow", "MUG-01"), "Prefer", "wait=1")
 	require.Equal(t, http.StatusAccepted, slow.Status, "it is not decided within a second")
-	var order harness.Order
-	slow.JSON(t, &order)
-	require.Equal(t, http.StatusAccepted, i.Do(http.MethodPost, "/v1/orders/"+order.ID+"/cancel", "").Status)
-	i.Decided(order.ID)
 }
 
 func TestOperationsShowTheirState(t *testing.T) {
