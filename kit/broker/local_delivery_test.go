@@ -1,0 +1,408 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/broker"
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/postgres"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/txn"
+)
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv("DELIVERY_WORKER"); name != "" {
+		if err := runWorker(name); err != nil {
+			fmt.Fprintln(os.Stderr, name, err)
+			os.Exit(1)
+		}
+		return
+	}
+	kittest.Main(m)
+}
+
+// The handlers of the test. They compare each message with the last one of its key, in the transaction that processes it.
+const deliveryTables = `
+	CREATE TABLE test_inbox (message_id text PRIMARY KEY, local boolean NOT NULL);
+	CREATE TABLE test_keys (key text PRIMARY KEY, seq int NOT NULL);
+	CREATE TABLE test_faults (key text, seq int, after int, local boolean, worker text);`
+
+const localMark = "test_local"
+
+// marking is a sender that marks the messages that are delivered locally.
+type marking struct{ outbox.Local }
+
+func (m marking) Offer(topic string, msg *message.Message, more bool, done func(acked bool)) bool {
+	marked := msg.Copy()
+	marked.Metadata[localMark] = "yes"
+	return m.Local.Offer(topic, marked, more, done)
+}
+
+func (m marking) Close() { m.Local.(interface{ Close() }).Close() }
+
+// deliveryWorker is one process of the test: a relay and a subscriber.
+type deliveryWorker struct {
+	name, topic string
+	db          *sqlx.DB
+	relay       *outbox.Relay
+}
+
+func runWorker(name string) error {
+	topic, dsn := os.Getenv("DELIVERY_TOPIC"), os.Getenv("DELIVERY_DSN")
+	db, err := postgres.Open(dsn, 12)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("worker", name)
+	b := broker.Kafka(kafka.Config{
+		Brokers: strings.Split(os.Getenv("DELIVERY_BROKERS"), ","), ClientID: "test", Instance: uuid.NewString()[:8],
+		Member: kafka.MemberMetadata{Host: name, Since: time.Now()},
+	}, broker.KafkaOptions{Partitions: deliveryPartitions, Now: time.Now, Log: log, Watermill: watermill.NopLogger{}})
+	b.(broker.LocalDelivery).HandOver(topic, topic)
+	senders, err := b.Senders(func() int { return kafka.DefaultLimit })
+	if err != nil {
+		return err
+	}
+	w := &deliveryWorker{name: name, topic: topic, db: db}
+	w.relay = outbox.NewRelay(db, func() outbox.Sender { return marking{senders().(outbox.Local)} }, log, outbox.Options{
+		DSN: dsn, Refused: b.Refused, TopicFault: b.TopicFault, Batch: 20,
+	})
+	stopping, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	go func() { // the test has ended
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(2)
+	}()
+	relaying, endRelay := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { w.relay.Run(relaying) })
+	for stopping.Err() == nil {
+		s, err := b.Subscriber(topic, "", func(*message.Message) {})
+		if err != nil {
+			return err
+		}
+		messages, err := s.Subscribe(context.Background(), topic)
+		if err != nil {
+			return err
+		}
+		var handling sync.WaitGroup
+		handling.Go(func() {
+			for msg := range messages {
+				handling.Go(func() { w.handle(msg) })
+			}
+		})
+		select { // now and then it is closed and opened again
+		case <-stopping.Done():
+		case <-time.After(8*time.Second + rand.N(30*time.Second)):
+		}
+		if err := s.Close(); err != nil {
+			return err
+		}
+	}
+	endRelay() // after the subscriber, as in an instance
+	running.Wait()
+	return nil
+}
+
+func (w *deliveryWorker) handle(msg *message.Message) {
+	chain := cqrs.KeyChainFromContext(msg.Context())
+	if rand.IntN(3) == 0 {
+		chain.Submitted(nil) // the next one starts, and waits below
+	}
+	switch n := rand.IntN(4000); {
+	case n == 0: // longer than a lost partition waits for its handlers, whatever the context says
+		time.Sleep(7 * time.Second)
+	case n < 4:
+		time.Sleep(rand.N(3 * time.Second))
+	case n < 100:
+		time.Sleep(rand.N(200 * time.Millisecond))
+	default:
+		time.Sleep(rand.N(4 * time.Millisecond))
+	}
+	if rand.IntN(25) == 0 || chain.Wait(msg.Context()) != nil {
+		msg.Nack()
+		return
+	}
+	if err := w.process(msg); err != nil || rand.IntN(50) == 0 {
+		msg.Nack() // possibly after it was processed
+		return
+	}
+	msg.Ack()
+}
+
+func (w *deliveryWorker) process(msg *message.Message) error {
+	key := msg.Metadata[cqrs.HeaderKey]
+	seq, err := strconv.Atoi(string(msg.Payload))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	err = txn.InTransaction(ctx, w.db, func(tx sqlx.ExtContext) error {
+		local := msg.Metadata[localMark] != ""
+		result, err := tx.ExecContext(ctx, `INSERT INTO test_inbox VALUES ($1, $2) ON CONFLICT DO NOTHING`, msg.UUID, local)
+		if err != nil {
+			return err
+		}
+		if n, err := result.RowsAffected(); err != nil || n == 0 {
+			return errors.Join(err, errDuplicate)
+		}
+		var last int
+		if err := sqlx.GetContext(ctx, tx, &last, `SELECT seq FROM test_keys WHERE key = $1 FOR UPDATE`, key); err != nil {
+			return err
+		}
+		if seq != last+1 {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO test_faults VALUES ($1, $2, $3, $4, $5)`, key, seq, last, local, w.name); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE test_keys SET seq = $2 WHERE key = $1`, key, max(seq, last)); err != nil {
+			return err
+		}
+		if !strings.HasPrefix(key, "first-") {
+			return nil
+		}
+		// It sends a message of the same number, as a step of a saga does. The row of test_keys is locked, so they are in order too.
+		return insertMessage(tx, w.topic, "second-"+strings.TrimPrefix(key, "first-"), seq)
+	})
+	if errors.Is(err, errDuplicate) {
+		return nil
+	}
+	w.relay.Wake()
+	return err
+}
+
+var errDuplicate = errors.New("duplicate")
+
+func insertMessage(tx sqlx.ExtContext, topic, key string, seq int) error {
+	publisher, err := kittest.Insert(tx.(*sqlx.Tx), outbox.Schema{})
+	if err != nil {
+		return err
+	}
+	return publisher.Publish(topic, numbered(key, seq))
+}
+
+func numbered(key string, seq int) *message.Message {
+	msg := message.NewMessage(fmt.Sprint(key, "/", seq), []byte(strconv.Itoa(seq)))
+	msg.Metadata[cqrs.HeaderID], msg.Metadata[cqrs.HeaderKey] = msg.UUID, key
+	return msg
+}
+
+const (
+	deliveryPartitions = 6
+	deliveryWorkers    = 3
+	firstKeys          = 8
+	singleKeys         = 8
+	deliveryWriters    = 4
+)
+
+// deliveryProcess is a worker process that is stopped and started.
+type deliveryProcess struct {
+	t     *testing.T
+	name  string
+	env   []string
+	cmd   *exec.Cmd
+	stdin io.Closer
+}
+
+func (p *deliveryProcess) start() {
+	p.t.Helper()
+	p.cmd = exec.Command(os.Args[0], "-test.run=^$")
+	p.cmd.Env = append(os.Environ(), append(p.env, "DELIVERY_WORKER="+p.name)...)
+	p.cmd.Stderr = os.Stderr
+	if !testing.Verbose() {
+		p.cmd.Stderr = nil
+	}
+	var err error
+	p.stdin, err = p.cmd.StdinPipe()
+	require.NoError(p.t, err)
+	require.NoError(p.t, p.cmd.Start())
+}
+
+func (p *deliveryProcess) signal(s os.Signal) { _ = p.cmd.Process.Signal(s) } // it may have ended
+
+func (p *deliveryProcess) kill() {
+	p.signal(syscall.SIGKILL)
+	_ = p.cmd.Wait()
+}
+
+// stop stops it gracefully.
+func (p *deliveryProcess) stop() {
+	p.t.Helper()
+	p.signal(syscall.SIGTERM)
+	timer := time.AfterFunc(kittest.Patience, func() { p.signal(syscall.SIGQUIT) })
+	err := p.cmd.Wait()
+	timer.Stop()
+	require.NoError(p.t, err, "a worker did not stop by itself")
+}
+
+// The messages of a key are first processed in the order of their rows, and none is lost, whatever happens to the processes that relay and
+// handle them, and whether they come through Kafka or not.
+func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
+	lasts := 22 * time.Second
+	if kittest.LongTests() {
+		lasts = 4 * time.Minute
+	}
+	db, dsn := kittest.Database(t)
+	brokers := kittest.Kafka(t)
+	topic := "test." + uuid.NewString()
+	_, err := kafka.EnsureTopics(t.Context(), kafka.Config{Brokers: brokers}, []string{topic}, deliveryPartitions)
+	require.NoError(t, err)
+	_, err = db.Exec(deliveryTables)
+	require.NoError(t, err)
+	var keys []string
+	for i := range firstKeys {
+		keys = append(keys, fmt.Sprint("first-", i))
+	}
+	for i := range singleKeys {
+		keys = append(keys, fmt.Sprint("single-", i))
+	}
+	_, err = db.Exec(`INSERT INTO test_keys SELECT unnest($1::text[]), 0 UNION SELECT 'second-' || generate_series(0, $2), 0`, keys, firstKeys-1)
+	require.NoError(t, err)
+
+	var workers []*deliveryProcess
+	for i := range deliveryWorkers {
+		p := &deliveryProcess{t: t, name: fmt.Sprint("worker-", i), env: []string{"DELIVERY_TOPIC=" + topic, "DELIVERY_DSN=" + dsn, "DELIVERY_BROKERS=" + strings.Join(brokers, ",")}}
+		p.start()
+		t.Cleanup(func() { p.kill() })
+		workers = append(workers, p)
+	}
+
+	ctx, end := context.WithTimeout(t.Context(), lasts)
+	defer end()
+	notifier := outbox.NewNotifier(db)
+	go notifier.Run(t.Context())
+	var written [firstKeys + singleKeys]atomic.Int64
+	var writing sync.WaitGroup
+	for w := range deliveryWriters {
+		writing.Go(func() {
+			for ctx.Err() == nil {
+				i := rand.IntN(len(keys)/deliveryWriters)*deliveryWriters + w // a key of its own
+				unitCtx, unit := txn.NewUnit(context.Background(), db)
+				n := written[i].Load()
+				more := 1 + rand.Int64N(4)
+				for seq := n + 1; seq <= n+more; seq++ {
+					msg := numbered(keys[i], int(seq))
+					msg.SetContext(unitCtx)
+					if err := outbox.NewPublisher(0, nil).Publish(topic, msg); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				if err := txn.Commit(context.Background(), db, []*txn.Unit{unit}); err != nil {
+					t.Error(err)
+					return
+				}
+				written[i].Add(more)
+				notifier.Notify()
+				time.Sleep(rand.N(160 * time.Millisecond))
+				if rand.IntN(100) == 0 {
+					time.Sleep(time.Second) // it runs dry
+				}
+			}
+		})
+	}
+	disturb(ctx, t, workers)
+	writing.Wait()
+
+	total := 0
+	for i := range written {
+		total += int(written[i].Load())
+		if i < firstKeys {
+			total += int(written[i].Load())
+		}
+	}
+	kittest.Eventually(t, func() error {
+		var processed, left, faults int
+		if err := db.QueryRow(`SELECT (SELECT count(*) FROM test_inbox), (SELECT count(*) FROM outbox), (SELECT count(*) FROM test_faults)`).Scan(&processed, &left, &faults); err != nil {
+			return err
+		}
+		if faults == 0 && (processed < total || left > 0) {
+			return fmt.Errorf("%d of %d processed, %d rows in the outbox", processed, total, left)
+		}
+		return nil
+	})
+	var faults []string
+	require.NoError(t, db.Select(&faults, `SELECT key || ': ' || seq || ' after ' || after || CASE WHEN local THEN ' locally' ELSE ' through Kafka' END || ' by ' || worker FROM test_faults LIMIT 20`))
+	require.Empty(t, faults, "messages were first processed out of order")
+	var processed, local int
+	require.NoError(t, db.QueryRow(`SELECT count(*), count(*) FILTER (WHERE local) FROM test_inbox`).Scan(&processed, &local))
+	require.Equal(t, total, processed)
+	for i, key := range keys {
+		var seq int64
+		require.NoError(t, db.Get(&seq, `SELECT seq FROM test_keys WHERE key = $1`, key))
+		require.Equal(t, written[i].Load(), seq, key)
+	}
+	t.Logf("%d messages, %d of them locally", total, local)
+	require.Greater(t, local, total/10, "too few were delivered locally to prove anything")
+	require.Greater(t, total-local, total/10, "too few were delivered through Kafka to prove anything")
+	for _, w := range workers {
+		w.stop()
+	}
+}
+
+// disturb kills, stops, pauses and starts workers until ctx is done: each of these once, in any order, before the first one again.
+func disturb(ctx context.Context, t *testing.T, workers []*deliveryProcess) {
+	t.Helper()
+	stopKafka, startKafka := os.Getenv("KAFKA_STOP"), os.Getenv("KAFKA_START")
+	disturbances := []func(w *deliveryProcess){
+		func(w *deliveryProcess) {
+			t.Log("kill", w.name)
+			w.kill()
+			time.Sleep(rand.N(time.Second))
+			w.start()
+		},
+		func(w *deliveryProcess) {
+			t.Log("stop", w.name)
+			w.stop()
+			w.start()
+		},
+		func(w *deliveryProcess) {
+			t.Log("pause", w.name)
+			w.signal(syscall.SIGSTOP)
+			time.Sleep(7 * time.Second) // longer than a lease, and than a member's session
+			w.signal(syscall.SIGCONT)
+		},
+	}
+	if kittest.LongTests() && kittest.Real() && stopKafka != "" && startKafka != "" {
+		disturbances = append(disturbances, func(*deliveryProcess) {
+			t.Log("stop Kafka")
+			require.NoError(t, exec.Command("sh", "-c", stopKafka).Run())
+			time.Sleep(rand.N(8 * time.Second))
+			require.NoError(t, exec.Command("sh", "-c", startKafka).Run())
+		})
+	}
+	for {
+		for _, i := range rand.Perm(len(disturbances)) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(500*time.Millisecond + rand.N(4*time.Second)):
+			}
+			disturbances[i](workers[rand.IntN(len(workers))])
+		}
+	}
+}
