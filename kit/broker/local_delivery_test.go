@@ -79,7 +79,8 @@ func runWorker(name string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("worker", name)
 	b := broker.Kafka(kafka.Config{
 		Brokers: strings.Split(os.Getenv("DELIVERY_BROKERS"), ","), ClientID: "test", Instance: uuid.NewString()[:8],
-		Member: kafka.MemberMetadata{Host: name, Since: time.Now()},
+		GroupBytes: 4 << 10, // few messages are in flight, so that others wait in Kafka
+		Member:     kafka.MemberMetadata{Host: name, Since: time.Now()},
 	}, broker.KafkaOptions{Partitions: deliveryPartitions, Now: time.Now, Log: log, Watermill: watermill.NopLogger{}})
 	b.(broker.LocalDelivery).HandOver(topic, topic)
 	senders, err := b.Senders(func() int { return kafka.DefaultLimit })
@@ -301,24 +302,27 @@ func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
 		writing.Go(func() {
 			for ctx.Err() == nil {
 				i := rand.IntN(len(keys)/deliveryWriters)*deliveryWriters + w // a key of its own
-				unitCtx, unit := txn.NewUnit(context.Background(), db)
-				n := written[i].Load()
-				more := 1 + rand.Int64N(4)
-				for seq := n + 1; seq <= n+more; seq++ {
-					msg := numbered(keys[i], int(seq))
-					msg.SetContext(unitCtx)
-					if err := outbox.NewPublisher(0, nil).Publish(topic, msg); err != nil {
+				for range 1 + rand.IntN(6) {
+					unitCtx, unit := txn.NewUnit(context.Background(), db)
+					n := written[i].Load()
+					more := 1 + rand.Int64N(3)
+					for seq := n + 1; seq <= n+more; seq++ {
+						msg := numbered(keys[i], int(seq))
+						msg.SetContext(unitCtx)
+						if err := outbox.NewPublisher(0, nil).Publish(topic, msg); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+					if err := txn.Commit(context.Background(), db, []*txn.Unit{unit}); err != nil {
 						t.Error(err)
 						return
 					}
+					written[i].Add(more)
+					notifier.Notify()
+					time.Sleep(rand.N(8 * time.Millisecond))
 				}
-				if err := txn.Commit(context.Background(), db, []*txn.Unit{unit}); err != nil {
-					t.Error(err)
-					return
-				}
-				written[i].Add(more)
-				notifier.Notify()
-				time.Sleep(rand.N(160 * time.Millisecond))
+				time.Sleep(rand.N(500 * time.Millisecond))
 				if rand.IntN(100) == 0 {
 					time.Sleep(time.Second) // it runs dry
 				}

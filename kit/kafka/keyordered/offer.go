@@ -15,7 +15,8 @@ type Offered struct {
 	After int64
 
 	// More says that an earlier message of the key was taken and is not done. Then the message is taken even if the partition has
-	// MaxInFlight messages already, up to moreInFlight times as many.
+	// MaxInFlight messages already, up to moreInFlight times as many. It is refused if the earlier message is still active since before the
+	// partition was taken away and claimed again, because it would not wait for that message.
 	More bool
 
 	Message *message.Message
@@ -28,7 +29,7 @@ type Offered struct {
 const moreInFlight = 16
 
 // Offer delivers a message as if it were the next record of its partition, if this member has the partition. Taken false: it does not, or has
-// no room, or has not received all earlier records; the message is then to be sent to the broker.
+// no room, or has not received all earlier records; the message is then to be sent to the broker, unless More was true.
 func (s *Subscriber) Offer(o Offered) (taken bool) {
 	s.mu.Lock()
 	p := s.claimed[place{o.Topic, o.Partition}]
@@ -58,21 +59,41 @@ func (s *Subscriber) unclaim(at place, p *partition) {
 func (p *partition) offered(o Offered) (taken bool) {
 	e := &entry{message: o.Message, done: o.Done, size: len(o.Message.Payload) + 64, key: o.Key}
 	p.mu.Lock()
-	most := p.config.MaxInFlight
-	if o.More {
-		most *= moreInFlight
-	}
-	if p.closing || p.stop.Err() != nil || p.position < o.After || p.inFlight >= most || !p.bytes.take(e.size, false) {
+	if !p.accepts(o) || !p.bytes.take(e.size, false) {
 		p.mu.Unlock()
 		return false
 	}
 	p.inFlight++
+	p.offers[o.Key]++
 	waits := p.enqueue(e)
 	p.mu.Unlock()
 	if waits {
 		p.announce(e, nil)
 	}
 	return true
+}
+
+// accepts tells whether a message may be taken now, if there are bytes for it. It is called under the lock.
+func (p *partition) accepts(o Offered) bool {
+	switch {
+	case p.closing || p.stop.Err() != nil || p.position < o.After:
+		return false
+	case o.More:
+		return p.offers[o.Key] > 0 && p.inFlight < moreInFlight*p.config.MaxInFlight
+	default: // a record that waits comes first, else offered messages could take the room again and again
+		return !p.recordWaits && p.inFlight < p.config.MaxInFlight
+	}
+}
+
+// ended notes that an offered message is done. Only then it is no longer counted: until Done was called, the next message of its key comes with
+// More.
+func (p *partition) ended(e *entry, acked bool) {
+	e.done(acked)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.offers[e.key]--; p.offers[e.key] == 0 {
+		delete(p.offers, e.key)
+	}
 }
 
 // giveBack returns the offered messages that wait and will not be delivered any more.
@@ -90,6 +111,6 @@ func (p *partition) giveBack() {
 	p.mu.Unlock()
 	for _, e := range back {
 		p.bytes.give(e.size)
-		e.done(false)
+		p.ended(e, false)
 	}
 }

@@ -31,9 +31,12 @@ type partition struct {
 	inFlight int           // records admitted and not acknowledged
 	window   []*entry      // records from the lowest unacknowledged one on, in the order of offsets
 	keys     map[string]*queue
-	position int64 // of the record that is admitted next
-	closing  bool  // nothing is taken any more
-	lost     bool  // no offset is marked any more
+	offers   map[string]int // messages that were offered and are not done, by key
+	position int64          // of the record that is admitted next
+	closing  bool           // nothing is taken any more
+	lost     bool           // no offset is marked any more
+
+	recordWaits bool // for room
 }
 
 // entry is a record that was admitted, or a message that was offered.
@@ -60,7 +63,7 @@ type queue struct {
 func newPartition(c Config, topic string, stop, base context.Context, out chan<- *message.Message, bytes *budget, mark func(int64)) *partition {
 	return &partition{
 		config: c, topic: topic, out: out, mark: mark, bytes: bytes, stop: stop, base: base,
-		room: make(chan struct{}, 1), keys: map[string]*queue{},
+		room: make(chan struct{}, 1), keys: map[string]*queue{}, offers: map[string]int{},
 	}
 }
 
@@ -72,7 +75,7 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 		if p.inFlight < p.config.MaxInFlight && len(p.window) < p.config.MaxAhead && p.bytes.take(e.size, p.inFlight == 0) {
 			p.inFlight++
 			p.window = append(p.window, e)
-			p.position = e.offset + 1
+			p.position, p.recordWaits = e.offset+1, false
 			waits := p.enqueue(e)
 			p.mu.Unlock()
 			if waits {
@@ -80,6 +83,7 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 			}
 			return true
 		}
+		p.recordWaits = true
 		p.mu.Unlock()
 		select {
 		case <-p.room:
@@ -244,7 +248,7 @@ func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledg
 		case <-p.stop.Done():
 			if e.message != nil {
 				p.bytes.give(e.size)
-				e.done(false)
+				p.ended(e, false)
 			}
 			return
 		case <-time.After(pause):
@@ -270,7 +274,7 @@ func (p *partition) offer(msg *message.Message) bool {
 // finish records an acknowledgement, and marks the offset below which all records are acknowledged.
 func (p *partition) finish(e *entry) {
 	if e.message != nil {
-		defer e.done(true)
+		defer p.ended(e, true)
 	}
 	p.mu.Lock()
 	if p.lost {

@@ -1,0 +1,257 @@
+package keyordered
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// numbering unmarshals records whose values are the numbers of the messages in their order of arrival.
+type numbering struct{}
+
+func (numbering) Unmarshal(r *sarama.ConsumerMessage) (*message.Message, error) {
+	return numbered(string(r.Key), string(r.Value)), nil
+}
+
+func numbered(key, number string) *message.Message {
+	msg := message.NewMessage(number, []byte(number))
+	msg.Metadata["key"] = key
+	return msg
+}
+
+// offers is what the test knows about the offered messages.
+type offers struct {
+	mu     sync.Mutex
+	done   map[int64][]bool // what done was called with, by number
+	active map[string]int   // by key, those that were taken and are not done
+}
+
+func (o *offers) more(key string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.active[key] > 0
+}
+
+// Records and offered messages of a key begin in the order in which they came, whether the partition is drained or taken away. Done is called
+// once for each offered message, with true if and only if it was acknowledged, and all bytes are given back.
+func TestOfferedMessagesFollowTheModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		count := rapid.IntRange(1, 120).Draw(rt, "messages")
+		keys := rapid.IntRange(1, 6).Draw(rt, "keys")
+		limit := rapid.IntRange(1, 20).Draw(rt, "in flight")
+		bytes := rapid.IntRange(200, 3000).Draw(rt, "bytes")
+		nacks := rapid.IntRange(0, 5).Draw(rt, "nacks of ten")
+		early := rapid.IntRange(0, 5).Draw(rt, "early of ten")
+		ratio := rapid.IntRange(0, 10).Draw(rt, "records of ten")
+		lost := rapid.Bool().Draw(rt, "taken away")
+		chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
+		var chanceMu sync.Mutex
+		roll := func(n int) int {
+			chanceMu.Lock()
+			defer chanceMu.Unlock()
+			return chance.IntN(n)
+		}
+		m := &model{begun: map[string]int64{}, open: map[string]bool{}, acked: map[int64]bool{}, handed: map[*message.Message]bool{}}
+		o := &offers{done: map[int64][]bool{}, active: map[string]int{}}
+		numbers := map[int64]int64{} // of records, by offset
+		var marked int64
+		config := Config{
+			Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: numbering{}, MaxInFlight: limit, MaxAhead: 40,
+			NackPause: 10 * time.Microsecond, Logger: watermill.NopLogger{},
+			Link: func(before any, next func()) (any, func()) {
+				b, _ := before.(*link)
+				return &link{before: b, next: next}, func() {}
+			},
+			WithLink: func(ctx context.Context, l any) context.Context { return context.WithValue(ctx, "link", l) }, //nolint:staticcheck // of this test
+			Announce: func(*message.Message) {},
+		}
+		require.NoError(rt, config.complete())
+		stop, end := context.WithCancel(context.Background())
+		base, lose := context.WithCancel(context.Background())
+		out := make(chan *message.Message)
+		p := newPartition(config, "t", stop, base, out, newBudget(bytes), func(next int64) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			for ; marked < next; marked++ {
+				if !m.acked[numbers[marked]] {
+					m.fault("marked %d, but the record %d was not acknowledged", next, marked)
+				}
+			}
+		})
+		p.position = 0
+		s := &Subscriber{config: config, claimed: map[place]*partition{}}
+		s.claim(place{"t", 0}, p)
+		var handling sync.WaitGroup
+		handling.Go(func() {
+			for msg := range out {
+				handling.Go(func() {
+					var number int64
+					_, _ = fmt.Sscan(string(msg.Payload), &number)
+					key := msg.Metadata["key"]
+					m.begins(msg, key, number)
+					time.Sleep(time.Duration(roll(200)) * time.Microsecond)
+					if roll(10) < early {
+						m.releases(key, number)
+						msg.Context().Value("link").(*link).next()
+					}
+					if acked := roll(10) >= nacks; acked {
+						m.ends(key, number, true)
+						msg.Ack()
+					} else {
+						m.ends(key, number, false)
+						msg.Nack()
+					}
+				})
+			}
+		})
+		offset, taken := int64(0), 0
+		for n := range int64(count) {
+			key := fmt.Sprint("k", roll(keys))
+			number := fmt.Sprint(n + 1)
+			if roll(10) < ratio {
+				m.mu.Lock()
+				numbers[offset] = n + 1
+				m.mu.Unlock()
+				if !p.admit(&sarama.ConsumerMessage{Offset: offset, Key: []byte(key), Value: []byte(number)}) {
+					rt.Fatal("it has stopped")
+				}
+				offset++
+				continue
+			}
+			offer := Offered{
+				Topic: "t", Key: key, After: offset + 1, More: o.more(key), Message: numbered(key, number),
+				Done: func(acked bool) {
+					o.mu.Lock()
+					defer o.mu.Unlock()
+					o.done[n+1] = append(o.done[n+1], acked)
+					o.active[key]--
+				},
+			}
+			if s.Offer(offer) {
+				rt.Fatal("it was taken before the record before it was received")
+			}
+			offer.After = offset
+			o.mu.Lock()
+			o.active[key]++
+			o.mu.Unlock()
+			if s.Offer(offer) {
+				taken++
+				continue
+			}
+			o.mu.Lock()
+			o.active[key]--
+			o.mu.Unlock()
+		}
+		if lost {
+			end()
+		} else {
+			require.Eventually(rt, func() bool {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				return p.inFlight == 0
+			}, 10*time.Second, time.Millisecond)
+		}
+		p.drain(10*time.Second, func() {})
+		if s.Offer(Offered{Topic: "t", Key: "k0", Message: numbered("k0", "0"), Done: func(bool) {}}) {
+			rt.Fatal("it was taken by a partition that is closed")
+		}
+		s.unclaim(place{"t", 0}, p)
+		end()
+		lose()
+		close(out)
+		handling.Wait()
+		if len(m.faults) > 0 {
+			rt.Fatal(m.faults)
+		}
+		if len(o.done) != taken {
+			rt.Fatalf("%d were taken, %d are done", taken, len(o.done))
+		}
+		for number, calls := range o.done {
+			if len(calls) != 1 || calls[0] != m.acked[number] || !lost && !calls[0] {
+				rt.Fatalf("done of %d was called with %v, acknowledged: %t", number, calls, m.acked[number])
+			}
+		}
+		if p.bytes.left != bytes || !lost && (len(p.keys) > 0 || len(p.window) > 0) {
+			rt.Fatalf("left behind: %d keys, %d records, %d bytes", len(p.keys), len(p.window), bytes-p.bytes.left)
+		}
+	})
+}
+
+// offerable is a claimed partition of a subscriber, without a broker.
+func offerable(t *testing.T, s *Subscriber, out chan *message.Message, bytes int) (p *partition, lost func()) {
+	t.Helper()
+	stop, end := context.WithCancel(context.Background())
+	base, lose := context.WithCancel(context.Background())
+	t.Cleanup(func() { end(); lose() })
+	p = newPartition(s.config, "t", stop, base, out, newBudget(bytes), func(int64) {})
+	s.claim(place{"t", 0}, p)
+	return p, end
+}
+
+func offeringSubscriber(t *testing.T, limit int) *Subscriber {
+	t.Helper()
+	s, err := NewSubscriber(Config{Brokers: []string{"none"}, Group: "g", Unmarshaler: numbering{}, MaxInFlight: limit})
+	require.NoError(t, err)
+	return s
+}
+
+// A partition was taken away and claimed again while a handler was active that does not heed its context. The next message of the key is not
+// taken: in the new claim it would not wait for that handler.
+func TestOfferedMessageWaitsForAnEarlierClaim(t *testing.T) {
+	s := offeringSubscriber(t, 10)
+	out := make(chan *message.Message)
+	before, lost := offerable(t, s, out, 1000)
+	done := make(chan bool, 1)
+	require.True(t, s.Offer(Offered{Topic: "t", Key: "k", Message: numbered("k", "1"), Done: func(acked bool) { done <- acked }}))
+	first := <-out
+	require.True(t, s.Offer(Offered{Topic: "t", Key: "k", More: true, Message: numbered("k", "2"), Done: func(bool) {}}))
+	lost()
+	before.drain(time.Millisecond, func() {})
+	s.unclaim(place{"t", 0}, before)
+	offerable(t, s, out, 1000)
+	require.False(t, s.Offer(Offered{Topic: "t", Key: "k", More: true, Message: numbered("k", "2"), Done: func(bool) {}}))
+	require.True(t, s.Offer(Offered{Topic: "t", Key: "other", Message: numbered("other", "1"), Done: func(bool) {}}))
+	first.Ack()
+	require.True(t, <-done)
+}
+
+// A record that finds no room is admitted before messages that are offered later, else these could take the room again and again.
+func TestRecordComesBeforeLaterOffers(t *testing.T) {
+	s := offeringSubscriber(t, 10)
+	out := make(chan *message.Message)
+	p, _ := offerable(t, s, out, 300)
+	offer := func(n int) (taken bool) {
+		key := fmt.Sprint("k", n)
+		return s.Offer(Offered{Topic: "t", Key: key, Message: numbered(key, fmt.Sprint(n)), Done: func(bool) {}})
+	}
+	require.True(t, offer(0))
+	admitted := make(chan bool, 1)
+	go func() {
+		admitted <- p.admit(&sarama.ConsumerMessage{Key: []byte("record"), Value: make([]byte, 200)})
+	}()
+	for n := 1; n < 200; n++ { // there is always one in flight, if each is taken
+		before := <-out
+		time.Sleep(time.Millisecond)
+		taken := offer(n)
+		before.Ack()
+		if !taken {
+			break
+		}
+	}
+	select {
+	case ok := <-admitted:
+		require.True(t, ok)
+	case <-time.After(5 * time.Second):
+		t.Fatal("the record was not admitted")
+	}
+	(<-out).Ack()
+}
