@@ -1,7 +1,6 @@
 package outbox
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -34,12 +33,13 @@ type handed struct {
 	rows   map[int64]int16 // rows that are taken, or handled and not deleted yet, and their shards
 	keys   map[keyed]int   // messages that are taken and not done
 	back   map[keyed]bool  // one was given back
-	done   []outboxRow     // handled, to be deleted
 	resent int             // counts what makes senders forget
+
+	done map[int16][]outboxRow // handled, to be deleted, by shard
 }
 
 func newHanded() *handed {
-	return &handed{rows: map[int64]int16{}, keys: map[keyed]int{}, back: map[keyed]bool{}}
+	return &handed{rows: map[int64]int16{}, keys: map[keyed]int{}, back: map[keyed]bool{}, done: map[int16][]outboxRow{}}
 }
 
 // offer offers the message of a row. Wait says that it can neither be taken nor sent now.
@@ -74,7 +74,8 @@ func (h *handed) ended(row outboxRow, acked bool, wakeWorker func()) {
 	defer h.mu.Unlock()
 	h.less(k)
 	if acked {
-		if h.done = append(h.done, outboxRow{ID: row.ID, Shard: row.Shard}); len(h.done) == 1 {
+		h.done[row.Shard] = append(h.done[row.Shard], outboxRow{ID: row.ID, Shard: row.Shard})
+		if len(h.done[row.Shard]) == 1 {
 			time.AfterFunc(deleteWithin, wakeWorker)
 		}
 		return
@@ -112,15 +113,10 @@ func (h *handed) busy(k keyed) bool {
 func (h *handed) handled(shards []int16) (rows []outboxRow) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	rest := h.done[:0]
-	for _, row := range h.done {
-		if slices.Contains(shards, row.Shard) {
-			rows = append(rows, row)
-		} else {
-			rest = append(rest, row)
-		}
+	for _, shard := range shards {
+		rows = append(rows, h.done[shard]...)
+		delete(h.done, shard)
 	}
-	h.done = rest
 	return rows
 }
 
@@ -128,7 +124,9 @@ func (h *handed) handled(shards []int16) (rows []outboxRow) {
 func (h *handed) keep(rows []outboxRow) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.done = append(h.done, rows...)
+	for _, row := range rows {
+		h.done[row.Shard] = append(h.done[row.Shard], row)
+	}
 }
 
 // forget forgets rows that were deleted, or that are another relay's now.

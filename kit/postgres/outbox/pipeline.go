@@ -132,11 +132,13 @@ func (p *pipeline) send(b *batch) {
 	r := p.relay
 	rows := make([]outboxRow, 0, len(b.rows))
 	var behind, aside []outboxRow
+	var waiting error
+	wait := map[keyed]bool{}
 	for _, row := range b.rows {
+		k := keyed{row.Topic, row.Key}
 		switch {
-		case (row.Blocked || row.Suspended) && r.handed.busy(keyed{row.Topic, row.Key}):
-			p.fail(errReread) // it is put aside when the messages before it are done
-			return
+		case wait[k] || (row.Blocked || row.Suspended) && r.handed.busy(k):
+			wait[k], waiting = true, errReread // it is put aside when the messages before it are done
 		case row.Blocked:
 			behind = append(behind, row)
 		case row.Suspended:
@@ -163,9 +165,9 @@ func (p *pipeline) send(b *batch) {
 			return
 		}
 	}
-	rest, waiting := p.handOver(b.lease, rows)
+	rest, refused := p.handOver(b.lease, rows)
 	sent, faults, err := r.transmit(b.lease, p.sender, rest)
-	err = cmp.Or(err, waiting)
+	err = cmp.Or(err, refused, waiting)
 	b.sent = sent
 	if len(faults) > 0 {
 		if suspendErr := r.suspend(ctx, b.lease, faults, without(rest, sent)); suspendErr != nil {

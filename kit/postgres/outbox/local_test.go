@@ -1,0 +1,302 @@
+package outbox_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jmoiron/sqlx"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+)
+
+// handlers is an outbox.Local whose handlers the test plays.
+type handlers struct {
+	mu    sync.Mutex
+	takes func(key, text string) bool
+	taken map[string]func(acked bool) // by text, not done yet
+	more  map[string]bool             // by text, what Offer was told
+	sent  []string
+
+	offered []string          // those that were taken, in their order
+	before  func(text string) // called by Offer
+}
+
+func newHandlers(takes func(key, text string) bool) *handlers {
+	return &handlers{takes: takes, taken: map[string]func(bool){}, more: map[string]bool{}}
+}
+
+func (h *handlers) sender() outbox.Sender { return h }
+
+func (h *handlers) Send(_ context.Context, _ []string, messages []*message.Message) []error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, msg := range messages {
+		h.sent = append(h.sent, string(msg.Payload))
+	}
+	return make([]error, len(messages))
+}
+
+func (h *handlers) Offer(_ string, msg *message.Message, more bool, done func(acked bool)) bool {
+	text := string(msg.Payload)
+	if h.before != nil {
+		h.before(text)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.takes(msg.Metadata[cqrs.HeaderKey], text) {
+		return false
+	}
+	h.taken[text], h.more[text] = done, more
+	h.offered = append(h.offered, text)
+	return true
+}
+
+func (*handlers) Forget() {}
+
+func (h *handlers) refuse() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.takes = func(string, string) bool { return false }
+}
+
+func (h *handlers) end(text string, acked bool) {
+	h.mu.Lock()
+	done := h.taken[text]
+	delete(h.taken, text)
+	h.mu.Unlock()
+	done(acked)
+}
+
+func (h *handlers) sentOf() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.sent)
+}
+
+func (h *handlers) waitTaken(t *testing.T, texts ...string) {
+	t.Helper()
+	kittest.Eventually(t, func() error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, text := range texts {
+			if h.taken[text] == nil {
+				return fmt.Errorf("%s is not taken", text)
+			}
+		}
+		return nil
+	})
+}
+
+func (h *handlers) waitSent(t *testing.T, texts ...string) {
+	t.Helper()
+	kittest.Eventually(t, func() error {
+		if sent := h.sentOf(); len(sent) < len(texts) {
+			return fmt.Errorf("sent %v", sent)
+		}
+		return nil
+	})
+	require.Equal(t, texts, h.sentOf())
+}
+
+func all(string, string) bool { return true }
+
+// keyOf is a key of a topic whose shard meets a condition.
+func keyOf(topic string, shard func(int16) bool) string {
+	for i := 0; ; i++ {
+		if key := fmt.Sprint("key-", i); shard(outbox.ShardOf(topic, key)) {
+			return key
+		}
+	}
+}
+
+// What handlers give back is sent before later messages of its key, which wait for it; messages of other keys do not wait.
+func TestMessageGivenBackKeepsKeyOrder(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(all)
+	runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	write(t, db, "t", item{key: "k", text: "1"}, item{key: "k", text: "2"})
+	h.waitTaken(t, "1", "2")
+	require.Equal(t, map[string]bool{"1": false, "2": true}, h.more)
+	h.refuse()
+	write(t, db, "t", item{key: "k", text: "3"}, item{key: "other", text: "4"})
+	h.waitSent(t, "4")
+	time.Sleep(200 * time.Millisecond)
+	require.Equal(t, []string{"4"}, h.sentOf(), "3 waits for 1 and 2")
+	h.end("2", false)
+	time.Sleep(100 * time.Millisecond)
+	require.Equal(t, []string{"4"}, h.sentOf(), "2 and 3 wait for 1")
+	h.end("1", false)
+	h.waitSent(t, "4", "1", "2", "3")
+	drained(t, db)
+}
+
+// After a message of a key that is sent, the next ones that were read with it are sent too.
+func TestMessageBehindASentOneIsNotOffered(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(func(_, text string) bool { return text != "1" })
+	write(t, db, "t", item{key: "k", text: "1"}, item{key: "k", text: "2"}, item{key: "k", text: "3"})
+	runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	h.waitSent(t, "1", "2", "3")
+	require.Empty(t, h.taken)
+	drained(t, db)
+}
+
+// A message is given back after the rows behind it were read: they are read again, and it is offered before them.
+func TestMessageGivenBackAfterTheNextWasRead(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(all)
+	other := keyOf("t", func(shard int16) bool { return shard == outbox.ShardOf("t", "k") })
+	var once sync.Once
+	h.before = func(text string) {
+		if text == "2" {
+			once.Do(func() { h.end("1", false) })
+		}
+	}
+	runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	write(t, db, "t", item{key: "k", text: "1"})
+	h.waitTaken(t, "1")
+	write(t, db, "t", item{key: other, text: "2"}, item{key: "k", text: "3"})
+	h.waitTaken(t, "1", "3")
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	require.Equal(t, []string{"1", "2", "1", "3"}, h.offered)
+}
+
+// The rows of handled messages are deleted soon, whichever worker relays them, without waiting for the next poll.
+func TestHandledRowsAreDeleted(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(all)
+	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 2, Poll: time.Hour})
+	kittest.Eventually(t, func() error {
+		if !relay.HoldsAll() {
+			return fmt.Errorf("%d shards are held", relay.Held())
+		}
+		return nil
+	})
+	even, odd := keyOf("t", func(s int16) bool { return s%2 == 0 }), keyOf("t", func(s int16) bool { return s%2 == 1 })
+	write(t, db, "t", item{key: even, text: "even"}, item{key: odd, text: "odd"})
+	relay.Wake()
+	h.waitTaken(t, "even", "odd")
+	time.Sleep(100 * time.Millisecond) // both workers sleep
+	h.end("even", true)
+	h.end("odd", true)
+	require.Eventually(t, func() bool {
+		var left int
+		require.NoError(t, db.Get(&left, `SELECT count(*) FROM outbox`))
+		return left == 0
+	}, 5*time.Second, 10*time.Millisecond)
+	require.Empty(t, h.sentOf())
+}
+
+// A relay that stops deletes the rows that were handled until then.
+func TestRelayDeletesHandledRowsWhenItStops(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(all)
+	_, stop := runSenders(t, db, dsn, h.sender, outbox.Options{})
+	var items []item
+	var texts []string
+	for i := range 40 {
+		items = append(items, item{key: fmt.Sprint("k", i), text: fmt.Sprint(i)})
+		texts = append(texts, fmt.Sprint(i))
+	}
+	write(t, db, "t", items...)
+	h.waitTaken(t, texts...)
+	for _, text := range texts[1:] {
+		h.end(text, true)
+	}
+	stop()
+	var left []string
+	require.NoError(t, db.Select(&left, `SELECT convert_from(payload, 'UTF8') FROM outbox`))
+	require.Equal(t, []string{"0"}, left, "it was not handled")
+	h.end("0", true) // after the stop
+}
+
+// A message is handled after its shard was given to another relay, which has sent it too. The first relay keeps its other leases, and deletes
+// the rows of its own shards as soon as before.
+func TestMessageHandledAfterItsShardHasMoved(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	first, second := newHandlers(all), newHandlers(func(string, string) bool { return false })
+	one := runHandlers(t, db, dsn, first, outbox.Options{Workers: 1, Poll: time.Hour})
+	kittest.Eventually(t, func() error {
+		if !one.HoldsAll() {
+			return fmt.Errorf("%d shards are held", one.Held())
+		}
+		return nil
+	})
+	keys := map[int16]string{}
+	var items []item
+	for shard := range int16(outbox.Shards) {
+		keys[shard] = keyOf("t", func(s int16) bool { return s == shard })
+		items = append(items, item{key: keys[shard], text: fmt.Sprint(shard)})
+	}
+	write(t, db, "t", items...)
+	one.Wake()
+	for _, i := range items {
+		first.waitTaken(t, i.text)
+	}
+	two := runHandlers(t, db, dsn, second, outbox.Options{})
+	kittest.Eventually(t, func() error {
+		if one.Held() != 8 || two.Held() != 8 || len(second.sentOf()) != 8 {
+			return fmt.Errorf("%d and %d shards are held, %d messages are sent", one.Held(), two.Held(), len(second.sentOf()))
+		}
+		return nil
+	})
+	var owners []string
+	require.NoError(t, db.Select(&owners, `SELECT owner FROM relay_leases ORDER BY shard`))
+	for _, text := range second.sentOf() {
+		first.end(text, true)
+	}
+	for text := range first.taken {
+		first.end(text, true)
+	}
+	require.Eventually(t, func() bool {
+		var left int
+		require.NoError(t, db.Get(&left, `SELECT count(*) FROM outbox`))
+		return left == 0
+	}, 5*time.Second, 10*time.Millisecond)
+	time.Sleep(1500 * time.Millisecond) // a heartbeat
+	var now []string
+	require.NoError(t, db.Select(&now, `SELECT owner FROM relay_leases ORDER BY shard`))
+	require.Equal(t, owners, now)
+	require.Empty(t, first.sentOf())
+}
+
+// A message of a suspended topic waits until the message of its key before it was handled. Messages of other topics do not wait meanwhile.
+func TestSuspendedMessageBehindATakenOneBlocksNoOthers(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(func(_, text string) bool { return text == "1" })
+	runHandlers(t, db, dsn, h, outbox.Options{Workers: 1, Poll: 50 * time.Millisecond})
+	write(t, db, "t", item{key: "k", text: "1"})
+	h.waitTaken(t, "1")
+	_, err := db.Exec(`INSERT INTO suspended_topics (topic, reason, next_try) VALUES ('t', 'test', app_now() + '1 hour')`)
+	require.NoError(t, err)
+	write(t, db, "t", item{key: "k", text: "2"}, item{key: "k", text: "3"})
+	write(t, db, "other", item{key: "k", text: "4"})
+	h.waitSent(t, "4")
+	var suspended int
+	require.NoError(t, db.Get(&suspended, `SELECT count(*) FROM outbox WHERE due_at = '-infinity'`))
+	require.Zero(t, suspended, "they are behind one that may be given back")
+	h.end("1", true)
+	kittest.Eventually(t, func() error {
+		var texts []string
+		if err := db.Select(&texts, `SELECT convert_from(payload, 'UTF8') || due_at FROM outbox ORDER BY id`); err != nil || !slices.Equal(texts, []string{"2-infinity", "3-infinity"}) {
+			return fmt.Errorf("%v, %v", texts, err)
+		}
+		return nil
+	})
+}
+
+// runHandlers starts a relay whose messages handlers may take.
+func runHandlers(t *testing.T, db *sqlx.DB, dsn string, h *handlers, o outbox.Options) *outbox.Relay {
+	t.Helper()
+	relay, _ := runSenders(t, db, dsn, h.sender, o)
+	return relay
+}
