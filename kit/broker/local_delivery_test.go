@@ -263,7 +263,7 @@ func (p *deliveryProcess) stop() {
 // The messages of a key are first processed in the order of their rows, and none is lost, whatever happens to the processes that relay and
 // handle them, and whether they come through Kafka or not.
 func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
-	lasts := 22 * time.Second
+	lasts := 16 * time.Second
 	if kittest.LongTests() {
 		lasts = 4 * time.Minute
 	}

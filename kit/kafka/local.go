@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -19,9 +20,24 @@ type LocalProducer struct {
 	*Producer
 	subscriber func(topic string) *keyordered.Subscriber // nil: the topic's messages are sent to Kafka
 
-	ends map[place]int64 // of partitions, when they were asked for after the last Forget
-	sent map[keyOf]int64 // offsets after the last messages that were sent since, by key
+	ends    map[place]*partitionEnd // asked for after the last Forget
+	sent    map[keyOf]int64         // offsets after the last messages that were sent since, by key
+	retryAt time.Time               // nothing is taken before, because Kafka did not answer or does not know the topic
 }
+
+// partitionEnd is the end of a partition, which a goroutine asks Kafka for.
+type partitionEnd struct {
+	answered chan struct{}
+	offset   int64
+	err      error
+}
+
+// The relay waits for Kafka's answer for maxEndWait. After an error or no answer, it sends for retryEndAfter without asking again: it would wait
+// for each key in turn.
+const (
+	maxEndWait    = 100 * time.Millisecond
+	retryEndAfter = time.Second
+)
 
 type keyOf struct{ topic, key string }
 
@@ -30,7 +46,7 @@ const maxSent = 10_000
 
 // NewLocalProducer makes a LocalProducer. Subscriber returns the subscriber of this process that handles a topic alone, nil if there is none.
 func NewLocalProducer(p *Producer, subscriber func(topic string) *keyordered.Subscriber) *LocalProducer {
-	return &LocalProducer{Producer: p, subscriber: subscriber, ends: map[place]int64{}, sent: map[keyOf]int64{}}
+	return &LocalProducer{Producer: p, subscriber: subscriber, ends: map[place]*partitionEnd{}, sent: map[keyOf]int64{}}
 }
 
 // Send is that of Producer.
@@ -64,27 +80,53 @@ func (l *LocalProducer) note(k keyOf, base, end int64) {
 	}
 }
 
-// Offer hands a message to the subscriber of its topic. Taken false: it is to be sent.
+// Offer hands a message to the subscriber of its topic. Taken false: it is to be sent. It does not connect, which takes long if Kafka is
+// unavailable: Send does.
 func (l *LocalProducer) Offer(topic string, msg *message.Message, more bool, done func(acked bool)) (taken bool) {
 	subscriber := l.subscriber(topic)
 	key := msg.Metadata[cqrs.HeaderKey]
-	if subscriber == nil || key == "" || l.connect() != nil {
+	if subscriber == nil || key == "" || l.client == nil || l.stale || time.Now().Before(l.retryAt) {
 		return false
 	}
 	at, err := l.placeOf(topic, []byte(key))
 	if err != nil {
+		l.retryAt = time.Now().Add(retryEndAfter)
 		return false
 	}
-	end, known := l.ends[at]
-	if !known {
-		if end, err = l.client.GetOffset(topic, at.partition, sarama.OffsetNewest); err != nil {
-			return false
-		}
-		l.ends[at] = end
-	}
-	return subscriber.Offer(keyordered.Offered{
+	end, ok := l.endOf(at)
+	return ok && subscriber.Offer(keyordered.Offered{
 		Topic: topic, Key: key, Partition: at.partition, After: max(end, l.sent[keyOf{topic, key}]), More: more, Message: msg, Done: done,
 	})
+}
+
+// endOf is the end of a partition at some time after the last Forget. Messages that are sent while Kafka is asked are in sent too.
+func (l *LocalProducer) endOf(at place) (offset int64, ok bool) {
+	end := l.ends[at]
+	if end == nil {
+		end = &partitionEnd{answered: make(chan struct{})}
+		l.ends[at] = end
+		client := l.client
+		go func() {
+			defer close(end.answered)
+			end.offset, end.err = client.GetOffset(at.topic, at.partition, sarama.OffsetNewest)
+		}()
+		select {
+		case <-end.answered:
+		case <-time.After(maxEndWait):
+			l.retryAt = time.Now().Add(retryEndAfter)
+		}
+	}
+	select {
+	case <-end.answered:
+	default:
+		return 0, false
+	}
+	if end.err != nil {
+		delete(l.ends, at)
+		l.retryAt = time.Now().Add(retryEndAfter)
+		return 0, false
+	}
+	return end.offset, true
 }
 
 // Forget forgets what was sent, because another producer may have sent messages since.
