@@ -2,6 +2,7 @@ package keyordered
 
 import (
 	"slices"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 )
@@ -26,7 +27,12 @@ type Offered struct {
 	Done func(acked bool)
 }
 
-const moreInFlight = 16
+const (
+	moreInFlight = 16
+
+	// maxRecordWait is for how long a record waits for room while messages are taken with More: those of a busy key could take it for ever.
+	maxRecordWait = time.Second
+)
 
 // Offer delivers a message as if it were the next record of its partition, if this member has the partition. Taken false: it does not, or has
 // no room, or has not received all earlier records; the message is then to be sent to the broker, unless More was true.
@@ -79,9 +85,9 @@ func (p *partition) accepts(o Offered) bool {
 	case p.closing || p.stop.Err() != nil || p.position < o.After:
 		return false
 	case o.More:
-		return p.offers[o.Key] > 0 && p.inFlight < moreInFlight*p.config.MaxInFlight
+		return p.offers[o.Key] > 0 && p.inFlight < moreInFlight*p.config.MaxInFlight && (p.waitsSince.IsZero() || time.Since(p.waitsSince) < maxRecordWait)
 	default: // a record that waits comes first, else offered messages could take the room again and again
-		return !p.recordWaits && p.inFlight < p.config.MaxInFlight
+		return p.waitsSince.IsZero() && p.inFlight < p.config.MaxInFlight
 	}
 }
 

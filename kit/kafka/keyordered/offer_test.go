@@ -255,3 +255,41 @@ func TestRecordComesBeforeLaterOffers(t *testing.T) {
 	}
 	(<-out).Ack()
 }
+
+// A key whose messages are offered faster than they are handled does not keep records of other keys out for ever.
+func TestBusyKeyLeavesRoomForRecords(t *testing.T) {
+	s := offeringSubscriber(t, 3)
+	out := make(chan *message.Message)
+	p, _ := offerable(t, s, out, 100_000)
+	waiting := 0
+	var mu sync.Mutex
+	offer := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for waiting < 6 {
+			if !s.Offer(Offered{Topic: "t", Key: "busy", More: waiting > 0, Message: numbered("busy", "1"), Done: func(bool) {
+				mu.Lock()
+				defer mu.Unlock()
+				waiting--
+			}}) {
+				return
+			}
+			waiting++
+		}
+	}
+	offer()
+	admitted := make(chan bool, 1)
+	go func() { admitted <- p.admit(&sarama.ConsumerMessage{Key: []byte("record"), Value: []byte("2")}) }()
+	for end := time.After(5 * time.Second); ; {
+		select {
+		case msg := <-out:
+			time.Sleep(time.Millisecond)
+			offer()
+			msg.Ack()
+		case <-admitted:
+			return
+		case <-end:
+			t.Fatal("the record was not admitted")
+		}
+	}
+}

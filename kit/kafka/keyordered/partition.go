@@ -36,7 +36,7 @@ type partition struct {
 	closing  bool           // nothing is taken any more
 	lost     bool           // no offset is marked any more
 
-	recordWaits bool // for room
+	waitsSince time.Time // since when a record waits for messages in flight to end; zero: none does
 }
 
 // entry is a record that was admitted, or a message that was offered.
@@ -75,7 +75,7 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 		if p.inFlight < p.config.MaxInFlight && len(p.window) < p.config.MaxAhead && p.bytes.take(e.size, p.inFlight == 0) {
 			p.inFlight++
 			p.window = append(p.window, e)
-			p.position, p.recordWaits = e.offset+1, false
+			p.position, p.waitsSince = e.offset+1, time.Time{}
 			waits := p.enqueue(e)
 			p.mu.Unlock()
 			if waits {
@@ -83,7 +83,9 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 			}
 			return true
 		}
-		p.recordWaits = true
+		if p.waitsSince.IsZero() && len(p.window) < p.config.MaxAhead {
+			p.waitsSince = time.Now()
+		}
 		p.mu.Unlock()
 		select {
 		case <-p.room:
