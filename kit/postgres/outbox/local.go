@@ -147,6 +147,13 @@ func (h *handed) count(to map[int16]int) {
 	}
 }
 
+// size is the number of rows that every read finds again.
+func (h *handed) size() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.rows)
+}
+
 func (h *handed) has(id int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -300,3 +300,30 @@ func runHandlers(t *testing.T, db *sqlx.DB, dsn string, h *handlers, o outbox.Op
 	relay, _ := runSenders(t, db, dsn, h.sender, o)
 	return relay
 }
+
+// While handlers have many messages, the relay does not read their rows again and again: it waits for a notification, or for the next poll.
+func TestTakenRowsAreNotReadInALoop(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(all)
+	var items []item
+	var texts []string
+	for i := range 3000 {
+		items = append(items, item{key: fmt.Sprint("k", i), text: fmt.Sprint(i)})
+		texts = append(texts, fmt.Sprint(i))
+	}
+	write(t, db, "t", items...)
+	runHandlers(t, db, dsn, h, outbox.Options{})
+	h.waitTaken(t, texts...)
+	transactions := func() (n int) {
+		require.NoError(t, db.Get(&n, `SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()`))
+		return n
+	}
+	time.Sleep(2 * time.Second) // statistics are up to a second old
+	before := transactions()
+	time.Sleep(3 * time.Second)
+	require.Less(t, transactions()-before, 100)
+	for _, text := range texts {
+		h.end(text, true)
+	}
+	drained(t, db)
+}

@@ -47,13 +47,13 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 }
 
 // next reads the next rows of some shards that the pipeline does not hold yet, and tells whether there may be more. It reads each shard by an
-// index of its own, so that a shard with a long backlog does not delay another. If the messages may be in the buffer, it reads only the ids
-// of rows.
+// index of its own, so that a shard with a long backlog does not delay another. If the messages may be in the buffer, or many of the rows were
+// taken by handlers, it reads only the ids of rows.
 func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, more bool, err error) {
 	r := p.relay
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	numbers := !r.buffer.empty()
+	numbers := !r.buffer.empty() || r.handed.size() >= r.options.Batch
 	for {
 		if err := r.lowWaterMarks.advance(ctx, r.db); err != nil {
 			return nil, false, err
@@ -81,6 +81,7 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 				lowest[row.Shard] = min(row.ID, cmp.Or(lowest[row.Shard], row.ID))
 			}
 			r.lowWaterMarks.confirm(shards, generation, candidates, lowest)
+			rows = p.fresh(rows)
 			more = len(rows) >= p.most() // else no shard has reached its limit
 			p.deep = more
 			rows, err = p.complete(ctx, rows)
@@ -176,17 +177,22 @@ func (r *buffer) fill(rows []outboxRow) (missing []int64) {
 	return missing
 }
 
-// complete drops rows that the pipeline already holds, and loads the messages of the others.
-func (p *pipeline) complete(ctx context.Context, rows []outboxRow) ([]outboxRow, error) {
-	r := p.relay
+// fresh drops the rows that the pipeline or handlers already hold.
+func (p *pipeline) fresh(rows []outboxRow) []outboxRow {
 	fresh := rows[:0]
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, row := range rows {
-		if _, busy := p.busy[row.ID]; !busy && !p.gone[row.ID] && !r.handed.has(row.ID) {
+		if _, busy := p.busy[row.ID]; !busy && !p.gone[row.ID] && !p.relay.handed.has(row.ID) {
 			fresh = append(fresh, row)
 		}
 	}
-	p.mu.Unlock()
+	return fresh
+}
+
+// complete loads the messages of rows, and notes that the pipeline holds them.
+func (p *pipeline) complete(ctx context.Context, fresh []outboxRow) ([]outboxRow, error) {
+	r := p.relay
 	missing := r.buffer.fill(fresh)
 	if len(missing) > 0 {
 		r.buffer.waitForCommits()
