@@ -98,6 +98,7 @@ func runWorker(name string) error {
 		os.Exit(2)
 	}()
 	relaying, endRelay := context.WithCancel(context.Background())
+	defer endRelay()
 	var running sync.WaitGroup
 	running.Go(func() { w.relay.Run(relaying) })
 	for stopping.Err() == nil {
