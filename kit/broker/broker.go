@@ -38,8 +38,9 @@ type Broker interface {
 	TopicFault(err error) bool
 
 	// Subscriber makes the subscriber of a group. Messages of one key are delivered in order, one at a time. The key is that of the header
-	// keyHeader if a message has it, else the message's own. Announce receives messages that wait for an earlier message of their key.
-	Subscriber(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error)
+	// keyHeader if a message has it, else the message's own. Run more than 1 allows so many messages of a key at once, each with its cqrs.Turn in
+	// its context.
+	Subscriber(group, keyHeader string, run int) (message.Subscriber, error)
 
 	// ReadAll reads topics from their beginning to their current end, the messages of one key in order.
 	ReadAll(ctx context.Context, topics []string, each func(topic string, msg *message.Message) error) error

@@ -94,8 +94,8 @@ func (*inKafka) Refused(err error) bool { return kafka.Refused(err) }
 
 func (*inKafka) TopicFault(err error) bool { return kafka.TopicFault(err) }
 
-func (b *inKafka) Subscriber(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error) {
-	s, err := kafka.NewSubscriber(b.config, group, keyHeader, announce, b.options.Watermill)
+func (b *inKafka) Subscriber(group, keyHeader string, run int) (message.Subscriber, error) {
+	s, err := kafka.NewSubscriber(b.config, group, keyHeader, run, b.options.Watermill)
 	if err != nil {
 		return nil, err
 	}

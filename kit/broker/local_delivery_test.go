@@ -102,7 +102,7 @@ func runWorker(name string) error {
 	var running sync.WaitGroup
 	running.Go(func() { w.relay.Run(relaying) })
 	for stopping.Err() == nil {
-		s, err := b.Subscriber(topic, "", func(*message.Message) {})
+		s, err := b.Subscriber(topic, "", 64)
 		if err != nil {
 			return err
 		}
@@ -130,10 +130,7 @@ func runWorker(name string) error {
 }
 
 func (w *deliveryWorker) handle(msg *message.Message) {
-	chain := cqrs.KeyChainFromContext(msg.Context())
-	if rand.IntN(3) == 0 {
-		chain.Submitted(nil) // the next one starts, and waits below
-	}
+	turn := cqrs.TurnFromContext(msg.Context()) // the next ones have started too, and wait below
 	switch n := rand.IntN(4000); {
 	case n == 0: // longer than a lost partition waits for its handlers, whatever the context says
 		time.Sleep(7 * time.Second)
@@ -144,7 +141,7 @@ func (w *deliveryWorker) handle(msg *message.Message) {
 	default:
 		time.Sleep(rand.N(4 * time.Millisecond))
 	}
-	if rand.IntN(25) == 0 || chain.Wait(msg.Context()) != nil {
+	if rand.IntN(25) == 0 || turn.Wait(msg.Context()) != nil {
 		msg.Nack()
 		return
 	}

@@ -241,20 +241,18 @@ func (c Config) consumer() *sarama.Config {
 }
 
 // NewSubscriber makes a key-ordered subscriber for a group. The key is that of the header keyHeader, if a record has it, else the record's. A
-// message's cqrs.KeyChain is in its context. Announce receives messages that wait for earlier messages of their key.
-func NewSubscriber(c Config, group, keyHeader string, announce func(*message.Message), logger watermill.LoggerAdapter) (*keyordered.Subscriber, error) {
+// message's cqrs.Turn is in its context: up to run messages of a key are in hand at once, and take their turns.
+func NewSubscriber(c Config, group, keyHeader string, run int, logger watermill.LoggerAdapter) (*keyordered.Subscriber, error) {
 	s, err := keyordered.NewSubscriber(keyordered.Config{
 		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: c.records(), Logger: logger, MaxBytes: c.GroupBytes,
 		Key: func(r *sarama.ConsumerMessage) string { return orderKey(r, keyHeader) },
-		Link: func(before any, next func()) (link any, done func()) {
-			b, _ := before.(*cqrs.KeyChain)
-			l := cqrs.NewKeyChain(b, next)
-			return l, l.Done
+		Run: run,
+		Link: func(before any) (link any, done func()) {
+			b, _ := before.(*cqrs.Turn)
+			t := cqrs.NewTurn(b)
+			return t, t.Done
 		},
-		WithLink: func(ctx context.Context, link any) context.Context {
-			return cqrs.WithKeyChain(ctx, link.(*cqrs.KeyChain))
-		},
-		Announce: announce,
+		WithLink: func(ctx context.Context, link any) context.Context { return cqrs.WithTurn(ctx, link.(*cqrs.Turn)) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("subscriber of group %s: %w", group, err)

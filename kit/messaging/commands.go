@@ -25,17 +25,15 @@ func (r *Router) AddCommands(handlers []cqrs.Handler) error {
 		destinations[h.Destination][reflect.TypeOf(h.Type.New()).Elem()] = h
 	}
 	for name, byType := range destinations {
-		group, expect := r.config.Prefix+".commands."+name, r.config.Prefetch
-		if !slices.ContainsFunc(slices.Collect(maps.Values(byType)), func(h cqrs.Handler) bool { return h.Call != nil }) {
-			expect = nil
-		}
+		group := r.config.Prefix + ".commands." + name
+		r.calling[group] = slices.ContainsFunc(slices.Collect(maps.Values(byType)), func(h cqrs.Handler) bool { return h.Call != nil })
 		// A group, because Watermill's CommandProcessor makes a subscription for each type of command: the commands of a key would lose their order.
 		processor, err := wcqrs.NewEventGroupProcessorWithConfig(r.Router, wcqrs.EventGroupProcessorConfig{
 			GenerateSubscribeTopic: func(wcqrs.EventGroupProcessorGenerateSubscribeTopicParams) (string, error) {
 				return CommandTopic(r.config.Prefix, name), nil
 			},
 			SubscriberConstructor: func(wcqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
-				return r.subscriber(group, expect)
+				return r.subscriber(group)
 			},
 			Marshaler: inspecting(r.config.Marshaler, true), Logger: r.config.Watermill,
 		})

@@ -20,9 +20,6 @@ import (
 // KeyQueue keeps the order of keys whose messages fail, and stores dead letters. A message that the queue delivers, and not the broker, has a
 // cqrs.Redelivery in its context.
 type KeyQueue interface {
-	// Prefetch is called for a message that waits for an earlier message of its key.
-	Prefetch(k cqrs.MessageKey, messageID string)
-
 	// Enqueue stores a message if its key is blocked. False: it may be handled.
 	Enqueue(ctx context.Context, m cqrs.Received) (enqueued bool, err error)
 
@@ -63,6 +60,10 @@ type Options struct {
 	// the key is the metadata cqrs.HeaderKey; a message without a key waits for no other message.
 	Received func(msg *message.Message) cqrs.Received
 
+	// Early tells whether a consumer's messages may start before the messages before them with the same key have ended: all that their handlers do must
+	// be done in a unit of work. Default: none may.
+	Early func(consumer string) bool
+
 	// Answer returns the event that tells the sender that its message is a dead letter; publish publishes it in the unit of work that stores the
 	// dead letter. The key of an answered message is not blocked. False: no sender waits for an answer. Optional.
 	Answer func(msg *message.Message, reason error) (publish func(ctx context.Context) error, answered bool)
@@ -80,6 +81,9 @@ type Options struct {
 func (o Options) complete() Options {
 	if o.Received == nil {
 		o.Received = received
+	}
+	if o.Early == nil {
+		o.Early = func(string) bool { return false }
 	}
 	if o.Answer == nil {
 		o.Answer = func(*message.Message, error) (func(context.Context) error, bool) { return nil, false }
@@ -146,21 +150,6 @@ func (r *Router) renameHeaders(consumer string, msg *message.Message) {
 		if value, ok := msg.Metadata[former]; ok && msg.Metadata[today] == "" {
 			msg.Metadata[today] = value
 			delete(msg.Metadata, former)
-		}
-	}
-}
-
-// announce starts look-ups for a message that waits for an earlier message of its key: whether the key is blocked, and what expect, which may
-// be nil, needs for a command.
-func (r *Router) announce(consumer string, expect func(cqrs.Delivery)) func(*message.Message) {
-	return func(msg *message.Message) {
-		r.renameHeaders(consumer, msg)
-		r.config.KeyQueue.Prefetch(r.keyOf(consumer, msg), msg.UUID)
-		if expect == nil {
-			return
-		}
-		if meta, err := r.metaOf(consumer, msg); err == nil { // otherwise it becomes a dead letter
-			expect(cqrs.Delivery{Consumer: consumer, Meta: meta, Command: true})
 		}
 	}
 }
@@ -310,9 +299,15 @@ func KeyOrder(queue KeyQueue, o Options) message.HandlerMiddleware {
 			if redelivery, ok := cqrs.RedeliveryFromContext(msg.Context()); ok {
 				return o.redelivered(queue, msg, m, redelivery, next)
 			}
-			link, outer := cqrs.KeyChainFromContext(msg.Context()), msg.Context()
+			turn, outer := cqrs.TurnFromContext(msg.Context()), msg.Context()
 			for {
-				early := link.Waits()
+				early := turn.Look()
+				if early && !o.Early(m.Key.Consumer) {
+					if err := turn.Wait(outer); err != nil {
+						return nil, err
+					}
+					continue
+				}
 				enqueued := false
 				err := o.keepTrying(outer, func() (err error) {
 					enqueued, err = queue.Enqueue(outer, m)
@@ -322,6 +317,7 @@ func KeyOrder(queue KeyQueue, o Options) message.HandlerMiddleware {
 					return nil, err
 				}
 				if enqueued {
+					turn.Kept()
 					o.OnFailure(m.Key.Consumer, "waiting")
 					return nil, nil
 				}
@@ -329,13 +325,14 @@ func KeyOrder(queue KeyQueue, o Options) message.HandlerMiddleware {
 				produced, err := next(msg)
 				switch {
 				case errors.Is(err, errKept):
+					turn.Kept()
 					return nil, nil
 				case err == nil || !early:
 					return produced, err
 				}
 				// The message before it had not committed when this one started, which may be the reason of the failure.
 				msg.SetContext(outer)
-				if err := link.Wait(outer); err != nil {
+				if err := turn.Wait(outer); err != nil {
 					return nil, err
 				}
 			}

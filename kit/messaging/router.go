@@ -23,13 +23,9 @@ type Config struct {
 	Marshaler Marshaler
 	Codecs    []Codec // of other services' messages that may come in other forms than JSON
 
-	// Subscriber makes a subscriber for a group. Messages with the header keyHeader are ordered by it, others by their key. Announce receives
-	// messages that wait for an earlier message of their key.
-	Subscriber func(group, keyHeader string, announce func(*message.Message)) (message.Subscriber, error)
-
-	// Prefetch receives commands that wait and whose handlers call external services, so that they are looked up in the inbox meanwhile.
-	// Optional.
-	Prefetch func(cqrs.Delivery)
+	// Subscriber makes a subscriber for a group. Messages with the header keyHeader are ordered by it, others by their key. Up to run
+	// messages of a key are delivered at once.
+	Subscriber func(group, keyHeader string, run int) (message.Subscriber, error)
 
 	Inbox      cqrs.Inbox
 	UnitOfWork cqrs.UnitOfWork
@@ -71,6 +67,8 @@ type Router struct {
 	remote     map[string]bool            // those of them whose services answer sagas of this one
 	categories map[string]string          // of the aggregates that consumers of commands change
 
+	calling map[string]bool // consumers whose handlers call external services
+
 	consumers map[string]bool                      // the handlers that the Add methods have made
 	guards    map[string]message.HandlerMiddleware // breakers by the consumers of commands
 }
@@ -99,8 +97,8 @@ func NewRouter(c Config) (*Router, error) {
 	if c.InFlight == nil {
 		c.InFlight = func(string, time.Time) func() { return func() {} }
 	}
-	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
-	o := Options{Received: r.received, Answer: r.answer, OnFailure: c.OnFailure, Stopping: c.Stopping, Log: c.Log}
+	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, calling: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
+	o := Options{Received: r.received, Answer: r.answer, Early: func(consumer string) bool { return !r.calling[consumer] }, OnFailure: c.OnFailure, Stopping: c.Stopping, Log: c.Log}
 	for _, m := range []message.HandlerMiddleware{
 		onLargeStack, r.inFlight, r.formerHeaders, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,
 	} {
@@ -156,7 +154,7 @@ func (r *Router) listen(group, prefix, category string, m Marshaler, handlers ma
 			return EventTopic(prefix, category), nil
 		},
 		SubscriberConstructor: func(wcqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
-			return r.subscriber(group, nil)
+			return r.subscriber(group)
 		},
 		AckOnUnknownEvent: true, // of a type that this group does not handle; unknown types were refused before
 		Marshaler:         inspecting(m, r.external[group]), Logger: r.config.Watermill,
@@ -177,13 +175,16 @@ func (r *Router) listen(group, prefix, category string, m Marshaler, handlers ma
 	return processor.AddHandlersGroup(group, typed...)
 }
 
+// maxTogether is how many messages of a key that have queued up are handled together, in one unit of work.
+const maxTogether = 64
+
 // subscriber makes the subscriber of a consumer: messages of the broker, and messages that wait for a retry.
-func (r *Router) subscriber(consumer string, expect func(cqrs.Delivery)) (message.Subscriber, error) {
+func (r *Router) subscriber(consumer string) (message.Subscriber, error) {
 	header := ""
 	if r.sagaGroups[consumer] {
 		header = cqrs.HeaderSagaID
 	}
-	inner, err := r.config.Subscriber(consumer, header, r.announce(consumer, expect))
+	inner, err := r.config.Subscriber(consumer, header, maxTogether)
 	if err != nil {
 		return nil, err
 	}

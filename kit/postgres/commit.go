@@ -12,7 +12,6 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/millrace/millrace/kit/cqrs"
-	"github.com/millrace/millrace/kit/postgres/eventstore"
 	"github.com/millrace/millrace/kit/postgres/outbox"
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
@@ -51,13 +50,9 @@ func ownTransactions(db *sqlx.DB) int {
 
 // committing is a unit that is ready to commit.
 type committing struct {
-	*txn.Unit
-	ctx      context.Context //nolint:containedctx // of the caller, who waits
-	ended    chan struct{}
-	err      error
-	rejoins  int // how often it has waited for a lock
-	events   []cqrs.Event
-	messages []*outbox.Message
+	*run
+	ctx     context.Context //nolint:containedctx // of the caller, who waits
+	rejoins int             // how often it has waited for a lock
 }
 
 // groupCommit commits units that end at the same time in one transaction. Each unit fails alone:
@@ -88,52 +83,23 @@ func newGroupCommit(db *sqlx.DB, begins func() (ended func()), committed func([]
 // enqueue adds a unit to the next group.
 func (g *groupCommit) enqueue(c *committing) { g.groups.Enqueue(c) }
 
-// end gives the result of a unit to its caller.
-func (c *committing) end(err error) {
-	c.End(err)
-	c.err = err
-	close(c.ended)
-}
-
-// wait waits for the result of the unit. The error may be ctx's.
-func (c *committing) wait(ctx context.Context) error {
-	select {
-	case <-c.ended:
-		return c.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// commit commits the units of a group. A unit that depends on a pending unit outside the group waits, and joins a later group.
+// commit commits the units of a group.
 func (g *groupCommit) commit(all []*committing) ([]struct{}, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), unitTimeout)
 	defer cancel()
-	here, ready, lockWait := map[*txn.Unit]bool{}, make([]*committing, 0, len(all)), groupLockWait
+	ready, lockWait := make([]*committing, 0, len(all)), groupLockWait
 	for _, c := range all {
-		switch {
-		case c.ctx.Err() != nil:
+		if c.ctx.Err() != nil {
 			c.end(c.ctx.Err())
-		case c.WaitsFor(here):
-			go g.enqueueAfterDependencies(c)
-		default:
-			here[c.Unit], ready = true, append(ready, c)
-			if c.Contended() {
-				lockWait = contendedLockWait
-			}
+			continue
+		}
+		ready = append(ready, c)
+		if c.Contended() {
+			lockWait = contendedLockWait
 		}
 	}
 	g.try(ctx, ready, lockWait, map[any]int{})
 	return make([]struct{}, len(all)), nil
-}
-
-// enqueueAfterDependencies adds a unit to a group after the units on which it depends have ended.
-func (g *groupCommit) enqueueAfterDependencies(c *committing) {
-	if err := c.WaitForDependencies(c.ctx); err != nil {
-		c.end(err)
-		return
-	}
-	g.enqueue(c)
 }
 
 // maxDetached is the number of units that leave a group one by one because of one statement. Then the whole table may be locked, and the
@@ -142,19 +108,16 @@ const maxDetached = 8
 
 // try commits units in one transaction. Left counts the units of the group that have left it, by the statement that ran into a lock.
 func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.Duration, left map[any]int) {
-	var units []*txn.Unit
 	var sound []*committing
 	for _, c := range all {
-		if err := c.DependencyError(); err != nil {
-			c.end(err)
-		} else if !g.queueBehind(c, c.Locks()) {
-			units, sound = append(units, c.Unit), append(sound, c)
+		if !g.queueBehind(c, c.Locks()) {
+			sound = append(sound, c)
 		}
 	}
 	if len(sound) == 0 {
 		return
 	}
-	err := g.write(ctx, sound, units, txn.Waits{Lock: lockWait, Statement: groupStatement})
+	err := g.write(ctx, sound, txn.Waits{Lock: lockWait, Statement: groupStatement})
 	if err == nil {
 		return
 	}
@@ -179,11 +142,19 @@ func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.
 }
 
 // write commits units in one transaction.
-func (g *groupCommit) write(ctx context.Context, all []*committing, units []*txn.Unit, limits txn.Waits) error {
+func (g *groupCommit) write(ctx context.Context, all []*committing, limits txn.Waits) error {
+	units := make([]*txn.Unit, len(all))
+	for i, c := range all {
+		units[i] = c.Unit
+	}
 	ended := g.begins()
 	defer ended()
 	if err := txn.CommitWithin(ctx, g.db, units, limits); err != nil {
 		return err
+	}
+	for _, c := range all {
+		c.session.Committed()
+		c.Unit.Committed()
 	}
 	err := cqrs.Protect(func() error { g.committed(all); return nil })
 	for _, c := range all {
@@ -217,7 +188,7 @@ func (g *groupCommit) queueBehind(c *committing, locks []txn.Lock) bool {
 	defer g.mu.Unlock()
 	for _, l := range locks {
 		if wait := g.waits[l]; wait != nil {
-			c.Unit = c.Detach()
+			c.session.Release()
 			wait.behind = append(wait.behind, c)
 			return true
 		}
@@ -225,9 +196,9 @@ func (g *groupCommit) queueBehind(c *committing, locks []txn.Lock) bool {
 	return false
 }
 
-// detach makes a unit wait outside its group.
+// detach makes a unit wait outside its group. Others may have its streams meanwhile.
 func (g *groupCommit) detach(c *committing, waited *txn.WaitError) {
-	c.Unit = c.Detach()
+	c.session.Release()
 	go func() {
 		again, err := g.waitDetached(c, waited)
 		switch {
@@ -245,15 +216,12 @@ const maxRejoins = 5
 
 // waitDetached waits for the locks that a unit needs, and tells whether the unit joins a group again. A slow unit commits here.
 func (g *groupCommit) waitDetached(c *committing, waited *txn.WaitError) (again bool, err error) {
-	if err := c.WaitForDependencies(c.ctx); err != nil {
-		return false, err
-	}
 	if c.rejoins++; c.rejoins <= maxRejoins && !waited.Slow {
 		err := g.waitForLocks(c.ctx, c.Unit, waited)
 		return err == nil, err
 	}
 	return false, g.holdingToken(c.ctx, func(ctx context.Context) error {
-		return g.write(ctx, []*committing{c}, []*txn.Unit{c.Unit}, txn.Waits{})
+		return g.write(ctx, []*committing{c}, txn.Waits{})
 	})
 }
 
@@ -354,38 +322,19 @@ type lockedOutError struct {
 	unit *txn.Unit
 }
 
+// lockedOut makes a lockedOutError of an error of a unit with a transaction of its own, if it waited too long for a lock.
+func lockedOut(err error, u *txn.Unit) error {
+	if waited, ok := errors.AsType[*txn.WaitError](err); ok {
+		return &lockedOutError{waited, u}
+	}
+	return err
+}
+
 // wait waits for the lock. The error is then cqrs.ErrConflict: the unit runs again from the start.
 func (g *groupCommit) wait(ctx context.Context, out *lockedOutError) error {
 	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
 	return cmp.Or(g.waitForLocks(ctx, out.unit, out.WaitError), fmt.Errorf("%w: %w", cqrs.ErrConflict, out.WaitError))
-}
-
-// submit commits a unit. The next units of its streams and of its message's key start as soon as its position in a group is certain.
-func (u *UnitOfWork) submit(ctx context.Context, un *txn.Unit, session *eventstore.Session, events []cqrs.Event, messages []*outbox.Message) error {
-	c := &committing{Unit: un, ctx: ctx, ended: make(chan struct{}), events: events, messages: messages}
-	link := cqrs.KeyChainFromContext(ctx)
-	if before, ok := link.Before().(*txn.Unit); ok {
-		un.DependsOn(before)
-	}
-	if un.OwnTransaction() {
-		err := un.WaitForDependencies(ctx)
-		if err == nil {
-			err = u.commits.write(ctx, []*committing{c}, []*txn.Unit{un}, txn.Waits{Lock: contendedLockWait})
-		}
-		if err != nil {
-			if _, waited := errors.AsType[*txn.WaitError](err); !waited {
-				c.end(err)
-			}
-			return err
-		}
-		session.Submitted()
-		return c.err
-	}
-	u.commits.enqueue(c)
-	session.Submitted()
-	link.Submitted(un)
-	return c.wait(ctx)
 }
 
 // committed reports the events and messages of committed units.

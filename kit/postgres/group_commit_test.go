@@ -12,8 +12,10 @@ import (
 	"weak"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/aggregate"
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/internal/inventory"
 	"github.com/millrace/millrace/kit/postgres"
@@ -26,7 +28,7 @@ func (w *environment) receiveOf(sku string, quantity int64) func(context.Context
 	}
 }
 
-// Units that end at the same time share transactions, those of one stream too.
+// Units of different streams that end at the same time share transactions.
 func TestGroupCommit(t *testing.T) {
 	for name, skus := range map[string]int{"of many streams": 500, "of one stream": 1} {
 		t.Run(name, func(t *testing.T) {
@@ -47,7 +49,9 @@ func TestGroupCommit(t *testing.T) {
 			require.Equal(t, units, w.count(t, `SELECT count(*) FROM outbox`))
 			transactions := w.count(t, `SELECT count(DISTINCT xmin::text) FROM events`)
 			t.Logf("%d units in %d transactions", units, transactions)
-			require.Less(t, transactions, units/4)
+			if skus > 1 { // those of one stream take turns, unless they are messages of one key: TestMessagesOfOneKeyCommitTogether
+				require.Less(t, transactions, units/4)
+			}
 			s, err := w.stock.Load(t.Context(), "SKU-0")
 			require.NoError(t, err)
 			require.Equal(t, int64(units/skus), s.OnHand())
@@ -121,56 +125,155 @@ func TestEachUnitFailsAlone(t *testing.T) {
 	require.Equal(t, units-units/10, w.count(t, `SELECT count(*) FROM inbox`))
 }
 
-// A message may begin before the one before it under its key is committed. If that one fails, what came after it fails too, and is not tried
-// again before the other was dealt with.
-func TestUnitFailsWithItsDependency(t *testing.T) {
-	w := newEnvironment(t)
-	begun := make(chan struct{})
-	first := cqrs.NewKeyChain(nil, func() {
-		select {
-		case <-begun:
-		default:
-			close(begun)
-		}
-	})
-	second := cqrs.NewKeyChain(first, func() {})
-	// The first one's inbox row is written by somebody else between its looking and its commit.
-	_, err := w.db.Exec(`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'm-9', 'done')`)
-	require.NoError(t, err)
-	blocked, err := w.db.BeginTxx(t.Context(), nil)
-	require.NoError(t, err)
-	_, err = blocked.Exec(`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'm-1', 'done')`)
-	require.NoError(t, err)
-	outcomes := make(chan string, 2)
-	go func() {
-		outcome, err := w.uow.Handle(cqrs.WithKeyChain(t.Context(), first), command("m-1", "", ""), w.receiveOf("A", 1))
-		outcomes <- fmt.Sprint(outcome, err)
-	}()
-	<-begun
-	runs := 0
-	var secondErr error
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_, secondErr = w.uow.Handle(cqrs.WithKeyChain(t.Context(), second), command("m-2", "", ""), func(ctx context.Context) error {
-			runs++
-			return w.receiveOf("A", 10)(ctx)
+// handleInTurn handles messages of one key, as the middleware does: all are started together, each with its turn. The first one works when the second one
+// waits for its turn. The result is the outcome of each message, and how often it worked.
+func (w *environment) handleInTurn(t *testing.T, ids []string, work func(ctx context.Context, n, attempt int) error) (outcomes []cqrs.Outcome, attempts []int) {
+	t.Helper()
+	outcomes, attempts = make([]cqrs.Outcome, len(ids)), make([]int, len(ids))
+	var before *cqrs.Turn
+	var handling sync.WaitGroup
+	for n, id := range ids {
+		turn := cqrs.NewTurn(before)
+		before = turn
+		handling.Go(func() {
+			defer turn.Done()
+			for {
+				early := turn.Look()
+				outcome, err := w.uow.Handle(cqrs.WithTurn(t.Context(), turn), command(id, "", ""), func(ctx context.Context) error {
+					attempts[n]++
+					if n == 0 {
+						time.Sleep(100 * time.Millisecond) // until the others wait for their turns
+					}
+					return work(ctx, n, attempts[n])
+				})
+				if err == nil || !early {
+					assert.NoError(t, err, id)
+					outcomes[n] = outcome
+					return
+				}
+				assert.NoError(t, turn.Wait(t.Context()))
+			}
 		})
-	}()
-	time.Sleep(50 * time.Millisecond) // it waits behind the first one's commit, which waits for the lock
-	require.NoError(t, blocked.Commit())
-	require.Equal(t, "repeated<nil>", <-outcomes, "somebody else has handled it")
-	<-done
-	require.ErrorIs(t, secondErr, cqrs.ErrConflict)
-	require.Equal(t, 1, runs)
-	require.Zero(t, w.count(t, `SELECT count(*) FROM events`))
-	first.Done()
-	require.NoError(t, second.Wait(t.Context()))
-	_, err = w.uow.Handle(cqrs.WithKeyChain(t.Context(), second), command("m-2", "", ""), w.receiveOf("A", 10))
+	}
+	handling.Wait()
+	return outcomes, attempts
+}
+
+func (w *environment) transactions(t *testing.T) int {
+	t.Helper()
+	return w.count(t, `SELECT count(DISTINCT xmin::text) FROM inbox WHERE message_id LIKE 'run-%'`)
+}
+
+// Messages of one key that wait are one unit of work: each sees what the one before has recorded, and all commit in one transaction.
+func TestMessagesOfOneKeyCommitTogether(t *testing.T) {
+	w := newEnvironment(t)
+	outcomes, attempts := w.handleInTurn(t, []string{"run-1", "run-2", "run-3"}, func(ctx context.Context, n, _ int) error {
+		return w.stock.Update(ctx, "A", func(s *inventory.Stock) error {
+			assert.Equal(t, int64(n*10), s.OnHand())
+			return s.Receive("A", 10)
+		})
+	})
+	require.Equal(t, []cqrs.Outcome{cqrs.Processed, cqrs.Processed, cqrs.Processed}, outcomes)
+	require.Equal(t, []int{1, 1, 1}, attempts)
+	require.Equal(t, 1, w.transactions(t))
+	require.Equal(t, 3, w.count(t, `SELECT count(*) FROM events`))
+	require.Equal(t, 3, w.count(t, `SELECT count(DISTINCT meta->>'causation') FROM events`))
+}
+
+// A message that fails, or panics, after it has recorded something fails alone: those before it commit without it, and it runs again after them.
+func TestMessageOfARunFailsAlone(t *testing.T) {
+	for name, fail := range map[string]func() error{
+		"error": func() error { return errors.New("not now") },
+		"panic": func() error { panic("not now") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newEnvironment(t)
+			outcomes, attempts := w.handleInTurn(t, []string{"run-1", "run-2", "run-3"}, func(ctx context.Context, n, attempt int) error {
+				if err := w.receiveOf("A", 1)(ctx); err != nil {
+					return err
+				}
+				if n == 1 && attempt == 1 {
+					return fail()
+				}
+				return nil
+			})
+			require.Equal(t, []cqrs.Outcome{cqrs.Processed, cqrs.Processed, cqrs.Processed}, outcomes)
+			require.Equal(t, 1, attempts[0])
+			require.Equal(t, 2, attempts[1])
+			s, err := w.another().stock.Load(t.Context(), "A")
+			require.NoError(t, err)
+			require.Equal(t, int64(3), s.OnHand())
+			require.Equal(t, 3, s.Version())
+		})
+	}
+}
+
+// A refusal within a run has no effect but its answer, and the messages after it see nothing of it.
+func TestRefusalInARun(t *testing.T) {
+	w := newEnvironment(t)
+	w.uow.VerifyDuplicates(time.Hour) // the refusal of a message that was not looked up does not count, so it would run again alone
+	var handling sync.WaitGroup
+	var before *cqrs.Turn
+	for n := range 3 {
+		turn := cqrs.NewTurn(before)
+		before = turn
+		handling.Go(func() {
+			defer turn.Done()
+			outcome, err := w.uow.Handle(cqrs.WithTurn(t.Context(), turn), command(fmt.Sprint("run-", n), fmt.Sprint("step ", n), cqrs.BranchAction), func(ctx context.Context) error {
+				if n == 0 {
+					time.Sleep(100 * time.Millisecond)
+				}
+				return w.stock.Update(ctx, "A", func(s *inventory.Stock) error {
+					assert.Equal(t, int64(n-n/2), s.OnHand()) // 0, 1, 1
+					if err := s.Receive("A", 1); err != nil {
+						return err
+					}
+					if n == 1 {
+						return aggregate.Refuse("no room")
+					}
+					return nil
+				})
+			})
+			assert.NoError(t, err)
+			assert.Equal(t, map[bool]cqrs.Outcome{false: cqrs.Processed, true: cqrs.Refused}[n == 1], outcome)
+		})
+	}
+	handling.Wait()
+	require.Equal(t, 1, w.transactions(t))
+	require.Equal(t, 2, w.count(t, `SELECT count(*) FROM events`))
+	require.Equal(t, 1, w.count(t, `SELECT count(*) FROM inbox WHERE outcome = 'refused'`))
+}
+
+// If a run cannot commit, because one of its messages was handled by another instance meanwhile, all its messages run again one by one.
+func TestRunThatCannotCommit(t *testing.T) {
+	w := newEnvironment(t)
+	_, err := w.db.Exec(`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'run-2', 'done')`)
 	require.NoError(t, err)
-	s, err := w.stock.Load(t.Context(), "A")
-	require.NoError(t, err)
-	require.Equal(t, int64(10), s.OnHand())
+	outcomes, _ := w.handleInTurn(t, []string{"run-1", "run-2", "run-3"}, func(ctx context.Context, _, _ int) error { return w.receiveOf("A", 1)(ctx) })
+	require.Equal(t, []cqrs.Outcome{cqrs.Processed, cqrs.Duplicate, cqrs.Processed}, outcomes)
+	require.Equal(t, 2, w.count(t, `SELECT count(*) FROM events`))
+}
+
+// A message that needs a transaction of its own waits until the messages before it have committed: its transaction would not see what they write.
+func TestOwnTransactionAfterARun(t *testing.T) {
+	w := newEnvironment(t)
+	outcomes, attempts := w.handleInTurn(t, []string{"run-1", "run-2"}, func(ctx context.Context, n, _ int) error {
+		if n == 0 {
+			return w.receiveOf("A", 1)(ctx)
+		}
+		tx, err := txn.FromContext(ctx)
+		if err != nil {
+			return err
+		}
+		var seen int
+		if err := tx.GetContext(ctx, &seen, `SELECT count(*) FROM events`); err != nil {
+			return err
+		}
+		assert.Equal(t, 1, seen)
+		return nil
+	})
+	require.Equal(t, []cqrs.Outcome{cqrs.Processed, cqrs.Processed}, outcomes)
+	require.Equal(t, []int{1, 2}, attempts)
 }
 
 // An aggregate of ten thousand events is loaded from its snapshot and what came after it.
@@ -240,21 +343,6 @@ func TestInstancesThatWantTheSameDoNotBlockEachOther(t *testing.T) {
 	}
 	handling.Wait()
 	require.Equal(t, 2*workers*rounds*len(instances), w.count(t, `SELECT count(*) FROM events`))
-}
-
-// What was looked up before its turn may be out of date then: the message is handled once all the same.
-func TestPrefetchedLookUpMayBeStale(t *testing.T) {
-	w := newEnvironment(t)
-	other := w.another()
-	d := command("m-1", "step", cqrs.BranchAction)
-	w.uow.Prefetch(d)
-	outcome, err := other.uow.Handle(t.Context(), d, other.receiveOf("A", 1))
-	require.NoError(t, err)
-	require.Equal(t, cqrs.Processed, outcome)
-	outcome, err = w.uow.Handle(t.Context(), d, w.receiveOf("A", 1))
-	require.NoError(t, err)
-	require.Equal(t, cqrs.Duplicate, outcome)
-	require.Equal(t, 1, w.count(t, `SELECT count(*) FROM events`))
 }
 
 // A stream that is kept for the next unit must not keep what the last one has written.

@@ -51,14 +51,6 @@ func TestBatchedLookUpsIsolateABadElement(t *testing.T) {
 				return err
 			}
 		},
-		"inbox, expected": func(t *testing.T) func(ctx context.Context, text string) error {
-			w := newEnvironment(t)
-			return func(ctx context.Context, text string) error {
-				w.uow.Prefetch(command(text, text, cqrs.BranchCompensation))
-				_, err := w.uow.NeedsProcessing(ctx, command(text, text, cqrs.BranchCompensation))
-				return err
-			}
-		},
 		"event loads": func(t *testing.T) func(ctx context.Context, text string) error {
 			w := newEnvironment(t)
 			return func(ctx context.Context, text string) error { return w.uow.Within(ctx, w.receiveOf(text, 1)) }

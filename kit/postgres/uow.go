@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,26 +66,31 @@ func (noBus) Publish(context.Context, any) error { return nil }
 
 type unitKey struct{}
 
-// unit is what the context of work carries.
+// unit is what the context of a message's work carries.
 type unit struct {
-	*txn.Unit
-	session *eventstore.Session
-	claimed int         // savepoint after the message's inbox row
-	silent  *cqrs.Event // published if no event is recorded
+	*run
+	claimed txn.Mark        // savepoint after the message's inbox row
+	streams eventstore.Mark // savepoint before the message
+	silent  *cqrs.Event     // published if the message records no event
 }
 
-// Within implements cqrs.UnitOfWork. Inside a unit of work it joins that unit.
+// Within implements cqrs.UnitOfWork. Inside a unit of work it joins that unit. A message joins the unit of the message before it with the same
+// key, if that has not committed yet.
 func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) error) error {
 	if ctx.Value(unitKey{}) != nil {
 		return work(ctx)
+	}
+	before, err := cqrs.TurnFromContext(ctx).Join(ctx)
+	if err != nil {
+		return err
+	}
+	if r, ok := before.(*run); ok {
+		return u.join(ctx, r, work)
 	}
 	for attempt := 1; ; attempt++ {
 		err := u.once(ctx, work, attempt > maxGroupAttempts)
 		if out, ok := errors.AsType[*lockedOutError](err); ok {
 			err = u.commits.wait(ctx, out)
-		}
-		if before, ok := cqrs.KeyChainFromContext(ctx).Before().(*txn.Unit); ok && before.Failed() {
-			return err // the retry must wait until the message before has ended
 		}
 		if !errors.Is(err, cqrs.ErrConflict) || attempt == maxConflicts || ctx.Err() != nil {
 			return err
@@ -98,51 +104,42 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 // it locks contended streams before it reads them.
 const maxGroupAttempts = 3
 
+// errUnfinished is the result of a unit whose work has panicked.
+var errUnfinished = errors.New("the unit of work was not finished")
+
 func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) error, alone bool) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
-	inner, un := txn.NewUnit(ctx, u.db)
-	defer un.Close()
-	un.Admit(func(ctx context.Context) (func(), error) { return u.admit(ctx, un) })
+	r := u.begin()
+	completed := false
+	defer func() {
+		if !completed {
+			err = lockedOut(err, r.Unit)
+			r.end(cmp.Or(err, errUnfinished))
+		}
+	}()
 	if alone {
-		if _, err := txn.FromContext(inner); err != nil {
+		if _, err := txn.FromContext(txn.WithUnit(ctx, r.Unit)); err != nil {
 			return err
 		}
 	}
-	inner, session := u.store.WithSession(inner, un, u.clock)
-	defer session.Discard()
-	defer func() {
-		if waited, ok := errors.AsType[*txn.WaitError](err); ok && un.Pending() {
-			session.Discard()
-			un.Close() // it holds locks that other units want
-			err = &lockedOutError{waited, un.Detach()}
-		}
-	}()
-	inner = context.WithValue(inner, unitKey{}, &unit{Unit: un, session: session})
-	events, err := u.prepare(inner, un, session, work)
-	if err != nil {
+	if err := u.verified(ctx, r, work); err != nil {
 		return err
 	}
-	err = u.submit(ctx, un, session, events, outbox.MessagesFromContext(inner))
-	if txn.IsStale(err) {
-		session.Conflicted()
-	}
-	return err
+	completed = true
+	return u.complete(ctx, cqrs.TurnFromContext(ctx), r)
 }
 
-// prepare runs a unit up to its commit. An error or a panic is final only if the stored streams are still at the versions that the unit has
+// verified does the work of a message. An error or a panic is final only if the stored streams are still at the versions that the unit has
 // read. If not, the error is cqrs.ErrConflict, and the unit runs again.
-func (u *UnitOfWork) prepare(ctx context.Context, un *txn.Unit, session *eventstore.Session, work func(ctx context.Context) error) (events []cqrs.Event, err error) {
+func (u *UnitOfWork) verified(ctx context.Context, r *run, work func(ctx context.Context) error) (err error) {
 	defer func() {
 		value := recover()
 		if value == nil && (err == nil || ctx.Err() != nil || cqrs.KindOf(err) == cqrs.KindConflict) {
 			return
 		}
-		un.Close() // hold no lock and no connection while another connection is needed
-		current := un.WaitForDependencies(ctx)
-		if current == nil {
-			current = session.Verify(ctx)
-		}
+		r.Close() // hold no lock and no connection while another connection is needed
+		current := r.session.Verify(ctx)
 		switch {
 		case current != nil:
 			err = current
@@ -150,22 +147,30 @@ func (u *UnitOfWork) prepare(ctx context.Context, un *txn.Unit, session *eventst
 			panic(value) // here, where the stack of the first panic is available
 		}
 	}()
+	return u.step(ctx, r, work)
+}
+
+// step does the work of a message in a run, and adds its events and messages to it.
+func (u *UnitOfWork) step(ctx context.Context, r *run, work func(ctx context.Context) error) error {
+	at := &unit{run: r, claimed: r.Savepoint(), streams: r.session.Savepoint()}
+	ctx = context.WithValue(eventstore.WithSession(txn.WithUnit(ctx, r.Unit), r.session), unitKey{}, at)
 	if err := work(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	if events, err = session.Flush(ctx); err != nil {
-		return nil, err
+	events, err := r.session.Flush(ctx)
+	if err != nil {
+		return err
 	}
-	said := events
-	if silent := ctx.Value(unitKey{}).(*unit).silent; silent != nil && len(events) == 0 && !answered(ctx, silent.Meta) {
-		said = []cqrs.Event{*silent}
+	r.events = append(r.events, events...)
+	if at.silent != nil && len(events) == 0 && !answered(ctx, at.silent.Meta) {
+		events = []cqrs.Event{*at.silent}
 	}
-	for _, e := range said {
+	for _, e := range events {
 		if err := u.bus.Publish(ctx, e); err != nil {
-			return nil, fmt.Errorf("publish %s: %w", e.Meta.Type, err)
+			return fmt.Errorf("publish %s: %w", e.Meta.Type, err)
 		}
 	}
-	return events, nil
+	return nil
 }
 
 // answered tells whether the unit of work has published an event for the saga's step by itself, through a Watermill bus.
@@ -176,25 +181,6 @@ func answered(ctx context.Context, m cqrs.Meta) bool {
 	})
 }
 
-// admit lets a unit begin a transaction of its own. The unit waits for those on which it depends first: they may need a lock that the transaction
-// would hold, and a connection to commit, of which there may be none left if many units wait with transactions of their own.
-func (u *UnitOfWork) admit(ctx context.Context, un *txn.Unit) (release func(), err error) {
-	if before, ok := cqrs.KeyChainFromContext(ctx).Before().(*txn.Unit); ok {
-		if err := before.Ended(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if err := un.WaitForDependencies(ctx); err != nil {
-		return nil, err
-	}
-	select {
-	case u.ownTransactions <- struct{}{}:
-		return func() { <-u.ownTransactions }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
 // NeedsProcessing implements cqrs.Inbox.
 func (u *UnitOfWork) NeedsProcessing(ctx context.Context, d cqrs.Delivery) (bool, error) {
 	if d.Expired(u.clock()) {
@@ -203,9 +189,6 @@ func (u *UnitOfWork) NeedsProcessing(ctx context.Context, d cqrs.Delivery) (bool
 	outcome, err := u.inbox.LookUp(ctx, d.Consumer, d.InboxMeta())
 	return outcome == cqrs.Processed, err
 }
-
-// Prefetch starts the inbox look-up of a delivery that waits for an earlier message of its key.
-func (u *UnitOfWork) Prefetch(d cqrs.Delivery) { u.inbox.Prefetch(d.Consumer, d.InboxMeta()) }
 
 // Handle implements cqrs.Inbox. Nearly every message is new, so it is processed without a look-up, and the insert of its inbox row fails if
 // it is a duplicate. After any failure of such an attempt the message is looked up and processed again, and only that result counts.
@@ -274,7 +257,8 @@ func (inboxUnit) Refuse(ctx context.Context, consumer, messageID string) error {
 func (inboxUnit) Discard(ctx context.Context) error {
 	unit := ctx.Value(unitKey{}).(*unit)
 	unit.RollbackTo(unit.claimed)
-	return unit.session.Refused(ctx)
+	unit.session.RollbackTo(unit.streams)
+	return nil
 }
 
 func (u inboxUnit) Publish(ctx context.Context, e cqrs.Event) error { return u.bus.Publish(ctx, e) }

@@ -31,7 +31,7 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	router, err := messaging.NewRouter(messaging.Config{
 		Prefix: s.config.TopicPrefix, Marshaler: s.core.marshaler, Codecs: s.def.Codecs, Subscriber: s.broker.Subscriber, Inbox: s.core.uow, UnitOfWork: s.core.uow, Projecting: s.core.projecting,
 		Events: s.core.events, KeyQueue: s.core.keyQueue, Decorate: s.telemetry.Decorator("message"), Clock: s.clock, Log: s.log,
-		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InFlight: s.telemetry.InFlight, Breakers: guards, Prefetch: s.core.uow.Prefetch,
+		Watermill: s.watermill, Stopping: s.stopping, OnFailure: s.telemetry.Failed, InFlight: s.telemetry.InFlight, Breakers: guards,
 	})
 	if err != nil {
 		return err

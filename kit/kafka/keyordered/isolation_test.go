@@ -34,11 +34,10 @@ func (u faulty) Unmarshal(r *sarama.ConsumerMessage) (*message.Message, error) {
 func TestConsumerPartitionIsolatesABadMessage(t *testing.T) {
 	fine := func() error { return nil }
 	for name, c := range map[string]struct {
-		fail     func() error
-		key      func(*sarama.ConsumerMessage) string
-		announce func(*message.Message)
-		ack      bool   // the bad message is acknowledged at last
-		want     string // the error that it is handed out with
+		fail func() error
+		key  func(*sarama.ConsumerMessage) string
+		ack  bool   // the bad message is acknowledged at last
+		want string // the error that it is handed out with
 	}{
 		"slow":      {fail: fine},
 		"hostile":   {fail: func() error { return errors.New("invalid bytes") }, ack: true, want: "invalid bytes"},
@@ -49,18 +48,13 @@ func TestConsumerPartitionIsolatesABadMessage(t *testing.T) {
 			}
 			return string(r.Key)
 		}, ack: true},
-		"announcing panics": {fail: fine, announce: func(m *message.Message) {
-			if m.Metadata["key"] == "bad" {
-				panic("out of range")
-			}
-		}, ack: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := make(chan *message.Message)
 			var marked sync.Map
 			stop, end := context.WithCancel(context.Background())
 			config := Config{
-				Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: faulty{fail: c.fail}, Key: c.key, Announce: c.announce,
+				Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: faulty{fail: c.fail}, Key: c.key,
 				Logger: watermill.NopLogger{},
 			}
 			require.NoError(t, config.complete())

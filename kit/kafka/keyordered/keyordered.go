@@ -56,14 +56,14 @@ type Config struct {
 	// CloseGrace is the same when the subscriber is closed. Default 8 s.
 	CloseGrace time.Duration
 
-	// Link is called for each message with the link of the message before it with the same key, or nil if none is in flight. WithLink puts the
-	// result into the message's context. Link may call next to let the following message of the key start before this one is acknowledged; done
-	// is called when this one is acknowledged. Optional.
-	Link     func(before any, next func()) (link any, done func())
-	WithLink func(ctx context.Context, link any) context.Context
+	// Run is how many messages of one key that have queued up are handed out at once. More than one needs Link and WithLink, by which the handlers
+	// know the order. Default 1.
+	Run int
 
-	// Announce is called for a message that starts to wait for an earlier message of its key. Optional.
-	Announce func(*message.Message)
+	// Link is called for each message with the link of the message before it with the same key, or nil if none is in flight. WithLink puts the
+	// result into the message's context. Done is called when the message is acknowledged. Optional.
+	Link     func(before any) (link any, done func())
+	WithLink func(ctx context.Context, link any) context.Context
 
 	// CheckTopicEvery is how often a member compares the id of its topic with the one that its offsets are committed with. Records of a
 	// recreated topic may be handled out of order for so long; none is left out. Default: 1 s.
@@ -86,6 +86,8 @@ func (c *Config) complete() error {
 		return errors.New("keyordered: no group")
 	case (c.Link == nil) != (c.WithLink == nil):
 		return errors.New("keyordered: Link and WithLink go together")
+	case c.Run > 1 && c.Link == nil:
+		return errors.New("keyordered: Run needs Link and WithLink")
 	}
 	if c.Sarama == nil {
 		c.Sarama = DefaultSarama()
@@ -95,6 +97,9 @@ func (c *Config) complete() error {
 	}
 	if c.Key == nil {
 		c.Key = func(r *sarama.ConsumerMessage) string { return string(r.Key) }
+	}
+	if c.Run == 0 {
+		c.Run = 1
 	}
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = 256

@@ -71,11 +71,8 @@ func (p *partition) offered(o Offered) (taken bool) {
 	}
 	p.inFlight++
 	p.offers[o.Key]++
-	waits := p.enqueue(e)
+	p.enqueue(e)
 	p.mu.Unlock()
-	if waits {
-		p.announce(e, nil)
-	}
 	return true
 }
 

@@ -50,7 +50,7 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 		limit := rapid.IntRange(1, 20).Draw(rt, "in flight")
 		bytes := rapid.IntRange(200, 3000).Draw(rt, "bytes")
 		nacks := rapid.IntRange(0, 5).Draw(rt, "nacks of ten")
-		early := rapid.IntRange(0, 5).Draw(rt, "early of ten")
+		run := rapid.IntRange(1, 4).Draw(rt, "run")
 		ratio := rapid.IntRange(0, 10).Draw(rt, "records of ten")
 		lost := rapid.Bool().Draw(rt, "taken away")
 		chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
@@ -60,19 +60,19 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 			defer chanceMu.Unlock()
 			return chance.IntN(n)
 		}
-		m := &model{begun: map[string]int64{}, open: map[string]bool{}, acked: map[int64]bool{}, handed: map[*message.Message]bool{}}
+		m := &model{run: run, begun: map[string]int64{}, open: map[string]map[int64]bool{}, links: map[*link]int64{}, acked: map[int64]bool{}}
 		o := &offers{done: map[int64][]bool{}, active: map[string]int{}}
 		numbers := map[int64]int64{} // of records, by offset
 		var marked int64
 		config := Config{
 			Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: numbering{}, MaxInFlight: limit, MaxAhead: 40,
 			NackPause: 10 * time.Microsecond, Logger: watermill.NopLogger{},
-			Link: func(before any, next func()) (any, func()) {
+			Run: run,
+			Link: func(before any) (any, func()) {
 				b, _ := before.(*link)
-				return &link{before: b, next: next}, func() {}
+				return &link{before: b}, func() {}
 			},
 			WithLink: func(ctx context.Context, l any) context.Context { return context.WithValue(ctx, "link", l) }, //nolint:staticcheck // of this test
-			Announce: func(*message.Message) {},
 		}
 		require.NoError(rt, config.complete())
 		stop, end := context.WithCancel(context.Background())
@@ -97,12 +97,8 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 					var number int64
 					_, _ = fmt.Sscan(string(msg.Payload), &number)
 					key := msg.Metadata["key"]
-					m.begins(msg, key, number)
+					m.begins(msg.Context().Value("link").(*link), key, number)
 					time.Sleep(time.Duration(roll(200)) * time.Microsecond)
-					if roll(10) < early {
-						m.releases(key, number)
-						msg.Context().Value("link").(*link).next()
-					}
 					if acked := roll(10) >= nacks; acked {
 						m.ends(key, number, true)
 						msg.Ack()

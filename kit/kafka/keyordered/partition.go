@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -41,22 +40,19 @@ type partition struct {
 
 // entry is a record that was admitted, or a message that was offered.
 type entry struct {
-	record   *sarama.ConsumerMessage // nil once it is acknowledged, and if it was offered
-	message  *message.Message        // that was offered
-	done     func(acked bool)        // of the offered one
-	offset   int64
-	size     int
-	key      string
-	released bool // the next record of the key may start
-	link     any
-	ahead    atomic.Pointer[message.Message] // the message that was announced, for its first delivery
+	record  *sarama.ConsumerMessage // nil once it is acknowledged, and if it was offered
+	message *message.Message        // that was offered
+	done    func(acked bool)        // of the offered one
+	offset  int64
+	size    int
+	key     string
+	link    any
 }
 
-// queue is the records of a key that wait behind the active one.
+// queue is the entries of a key.
 type queue struct {
-	busy    bool
-	last    any // link of the latest record that has begun
-	atWork  int
+	inHand  int
+	last    any // link of the latest entry that has begun
 	waiting []*entry
 }
 
@@ -76,11 +72,8 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 			p.inFlight++
 			p.window = append(p.window, e)
 			p.position, p.waitsSince = e.offset+1, time.Time{}
-			waits := p.enqueue(e)
+			p.enqueue(e)
 			p.mu.Unlock()
-			if waits {
-				p.announce(e, record)
-			}
 			return true
 		}
 		if p.waitsSince.IsZero() && len(p.window) < p.config.MaxAhead {
@@ -93,18 +86,6 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 		case <-p.stop.Done():
 			return false
 		}
-	}
-}
-
-// announce reports a message that waits, and keeps it.
-func (p *partition) announce(e *entry, record *sarama.ConsumerMessage) {
-	if p.config.Announce == nil {
-		return
-	}
-	msg := p.fresh(e, record)
-	e.ahead.Store(msg)
-	if err := protect(func() error { p.config.Announce(msg); return nil }); err != nil {
-		p.config.Logger.Error("Cannot announce a message", err, watermill.LogFields{"topic": p.topic, "message": msg.UUID})
 	}
 }
 
@@ -164,36 +145,34 @@ func protect(f func() error) (err error) {
 	return f()
 }
 
-// enqueue starts a record, or makes it wait for earlier records of its key, and tells which. A record without a key does not wait. It is
-// called under the lock.
-func (p *partition) enqueue(e *entry) (waits bool) {
+// enqueue starts an entry, or makes it wait if Run earlier ones of its key are in hand. An entry without a key does not wait. It is called under
+// the lock.
+func (p *partition) enqueue(e *entry) {
 	if e.key == "" {
 		p.begin(e, nil)
-		return false
+		return
 	}
 	q := p.keys[e.key]
 	if q == nil {
 		q = &queue{}
 		p.keys[e.key] = q
 	}
-	if q.busy {
+	if q.inHand == p.config.Run {
 		q.waiting = append(q.waiting, e)
-		return true
+		return
 	}
 	p.begin(e, q)
-	return false
 }
 
 func (p *partition) begin(e *entry, q *queue) {
 	var before any
 	if q != nil {
-		q.busy = true
-		q.atWork++
+		q.inHand++
 		before = q.last
 	}
 	acknowledged := func() {}
 	if p.config.Link != nil {
-		e.link, acknowledged = p.config.Link(before, func() { p.release(e) })
+		e.link, acknowledged = p.config.Link(before)
 	}
 	if q != nil {
 		q.last = e.link
@@ -202,27 +181,20 @@ func (p *partition) begin(e *entry, q *queue) {
 	p.running.Go(func() { p.deliver(e, record, acknowledged) })
 }
 
-// release lets the next record of a key start.
-func (p *partition) release(e *entry) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.next(e)
-}
-
-func (p *partition) next(e *entry) {
-	if e.released {
-		return
-	}
-	e.released = true
-	q := p.keys[e.key]
+// next starts the next entry of a key whose entry has ended. It is called under the lock.
+func (p *partition) next(key string) {
+	q := p.keys[key]
 	if q == nil {
 		return
 	}
-	q.busy = false
-	if len(q.waiting) > 0 && p.stop.Err() == nil {
+	q.inHand--
+	switch {
+	case len(q.waiting) > 0 && p.stop.Err() == nil:
 		following := q.waiting[0]
 		q.waiting = q.waiting[1:]
 		p.begin(following, q)
+	case q.inHand == 0 && len(q.waiting) == 0:
+		delete(p.keys, key)
 	}
 }
 
@@ -230,10 +202,7 @@ func (p *partition) next(e *entry) {
 // back.
 func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledged func()) {
 	for pause := p.config.NackPause; ; pause = min(2*pause, 100*p.config.NackPause) {
-		msg := e.ahead.Swap(nil)
-		if msg == nil {
-			msg = p.fresh(e, record)
-		}
+		msg := p.fresh(e, record)
 		ctx, cancel := context.WithCancel(p.base)
 		if e.link != nil {
 			ctx = p.config.WithLink(ctx, e.link)
@@ -297,12 +266,7 @@ func (p *partition) finish(e *entry) {
 		clear(p.window[:done]) // free them
 		p.window = p.window[done:]
 	}
-	p.next(e)
-	if q := p.keys[e.key]; q != nil {
-		if q.atWork--; q.atWork == 0 && !q.busy && len(q.waiting) == 0 {
-			delete(p.keys, e.key)
-		}
-	}
+	p.next(e.key)
 	p.mu.Unlock()
 	p.bytes.give(e.size)
 	select {

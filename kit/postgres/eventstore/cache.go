@@ -8,15 +8,14 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/kit/cqrs"
-	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
 // maxKept is the maximum number of cached streams and events, unless LimitCache says less. Streams that a unit of work holds are kept in any
 // case.
 const maxKept = 150_000
 
-// maxLength is how many events of one stream are kept, after its snapshot. Of a longer stream only the folded aggregate is kept.
-const maxLength = 1_000
+// maxLength is how many events of one stream are kept, after its snapshot.
+const maxLength = 10_000
 
 // waitForSecond is how long a unit that holds one stream waits for another one. Two units could wait for each other. After this time a unit
 // loads the stored events without holding the stream, and the versions in the database decide which unit was first.
@@ -25,20 +24,14 @@ const waitForSecond = 100 * time.Millisecond
 // sharedFor is how long the streams of a category are read from the table before each use, after a conflict with another instance.
 const sharedFor = 10 * time.Second
 
-// prefix is the first events of a stream: a snapshot, or none, and the events after it. It never changes. Units of work that read the same
-// prefix share it, and each folds it into an aggregate of its own.
+// prefix is the first events of a stream, as they were committed: a snapshot, or none, and the events after it. It never changes. Units of work
+// that read the same prefix share it, and each folds it into an aggregate of its own.
 type prefix struct {
 	snapshot snapshot
 	events   []cqrs.Event
 }
 
 func (p *prefix) version() int { return p.snapshot.Version + len(p.events) }
-
-// trimmed tells whether the prefix has lost its events: it can then be used only together with the aggregate that was folded from them.
-func (p *prefix) trimmed() bool { return p.snapshot.Version > 0 && p.snapshot.State == nil }
-
-// trim is a prefix of the same version without events.
-func (p *prefix) trim() *prefix { return &prefix{snapshot: snapshot{Version: p.version()}} }
 
 // with is a longer prefix. The events are copied, so that two prefixes never append to the same array.
 func (p *prefix) with(events []cqrs.Event) *prefix {
@@ -48,8 +41,8 @@ func (p *prefix) with(events []cqrs.Event) *prefix {
 	return &prefix{p.snapshot, append(slices.Clip(p.events), events...)}
 }
 
-// cache keeps prefixes of streams in memory. A prefix may be out of date, because other instances write the same streams: a unit of work
-// notes the version that it has read, and the database compares it when the unit commits, or before its error is final.
+// cache keeps committed prefixes of streams in memory. A prefix may be out of date, because other instances write the same streams: a unit of
+// work notes the version that it has read, and the database compares it when the unit commits, or before its error is final.
 type cache struct {
 	mu      sync.Mutex
 	streams map[string]*stream
@@ -59,17 +52,14 @@ type cache struct {
 	shared  map[string]time.Time
 }
 
-// stream is the cache's entry for one stream. One unit at a time holds it, so that the units of one instance that change one stream do so
-// one after the other.
+// stream is the cache's entry for one stream. One unit at a time holds it, until it has committed, so that the units of one instance that change one
+// stream do so one after the other.
 type stream struct {
-	name  string
-	held  chan struct{} // has a token while a unit holds the stream
-	users int           // units that hold it or wait for it
-	place *list.Element // in idle
-
-	prefix *prefix   // nil: nothing is known
-	folded Aggregate // what a prefix was folded to; nil if a unit has taken it
-	by     *txn.Unit // the unit that has appended the prefix's last events, while it is not known to have committed
+	name   string
+	held   chan struct{} // has a token while a unit holds the stream
+	users  int           // units that hold it or wait for it
+	place  *list.Element // in idle
+	prefix *prefix       // nil: nothing is known
 }
 
 func newCache() *cache {
@@ -127,80 +117,36 @@ func (c *cache) leave(s *stream) {
 	for c.idle.Len() > 0 && c.idle.Len()+c.events > c.maxKept {
 		oldest := c.idle.Remove(c.idle.Front()).(*stream)
 		oldest.place = nil
-		c.set(oldest, nil, nil, nil)
+		c.set(oldest, nil)
 		delete(c.streams, oldest.name)
 	}
 }
 
-// get returns the cached prefix and aggregate of a stream that the unit holds. The aggregate is taken out of the cache and belongs to the
-// unit alone: put brings it back with the events that the unit has recorded, or it is lost and the next unit folds another one. Pending says
-// that the last events are those of a unit that has not committed yet; this unit fails if that unit fails.
-func (c *cache) get(s *stream, u *txn.Unit) (p *prefix, folded Aggregate, pending bool) {
+// get returns the cached prefix of a stream; nil if nothing is known.
+func (c *cache) get(s *stream) *prefix {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s.by != nil && !s.by.Pending() {
-		if s.by.Failed() {
-			c.set(s, nil, nil, nil)
-		}
-		s.by = nil
-	}
-	if s.prefix != nil {
-		u.DependsOn(s.by)
-	}
-	p, folded, s.folded = s.prefix, s.folded, nil
-	if p != nil && p.trimmed() {
-		c.set(s, nil, nil, s.by) // it comes back with the aggregate
-		if folded == nil {
-			p = nil
-		}
-	}
-	return p, folded, s.by != nil
+	return s.prefix
 }
 
-// pending returns the unit that has appended to a stream and has not committed yet; nil if there is none.
-func (c *cache) pending(s *stream) *txn.Unit {
+// put replaces the cached prefix of a stream that the unit holds.
+func (c *cache) put(s *stream, p *prefix) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s == nil {
-		return nil
-	}
-	return s.by
+	c.set(s, p)
 }
 
-// put replaces the cached prefix and aggregate of a stream. By is the unit that will commit the last events; nil if they were read from the
-// table.
-func (c *cache) put(s *stream, p *prefix, folded Aggregate, by *txn.Unit) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if folded != nil && (p == nil || folded.Version() != p.version()) {
-		folded = nil
-	}
-	switch {
-	case p == nil || len(p.events) <= maxLength && !p.trimmed():
-	case folded == nil:
+func (c *cache) set(s *stream, p *prefix) {
+	if p != nil && len(p.events) > maxLength {
 		p = nil
-	default:
-		p = p.trim()
 	}
-	c.set(s, p, folded, by)
-}
-
-// putBack returns an unchanged prefix and aggregate that get has taken out.
-func (c *cache) putBack(s *stream, p *prefix, folded Aggregate) {
-	c.mu.Lock()
-	by := s.by
-	c.mu.Unlock()
-	c.put(s, p, folded, by)
-}
-
-func (c *cache) set(s *stream, p *prefix, folded Aggregate, by *txn.Unit) {
 	if s.prefix != nil {
 		c.events -= len(s.prefix.events)
 	}
 	if p != nil {
 		c.events += len(p.events)
 	}
-	s.prefix, s.folded, s.by = p, folded, by
+	s.prefix = p
 }
 
 // forget removes a stream from the cache.
@@ -208,7 +154,7 @@ func (c *cache) forget(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s := c.streams[name]; s != nil {
-		c.set(s, nil, nil, s.by)
+		c.set(s, nil)
 	}
 }
 

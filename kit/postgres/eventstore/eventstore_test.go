@@ -1,7 +1,6 @@
 package eventstore_test
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -62,18 +61,22 @@ func event(stream string, version, by int) cqrs.Event {
 func unit(ctx context.Context, db *sqlx.DB, store *eventstore.Store, work func(context.Context) error) error {
 	inner, u := txn.NewUnit(ctx, db)
 	defer u.Close()
-	inner, session := store.WithSession(inner, u, time.Now)
-	defer session.Discard()
+	session := store.NewSession(u, time.Now)
+	inner = eventstore.WithSession(inner, session)
+	defer session.Release()
 	if err := work(inner); err != nil {
 		return err
 	}
 	if _, err := session.Flush(inner); err != nil {
 		return err
 	}
-	err := cmp.Or(u.WaitForDependencies(ctx), txn.Commit(ctx, db, []*txn.Unit{u}))
-	u.End(err)
+	if err := session.Seal(inner); err != nil {
+		return err
+	}
+	err := txn.Commit(ctx, db, []*txn.Unit{u})
 	if err == nil {
-		session.Submitted()
+		session.Committed()
+		u.Committed()
 	}
 	return err
 }

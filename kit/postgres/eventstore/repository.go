@@ -63,13 +63,13 @@ func (r *Repository[A, E]) UpdateAll(ctx context.Context, ids []string, decide f
 		return fmt.Errorf("update %s: called outside a unit of work", r.category)
 	}
 	streams := r.touch(session, ids)
-	if err := session.read(ctx, streams, false); err != nil {
+	if err := session.read(ctx, streams); err != nil {
 		return err
 	}
 	aggregates := make([]A, len(ids))
 	for i, t := range streams {
 		if t.aggregate == nil {
-			a, err := r.aggregate(t)
+			a, err := r.fold(t.name, t.prefix.with(t.appended))
 			if err != nil {
 				return err
 			}
@@ -96,17 +96,10 @@ func (r *Repository[A, E]) Load(ctx context.Context, id string) (a A, err error)
 	name, p := Stream(r.category, id), (*prefix)(nil)
 	if session := sessionOf(ctx); session != nil {
 		streams := r.touch(session, []string{id})
-		if err := session.read(ctx, streams, true); err != nil {
+		if err := session.read(ctx, streams); err != nil {
 			return a, err
 		}
-		if p = streams[0].prefix; p.trimmed() { // it was read for an update before
-			loaded, err := session.load(ctx, streams, []wanted{{name, nil, r.schema}})
-			if err != nil {
-				return a, err
-			}
-			p = loaded[0]
-			session.reads = append(session.reads, read{name, r.category, p.version()})
-		}
+		p = streams[0].prefix.with(streams[0].appended)
 	} else {
 		stored, err := whole(r.store.read(ctx, nil, []wanted{{name, nil, r.schema}}))
 		if err != nil {
@@ -116,29 +109,6 @@ func (r *Repository[A, E]) Load(ctx context.Context, id string) (a A, err error)
 	}
 	if a, err = r.fold(name, p); err == nil && a.Version() == 0 {
 		err = fmt.Errorf("%s: %w", name, cqrs.ErrNotFound)
-	}
-	return a, err
-}
-
-// aggregate returns the aggregate of a unit of work: the cached one that was folded for earlier units, or else a new one folded from the
-// prefix.
-func (r *Repository[A, E]) aggregate(t *tracked) (A, error) {
-	a, ok := t.folded.(A)
-	t.folded = nil
-	if !ok || a.Version() < t.prefix.snapshot.Version || a.Version() > t.prefix.version() {
-		return r.fold(t.name, t.prefix)
-	}
-	later := t.prefix.events[a.Version()-t.prefix.snapshot.Version:]
-	if len(later) == 0 {
-		return a, nil
-	}
-	continues, ok := any(a).(restorer[E])
-	if !ok {
-		return r.fold(t.name, t.prefix)
-	}
-	history, err := bodies[E](t.name, later)
-	if err == nil {
-		continues.Continue(history)
 	}
 	return a, err
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Session is the streams that one unit of work has read, and the events that it will append. Nothing is written before the unit commits, so a
-// refusal can drop everything and still commit its answer.
+// Session is the streams that one unit of work has read, and the events that it will append. Nothing is written before the unit commits, so what one
+// message has done can be dropped: Savepoint and RollbackTo.
 type Session struct {
 	store   *Store
 	unit    *txn.Unit
@@ -22,7 +22,7 @@ type Session struct {
 	streams map[string]*tracked
 	order   []*tracked // in the order in which they were touched
 
-	// What the unit has read, also of streams that were discarded since.
+	// What the unit has read.
 	reads  []read
 	memory bool // some of it is from memory
 	loads  int  // number of queries that it is from
@@ -42,12 +42,15 @@ type tracked struct {
 	stream    *stream   // while the session holds it; nil also if it took too long to get it
 	prefix    *prefix   // what was read; nil if the stream was not read
 	stored    bool      // the prefix was read from the table
-	folded    Aggregate // from the cache; this unit owns it now
-	aggregate Aggregate
+	aggregate Aggregate // folded from the prefix and what is appended; nil if it must be folded anew
 	appended  []cqrs.Event
+	written   int // of them are among the unit's writes
 	options   Options
 	schema    string // of its snapshots; empty if it has none
 }
+
+// version is that of the stream with what is appended.
+func (t *tracked) version() int { return t.prefix.version() + len(t.appended) }
 
 // read is the version at which a unit has read a stream.
 type read struct {
@@ -57,10 +60,14 @@ type read struct {
 
 type sessionKey struct{}
 
-// WithSession begins the session of a unit.
-func (s *Store) WithSession(ctx context.Context, u *txn.Unit, clock cqrs.Clock) (context.Context, *Session) {
-	session := &Session{store: s, unit: u, clock: clock, streams: map[string]*tracked{}}
-	return context.WithValue(ctx, sessionKey{}, session), session
+// NewSession begins the session of a unit.
+func (s *Store) NewSession(u *txn.Unit, clock cqrs.Clock) *Session {
+	return &Session{store: s, unit: u, clock: clock, streams: map[string]*tracked{}}
+}
+
+// WithSession puts a session into the context of the handler of a message.
+func WithSession(ctx context.Context, s *Session) context.Context {
+	return context.WithValue(ctx, sessionKey{}, s)
 }
 
 func sessionOf(ctx context.Context) *Session {
@@ -79,9 +86,8 @@ func (s *Session) touch(category, id string) *tracked {
 	return t
 }
 
-// read loads streams that the session has not read yet: from the cache, or else all of them in one query. Events says that the caller needs
-// the events, not only the aggregates.
-func (s *Session) read(ctx context.Context, all []*tracked, events bool) error {
+// read loads streams that the session has not read yet: from the cache, or else all of them in one query.
+func (s *Session) read(ctx context.Context, all []*tracked) error {
 	all = slices.DeleteFunc(slices.Clone(all), func(t *tracked) bool { return t.prefix != nil })
 	slices.SortFunc(all, func(a, b *tracked) int { return cmp.Compare(a.name, b.name) }) // the same order for all units, so that two units do not wait for each other
 	all = slices.Compact(all)
@@ -91,11 +97,8 @@ func (s *Session) read(ctx context.Context, all []*tracked, events bool) error {
 	var missing []*tracked
 	var asked []wanted
 	for _, t := range all {
-		known, pending := s.known(t)
-		if known != nil && known.trimmed() && (events || s.store.cache.isShared(t.category)) {
-			known = nil
-		}
-		if known != nil && (pending || !s.store.cache.isShared(t.category)) {
+		known := s.known(t)
+		if known != nil && !s.store.cache.isShared(t.category) {
 			s.memory = true
 			s.note(t, known)
 			continue
@@ -106,7 +109,7 @@ func (s *Session) read(ctx context.Context, all []*tracked, events bool) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	loaded, err := s.load(ctx, missing, asked)
+	loaded, err := s.load(ctx, asked)
 	if err != nil {
 		return err
 	}
@@ -143,13 +146,12 @@ func (s *Session) hold(ctx context.Context, all []*tracked) error {
 	return s.lock(ctx, slices.DeleteFunc(slices.Clone(all), func(t *tracked) bool { return !t.options.Contended }))
 }
 
-// known returns what the session may use of a cached stream: nothing if its unit reads in a transaction of its own.
-func (s *Session) known(t *tracked) (p *prefix, pending bool) {
+// known returns the cached prefix of a stream: nothing if the unit reads in a transaction of its own.
+func (s *Session) known(t *tracked) *prefix {
 	if t.stream == nil || s.unit.OwnTransaction() {
-		return nil, false
+		return nil
 	}
-	p, t.folded, pending = s.store.cache.get(t.stream, s.unit)
-	return p, pending
+	return s.store.cache.get(t.stream)
 }
 
 // lockWait is how long a unit with a transaction of its own waits for a lock while it may hold others. Then it is rolled back, and waits
@@ -173,33 +175,24 @@ func (s *Session) lock(ctx context.Context, all []*tracked) error {
 	return nil
 }
 
-// load reads streams from the table, in the unit's own transaction or in one query with other units. If a unit of this instance is about to
-// commit events of one of the streams, load waits for it. A unit with a transaction of its own does not wait, because it may hold locks that
-// the other unit needs.
-func (s *Session) load(ctx context.Context, streams []*tracked, asked []wanted) ([]*prefix, error) {
+// load reads streams from the table, in the unit's own transaction or in one query with other units.
+func (s *Session) load(ctx context.Context, asked []wanted) ([]*prefix, error) {
 	s.loads++
 	if s.unit.OwnTransaction() {
 		return whole(s.store.read(ctx, s.unit, asked))
-	}
-	for _, t := range streams {
-		if before := s.store.cache.pending(t.stream); before != nil {
-			if err := before.Ended(ctx); err != nil {
-				return nil, err
-			}
-		}
 	}
 	return whole(s.store.loads.Call(ctx, asked))
 }
 
 // history returns the whole history of a stream, with the events that the unit has recorded.
 func (s *Session) history(ctx context.Context, t *tracked) ([]cqrs.Event, error) {
-	if err := s.read(ctx, []*tracked{t}, true); err != nil {
+	if err := s.read(ctx, []*tracked{t}); err != nil {
 		return nil, err
 	}
 	if t.prefix.snapshot.Version == 0 {
 		return slices.Clip(t.prefix.with(t.appended).events), nil
 	}
-	loaded, err := s.load(ctx, []*tracked{t}, []wanted{{stream: t.name}})
+	loaded, err := s.load(ctx, []wanted{{stream: t.name}})
 	if err != nil {
 		return nil, err
 	}
@@ -233,48 +226,60 @@ func (s *Session) event(ctx context.Context, t *tracked, version int, body any) 
 	return cqrs.Event{Body: body, Meta: m, Category: t.category, Key: t.id}
 }
 
-// Flush adds the recorded events to the unit's writes and returns them, in the order in which they were recorded within each stream. The
-// commit fails if a stream that was only read is no longer at the version that was read.
+// Flush adds the events that the message of ctx has recorded to the unit's writes and returns them, in the order in which they were recorded
+// within each stream.
 func (s *Session) Flush(ctx context.Context) ([]cqrs.Event, error) {
 	var events []cqrs.Event
 	for _, t := range s.order {
 		if t.aggregate != nil {
-			for i, change := range t.aggregate.Changes() {
-				t.appended = append(t.appended, s.event(ctx, t, t.prefix.version()+i+1, change))
+			for _, change := range t.aggregate.Changes() {
+				t.appended = append(t.appended, s.event(ctx, t, t.version()+1, change))
 			}
+			t.aggregate.Saved()
 		}
-		for i, e := range t.appended {
+		for i := t.written; i < len(t.appended); i++ {
+			e := &t.appended[i]
 			registered, ok := s.store.types.Of(e.Body)
 			if !ok {
 				return nil, fmt.Errorf("%T is not registered with the event store", e.Body)
 			}
-			t.appended[i].Meta.Type, t.appended[i].Meta.Schema = registered.Name, registered.Schema
+			e.Meta.Type, e.Meta.Schema = registered.Name, registered.Schema
 		}
-		if len(t.appended) == 0 && t.prefix != nil {
-			if err := expect.Write(ctx, read{t.name, t.category, t.prefix.version()}); err != nil {
-				return nil, err
-			}
-		}
-		if err := s.extend(ctx, t); err != nil {
-			return nil, err
-		}
-		events = append(events, t.appended...)
+		events = append(events, t.appended[t.written:]...)
+		t.written = len(t.appended)
 	}
 	return events, s.store.Append(ctx, events)
 }
 
+// Seal is called before the unit commits. The commit fails if a stream that was read is not at the version that was read. A snapshot is stored
+// where one is due.
+func (s *Session) Seal(ctx context.Context) error {
+	for _, t := range s.order {
+		if t.prefix == nil {
+			continue
+		}
+		if len(t.appended) == 0 {
+			if err := expect.Write(ctx, read{t.name, t.category, t.prefix.version()}); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := s.extend(ctx, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // extend makes the prefix of a stream with its new events, and a snapshot if one is due.
 func (s *Session) extend(ctx context.Context, t *tracked) error {
-	if t.prefix == nil || len(t.appended) == 0 {
-		return nil
-	}
 	if t.appended[0].Meta.Version != t.prefix.version()+1 {
 		t.prefix = nil // another version was expected than was read: the database decides
 		return nil
 	}
 	t.prefix = t.prefix.with(t.appended)
 	a, ok := t.aggregate.(Snapshotter)
-	if !ok || t.schema == "" || !t.snapshotDue() {
+	if !ok || t.schema == "" || t.prefix.version()-t.prefix.snapshot.Version < t.options.SnapshotEvery {
 		return nil
 	}
 	snapshot, err := snapshotOf(t.name, t.schema, a)
@@ -285,58 +290,47 @@ func (s *Session) extend(ctx context.Context, t *tracked) error {
 	return saveSnapshots.Write(ctx, snapshot)
 }
 
-// snapshotDue tells whether enough events came after the snapshot, or, of a trimmed prefix, whether the version has passed a multiple.
-func (t *tracked) snapshotDue() bool {
-	after, every := t.prefix.version(), t.options.SnapshotEvery
-	if t.prefix.trimmed() {
-		return (after-len(t.appended))/every < after/every
+// Mark is a place in a session, between two messages.
+type Mark map[*tracked]int
+
+// Savepoint marks what was appended so far, for RollbackTo.
+func (s *Session) Savepoint() Mark {
+	m := Mark{}
+	for _, t := range s.order {
+		m[t] = len(t.appended)
 	}
-	return after-t.prefix.snapshot.Version >= every
+	return m
 }
 
-// Submitted caches the streams that the unit has read and the events that it will append, for the next units. It is called when the unit's
-// position in a commit group is certain.
-func (s *Session) Submitted() {
+// RollbackTo drops the events that were recorded after a savepoint. The streams stay read: the commit still fails if one is no longer at the version
+// that was read.
+func (s *Session) RollbackTo(m Mark) {
+	for _, t := range s.order {
+		t.appended, t.written, t.aggregate = t.appended[:m[t]], m[t], nil
+	}
+}
+
+// Committed caches the streams that the unit has read, with the events that it has appended.
+func (s *Session) Committed() {
 	for _, t := range s.order {
 		switch {
 		case t.stream == nil && len(t.appended) > 0:
 			s.store.cache.forget(t.name)
 		case t.stream == nil:
-		case len(t.appended) > 0:
-			if t.aggregate != nil {
-				t.aggregate.Saved()
-			}
-			s.store.cache.put(t.stream, t.prefix, t.aggregate, s.unit)
-		case t.prefix != nil && t.prefix.trimmed():
-			s.store.cache.putBack(t.stream, t.prefix, t.aggregate)
-		case t.stored && !s.unit.OwnTransaction(): // which has not waited for units that are about to commit
-			s.store.cache.put(t.stream, t.prefix, nil, nil)
+		case len(t.appended) > 0, t.stored:
+			s.store.cache.put(t.stream, t.prefix)
 		}
 	}
-	s.Discard()
 }
 
-// Discard drops everything that was read and recorded. The cache stays as it was.
-func (s *Session) Discard() {
+// Release lets other units have the streams. The cache stays as it is.
+func (s *Session) Release() {
 	for _, t := range s.order {
 		if t.stream != nil {
 			s.store.cache.release(t.stream)
 			t.stream = nil
 		}
 	}
-	clear(s.streams)
-	s.order = nil
-}
-
-// Refused drops all recorded events. The commit of the refusal still fails if a stream is no longer at the version that was read.
-func (s *Session) Refused(ctx context.Context) error {
-	for _, r := range s.reads {
-		if err := expect.Write(ctx, r); err != nil {
-			return err
-		}
-	}
-	s.Discard()
-	return nil
 }
 
 // errStale makes a unit run again.

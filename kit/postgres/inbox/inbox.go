@@ -21,16 +21,12 @@ import (
 type Inbox struct {
 	db          *sqlx.DB
 	lookups     txn.Batcher[lookup, []row]
-	prefetch    txn.Prefetch[deliveryKey, []row]
 	verifyUntil atomic.Int64 // until when all messages are looked up, in nanoseconds since 1970
 
 	// VerifyFor is how long every message is looked up after a duplicate has arrived. Duplicates come in numbers, after a crash or when another
 	// instance takes over, and each one that is not looked up halves a commit group. Default 10 s.
 	VerifyFor time.Duration
 }
-
-// deliveryKey identifies a message at a consumer.
-type deliveryKey struct{ consumer, id string }
 
 // lookupTimeout limits one query of the table.
 const lookupTimeout = 15 * time.Second
@@ -152,15 +148,6 @@ func check(m cqrs.Meta) error {
 // maxID is the length of the longest id that cqrs.InboxID makes of another service's source and id.
 const maxID = 2*cqrs.MaxKey + 16
 
-// Prefetch starts the look-up of a message that waits for an earlier message of its key. The result may be stale when the message starts;
-// then the insert of its row fails.
-func (i *Inbox) Prefetch(consumer string, m cqrs.Meta) {
-	if check(m) != nil {
-		return // TryInsert returns the error
-	}
-	i.prefetch.Add(deliveryKey{consumer, m.ID}, i.lookups.Enqueue(lookup{consumer, m}))
-}
-
 // find returns the rows that are known of a message, read in the transaction of ctx if the unit has its own.
 func (i *Inbox) find(ctx context.Context, consumer string, m cqrs.Meta) ([]row, error) {
 	if err := check(m); err != nil {
@@ -172,9 +159,6 @@ func (i *Inbox) find(ctx context.Context, consumer string, m cqrs.Meta) ([]row, 
 			return nil, err
 		}
 		return rows[0], nil
-	}
-	if expected := i.prefetch.Take(deliveryKey{consumer, m.ID}); expected != nil {
-		return expected(ctx)
 	}
 	return i.lookups.Call(ctx, lookup{consumer, m})
 }

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,8 +29,6 @@ var ErrLeaseLost = fmt.Errorf("another instance handles the key: %w", cqrs.ErrPe
 type Queue struct {
 	db      *sqlx.DB
 	lookups txn.Batcher[cqrs.MessageKey, bool]
-	ahead   txn.Prefetch[expected, bool]
-	blocked atomic.Int64 // changes when this instance blocks a key, or finds a key blocked
 	wake    chan struct{}
 
 	mu        sync.Mutex
@@ -39,12 +36,6 @@ type Queue struct {
 
 	// Poll is how often the queue looks for messages that another instance has stored or replayed. Default 1 s.
 	Poll time.Duration
-}
-
-// expected identifies a prefetched message. The key is part of it: two sources may send messages of two keys with the same id.
-type expected struct {
-	key cqrs.MessageKey
-	id  string
 }
 
 // New makes a Queue. Run hands out due messages.
@@ -103,36 +94,16 @@ func receipt(m cqrs.Received) string {
 	return uuid.NewHash(sha256.New(), uuid.Nil, name, 8).String()
 }
 
-// Prefetch begins to look up the key of a message that waits for an earlier message of its key.
-func (q *Queue) Prefetch(k cqrs.MessageKey, messageID string) {
-	before, wait := q.blocked.Load(), q.lookups.Enqueue(k)
-	q.ahead.Add(expected{k, messageID}, func(ctx context.Context) (bool, error) {
-		blocked, err := wait(ctx)
-		if err == nil && !blocked && q.blocked.Load() != before { // the key of an earlier message may be blocked since
-			return q.lookups.Call(ctx, k)
-		}
-		return blocked, err
-	})
-}
-
-func (q *Queue) look(ctx context.Context, m cqrs.Received) (blocked bool, err error) {
-	if wait := q.ahead.Take(expected{m.Key, m.ID}); wait != nil {
-		return wait(ctx)
-	}
-	return q.lookups.Call(ctx, m.Key)
-}
-
 // Enqueue stores a message that the broker has delivered if its key is blocked. False: it may be handled.
 func (q *Queue) Enqueue(ctx context.Context, m cqrs.Received) (enqueued bool, err error) {
-	blocked, err := q.look(ctx, m)
+	blocked, err := q.lookups.Call(ctx, m.Key)
 	if err != nil || !blocked {
 		return false, err
 	}
 	// The message may be in flight beside the one before it, which has not been stored yet: stored first, this one would be handled first.
-	if err := cqrs.KeyChainFromContext(ctx).Wait(ctx); err != nil {
+	if err := cqrs.TurnFromContext(ctx).Wait(ctx); err != nil {
 		return false, err
 	}
-	q.blocked.Add(1) // another instance may have blocked the key after the messages behind this one were looked up
 	err = q.within(ctx, "store a message of a blocked key", func(tx *sqlx.Tx) error {
 		enqueued = false
 		var one int
@@ -167,7 +138,6 @@ func (q *Queue) RetryAfter(ctx context.Context, m cqrs.Received, delay time.Dura
 // block blocks the key of a message until a time, and stores the message as the first one that waits. If the key was blocked meanwhile, the
 // message is stored behind the waiting ones. A message that another instance has processed blocks no key.
 func (q *Queue) block(ctx context.Context, tx *sqlx.Tx, m cqrs.Received, attempts int, due string, args ...any) error {
-	q.blocked.Add(1)
 	_, err := tx.ExecContext(ctx, `INSERT INTO blocked_keys (consumer, key, attempts, first_at, due_at) VALUES ($1, $2, $3, app_now(), `+due+`)
 		ON CONFLICT (consumer, key) DO UPDATE SET due_at = blocked_keys.due_at`, append([]any{m.Key.Consumer, stored(m.Key), attempts}, args...)...)
 	if err != nil {

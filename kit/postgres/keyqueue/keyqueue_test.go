@@ -412,24 +412,6 @@ func TestMigrationKeepsWaitingMessages(t *testing.T) {
 	}, 30*time.Second, 10*time.Millisecond)
 }
 
-// A key that another instance blocks, or a replay, after a message was looked up ahead of its turn: when the message before it is stored, so is
-// this one. Otherwise it would be handled before it.
-func TestRetryKeepsKeyOrderWhenAnotherInstanceBlocksTheKey(t *testing.T) {
-	db, _ := kittest.Database(t)
-	here, there := keyqueue.New(db), keyqueue.New(db)
-	received := func(id string) cqrs.Received {
-		return cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "k"}, Topic: "topic", ID: id, Headers: map[string]string{}}
-	}
-	here.Prefetch(received("2").Key, "2") // it waits behind message 1
-	time.Sleep(200 * time.Millisecond)    // not blocked yet
-	require.NoError(t, there.RetryAfter(t.Context(), received("1"), time.Hour))
-	for _, id := range []string{"1", "2"} {
-		enqueued, err := here.Enqueue(t.Context(), received(id))
-		require.NoError(t, err)
-		require.True(t, enqueued, "message %s is handled before message 1", id)
-	}
-}
-
 // Messages of one key are in flight together: the second one was begun while the first one was being committed. The first one's predecessor has
 // failed meanwhile, so their key is blocked. The second one must not be stored before the first one.
 func TestRetryKeepsKeyOrderOfMessagesInFlight(t *testing.T) {
@@ -439,11 +421,11 @@ func TestRetryKeepsKeyOrderOfMessagesInFlight(t *testing.T) {
 		return cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: "k"}, Topic: "topic", ID: id, Headers: map[string]string{}}
 	}
 	require.NoError(t, q.RetryAfter(t.Context(), received("0"), time.Hour))
-	first := cqrs.NewKeyChain(nil, func() {})
-	second := cqrs.NewKeyChain(first, func() {})
+	first := cqrs.NewTurn(nil)
+	second := cqrs.NewTurn(first)
 	stored := make(chan error, 1)
 	go func() {
-		_, err := q.Enqueue(cqrs.WithKeyChain(t.Context(), second), received("2"))
+		_, err := q.Enqueue(cqrs.WithTurn(t.Context(), second), received("2"))
 		stored <- err
 	}()
 	select {
@@ -452,7 +434,7 @@ func TestRetryKeepsKeyOrderOfMessagesInFlight(t *testing.T) {
 		t.Fatal("message 2 is stored before message 1")
 	case <-time.After(500 * time.Millisecond):
 	}
-	_, err := q.Enqueue(cqrs.WithKeyChain(t.Context(), first), received("1"))
+	_, err := q.Enqueue(cqrs.WithTurn(t.Context(), first), received("1"))
 	require.NoError(t, err)
 	first.Done()
 	require.NoError(t, <-stored)
@@ -521,7 +503,7 @@ func TestDeadLetterOfAMessageThatWasHandledAfterAReplay(t *testing.T) {
 	require.Empty(t, list)
 }
 
-// Two sources send messages with one id and different keys. What was looked up ahead for the key of one does not count for the other.
+// Two sources send messages with one id and different keys. That one key is blocked does not count for the other.
 func TestRetryKeepsKeyOrderOfTwoSourcesWithOneMessageID(t *testing.T) {
 	db, _ := kittest.Database(t)
 	here, there := keyqueue.New(db), keyqueue.New(db)
@@ -529,8 +511,9 @@ func TestRetryKeepsKeyOrderOfTwoSourcesWithOneMessageID(t *testing.T) {
 		return cqrs.Received{Key: cqrs.MessageKey{Consumer: "c", Key: key}, Topic: "topic", Source: "/" + key, ID: id, Headers: map[string]string{}}
 	}
 	require.NoError(t, there.RetryAfter(t.Context(), received("blocked", "1"), time.Hour))
-	here.Prefetch(received("blocked", "2").Key, "2")
-	here.Prefetch(received("free", "2").Key, "2")
+	free, err := here.Enqueue(t.Context(), received("free", "2"))
+	require.NoError(t, err)
+	require.False(t, free)
 	enqueued, err := here.Enqueue(t.Context(), received("blocked", "2"))
 	require.NoError(t, err)
 	require.True(t, enqueued, "message 2 is handled before message 1")

@@ -1,0 +1,127 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/txn"
+)
+
+// maxRun is the maximum number of messages in one unit of work.
+const maxRun = 64
+
+// run is the unit of work of one message, or of several consecutive messages of one key, which commit together. Its streams are read once. Each
+// message works after a savepoint, and what a message that fails or is refused has done is rolled back to it. One message at a time uses the
+// run; the next one joins when the one before has done its work (cqrs.Turn). The last one submits it.
+//
+// If the commit of several messages fails, all of them run again, each in a unit of its own, so that a message has no other's error.
+type run struct {
+	*txn.Unit
+	session  *eventstore.Session
+	length   int // messages
+	events   []cqrs.Event
+	messages []*outbox.Message
+	ended    chan struct{}
+	err      error
+}
+
+func (u *UnitOfWork) begin() *run {
+	_, unit := txn.NewUnit(context.Background(), u.db)
+	r := &run{Unit: unit, length: 1, ended: make(chan struct{})}
+	r.session = u.store.NewSession(r.Unit, u.clock)
+	r.Admit(func(ctx context.Context) (func(), error) { return u.admit(ctx, r) })
+	return r
+}
+
+// end gives the result of a run to its messages.
+func (r *run) end(err error) {
+	r.session.Release()
+	r.Close()
+	r.err = err
+	close(r.ended)
+}
+
+// errRunFailed is the error of each message of a run of several whose commit failed.
+var errRunFailed = fmt.Errorf("a unit of work of several messages failed: %w", cqrs.ErrConflict)
+
+// wait waits for the result. The error may be ctx's.
+func (r *run) wait(ctx context.Context) error {
+	select {
+	case <-r.ended:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if r.err != nil && r.length > 1 && !txn.IsUnavailable(r.err) {
+		return fmt.Errorf("%w: %v", errRunFailed, r.err) //nolint:errorlint // the kind of the error is that of one message only
+	}
+	return r.err
+}
+
+// join does the work of a message in the run of the messages before it. If that fails, the others are committed, and the message runs again
+// after them.
+func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Context) error) error {
+	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), unitTimeout) // the others must not fail because this message is given up
+	defer cancel()
+	writes, streams, events := r.Savepoint(), r.session.Savepoint(), len(r.events)
+	r.length++
+	err := cqrs.Protect(func() error { return u.step(ctx, r, work) })
+	if err == nil {
+		return u.complete(own, cqrs.TurnFromContext(ctx), r)
+	}
+	r.length--
+	r.RollbackTo(writes)
+	r.session.RollbackTo(streams)
+	r.events = r.events[:events]
+	_ = u.submit(own, r) // the other messages have the result
+	return fmt.Errorf("%w: %w", cqrs.ErrConflict, err)
+}
+
+// complete passes a run to the next message, or submits it, and waits for the result.
+func (u *UnitOfWork) complete(ctx context.Context, turn *cqrs.Turn, r *run) error {
+	if !r.OwnTransaction() && r.length < maxRun && turn.Pass(r) {
+		return r.wait(ctx)
+	}
+	return u.submit(ctx, r)
+}
+
+// submit commits a run, with the next group or in its own transaction, and waits for the result.
+func (u *UnitOfWork) submit(ctx context.Context, r *run) error {
+	inside := eventstore.WithSession(txn.WithUnit(ctx, r.Unit), r.session)
+	if err := r.session.Seal(inside); err != nil {
+		r.end(err)
+		return err
+	}
+	r.messages = outbox.MessagesFromContext(inside)
+	c := &committing{run: r, ctx: ctx}
+	if r.OwnTransaction() {
+		if err := u.commits.write(ctx, []*committing{c}, txn.Waits{Lock: contendedLockWait}); err != nil {
+			r.end(lockedOut(err, r.Unit))
+		}
+	} else {
+		u.commits.enqueue(c)
+	}
+	err := r.wait(ctx)
+	if txn.IsStale(err) {
+		r.session.Conflicted()
+	}
+	return err
+}
+
+// errNotFirst makes a message run again after the messages before it: its transaction would not see what they write at the commit.
+var errNotFirst = fmt.Errorf("a transaction of its own begins after the messages before have committed: %w", cqrs.ErrConflict)
+
+// admit lets a unit begin a transaction of its own.
+func (u *UnitOfWork) admit(ctx context.Context, r *run) (release func(), err error) {
+	if r.length > 1 {
+		return nil, errNotFirst
+	}
+	select {
+	case u.ownTransactions <- struct{}{}:
+		return func() { <-u.ownTransactions }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
