@@ -154,7 +154,7 @@ func (g *groupCommit) write(ctx context.Context, all []*committing, limits txn.W
 	}
 	for _, c := range all {
 		c.session.Committed()
-		c.Unit.Committed()
+		c.Committed()
 	}
 	err := cqrs.Protect(func() error { g.committed(all); return nil })
 	for _, c := range all {
