@@ -5,7 +5,7 @@ SHIP := go tool -modfile=tools/ship/ship.mod
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help init remove-example run demo test race nightly long-test template-test simulate component-test browser-test screenshots asyncapi node chaos fuzz bench profile bench-age lint fmt generate proto kubernetes dist image sbom vuln up down
+.PHONY: help init remove-example run demo test race nightly long-test template-test simulate component-test browser-test screenshots asyncapi node chaos fuzz bench bench-quick profile bench-age lint fmt generate proto kubernetes dist image sbom vuln up down
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | column -t -s '	'
@@ -76,6 +76,9 @@ fuzz: ## Fuzz everything that reads from outside, a minute each (FUZZTIME)
 
 bench: ## Rates and latencies beside their baselines, three rounds: a table and bench.json
 	go run ./tests/bench -svg docs/pictures/bench.svg
+
+bench-quick: ## The same cases in three minutes, one round of each, for a change that is being worked on
+	go run ./tests/bench -rounds 1 -messages 30000 -sagas 1500 -requests 5000 -backlog 100000 -events 100000 -rest 5s -json ''
 
 profile: ## Where the time goes while sagas run: a CPU profile, and its top
 	go run ./tests/bench -rounds 1 -only sagas -json '' -profile profile.out

@@ -32,7 +32,3 @@ services_down() {
   if [ -x "$shared/services/services" ]; then "$shared/services/services" down >/dev/null 2>&1 || true; else $CHAOS_CTL down -v || true; fi
 }
 
-# bench_short is the benchmark in a few minutes; its figures are not those of the documentation.
-bench_short() {
-  go run ./tests/bench -rounds 1 -messages 30000 -sagas 1500 -requests 5000 -backlog 100000 -events 100000 -rest 5s -json ""
-}
