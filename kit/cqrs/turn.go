@@ -21,12 +21,12 @@ type Turn struct {
 	kept    bool          // it was not processed, but kept for later
 	wanted  bool          // the next message waits for the unit
 	passed  any           // the unit that the next message joins
-	changed chan struct{} // closed when passed is set
+	changed chan struct{} // gets a token when passed is set
 }
 
 // NewTurn makes the turn of a message after another one, or after none.
 func NewTurn(before *Turn) *Turn {
-	return &Turn{before: before, done: make(chan struct{}), changed: make(chan struct{})}
+	return &Turn{before: before, done: make(chan struct{}), changed: make(chan struct{}, 1)}
 }
 
 type turnKey struct{}
@@ -169,7 +169,9 @@ func (t *Turn) Pass(unit any) (passed bool) {
 		return false
 	}
 	t.wanted, t.passed = false, unit
-	close(t.changed)
-	t.changed = make(chan struct{})
+	select {
+	case t.changed <- struct{}{}:
+	default:
+	}
 	return true
 }
