@@ -219,7 +219,8 @@ func (o Options) deadLetter(queue KeyQueue, uow cqrs.UnitOfWork, msg *message.Me
 	hold := !answered && cqrs.KindOf(reason) != cqrs.KindRefused
 	id := ""
 	err := o.keepTrying(msg.Context(), func() error {
-		return uow.Within(context.WithoutCancel(msg.Context()), func(ctx context.Context) (err error) {
+		alone := cqrs.WithTurn(context.WithoutCancel(msg.Context()), nil) // the next message of the key must not join
+		return uow.Within(alone, func(ctx context.Context) (err error) {
 			if id, err = queue.DeadLetter(ctx, m, reason.Error(), stack, hold); err != nil || !answered {
 				return err
 			}

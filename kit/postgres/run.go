@@ -65,9 +65,11 @@ func (r *run) wait(ctx context.Context) error {
 func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Context) error) error {
 	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), unitTimeout) // the others must not fail because this message is given up
 	defer cancel()
+	working, stop := context.WithTimeout(ctx, unitTimeout)
+	defer stop()
 	writes, streams, events := r.Savepoint(), r.session.Savepoint(), len(r.events)
 	r.length++
-	err := cqrs.Protect(func() error { return u.step(ctx, r, work) })
+	err := cqrs.Protect(func() error { return u.step(working, r, work) })
 	if err == nil {
 		return u.complete(own, cqrs.TurnFromContext(ctx), r)
 	}

@@ -51,7 +51,7 @@ type Service struct {
 	Migrations  fs.FS                  // of the service's own tables, in goose's format
 
 	// Middleware is added to the message router, outside the middleware of single handlers. It runs for each attempt at a message, inside the
-	// kit's own middleware. Router adds handlers of Watermill's, with subscribers and publishers of any kind; the kit's for them are
+	// kit's own middleware; messages of one key that wait may be in it at once. Router adds handlers of Watermill's, with subscribers and publishers of any kind; the kit's for them are
 	// Kit.Subscriber, Kit.Publisher and Kit.Middleware. It is called on instances with the role worker. Both are optional.
 	Middleware []message.HandlerMiddleware
 	Router     func(k *Kit, r *message.Router) error
