@@ -316,7 +316,7 @@ func TestALongHistoryWithoutSnapshotsIsNotReadAgain(t *testing.T) {
 func TestInstancesThatWantTheSameDoNotBlockEachOther(t *testing.T) {
 	w := newEnvironment(t)
 	instances := []*environment{w, w.another(), w.another()}
-	const workers, rounds = 24, 12
+	const workers, rounds = 16, 12
 	skus := []string{"A", "B", "C", "D"}
 	var handling sync.WaitGroup
 	for n := range workers * len(instances) {
