@@ -36,7 +36,7 @@ func Connector(dsn string) (driver.Connector, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 5 * time.Second
 	}
-	return stdlib.GetConnector(*config, stdlib.OptionAfterConnect(prepare)), nil
+	return stdlib.GetConnector(*config), nil
 }
 
 // Pool makes a pool of connections of Connector. It does not connect.
