@@ -241,7 +241,7 @@ func (c Config) consumer() *sarama.Config {
 }
 
 // NewSubscriber makes a key-ordered subscriber for a group. The key is that of the header keyHeader, if a record has it, else the record's. A
-// message's cqrs.Turn is in its context: up to run messages of a key are in hand at once, and take their turns.
+// message's cqrs.Turn is in its context: up to run messages of a key are in flight at once, and take their turns.
 func NewSubscriber(c Config, group, keyHeader string, run int, logger watermill.LoggerAdapter) (*keyordered.Subscriber, error) {
 	s, err := keyordered.NewSubscriber(keyordered.Config{
 		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: c.records(), Logger: logger, MaxBytes: c.GroupBytes,

@@ -31,8 +31,8 @@ type Config struct {
 	// Default: that of Watermill's Kafka publisher, wkafka.DefaultMarshaler.
 	Unmarshaler wkafka.Unmarshaler
 
-	// Key returns the key of a record. Messages of one key are handed out in order, one at a time; a message whose key is empty waits for no
-	// other message. Default: the record's key.
+	// Key returns the key of a record. Messages of one key are handed out in order, one at a time unless Run is more; a message whose key is
+	// empty waits for no other message. Default: the record's key.
 	Key func(*sarama.ConsumerMessage) string
 
 	// MaxInFlight is how many messages of a partition may be in flight, those that wait for an earlier message of their key included. Default 256.

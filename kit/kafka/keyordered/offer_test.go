@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -60,21 +59,11 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 			defer chanceMu.Unlock()
 			return chance.IntN(n)
 		}
-		m := &model{run: run, begun: map[string]int64{}, open: map[string]map[int64]bool{}, links: map[*link]int64{}, acked: map[int64]bool{}}
+		m := newModel(run)
 		o := &offers{done: map[int64][]bool{}, active: map[string]int{}}
 		numbers := map[int64]int64{} // of records, by offset
 		var marked int64
-		config := Config{
-			Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: numbering{}, MaxInFlight: limit, MaxAhead: 40,
-			NackPause: 10 * time.Microsecond, Logger: watermill.NopLogger{},
-			Run: run,
-			Link: func(before any) (any, func()) {
-				b, _ := before.(*link)
-				return &link{before: b}, func() {}
-			},
-			WithLink: func(ctx context.Context, l any) context.Context { return context.WithValue(ctx, "link", l) }, //nolint:staticcheck // of this test
-		}
-		require.NoError(rt, config.complete())
+		config := m.config(rt, Config{Unmarshaler: numbering{}, MaxInFlight: limit, MaxAhead: 40})
 		stop, end := context.WithCancel(context.Background())
 		base, lose := context.WithCancel(context.Background())
 		out := make(chan *message.Message)

@@ -51,9 +51,9 @@ type entry struct {
 
 // queue is the entries of a key.
 type queue struct {
-	inHand  int
-	last    any // link of the latest entry that has begun
-	waiting []*entry
+	inFlight int
+	last     any // link of the latest entry that has begun
+	waiting  []*entry
 }
 
 func newPartition(c Config, topic string, stop, base context.Context, out chan<- *message.Message, bytes *budget, mark func(int64)) *partition {
@@ -145,7 +145,7 @@ func protect(f func() error) (err error) {
 	return f()
 }
 
-// enqueue starts an entry, or makes it wait if Run earlier ones of its key are in hand. An entry without a key does not wait. It is called under
+// enqueue starts an entry, or makes it wait if Run earlier ones of its key are in flight. An entry without a key does not wait. It is called under
 // the lock.
 func (p *partition) enqueue(e *entry) {
 	if e.key == "" {
@@ -157,7 +157,7 @@ func (p *partition) enqueue(e *entry) {
 		q = &queue{}
 		p.keys[e.key] = q
 	}
-	if q.inHand == p.config.Run {
+	if q.inFlight == p.config.Run {
 		q.waiting = append(q.waiting, e)
 		return
 	}
@@ -167,7 +167,7 @@ func (p *partition) enqueue(e *entry) {
 func (p *partition) begin(e *entry, q *queue) {
 	var before any
 	if q != nil {
-		q.inHand++
+		q.inFlight++
 		before = q.last
 	}
 	acknowledged := func() {}
@@ -187,13 +187,13 @@ func (p *partition) next(key string) {
 	if q == nil {
 		return
 	}
-	q.inHand--
+	q.inFlight--
 	switch {
 	case len(q.waiting) > 0 && p.stop.Err() == nil:
 		following := q.waiting[0]
 		q.waiting = q.waiting[1:]
 		p.begin(following, q)
-	case q.inHand == 0 && len(q.waiting) == 0:
+	case q.inFlight == 0 && len(q.waiting) == 0:
 		delete(p.keys, key)
 	}
 }

@@ -42,6 +42,23 @@ type model struct {
 	faults []string
 }
 
+func newModel(run int) *model {
+	return &model{run: run, begun: map[string]int64{}, open: map[string]map[int64]bool{}, links: map[*link]int64{}, acked: map[int64]bool{}}
+}
+
+// config completes a configuration with the links that the model follows.
+func (m *model) config(t require.TestingT, c Config) Config {
+	c.Brokers, c.Group, c.Sarama, c.Logger = []string{"none"}, "g", sarama.NewConfig(), watermill.NopLogger{}
+	c.NackPause, c.Run = 10*time.Microsecond, m.run
+	c.Link = func(before any) (any, func()) {
+		b, _ := before.(*link)
+		return &link{before: b}, func() {}
+	}
+	c.WithLink = func(ctx context.Context, l any) context.Context { return context.WithValue(ctx, "link", l) } //nolint:staticcheck // of this test
+	require.NoError(t, c.complete())
+	return c
+}
+
 func (m *model) fault(format string, args ...any) {
 	m.faults = append(m.faults, fmt.Sprintf(format, args...))
 }
@@ -58,12 +75,17 @@ func (m *model) begins(l *link, key string, offset int64) {
 	if before, known := m.links[l.before]; known && before >= offset {
 		m.fault("%d of %s was linked after %d", offset, key, before)
 	}
+	for other := range m.open[key] {
+		if other < offset && l.before == nil {
+			m.fault("%d of %s was linked after none, but %d is in flight", offset, key, other)
+		}
+	}
 	if m.open[key] == nil {
 		m.open[key] = map[int64]bool{}
 	}
 	m.open[key][offset] = true
 	if len(m.open[key]) > m.run {
-		m.fault("%d of %s are in hand", len(m.open[key]), key)
+		m.fault("%d of %s are in flight", len(m.open[key]), key)
 	}
 	if m.run == 1 && offset < m.begun[key] {
 		m.fault("%d of %s began after %d", offset, key, m.begun[key])
@@ -95,7 +117,7 @@ func (m *model) marks(next int64) {
 	m.marked = next
 }
 
-// Whatever is acknowledged or nacked, in whatever order: Run records of a key are in hand at most, linked in their order, no more are in hand than
+// Whatever is acknowledged or nacked, in whatever order: Run records of a key are in flight at most, linked in their order, no more are in flight than
 // may be, and nothing is marked that was not acknowledged.
 func TestPartitionFollowsTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
@@ -107,18 +129,8 @@ func TestPartitionFollowsTheModel(t *testing.T) {
 		nacks := rapid.IntRange(0, 5).Draw(rt, "nacks of ten")
 		run := rapid.IntRange(1, 4).Draw(rt, "run")
 		chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
-		m := &model{run: run, begun: map[string]int64{}, open: map[string]map[int64]bool{}, links: map[*link]int64{}, acked: map[int64]bool{}}
-		config := Config{
-			Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: unmarshaler{}, MaxInFlight: limit, MaxAhead: ahead,
-			NackPause: 10 * time.Microsecond, Logger: watermill.NopLogger{},
-			Run: run,
-			Link: func(before any) (any, func()) {
-				b, _ := before.(*link)
-				return &link{before: b}, func() {}
-			},
-			WithLink: func(ctx context.Context, l any) context.Context { return context.WithValue(ctx, "link", l) }, //nolint:staticcheck // of this test
-		}
-		require.NoError(rt, config.complete())
+		m := newModel(run)
+		config := m.config(rt, Config{Unmarshaler: unmarshaler{}, MaxInFlight: limit, MaxAhead: ahead})
 		stop, end := context.WithCancel(context.Background())
 		base, lose := context.WithCancel(context.Background())
 		out := make(chan *message.Message)

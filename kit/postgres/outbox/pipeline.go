@@ -304,7 +304,7 @@ func (p *pipeline) remove(b *batch, more <-chan *batch) {
 
 // removeSent deletes rows whose messages the broker has acknowledged, or handlers of this process have handled. The error is ErrLeaseLost if a sent
 // row is missing, because the lease was lost meanwhile: another relay may then send the messages again, and the inbox of their consumers
-// rejects the duplicates. A handled row may be missing: it was in hand for longer than a lease lasts.
+// rejects the duplicates. A handled row may be missing: its handler was active for longer than a lease lasts.
 func (r *Relay) removeSent(held *lease, sent, handled []int64) (deleted int, err error) {
 	if len(sent)+len(handled) == 0 {
 		return 0, nil
