@@ -18,6 +18,7 @@ type Turn struct {
 	before *Turn
 	broken bool // a message before it was kept for later since Look
 
+	most    int           // messages in its unit of work; 0: as many as that lets in
 	kept    bool          // it was not processed, but kept for later
 	wanted  bool          // the next message waits for the unit
 	passed  any           // the unit that the next message joins
@@ -41,6 +42,16 @@ func TurnFromContext(ctx context.Context) *Turn {
 	t, _ := ctx.Value(turnKey{}).(*Turn)
 	return t
 }
+
+// Limit limits the number of messages in the unit of work that the message begins or joins next. One: it works alone.
+func (t *Turn) Limit(messages int) {
+	if t != nil {
+		t.most = max(1, messages)
+	}
+}
+
+// Admits tells whether the unit of work of the message may have so many messages.
+func (t *Turn) Admits(messages int) bool { return t != nil && (t.most == 0 || messages <= t.most) }
 
 // Done says that the message was acknowledged.
 func (t *Turn) Done() { close(t.done) }
@@ -108,7 +119,8 @@ func (t *Turn) Wait(ctx context.Context) error {
 // errOutOfTurn is the error of a message before which another one was kept.
 var errOutOfTurn = fmt.Errorf("an earlier message of the key was not processed: %w", ErrConflict)
 
-// Join waits until the message before has passed its unit of work, which is returned, or all earlier messages are done; unit is then nil. The
+// Join waits until the message before has passed its unit of work, which is returned, or all earlier messages are done; unit is then nil, and always
+// if the message works alone. The
 // error is ctx's, or wraps ErrConflict if an earlier message was not processed.
 func (t *Turn) Join(ctx context.Context) (unit any, err error) {
 	for {
@@ -118,6 +130,12 @@ func (t *Turn) Join(ctx context.Context) (unit any, err error) {
 				return nil, errOutOfTurn
 			}
 			return nil, nil
+		}
+		if t.most == 1 {
+			if err := t.Wait(ctx); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		if unit := before.take(); unit != nil {
 			return unit, nil

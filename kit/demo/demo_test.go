@@ -60,14 +60,14 @@ const empty = `{"sagas":[]}`
 
 func TestAtRest(t *testing.T) {
 	answers := map[string]string{
-		"/v1/sagas?limit=100&status=running": empty, "/v1/sagas?limit=100&status=compensating": empty, "/v1/sagas?limit=100&status=stuck": empty,
+		"/v1/sagas?limit=10&status=running": empty, "/v1/sagas?limit=10&status=compensating": empty, "/v1/sagas?limit=10&status=stuck": empty,
 		"/v1/outbox": `{"pending":0,"delayed":0,"parked":0}`,
 	}
 	var r Report
 	require.NoError(t, api(t, answers).AtRest(t.Context(), &r))
 	require.True(t, r.Consistent())
 	require.Equal(t, "balanced", r.Sentence())
-	answers["/v1/sagas?limit=100&status=stuck"] = `{"sagas":[{"saga_id":"s1","subject":"book 1"}]}`
+	answers["/v1/sagas?limit=10&status=stuck"] = `{"sagas":[{"saga_id":"s1","subject":"book 1"}]}`
 	answers["/v1/outbox"] = `{"pending":1,"delayed":2,"parked":3}`
 	require.NoError(t, api(t, answers).AtRest(t.Context(), &r))
 	require.Equal(t, "NOT balanced: saga s1 of book 1 is stuck; the outbox holds 1 messages that are due, 2 delayed and 3 parked ones", r.Sentence())

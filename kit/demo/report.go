@@ -28,7 +28,7 @@ func (c Client) AtRest(ctx context.Context, r *Report) error {
 				Subject string `json:"subject"`
 			} `json:"sagas"`
 		}
-		if err := c.Get(ctx, "/v1/sagas?limit=100&status="+status, &page); err != nil {
+		if err := c.Get(ctx, "/v1/sagas?limit=10&status="+status, &page); err != nil {
 			return err
 		}
 		for _, s := range page.Sagas {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 )
@@ -107,6 +108,21 @@ func forOperations(middleware func(http.Handler) http.Handler) func(http.Handler
 			next.ServeHTTP(w, r)
 		})
 	}
+}
+
+// changeWithin is how long a request that changes something may take. Then it is answered with 503, and nothing has changed.
+const changeWithin = 30 * time.Second
+
+// finite limits the time of requests that change something. They may have to wait for many others that change the same.
+func finite(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			ctx, cancel := context.WithTimeout(r.Context(), changeWithin)
+			defer cancel()
+			r = r.WithContext(ctx)
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // find returns the pattern that a request matches, the method that the request is handled as, and the parameters of its path.

@@ -114,7 +114,7 @@ func (s *Server) Handler(serves Serves, more ...func() []Mount) (http.Handler, e
 	limit := s.limit()
 	// The order matters. Cheap checks that refuse a request come first. The handler and the record of its idempotency key are innermost, in
 	// one unit of work, so that Prefer: wait begins to wait after the commit.
-	r.Use(middleware.RequestID, s.begin, border.Recover, secure, border.Enter, foreign.Handler, s.route(routes), s.authenticate(limit), limit, api.waiting, forOperations(once.Handler))
+	r.Use(middleware.RequestID, s.begin, border.Recover, secure, border.Enter, foreign.Handler, s.route(routes), s.authenticate(limit), limit, api.waiting, forOperations(finite), forOperations(once.Handler))
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, &RequestError{Status: http.StatusNotFound, Detail: "there is nothing at " + r.URL.Path})
 	})

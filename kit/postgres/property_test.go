@@ -144,6 +144,12 @@ func eventsOf(history []cqrs.Event) []inventory.Event {
 	return events
 }
 
+// late tells whether a context's time is over.
+func late(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && time.Now().After(deadline)
+}
+
 // run runs the operation and notes its result; what must not happen is returned.
 func (o *operation) run(instances []*environment) (wrong error) {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -170,7 +176,7 @@ func (o *operation) run(instances []*environment) (wrong error) {
 		o.result = committed
 	case errors.Is(err, errAsked), errors.Is(err, inventory.ErrSKU), outcome == cqrs.Refused, errors.Is(err, cqrs.ErrConflict):
 		o.result = nothing
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, late(ctx): // the network may come to the end of the time before the context does
 		o.result = unknown
 	default:
 		return fmt.Errorf("%+v: %w", *o, err)

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/millrace/millrace/kit/cqrs"
@@ -17,7 +18,7 @@ const maxRun = 64
 // message works after a savepoint, and what a message that fails or is refused has done is rolled back to it. One message at a time uses the
 // run; the next one joins when the one before has done its work (cqrs.Turn). The last one submits it.
 //
-// If the commit of several messages fails, all of them run again, each in a unit of its own, so that a message has no other's error.
+// If the commit of several messages fails, they run again in runs of half the length, so that a message has no other's error in the end.
 type run struct {
 	*txn.Unit
 	session  *eventstore.Session
@@ -32,7 +33,7 @@ func (u *UnitOfWork) begin() *run {
 	_, unit := txn.NewUnit(context.Background(), u.db)
 	r := &run{Unit: unit, length: 1, ended: make(chan struct{})}
 	r.session = u.store.NewSession(r.Unit, u.clock)
-	r.Admit(func(ctx context.Context) (func(), error) { return u.admit(ctx, r) })
+	r.Admit(u.admit)
 	return r
 }
 
@@ -42,6 +43,16 @@ func (r *run) end(err error) {
 	r.Close()
 	r.err = err
 	close(r.ended)
+}
+
+// failure is the error of a run that has ended.
+func (r *run) failure() error {
+	select {
+	case <-r.ended:
+		return r.err
+	default:
+		return nil
+	}
 }
 
 // errRunFailed is the error of each message of a run of several whose commit failed.
@@ -63,30 +74,42 @@ func (r *run) wait(ctx context.Context) error {
 // join does the work of a message in the run of the messages before it. If that fails, the others are committed, and the message runs again
 // after them.
 func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Context) error) error {
-	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), unitTimeout) // the others must not fail because this message is given up
-	defer cancel()
+	own := context.WithoutCancel(ctx) // the others must not fail because this message is given up
+	turn := cqrs.TurnFromContext(ctx)
+	if !turn.Admits(r.length + 1) {
+		_ = u.submit(own, r)
+		return fmt.Errorf("%w: the unit of work before has too many messages", cqrs.ErrConflict)
+	}
 	working, stop := context.WithTimeout(ctx, unitTimeout)
 	defer stop()
 	writes, streams, events := r.Savepoint(), r.session.Savepoint(), len(r.events)
 	r.length++
+	r.Join()
 	err := cqrs.Protect(func() error { return u.step(working, r, work) })
 	if err == nil {
-		return u.complete(own, cqrs.TurnFromContext(ctx), r)
+		return u.complete(own, turn, r)
 	}
 	r.length--
 	r.RollbackTo(writes)
 	r.session.RollbackTo(streams)
 	r.events = r.events[:events]
+	turn.Limit(1)
 	_ = u.submit(own, r) // the other messages have the result
 	return fmt.Errorf("%w: %w", cqrs.ErrConflict, err)
 }
 
 // complete passes a run to the next message, or submits it, and waits for the result.
 func (u *UnitOfWork) complete(ctx context.Context, turn *cqrs.Turn, r *run) error {
-	if !r.OwnTransaction() && r.length < maxRun && turn.Pass(r) {
-		return r.wait(ctx)
+	err := error(nil)
+	if r.Joinable() && r.length < maxRun && turn.Admits(r.length+1) && turn.Pass(r) {
+		err = r.wait(ctx)
+	} else {
+		err = u.submit(ctx, r)
 	}
-	return u.submit(ctx, r)
+	if errors.Is(err, errRunFailed) {
+		turn.Limit(r.length / 2)
+	}
+	return err
 }
 
 // submit commits a run, with the next group or in its own transaction, and waits for the result.
@@ -99,31 +122,27 @@ func (u *UnitOfWork) submit(ctx context.Context, r *run) error {
 	r.messages = outbox.MessagesFromContext(inside)
 	c := &committing{run: r, ctx: ctx}
 	if r.OwnTransaction() {
-		if err := u.commits.write(ctx, []*committing{c}, txn.Waits{Lock: contendedLockWait}); err != nil {
+		writing, cancel := context.WithTimeout(ctx, unitTimeout)
+		defer cancel()
+		if err := u.commits.write(writing, []*committing{c}, txn.Waits{Lock: contendedLockWait}); err != nil {
 			r.end(lockedOut(err, r.Unit))
 		}
 	} else {
 		u.commits.enqueue(c)
 	}
 	err := r.wait(ctx)
-	if txn.IsStale(err) {
+	if txn.IsStale(r.failure()) {
 		r.session.Conflicted()
 	}
 	return err
 }
 
-// errNotFirst makes a message run again after the messages before it: its transaction would not see what they write at the commit.
-var errNotFirst = fmt.Errorf("a transaction of its own begins after the messages before have committed: %w", cqrs.ErrConflict)
-
 // admit lets a unit begin a transaction of its own.
-func (u *UnitOfWork) admit(ctx context.Context, r *run) (release func(), err error) {
-	if r.length > 1 {
-		return nil, errNotFirst
-	}
+func (u *UnitOfWork) admit(ctx context.Context) (release func(), err error) {
 	select {
 	case u.ownTransactions <- struct{}{}:
 		return func() { <-u.ownTransactions }, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("wait for a transaction: %w: %w", eventstore.ErrBusy, ctx.Err())
 	}
 }

@@ -21,7 +21,8 @@ import (
 // maxConflicts is the number of attempts after which the caller receives the conflict.
 const maxConflicts = 20
 
-// unitTimeout limits one attempt of a unit of work, so that a connection that hangs does not block a message for ever.
+// unitTimeout limits the work of one message, and one commit, so that a connection that hangs does not block a message for ever. How long finished
+// work waits for its commit has no limit of its own: many units may have to commit before it.
 const unitTimeout = 15 * time.Second
 
 // EventBus publishes appended events. Its messages are written to the outbox in the same transaction.
@@ -80,20 +81,25 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 	if ctx.Value(unitKey{}) != nil {
 		return work(ctx)
 	}
-	before, err := cqrs.TurnFromContext(ctx).Join(ctx)
-	if err != nil {
-		return err
-	}
-	if r, ok := before.(*run); ok {
-		return u.join(ctx, r, work)
-	}
+	turn := cqrs.TurnFromContext(ctx)
 	for attempt := 1; ; attempt++ {
-		err := u.once(ctx, work, attempt > maxGroupAttempts)
+		before, err := turn.Join(ctx)
+		if err != nil {
+			return err
+		}
+		if r, ok := before.(*run); ok {
+			err = u.join(ctx, r, work)
+		} else {
+			err = u.once(ctx, work, attempt > maxGroupAttempts)
+		}
 		if out, ok := errors.AsType[*lockedOutError](err); ok {
 			err = u.commits.wait(ctx, out)
 		}
-		if !errors.Is(err, cqrs.ErrConflict) || attempt == maxConflicts || ctx.Err() != nil {
+		if !errors.Is(err, cqrs.ErrConflict) && !errors.Is(err, eventstore.ErrBusy) || attempt == maxConflicts || ctx.Err() != nil {
 			return err
+		}
+		if errors.Is(err, errRunFailed) {
+			continue // at once, so that the messages of the run find each other
 		}
 		// The unit that was first has committed by now. The growing random pause separates units that would conflict again.
 		time.Sleep(rand.N(time.Millisecond << min(attempt, 6))) //nolint:gosec // chance, not secrecy
@@ -108,7 +114,7 @@ const maxGroupAttempts = 3
 var errUnfinished = errors.New("the unit of work was not finished")
 
 func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) error, alone bool) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
+	working, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
 	r := u.begin()
 	completed := false
@@ -119,11 +125,11 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 		}
 	}()
 	if alone {
-		if _, err := txn.FromContext(txn.WithUnit(ctx, r.Unit)); err != nil {
+		if err := r.Begin(working); err != nil {
 			return err
 		}
 	}
-	if err := u.verified(ctx, r, work); err != nil {
+	if err := u.verified(working, r, work); err != nil {
 		return err
 	}
 	completed = true

@@ -3,6 +3,8 @@ package eventstore
 import (
 	"container/list"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -17,9 +19,15 @@ const maxKept = 150_000
 // maxLength is how many events of one stream are kept, after its snapshot.
 const maxLength = 10_000
 
-// waitForSecond is how long a unit that holds one stream waits for another one. Two units could wait for each other. After this time a unit
-// loads the stored events without holding the stream, and the versions in the database decide which unit was first.
+// waitForSecond is how long a unit waits for a stream if that could wait for the unit: it holds a stream whose name comes later, or database locks.
+// After this time a unit loads the stored events without holding the stream, and the versions in the database decide which unit was first.
 const waitForSecond = 100 * time.Millisecond
+
+// waitInOrder is the same for a unit with a transaction of its own that takes streams in the order of their names.
+const waitInOrder = time.Second
+
+// contestedFor is how long a stream that many want is locked before it is read, after a conflict with another instance.
+const contestedFor = 10 * time.Second
 
 // sharedFor is how long the streams of a category are read from the table before each use, after a conflict with another instance.
 const sharedFor = 10 * time.Second
@@ -55,19 +63,24 @@ type cache struct {
 // stream is the cache's entry for one stream. One unit at a time holds it, until it has committed, so that the units of one instance that change one
 // stream do so one after the other.
 type stream struct {
-	name   string
-	held   chan struct{} // has a token while a unit holds the stream
-	users  int           // units that hold it or wait for it
-	place  *list.Element // in idle
-	prefix *prefix       // nil: nothing is known
+	name      string
+	held      chan struct{} // has a token while a unit holds the stream
+	users     int           // units that hold it or wait for it
+	place     *list.Element // in idle
+	contested time.Time     // until when it is locked before it is read
+	prefix    *prefix       // nil: nothing is known
 }
 
 func newCache() *cache {
 	return &cache{streams: map[string]*stream{}, idle: list.New(), maxKept: maxKept, shared: map[string]time.Time{}}
 }
 
-// hold waits until the units before have released the stream. It returns nil if a unit that holds other streams would wait too long.
-func (c *cache) hold(ctx context.Context, name string, first bool) (*stream, error) {
+// ErrBusy is wrapped by the error of a unit that waited for a stream until its time was over. It has done nothing wrong, and runs again.
+var ErrBusy = errors.New("other units of work need the same stream")
+
+// hold waits until the units before have released the stream. It returns nil when its patience is over; zero: it has no end. The error is ctx's,
+// with ErrBusy.
+func (c *cache) hold(ctx context.Context, name string, patience time.Duration) (*stream, error) {
 	c.mu.Lock()
 	s := c.streams[name]
 	if s == nil {
@@ -86,8 +99,8 @@ func (c *cache) hold(ctx context.Context, name string, first bool) (*stream, err
 	default:
 	}
 	var enough <-chan time.Time
-	if !first {
-		enough = time.After(waitForSecond)
+	if patience > 0 {
+		enough = time.After(patience)
 	}
 	select {
 	case s.held <- struct{}{}:
@@ -97,7 +110,7 @@ func (c *cache) hold(ctx context.Context, name string, first bool) (*stream, err
 		return nil, nil
 	case <-ctx.Done():
 		c.leave(s)
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("wait for %s: %w: %w", name, ErrBusy, ctx.Err())
 	}
 }
 
@@ -163,6 +176,23 @@ func (c *cache) foreign(category string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.shared[category] = time.Now().Add(sharedFor)
+}
+
+// contest records that another instance has written a stream that many want.
+func (c *cache) contest(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.streams[name]; s != nil {
+		s.contested = time.Now().Add(contestedFor)
+	}
+}
+
+// isContested tells whether another instance has written a stream lately.
+func (c *cache) isContested(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.streams[name]
+	return s != nil && time.Now().Before(s.contested)
 }
 
 // isShared tells whether another instance has written streams of a category lately.

@@ -129,15 +129,28 @@ func (s *Session) note(t *tracked, p *prefix) {
 	s.reads = append(s.reads, read{t.name, t.category, p.version()})
 }
 
-// hold takes streams from the cache, each after the earlier units of this instance. A unit with a transaction of its own does not wait long: the unit
-// that holds the stream may need a lock that the transaction holds.
+// hold takes streams from the cache, each after the earlier units of this instance. A unit waits as long as it must for streams in the order of their
+// names, which is that of all units. It does not wait long out of this order, nor if it has a transaction of its own: the unit that holds
+// the stream may need a stream or a lock that this one holds.
 func (s *Session) hold(ctx context.Context, all []*tracked) error {
+	contested := func(t *tracked) bool { return t.options.Contended && s.store.cache.isContested(t.name) }
+	if slices.ContainsFunc(all, contested) {
+		if err := s.unit.Begin(ctx); err != nil {
+			return err
+		}
+	}
 	for _, t := range all {
 		if t.stream != nil {
 			continue
 		}
-		first := !s.unit.OwnTransaction() && !slices.ContainsFunc(s.order, func(other *tracked) bool { return other.stream != nil && !slices.Contains(all, other) })
-		stream, err := s.store.cache.hold(ctx, t.name, first)
+		patience := waitForSecond
+		if inOrder := !slices.ContainsFunc(s.order, func(other *tracked) bool { return other.stream != nil && other.name > t.name }); inOrder {
+			patience = waitInOrder
+			if !s.unit.OwnTransaction() {
+				patience = 0
+			}
+		}
+		stream, err := s.store.cache.hold(ctx, t.name, patience)
 		if err != nil {
 			return err
 		}
@@ -350,8 +363,16 @@ func (s *Session) Verify(ctx context.Context) error {
 	return errStale
 }
 
-// Conflicted removes the streams that the unit has read from the cache, because one of them was stale.
-func (s *Session) Conflicted() { s.outdated(s.reads) }
+// Conflicted removes the streams that the unit has read from the cache, because one of them was stale. The next units lock those that many want before
+// they read them.
+func (s *Session) Conflicted() {
+	s.outdated(s.reads)
+	for _, t := range s.order {
+		if t.options.Contended {
+			s.store.cache.contest(t.name)
+		}
+	}
+}
 
 func (s *Session) outdated(reads []read) {
 	for _, r := range reads {

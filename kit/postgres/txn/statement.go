@@ -3,6 +3,7 @@ package txn
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -65,7 +66,19 @@ func (s *Statement[R]) Lock(ctx context.Context, rows []R, wait time.Duration) e
 	first.Queue(`SELECT set_config('millrace.lock_timeout', current_setting('lock_timeout'), true)`)
 	first.QueuedQueries = append(first.QueuedQueries, b.QueuedQueries...)
 	first.Queue(`SELECT set_config('lock_timeout', current_setting('millrace.lock_timeout'), true)`)
-	return send(ctx, u.conn.Conn, first, slices.Concat([]statement{setWaits}, statements, []statement{setWaits}))
+	all := slices.Concat([]statement{setWaits}, statements, []statement{setWaits})
+	if !u.joined {
+		return send(ctx, u.conn.Conn, first, all)
+	}
+	// The messages before must be able to commit without this one.
+	if _, err := u.tx.ExecContext(ctx, `SAVEPOINT joined`); err != nil {
+		return Classify(err, s.Doing)
+	}
+	if err := send(ctx, u.conn.Conn, first, all); err != nil {
+		_, undone := u.tx.ExecContext(ctx, `ROLLBACK TO SAVEPOINT joined`)
+		return errors.Join(err, undone)
+	}
+	return nil
 }
 
 // Written returns the rows that the unit of ctx has added for this statement.

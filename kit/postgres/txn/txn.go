@@ -25,6 +25,10 @@ func FromContext(ctx context.Context) (*sqlx.Tx, error) {
 	if u == nil {
 		return nil, errors.New("called outside a unit of work")
 	}
+	if u.joined {
+		return nil, errNotFirst
+	}
+	u.used = true
 	return u.ownTx(ctx)
 }
 

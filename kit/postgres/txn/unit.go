@@ -3,8 +3,11 @@ package txn
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/cqrs"
 )
 
 // Unit collects the rows that a unit of work writes. It commits in one transaction with other units, unless it has begun a transaction of its
@@ -17,6 +20,8 @@ type Unit struct {
 	after   []func()
 	admit   func(ctx context.Context) (release func(), err error)
 	release func() // of admit, while the unit has a transaction of its own
+	used    bool   // FromContext has returned the transaction
+	joined  bool
 }
 
 type write struct {
@@ -48,6 +53,22 @@ func WithTx(ctx context.Context, tx *sqlx.Tx) context.Context {
 	return WithUnit(ctx, &Unit{tx: tx})
 }
 
+// Begin begins a transaction of the unit's own, if it has none.
+func (u *Unit) Begin(ctx context.Context) error {
+	_, err := u.ownTx(ctx)
+	return err
+}
+
+// errNotFirst makes a message run again after the messages before it.
+var errNotFirst = fmt.Errorf("a transaction of its own begins after the messages before have committed: %w", cqrs.ErrConflict)
+
+// Joinable tells whether the work of a further message may join the unit: no handler has executed statements in its own transaction.
+func (u *Unit) Joinable() bool { return !u.used }
+
+// Join says that the work of a further message joins the unit. That message may not use the unit's own transaction: it would not see what the
+// messages before it write at the commit, and it could not be rolled back alone. FromContext fails with cqrs.ErrConflict.
+func (u *Unit) Join() { u.joined = true }
+
 // OwnTransaction tells whether the unit has a transaction of its own.
 func (u *Unit) OwnTransaction() bool { return u.tx != nil }
 
@@ -57,6 +78,9 @@ func (u *Unit) Admit(admit func(ctx context.Context) (release func(), err error)
 func (u *Unit) ownTx(ctx context.Context) (*sqlx.Tx, error) {
 	if u.tx != nil {
 		return u.tx, nil
+	}
+	if u.joined {
+		return nil, errNotFirst
 	}
 	release := func() {}
 	if u.admit != nil {
