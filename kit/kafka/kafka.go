@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -174,42 +173,6 @@ func nameOf(key []byte) string {
 		return name
 	}
 	return string(key)
-}
-
-// Refused tells whether an error of Send says that the broker will never accept the record.
-func Refused(err error) bool {
-	if _, ok := errors.AsType[sarama.ConfigurationError](err); ok {
-		return true // the client's own limit, which follows the topics'
-	}
-	return errors.Is(err, sarama.ErrMessageSizeTooLarge) || errors.Is(err, sarama.ErrMessageSetSizeTooLarge) ||
-		errors.Is(err, sarama.ErrInvalidMessage) || errors.Is(err, sarama.ErrInvalidRecord)
-}
-
-// TopicError is an error of one topic or partition: the broker answers, and sending to other topics works.
-type TopicError struct {
-	Topic string
-	err   error
-}
-
-func (e *TopicError) Error() string { return e.err.Error() }
-
-func (e *TopicError) Unwrap() error { return e.err }
-
-// TopicFault tells whether an error of Send is an error of one topic, not of the broker or of a message.
-func TopicFault(err error) bool {
-	_, ok := errors.AsType[*TopicError](err)
-	return ok && !Refused(err)
-}
-
-// topicFault makes a TopicError of a broker's answer about a topic, with the missing right. Connection errors stay as they are.
-func topicFault(err error, topic, right string) error {
-	if _, answered := errors.AsType[sarama.KError](err); !answered {
-		return err
-	}
-	if errors.Is(err, sarama.ErrTopicAuthorizationFailed) {
-		err = fmt.Errorf("%w: the user of KAFKA_USER needs %s on topic %s", err, right, topic)
-	}
-	return &TopicError{topic, err}
 }
 
 // fetchBytes is the size of a fetch of a partition. It is small, because there are many partitions, and more is prefetched than is needed.

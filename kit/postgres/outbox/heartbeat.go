@@ -1,0 +1,215 @@
+// The heartbeat of a relay's leases. It is apart from the work, so a slow send never ends a lease; who has lost a lease can no longer send.
+// TestSlowBrokerKeepsLeases and TestLeasesExpireByTheDatabasesClock show it.
+
+package outbox
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace/millrace/kit/postgres/txn"
+)
+
+// run renews the leases until ctx is done, and then gives them back.
+func (l *leases) run(ctx context.Context) {
+	var conn *pgx.Conn
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := l.heartbeat(ctx, &conn)
+		if err != nil && ctx.Err() == nil {
+			l.log.Warn("relay: cannot renew leases", "error", err)
+		}
+		pause := max(heartbeatEvery-time.Since(began), 50*time.Millisecond)
+		if err != nil {
+			pause = 200 * time.Millisecond
+		}
+		sleep(ctx, l.heartbeatNow, pause)
+	}
+	l.release(context.WithoutCancel(ctx), &conn)
+}
+
+// connect opens the heartbeat's connection if it is not open.
+func (l *leases) connect(ctx context.Context, conn **pgx.Conn) error {
+	if *conn != nil && !(*conn).IsClosed() {
+		return nil
+	}
+	config, err := txn.Config(l.dsn, map[string]string{"application_name": "millrace relay", "lock_timeout": "1s"})
+	if err != nil {
+		return err
+	}
+	*conn, err = pgx.ConnectConfig(ctx, config)
+	return err
+}
+
+// heartbeat renews the leases, and takes or gives away shards so that each host has its share.
+func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, leaseFor/2)
+	defer cancel()
+	if err := l.connect(ctx, conn); err != nil {
+		return err
+	}
+	s, ended := l.current(ctx)
+	began := time.Now()
+	var renewed []int16
+	var hosts int
+	var earlier bool
+	b := &pgx.Batch{}
+	b.Queue(`DELETE FROM relays WHERE expires_at < app_now()`)
+	b.Queue(`INSERT INTO relays (owner, host, since, expires_at) VALUES ($1, $2, $3, app_now() + $4::interval)
+		ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at`, s.owner, l.host, l.since, leaseFor)
+	b.Queue(`WITH renewed AS (UPDATE relay_leases SET expires_at = app_now() + $2::interval WHERE owner = $1 RETURNING shard)
+		SELECT COALESCE(array_agg(shard), '{}') FROM renewed`, s.owner, leaseFor).QueryRow(func(row pgx.Row) error { return row.Scan(&renewed) })
+	b.Queue(`SELECT count(DISTINCT host), COALESCE(bool_or(host = $1 AND (since, owner) < ($2, $3) AND owner <> ALL(COALESCE($4, '{}'::text[]))), false) FROM relays`,
+		l.host, l.since, s.owner, ended).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&hosts, &earlier) })
+	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
+		return errors.Join(err, closeConn(conn))
+	}
+	if !l.renew(s, began, renewed) {
+		return ErrLeaseLost // the next heartbeat begins another session
+	}
+	share := 0
+	if !earlier {
+		share = (Shards + hosts - 1) / hosts
+	}
+	if l.standby != earlier {
+		l.standby = earlier
+		l.log.Info("relay: standby", "standby", earlier, "host", l.host)
+	}
+	give, missing := l.balance(s, share)
+	if len(give) == 0 && missing == 0 {
+		return nil
+	}
+	var taken []int16
+	b = &pgx.Batch{}
+	b.Queue(`UPDATE relay_leases SET owner = NULL, expires_at = '-infinity' WHERE owner = $1 AND shard = ANY($2)`, s.owner, give)
+	b.Queue(`WITH taken AS (
+			UPDATE relay_leases SET owner = $1, expires_at = app_now() + $2::interval WHERE shard IN (
+				SELECT shard FROM relay_leases WHERE owner IS NULL OR expires_at < app_now() ORDER BY shard LIMIT $3 FOR UPDATE SKIP LOCKED)
+			RETURNING shard)
+		SELECT COALESCE(array_agg(shard), '{}') FROM taken`, s.owner, leaseFor, missing).QueryRow(func(row pgx.Row) error { return row.Scan(&taken) })
+	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
+		l.finish(s) // a statement that failed may have given shards away
+		return errors.Join(err, closeConn(conn))
+	}
+	if len(taken) > 0 {
+		l.taking()
+	}
+	l.mu.Lock()
+	for _, shard := range give {
+		delete(s.shards, shard)
+		delete(l.giving, shard)
+	}
+	for _, shard := range taken {
+		s.shards[shard] = true
+	}
+	held := len(s.shards)
+	l.mu.Unlock()
+	if len(give)+len(taken) > 0 {
+		l.log.Info("relay: shards", "held", held, "of", Shards, "hosts", hosts)
+		l.changed()
+	}
+	return nil
+}
+
+// current returns the session, a new one if the last one has ended, and the tokens of sessions before it.
+func (l *leases) current(ctx context.Context) (s *session, ended []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.session != nil && l.session.ctx.Err() == nil && !l.session.valid() {
+		l.session.end(ErrLeaseLost)
+	}
+	if l.session == nil || l.session.ctx.Err() != nil {
+		if l.session != nil {
+			l.ended = append(l.ended[max(0, len(l.ended)-20):], l.session.owner)
+		}
+		own, end := context.WithCancelCause(context.WithoutCancel(ctx))
+		until := time.Now().Add(leaseFor - leaseMargin)
+		l.session = &session{owner: uuid.NewString(), ctx: own, end: end, until: until, shards: map[int16]bool{}}
+		l.session.expiry = time.AfterFunc(time.Until(until), func() { end(ErrLeaseLost) })
+		clear(l.giving)
+	}
+	return l.session, slices.Clone(l.ended)
+}
+
+// renew notes that leases were renewed by a statement that was sent at began. It returns false, and ends the session, if one of them was
+// lost, or if the answer came too late.
+func (l *leases) renew(s *session, began time.Time, renewed []int16) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for shard := range s.shards {
+		if !slices.Contains(renewed, shard) {
+			s.end(ErrLeaseLost)
+		}
+	}
+	if !s.valid() || !s.expiry.Reset(time.Until(began.Add(leaseFor-leaseMargin))) {
+		s.end(ErrLeaseLost)
+		return false
+	}
+	s.until = began.Add(leaseFor - leaseMargin)
+	return true
+}
+
+// balance chooses which shards to give away now, and says how many are missing. A shard that is in use is given away later, and no new
+// batch of it begins.
+func (l *leases) balance(s *session, share int) (give []int16, missing int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.giving)
+	surplus := len(s.shards) - share
+	for shard := int16(Shards - 1); shard >= 0 && surplus > 0; shard-- {
+		if !s.shards[shard] {
+			continue
+		}
+		surplus--
+		l.giving[shard] = true
+		if l.inUse[shard] == 0 {
+			give = append(give, shard)
+		}
+	}
+	return give, max(0, share-len(s.shards))
+}
+
+// finish ends a session.
+func (l *leases) finish(s *session) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.end(ErrLeaseLost)
+}
+
+// release gives all leases back, so that other relays need not wait until they expire.
+func (l *leases) release(ctx context.Context, conn **pgx.Conn) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	l.mu.Lock()
+	s := l.session
+	l.session = nil
+	l.mu.Unlock()
+	if s == nil {
+		return
+	}
+	s.end(ErrLeaseLost)
+	if err := l.connect(ctx, conn); err != nil {
+		return // the leases expire
+	}
+	b := &pgx.Batch{}
+	b.Queue(`UPDATE relay_leases SET owner = NULL, expires_at = '-infinity' WHERE owner = $1`, s.owner)
+	b.Queue(`DELETE FROM relays WHERE owner = $1`, s.owner)
+	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
+		l.log.Warn("relay: leases are left to expire", "error", err)
+	}
+	_ = closeConn(conn) // nothing is left to send
+}
+
+func closeConn(conn **pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := (*conn).Close(ctx)
+	*conn = nil
+	return err
+}
