@@ -134,24 +134,6 @@ func (r *Router) renameHeaders(consumer string, msg *message.Message) {
 	}
 }
 
-// onLargeStack grows the stack of a message's goroutine while it is nearly empty. Otherwise the runtime grows and copies it several times
-// deeper in the call, which took a fifteenth of a saga's CPU time.
-func onLargeStack(next message.HandlerFunc) message.HandlerFunc {
-	return func(msg *message.Message) ([]*message.Message, error) {
-		enlarge(len(msg.Payload))
-		return next(msg)
-	}
-}
-
-//go:noinline
-func enlarge(at int) byte {
-	if at >= 0 {
-		return 0
-	}
-	var room [20 << 10]byte // the runtime grows a stack at once to what a function says that it may need
-	return room[-at%len(room)]
-}
-
 // inFlight reports messages that are being processed. A message without a time is not reported.
 func (r *Router) inFlight(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {

@@ -69,15 +69,14 @@ type Router struct {
 
 // NewRouter makes a router. The handlers that its Add methods make have this middleware, outermost first:
 //
-//  1. a large stack, for all of it
-//  2. in flight: the age of the message that is handled
-//  3. KeyOrder: a message of a blocked key is stored behind the messages that wait
-//  4. DeadLetters: every error and every panic ends here, but for those of a stop, whose messages the broker delivers again
-//  5. recognise: messages from outside are checked once, and headers become metadata in the context
-//  6. Retry: by the kind of the error, at once or later
-//  7. the destination's breaker: inside Retry, which would else count its waiting as an attempt
-//  8. the service's own middleware, if it adds any to the message.Router
-//  9. observe: log, metric and trace of one attempt
+//  1. in flight: the age of the message that is handled
+//  2. KeyOrder: a message of a blocked key is stored behind the messages that wait
+//  3. DeadLetters: every error and every panic ends here, but for those of a stop, whose messages the broker delivers again
+//  4. recognise: messages from outside are checked once, and headers become metadata in the context
+//  5. Retry: by the kind of the error, at once or later
+//  6. the destination's breaker: inside Retry, which would else count its waiting as an attempt
+//  7. the service's own middleware, if it adds any to the message.Router
+//  8. observe: log, metric and trace of one attempt
 //
 // Handlers that are added to the message.Router itself have none of it, so that any handler of Watermill's can be added unchanged.
 func NewRouter(c Config) (*Router, error) {
@@ -94,7 +93,7 @@ func NewRouter(c Config) (*Router, error) {
 	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, calling: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
 	o := Options{Received: r.received, Answer: r.answer, Early: func(consumer string) bool { return !r.calling[consumer] }, OnFailure: c.OnFailure, Stopping: c.Stopping, Log: c.Log}
 	for _, m := range []message.HandlerMiddleware{
-		onLargeStack, r.inFlight, r.formerHeaders, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,
+		r.inFlight, r.formerHeaders, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,
 	} {
 		inner.AddMiddleware(r.own(m))
 	}
