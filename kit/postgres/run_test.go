@@ -32,6 +32,17 @@ func (w *environment) contended() *environment {
 	return w
 }
 
+// A run has at most 64 messages, so that the first ones do not wait for ever.
+func TestRunHasABound(t *testing.T) {
+	w := newEnvironment(t)
+	outcomes, _ := w.handleInTurn(t, runOf(70), func(ctx context.Context, _, _ int) error { return w.receiveOf("A", 1)(ctx) })
+	for n := range outcomes {
+		assert.Equal(t, cqrs.Processed, outcomes[n])
+	}
+	require.Equal(t, 2, w.transactions(t))
+	require.Equal(t, int64(70), w.onHand(t))
+}
+
 // A run whose streams another instance has changed runs again with what is stored, not with what was cached.
 func TestRunReadsAgainAfterAConflict(t *testing.T) {
 	for name, w := range map[string]*environment{"optimistic": newEnvironment(t).another(), "contended": newEnvironment(t).contended()} {
