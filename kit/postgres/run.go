@@ -22,7 +22,9 @@ const maxRun = 64
 type run struct {
 	*txn.Unit
 	session  *eventstore.Session
-	length   int // messages
+	length   int  // messages
+	joined   bool // it had several, even if only one is left
+	own      bool // it has committed in its own transaction, or tried to
 	events   []cqrs.Event
 	messages []*outbox.Message
 	ended    chan struct{}
@@ -65,7 +67,8 @@ func (r *run) wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if r.err != nil && r.length > 1 && !txn.IsUnavailable(r.err) {
+	// In the run's own transaction the work of one message can break the connection for all.
+	if r.err != nil && r.joined && (r.own || !txn.IsUnavailable(r.err)) {
 		return fmt.Errorf("%w: %v", errRunFailed, r.err) //nolint:errorlint // the kind of the error is that of one message only
 	}
 	return r.err
@@ -84,6 +87,7 @@ func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Con
 	defer stop()
 	writes, streams, events := r.Savepoint(), r.session.Savepoint(), len(r.events)
 	r.length++
+	r.joined = true
 	r.Join()
 	err := cqrs.Protect(func() error { return u.step(working, r, work) })
 	if err == nil {
@@ -121,7 +125,7 @@ func (u *UnitOfWork) submit(ctx context.Context, r *run) error {
 	}
 	r.messages = outbox.MessagesFromContext(inside)
 	c := &committing{run: r, ctx: ctx}
-	if r.OwnTransaction() {
+	if r.own = r.OwnTransaction(); r.own {
 		writing, cancel := context.WithTimeout(ctx, unitTimeout)
 		defer cancel()
 		if err := u.commits.write(writing, []*committing{c}, txn.Waits{Lock: contendedLockWait}); err != nil {

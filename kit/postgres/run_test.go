@@ -121,6 +121,20 @@ func TestRunThatHoldsALock(t *testing.T) {
 		require.Equal(t, 2, attempts[1])
 		require.Equal(t, int64(6), w.onHand(t))
 	})
+	t.Run("a message breaks the connection", func(t *testing.T) {
+		w := start(t)
+		outcomes, attempts := w.handleInTurn(t, runOf(3), func(ctx context.Context, n, attempt int) error {
+			if n == 1 && attempt == 1 {
+				_, err := w.db.ExecContext(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'`)
+				return errors.Join(err, w.receiveOf("B", 1)(ctx))
+			}
+			return w.receiveOf("A", 1)(ctx)
+		})
+		processed(t, outcomes)
+		require.Equal(t, 2, attempts[0], "it runs again, and is not stored for later")
+		require.Equal(t, 2, attempts[1])
+		require.Equal(t, int64(6), w.onHand(t))
+	})
 	t.Run("a message needs the transaction", func(t *testing.T) {
 		w := start(t)
 		outcomes, attempts := w.handleInTurn(t, runOf(3), func(ctx context.Context, n, _ int) error {
