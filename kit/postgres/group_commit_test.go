@@ -246,7 +246,7 @@ func TestRefusalInARun(t *testing.T) {
 	require.Equal(t, 1, w.count(t, `SELECT count(*) FROM inbox WHERE outcome = 'refused'`))
 }
 
-// If a run cannot commit, because one of its messages was handled by another instance meanwhile, all its messages run again one by one.
+// If a run cannot commit, because one of its messages was handled by another instance meanwhile, all its messages run again, in halves.
 func TestRunThatCannotCommit(t *testing.T) {
 	w := newEnvironment(t)
 	_, err := w.db.Exec(`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'run-2', 'done')`)

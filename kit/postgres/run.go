@@ -23,7 +23,6 @@ type run struct {
 	*txn.Unit
 	session  *eventstore.Session
 	length   int  // messages
-	joined   bool // it had several, even if only one is left
 	own      bool // it has committed in its own transaction, or tried to
 	events   []cqrs.Event
 	messages []*outbox.Message
@@ -68,7 +67,7 @@ func (r *run) wait(ctx context.Context) error {
 		return ctx.Err()
 	}
 	// In the run's own transaction the work of one message can break the connection for all.
-	if r.err != nil && r.joined && (r.own || !txn.IsUnavailable(r.err)) {
+	if r.err != nil && r.Joined() && (r.own || !txn.IsUnavailable(r.err)) {
 		return fmt.Errorf("%w: %v", errRunFailed, r.err) //nolint:errorlint // the kind of the error is that of one message only
 	}
 	return r.err
@@ -87,7 +86,6 @@ func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Con
 	defer stop()
 	writes, streams, events := r.Savepoint(), r.session.Savepoint(), len(r.events)
 	r.length++
-	r.joined = true
 	r.Join()
 	err := cqrs.Protect(func() error { return u.step(working, r, work) })
 	if err == nil {

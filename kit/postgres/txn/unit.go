@@ -69,6 +69,9 @@ func (u *Unit) Joinable() bool { return !u.used }
 // messages before it write at the commit, and it could not be rolled back alone. FromContext fails with cqrs.ErrConflict.
 func (u *Unit) Join() { u.joined = true }
 
+// Joined tells whether further messages have joined the unit, even if their work was rolled back.
+func (u *Unit) Joined() bool { return u.joined }
+
 // OwnTransaction tells whether the unit has a transaction of its own.
 func (u *Unit) OwnTransaction() bool { return u.tx != nil }
 

@@ -1,0 +1,26 @@
+package httpapi
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A request that changes something does not wait for ever behind others that change the same. One that reads may: it may be a stream.
+func TestRequestsThatChangeSomethingAreLimited(t *testing.T) {
+	for method, limited := range map[string]bool{http.MethodGet: false, http.MethodHead: false, http.MethodPost: true, http.MethodPut: true, http.MethodDelete: true} {
+		called := false
+		finite(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			called = true
+			deadline, ok := r.Context().Deadline()
+			require.Equal(t, limited, ok, method)
+			if ok {
+				require.WithinDuration(t, time.Now().Add(changeWithin), deadline, 5*time.Second)
+			}
+		})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(method, "/", nil))
+		require.True(t, called)
+	}
+}
