@@ -67,6 +67,7 @@ type Meta struct {
 	Branch      Branch
 	ExpiresAt   time.Time // a participant refuses the command afterwards; zero: never
 	Trace       map[string]string
+	HandledBy   []string // of an event: the consumers that have handled it inline
 }
 
 // Command is a command with its metadata.

@@ -24,6 +24,9 @@ const (
 	HeaderBranch   = "millrace_saga_branch"
 	HeaderExpires  = "millrace_expires_at"
 
+	// HeaderHandledBy names the consumers of this service, separated by commas, that have handled the event in the unit of work that recorded it.
+	HeaderHandledBy = "millrace_handled_by"
+
 	// HeaderDue holds a message back in the outbox until a time; it is never sent.
 	HeaderDue = "due_at"
 )
@@ -32,6 +35,7 @@ const (
 var Headers = [...]string{
 	HeaderSpec, HeaderID, HeaderType, HeaderSource, HeaderSubject, HeaderTime, HeaderKey, HeaderSequence, HeaderContent, HeaderSchema,
 	HeaderCorrelation, HeaderCausation, HeaderSagaID, HeaderSagaStep, HeaderBranch, HeaderExpires, HeaderTrace,
+	HeaderHandledBy,
 }
 
 // FormerHeaders maps header names of older versions, which may still be on topics and in the outbox, to today's.

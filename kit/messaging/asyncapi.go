@@ -189,6 +189,7 @@ var headers = map[string]any{
 		cqrs.HeaderBranch:      map[string]any{"type": "string", "enum": []string{string(cqrs.BranchAction), string(cqrs.BranchCompensation)}, "description": "forwards, or back"},
 		cqrs.HeaderExpires:     map[string]any{"type": "string", "format": "date-time", "description": "of a command: it is refused afterwards"},
 		cqrs.HeaderTrace:       text("W3C trace context"),
+		cqrs.HeaderHandledBy:   text("of an event: the sagas of its own service that have handled it already, separated by commas; others ignore it"),
 	},
 }
 

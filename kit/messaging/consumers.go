@@ -109,6 +109,9 @@ func (r *Router) AddSaga(s *saga.Saga, manager *manager.Manager, sources []Sourc
 		react := r.config.Decorate(group, func(ctx context.Context, e any) (any, error) {
 			return manager.Receive(ctx, r.config.Inbox, group, s, e.(cqrs.Event))
 		})
+		if source.Service == "" {
+			r.addInline(group, s, manager, source)
+		}
 		handlers := map[reflect.Type]cqrs.Endpoint{}
 		for _, t := range source.Types {
 			handlers[t] = react

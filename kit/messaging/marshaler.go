@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"reflect"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -71,7 +72,7 @@ func (m Marshaler) Marshal(v any) (*message.Message, error) {
 		{cqrs.HeaderSubject, meta.Subject}, {cqrs.HeaderCorrelation, meta.Correlation}, {cqrs.HeaderCausation, meta.Causation},
 		{cqrs.HeaderSagaID, meta.SagaID}, {cqrs.HeaderSagaStep, meta.SagaStep}, {cqrs.HeaderBranch, string(meta.Branch)},
 		{cqrs.HeaderTrace, meta.Trace[cqrs.HeaderTrace]}, {cqrs.HeaderExpires, stamp(meta.ExpiresAt)}, {cqrs.HeaderDue, stamp(due)},
-		{cqrs.HeaderSequence, sequence(meta.Version)},
+		{cqrs.HeaderSequence, sequence(meta.Version)}, {cqrs.HeaderHandledBy, strings.Join(meta.HandledBy, ",")},
 	} {
 		if h.value != "" {
 			msg.Metadata[h.name] = h.value
@@ -81,7 +82,7 @@ func (m Marshaler) Marshal(v any) (*message.Message, error) {
 }
 
 // maxHeaders is how many headers a message of ours has at most.
-const maxHeaders = 18
+const maxHeaders = 19
 
 type header struct{ name, value string }
 

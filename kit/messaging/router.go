@@ -55,11 +55,13 @@ type Router struct {
 	*message.Router
 	config Config
 
-	sagaGroups map[string]bool            // consumers that are sagas
-	external   map[string]bool            // consumers of other services' topics
-	types      map[string]map[string]bool // names of the events that a consumer handles
-	remote     map[string]bool            // those of them whose services answer sagas of this one
-	categories map[string]string          // of the aggregates that consumers of commands change
+	sagaGroups   map[string]bool   // consumers that are sagas
+	inlineGroups map[string]string // the names of the sagas of those of them that may handle events inline
+	inline       []cqrs.InlineConsumer
+	external     map[string]bool            // consumers of other services' topics
+	types        map[string]map[string]bool // names of the events that a consumer handles
+	remote       map[string]bool            // those of them whose services answer sagas of this one
+	categories   map[string]string          // of the aggregates that consumers of commands change
 
 	calling map[string]bool // consumers whose handlers call external services
 
@@ -90,10 +92,10 @@ func NewRouter(c Config) (*Router, error) {
 	if c.InFlight == nil {
 		c.InFlight = func(string, time.Time) func() { return func() {} }
 	}
-	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, calling: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
+	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, inlineGroups: map[string]string{}, calling: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
 	o := Options{Received: r.received, Answer: r.answer, Early: func(consumer string) bool { return !r.calling[consumer] }, OnFailure: c.OnFailure, Stopping: c.Stopping, Log: c.Log}
 	for _, m := range []message.HandlerMiddleware{
-		r.inFlight, r.formerHeaders, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,
+		r.handledInline, r.inFlight, r.formerHeaders, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,
 	} {
 		inner.AddMiddleware(r.own(m))
 	}

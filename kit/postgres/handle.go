@@ -28,7 +28,7 @@ func (u *UnitOfWork) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx 
 	err = u.Within(cqrs.WithMeta(ctx, d.Meta), func(ctx context.Context) error {
 		optimisticNow := optimistic
 		optimistic = false // next time
-		outcome, err = cqrs.Receive(ctx, inboxUnit{u.inbox, u.bus, optimisticNow}, d, u.clock(), func(ctx context.Context) (err error) {
+		outcome, err = cqrs.Receive(ctx, inboxUnit{u.inbox, optimisticNow}, d, u.clock(), func(ctx context.Context) (err error) {
 			if !optimisticNow {
 				return work(ctx)
 			}
@@ -61,7 +61,6 @@ var errUnverified = fmt.Errorf("not looked up: %w", cqrs.ErrConflict)
 // inboxUnit implements cqrs.InboxUnit on the unit of work of the context.
 type inboxUnit struct {
 	inbox      *inbox.Inbox
-	bus        EventBus
 	optimistic bool // insert the inbox row without a look-up
 }
 
@@ -92,7 +91,11 @@ func (inboxUnit) Discard(ctx context.Context) error {
 	return nil
 }
 
-func (u inboxUnit) Publish(ctx context.Context, e cqrs.Event) error { return u.bus.Publish(ctx, e) }
+func (inboxUnit) Publish(ctx context.Context, e cqrs.Event) error {
+	unit := ctx.Value(unitKey{}).(*unit)
+	unit.answers = append(unit.answers, e)
+	return nil
+}
 
 func (inboxUnit) AnswerIfSilent(ctx context.Context, e cqrs.Event) error {
 	ctx.Value(unitKey{}).(*unit).silent = &e

@@ -24,6 +24,7 @@ type run struct {
 	session  *eventstore.Session
 	length   int  // messages
 	own      bool // it has committed in its own transaction, or tried to
+	inlined  bool // an inline consumer has handled an event
 	events   []cqrs.Event
 	messages []*outbox.Message
 	ended    chan struct{}
@@ -75,7 +76,7 @@ func (r *run) wait(ctx context.Context) error {
 
 // join does the work of a message in the run of the messages before it. If that fails, the others are committed, and the message runs again
 // after them.
-func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Context) error) error {
+func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Context) error, inline bool) error {
 	own := context.WithoutCancel(ctx) // the others must not fail because this message is given up
 	turn := cqrs.TurnFromContext(ctx)
 	if !turn.Admits(r.length + 1) {
@@ -87,7 +88,7 @@ func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Con
 	writes, streams, events := r.Savepoint(), r.session.Savepoint(), len(r.events)
 	r.length++
 	r.Join()
-	err := cqrs.Protect(func() error { return u.step(working, r, work) })
+	err := cqrs.Protect(func() error { return u.step(working, r, work, inline) })
 	if err == nil {
 		return u.complete(own, turn, r)
 	}
@@ -110,6 +111,9 @@ func (u *UnitOfWork) complete(ctx context.Context, turn *cqrs.Turn, r *run) erro
 	}
 	if errors.Is(err, errRunFailed) {
 		turn.Limit(r.length / 2)
+	}
+	if err != nil && r.inlined {
+		err = fmt.Errorf("%w: %w", errInline, err)
 	}
 	return err
 }

@@ -44,6 +44,9 @@ type UnitOfWork struct {
 	// Committing is called before each commit, and done after it. Optional.
 	Committing func() (done func())
 
+	// Inline are the consumers that may handle an event in the unit of work that records it. Set it before the unit of work is used.
+	Inline []cqrs.InlineConsumer
+
 	// OnCommit receives the appended events and the outbox messages of each commit.
 	OnCommit func(events []cqrs.Event, messages []*outbox.Message)
 }
@@ -73,6 +76,7 @@ type unit struct {
 	claimed txn.Mark        // savepoint after the message's inbox row
 	streams eventstore.Mark // savepoint before the message
 	silent  *cqrs.Event     // published if the message records no event
+	answers []cqrs.Event    // published, and not stored
 }
 
 // Within implements cqrs.UnitOfWork. Inside a unit of work it joins that unit. A message joins the unit of the message before it with the same
@@ -82,16 +86,18 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 		return work(ctx)
 	}
 	turn := cqrs.TurnFromContext(ctx)
+	inline := len(u.Inline) > 0
 	for attempt := 1; ; attempt++ {
 		before, err := turn.Join(ctx)
 		if err != nil {
 			return err
 		}
 		if r, ok := before.(*run); ok {
-			err = u.join(ctx, r, work)
+			err = u.join(ctx, r, work, inline)
 		} else {
-			err = u.once(ctx, work, attempt > maxGroupAttempts)
+			err = u.once(ctx, work, inline, attempt > maxGroupAttempts)
 		}
+		inline = inline && errors.Is(err, errUnverified)
 		if out, ok := errors.AsType[*lockedOutError](err); ok {
 			err = u.commits.wait(ctx, out)
 		}
@@ -113,7 +119,7 @@ const maxGroupAttempts = 3
 // errUnfinished is the result of a unit whose work has panicked.
 var errUnfinished = errors.New("the unit of work was not finished")
 
-func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) error, alone bool) (err error) {
+func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) error, inline, alone bool) (err error) {
 	working, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
 	r := u.begin()
@@ -129,7 +135,7 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 			return err
 		}
 	}
-	if err := u.verified(working, r, work); err != nil {
+	if err := u.verified(working, r, work, inline); err != nil {
 		return err
 	}
 	completed = true
@@ -138,7 +144,7 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 
 // verified does the work of a message. An error or a panic is final only if the stored streams are still at the versions that the unit has
 // read. If not, the error is cqrs.ErrConflict, and the unit runs again.
-func (u *UnitOfWork) verified(ctx context.Context, r *run, work func(ctx context.Context) error) (err error) {
+func (u *UnitOfWork) verified(ctx context.Context, r *run, work func(ctx context.Context) error, inline bool) (err error) {
 	defer func() {
 		value := recover()
 		if value == nil && (err == nil || ctx.Err() != nil || cqrs.KindOf(err) == cqrs.KindConflict) {
@@ -153,11 +159,11 @@ func (u *UnitOfWork) verified(ctx context.Context, r *run, work func(ctx context
 			panic(value) // here, where the stack of the first panic is available
 		}
 	}()
-	return u.step(ctx, r, work)
+	return u.step(ctx, r, work, inline)
 }
 
 // step does the work of a message in a run, and adds its events and messages to it.
-func (u *UnitOfWork) step(ctx context.Context, r *run, work func(ctx context.Context) error) error {
+func (u *UnitOfWork) step(ctx context.Context, r *run, work func(ctx context.Context) error, inline bool) error {
 	at := &unit{run: r, claimed: r.Savepoint(), streams: r.session.Savepoint()}
 	ctx = context.WithValue(eventstore.WithSession(txn.WithUnit(ctx, r.Unit), r.session), unitKey{}, at)
 	if err := work(ctx); err != nil {
@@ -169,7 +175,13 @@ func (u *UnitOfWork) step(ctx context.Context, r *run, work func(ctx context.Con
 	}
 	r.events = append(r.events, events...)
 	if at.silent != nil && len(events) == 0 && !answered(ctx, at.silent.Meta) {
-		events = []cqrs.Event{*at.silent}
+		at.answers = append(at.answers, *at.silent)
+	}
+	events = append(slices.Clip(events), at.answers...)
+	if inline && !r.OwnTransaction() {
+		recorded := u.inline(ctx, r, events)
+		r.events = append(r.events, recorded...)
+		events = append(events, recorded...)
 	}
 	for _, e := range events {
 		if err := u.bus.Publish(ctx, e); err != nil {

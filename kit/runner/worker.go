@@ -52,6 +52,9 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 			return err
 		}
 	}
+	if s.config.LocalDelivery {
+		s.core.uow.Inline = router.Inline()
+	}
 	for _, p := range s.def.readModels() {
 		if p.Inline {
 			continue

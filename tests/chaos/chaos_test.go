@@ -126,7 +126,7 @@ func chosen(t *testing.T, kinds string) (deck []fault) {
 	return deck
 }
 
-// setUp starts three instances, the third with a clock that is three hours ahead, each behind a proxy of its own to PostgreSQL.
+// setUp starts three instances, the second without local delivery, the third with a clock that is three hours ahead, each behind a proxy of its own to PostgreSQL.
 func setUp(t *testing.T, seed uint64) *stage {
 	t.Helper()
 	s := &stage{t: t, chance: rand.New(rand.NewPCG(seed, 1)), env: harness.NewEnvironment(t, "LOAD_DISTRIBUTION="+cmp.Or(os.Getenv("CHAOS_SPREAD"), "instances")), brokers: strings.Split(os.Getenv("KAFKA_BROKERS"), ",")}
@@ -138,7 +138,10 @@ func setUp(t *testing.T, seed uint64) *stage {
 		p := newProxy(t, hostOf(t, dsn))
 		s.proxies = append(s.proxies, p)
 		settings := []string{"POSTGRES_DSN=" + withHost(t, dsn, p.addr()), "POSTGRES_MAX_CONNS=24"}
-		if n == 2 {
+		switch n {
+		case 1:
+			settings = append(settings, "LOCAL_DELIVERY=off") // the ways through Kafka are taken too
+		case 2:
 			settings = append(settings, "CLOCK_OFFSET=3h")
 		}
 		s.instances = append(s.instances, s.env.StartWith(settings...))

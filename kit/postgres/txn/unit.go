@@ -69,6 +69,13 @@ func (u *Unit) Joinable() bool { return !u.used }
 // messages before it write at the commit, and it could not be rolled back alone. FromContext fails with cqrs.ErrConflict.
 func (u *Unit) Join() { u.joined = true }
 
+// WithoutStatements calls f, which may add rows to the unit, but not use a transaction of its own: FromContext fails with cqrs.ErrConflict.
+func (u *Unit) WithoutStatements(f func() error) error {
+	defer func(joined bool) { u.joined = joined }(u.joined)
+	u.joined = true
+	return f()
+}
+
 // Joined tells whether further messages have joined the unit, even if their work was rolled back.
 func (u *Unit) Joined() bool { return u.joined }
 

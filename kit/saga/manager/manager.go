@@ -80,11 +80,31 @@ func (m *Manager) concerns(definition string, e cqrs.Event) bool {
 		case s.Name() != definition:
 		case s.Starts(e.Body), e.Meta.SagaID != "" && s.Has(e.Meta.SagaStep):
 			return true
-		case slices.ContainsFunc(s.AwaitedEvents(), func(a saga.AwaitInfo) bool { return a.Type == reflect.TypeOf(e.Body) }):
+		case awaits(s, e):
 			return true
 		}
 	}
 	return false
+}
+
+// TakesInline tells whether an event may concern a definition, and whether an instance may be told of it in the unit of work that records it,
+// before events that are still on their way (cqrs.InlineConsumer). An answer to a command may be: answers to different commands have no order,
+// as they come from different topics. So may the first event of an aggregate, which has none before it. Events that are awaited come in their order.
+func (m *Manager) TakesInline(s *saga.Saga, e cqrs.Event) (concerns, inline bool) {
+	if !m.concerns(s.Name(), e) {
+		return false, false
+	}
+	answers := e.Meta.SagaID != "" && e.Meta.SagaStep != ""
+	for _, version := range m.Sagas {
+		if version.Name() == s.Name() && (version.Starts(e.Body) && e.Meta.Version != 1 || awaits(version, e)) {
+			return true, false
+		}
+	}
+	return true, answers || e.Meta.Version == 1
+}
+
+func awaits(s *saga.Saga, e cqrs.Event) bool {
+	return slices.ContainsFunc(s.AwaitedEvents(), func(a saga.AwaitInfo) bool { return a.Type == reflect.TypeOf(e.Body) })
 }
 
 // Event tells the saga s of an event. It begins an instance, answers one, or is none of the saga's business.

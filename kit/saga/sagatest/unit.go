@@ -23,11 +23,13 @@ type unit struct {
 	undo     []func()    // of inbox rows
 	barrier  string      // that this unit has taken
 	silent   *cqrs.Event // what is published if no event is recorded
+	answers  []cqrs.Event
 }
 
 type loaded struct {
 	aggregate    aggregate
 	category, id string
+	taken        int // changes that are among the unit's appended events
 }
 
 // aggregate is what the store needs to see of one.
@@ -48,6 +50,9 @@ func (w *Environment) Within(ctx context.Context, work func(ctx context.Context)
 	for {
 		w.unit = newUnit()
 		err := work(ctx)
+		if err == nil {
+			w.inline(ctx)
+		}
 		u := w.unit
 		w.unit = nil
 		if err == nil {
@@ -72,16 +77,7 @@ func (w *Environment) rollBack(u *unit) {
 }
 
 func (w *Environment) commit(ctx context.Context, u *unit) error {
-	var events []cqrs.Event
-	for _, stream := range u.order {
-		events = append(events, u.appended[stream]...)
-		if l, ok := u.loaded[stream]; ok {
-			for i, change := range l.aggregate.Changes() {
-				events = append(events, w.event(ctx, l.category, l.id, l.aggregate.Version()+i+1, change))
-			}
-		}
-	}
-	for _, e := range events {
+	for _, e := range w.recorded(ctx, u) {
 		if stream := e.Meta.Subject; len(w.streams[stream])+1 != e.Meta.Version {
 			return fmt.Errorf("%s has %d events, not %d", stream, len(w.streams[stream]), e.Meta.Version-1)
 		}
@@ -91,8 +87,8 @@ func (w *Environment) commit(ctx context.Context, u *unit) error {
 		w.streams[e.Meta.Subject] = append(w.streams[e.Meta.Subject], e)
 		w.publish(e)
 	}
-	if len(events) == 0 && u.silent != nil {
-		w.publish(*u.silent)
+	for _, e := range u.answers {
+		w.publish(e)
 	}
 	for _, m := range u.sent {
 		if m.due.IsZero() {
@@ -271,7 +267,7 @@ func (s *Store[A, E]) UpdateAll(_ context.Context, ids []string, decide func([]A
 	for i, id := range ids {
 		stream := s.category + "/" + id
 		if _, ok := u.loaded[stream]; !ok {
-			u.loaded[stream] = loaded{s.Load(id), s.category, id}
+			u.loaded[stream] = loaded{s.Load(id), s.category, id, 0}
 			u.touch(stream)
 		}
 		all[i] = u.loaded[stream].aggregate.(A)
@@ -398,8 +394,7 @@ func (i inboxUnit) Discard(context.Context) error {
 
 // Publish implements cqrs.InboxUnit.
 func (i inboxUnit) Publish(_ context.Context, e cqrs.Event) error {
-	e.Meta.ID, e.Meta.Type = i.w.id(), typeName(e.Body)
-	i.w.unit.sent = append(i.w.unit.sent, sent{topic: "events." + e.Category, key: e.Key, body: e.Body, meta: e.Meta})
+	i.w.unit.answers = append(i.w.unit.answers, e)
 	return nil
 }
 

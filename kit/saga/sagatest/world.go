@@ -143,7 +143,7 @@ func (w *Environment) add(handlers []cqrs.Handler) {
 		topic := "events." + category
 		for _, name := range w.names {
 			s := w.sagas[name]
-			group := "saga." + name + "." + category
+			group := consumerOf(s, category)
 			w.consumer[topic] = append(w.consumer[topic], consumer{name: group, handle: func(ctx context.Context, m sent) error {
 				outcome, err := w.manager.Receive(ctx, w, group, s, cqrs.Event{Body: m.body, Meta: m.meta, Category: category, Key: m.key})
 				w.tell("    %v", outcome)
