@@ -93,21 +93,33 @@ func (q *Queue) handOut(ctx context.Context) (wait time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	lease := uuid.NewString()
+	wait = q.Poll
 	var due []struct {
-		Consumer string `db:"consumer"`
-		Key      []byte `db:"key"`
+		Consumer string          `db:"consumer"`
+		Key      []byte          `db:"key"`
+		Next     sql.NullFloat64 `db:"next"` // in the last row, which has no key: seconds until the next key is due
 	}
 	err = q.db.SelectContext(ctx, &due, `
 		WITH due AS MATERIALIZED (
 			SELECT b.consumer, b.key FROM unnest($1::text[], $2::int[]) AS c(consumer, room) CROSS JOIN LATERAL (
 				SELECT consumer, key FROM blocked_keys WHERE consumer = c.consumer AND due_at <= app_clock()
-				ORDER BY due_at LIMIT c.room FOR UPDATE SKIP LOCKED) b)
-		UPDATE blocked_keys b SET lease = $3, due_at = app_clock() + make_interval(secs => $4) FROM due
-		WHERE b.consumer = due.consumer AND b.key = due.key RETURNING b.consumer, b.key`, consumers, room, lease, leaseFor.Seconds())
+				ORDER BY due_at LIMIT c.room FOR UPDATE SKIP LOCKED) b),
+		leased AS (UPDATE blocked_keys b SET lease = $3, due_at = app_clock() + make_interval(secs => $4) FROM due
+			WHERE b.consumer = due.consumer AND b.key = due.key RETURNING b.consumer, b.key)
+		SELECT consumer, key, NULL::float8 AS next FROM leased UNION ALL
+		SELECT '', NULL, (SELECT EXTRACT(epoch FROM min(d.due_at) - app_clock())::float8 FROM unnest($1::text[]) AS c(consumer) CROSS JOIN LATERAL (
+			SELECT due_at FROM blocked_keys WHERE consumer = c.consumer AND due_at > app_clock() AND due_at < 'infinity' ORDER BY due_at LIMIT 1) d)`,
+		consumers, room, lease, leaseFor.Seconds())
 	if err != nil {
 		return q.Poll, txn.Classify(err, "lease blocked keys")
 	}
 	for _, d := range due {
+		if d.Consumer == "" {
+			if d.Next.Valid {
+				wait = min(q.Poll, max(time.Millisecond, time.Duration(d.Next.Float64*float64(time.Second))))
+			}
+			continue
+		}
 		q.mu.Lock()
 		f := q.consumers[d.Consumer]
 		if f == nil || f.stopped {
@@ -124,16 +136,7 @@ func (q *Queue) handOut(ctx context.Context) (wait time.Duration, err error) {
 			f.handle(d.Key, lease)
 		}()
 	}
-	var next sql.NullFloat64
-	err = q.db.GetContext(ctx, &next, `SELECT EXTRACT(epoch FROM min(d.due_at) - app_clock())::float8 FROM unnest($1::text[]) AS c(consumer)
-		CROSS JOIN LATERAL (SELECT due_at FROM blocked_keys WHERE consumer = c.consumer AND due_at > app_clock() AND due_at < 'infinity' ORDER BY due_at LIMIT 1) d`, consumers)
-	if err != nil {
-		return q.Poll, txn.Classify(err, "look for the next blocked key")
-	}
-	if next.Valid {
-		return min(q.Poll, max(time.Millisecond, time.Duration(next.Float64*float64(time.Second)))), nil
-	}
-	return q.Poll, nil
+	return wait, nil
 }
 
 // giveBack ends a lease, so that another instance, or this one, continues after a pause.
