@@ -1,5 +1,5 @@
-// Sagas that are told of an event in the unit of work that records it (ADR 37). TestOnlyOwnEventsAreHandledInline and
-// TestSagasAreToldInline show it.
+// Sagas that are told of an event in the unit of work that records it (ADR 37), and events that a saga's consumer passes over.
+// TestOnlyOwnEventsAreHandledInline and TestSagasAreToldInline show it.
 
 package messaging
 
@@ -19,14 +19,23 @@ import (
 // Inline returns the sagas that may be told of an event in the unit of work that records it.
 func (r *Router) Inline() []cqrs.InlineConsumer { return r.inline }
 
+// addInline makes the consumer of a saga on an own topic an inline consumer.
 func (r *Router) addInline(group string, s *saga.Saga, m *manager.Manager, source Source) {
+	r.ownSagas[group] = ownSaga{s.Name(), m}
 	if strings.Contains(s.Name(), ",") {
 		return // the header could not name it
 	}
-	handle := r.config.Decorate(group, func(ctx context.Context, e any) (any, error) {
-		return cqrs.Processed, m.Event(ctx, s, e.(cqrs.Event))
+	type attempt struct {
+		event cqrs.Event
+		err   error
+	}
+	handle := r.config.Decorate(group, func(ctx context.Context, request any) (any, error) {
+		a := request.(*attempt)
+		if a.err = m.Inline(ctx, s, a.event); a.err != nil {
+			return leftToBroker, nil //nolint:nilerr // nothing has failed: the broker delivers it
+		}
+		return cqrs.Processed, nil
 	})
-	r.inlineGroups[group] = s.Name()
 	r.inline = append(r.inline, cqrs.InlineConsumer{
 		Name: s.Name(), Consumer: group, Category: source.Category,
 		Takes: func(e cqrs.Event) (concerns, inline bool) {
@@ -36,23 +45,41 @@ func (r *Router) addInline(group string, s *saga.Saga, m *manager.Manager, sourc
 			return m.TakesInline(s, e)
 		},
 		Handle: func(ctx context.Context, e cqrs.Event) error {
-			_, err := handle(ctx, e)
-			return err
+			a := &attempt{event: e}
+			_, _ = handle(ctx, a)
+			return a.err
 		},
 	})
 }
 
-// handledInline passes over the events that their consumer has handled in the unit of work that recorded them.
-func (r *Router) handledInline(next message.HandlerFunc) message.HandlerFunc {
+// leftToBroker is the outcome, in the log, of an event that could not be handled inline.
+const leftToBroker cqrs.Outcome = "left to the broker"
+
+// ownSaga is the consumer of a saga on a topic of this service.
+type ownSaga struct {
+	name    string
+	manager *manager.Manager
+}
+
+// passOver passes over the events that a saga's consumer need not handle: those that it has handled in the unit of work that recorded them, and
+// those that concern no instance. Their payloads need not be decoded for that.
+func (r *Router) passOver(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
-		if msg.Metadata[cqrs.HeaderHandledBy] != "" && r.wasHandledInline(message.HandlerNameFromCtx(msg.Context()), msg.Metadata) {
+		if r.passes(message.HandlerNameFromCtx(msg.Context()), msg.Metadata) {
 			return nil, nil
 		}
 		return next(msg)
 	}
 }
 
-func (r *Router) wasHandledInline(consumer string, headers message.Metadata) bool {
-	name := r.inlineGroups[consumer]
-	return name != "" && slices.Contains(strings.Split(headers[cqrs.HeaderHandledBy], ","), name)
+func (r *Router) passes(consumer string, headers message.Metadata) bool {
+	s, ok := r.ownSagas[consumer]
+	if !ok {
+		return false
+	}
+	if names := headers[cqrs.HeaderHandledBy]; names != "" && slices.Contains(strings.Split(names, ","), s.name) {
+		return true
+	}
+	t, known := r.config.Marshaler.types.Named(headers[cqrs.HeaderType])
+	return known && !s.manager.Concerns(s.name, reflect.TypeOf(t.New()).Elem(), headers[cqrs.HeaderSagaID], headers[cqrs.HeaderSagaStep])
 }

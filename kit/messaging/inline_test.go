@@ -29,6 +29,8 @@ func TestOnlyOwnEventsAreHandledInline(t *testing.T) {
 		Steps: []saga.Step[begun]{{Name: "step", Action: func(d begun) cqrs.Keyed { return doIt{d.Key} }}},
 	})
 	known := aggregate.Merge(aggregate.TypesOf(aggregate.NewType[begun]("note.begun")), saga.Answers)
+	processed, _ := known.Of(cqrs.ProcessedAnswer{})
+	answer := processed.Name
 	log := slog.New(slog.DiscardHandler)
 	r, err := NewRouter(Config{
 		Prefix: "own", Marshaler: NewMarshaler(known, ""), Log: log, Watermill: NewLogger(log),
@@ -44,10 +46,27 @@ func TestOnlyOwnEventsAreHandledInline(t *testing.T) {
 	require.Len(t, r.Inline(), 1)
 	c := r.Inline()[0]
 	require.Equal(t, []string{"process", "own.saga.process.notes", "notes"}, []string{c.Name, c.Consumer, c.Category})
-	for consumer, skipped := range map[string]bool{"own.saga.process.notes": true, "own.saga.process.other.notes": false, "own.projection.notes": false, "own.commands.notes": false} {
-		require.Equal(t, skipped, r.wasHandledInline(consumer, message.Metadata{cqrs.HeaderHandledBy: "another,process"}), consumer)
-		require.False(t, r.wasHandledInline(consumer, message.Metadata{cqrs.HeaderHandledBy: "another,process of another name"}), consumer)
-		require.False(t, r.wasHandledInline(consumer, message.Metadata{}), consumer)
+	headers := func(more ...string) message.Metadata {
+		h := message.Metadata{cqrs.HeaderType: "note.begun"}
+		for i := 0; i < len(more); i += 2 {
+			h[more[i]] = more[i+1]
+		}
+		return h
+	}
+	for consumer, own := range map[string]bool{"own.saga.process.notes": true, "own.saga.process.other.notes": false, "own.projection.notes": false, "own.commands.notes": false} {
+		for _, h := range []message.Metadata{
+			headers(cqrs.HeaderHandledBy, "another,process"), // it was handled
+			headers(cqrs.HeaderType, answer),
+			headers(cqrs.HeaderType, answer, cqrs.HeaderSagaID, "s", cqrs.HeaderSagaStep, "of another definition"),
+		} {
+			require.Equal(t, own, r.passes(consumer, h), "%s %v", consumer, h)
+		}
+		for _, h := range []message.Metadata{
+			headers(), headers(cqrs.HeaderHandledBy, "another,process of another name"), headers(cqrs.HeaderType, "unknown"),
+			headers(cqrs.HeaderType, answer, cqrs.HeaderSagaID, "s", cqrs.HeaderSagaStep, "step"),
+		} {
+			require.False(t, r.passes(consumer, h), "%s %v", consumer, h)
+		}
 	}
 	for name, e := range map[string]cqrs.Event{
 		"starts":       {Body: begun{"k"}, Key: "k", Meta: cqrs.Meta{Version: 1}},

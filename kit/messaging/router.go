@@ -55,13 +55,13 @@ type Router struct {
 	*message.Router
 	config Config
 
-	sagaGroups   map[string]bool   // consumers that are sagas
-	inlineGroups map[string]string // the names of the sagas of those of them that may handle events inline
-	inline       []cqrs.InlineConsumer
-	external     map[string]bool            // consumers of other services' topics
-	types        map[string]map[string]bool // names of the events that a consumer handles
-	remote       map[string]bool            // those of them whose services answer sagas of this one
-	categories   map[string]string          // of the aggregates that consumers of commands change
+	sagaGroups map[string]bool    // consumers that are sagas
+	ownSagas   map[string]ownSaga // those of them on topics of this service
+	inline     []cqrs.InlineConsumer
+	external   map[string]bool            // consumers of other services' topics
+	types      map[string]map[string]bool // names of the events that a consumer handles
+	remote     map[string]bool            // those of them whose services answer sagas of this one
+	categories map[string]string          // of the aggregates that consumers of commands change
 
 	calling map[string]bool // consumers whose handlers call external services
 
@@ -72,13 +72,14 @@ type Router struct {
 // NewRouter makes a router. The handlers that its Add methods make have this middleware, outermost first:
 //
 //  1. in flight: the age of the message that is handled
-//  2. KeyOrder: a message of a blocked key is stored behind the messages that wait
-//  3. DeadLetters: every error and every panic ends here, but for those of a stop, whose messages the broker delivers again
-//  4. recognise: messages from outside are checked once, and headers become metadata in the context
-//  5. Retry: by the kind of the error, at once or later
-//  6. the destination's breaker: inside Retry, which would else count its waiting as an attempt
-//  7. the service's own middleware, if it adds any to the message.Router
-//  8. observe: log, metric and trace of one attempt
+//  2. pass over: a saga's consumer need not handle every event of its topics
+//  3. KeyOrder: a message of a blocked key is stored behind the messages that wait
+//  4. DeadLetters: every error and every panic ends here, but for those of a stop, whose messages the broker delivers again
+//  5. recognise: messages from outside are checked once, and headers become metadata in the context
+//  6. Retry: by the kind of the error, at once or later
+//  7. the destination's breaker: inside Retry, which would else count its waiting as an attempt
+//  8. the service's own middleware, if it adds any to the message.Router
+//  9. observe: log, metric and trace of one attempt
 //
 // Handlers that are added to the message.Router itself have none of it, so that any handler of Watermill's can be added unchanged.
 func NewRouter(c Config) (*Router, error) {
@@ -92,10 +93,10 @@ func NewRouter(c Config) (*Router, error) {
 	if c.InFlight == nil {
 		c.InFlight = func(string, time.Time) func() { return func() {} }
 	}
-	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, inlineGroups: map[string]string{}, calling: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
+	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, ownSagas: map[string]ownSaga{}, calling: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
 	o := Options{Received: r.received, Answer: r.answer, Early: func(consumer string) bool { return !r.calling[consumer] }, OnFailure: c.OnFailure, Stopping: c.Stopping, Log: c.Log}
 	for _, m := range []message.HandlerMiddleware{
-		r.handledInline, r.inFlight, r.formerHeaders, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,
+		r.inFlight, r.formerHeaders, r.passOver, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,
 	} {
 		inner.AddMiddleware(r.own(m))
 	}

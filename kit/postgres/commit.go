@@ -148,6 +148,7 @@ func (g *groupCommit) write(ctx context.Context, all []*committing, limits txn.W
 	for _, c := range all {
 		c.session.Committed()
 		c.Committed()
+		c.stored = true
 	}
 	err := cqrs.Protect(func() error { g.committed(all); return nil })
 	for _, c := range all {

@@ -1,23 +1,32 @@
 // Consumers that handle an event in the unit of work that records it (ADR 37). What they do is dropped if it fails, and the broker delivers the
-// event to them as any other. TestInlineConsumer, TestInlineConsumerCannotFailAMessage and the random sagas of sagatest show it.
+// event to them as any other. The tests in inline_test.go and the random sagas of sagatest show it.
 
 package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
 
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/postgres/inbox"
+	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
 // errInline makes a message run again without inline consumers: what one of them has done may be the reason why the commit failed.
 var errInline = fmt.Errorf("with inline consumers: %w", cqrs.ErrConflict)
 
+// failedWithInline tells whether a run has failed, surely has not been committed, and may have failed for what an inline consumer did. A message
+// whose commit is in doubt does not run again: a request has no inbox row.
+func (r *run) failedWithInline() bool {
+	failed := r.failure()
+	return failed != nil && r.inlined && !r.stored && !txn.IsUnavailable(failed) && !errors.Is(failed, context.DeadlineExceeded) && !errors.Is(failed, context.Canceled)
+}
+
 // inline has the events of a message handled by the inline consumers. A consumer handles all events that concern it, or none. The events are marked
-// with the names of the consumers that need not handle them any more. Recorded are the events that the consumers have recorded.
+// with the names of the consumers that have handled them. Recorded are the events that the consumers have recorded.
 func (u *UnitOfWork) inline(ctx context.Context, r *run, events []cqrs.Event) (recorded []cqrs.Event) {
 	for i := range events {
 		if events[i].Meta.ID == "" { // an answer
@@ -25,61 +34,63 @@ func (u *UnitOfWork) inline(ctx context.Context, r *run, events []cqrs.Event) (r
 		}
 	}
 	for _, c := range u.Inline {
-		var all []*cqrs.Event // of the consumer's category
-		var concerning []cqrs.Event
-		possible := true
+		var mine []*cqrs.Event
 		for i := range events {
-			e := &events[i]
-			if e.Category != c.Category {
+			if events[i].Category != c.Category {
 				continue
 			}
-			all = append(all, e)
-			concerns, inline := c.Takes(*e)
-			possible = possible && (inline || !concerns)
+			concerns, inline := c.Takes(events[i])
+			if concerns && !inline {
+				mine = nil
+				break
+			}
 			if concerns {
-				concerning = append(concerning, *e)
+				mine = append(mine, &events[i])
 			}
 		}
-		if !possible {
+		if len(mine) == 0 {
 			continue
 		}
-		added, ok := handledBy(ctx, r, c, concerning)
+		added, ok := handledBy(ctx, r, c, mine)
 		if !ok {
 			continue
 		}
 		recorded = append(recorded, added...)
-		for _, e := range all {
+		for _, e := range mine {
 			e.Meta.HandledBy = append(e.Meta.HandledBy, c.Name)
 		}
 	}
 	return recorded
 }
 
-// handledBy has a consumer handle events. If one of them fails, what it has done for all of them is dropped.
-func handledBy(ctx context.Context, r *run, c cqrs.InlineConsumer, events []cqrs.Event) (recorded []cqrs.Event, ok bool) {
-	if len(events) == 0 {
-		return nil, true
-	}
+// handledBy has a consumer handle events. If one of them fails, what it has done for all of them is dropped. It waits for no other unit, and in
+// a run of several messages for no query: the messages behind it would wait too.
+func handledBy(ctx context.Context, r *run, c cqrs.InlineConsumer, events []*cqrs.Event) (recorded []cqrs.Event, ok bool) {
 	writes, streams := r.Savepoint(), r.session.Savepoint()
 	ctx = cqrs.WithPrincipal(ctx, cqrs.Principal{}) // a consumer has none
+	handle := func(e cqrs.Event) error {
+		ctx := cqrs.WithMeta(ctx, e.Meta)
+		d := cqrs.Delivery{Consumer: c.Consumer, Meta: e.Meta}
+		if err := inbox.TryInsert(ctx, d.Consumer, d.InboxMeta()); err != nil {
+			return err
+		}
+		if err := c.Handle(ctx, e); err != nil {
+			return err
+		}
+		added, err := r.session.Flush(ctx)
+		recorded = append(recorded, added...)
+		return err
+	}
 	err := r.WithoutStatements(func() error {
-		return cqrs.Protect(func() error {
-			for _, e := range events {
-				ctx := cqrs.WithMeta(ctx, e.Meta)
-				d := cqrs.Delivery{Consumer: c.Consumer, Meta: e.Meta}
-				if err := inbox.TryInsert(ctx, d.Consumer, d.InboxMeta()); err != nil {
-					return err
+		return r.session.Opportunely(r.length > 1, func() error {
+			return cqrs.Protect(func() error {
+				for _, e := range events {
+					if err := handle(*e); err != nil {
+						return err
+					}
 				}
-				if err := c.Handle(ctx, e); err != nil {
-					return err
-				}
-				added, err := r.session.Flush(ctx)
-				if err != nil {
-					return err
-				}
-				recorded = append(recorded, added...)
-			}
-			return nil
+				return nil
+			})
 		})
 	})
 	if err != nil {

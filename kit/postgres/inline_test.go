@@ -2,19 +2,28 @@ package postgres_test
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/kit/aggregate"
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/internal/inventory"
+	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/postgres/eventstore"
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
@@ -97,7 +106,7 @@ func TestInlineConsumer(t *testing.T) {
 	require.Equal(t, int64(1), w.counted(t))
 }
 
-// An event that does not concern a consumer is marked too: the consumer passes over it. Events of a message are handled all inline, or none.
+// Events of a message that concern a consumer are handled all inline, or none. Those that do not concern it are not marked: they may concern the consumer of a later version.
 func TestInlineConsumerHandlesAllEventsOfAMessageOrNone(t *testing.T) {
 	w := newEnvironment(t).countInline(nil)
 	both := func(quantities ...int64) {
@@ -113,10 +122,17 @@ func TestInlineConsumerHandlesAllEventsOfAMessageOrNone(t *testing.T) {
 	}
 	both(1, 2)
 	require.Equal(t, int64(2), w.counted(t))
-	require.Equal(t, []string{"count"}, w.published("A").Meta.HandledBy, "it does not concern the consumer")
+	var marked []string
+	for _, e := range w.bus.published {
+		marked = append(marked, fmt.Sprint(e.Meta.Type, e.Meta.HandledBy))
+	}
+	require.Equal(t, []string{"inventory.received[count]", "inventory.received[count]", "inventory.reserved[]", "inventory.received[]", "inventory.received[]"}, marked)
+	w.bus.published = nil
 	both(1, 13)
 	require.Equal(t, int64(2), w.counted(t))
-	require.Empty(t, w.published("A").Meta.HandledBy)
+	for _, e := range w.bus.published {
+		require.Empty(t, e.Meta.HandledBy)
+	}
 }
 
 // Whatever goes wrong in an inline consumer, the message whose event it handles commits, and the consumer gets the event from the broker.
@@ -210,6 +226,186 @@ func TestInlineConsumerInARun(t *testing.T) {
 		require.Equal(t, want, w.deliver(t, e))
 	}
 	require.Equal(t, int64(6), w.counted(t))
+}
+
+// A commit that is in doubt does not run again without inline consumers: it may have taken effect, and a request has no inbox row that would show it.
+func TestInlineConsumerAndACommitInDoubt(t *testing.T) {
+	for name, inline := range map[string]bool{"without": false, "with": true} {
+		t.Run(name, func(t *testing.T) {
+			_, dsn := kittest.Database(t)
+			config, err := pgx.ParseConfig(dsn)
+			require.NoError(t, err)
+			l := &onceLiar{Connector: stdlib.GetConnector(*config)}
+			db := sqlx.NewDb(sql.OpenDB(l), "pgx")
+			t.Cleanup(func() { _ = db.Close() })
+			w := (&environment{db: db}).another()
+			if inline {
+				w.countInline(nil)
+			}
+			w.uow.Committing = func() func() { l.lies.Store(true); return func() {} }
+			attempts := 0
+			err = w.uow.Within(t.Context(), func(ctx context.Context) error { attempts++; return w.receive(ctx) })
+			require.Error(t, err)
+			require.Equal(t, cqrs.KindTransient, cqrs.KindOf(err), "%v", err)
+			require.Equal(t, 1, attempts)
+			require.Equal(t, int64(1), w.onHand(t))
+		})
+	}
+}
+
+// onceLiar says, the next time that it lies, that a commit timed out which took effect.
+type onceLiar struct {
+	driver.Connector
+	lies atomic.Bool
+}
+
+func (l *onceLiar) Connect(ctx context.Context) (driver.Conn, error) {
+	c, err := l.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &onceLyingConn{c.(pgxConn), l}, nil
+}
+
+type onceLyingConn struct {
+	pgxConn
+	liar *onceLiar
+}
+
+func (c *onceLyingConn) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	r := c.pgxConn.Conn().SendBatch(ctx, b)
+	if c.liar.lies.CompareAndSwap(true, false) {
+		return lyingResults{r, errTimeout}
+	}
+	return r
+}
+
+// A consumer that fails each time, as a saga that begins to wait for an event, leaves the aggregate of the message as it is: it has snapshots, and
+// is folded once for a run.
+func TestInlineConsumerThatFailsLeavesTheAggregate(t *testing.T) {
+	fails := func(context.Context) error { return errors.New("not inline") }
+	t.Run("snapshots", func(t *testing.T) {
+		w := newEnvironment(t).snapshots(10).countInline(fails)
+		for n := range 30 {
+			_, err := w.uow.Handle(t.Context(), command(fmt.Sprint("run-", n), "", ""), w.receive)
+			require.NoError(t, err)
+		}
+		require.Positive(t, w.count(t, `SELECT count(*) FROM snapshots WHERE stream = 'inventory/A'`))
+	})
+	t.Run("folds", func(t *testing.T) {
+		w, folds := newEnvironment(t), 0
+		w.stock = eventstore.NewRepository(w.store, inventory.Category, func(history []inventory.Event) *inventory.Stock {
+			folds++
+			return inventory.Rebuild(history)
+		}, eventstore.Options{})
+		w.uow.Inline = []cqrs.InlineConsumer{{
+			Name: "count", Consumer: "counts", Category: inventory.Category,
+			Takes:  func(cqrs.Event) (bool, bool) { return true, true },
+			Handle: func(ctx context.Context, _ cqrs.Event) error { return fails(ctx) },
+		}}
+		w.handleInTurn(t, runOf(20), func(ctx context.Context, _, _ int) error { return w.receive(ctx) })
+		require.Equal(t, 1, folds)
+	})
+}
+
+// An inline consumer does not wait for a stream that another unit holds, and for no query if other messages wait behind its own.
+func TestInlineConsumerDoesNotWait(t *testing.T) {
+	t.Run("for another unit", func(t *testing.T) {
+		w := newEnvironment(t).countInline(nil)
+		holds, ends, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+		go func() {
+			ended <- w.uow.Within(t.Context(), func(ctx context.Context) error {
+				err := w.receiveOf(counter, 10)(ctx)
+				close(holds)
+				<-ends
+				return err
+			})
+		}()
+		<-holds
+		_, err := w.uow.Handle(t.Context(), command("run-1", "", ""), w.receive)
+		require.NoError(t, err)
+		require.Equal(t, int64(1), w.onHand(t), "it is committed while the other unit holds the counter")
+		require.Empty(t, w.published("A").Meta.HandledBy)
+		close(ends)
+		require.NoError(t, <-ended)
+		require.Equal(t, int64(10), w.counted(t))
+	})
+	t.Run("for a query in a run", func(t *testing.T) {
+		w := newEnvironment(t)
+		w.mustReceive(t, "known")
+		streams := map[string]string{"run-0": "unknown 1", "run-1": "unknown 2", "run-2": "known", "run-3": "unknown 1"}
+		w.uow.Inline = []cqrs.InlineConsumer{{
+			Name: "count", Consumer: "counts", Category: inventory.Category,
+			Takes: func(e cqrs.Event) (bool, bool) { return e.Key == "A", true },
+			Handle: func(ctx context.Context, e cqrs.Event) error {
+				return w.receiveOf(streams[e.Meta.Causation], 1)(ctx)
+			},
+		}}
+		w.handleInTurn(t, runOf(4), func(ctx context.Context, _, _ int) error { return w.receive(ctx) })
+		inline := map[string]bool{}
+		for _, e := range w.bus.published {
+			if e.Key == "A" {
+				inline[e.Meta.Causation] = len(e.Meta.HandledBy) > 0
+			}
+		}
+		require.Equal(t, map[string]bool{"run-0": true, "run-1": false, "run-2": true, "run-3": true}, inline)
+	})
+}
+
+// After a conflict on the stream of an inline consumer, the aggregate of the message, which nobody else has changed, is not taken for one that many
+// instances change.
+func TestInlineConsumersConflictIsItsOwn(t *testing.T) {
+	w := newEnvironment(t).contended().countInline(nil)
+	w.mustReceive(t, "A")
+	w.mustReceive(t, counter)
+	w.another().mustReceive(t, counter)
+	for n, want := range []int{2, 1} {
+		attempts := 0
+		_, err := w.uow.Handle(t.Context(), command(fmt.Sprint("run-", n), "", ""), func(ctx context.Context) error {
+			attempts++
+			err := w.receive(ctx)
+			assert.False(t, txn.UnitFromContext(ctx).OwnTransaction())
+			return err
+		})
+		require.NoError(t, err)
+		require.Equal(t, want, attempts)
+	}
+}
+
+// A message that is given up while its run goes on, with the inline consumers of the messages after it.
+func TestInlineConsumersOfARunThatGoesOn(t *testing.T) {
+	w := newEnvironment(t).countInline(nil)
+	for round := range 10 {
+		ctx, cancel := context.WithCancel(t.Context())
+		var before *cqrs.Turn
+		var handling sync.WaitGroup
+		for n := range 6 {
+			turn := cqrs.NewTurn(before)
+			before = turn
+			handling.Go(func() {
+				defer turn.Done()
+				own := cqrs.WithTurn(t.Context(), turn)
+				if n == 0 {
+					own = cqrs.WithTurn(ctx, turn)
+				}
+				_, err := w.uow.Handle(own, command(fmt.Sprint("run-", round, "-", n), "", ""), func(ctx context.Context) error {
+					switch n {
+					case 0:
+						time.Sleep(20 * time.Millisecond) // until the others wait
+					case 2:
+						cancel()
+					}
+					return w.receive(ctx)
+				})
+				if n != 0 && err != nil {
+					t.Errorf("message %d: %v", n, err)
+				}
+			})
+		}
+		handling.Wait()
+		cancel()
+	}
+	require.Equal(t, int64(60), w.onHand(t))
 }
 
 // However events reach a consumer, inline or by the broker, once or twice, at whichever of three instances, it handles each once, and no message is lost.

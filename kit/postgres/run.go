@@ -25,6 +25,7 @@ type run struct {
 	length   int  // messages
 	own      bool // it has committed in its own transaction, or tried to
 	inlined  bool // an inline consumer has handled an event
+	stored   bool // it is committed, even if err says that something went wrong then
 	events   []cqrs.Event
 	messages []*outbox.Message
 	ended    chan struct{}
@@ -112,7 +113,7 @@ func (u *UnitOfWork) complete(ctx context.Context, turn *cqrs.Turn, r *run) erro
 	if errors.Is(err, errRunFailed) {
 		turn.Limit(r.length / 2)
 	}
-	if err != nil && r.inlined {
+	if err != nil && r.failedWithInline() {
 		err = fmt.Errorf("%w: %w", errInline, err)
 	}
 	return err
@@ -137,8 +138,12 @@ func (u *UnitOfWork) submit(ctx context.Context, r *run) error {
 		u.commits.enqueue(c)
 	}
 	err := r.wait(ctx)
-	if txn.IsStale(r.failure()) {
-		r.session.Conflicted()
+	if failed := r.failure(); txn.IsStale(failed) {
+		if r.inlined {
+			r.session.ConflictedSomewhere(ctx)
+		} else {
+			r.session.Conflicted()
+		}
 	}
 	return err
 }

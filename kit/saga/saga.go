@@ -211,8 +211,11 @@ func (s *Saga) LongestWait() (step string, d time.Duration) {
 }
 
 // Starts tells whether an event begins an instance, or is one of those that are all needed.
-func (s *Saga) Starts(event any) bool {
-	start := s.startOf(reflect.TypeOf(event))
+func (s *Saga) Starts(event any) bool { return s.StartsWith(reflect.TypeOf(event)) }
+
+// StartsWith is Starts for a type of event.
+func (s *Saga) StartsWith(event reflect.Type) bool {
+	start := s.startOf(event)
 	return start != nil && !start.byParent
 }
 

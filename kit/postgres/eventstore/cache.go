@@ -26,6 +26,9 @@ const waitForSecond = 100 * time.Millisecond
 // waitInOrder is the same for a unit with a transaction of its own that takes streams in the order of their names.
 const waitInOrder = time.Second
 
+// noPatience makes a unit not wait at all.
+const noPatience time.Duration = -1
+
 // contestedFor is how long a stream that many want is locked before it is read, after a conflict with another instance.
 const contestedFor = 10 * time.Second
 
@@ -78,7 +81,7 @@ func newCache() *cache {
 // ErrBusy is wrapped by the error of a unit that waited for a stream until its time was over. It has done nothing wrong, and runs again.
 var ErrBusy = errors.New("other units of work need the same stream")
 
-// hold waits until the units before have released the stream. It returns nil when its patience is over; zero: it has no end. The error is ctx's,
+// hold waits until the units before have released the stream. It returns nil when its patience is over; zero: it has no end; noPatience: it has none. The error is ctx's,
 // with ErrBusy.
 func (c *cache) hold(ctx context.Context, name string, patience time.Duration) (*stream, error) {
 	c.mu.Lock()
@@ -97,6 +100,10 @@ func (c *cache) hold(ctx context.Context, name string, patience time.Duration) (
 	case s.held <- struct{}{}:
 		return s, nil
 	default:
+	}
+	if patience == noPatience {
+		c.leave(s)
+		return nil, nil
 	}
 	var enough <-chan time.Time
 	if patience > 0 {
@@ -140,6 +147,14 @@ func (c *cache) get(s *stream) *prefix {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return s.prefix
+}
+
+// has tells whether something is known of a stream, and other instances do not write streams of its category.
+func (c *cache) has(name, category string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.streams[name]
+	return s != nil && s.prefix != nil && !time.Now().Before(c.shared[category])
 }
 
 // put replaces the cached prefix of a stream that the unit holds.

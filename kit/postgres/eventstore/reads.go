@@ -24,6 +24,9 @@ func (s *Session) read(ctx context.Context, all []*tracked) error {
 	all = slices.DeleteFunc(slices.Clone(all), func(t *tracked) bool { return t.prefix != nil })
 	slices.SortFunc(all, func(a, b *tracked) int { return cmp.Compare(a.name, b.name) }) // the same order for all units, so that two units do not wait for each other
 	all = slices.Compact(all)
+	if s.noQueries && slices.ContainsFunc(all, func(t *tracked) bool { return !s.store.cache.has(t.name, t.category) }) {
+		return errNotKnown
+	}
 	if err := s.hold(ctx, all); err != nil {
 		return err
 	}
@@ -42,6 +45,9 @@ func (s *Session) read(ctx context.Context, all []*tracked) error {
 	if len(missing) == 0 {
 		return nil
 	}
+	if s.noQueries {
+		return errNotKnown
+	}
 	loaded, err := s.load(ctx, asked)
 	if err != nil {
 		return err
@@ -55,6 +61,8 @@ func (s *Session) read(ctx context.Context, all []*tracked) error {
 	}
 	return nil
 }
+
+var errNotKnown = fmt.Errorf("the stream is not in memory: %w", ErrBusy)
 
 // note notes what was read of a stream.
 func (s *Session) note(t *tracked, p *prefix) {
@@ -83,9 +91,15 @@ func (s *Session) hold(ctx context.Context, all []*tracked) error {
 				patience = 0
 			}
 		}
+		if s.noWaiting {
+			patience = noPatience
+		}
 		stream, err := s.store.cache.hold(ctx, t.name, patience)
 		if err != nil {
 			return err
+		}
+		if stream == nil && s.noWaiting {
+			return fmt.Errorf("%s: %w", t.name, ErrBusy)
 		}
 		t.stream = stream
 	}
@@ -138,6 +152,9 @@ func (s *Session) history(ctx context.Context, t *tracked) ([]cqrs.Event, error)
 	if t.prefix.snapshot.Version == 0 {
 		return slices.Clip(t.prefix.with(t.appended).events), nil
 	}
+	if s.noQueries {
+		return nil, errNotKnown
+	}
 	loaded, err := s.load(ctx, []wanted{{stream: t.name}})
 	if err != nil {
 		return nil, err
@@ -165,11 +182,22 @@ func (s *Session) Verify(ctx context.Context) error {
 
 // Conflicted removes the streams that the unit has read from the cache, because one of them was stale. The next units lock those that many want before
 // they read them.
-func (s *Session) Conflicted() {
-	s.outdated(s.reads)
-	for _, t := range s.order {
-		if t.options.Contended {
-			s.store.cache.contest(t.name)
+func (s *Session) Conflicted() { s.conflicted(s.reads) }
+
+// ConflictedSomewhere is Conflicted for a unit that has also read streams which are not its message's own: it asks which of them were stale.
+func (s *Session) ConflictedSomewhere(ctx context.Context) {
+	stale, err := s.store.stale(ctx, s.reads)
+	if err != nil || len(stale) == 0 {
+		stale = s.reads
+	}
+	s.conflicted(stale)
+}
+
+func (s *Session) conflicted(reads []read) {
+	s.outdated(reads)
+	for _, r := range reads {
+		if s.streams[r.stream].options.Contended {
+			s.store.cache.contest(r.stream)
 		}
 	}
 }

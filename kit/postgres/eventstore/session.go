@@ -24,6 +24,10 @@ type Session struct {
 	reads  []read
 	memory bool // some of it is from memory
 	loads  int  // number of queries that it is from
+
+	touches   int // of streams
+	noWaiting bool
+	noQueries bool
 }
 
 // Aggregate is the interface of an aggregate for the store.
@@ -43,6 +47,7 @@ type tracked struct {
 	aggregate Aggregate // folded from the prefix and what is appended; nil if it must be folded anew
 	appended  []cqrs.Event
 	written   int // of them are among the unit's writes
+	touched   int // the session's last touch of it
 	options   Options
 	schema    string // of its snapshots; empty if it has none
 }
@@ -75,6 +80,8 @@ func (s *Session) touch(category, id string) *tracked {
 		s.streams[name] = t
 		s.order = append(s.order, t)
 	}
+	s.touches++
+	t.touched = s.touches
 	return t
 }
 
@@ -169,13 +176,16 @@ func (s *Session) extend(ctx context.Context, t *tracked) error {
 }
 
 // Mark is a place in a session, between two messages.
-type Mark map[*tracked]int
+type Mark struct {
+	appended map[*tracked]int
+	touches  int
+}
 
 // Savepoint marks what was appended so far, for RollbackTo.
 func (s *Session) Savepoint() Mark {
-	m := Mark{}
+	m := Mark{make(map[*tracked]int, len(s.order)), s.touches}
 	for _, t := range s.order {
-		m[t] = len(t.appended)
+		m.appended[t] = len(t.appended)
 	}
 	return m
 }
@@ -184,8 +194,18 @@ func (s *Session) Savepoint() Mark {
 // that was read.
 func (s *Session) RollbackTo(m Mark) {
 	for _, t := range s.order {
-		t.appended, t.written, t.aggregate = t.appended[:m[t]], m[t], nil
+		if t.touched > m.touches {
+			t.appended, t.written, t.aggregate = t.appended[:m.appended[t]], m.appended[t], nil
+		}
 	}
+}
+
+// Opportunely calls f, in which the session reads only streams that no other unit holds. With known, it reads only what it has read already, or what
+// is in memory and no other instance writes. The error wraps ErrBusy otherwise.
+func (s *Session) Opportunely(known bool, f func() error) error {
+	s.noWaiting, s.noQueries = true, known
+	defer func() { s.noWaiting, s.noQueries = false, false }()
+	return f()
 }
 
 // Committed caches the streams that the unit has read, with the events that it has appended.

@@ -66,45 +66,25 @@ func (m *Manager) Handlers() []cqrs.Handler {
 
 // Receive has a consumer's saga handle an event once.
 func (m *Manager) Receive(ctx context.Context, inbox cqrs.Inbox, consumer string, s *saga.Saga, e cqrs.Event) (cqrs.Outcome, error) {
-	if !m.concerns(s.Name(), e) {
+	if !m.Concerns(s.Name(), reflect.TypeOf(e.Body), e.Meta.SagaID, e.Meta.SagaStep) {
 		return cqrs.Processed, nil
 	}
 	return inbox.Handle(ctx, cqrs.Delivery{Consumer: consumer, Meta: e.Meta}, func(ctx context.Context) error { return m.Event(ctx, s, e) })
 }
 
-// concerns tells whether an event may be some of a definition's business: it starts an instance, is awaited, or answers a step of this name. Two
+// Concerns tells whether an event may be some of a definition's business: it starts an instance, is awaited, or answers a step of this name. Two
 // definitions that react to the same types of events would otherwise load each other's instances for each of them.
-func (m *Manager) concerns(definition string, e cqrs.Event) bool {
+func (m *Manager) Concerns(definition string, event reflect.Type, sagaID, step string) bool {
 	for _, s := range m.Sagas {
-		switch {
-		case s.Name() != definition:
-		case s.Starts(e.Body), e.Meta.SagaID != "" && s.Has(e.Meta.SagaStep):
-			return true
-		case awaits(s, e):
+		if s.Name() == definition && (s.StartsWith(event) || awaits(s, event) || sagaID != "" && s.Has(step)) {
 			return true
 		}
 	}
 	return false
 }
 
-// TakesInline tells whether an event may concern a definition, and whether an instance may be told of it in the unit of work that records it,
-// before events that are still on their way (cqrs.InlineConsumer). An answer to a command may be: answers to different commands have no order,
-// as they come from different topics. So may the first event of an aggregate, which has none before it. Events that are awaited come in their order.
-func (m *Manager) TakesInline(s *saga.Saga, e cqrs.Event) (concerns, inline bool) {
-	if !m.concerns(s.Name(), e) {
-		return false, false
-	}
-	answers := e.Meta.SagaID != "" && e.Meta.SagaStep != ""
-	for _, version := range m.Sagas {
-		if version.Name() == s.Name() && (version.Starts(e.Body) && e.Meta.Version != 1 || awaits(version, e)) {
-			return true, false
-		}
-	}
-	return true, answers || e.Meta.Version == 1
-}
-
-func awaits(s *saga.Saga, e cqrs.Event) bool {
-	return slices.ContainsFunc(s.AwaitedEvents(), func(a saga.AwaitInfo) bool { return a.Type == reflect.TypeOf(e.Body) })
+func awaits(s *saga.Saga, event reflect.Type) bool {
+	return slices.ContainsFunc(s.AwaitedEvents(), func(a saga.AwaitInfo) bool { return a.Type == event })
 }
 
 // Event tells the saga s of an event. It begins an instance, answers one, or is none of the saga's business.
@@ -248,6 +228,9 @@ func (m *Manager) reactOwn(ctx context.Context, only *saga.Saga, id string, in s
 	reaction, err := definition.React(state, in, saga.Env{Now: m.now(), Open: m.Open})
 	if err != nil || len(reaction.Events)+len(reaction.Timers) == 0 {
 		return true, err
+	}
+	if isInline(ctx) && len(reaction.Waits)+len(reaction.EndedWaits) > 0 {
+		return true, errNotInline
 	}
 	return true, m.carryOut(ctx, state, reaction)
 }

@@ -25,8 +25,8 @@ func (w *Environment) recorded(ctx context.Context, u *unit) (events []cqrs.Even
 	return events
 }
 
-// inline tells sagas of events in the unit that records them, unless a choice has the broker tell them: before events of the same
-// instance that are still on their way, as the unit of work in PostgreSQL does.
+// inline tells sagas of events in the unit that records them, before events of the same instance that are still on their way, as the unit of work in
+// PostgreSQL does. By choice the broker tells them, also after what they have done was dropped.
 func (w *Environment) inline(ctx context.Context) {
 	u := w.unit
 	events := w.recorded(ctx, u)
@@ -60,16 +60,47 @@ func (w *Environment) tellInline(ctx context.Context, s *saga.Saga, category str
 			mine = append(mine, e)
 		}
 	}
-	if len(mine) == 0 || w.choices.pick(2) == 0 {
+	ways := 0
+	if len(mine) > 0 {
+		ways = w.choices.pick(3)
+	}
+	if ways == 0 {
 		return
 	}
+	before := w.unit.mark()
 	for _, e := range mine {
 		group := consumerOf(s, category)
 		inboxUnit{w}.put(w.inbox, group+"\x00"+e.Meta.ID, cqrs.Processed)
 		w.tell("    inline: %s %s %s for %s", e.Meta.Type, e.Meta.SagaStep, e.Meta.Branch, group)
-		if err := w.manager.Event(cqrs.WithMeta(ctx, e.Meta), s, e); err != nil {
-			panic(err)
+		if err := w.manager.Inline(cqrs.WithMeta(ctx, e.Meta), s, e); err != nil || ways == 2 {
+			w.tell("    dropped: %v", err)
+			w.unit.rollBackTo(before)
+			return
 		}
+	}
+}
+
+// mark is a place in a unit.
+type mark struct {
+	order, sent, stopped, undo int
+	appended                   map[string]int
+}
+
+func (u *unit) mark() mark {
+	m := mark{len(u.order), len(u.sent), len(u.stopped), len(u.undo), map[string]int{}}
+	for stream, events := range u.appended {
+		m.appended[stream] = len(events)
+	}
+	return m
+}
+
+func (u *unit) rollBackTo(m mark) {
+	for _, undo := range slices.Backward(u.undo[m.undo:]) {
+		undo()
+	}
+	u.order, u.sent, u.stopped, u.undo = u.order[:m.order], u.sent[:m.sent], u.stopped[:m.stopped], u.undo[:m.undo]
+	for stream, events := range u.appended {
+		u.appended[stream] = events[:m.appended[stream]]
 	}
 }
 
