@@ -10,15 +10,16 @@ import (
 )
 
 // TakesInline tells whether an event may concern a definition, and whether an instance may be told of it in the unit of work that records it,
-// before events that are still on their way (cqrs.InlineConsumer). An answer to a command may be: answers to different commands have no order,
-// as they come from different topics. So may the first event of an aggregate, which has none before it. Events that are awaited come in their order.
+// before events that are still on their way (cqrs.InlineConsumer). Only an answer to a command may be: answers to different commands have no order,
+// as they come from different topics. An event that starts an instance comes by the broker, so that no deadline begins while the commands cannot
+// get through, and one that is awaited too, in its order.
 func (m *Manager) TakesInline(s *saga.Saga, e cqrs.Event) (concerns, inline bool) {
 	event := reflect.TypeOf(e.Body)
 	if !m.Concerns(s.Name(), event, e.Meta.SagaID, e.Meta.SagaStep) {
 		return false, false
 	}
 	for _, version := range m.Sagas {
-		if version.Name() == s.Name() && (version.StartsWith(event) && e.Meta.Version != 1 || awaits(version, event)) {
+		if version.Name() == s.Name() && (version.StartsWith(event) || awaits(version, event)) {
 			return true, false
 		}
 	}
