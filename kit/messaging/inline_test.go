@@ -69,9 +69,9 @@ func TestOnlyOwnEventsAreHandledInline(t *testing.T) {
 		}
 	}
 	for name, e := range map[string]cqrs.Event{
-		"starts":       {Body: begun{"k"}, Key: "k", Meta: cqrs.Meta{Version: 1}},
-		"other type":   {Body: doIt{"k"}, Key: "k", Meta: cqrs.Meta{Version: 1}},
-		"answer":       {Body: cqrs.ProcessedAnswer{}, Key: "k", Meta: cqrs.Meta{SagaID: "s", SagaStep: "step"}},
+		"starts":     {Body: begun{"k"}, Key: "k", Meta: cqrs.Meta{Version: 1}},
+		"other type": {Body: doIt{"k"}, Key: "k", Meta: cqrs.Meta{Version: 1}},
+		"answer":     {Body: cqrs.ProcessedAnswer{}, Key: "k", Meta: cqrs.Meta{SagaID: "s", SagaStep: "step"}},
 	} {
 		concerns, inline := c.Takes(e)
 		require.Equal(t, name != "other type", concerns, name)
