@@ -1,5 +1,5 @@
-// Sagas that are told of an event in the unit of work that records it (ADR 37), and events that a saga's consumer passes over.
-// TestOnlyOwnEventsAreHandledInline and TestSagasAreToldInline show it.
+// Sagas that receive an answer in the unit of work that records it (ADR 37), and events that a saga's consumer passes over.
+// TestOnlyOwnEventsAreHandledInline and TestSagasReceiveAnswersInline show it.
 
 package messaging
 
@@ -16,7 +16,7 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// Inline returns the sagas that may be told of an event in the unit of work that records it.
+// Inline returns the sagas that may handle an event in the unit of work that records it.
 func (r *Router) Inline() []cqrs.InlineConsumer { return r.inline }
 
 // addInline makes the consumer of a saga on an own topic an inline consumer.

@@ -22,7 +22,7 @@ type doIt struct{ ID string }
 func (c doIt) Key() string { return c.ID }
 
 // The consumers of a saga on topics of this service may handle events inline, and believe what the header of an event says. Those on topics of another service do not: it
-// could keep a saga from being told of its events.
+// could keep a saga from receiving its events.
 func TestOnlyOwnEventsAreHandledInline(t *testing.T) {
 	definition := saga.New(saga.Definition[begun]{
 		Name: "process", Version: 1, Start: saga.On(func(data *begun, e begun) { *data = e }),

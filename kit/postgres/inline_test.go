@@ -352,7 +352,7 @@ func TestInlineConsumerDoesNotWait(t *testing.T) {
 	})
 }
 
-// After a conflict on the stream of an inline consumer, the aggregate of the message, which nobody else has changed, is not taken for one that many
+// After a conflict on the stream of an inline consumer, the aggregate of the message, which nobody else has changed, is not locked as one that many
 // instances change.
 func TestInlineConsumersConflictIsItsOwn(t *testing.T) {
 	w := newEnvironment(t).contended().countInline(nil)

@@ -15,9 +15,9 @@ import (
 	"github.com/millrace/millrace/tests/harness"
 )
 
-// Sagas are told of events in the unit of work that records them, and the messages say so. If they did not, as those of an instance of an
+// Sagas receive answers in the unit of work that records them, and the messages say so. If they did not, as those of an instance of an
 // earlier version, nothing would happen twice.
-func TestSagasAreToldInline(t *testing.T) {
+func TestSagasReceiveAnswersInline(t *testing.T) {
 	t.Parallel()
 	kittest.Long(t)
 	i := harness.NewEnvironment(t).Start()

@@ -9,7 +9,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// TakesInline tells whether an event may concern a definition, and whether an instance may be told of it in the unit of work that records it,
+// TakesInline tells whether an event may concern a definition, and whether an instance may handle it in the unit of work that records it,
 // before events that are still on their way (cqrs.InlineConsumer). Only an answer to a command may be: answers to different commands have no order,
 // as they come from different topics. An event that starts an instance comes by the broker, so that no deadline begins while the commands cannot
 // get through, and one that is awaited too, in its order.

@@ -25,8 +25,8 @@ func (w *Environment) recorded(ctx context.Context, u *unit) (events []cqrs.Even
 	return events
 }
 
-// inline tells sagas of events in the unit that records them, before events of the same instance that are still on their way, as the unit of work in
-// PostgreSQL does. By choice the broker tells them, also after what they have done was dropped.
+// inline has sagas handle events in the unit that records them, before events of the same instance that are still on their way, as the unit of work in
+// PostgreSQL does. By choice the broker delivers them, also after what the sagas have done was dropped.
 func (w *Environment) inline(ctx context.Context) {
 	u := w.unit
 	events := w.recorded(ctx, u)
@@ -43,12 +43,12 @@ func (w *Environment) inline(ctx context.Context) {
 	}
 	for _, category := range slices.Sorted(maps.Keys(categories)) {
 		for _, name := range w.names {
-			w.tellInline(ctx, w.sagas[name], category, events)
+			w.handleInline(ctx, w.sagas[name], category, events)
 		}
 	}
 }
 
-func (w *Environment) tellInline(ctx context.Context, s *saga.Saga, category string, events []cqrs.Event) {
+func (w *Environment) handleInline(ctx context.Context, s *saga.Saga, category string, events []cqrs.Event) {
 	var mine []cqrs.Event
 	for _, e := range events {
 		concerns, inline := w.manager.TakesInline(s, e)
