@@ -37,6 +37,7 @@ type inKafka struct {
 	mu          sync.Mutex
 	subscribers map[string]*keyordered.Subscriber // by group
 	local       map[string]string                 // groups, by the topics that they alone handle
+	alone       map[string]*keyordered.Subscriber // what follows from both, by topic; nil: to be made
 }
 
 func (*inKafka) Name() string { return "kafka" }
@@ -72,7 +73,7 @@ func (b *inKafka) Ping(context.Context) error { return kafka.Ping(b.config) }
 
 func (b *inKafka) Senders(limit func() int) (func() outbox.Sender, error) {
 	return func() outbox.Sender {
-		return kafka.NewLocalProducer(kafka.NewProducer(b.config, limit, b.options.Now), b.handler)
+		return kafka.NewLocalProducer(kafka.NewProducer(b.config, limit, b.options.Now), b.handlers)
 	}, nil
 }
 
@@ -80,14 +81,34 @@ func (b *inKafka) Senders(limit func() int) (func() outbox.Sender, error) {
 func (b *inKafka) HandOver(topic, group string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.local[topic] = group
+	b.local[topic], b.alone = group, nil
 }
 
-// handler returns the subscriber of this process that handles a topic alone, nil if there is none.
-func (b *inKafka) handler(topic string) *keyordered.Subscriber {
+// handsOver tells whether messages are handed over to a group.
+func (b *inKafka) handsOver(group string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.subscribers[b.local[topic]]
+	for _, to := range b.local {
+		if to == group {
+			return true
+		}
+	}
+	return false
+}
+
+// handlers returns the subscribers of this process that handle a topic alone, by topic.
+func (b *inKafka) handlers() map[string]*keyordered.Subscriber {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.alone == nil {
+		b.alone = map[string]*keyordered.Subscriber{}
+		for topic, group := range b.local {
+			if s := b.subscribers[group]; s != nil {
+				b.alone[topic] = s
+			}
+		}
+	}
+	return b.alone
 }
 
 func (*inKafka) Refused(err error) bool { return kafka.Refused(err) }
@@ -95,13 +116,13 @@ func (*inKafka) Refused(err error) bool { return kafka.Refused(err) }
 func (*inKafka) TopicFault(err error) bool { return kafka.TopicFault(err) }
 
 func (b *inKafka) Subscriber(group, keyHeader string, run int) (message.Subscriber, error) {
-	s, err := kafka.NewSubscriber(b.config, group, keyHeader, run, b.options.Watermill)
+	s, err := kafka.NewSubscriber(b.config, group, keyHeader, run, func() bool { return b.handsOver(group) }, b.options.Watermill)
 	if err != nil {
 		return nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.subscribers[group] = s
+	b.subscribers[group], b.alone = s, nil
 	return s, nil
 }
 

@@ -89,7 +89,7 @@ func runWorker(name string) error {
 	}
 	w := &deliveryWorker{name: name, topic: topic, db: db}
 	w.relay = outbox.NewRelay(db, func() outbox.Sender { return marking{senders().(outbox.Local)} }, log, outbox.Options{
-		DSN: dsn, Refused: b.Refused, TopicFault: b.TopicFault, Batch: 20,
+		DSN: dsn, Refused: b.Refused, TopicFault: b.TopicFault, Batch: 20, Local: []string{topic},
 	})
 	stopping, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

@@ -1,7 +1,13 @@
+// Messages that do not travel: a producer that can hand a message to a subscriber of this process. It keeps the order of a key, because the relay that holds the
+// key's lease is the only one that sends its messages: what was sent before is known from the end of the partition when the lease began, and from the offsets that
+// Kafka returned since. TestOfferDoesNotWaitForKafka, TestMemberKeepsItsPartitionsWhileKafkaIsAway and kit/broker's TestLocalDeliveryKeepsKeyOrder show it.
+
 package kafka
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -13,40 +19,39 @@ import (
 
 // LocalProducer is a Producer that can also hand a message to a subscriber of this process, if that has the partition of the message's key and has
 // received everything that was sent to Kafka for the key before. It implements outbox.Local.
-//
-// The relay that holds the lease of a key is the only one that sends its messages. So what was sent before is known from the end of the
-// partition when the lease began, and from the offsets that Kafka returned since.
 type LocalProducer struct {
 	*Producer
-	subscriber func(topic string) *keyordered.Subscriber // nil: the topic's messages are sent to Kafka
+	subscribers func() map[string]*keyordered.Subscriber // by topic; messages of other topics are sent to Kafka
 
-	ends    map[place]*partitionEnd // asked for after the last Forget
-	sent    map[keyOf]int64         // offsets after the last messages that were sent since, by key
-	retryAt time.Time               // nothing is taken before, because Kafka did not answer or does not know the topic
+	ends  map[string]*topicEnds // by topic, asked for after the last Forget
+	sent  map[keyOf]int64       // offsets after the last messages that were sent since, by key; unknown if Kafka did not tell
+	later map[string]time.Time  // the ends of a topic are not asked for before, because Kafka did not tell
 }
 
-// partitionEnd is the end of a partition, which a goroutine asks Kafka for.
-type partitionEnd struct {
+// topicEnds are the ends of a topic's partitions, which a goroutine asks Kafka for.
+type topicEnds struct {
 	answered chan struct{}
-	offset   int64
+	offsets  []int64 // by partition
 	err      error
 }
 
-// The relay waits for Kafka's answer for maxEndWait. After an error or no answer, it sends for retryEndAfter without asking again: it would wait
-// for each key in turn.
+// A message waits for Kafka's answer for maxEndWait. After an error or no answer, messages are sent for retryEndAfter without asking again.
 const (
 	maxEndWait    = 100 * time.Millisecond
 	retryEndAfter = time.Second
 )
+
+// unknown is an offset that no subscriber has reached.
+const unknown = math.MaxInt64
 
 type keyOf struct{ topic, key string }
 
 // maxSent is how many keys are remembered one by one. Then they are forgotten, and the ends of their partitions are asked for again.
 const maxSent = 10_000
 
-// NewLocalProducer makes a LocalProducer. Subscriber returns the subscriber of this process that handles a topic alone, nil if there is none.
-func NewLocalProducer(p *Producer, subscriber func(topic string) *keyordered.Subscriber) *LocalProducer {
-	return &LocalProducer{Producer: p, subscriber: subscriber, ends: map[place]*partitionEnd{}, sent: map[keyOf]int64{}}
+// NewLocalProducer makes a LocalProducer. Subscribers returns the subscribers of this process that handle a topic alone, by topic; the map is not changed afterwards.
+func NewLocalProducer(p *Producer, subscribers func() map[string]*keyordered.Subscriber) *LocalProducer {
+	return &LocalProducer{Producer: p, subscribers: subscribers, ends: map[string]*topicEnds{}, sent: map[keyOf]int64{}, later: map[string]time.Time{}}
 }
 
 // Send is that of Producer.
@@ -58,79 +63,119 @@ func (l *LocalProducer) Send(ctx context.Context, topics []string, messages []*m
 	}
 	errs := l.Producer.Send(ctx, topics, messages)
 	for i, err := range errs {
-		if err == nil || l.subscriber(topics[i]) == nil {
-			continue
+		if err != nil {
+			l.note(keyOf{topics[i], messages[i].Metadata[cqrs.HeaderKey]}, -1, unknown) // it may have been sent all the same
 		}
-		l.Forget() // it may have been sent all the same
-		break
 	}
+	l.askAll()
 	return errs
 }
 
-// note notes the offset after a message, which was accepted in a batch that begins at base.
+// note notes the offset after a message, which was accepted in a batch that begins at base. After one whose offset is not known, the key's
+// messages are sent until Kafka tells one.
 func (l *LocalProducer) note(k keyOf, base, end int64) {
-	if l.subscriber(k.topic) == nil {
+	if l.subscribers()[k.topic] == nil {
 		return
 	}
-	if base < 0 || len(l.sent) >= maxSent { // below 0 Kafka does not tell, because it had accepted the batch before
+	if base < 0 { // Kafka had accepted the batch before
+		end = unknown
+	}
+	if _, known := l.sent[k]; !known && len(l.sent) >= maxSent && end != unknown {
 		l.Forget()
 	}
-	if base >= 0 {
-		l.sent[k] = end
-	}
+	l.sent[k] = end
 }
 
 // Offer hands a message to the subscriber of its topic. Taken false: it is to be sent. It does not connect, which takes long if Kafka is
-// unavailable: Send does.
+// unavailable: Send and Forget do.
 func (l *LocalProducer) Offer(topic string, msg *message.Message, more bool, done func(acked bool)) (taken bool) {
-	subscriber := l.subscriber(topic)
+	subscriber := l.subscribers()[topic]
 	key := msg.Metadata[cqrs.HeaderKey]
-	if subscriber == nil || key == "" || l.client == nil || l.stale || time.Now().Before(l.retryAt) {
+	if subscriber == nil || key == "" || l.client == nil || l.stale {
 		return false
 	}
-	at, err := l.placeOf(topic, []byte(key))
-	if err != nil {
-		l.retryAt = time.Now().Add(retryEndAfter)
+	ends := l.endsOf(topic)
+	if ends == nil {
 		return false
 	}
-	end, ok := l.endOf(at)
-	return ok && subscriber.Offer(keyordered.Offered{
-		Topic: topic, Key: key, Partition: at.partition, After: max(end, l.sent[keyOf{topic, key}]), More: more, Message: msg, Done: done,
+	at, err := l.placeOf(topic, []byte(key)) // the topic is known
+	if err != nil || int(at.partition) >= len(ends) {
+		delete(l.ends, topic) // it has more partitions now
+		return false
+	}
+	return subscriber.Offer(keyordered.Offered{
+		Topic: topic, Key: key, Partition: at.partition, After: max(ends[at.partition], l.sent[keyOf{topic, key}]), More: more, Message: msg, Done: done,
 	})
 }
 
-// endOf is the end of a partition at some time after the last Forget. Messages that are sent while Kafka is asked are in sent too.
-func (l *LocalProducer) endOf(at place) (offset int64, ok bool) {
-	end := l.ends[at]
-	if end == nil {
-		end = &partitionEnd{answered: make(chan struct{})}
-		l.ends[at] = end
-		client := l.client
-		go func() {
-			defer close(end.answered)
-			end.offset, end.err = client.GetOffset(at.topic, at.partition, sarama.OffsetNewest)
-		}()
+// endsOf are the ends of a topic's partitions at some time after the last Forget; nil if they are not known. Messages that are sent while Kafka is asked
+// are in sent too.
+func (l *LocalProducer) endsOf(topic string) []int64 {
+	ends := l.ends[topic]
+	if ends == nil {
+		if ends = l.ask(topic); ends == nil {
+			return nil
+		}
 		select {
-		case <-end.answered:
+		case <-ends.answered:
 		case <-time.After(maxEndWait):
-			l.retryAt = time.Now().Add(retryEndAfter)
 		}
 	}
 	select {
-	case <-end.answered:
+	case <-ends.answered:
 	default:
-		return 0, false
+		return nil
 	}
-	if end.err != nil {
-		delete(l.ends, at)
-		l.retryAt = time.Now().Add(retryEndAfter)
-		return 0, false
+	if ends.err != nil {
+		delete(l.ends, topic)
+		l.later[topic] = time.Now().Add(retryEndAfter)
+		return nil
 	}
-	return end.offset, true
+	return ends.offsets
 }
 
-// Forget forgets what was sent, because another producer may have sent messages since.
+// ask begins to ask Kafka for the ends of a topic's partitions. It returns nil if that failed a moment ago.
+func (l *LocalProducer) ask(topic string) *topicEnds {
+	if time.Now().Before(l.later[topic]) {
+		return nil
+	}
+	ends, client := &topicEnds{answered: make(chan struct{})}, l.client
+	l.ends[topic] = ends
+	go func() {
+		defer close(ends.answered)
+		partitions, err := client.Partitions(topic)
+		ends.err = err
+		ends.offsets = make([]int64, len(partitions))
+		for _, partition := range partitions {
+			if ends.err == nil && int(partition) >= len(partitions) {
+				ends.err = fmt.Errorf("partition %d of %d", partition, len(partitions))
+			}
+			if ends.err == nil {
+				ends.offsets[partition], ends.err = client.GetOffset(topic, partition, sarama.OffsetNewest)
+			}
+		}
+	}()
+	return ends
+}
+
+// Forget forgets what was sent, because another producer may have sent messages since. It connects, and asks for the ends of all topics at once: when Kafka
+// is away it is too late.
 func (l *LocalProducer) Forget() {
 	clear(l.ends)
 	clear(l.sent)
+	if len(l.subscribers()) > 0 && l.connect() == nil {
+		l.askAll()
+	}
+}
+
+// askAll asks for the ends of the topics for which that was not done yet.
+func (l *LocalProducer) askAll() {
+	if l.client == nil {
+		return
+	}
+	for topic := range l.subscribers() {
+		if l.ends[topic] == nil {
+			l.ask(topic)
+		}
+	}
 }

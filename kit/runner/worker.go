@@ -40,12 +40,8 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	if err := router.AddCommands(s.core.handlers); err != nil {
 		return err
 	}
-	if to, ok := s.broker.(broker.LocalDelivery); ok && s.config.LocalDelivery {
-		for _, h := range s.core.handlers {
-			if topic := messaging.CommandTopic(s.config.TopicPrefix, h.Destination); h.Service == "" {
-				to.HandOver(topic, topic) // the group has the topic's name
-			}
-		}
+	for _, topic := range s.localTopics() {
+		s.broker.(broker.LocalDelivery).HandOver(topic, topic) // the group has the topic's name
 	}
 	for _, versions := range byName(s.core.sagas) {
 		if err := router.AddSaga(s.saga(versions[0].Name()), s.core.manager, s.sources(versions)); err != nil {
@@ -74,6 +70,19 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	s.runJanitor(ctx)
 	s.runKeyQueue(ctx) // before the router, so that it stops after it
 	return s.runRouter(ctx)
+}
+
+// localTopics are the topics of the commands that the relay may hand to this process's own consumers.
+func (s *Instance) localTopics() (topics []string) {
+	if _, can := s.broker.(broker.LocalDelivery); !can || !s.config.LocalDelivery || !s.config.Roles[Worker] {
+		return nil
+	}
+	for _, h := range s.core.handlers {
+		if topic := messaging.CommandTopic(s.config.TopicPrefix, h.Destination); h.Service == "" && !slices.Contains(topics, topic) {
+			topics = append(topics, topic)
+		}
+	}
+	return topics
 }
 
 // sources are the types of aggregates whose events a version of the saga handles.

@@ -274,11 +274,9 @@ func testDeadLetterBlocksItsKeyOnly(t *testing.T, settings ...string) {
 	require.Equal(t, 24, i.Consistent().Confirmed)
 }
 
-// While the broker is away orders are accepted; afterwards everything arrives.
-func TestBrokerDown(t *testing.T) {
-	kittest.Long(t)
-	var i *harness.Instance
-	var stop, start func()
+// withStoppableBroker starts an instance and returns what stops and starts its broker.
+func withStoppableBroker(t *testing.T) (i *harness.Instance, stop, start func()) {
+	t.Helper()
 	if stopCommand := os.Getenv("KAFKA_STOP"); kittest.Real() && stopCommand != "" {
 		i = harness.NewEnvironment(t).Start()
 		run := func(name string) func() {
@@ -305,6 +303,13 @@ func TestBrokerDown(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
+	return i, stop, start
+}
+
+// While the broker is away orders are accepted; afterwards everything arrives.
+func TestBrokerDown(t *testing.T) {
+	kittest.Long(t)
+	i, stop, start := withStoppableBroker(t)
 	i.Stock(1000, "MUG-01")
 	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
 	stop()
@@ -334,6 +339,44 @@ func TestBrokerDown(t *testing.T) {
 	report := i.Consistent()
 	require.Equal(t, report.Orders, report.Confirmed, "%+v", report)
 	require.GreaterOrEqual(t, report.Orders, 22)
+}
+
+// Steps that have begun go on while the broker is away, timers and compensations included: the commands of the service to itself do not need it. Other services
+// and read models have the events when it is back.
+func TestStepsGoOnWithoutBroker(t *testing.T) {
+	kittest.Long(t)
+	i, stop, start := withStoppableBroker(t)
+	i.Stock(1000, "MUG-01")
+	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
+	i.SetFaults("payments", `{"latency":"4s"}`)
+	const orders = 30
+	for n := range orders {
+		method := "pm_ok"
+		if n == 0 {
+			method = "pm_slow" // its deadline ends it
+		}
+		inStep(t, i, i.Place(method, "MUG-01"), "authorise payment")
+	}
+	stop()
+	i.SetFaults("payments", `{"latency":"0s"}`)
+	db := kittest.OpenDB(t, i.DSN())
+	recorded := func(event string) (n int) {
+		require.NoError(t, db.QueryRow(`SELECT count(*) FROM events WHERE type = $1`, event).Scan(&n))
+		return n
+	}
+	kittest.Eventually(t, func() error {
+		if confirmed, cancelled := recorded("order.confirmed"), recorded("order.cancelled"); confirmed != orders || cancelled != 1 {
+			return fmt.Errorf("%d orders are confirmed, %d cancelled", confirmed, cancelled)
+		}
+		return nil
+	})
+	var sent int
+	require.NoError(t, db.QueryRow(`SELECT count(*) FROM outbox WHERE topic LIKE '%commands%'`).Scan(&sent))
+	require.Zero(t, sent)
+	start()
+	report := i.Consistent()
+	require.Equal(t, orders, report.Confirmed, "%+v", report)
+	require.Equal(t, orders+1, report.Orders, "%+v", report)
 }
 
 // The instance is killed between any two steps, again and again; each time every saga continues to its end, and the invariants hold.

@@ -56,6 +56,10 @@ type Config struct {
 	Link     func(before any) (link any, done func())
 	WithLink func(ctx context.Context, link any) context.Context
 
+	// KeepOffline says that a member keeps its partitions while it does not reach the group's coordinator, goes on with what it has received, and takes what
+	// it is offered. Another member may have been given the partitions meanwhile and handle the same records, so handlers must refuse what was handled already.
+	KeepOffline func() bool
+
 	// CheckTopicEvery is how often a member compares the id of its topic with the one that its offsets are committed with. Records of a
 	// recreated topic may be handled out of order for so long; none is left out. Default: 1 s.
 	CheckTopicEvery time.Duration
@@ -112,6 +116,9 @@ func (c *Config) complete() error {
 	}
 	if c.CheckTopicEvery == 0 {
 		c.CheckTopicEvery = time.Second
+	}
+	if c.KeepOffline == nil {
+		c.KeepOffline = func() bool { return false }
 	}
 	if c.Logger == nil {
 		c.Logger = watermill.NopLogger{}

@@ -152,8 +152,9 @@ type handler struct {
 	out    chan<- *message.Message
 	bytes  *budget
 
-	end      func() // ends the session
-	metadata string // that its offsets are committed with
+	end      func()          // ends the session
+	metadata string          // that its offsets are committed with
+	held     context.Context //nolint:containedctx // done when the session's partitions are to be given up
 }
 
 // Setup implements sarama.ConsumerGroupHandler.
@@ -162,6 +163,7 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 	if err != nil {
 		return err
 	}
+	h.hold(session.Context())
 	if h.metadata = metadataOf(id); h.metadata == "" {
 		return nil
 	}
@@ -185,10 +187,14 @@ func (*handler) Cleanup(sarama.ConsumerGroupSession) error { return nil }
 func (h *handler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
 	metadata := h.metadata
 	base, lose := context.WithCancel(context.WithoutCancel(session.Context()))
-	p := newPartition(h.config, claim.Topic(), session.Context(), base, h.out, h.bytes, func(next int64) {
+	p := newPartition(h.config, claim.Topic(), h.held, base, h.out, h.bytes, func(next int64) {
 		session.MarkOffset(claim.Topic(), claim.Partition(), next, metadata)
 	})
-	p.position = claim.InitialOffset() // less than 0 if it is to be found out: then nothing is taken before the first record
+	if p.position = claim.InitialOffset(); p.position < 0 { // the group has no offset
+		if first, err := h.client.GetOffset(claim.Topic(), claim.Partition(), p.position); err == nil {
+			p.position = first // otherwise nothing is taken before the first record
+		}
+	}
 	at := place{claim.Topic(), claim.Partition()}
 	h.claim(at, p)
 	defer h.unclaim(at, p)
@@ -200,6 +206,7 @@ func (h *handler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama
 			more = false
 		}
 	}
+	<-h.held.Done()
 	patience := h.config.Grace
 	if h.ctx.Err() != nil {
 		patience = h.config.CloseGrace

@@ -35,6 +35,13 @@ func (r *Relay) Offer(written []*Message) {
 	if r.Held() == 0 {
 		return
 	}
+	var highest int64
+	for _, w := range written {
+		highest = max(highest, w.ID)
+	}
+	for _, l := range r.lanes {
+		l.marks.note(highest)
+	}
 	r.buffer.mu.Lock()
 	defer r.buffer.mu.Unlock()
 	for _, w := range written {
@@ -50,17 +57,16 @@ func (r *Relay) Offer(written []*Message) {
 
 // wakeFor wakes the workers. It wakes the timer goroutine only if a delayed message is due before that goroutine's next look.
 func (r *Relay) wakeFor(written []*Message) {
-	timers := len(r.wake) - 1
 	for _, w := range written {
 		if due := w.Message.Metadata[cqrs.HeaderDue]; due != "" {
 			at, err := time.Parse(time.RFC3339Nano, due)
 			if err != nil || at.UnixNano() < r.looks.Load() {
-				wake(r.wake[timers])
+				wake(r.timers)
 			}
 		}
 	}
-	for _, worker := range r.wake[:timers] {
-		wake(worker)
+	for _, w := range r.workers {
+		wake(w.wake)
 	}
 }
 

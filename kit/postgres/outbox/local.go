@@ -16,7 +16,8 @@ type Local interface {
 	// handled, false if it never will be.
 	Offer(topic string, msg *message.Message, more bool, done func(acked bool)) (taken bool)
 
-	// Forget forgets which messages were sent, because another sender may have sent some since.
+	// Forget forgets which messages were sent, because another sender may have sent some since. It is called before the first Offer, and as soon as
+	// leases were taken.
 	Forget()
 }
 
@@ -33,13 +34,13 @@ type handed struct {
 	rows   map[int64]int16 // rows that are taken, or handled and not deleted yet, and their shards
 	keys   map[keyed]int   // messages that are taken and not done
 	back   map[keyed]bool  // one was given back
-	resent int             // counts what makes senders forget
+	resent int64           // counts what makes senders forget
 
 	done map[int16][]outboxRow // handled, to be deleted, by shard
 }
 
 func newHanded() *handed {
-	return &handed{rows: map[int64]int16{}, keys: map[keyed]int{}, back: map[keyed]bool{}, done: map[int16][]outboxRow{}}
+	return &handed{rows: map[int64]int16{}, keys: map[keyed]int{}, back: map[keyed]bool{}, resent: 1, done: map[int16][]outboxRow{}}
 }
 
 // offer offers the message of a row. Wait says that it can neither be taken nor sent now.
@@ -91,15 +92,11 @@ func (h *handed) less(k keyed) {
 	}
 }
 
-// begin is called before the rows of some shards are read from the lowest one on.
-func (h *handed) begin(mine func(shard int16) bool) {
+// begin is called before the rows are read from the lowest one on.
+func (h *handed) begin() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for k := range h.back {
-		if mine(ShardOf(k.topic, k.key)) {
-			delete(h.back, k)
-		}
-	}
+	clear(h.back)
 }
 
 // busy tells whether a message of a key is taken and not done, or was given back.
@@ -168,7 +165,7 @@ func (h *handed) sentElsewhere() {
 	h.resent++
 }
 
-func (h *handed) generation() int {
+func (h *handed) generation() int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.resent
@@ -178,11 +175,10 @@ func (h *handed) generation() int {
 // if some can neither be taken nor sent.
 func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, err error) {
 	local, ok := p.sender.(Local)
-	if !ok || !held.valid() {
+	if !p.local || !ok || !held.valid() {
 		return rows, nil
 	}
-	if now := p.relay.handed.generation(); now != p.generation {
-		p.generation = now
+	if now := p.relay.handed.generation(); p.generation.Swap(now) != now {
 		local.Forget()
 	}
 	toBroker, waiting := map[keyed]bool{}, map[keyed]bool{}
@@ -192,7 +188,7 @@ func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, er
 			continue
 		}
 		if !toBroker[k] {
-			taken, wait := p.relay.handed.offer(local, row, func() { wake(p.relay.wake[p.worker]) })
+			taken, wait := p.relay.handed.offer(local, row, func() { wake(p.wake) })
 			if taken {
 				continue
 			}

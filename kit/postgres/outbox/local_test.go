@@ -2,8 +2,10 @@ package outbox_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,6 +26,7 @@ type handlers struct {
 	taken map[string]func(acked bool) // by text, not done yet
 	more  map[string]bool             // by text, what Offer was told
 	sent  []string
+	fails func() error // of Send; nil: none
 
 	offered []string          // those that were taken, in their order
 	before  func(text string) // called by Offer
@@ -36,6 +39,12 @@ func newHandlers(takes func(key, text string) bool) *handlers {
 func (h *handlers) sender() outbox.Sender { return h }
 
 func (h *handlers) Send(_ context.Context, _ []string, messages []*message.Message) []error {
+	h.mu.Lock()
+	fails := h.fails
+	h.mu.Unlock()
+	if fails != nil {
+		return slices.Repeat([]error{fails()}, len(messages))
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, msg := range messages {
@@ -79,6 +88,21 @@ func (h *handlers) sentOf() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.sent)
+}
+
+// waitFails waits until sending has begun while it fails.
+func (h *handlers) waitFails(t *testing.T) {
+	t.Helper()
+	h.mu.Lock()
+	fails, begun := h.fails, make(chan struct{})
+	var once sync.Once
+	h.fails = func() error { once.Do(func() { close(begun) }); return fails() }
+	h.mu.Unlock()
+	select {
+	case <-begun:
+	case <-time.After(kittest.Patience):
+		require.Fail(t, "nothing was sent")
+	}
 }
 
 func (h *handlers) waitTaken(t *testing.T, texts ...string) {
@@ -200,7 +224,7 @@ func TestHandledRowsAreDeleted(t *testing.T) {
 func TestRelayDeletesHandledRowsWhenItStops(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	h := newHandlers(all)
-	_, stop := runSenders(t, db, dsn, h.sender, outbox.Options{})
+	_, stop := runSenders(t, db, dsn, h.sender, outbox.Options{Local: []string{"t"}})
 	var items []item
 	var texts []string
 	for i := range 40 {
@@ -300,6 +324,7 @@ func TestSuspendedMessageBehindATakenOneBlocksNoOthers(t *testing.T) {
 // runHandlers starts a relay whose messages handlers may take.
 func runHandlers(t *testing.T, db *sqlx.DB, dsn string, h *handlers, o outbox.Options) *outbox.Relay {
 	t.Helper()
+	o.Local = []string{"t"}
 	relay, _ := runSenders(t, db, dsn, h.sender, o)
 	return relay
 }
@@ -329,4 +354,59 @@ func TestTakenRowsAreNotReadInALoop(t *testing.T) {
 		h.end(text, true)
 	}
 	drained(t, db)
+}
+
+// While the broker refuses connections, or answers nothing, handlers take what is theirs, however many other messages wait. Messages that they do not take
+// wait, and delay no others. All are sent when the broker is back, those of a key in order.
+func TestHandlersGoOnWhileTheBrokerIsAway(t *testing.T) {
+	for name, away := range map[string]func(back <-chan struct{}) error{
+		"refuses": func(<-chan struct{}) error { return errors.New("connection refused") },
+		"silent":  func(back <-chan struct{}) error { <-back; return errors.New("timeout") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db, dsn := kittest.Database(t)
+			back := make(chan struct{})
+			h := newHandlers(func(key, _ string) bool { return key != "elsewhere" })
+			h.fails = func() error { return away(back) }
+			runHandlers(t, db, dsn, h, outbox.Options{Batch: 10, Poll: 100 * time.Millisecond})
+			var others []item
+			for i := range 500 {
+				others = append(others, item{key: fmt.Sprint("k", i), text: fmt.Sprint("other ", i)})
+			}
+			write(t, db, "other", others...)
+			h.waitFails(t)
+			for i := range 100 {
+				texts := []string{fmt.Sprint(3 * i), fmt.Sprint(3*i + 1), fmt.Sprint(3*i + 2)}
+				write(t, db, "t", item{key: "a", text: texts[0]}, item{key: fmt.Sprint("b", i), text: texts[1]}, item{key: "a", text: texts[2]})
+				h.waitTaken(t, texts...)
+				for _, text := range texts {
+					h.end(text, true)
+				}
+				if i == 50 && name == "refuses" {
+					write(t, db, "t", item{key: "elsewhere", text: "first"}, item{key: "elsewhere", text: "second"})
+				}
+			}
+			kittest.Eventually(t, func() error {
+				var left int
+				if err := db.Get(&left, `SELECT count(*) FROM outbox WHERE topic = 't' AND key <> 'elsewhere'`); err != nil || left > 0 {
+					return fmt.Errorf("%d rows are left: %w", left, err)
+				}
+				return nil
+			})
+			require.Empty(t, h.sentOf())
+			h.mu.Lock()
+			h.fails = nil
+			h.mu.Unlock()
+			close(back)
+			drained(t, db)
+			sent := slices.DeleteFunc(h.sentOf(), func(text string) bool { return strings.HasPrefix(text, "other") })
+			if name == "refuses" {
+				require.Equal(t, []string{"first", "second"}, sent)
+			} else {
+				require.Empty(t, sent)
+			}
+			require.Len(t, h.sentOf(), len(others)+len(sent))
+		})
+	}
 }

@@ -19,8 +19,8 @@ import (
 //
 // A row becomes visible when its transaction commits, in whatever order. So a mark advances in three steps:
 //
-//  1. The highest ids that were relayed become candidates; then the transactions that write to the outbox are listed. An INSERT locks the
-//     table before it takes an id, so a transaction that has taken an id up to a candidate is on the list, or has ended.
+//  1. The highest id that was seen becomes the candidate of each shard; then the transactions that write to the outbox are listed. An INSERT locks
+//     the table before it takes an id, so a transaction that has taken an id up to a candidate is on the list, or has ended.
 //  2. All transactions of the list have ended. What they committed is visible to statements that begin from now on.
 //  3. A read that began later finds no row from the mark to the candidate. The candidate becomes the mark.
 //
@@ -29,6 +29,7 @@ import (
 type lowWaterMarks struct {
 	mu         sync.Mutex
 	generation int64
+	seen       int64 // the highest id that was seen
 	shards     map[int16]*lowWaterMark
 	writers    map[string]bool // step 1: the transactions that must end; nil: none are listed
 	advancing  bool
@@ -40,7 +41,6 @@ type lowWaterMarks struct {
 
 type lowWaterMark struct {
 	id        int64
-	relayed   int64 // the highest id that was relayed
 	candidate int64 // 0: none
 	ready     bool  // step 2 is done
 }
@@ -93,19 +93,11 @@ func (l *lowWaterMarks) confirm(shards []int16, generation int64, candidates []i
 	}
 }
 
-// relayed notes which rows of a batch were relayed.
-func (l *lowWaterMarks) relayed(rows []outboxRow, ids []int64) {
-	done := make(map[int64]bool, len(ids))
-	for _, id := range ids {
-		done[id] = true
-	}
+// note notes an id that was seen.
+func (l *lowWaterMarks) note(id int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, row := range rows {
-		if m := l.shards[row.Shard]; m != nil && done[row.ID] {
-			m.relayed = max(m.relayed, row.ID)
-		}
-	}
+	l.seen = max(l.seen, id)
 }
 
 // advance does steps 1 and 2. It returns at once if there is nothing to gain, or another worker is at it.
@@ -154,8 +146,8 @@ func (l *lowWaterMarks) begin() bool {
 	if l.writers == nil {
 		chosen := false
 		for _, m := range l.shards {
-			if m.candidate == 0 && m.relayed > m.id+l.after {
-				m.candidate, chosen = m.relayed, true
+			if m.candidate == 0 && l.seen > m.id+l.after {
+				m.candidate, chosen = l.seen, true
 			}
 		}
 		if !chosen {

@@ -48,12 +48,10 @@ type batch struct {
 
 // pipeline is a running worker: while it sends one batch, it reads the next one and deletes the sent rows of the one before.
 type pipeline struct {
+	*worker
 	relay  *Relay
-	worker int
 	sender Sender
 	deep   bool // there is a backlog: the next batch is larger
-
-	generation int // of what the sender remembers
 
 	mu      sync.Mutex
 	busy    map[int64]int16 // rows that were read and are not deleted yet, and their shards
@@ -64,9 +62,11 @@ type pipeline struct {
 
 // pipeline relays until ctx is done or a step fails. Before it returns, all rows that it has read are finished or forgotten, so that the next
 // pipeline starts with the lowest row.
-func (r *Relay) pipeline(ctx context.Context, w int, sender Sender) (relayed int, err error) {
-	p := &pipeline{relay: r, worker: w, sender: sender, generation: -1, busy: map[int64]int16{}, gone: map[int64]bool{}}
-	r.handed.begin(p.mine)
+func (r *Relay) pipeline(ctx context.Context, w *worker, sender Sender) (relayed int, err error) {
+	p := &pipeline{worker: w, relay: r, sender: sender, busy: map[int64]int16{}, gone: map[int64]bool{}}
+	if w.local {
+		r.handed.begin()
+	}
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	read, sent := make(chan *batch), make(chan *batch, 4)
@@ -100,7 +100,7 @@ func (r *Relay) pipeline(ctx context.Context, w int, sender Sender) (relayed int
 }
 
 // mine tells whether the worker relays a shard.
-func (p *pipeline) mine(shard int16) bool { return int(shard)%p.relay.options.Workers == p.worker }
+func (w *worker) mine(shard int) bool { return shard%w.of == w.part }
 
 func (p *pipeline) fail(err error) {
 	p.mu.Lock()
@@ -161,6 +161,9 @@ func (p *pipeline) send(b *batch) {
 		}
 	}
 	rest, refused := p.handOver(b.lease, rows)
+	if p.local && len(rest) > 0 && r.away() {
+		rest, refused = nil, errReread
+	}
 	sent, faults, err := r.transmit(b.lease, p.sender, rest)
 	err = cmp.Or(err, refused, waiting)
 	b.sent = sent
@@ -197,7 +200,6 @@ func (p *pipeline) remove(b *batch, more <-chan *batch) {
 			p.fail(err)
 			continue
 		}
-		r.lowWaterMarks.relayed(append(b.rows, b.handled...), append(b.sent, idsOf(b.handled)...))
 	}
 	p.mu.Lock()
 	for _, b := range all {

@@ -17,20 +17,23 @@ import (
 func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	r := p.relay
 	for ctx.Err() == nil {
-		held := r.leases.use(func(shard int) bool { return p.mine(int16(shard)) }) //nolint:gosec // one of 16
+		held := r.leases.use(p.mine)
 		if held == nil {
-			sleep(ctx, r.wake[p.worker], r.options.Poll)
+			sleep(ctx, p.wake, r.options.Poll)
 			continue
 		}
 		rows, more, err := p.next(ctx, held.shards)
-		handled := r.handed.handled(held.shards)
+		var handled []outboxRow
+		if p.local {
+			handled = r.handed.handled(held.shards)
+		}
 		switch {
 		case err != nil:
 			r.handed.keep(handled)
 			held.done()
 			p.fail(err)
 			return
-		case len(rows)+len(handled) == 0:
+		case len(rows)+len(handled) == 0 && (!p.local || r.handed.generation() == p.generation.Load()):
 			held.done()
 		default:
 			select {
@@ -41,7 +44,7 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 			}
 		}
 		if !more {
-			sleep(ctx, r.wake[p.worker], r.options.Poll)
+			sleep(ctx, p.wake, r.options.Poll)
 		}
 	}
 }
@@ -53,12 +56,12 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 	r := p.relay
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	numbers := !r.buffer.empty() || r.handed.size() >= r.options.Batch
+	numbers := !r.buffer.empty() || p.local && r.handed.size() >= r.options.Batch
 	for {
-		if err := r.lowWaterMarks.advance(ctx, r.db); err != nil {
+		if err := p.marks.advance(ctx, r.db); err != nil {
 			return nil, false, err
 		}
-		marks, generation, candidates := r.lowWaterMarks.of(shards)
+		marks, generation, candidates := p.marks.of(shards)
 		p.mu.Lock()
 		limits := p.limits(shards)
 		clear(p.gone)
@@ -76,18 +79,20 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 			return nil, false, txn.Classify(err, "read the outbox")
 		}
 		if now == generation {
-			lowest := map[int16]int64{}
+			lowest, highest := map[int16]int64{}, int64(0)
 			for _, row := range rows {
 				lowest[row.Shard] = min(row.ID, cmp.Or(lowest[row.Shard], row.ID))
+				highest = max(highest, row.ID)
 			}
-			r.lowWaterMarks.confirm(shards, generation, candidates, lowest)
+			p.marks.note(highest)
+			p.marks.confirm(shards, generation, candidates, lowest)
 			rows = p.fresh(rows)
 			more = len(rows) >= p.most() // else no shard has reached its limit
 			p.deep = more
 			rows, err = p.complete(ctx, rows)
 			return rows, more, err
 		}
-		r.lowWaterMarks.renew(now)
+		p.marks.renew(now)
 	}
 }
 
@@ -97,8 +102,8 @@ func (p *pipeline) numbers(ctx context.Context, shards []int16, marks, limits []
 	b := &pgx.Batch{}
 	b.Queue(`
 		SELECT (SELECT epoch FROM outbox_epoch), NOT EXISTS (SELECT FROM dead_letters WHERE outbox_id IS NOT NULL) AND NOT EXISTS (SELECT FROM suspended_topics), shard,
-			ARRAY(SELECT id FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.mark ORDER BY id LIMIT s.most)
-		FROM (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) LIMIT `+strconv.Itoa(len(shards))+`) s(shard, mark, most)`, shards, marks, limits).Query(func(found pgx.Rows) error {
+			ARRAY(SELECT id FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.mark AND (topic = ANY($4)) = $5 ORDER BY id LIMIT s.most)
+		FROM (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) LIMIT `+strconv.Itoa(len(shards))+`) s(shard, mark, most)`, shards, marks, limits, p.relay.options.Local, p.local).Query(func(found pgx.Rows) error {
 		var shard int16
 		var ids []int64
 		_, err := pgx.ForEachRow(found, []any{&generation, &enough, &shard, &ids}, func() error {
@@ -125,7 +130,8 @@ func (p *pipeline) rows(ctx context.Context, shards []int16, marks, limits []int
 				THEN EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = o.topic AND d.key = o.key) ELSE false END AS parked,
 			EXISTS (SELECT FROM suspended_topics t WHERE t.topic = o.topic) AS suspended
 		FROM (SELECT epoch FROM outbox_epoch LIMIT 1) e LEFT JOIN (unnest($1::smallint[], $2::bigint[], $3::bigint[]) s(shard, mark, most) CROSS JOIN LATERAL (
-			SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.mark ORDER BY id LIMIT s.most) o) ON true`, shards, marks, limits)
+			SELECT `+columns+` FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.mark AND (topic = ANY($4)) = $5
+			ORDER BY id LIMIT s.most) o) ON true`, shards, marks, limits, p.relay.options.Local, p.local)
 	if err != nil || len(rows) == 0 {
 		return nil, 0, err
 	}
@@ -142,7 +148,9 @@ func (p *pipeline) limits(shards []int16) []int64 {
 	for _, shard := range p.busy {
 		busy[shard]++
 	}
-	p.relay.handed.count(busy)
+	if p.local {
+		p.relay.handed.count(busy)
+	}
 	out := make([]int64, len(shards))
 	for i, shard := range shards {
 		out[i] = int64(p.most() + busy[shard])

@@ -16,17 +16,35 @@ import (
 // Relay sends messages from the outbox to the broker: messages of different keys in parallel, messages of one key in order, every message at
 // least once.
 type Relay struct {
-	db            *sqlx.DB
-	sender        func() Sender
-	options       Options
-	buffer        *buffer
-	handed        *handed
-	leases        *leases
-	lowWaterMarks *lowWaterMarks
-	wake          []chan struct{} // one a worker, and one for the timers
-	looks         atomic.Int64    // time of the next look for due timers, as Unix time in ns
-	retry         chan struct{}   // wakes the goroutine that retries suspended topics
-	log           *slog.Logger
+	db      *sqlx.DB
+	sender  func() Sender
+	options Options
+	buffer  *buffer
+	handed  *handed
+	leases  *leases
+	lanes   []*lane
+	workers []*worker
+	down    atomic.Int64  // time of the last failure of the broker, as Unix time in ns; 0 after a success
+	timers  chan struct{} // wakes the goroutine that looks for due timers
+	looks   atomic.Int64  // time of its next look, as Unix time in ns
+	retry   chan struct{} // wakes the goroutine that retries suspended topics
+	log     *slog.Logger
+}
+
+// lane is a part of the rows, by topic: those of Options.Local, or all others. Lanes do not wait for each other, so a broker that is away or slow does not
+// stop what handlers of this process can take.
+type lane struct {
+	local bool
+	marks *lowWaterMarks
+}
+
+// worker relays the shards of a lane that are its part.
+type worker struct {
+	*lane
+	part, of int
+	wake     chan struct{}
+
+	generation atomic.Int64 // of what its sender remembers
 }
 
 // Sender sends messages to the broker.
@@ -60,6 +78,9 @@ type Options struct {
 	// Workers is the number of goroutines that read, send and delete independently, each for its part of the shards. Default 2.
 	Workers int
 
+	// Local are topics whose messages handlers of this process may take; senders then implement Local. They have one more worker. Default: none.
+	Local []string
+
 	// Batch is the number of rows of a shard that a worker reads at a time, four times as many for a backlog. Default 250.
 	Batch int
 
@@ -84,6 +105,9 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	if o.Poll == 0 {
 		o.Poll = time.Second
 	}
+	if o.Local == nil {
+		o.Local = []string{} // not NULL in SQL
+	}
 	if o.Refused == nil {
 		o.Refused = func(error) bool { return false }
 	}
@@ -99,23 +123,35 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	if o.OnBlocked == nil {
 		o.OnBlocked = func(string, string, error) {}
 	}
-	r := &Relay{db: db, sender: sender, options: o, log: log, leases: newLeases(o, log), lowWaterMarks: newLowWaterMarks(), buffer: newBuffer(), handed: newHanded(), retry: make(chan struct{}, 1)}
-	for range o.Workers + 1 {
-		r.wake = append(r.wake, make(chan struct{}, 1))
+	r := &Relay{db: db, sender: sender, options: o, log: log, leases: newLeases(o, log), buffer: newBuffer(), handed: newHanded(), timers: make(chan struct{}, 1), retry: make(chan struct{}, 1)}
+	r.addLane(false, o.Workers)
+	if len(o.Local) > 0 {
+		r.addLane(true, 1)
 	}
 	r.leases.taking = r.handed.sentElsewhere
 	r.leases.changed = func() {
-		r.lowWaterMarks.reset()
+		for _, l := range r.lanes {
+			l.marks.reset()
+		}
 		r.Wake()
 	}
 	return r
 }
 
+func (r *Relay) addLane(local bool, workers int) {
+	l := &lane{local: local, marks: newLowWaterMarks()}
+	r.lanes = append(r.lanes, l)
+	for part := range workers {
+		r.workers = append(r.workers, &worker{lane: l, part: part, of: workers, wake: make(chan struct{}, 1)})
+	}
+}
+
 // Wake makes the relay read the outbox now. It does not block.
 func (r *Relay) Wake() {
-	for _, w := range r.wake {
-		wake(w)
+	for _, w := range r.workers {
+		wake(w.wake)
 	}
+	wake(r.timers)
 }
 
 func wake(w chan<- struct{}) {
@@ -139,7 +175,7 @@ func (r *Relay) Run(ctx context.Context) {
 	background.Go(func() { listen(leaseCtx, r.options.DSN, r.log, r.Wake) })
 	background.Go(func() { r.promote(ctx) })
 	workers.Go(func() { r.retrySuspended(ctx) })
-	for w := range r.options.Workers {
+	for _, w := range r.workers {
 		workers.Go(func() { r.work(ctx, w) })
 	}
 	workers.Wait()
@@ -148,21 +184,21 @@ func (r *Relay) Run(ctx context.Context) {
 	background.Wait()
 }
 
-func (r *Relay) work(ctx context.Context, w int) {
+func (r *Relay) work(ctx context.Context, w *worker) {
 	failures := 0
 	sender := r.sender()
 	for ctx.Err() == nil {
 		relayed, err := r.pipeline(ctx, w, sender)
-		if err != nil {
-			r.lowWaterMarks.reset() // a row that failed may be below relayed rows of other keys
-		}
 		if relayed > 0 {
 			failures = 0
 		}
 		if err != nil && ctx.Err() == nil {
 			if !errors.Is(err, errReread) {
-				r.log.Warn("relay: sending failed, retrying", "error", err, "worker", w, "relayed meanwhile", relayed)
+				r.log.Warn("relay: sending failed, retrying", "error", err, "worker", w.part, "local", w.local, "relayed meanwhile", relayed)
 				failures++
+			}
+			if w.local {
+				failures = 0 // what handlers take does not wait for the broker; requests to it wait for probeEvery
 			}
 			pause(ctx, min(50*time.Millisecond<<min(max(failures-1, 0), 6), 2*time.Second)) // a commit does not repair the broker
 		}
@@ -220,7 +256,7 @@ func (r *Relay) promote(ctx context.Context) {
 			wait = max(min(wait, time.Duration(*next.Wait*float64(time.Second))), 5*time.Millisecond)
 		}
 		r.looks.Store(time.Now().Add(wait).UnixNano())
-		sleep(ctx, r.wake[r.options.Workers], wait)
+		sleep(ctx, r.timers, wait)
 		pause(ctx, promoteEvery) // timers are not so exact
 	}
 }

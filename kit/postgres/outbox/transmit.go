@@ -35,7 +35,8 @@ func (r *Relay) transmit(held *lease, sender Sender, rows []outboxRow) (sent []i
 	refused := map[keyed][]outboxRow{} // from the first message on that was not acknowledged
 	var order []keyed
 	faults = map[string]error{} // by topic
-	for i, sendErr := range sender.Send(held.ctx, topics, messages) {
+	errs := sender.Send(held.ctx, topics, messages)
+	for i, sendErr := range errs {
 		switch {
 		case sendErr == nil:
 			sent = append(sent, rows[i].ID)
@@ -51,6 +52,7 @@ func (r *Relay) transmit(held *lease, sender Sender, rows []outboxRow) (sent []i
 			err = fmt.Errorf("publish to %s: %w", rows[i].Topic, sendErr)
 		}
 	}
+	r.reached(err)
 	ctx, cancel := context.WithTimeout(held.ctx, finishFor)
 	defer cancel()
 	for _, k := range order {
@@ -176,4 +178,23 @@ func (r *Relay) block(ctx context.Context, held *lease, row outboxRow, reason er
 	r.log.Error("relay: message refused by the broker, key blocked", "topic", row.Topic, "key", row.Key, "message", row.message.UUID, "error", reason)
 	r.options.OnBlocked(row.Topic, row.Key, reason)
 	return nil
+}
+
+// probeEvery is how often the local lane tries to send while the broker is away.
+const probeEvery = time.Second
+
+// reached notes whether the broker took part in a request: err is its fault.
+func (r *Relay) reached(err error) {
+	switch {
+	case err == nil:
+		r.down.Store(0)
+	case !errors.Is(err, ErrLeaseLost):
+		r.down.Store(time.Now().UnixNano())
+	}
+}
+
+// away tells whether the broker was away a moment ago, so that a request would only make others wait.
+func (r *Relay) away() bool {
+	failed := r.down.Load()
+	return failed > 0 && time.Since(time.Unix(0, failed)) < probeEvery
 }

@@ -1,0 +1,62 @@
+// A member whose session has ended because it does not reach Kafka. Its partitions are not given up until it does, if the handlers can bear that another
+// member has them too: each of the two handles the records of a key in their order, and refuses what was handled already, so the order of a key holds.
+// TestMemberKeepsItsPartitionsWhileKafkaIsAway and kit/broker's TestLocalDeliveryKeepsKeyOrder show it.
+
+package keyordered
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+)
+
+// offlineCheck is the pause between two attempts to reach the coordinator.
+const offlineCheck = 500 * time.Millisecond
+
+// hold keeps the partitions of a session from now on: to its end, or until the coordinator is reached after that.
+func (h *handler) hold(session context.Context) {
+	held, giveUp := context.WithCancel(context.WithoutCancel(session))
+	h.held = held
+	go func() {
+		defer giveUp()
+		<-session.Done()
+		if !h.config.KeepOffline() || ended(context.Cause(session)) {
+			return
+		}
+		fields := watermill.LogFields{"topic": h.topic, "group": h.config.Group}
+		for said := false; !h.reaches(); said = true {
+			if !said {
+				h.config.Logger.Info("Kafka is away, going on with what was received", fields)
+			}
+			select {
+			case <-h.ctx.Done():
+			case <-time.After(offlineCheck):
+			}
+		}
+	}()
+}
+
+// reaches tells whether the member reaches its coordinator, or is to end anyway.
+func (h *handler) reaches() bool {
+	reached := make(chan bool, 1)
+	go func() { reached <- h.client.RefreshCoordinator(h.config.Group) == nil }()
+	select {
+	case ok := <-reached:
+		return ok
+	case <-h.ctx.Done():
+		return true
+	}
+}
+
+// ended tells whether the coordinator, or this process, has ended a session for this reason.
+func ended(cause error) bool {
+	for _, by := range []error{sarama.ErrRebalanceInProgress, sarama.ErrUnknownMemberId, sarama.ErrIllegalGeneration, sarama.ErrFencedInstancedId, context.Canceled} {
+		if errors.Is(cause, by) {
+			return true
+		}
+	}
+	return false
+}
