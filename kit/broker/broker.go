@@ -54,4 +54,7 @@ type Broker interface {
 type LocalDelivery interface {
 	// HandOver says that the messages of a topic are for one group only, which this process is a member of.
 	HandOver(topic, group string)
+
+	// HandsOverAll tells whether this process receives all messages of these topics.
+	HandsOverAll() bool
 }

@@ -84,6 +84,17 @@ func (b *inKafka) HandOver(topic, group string) {
 	b.local[topic], b.alone = group, nil
 }
 
+// HandsOverAll implements LocalDelivery.
+func (b *inKafka) HandsOverAll() bool {
+	handlers := b.handlers()
+	for topic, s := range handlers {
+		if !s.HasAll(topic) {
+			return false
+		}
+	}
+	return len(handlers) > 0
+}
+
 // handsOver tells whether messages are handed over to a group.
 func (b *inKafka) handsOver(group string) bool {
 	b.mu.Lock()

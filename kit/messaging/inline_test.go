@@ -40,7 +40,8 @@ func TestOnlyOwnEventsAreHandledInline(t *testing.T) {
 	})
 	require.NoError(t, err)
 	types := append(definition.EventTypes(), saga.AnswerTypes()...)
-	require.NoError(t, r.AddSaga(definition, &manager.Manager{Sagas: []*saga.Saga{definition}}, []Source{
+	m := &manager.Manager{Sagas: []*saga.Saga{definition}}
+	require.NoError(t, r.AddSaga(definition, m, []Source{
 		{Category: "notes", Types: types}, {Category: "notes", Types: types[:1], Service: "other", Prefix: "other", Known: known},
 	}))
 	require.Len(t, r.Inline(), 1)
@@ -68,14 +69,18 @@ func TestOnlyOwnEventsAreHandledInline(t *testing.T) {
 			require.False(t, r.passes(consumer, h), "%s %v", consumer, h)
 		}
 	}
-	for name, e := range map[string]cqrs.Event{
-		"starts":     {Body: begun{"k"}, Key: "k", Meta: cqrs.Meta{Version: 1}},
-		"other type": {Body: doIt{"k"}, Key: "k", Meta: cqrs.Meta{Version: 1}},
-		"answer":     {Body: cqrs.ProcessedAnswer{}, Key: "k", Meta: cqrs.Meta{SagaID: "s", SagaStep: "step"}},
-	} {
-		concerns, inline := c.Takes(e)
-		require.Equal(t, name != "other type", concerns, name)
-		require.Equal(t, name == "answer", inline, name)
+	for _, all := range []bool{false, true} {
+		m.StartsInline = func() bool { return all }
+		for name, e := range map[string]cqrs.Event{
+			"starts":       {Body: begun{"k"}, Key: "k", Meta: cqrs.Meta{Version: 1}},
+			"starts later": {Body: begun{"k"}, Key: "k", Meta: cqrs.Meta{Version: 2}},
+			"other type":   {Body: doIt{"k"}, Key: "k", Meta: cqrs.Meta{Version: 1}},
+			"answer":       {Body: cqrs.ProcessedAnswer{}, Key: "k", Meta: cqrs.Meta{SagaID: "s", SagaStep: "step"}},
+		} {
+			concerns, inline := c.Takes(e)
+			require.Equal(t, name != "other type", concerns, name)
+			require.Equal(t, name == "answer" || name == "starts" && all, inline, name)
+		}
 	}
 }
 

@@ -49,6 +49,7 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 		}
 	}
 	if s.config.LocalDelivery {
+		s.core.manager.StartsInline = s.handlesAll
 		s.core.uow.Inline = router.Inline()
 	}
 	for _, p := range s.def.readModels() {
@@ -83,6 +84,12 @@ func (s *Instance) localTopics() (topics []string) {
 		}
 	}
 	return topics
+}
+
+// handlesAll tells whether this instance alone relays and handles the commands of the service, and hands them over, so that they don't need the broker.
+func (s *Instance) handlesAll() bool {
+	to, can := s.broker.(broker.LocalDelivery)
+	return can && s.relay != nil && s.relay.HoldsAll() && to.HandsOverAll()
 }
 
 // sources are the types of aggregates whose events a version of the saga handles.

@@ -26,7 +26,8 @@ type Subscriber struct {
 	topics  sync.WaitGroup
 
 	mu      sync.Mutex
-	claimed map[place]*partition // of this member
+	claimed map[place]*partition       // of this member
+	whole   map[string]context.Context // not done while it has all partitions of a topic
 }
 
 // NewSubscriber makes a Subscriber. It does not connect yet; an error is about the configuration.
@@ -34,7 +35,7 @@ func NewSubscriber(c Config) (*Subscriber, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
-	return &Subscriber{config: c, closing: make(chan struct{}), claimed: map[place]*partition{}}, nil
+	return &Subscriber{config: c, closing: make(chan struct{}), claimed: map[place]*partition{}, whole: map[string]context.Context{}}, nil
 }
 
 // Subscribe implements message.Subscriber. It joins the group in the background and retries until it succeeds, so it waits for a broker that
@@ -163,7 +164,7 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 	if err != nil {
 		return err
 	}
-	h.hold(session.Context())
+	h.hold(session)
 	if h.metadata = metadataOf(id); h.metadata == "" {
 		return nil
 	}

@@ -48,6 +48,14 @@ type place struct {
 	partition int32
 }
 
+// HasAll tells whether this member has all partitions of a topic.
+func (s *Subscriber) HasAll(topic string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := s.whole[topic]
+	return held != nil && held.Err() == nil
+}
+
 func (s *Subscriber) claim(at place, p *partition) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

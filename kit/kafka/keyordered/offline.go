@@ -17,9 +17,15 @@ import (
 const offlineCheck = 500 * time.Millisecond
 
 // hold keeps the partitions of a session from now on: to its end, or until the coordinator is reached after that.
-func (h *handler) hold(session context.Context) {
+func (h *handler) hold(of sarama.ConsumerGroupSession) {
+	session := of.Context()
 	held, giveUp := context.WithCancel(context.WithoutCancel(session))
 	h.held = held
+	if partitions, err := h.client.Partitions(h.topic); err == nil && len(of.Claims()[h.topic]) == len(partitions) {
+		h.mu.Lock()
+		h.whole[h.topic] = held
+		h.mu.Unlock()
+	}
 	go func() {
 		defer giveUp()
 		<-session.Done()

@@ -10,16 +10,19 @@ import (
 )
 
 // TakesInline tells whether an event may concern a definition, and whether an instance may handle it in the unit of work that records it,
-// before events that are still on their way (cqrs.InlineConsumer). Only an answer to a command may be: answers to different commands have no order,
-// as they come from different topics. An event that starts an instance comes by the broker, so that no deadline begins while the commands cannot
-// get through, and one that is awaited too, in its order.
+// before events that are still on their way (cqrs.InlineConsumer). An answer to a command may be: answers to different commands have no order, as they
+// come from different topics. So may the first event of an aggregate, which has none before it, if StartsInline: otherwise a deadline would begin while the
+// command cannot get through. An event that is awaited comes by the broker, in its order.
 func (m *Manager) TakesInline(s *saga.Saga, e cqrs.Event) (concerns, inline bool) {
 	event := reflect.TypeOf(e.Body)
 	if !m.Concerns(s.Name(), event, e.Meta.SagaID, e.Meta.SagaStep) {
 		return false, false
 	}
 	for _, version := range m.Sagas {
-		if version.Name() == s.Name() && (version.StartsWith(event) || awaits(version, event)) {
+		if version.Name() != s.Name() {
+			continue
+		}
+		if awaits(version, event) || version.StartsWith(event) && (e.Meta.Version != 1 || m.StartsInline == nil || !m.StartsInline()) {
 			return true, false
 		}
 	}

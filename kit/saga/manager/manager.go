@@ -52,6 +52,10 @@ type Manager struct {
 
 	// Open tells whether the breaker of a command's destination is open, as far as this instance knows. Nil: none is.
 	Open func(command cqrs.Keyed) bool
+
+	// StartsInline tells whether commands reach their handlers even if the broker is away, because this process handles all of them. Then the first event
+	// of an aggregate may start an instance in the unit of work that records it. Nil: none does.
+	StartsInline func() bool
 }
 
 // Handlers are the commands that sagas themselves handle: their timers, and what parents and children tell each other.

@@ -70,7 +70,7 @@ func TestAFailureOfARandomSagaIsSmall(t *testing.T) {
 	}
 	small := shrink(failed.choice, func(choices []int) bool { return f.run(&tape{play: choices}).err != nil })
 	again := f.run(&tape{play: small, tell: true})
-	if again.err == nil || len(again.short()) > maxStory || len(again.story) > 60 {
+	if again.err == nil || len(again.short()) > maxStory || len(again.story) > 80 {
 		t.Errorf("%v: %d lines\n%s", again.err, len(again.story), strings.Join(again.story, "\n"))
 	}
 	if story := (result{story: slices.Repeat([]string{"x"}, 1000)}).short(); len(story) != maxStory {

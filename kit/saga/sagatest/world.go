@@ -83,7 +83,8 @@ func newWorld(choices *tape, all []*saga.Saga) *Environment {
 	w.waits = &waits{world: w}
 	w.manager = &manager.Manager{
 		Sagas: all, Streams: streams{w}, Commands: w, Timers: timers{w}, Waits: w.waits, Clock: w.Now,
-		Open: func(c cqrs.Keyed) bool { return w.fault("breaker of "+typeName(c), "open") == 1 },
+		Open:         func(c cqrs.Keyed) bool { return w.fault("breaker of "+typeName(c), "open") == 1 },
+		StartsInline: func() bool { return w.choices.pick(2) == 1 },
 	}
 	for _, s := range all {
 		if newest := w.sagas[s.Name()]; newest == nil || newest.Version() < s.Version() {
