@@ -55,7 +55,7 @@ func (r *Relay) Offer(written []*Message) {
 	r.buffer.trim()
 }
 
-// wakeFor wakes the workers. It wakes the timer goroutine only if a delayed message is due before that goroutine's next look.
+// wakeFor wakes the workers that relay the messages. It wakes the timer goroutine only if a delayed message is due before that goroutine's next look.
 func (r *Relay) wakeFor(written []*Message) {
 	for _, w := range written {
 		if due := w.Message.Metadata[cqrs.HeaderDue]; due != "" {
@@ -63,10 +63,14 @@ func (r *Relay) wakeFor(written []*Message) {
 			if err != nil || at.UnixNano() < r.looks.Load() {
 				wake(r.timers)
 			}
+			continue
 		}
-	}
-	for _, w := range r.workers {
-		wake(w.wake)
+		local, shard := slices.Contains(r.options.Local, w.Topic), int(ShardOf(w.Topic, w.Message.Metadata[cqrs.HeaderKey]))
+		for _, worker := range r.workers {
+			if worker.local == local && worker.mine(shard) {
+				wake(worker.wake)
+			}
+		}
 	}
 }
 
