@@ -37,7 +37,7 @@ func TestMemberKeepsItsPartitionsWhileKafkaIsAway(t *testing.T) {
 	require.NoError(t, err)
 	out, err := s.Subscribe(t.Context(), name)
 	require.NoError(t, err)
-	defer s.Close() //nolint:errcheck // at the end of the test
+	defer s.Close()
 	var mu sync.Mutex
 	handled := map[string][]string{}
 	slow := make(chan struct{})

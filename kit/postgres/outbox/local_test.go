@@ -359,6 +359,7 @@ func TestTakenRowsAreNotReadInALoop(t *testing.T) {
 // While the broker refuses connections, or answers nothing, handlers take what is theirs, however many other messages wait. Messages that they do not take
 // wait, and delay no others. All are sent when the broker is back, those of a key in order.
 func TestHandlersGoOnWhileTheBrokerIsAway(t *testing.T) {
+	t.Parallel()
 	for name, away := range map[string]func(back <-chan struct{}) error{
 		"refuses": func(<-chan struct{}) error { return errors.New("connection refused") },
 		"silent":  func(back <-chan struct{}) error { <-back; return errors.New("timeout") },
