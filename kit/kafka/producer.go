@@ -1,3 +1,6 @@
+// The producer of the relay. Of one key, nothing is sent after a message that failed, and a request that arrives late or twice has no effect. TestProducerRecords,
+// TestProducerEpochsAreUsedUp and TestProducerSendEndsWithItsContext show it.
+
 package kafka
 
 import (

@@ -1,3 +1,5 @@
+// The router: Watermill's, with one consumer group for each consumer and the kit's middleware in one order. TestHostileRecordsEndAsDeadLetters and the component tests show it.
+
 package messaging
 
 import (

@@ -1,3 +1,6 @@
+// Group commit (ADR 10). Units that end at the same time commit in one transaction, and one that cannot fails alone. TestGroupCommit, TestEachUnitFailsAlone and
+// TestCommitGroupIsolatesABadUnit show it.
+
 package postgres
 
 import (

@@ -1,3 +1,6 @@
+// Idempotency keys of requests. A key is taken by the transaction of one request, whose response is that of every later request with it.
+// TestIdempotencyKeyIsTakenOnce shows it.
+
 package postgres
 
 import (

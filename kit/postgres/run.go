@@ -1,3 +1,6 @@
+// Runs of messages of one key (ADR 36). Messages join in the order of the key, each works after a savepoint, and one that fails or is refused takes nothing of the
+// others with it. TestMessageOfARunFailsAlone, TestRunThatCannotCommit and TestBadMessageOfARunIsFoundByHalves show it.
+
 package postgres
 
 import (

@@ -1,3 +1,7 @@
+// A message's unit of work. All that a message does is committed together with its inbox row, or not at all, and what it decides is decided on what is stored:
+// an error or a panic is final only after the versions that were read were confirmed. TestFailedUnitWritesNothing, TestConflictRetriesFromTheLoad,
+// TestRefusalOutsideTheInboxIsDecidedOnTheStoredState and, with three instances, TestInstancesAgree show it.
+
 package postgres
 
 import (

@@ -1,3 +1,5 @@
+// The bytes in flight are bounded, and no partition waits for ever for them. TestPartitionFollowsTheModel shows it.
+
 package keyordered
 
 import (

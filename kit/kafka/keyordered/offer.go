@@ -1,3 +1,6 @@
+// Messages that come without the broker. One is taken only if it is the next of its key, is done once, and leaves room for records.
+// TestOfferedMessagesFollowTheModel, TestOfferedMessageWaitsForAnEarlierClaim and TestBusyKeyLeavesRoomForRecords show it.
+
 package keyordered
 
 import (

@@ -1,3 +1,6 @@
+// Order and concurrency of one partition. Messages of a key begin in the order in which they came, and of those in flight there are never more than the limits allow.
+// TestPartitionFollowsTheModel and TestOfferedMessagesFollowTheModel show it.
+
 package keyordered
 
 import (

@@ -1,3 +1,5 @@
+// Topics that are recreated: no record of the new topic is left out. TestRecreatedTopicIsReadFromItsBeginning shows it.
+
 package keyordered
 
 import (

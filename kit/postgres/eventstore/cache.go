@@ -1,3 +1,6 @@
+// Streams in memory. The cache has committed prefixes only, one unit holds a stream at a time, and no unit waits for another that could wait for it. What it says decides
+// nothing by itself: see reads.go. TestContendedAggregatesQueueUp, TestALockAndAStreamInTheOtherOrder and TestCommittedUnitsAreFreed show it.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// Reading streams: those of concurrent units in one query, each by a look into the index. A stream with a gap is refused, and one that cannot be read fails nobody
+// else's. TestLoadRefusesAGapInAStream, TestAnUnreadableStreamIsNobodyElsesFault and TestEventLoadsIsolateAPanic show it.
+
 package eventstore
 
 import (

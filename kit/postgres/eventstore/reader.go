@@ -1,3 +1,5 @@
+// Reading all events in order. No event that commits late is missed. TestReaderWaitsForALateCommit, TestReaderGoesOnBehindAGap and TestReaderMissesNothing show it.
+
 package eventstore
 
 import (

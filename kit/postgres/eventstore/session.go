@@ -1,3 +1,6 @@
+// The streams of one unit of work. Nothing is written before the unit commits, and what was done since a savepoint can be dropped. TestOneUnitSeesItsOwnChanges,
+// TestFailedUnitWritesNothing and TestMessageOfARunFailsAlone show it.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// Snapshots. A snapshot is a cache of a fold: one of another schema is ignored, and a state that JSON does not keep is refused when it is written. TestSnapshots,
+// TestSnapshotOfAnotherSchemaIsIgnored and TestStateThatJSONLosesIsRefused show it.
+
 package eventstore
 
 import (

@@ -1,3 +1,6 @@
+// Dead letters. Whatever bytes a message has, it is stored in the transaction that ends it, and its key is blocked only if that is asked for.
+// TestDeadLetterOfAnyBytes and TestDeadLettersOfTwoKeysWithOneMessageID show it.
+
 package keyqueue
 
 import (

@@ -1,3 +1,6 @@
+// Handing out messages that are due. One instance at a time has a key, by a lease that the database counts, and a key goes on in the order of its messages.
+// TestRetryKeepsKeyOrder and TestRetryLeaseOfADeadInstance show it.
+
 package keyqueue
 
 import (

@@ -1,3 +1,6 @@
+// The subscriber of messages that wait, beside the broker's. The messages of a key are handed out one after the other while the key's lease lasts.
+// TestRetryKeepsKeyOrderOfMessagesInFlight shows it.
+
 package keyqueue
 
 import (

@@ -1,3 +1,6 @@
+// Leases of shards (ADR 9, 23). One relay at a time sends a key's messages: the lease ends by the database's clock for others, and earlier by its own for its holder.
+// TestRelaysKeepKeyOrderWhenLeasesAreLost, TestLostLeaseFencesSends and TestRelaysShareTheShards show it.
+
 package outbox
 
 import (

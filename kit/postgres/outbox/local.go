@@ -1,3 +1,7 @@
+// Messages that handlers of this process take instead of the broker (ADR 35). The order of a key holds, whether its messages are handed over, given back or sent, and a row is
+// deleted only after its message was handled. TestMessageGivenBackKeepsKeyOrder, TestHandlersGoOnWhileTheBrokerIsAway and, with three processes that are killed and paused,
+// kit/broker's TestLocalDeliveryKeepsKeyOrder show it.
+
 package outbox
 
 import (

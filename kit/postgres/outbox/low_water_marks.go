@@ -1,3 +1,6 @@
+// Where reading begins. No row at or below a mark is due, now or later. TestRelayKeepsKeyOrderWhenCommitsStall, TestRelayKeepsKeyOrderAfterASlowCommit and
+// TestBlockedKeyContinuesAfterReplay show it; `go run ./tests/bench -passed` shows what it is for.
+
 package outbox
 
 import (

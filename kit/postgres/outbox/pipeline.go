@@ -1,3 +1,6 @@
+// A worker of the relay reads, sends and deletes at the same time. The messages of a key are sent in the order of their rows: after any failure the rows are read again from the
+// lowest one on. TestEveryKeyArrivesInOrder and TestOrderSurvivesFailures show it.
+
 package outbox
 
 import (

@@ -1,3 +1,6 @@
+// Reading due rows. A read that finds another generation of the outbox than the marks is repeated, so that no released row is passed over, and a row is
+// held once. TestBlockedKeyContinuesAfterReplay, TestDeadLetterReplayAndDropRaceWithRelay and TestTakenRowsAreNotReadInALoop show it.
+
 package outbox
 
 import (

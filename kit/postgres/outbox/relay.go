@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,22 +28,6 @@ type Relay struct {
 	looks   atomic.Int64  // time of its next look, as Unix time in ns
 	retry   chan struct{} // wakes the goroutine that retries suspended topics
 	log     *slog.Logger
-}
-
-// lane is a part of the rows, by topic: those of Options.Local, or all others. Lanes do not wait for each other, so a broker that is away or slow does not
-// stop what handlers of this process can take.
-type lane struct {
-	local bool
-	marks *lowWaterMarks
-}
-
-// worker relays the shards of a lane that are its part.
-type worker struct {
-	*lane
-	part, of int
-	wake     chan struct{}
-
-	generation atomic.Int64 // of what its sender remembers
 }
 
 // Sender sends messages to the broker.
@@ -138,14 +121,6 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	return r
 }
 
-func (r *Relay) addLane(local bool, workers int) {
-	l := &lane{local: local, marks: newLowWaterMarks()}
-	r.lanes = append(r.lanes, l)
-	for part := range workers {
-		r.workers = append(r.workers, &worker{lane: l, part: part, of: workers, wake: make(chan struct{}, 1)})
-	}
-}
-
 // Wake makes the relay read the outbox now. It does not block.
 func (r *Relay) Wake() {
 	for _, w := range r.workers {
@@ -220,43 +195,5 @@ func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):
-	}
-}
-
-// promoteEvery is the shortest pause between two looks for due timers.
-const promoteEvery = 20 * time.Millisecond
-
-// promote makes delayed messages ready when they are due. Every relay does this; a relay skips rows that another one has locked.
-func (r *Relay) promote(ctx context.Context) {
-	for ctx.Err() == nil {
-		r.looks.Store(math.MaxInt64) // rows written from now on may not be seen
-		var next struct {
-			Promoted int      `db:"promoted"`
-			Wait     *float64 `db:"wait"` // seconds until the next one is due
-		}
-		err := r.db.GetContext(ctx, &next, `
-			WITH due AS (
-				SELECT id FROM outbox WHERE due_at > '-infinity' AND due_at <= app_now() ORDER BY due_at LIMIT 1000 FOR UPDATE SKIP LOCKED
-			), promoted AS (UPDATE outbox SET due_at = NULL, id = DEFAULT FROM due WHERE outbox.id = due.id RETURNING 1)
-			SELECT (SELECT count(*) FROM promoted) AS promoted,
-				(SELECT EXTRACT(epoch FROM min(due_at) - app_now())::float8 FROM outbox WHERE due_at > app_now() AND due_at < 'infinity') AS wait`)
-		wait := r.options.Poll
-		switch {
-		case err != nil:
-			if ctx.Err() == nil {
-				r.log.Warn("relay: cannot promote due timers, retrying", "error", err)
-			}
-		case next.Promoted > 0:
-			r.Wake()
-			if !r.HoldsAll() {
-				_ = notify(ctx, r.db) // at worst the other relays find the rows at their next poll
-			}
-			continue
-		case next.Wait != nil:
-			wait = max(min(wait, time.Duration(*next.Wait*float64(time.Second))), 5*time.Millisecond)
-		}
-		r.looks.Store(time.Now().Add(wait).UnixNano())
-		sleep(ctx, r.timers, wait)
-		pause(ctx, promoteEvery) // timers are not so exact
 	}
 }

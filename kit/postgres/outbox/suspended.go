@@ -1,3 +1,6 @@
+// Topics that cannot be sent to (ADR 24). Their messages wait in the order of their rows, and no other topic waits for them. TestSuspendedTopicDoesNotStopOthers and
+// TestSuspendedTopicsKeepKeyOrder show it.
+
 package outbox
 
 import (

@@ -1,7 +1,10 @@
+// Timers: messages that become due later, in the relay, and without it for Debezium. TestDelayedMessagesBecomeDue and TestStoppedTimersDoNotFire show it.
+
 package outbox
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 
@@ -98,3 +101,41 @@ func (r *Relay) marker(ctx context.Context, seen *confirmedRows, topic string) e
 }
 
 const isSlot = `database = current_database() AND slot_type = 'logical' AND slot_name = $1`
+
+// promoteEvery is the shortest pause between two looks for due timers.
+const promoteEvery = 20 * time.Millisecond
+
+// promote makes delayed messages ready when they are due. Every relay does this; a relay skips rows that another one has locked.
+func (r *Relay) promote(ctx context.Context) {
+	for ctx.Err() == nil {
+		r.looks.Store(math.MaxInt64) // rows written from now on may not be seen
+		var next struct {
+			Promoted int      `db:"promoted"`
+			Wait     *float64 `db:"wait"` // seconds until the next one is due
+		}
+		err := r.db.GetContext(ctx, &next, `
+			WITH due AS (
+				SELECT id FROM outbox WHERE due_at > '-infinity' AND due_at <= app_now() ORDER BY due_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+			), promoted AS (UPDATE outbox SET due_at = NULL, id = DEFAULT FROM due WHERE outbox.id = due.id RETURNING 1)
+			SELECT (SELECT count(*) FROM promoted) AS promoted,
+				(SELECT EXTRACT(epoch FROM min(due_at) - app_now())::float8 FROM outbox WHERE due_at > app_now() AND due_at < 'infinity') AS wait`)
+		wait := r.options.Poll
+		switch {
+		case err != nil:
+			if ctx.Err() == nil {
+				r.log.Warn("relay: cannot promote due timers, retrying", "error", err)
+			}
+		case next.Promoted > 0:
+			r.Wake()
+			if !r.HoldsAll() {
+				_ = notify(ctx, r.db) // at worst the other relays find the rows at their next poll
+			}
+			continue
+		case next.Wait != nil:
+			wait = max(min(wait, time.Duration(*next.Wait*float64(time.Second))), 5*time.Millisecond)
+		}
+		r.looks.Store(time.Now().Add(wait).UnixNano())
+		sleep(ctx, r.timers, wait)
+		pause(ctx, promoteEvery) // timers are not so exact
+	}
+}

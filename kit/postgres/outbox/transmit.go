@@ -179,22 +179,3 @@ func (r *Relay) block(ctx context.Context, held *lease, row outboxRow, reason er
 	r.options.OnBlocked(row.Topic, row.Key, reason)
 	return nil
 }
-
-// probeEvery is how often the local lane tries to send while the broker is away.
-const probeEvery = time.Second
-
-// reached notes whether the broker took part in a request: err is its fault.
-func (r *Relay) reached(err error) {
-	switch {
-	case err == nil:
-		r.down.Store(0)
-	case !errors.Is(err, ErrLeaseLost):
-		r.down.Store(time.Now().UnixNano())
-	}
-}
-
-// away tells whether the broker was away a moment ago, so that a request would only make others wait.
-func (r *Relay) away() bool {
-	failed := r.down.Load()
-	return failed > 0 && time.Since(time.Unix(0, failed)) < probeEvery
-}

@@ -1,3 +1,6 @@
+// Calls in batches. A call that fails does not fail the others of its batch, and no call waits to make a batch larger. TestBatcherIsolatesABadElement and
+// TestBatchedLookUpsIsolateABadElement show it.
+
 package txn
 
 import (

@@ -1,3 +1,5 @@
+// One commit of several units: one transaction, one round trip, all or none. TestGroupCommit and TestCommitWhileATableIsLocked show it.
+
 package txn
 
 import (

@@ -1,3 +1,5 @@
+// Locks that are waited for too long, and which unit of a commit wanted them. TestCommitAfterALockIsReleased and TestLockTimeoutOfTheConnectionIsRestored show it.
+
 package txn
 
 import (

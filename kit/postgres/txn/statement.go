@@ -1,3 +1,6 @@
+// Statements that write the rows of all units of a commit at once, in the order of their ranks, so that two commits never wait for each other in a circle.
+// TestCommitGroupIsolatesAContendedStream and TestALockAndAStreamInTheOtherOrder show it.
+
 package txn
 
 import (

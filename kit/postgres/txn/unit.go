@@ -1,3 +1,5 @@
+// What a unit of work will write, with savepoints in memory. TestFailedUnitWritesNothing and TestRefusalInARun show it.
+
 package txn
 
 import (
