@@ -47,11 +47,12 @@ func (h *handler) hold(of sarama.ConsumerGroupSession) {
 
 // reaches tells whether the member reaches its coordinator, or is to end anyway.
 func (h *handler) reaches() bool {
-	reached := make(chan bool, 1)
-	go func() { reached <- h.client.RefreshCoordinator(h.config.Group) == nil }()
+	reached := make(chan error, 1)
+	go func() { reached <- h.client.RefreshCoordinator(h.config.Group) }()
 	select {
-	case ok := <-reached:
-		return ok
+	case err := <-reached:
+		answer, answered := errors.AsType[sarama.KError](err) // for example that the user may not read the group any more
+		return err == nil || answered && answer != sarama.ErrConsumerCoordinatorNotAvailable
 	case <-h.ctx.Done():
 		return true
 	}
