@@ -52,7 +52,7 @@ func (h *handler) reaches() bool {
 	select {
 	case err := <-reached:
 		answer, answered := errors.AsType[sarama.KError](err) // for example that the user may not read the group any more
-		return err == nil || answered && answer != sarama.ErrConsumerCoordinatorNotAvailable
+		return err == nil || errors.Is(err, sarama.ErrClosedClient) || answered && answer != sarama.ErrConsumerCoordinatorNotAvailable
 	case <-h.ctx.Done():
 		return true
 	}
