@@ -14,6 +14,9 @@ import (
 	"github.com/IBM/sarama"
 )
 
+// errNotSent marks errors of messages of which surely nothing was sent.
+var errNotSent = errors.New("not sent")
+
 // anew starts a new epoch: the broker rejects a request of the old epoch that arrives later.
 func (p *Producer) anew() {
 	clear(p.sequences)
@@ -54,7 +57,7 @@ func (p *Producer) connect() error {
 		}
 		err = errors.Join(err, client.Close())
 	}
-	p.failed, p.failedAt = fmt.Errorf("reach Kafka at %v: %w", p.config.Brokers, err), time.Now()
+	p.failed, p.failedAt = fmt.Errorf("%w: reach Kafka at %v: %w", errNotSent, p.config.Brokers, err), time.Now()
 	return p.failed
 }
 

@@ -1,6 +1,7 @@
 package kafka_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -18,6 +19,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/kafka/keyordered"
+	"github.com/millrace/millrace/kit/kittest"
 )
 
 // produce sends messages numbered from 0 on over some keys, in order, by the producer.
@@ -242,5 +244,56 @@ func TestRecreatedTopicIsReadFromItsBeginning(t *testing.T) {
 			require.Eventually(t, handled(2000), 60*time.Second, 50*time.Millisecond)
 			stop()
 		})
+	}
+}
+
+// A member that lags behind the retention goes on with the oldest record that is left.
+func TestMemberGoesOnAfterItsRecordsWereDeleted(t *testing.T) {
+	c := config(t)
+	name := topic(t, c)
+	p := kafka.NewProducer(c, func() int { return kafka.DefaultLimit }, time.Now)
+	defer p.Close()
+	for i := range 100 {
+		msg := keyedMessage("k")
+		msg.Payload = append([]byte(fmt.Sprint(i, " ")), bytes.Repeat([]byte("x"), 100_000)...)
+		require.NoError(t, p.Send(t.Context(), []string{name}, []*message.Message{msg})[0])
+	}
+	sc := keyordered.DefaultSarama()
+	sc.ChannelBufferSize = 0 // most records are not fetched before they are deleted
+	sc.Consumer.Fetch.Default = 256 << 10
+	s, err := keyordered.NewSubscriber(keyordered.Config{Brokers: c.Brokers, Group: name, Sarama: sc, MaxInFlight: 1})
+	require.NoError(t, err)
+	out, err := s.Subscribe(t.Context(), name)
+	require.NoError(t, err)
+	defer s.Close()
+	first := <-out
+	admin, err := sarama.NewClusterAdmin(c.Brokers, sc)
+	require.NoError(t, err)
+	defer admin.Close()
+	client, err := sarama.NewClient(c.Brokers, sc)
+	require.NoError(t, err)
+	defer client.Close()
+	partitions, err := client.Partitions(name)
+	require.NoError(t, err)
+	for _, partition := range partitions {
+		end, err := client.GetOffset(name, partition, sarama.OffsetNewest)
+		require.NoError(t, err)
+		if end == 100 {
+			require.NoError(t, admin.DeleteRecords(name, map[int32]int64{partition: 90}))
+		}
+	}
+	first.Ack()
+	patience := time.After(kittest.Patience)
+	for n := 1; ; n++ {
+		select {
+		case msg := <-out:
+			msg.Ack()
+			if bytes.HasPrefix(msg.Payload, []byte("99 ")) {
+				require.Less(t, n, 100, "nothing was deleted before it was fetched")
+				return
+			}
+		case <-patience:
+			require.Fail(t, "the partition stands still", "after %d records", n)
+		}
 	}
 }

@@ -6,6 +6,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -23,6 +24,7 @@ type LocalProducer struct {
 	*Producer
 	subscribers func() map[string]*keyordered.Subscriber // by topic; messages of other topics are sent to Kafka
 
+	hash  sarama.Partitioner
 	ends  map[string]*topicEnds // by topic, asked for after the last Forget
 	sent  map[keyOf]int64       // offsets after the last messages that were sent since, by key; unknown if Kafka did not tell
 	later map[string]time.Time  // the ends of a topic are not asked for before, because Kafka did not tell
@@ -51,7 +53,7 @@ const maxSent = 10_000
 
 // NewLocalProducer makes a LocalProducer. Subscribers returns the subscribers of this process that handle a topic alone, by topic; the map is not changed afterwards.
 func NewLocalProducer(p *Producer, subscribers func() map[string]*keyordered.Subscriber) *LocalProducer {
-	return &LocalProducer{Producer: p, subscribers: subscribers, ends: map[string]*topicEnds{}, sent: map[keyOf]int64{}, later: map[string]time.Time{}}
+	return &LocalProducer{Producer: p, subscribers: subscribers, hash: sarama.NewHashPartitioner(""), ends: map[string]*topicEnds{}, sent: map[keyOf]int64{}, later: map[string]time.Time{}}
 }
 
 // Send is that of Producer.
@@ -63,7 +65,7 @@ func (l *LocalProducer) Send(ctx context.Context, topics []string, messages []*m
 	}
 	errs := l.Producer.Send(ctx, topics, messages)
 	for i, err := range errs {
-		if err != nil {
+		if err != nil && !errors.Is(err, errNotSent) {
 			l.note(keyOf{topics[i], messages[i].Metadata[cqrs.HeaderKey]}, -1, unknown) // it may have been sent all the same
 		}
 	}
@@ -86,26 +88,39 @@ func (l *LocalProducer) note(k keyOf, base, end int64) {
 	l.sent[k] = end
 }
 
-// Offer hands a message to the subscriber of its topic. Taken false: it is to be sent. It does not connect, which takes long if Kafka is
-// unavailable: Send and Forget do.
+// Offer hands a message to the subscriber of its topic. Taken false: it is to be sent. It needs no connection if the ends are known, and does not connect,
+// which takes long if Kafka is unavailable: Send and Forget do.
 func (l *LocalProducer) Offer(topic string, msg *message.Message, more bool, done func(acked bool)) (taken bool) {
 	subscriber := l.subscribers()[topic]
 	key := msg.Metadata[cqrs.HeaderKey]
-	if subscriber == nil || key == "" || l.client == nil || l.stale {
+	if subscriber == nil || key == "" {
 		return false
 	}
 	ends := l.endsOf(topic)
 	if ends == nil {
 		return false
 	}
-	at, err := l.placeOf(topic, []byte(key)) // the topic is known
-	if err != nil || int(at.partition) >= len(ends) {
-		delete(l.ends, topic) // it has more partitions now
-		return false
+	if l.client != nil {
+		if now, err := l.client.Partitions(topic); err == nil && len(now) != len(ends) {
+			delete(l.ends, topic)
+			return false
+		}
 	}
-	return subscriber.Offer(keyordered.Offered{
-		Topic: topic, Key: key, Partition: at.partition, After: max(ends[at.partition], l.sent[keyOf{topic, key}]), More: more, Message: msg, Done: done,
+	partition, err := l.hash.Partition(&sarama.ProducerMessage{Key: sarama.StringEncoder(key)}, int32(len(ends))) //nolint:gosec // a few thousand at most
+	return err == nil && subscriber.Offer(keyordered.Offered{
+		Topic: topic, Key: key, Partition: partition, After: max(ends[partition], l.sent[keyOf{topic, key}]), More: more, Message: msg, Done: done,
 	})
+}
+
+// Ready implements outbox.Local: the ends of all topics are known.
+func (l *LocalProducer) Ready() bool {
+	l.askAll()
+	for topic := range l.subscribers() {
+		if l.ends[topic] == nil || l.endsOf(topic) == nil {
+			return false
+		}
+	}
+	return len(l.subscribers()) > 0
 }
 
 // endsOf are the ends of a topic's partitions at some time after the last Forget; nil if they are not known. Messages that are sent while Kafka is asked
@@ -136,7 +151,7 @@ func (l *LocalProducer) endsOf(topic string) []int64 {
 
 // ask begins to ask Kafka for the ends of a topic's partitions. It returns nil if that failed a moment ago.
 func (l *LocalProducer) ask(topic string) *topicEnds {
-	if time.Now().Before(l.later[topic]) {
+	if l.client == nil || time.Now().Before(l.later[topic]) {
 		return nil
 	}
 	ends, client := &topicEnds{answered: make(chan struct{})}, l.client
@@ -147,7 +162,7 @@ func (l *LocalProducer) ask(topic string) *topicEnds {
 		ends.err = err
 		ends.offsets = make([]int64, len(partitions))
 		for _, partition := range partitions {
-			if ends.err == nil && int(partition) >= len(partitions) {
+			if ends.err == nil && int(partition) >= len(partitions) { // Kafka numbers them from 0
 				ends.err = fmt.Errorf("partition %d of %d", partition, len(partitions))
 			}
 			if ends.err == nil {

@@ -4,8 +4,10 @@
 package kafka
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"net"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -123,7 +125,7 @@ func (p *Producer) request(parts map[place]*part) map[place]error {
 	for at, b := range parts {
 		leader, err := p.client.Leader(at.topic, at.partition)
 		if err != nil {
-			failed[at] = topicFault(fmt.Errorf("leader of %s/%d: %w", at.topic, at.partition, err), at.topic, "DESCRIBE")
+			failed[at] = topicFault(fmt.Errorf("%w: leader of %s/%d: %w", errNotSent, at.topic, at.partition, err), at.topic, "DESCRIBE")
 			continue
 		}
 		if requests[leader] == nil {
@@ -201,6 +203,9 @@ func (p *Producer) taken(at place, response *sarama.ProduceResponse, err error) 
 		_ = p.client.RefreshMetadata(at.topic) // somebody else may be its leader now; if not, the next attempt says so
 	}
 	err = fmt.Errorf("produce to %s/%d: %w", at.topic, at.partition, err)
+	if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" {
+		err = fmt.Errorf("%w: %w", errNotSent, err)
+	}
 	if answered {
 		return topicFault(err, at.topic, "WRITE")
 	}

@@ -192,6 +192,12 @@ func (s guarded) Offer(topic string, msg *message.Message, more bool, done func(
 	return ok && to.Offer(topic, msg, more, done)
 }
 
+// Ready implements outbox.Local.
+func (s guarded) Ready() bool {
+	to, ok := s.Sender.(outbox.Local)
+	return ok && to.Ready()
+}
+
 // Forget implements outbox.Local.
 func (s guarded) Forget() {
 	if to, ok := s.Sender.(outbox.Local); ok {

@@ -89,7 +89,7 @@ func (s *Instance) localTopics() (topics []string) {
 // handlesAll tells whether this instance alone relays and handles the commands of the service, and hands them over, so that they don't need the broker.
 func (s *Instance) handlesAll() bool {
 	to, can := s.broker.(broker.LocalDelivery)
-	return can && s.relay != nil && s.relay.HoldsAll() && to.HandsOverAll()
+	return can && s.relay != nil && s.relay.HoldsAll() && s.relay.HandsOver() && to.HandsOverAll()
 }
 
 // sources are the types of aggregates whose events a version of the saga handles.

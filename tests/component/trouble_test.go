@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -312,16 +313,22 @@ func withStoppableBroker(t *testing.T) (i *harness.Instance, stop, start func())
 	return i, stop, start
 }
 
-// While the broker is away orders are accepted; afterwards everything arrives.
+// While the broker is away orders are accepted; afterwards everything arrives. The instance takes its leases anew meanwhile, so it does not know any more what it
+// has sent: no saga begins whose command would wait until its deadline is over.
 func TestBrokerDown(t *testing.T) {
 	kittest.Long(t)
 	i, stop, start := withStoppableBroker(t)
 	i.Stock(1000, "MUG-01")
 	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
 	stop()
+	i.Signal(syscall.SIGSTOP)
+	time.Sleep(7 * time.Second) // longer than a lease
+	i.Signal(syscall.SIGCONT)
+	time.Sleep(2 * time.Second)
 	for range 20 {
 		i.Place("pm_ok", "MUG-01")
 	}
+	time.Sleep(21 * time.Second) // longer than the first step's timeout
 	kittest.Eventually(t, func() error {
 		var list struct {
 			Breakers []struct{ Name, State string }

@@ -207,7 +207,9 @@ func (h *handler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama
 			more = false
 		}
 	}
-	<-h.held.Done()
+	if session.Context().Err() != nil { // otherwise sarama cannot go on with the partition, and the group begins anew when this returns
+		<-h.held.Done()
+	}
 	patience := h.config.Grace
 	if h.ctx.Err() != nil {
 		patience = h.config.CloseGrace

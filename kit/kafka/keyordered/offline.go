@@ -21,24 +21,32 @@ func (h *handler) hold(of sarama.ConsumerGroupSession) {
 	session := of.Context()
 	held, giveUp := context.WithCancel(context.WithoutCancel(session))
 	h.held = held
-	if partitions, err := h.client.Partitions(h.topic); err == nil && len(of.Claims()[h.topic]) == len(partitions) {
-		h.mu.Lock()
+	claims := len(of.Claims()[h.topic])
+	partitions, err := h.client.Partitions(h.topic)
+	h.mu.Lock()
+	delete(h.whole, h.topic)
+	if err == nil && claims == len(partitions) {
 		h.whole[h.topic] = held
-		h.mu.Unlock()
 	}
+	h.mu.Unlock()
 	go func() {
 		defer giveUp()
 		<-session.Done()
-		if !h.config.KeepOffline() || ended(context.Cause(session)) {
+		if claims == 0 || !h.config.KeepOffline() || ended(context.Cause(session)) {
 			return
 		}
 		fields := watermill.LogFields{"topic": h.topic, "group": h.config.Group}
-		for said := false; !h.reaches(); said = true {
-			if !said {
+		said := false
+		for reached := 0; reached < 2; { // a broker that stops still answers for a moment
+			if h.reaches() {
+				reached++
+			} else if reached = 0; !said {
+				said = true
 				h.config.Logger.Info("Kafka is away, going on with what was received", fields)
 			}
 			select {
 			case <-h.ctx.Done():
+				return
 			case <-time.After(offlineCheck):
 			}
 		}

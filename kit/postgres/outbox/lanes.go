@@ -22,32 +22,64 @@ type worker struct {
 	part, of int
 	wake     chan struct{}
 
-	generation atomic.Int64 // of what its sender remembers
+	// Of the local lane:
+	generation atomic.Int64  // of what its sender remembers
+	ready      atomic.Bool   // all messages could be handed over, or sent
+	waiting    map[int16]int // rows that wait for others or for the broker, by shard
+	probed     time.Time     // when it last sent something
+}
+
+// waits is how many rows wait for others or for the broker. It is called while no pipeline runs.
+func (w *worker) waits() (n int) {
+	for _, of := range w.waiting {
+		n += of
+	}
+	return n
 }
 
 func (r *Relay) addLane(local bool, workers int) {
 	l := &lane{local: local, marks: newLowWaterMarks()}
 	r.lanes = append(r.lanes, l)
 	for part := range workers {
-		r.workers = append(r.workers, &worker{lane: l, part: part, of: workers, wake: make(chan struct{}, 1)})
+		r.workers = append(r.workers, &worker{lane: l, part: part, of: workers, wake: make(chan struct{}, 1), waiting: map[int16]int{}})
 	}
 }
 
-// probeEvery is how often the local lane tries to send while the broker is away.
-const probeEvery = time.Second
+// The local lane sends for at most localSend at a time, and while the broker is away only each probeEvery, so that it stops what can be taken for a short
+// time. It goes on at once when another worker has sent something.
+const (
+	localSend  = 2 * time.Second
+	probeEvery = 10 * time.Second
+)
 
-// reached notes whether the broker took part in a request: err is its fault.
-func (r *Relay) reached(err error) {
+// reached notes whether the broker has taken part in a request: it has accepted messages of it, or err is its fault.
+func (r *Relay) reached(accepted bool, err error) {
 	switch {
-	case err == nil:
-		r.down.Store(0)
+	case err == nil || accepted:
+		if r.down.Swap(false) {
+			r.Wake()
+		}
 	case !errors.Is(err, ErrLeaseLost):
-		r.down.Store(time.Now().UnixNano())
+		r.down.Store(true)
 	}
 }
 
-// away tells whether the broker was away a moment ago, so that a request would only make others wait.
-func (r *Relay) away() bool {
-	failed := r.down.Load()
-	return failed > 0 && time.Since(time.Unix(0, failed)) < probeEvery
+// away tells whether the local lane is not to send now, because the broker was away when somebody tried to.
+func (r *Relay) away(w *worker) bool {
+	if !r.down.Load() || time.Since(w.probed) >= probeEvery {
+		w.probed = time.Now()
+		return false
+	}
+	return true
+}
+
+// HandsOver tells whether handlers of this process can take all messages of the local topics that this relay reads, even if the broker is away: it
+// knows what was sent before, and no message waits for the broker.
+func (r *Relay) HandsOver() bool {
+	for _, w := range r.workers {
+		if w.local {
+			return w.ready.Load() && w.generation.Load() == r.handed.generation()
+		}
+	}
+	return false
 }

@@ -20,6 +20,9 @@ type Local interface {
 	// handled, false if it never will be.
 	Offer(topic string, msg *message.Message, more bool, done func(acked bool)) (taken bool)
 
+	// Ready tells whether messages can be offered even if the broker is away.
+	Ready() bool
+
 	// Forget forgets which messages were sent, because another sender may have sent some since. It is called before the first Offer, and as soon as
 	// leases were taken.
 	Forget()
@@ -51,22 +54,26 @@ func newHanded() *handed {
 func (h *handed) offer(to Local, row outboxRow, wakeWorker func()) (taken, wait bool) {
 	k := keyed{row.Topic, row.Key}
 	h.mu.Lock()
-	more := h.keys[k] > 0
-	if h.back[k] {
-		h.mu.Unlock()
-		return false, true
-	}
-	h.rows[row.ID] = row.Shard
-	h.keys[k]++
-	h.mu.Unlock()
-	if to.Offer(row.Topic, row.message, more, func(acked bool) { h.ended(row, acked, wakeWorker) }) {
-		return true, false
-	}
-	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.rows, row.ID)
-	h.less(k)
-	return false, h.keys[k] > 0 || h.back[k]
+	for {
+		more := h.keys[k] > 0
+		if h.back[k] {
+			return false, true
+		}
+		h.rows[row.ID] = row.Shard
+		h.keys[k]++
+		h.mu.Unlock()
+		taken = to.Offer(row.Topic, row.message, more, func(acked bool) { h.ended(row, acked, wakeWorker) })
+		h.mu.Lock()
+		if taken {
+			return true, false
+		}
+		delete(h.rows, row.ID)
+		h.less(k)
+		if !more || h.keys[k] > 0 {
+			return false, h.keys[k] > 0 || h.back[k]
+		} // else the earlier one has ended meanwhile, which may be why it was refused
+	}
 }
 
 // deleteWithin is how soon handled rows are deleted, if no other reason wakes the worker before.
@@ -185,10 +192,11 @@ func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, er
 	if now := p.relay.handed.generation(); p.generation.Swap(now) != now {
 		local.Forget()
 	}
-	toBroker, waiting := map[keyed]bool{}, map[keyed]bool{}
+	toBroker, waiting, count := map[keyed]bool{}, map[keyed]bool{}, map[int16]int{}
 	for _, row := range rows {
 		k := keyed{row.Topic, row.Key}
 		if waiting[k] {
+			count[row.Shard]++
 			continue
 		}
 		if !toBroker[k] {
@@ -198,12 +206,23 @@ func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, er
 			}
 			if wait {
 				waiting[k], err = true, errReread
+				count[row.Shard]++
 				continue
 			}
 		}
 		toBroker[k] = true
 		rest = append(rest, row)
 	}
+	for _, row := range rest {
+		count[row.Shard]++
+	}
+	if len(rest) > 0 && p.relay.away(p.worker) {
+		rest, err = nil, errReread
+	}
+	p.mu.Lock()
+	p.waiting = count
+	p.mu.Unlock()
+	p.ready.Store(err == nil && local.Ready())
 	return rest, err
 }
 

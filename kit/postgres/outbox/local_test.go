@@ -26,7 +26,9 @@ type handlers struct {
 	taken map[string]func(acked bool) // by text, not done yet
 	more  map[string]bool             // by text, what Offer was told
 	sent  []string
-	fails func() error // of Send; nil: none
+	fails func(ctx context.Context) error // of Send; nil: none
+
+	failing string // a key that cannot be sent
 
 	offered []string          // those that were taken, in their order
 	before  func(text string) // called by Offer
@@ -38,19 +40,24 @@ func newHandlers(takes func(key, text string) bool) *handlers {
 
 func (h *handlers) sender() outbox.Sender { return h }
 
-func (h *handlers) Send(_ context.Context, _ []string, messages []*message.Message) []error {
+func (h *handlers) Send(ctx context.Context, _ []string, messages []*message.Message) []error {
 	h.mu.Lock()
 	fails := h.fails
 	h.mu.Unlock()
 	if fails != nil {
-		return slices.Repeat([]error{fails()}, len(messages))
+		return slices.Repeat([]error{fails(ctx)}, len(messages))
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, msg := range messages {
+	errs := make([]error, len(messages))
+	for i, msg := range messages {
+		if h.failing != "" && msg.Metadata[cqrs.HeaderKey] == h.failing {
+			errs[i] = errors.New("broken pipe")
+			continue
+		}
 		h.sent = append(h.sent, string(msg.Payload))
 	}
-	return make([]error, len(messages))
+	return errs
 }
 
 func (h *handlers) Offer(_ string, msg *message.Message, more bool, done func(acked bool)) bool {
@@ -67,6 +74,8 @@ func (h *handlers) Offer(_ string, msg *message.Message, more bool, done func(ac
 	h.offered = append(h.offered, text)
 	return true
 }
+
+func (*handlers) Ready() bool { return true }
 
 func (*handlers) Forget() {}
 
@@ -96,7 +105,7 @@ func (h *handlers) waitFails(t *testing.T) {
 	h.mu.Lock()
 	fails, begun := h.fails, make(chan struct{})
 	var once sync.Once
-	h.fails = func() error { once.Do(func() { close(begun) }); return fails() }
+	h.fails = func(ctx context.Context) error { once.Do(func() { close(begun) }); return fails(ctx) }
 	h.mu.Unlock()
 	select {
 	case <-begun:
@@ -360,16 +369,22 @@ func TestTakenRowsAreNotReadInALoop(t *testing.T) {
 // wait, and delay no others. All are sent when the broker is back, those of a key in order.
 func TestHandlersGoOnWhileTheBrokerIsAway(t *testing.T) {
 	t.Parallel()
-	for name, away := range map[string]func(back <-chan struct{}) error{
-		"refuses": func(<-chan struct{}) error { return errors.New("connection refused") },
-		"silent":  func(back <-chan struct{}) error { <-back; return errors.New("timeout") },
+	for name, away := range map[string]func(ctx context.Context, back <-chan struct{}) error{
+		"refuses": func(context.Context, <-chan struct{}) error { return errors.New("connection refused") },
+		"silent": func(ctx context.Context, back <-chan struct{}) error {
+			select {
+			case <-back:
+			case <-ctx.Done():
+			}
+			return errors.New("timeout")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db, dsn := kittest.Database(t)
 			back := make(chan struct{})
 			h := newHandlers(func(key, _ string) bool { return key != "elsewhere" })
-			h.fails = func() error { return away(back) }
+			h.fails = func(ctx context.Context) error { return away(ctx, back) }
 			runHandlers(t, db, dsn, h, outbox.Options{Batch: 10, Poll: 100 * time.Millisecond})
 			var others []item
 			for i := range 500 {
@@ -384,7 +399,7 @@ func TestHandlersGoOnWhileTheBrokerIsAway(t *testing.T) {
 				for _, text := range texts {
 					h.end(text, true)
 				}
-				if i == 50 && name == "refuses" {
+				if i == 50 {
 					write(t, db, "t", item{key: "elsewhere", text: "first"}, item{key: "elsewhere", text: "second"})
 				}
 			}
@@ -402,12 +417,111 @@ func TestHandlersGoOnWhileTheBrokerIsAway(t *testing.T) {
 			close(back)
 			drained(t, db)
 			sent := slices.DeleteFunc(h.sentOf(), func(text string) bool { return strings.HasPrefix(text, "other") })
-			if name == "refuses" {
-				require.Equal(t, []string{"first", "second"}, sent)
-			} else {
-				require.Empty(t, sent)
-			}
+			require.Equal(t, []string{"first", "second"}, sent)
 			require.Len(t, h.sentOf(), len(others)+len(sent))
 		})
 	}
+}
+
+// Many messages of a shard that wait for the broker hide none that can be taken, and are not read in a loop.
+func TestManyWaitingMessagesHideNoOthers(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(func(key, _ string) bool { return key == "mine" })
+	h.fails = func(context.Context) error { return errors.New("connection refused") }
+	var items []item
+	for i := 0; len(items) < 1500; i++ {
+		if key := fmt.Sprint("k", i); outbox.ShardOf("t", key) == outbox.ShardOf("t", "mine") {
+			items = append(items, item{key: key, text: fmt.Sprint("x", i)})
+		}
+	}
+	write(t, db, "t", items...)
+	runHandlers(t, db, dsn, h, outbox.Options{})
+	h.waitFails(t)
+	write(t, db, "t", item{key: "mine", text: "mine"})
+	h.waitTaken(t, "mine")
+	h.end("mine", true)
+	transactions := func() (n int) {
+		require.NoError(t, db.Get(&n, `SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()`))
+		return n
+	}
+	time.Sleep(2 * time.Second) // statistics are up to a second old
+	before := transactions()
+	time.Sleep(5 * time.Second)
+	require.Less(t, transactions()-before, 150)
+}
+
+// The message before ends between the look at it and the offer, so the offer is refused. It is repeated: a message that is sent to a broker that is away can no
+// longer be taken.
+func TestMessageIsOfferedAgainAfterTheOneBeforeHasEnded(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(all)
+	ended := false
+	h.before = func(text string) {
+		if text == "2" && !ended {
+			ended = true
+			h.end("1", true)
+			h.takes = func(string, string) bool { h.takes = all; return false }
+		}
+	}
+	h.fails = func(context.Context) error { t.Error("it was sent"); return errors.New("connection refused") }
+	runHandlers(t, db, dsn, h, outbox.Options{})
+	write(t, db, "t", item{key: "k", text: "1"}, item{key: "k", text: "2"})
+	h.waitTaken(t, "2")
+	h.end("2", true)
+	drained(t, db)
+}
+
+// While one key cannot be sent, so that requests fail again and again, the broker is not away: messages that handlers do not take are sent.
+func TestFailingKeyIsNoOutage(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(func(string, string) bool { return false })
+	h.failing = "bad"
+	runHandlers(t, db, dsn, h, outbox.Options{Workers: 1, Poll: 20 * time.Millisecond})
+	write(t, db, "other", item{key: "bad", text: "bad"})
+	for i := range 40 {
+		event := fmt.Sprint("event ", i)
+		write(t, db, "other", item{key: fmt.Sprint("k", i), text: event})
+		kittest.Eventually(t, func() error {
+			if !slices.Contains(h.sentOf(), event) {
+				return fmt.Errorf("%s is not sent", event)
+			}
+			return nil
+		})
+	}
+	write(t, db, "t", item{key: "c", text: "command"})
+	kittest.Eventually(t, func() error {
+		if !slices.Contains(h.sentOf(), "command") {
+			return errors.New("the command is not sent")
+		}
+		return nil
+	})
+}
+
+// The database fails over to a standby that lacks the last ids, so that ids begin anew lower. What is written then is relayed.
+func TestIDsBeginLowerAfterAFailover(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(func(string, string) bool { return false })
+	relay := runHandlers(t, db, dsn, h, outbox.Options{})
+	relay.AdvanceMarksOften()
+	begin := func(at int) {
+		_, err := db.Exec(`SELECT setval(pg_get_serial_sequence('outbox', 'id'), $1)`, at)
+		require.NoError(t, err)
+	}
+	begin(100)
+	write(t, db, "other", item{key: "k", text: "1"}, item{key: "k", text: "2"})
+	drained(t, db)
+	begin(50)
+	_, err := db.Exec(`UPDATE relay_leases SET owner = NULL, expires_at = '-infinity'`)
+	require.NoError(t, err)
+	kittest.Eventually(t, func() error {
+		var free int
+		if err := db.Get(&free, `SELECT count(*) FROM relay_leases WHERE owner IS NULL`); err != nil || free > 0 || !relay.HoldsAll() {
+			return fmt.Errorf("%d shards are free: %w", free, err)
+		}
+		return nil
+	})
+	time.Sleep(time.Second) // marks would advance
+	write(t, db, "other", item{key: "k", text: "3"})
+	relay.Wake()
+	h.waitSent(t, "1", "2", "3")
 }

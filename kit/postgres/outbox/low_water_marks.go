@@ -179,5 +179,5 @@ func (l *lowWaterMarks) reset() {
 
 func (l *lowWaterMarks) clear() {
 	clear(l.shards)
-	l.writers = nil
+	l.writers, l.seen = nil, 0 // the ids begin anew lower after a failover to an earlier state
 }

@@ -164,10 +164,12 @@ func (p *pipeline) send(b *batch) {
 		}
 	}
 	rest, refused := p.handOver(b.lease, rows)
-	if p.local && len(rest) > 0 && r.away() {
-		rest, refused = nil, errReread
+	sending, stop := b.lease.ctx, func() {}
+	if p.local {
+		sending, stop = context.WithTimeout(sending, localSend)
 	}
-	sent, faults, err := r.transmit(b.lease, p.sender, rest)
+	sent, faults, err := r.transmit(sending, b.lease, p.sender, rest)
+	stop()
 	err = cmp.Or(err, refused, waiting)
 	b.sent = sent
 	if len(faults) > 0 {

@@ -36,7 +36,7 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 			held.done()
 			p.fail(err)
 			return
-		case len(rows)+len(handled) == 0 && (!p.local || r.handed.generation() == p.generation.Load()):
+		case len(rows)+len(handled) == 0 && (!p.local || p.ready.Load() && r.handed.generation() == p.generation.Load()):
 			held.done()
 		default:
 			select {
@@ -153,6 +153,9 @@ func (p *pipeline) limits(shards []int16) []int64 {
 	}
 	if p.local {
 		p.relay.handed.count(busy)
+		for shard, n := range p.waiting {
+			busy[shard] += min(n, maxWaiting*p.most())
+		}
 	}
 	out := make([]int64, len(shards))
 	for i, shard := range shards {
@@ -160,6 +163,9 @@ func (p *pipeline) limits(shards []int16) []int64 {
 	}
 	return out
 }
+
+// maxWaiting is how many times as many rows are read beyond those that wait for the broker, so that those behind them can be taken.
+const maxWaiting = 8
 
 // most is the number of rows to read of a shard at a time. It is larger for a backlog; otherwise a small batch is sent sooner than the next
 // one is read.

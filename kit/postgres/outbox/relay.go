@@ -23,7 +23,7 @@ type Relay struct {
 	leases  *leases
 	lanes   []*lane
 	workers []*worker
-	down    atomic.Int64  // time of the last failure of the broker, as Unix time in ns; 0 after a success
+	down    atomic.Bool   // the last request failed, by a fault of the broker
 	timers  chan struct{} // wakes the goroutine that looks for due timers
 	looks   atomic.Int64  // time of its next look, as Unix time in ns
 	retry   chan struct{} // wakes the goroutine that retries suspended topics
@@ -160,7 +160,7 @@ func (r *Relay) Run(ctx context.Context) {
 }
 
 func (r *Relay) work(ctx context.Context, w *worker) {
-	failures := 0
+	failures, more := 0, 0
 	sender := r.sender()
 	for ctx.Err() == nil {
 		relayed, err := r.pipeline(ctx, w, sender)
@@ -173,7 +173,11 @@ func (r *Relay) work(ctx context.Context, w *worker) {
 				failures++
 			}
 			if w.local {
-				failures = 0 // what handlers take does not wait for the broker; requests to it wait for probeEvery
+				failures = 0 // what handlers can take does not wait for the broker
+				waited := more
+				if more = w.waits(); more > 0 && more <= waited { // otherwise those behind them are read next
+					sleep(ctx, w.wake, min(r.options.Poll, time.Second)) // what they wait for wakes the worker
+				}
 			}
 			pause(ctx, min(50*time.Millisecond<<min(max(failures-1, 0), 6), 2*time.Second)) // a commit does not repair the broker
 		}

@@ -183,7 +183,7 @@ func (r *Relay) sendSuspended(ctx context.Context, sender Sender, topic string) 
 			return 0, true, nil, err
 		}
 	}
-	ids, faults, err := r.transmit(held, sender, rows)
+	ids, faults, err := r.transmit(held.ctx, held, sender, rows)
 	r.handed.sentElsewhere()
 	sent, removeErr := r.removeSent(held, ids, nil)
 	return sent, true, faults[topic], errors.Join(removeErr, err)

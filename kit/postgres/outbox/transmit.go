@@ -19,9 +19,9 @@ import (
 // finishFor limits the statements after a batch was sent.
 const finishFor = 30 * time.Second
 
-// transmit sends rows. It returns the ids of the rows that the broker has acknowledged, and the topics to which sending fails. A message that
+// transmit sends rows, until sending is done at the latest. It returns the ids of the rows that the broker has acknowledged, and the topics to which sending fails. A message that
 // the broker refuses becomes a dead letter; the error is then errReread, unless there is another one.
-func (r *Relay) transmit(held *lease, sender Sender, rows []outboxRow) (sent []int64, faults map[string]error, err error) {
+func (r *Relay) transmit(sending context.Context, held *lease, sender Sender, rows []outboxRow) (sent []int64, faults map[string]error, err error) {
 	if len(rows) == 0 {
 		return nil, nil, nil
 	}
@@ -35,7 +35,7 @@ func (r *Relay) transmit(held *lease, sender Sender, rows []outboxRow) (sent []i
 	refused := map[keyed][]outboxRow{} // from the first message on that was not acknowledged
 	var order []keyed
 	faults = map[string]error{} // by topic
-	errs := sender.Send(held.ctx, topics, messages)
+	errs := sender.Send(sending, topics, messages)
 	for i, sendErr := range errs {
 		switch {
 		case sendErr == nil:
@@ -52,11 +52,11 @@ func (r *Relay) transmit(held *lease, sender Sender, rows []outboxRow) (sent []i
 			err = fmt.Errorf("publish to %s: %w", rows[i].Topic, sendErr)
 		}
 	}
-	r.reached(err)
+	r.reached(len(sent) > 0, err)
 	ctx, cancel := context.WithTimeout(held.ctx, finishFor)
 	defer cancel()
 	for _, k := range order {
-		more, aloneErr := r.alone(ctx, held, sender, refused[k])
+		more, aloneErr := r.alone(ctx, sending, held, sender, refused[k])
 		sent = append(sent, more...)
 		switch {
 		case aloneErr == nil:
@@ -87,9 +87,9 @@ func without(rows []outboxRow, sent []int64) (rest []outboxRow) {
 
 // alone sends the messages of a key one by one. A refused message may only have shared a request with the message that is too large. If it is
 // refused again, it becomes a dead letter and blocks its key.
-func (r *Relay) alone(ctx context.Context, held *lease, sender Sender, rows []outboxRow) (sent []int64, err error) {
+func (r *Relay) alone(ctx, sending context.Context, held *lease, sender Sender, rows []outboxRow) (sent []int64, err error) {
 	for _, row := range rows {
-		err := sender.Send(held.ctx, []string{row.Topic}, []*message.Message{row.message})[0]
+		err := sender.Send(sending, []string{row.Topic}, []*message.Message{row.message})[0]
 		switch {
 		case err == nil:
 			sent = append(sent, row.ID)
