@@ -95,6 +95,22 @@ func (b *inKafka) HandsOverAll() bool {
 	return len(handlers) > 0
 }
 
+// makeAgain makes a topic again whose messages are handed over: nothing is sent to it that would find out. Other topics are for the relay, or for their owner.
+func (b *inKafka) makeAgain(topic string) {
+	b.mu.Lock()
+	_, own := b.local[topic]
+	b.mu.Unlock()
+	if !own {
+		return
+	}
+	b.options.Log.Error("a topic of the service does not exist any more, making it again", "topic", topic)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := kafka.EnsureTopics(ctx, b.config, []string{topic}, b.options.Partitions); err != nil {
+		b.options.Log.Error("cannot make a topic again", "topic", topic, "error", err)
+	}
+}
+
 // handsOver tells whether messages are handed over to a group.
 func (b *inKafka) handsOver(group string) bool {
 	b.mu.Lock()
@@ -127,7 +143,9 @@ func (*inKafka) Refused(err error) bool { return kafka.Refused(err) }
 func (*inKafka) TopicFault(err error) bool { return kafka.TopicFault(err) }
 
 func (b *inKafka) Subscriber(group, keyHeader string, run int) (message.Subscriber, error) {
-	s, err := kafka.NewSubscriber(b.config, group, keyHeader, run, func() bool { return b.handsOver(group) }, b.options.Watermill)
+	s, err := kafka.NewSubscriber(b.config, group, kafka.SubscriberOptions{
+		KeyHeader: keyHeader, Run: run, KeepOffline: func() bool { return b.handsOver(group) }, OnMissing: b.makeAgain,
+	}, b.options.Watermill)
 	if err != nil {
 		return nil, err
 	}

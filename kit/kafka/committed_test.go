@@ -59,7 +59,7 @@ func TestReadCommittedSkipsAbortedTransactions(t *testing.T) {
 		return nil
 	}))
 	require.Equal(t, want, read)
-	s, err := kafka.NewSubscriber(c, "test."+uuid.NewString(), cqrs.HeaderKey, 1, nil, watermill.NopLogger{})
+	s, err := kafka.NewSubscriber(c, "test."+uuid.NewString(), kafka.SubscriberOptions{KeyHeader: cqrs.HeaderKey}, watermill.NopLogger{})
 	require.NoError(t, err)
 	messages, err := s.Subscribe(t.Context(), name)
 	require.NoError(t, err)

@@ -203,13 +203,21 @@ func (c Config) consumer() *sarama.Config {
 	return s
 }
 
-// NewSubscriber makes a key-ordered subscriber for a group, which keeps its partitions while Kafka is away if keepOffline says so (nil: it does not). The key is that of the header keyHeader, if a record has it, else the record's. A
+// SubscriberOptions are the options of a subscriber. All may be zero.
+type SubscriberOptions struct {
+	KeyHeader   string             // the header whose value is the key, if a record has it
+	Run         int                // how many messages of a key are in flight at once
+	KeepOffline func() bool        // keyordered.Config.KeepOffline
+	OnMissing   func(topic string) // keyordered.Config.OnMissing
+}
+
+// NewSubscriber makes a key-ordered subscriber for a group. The key is that of the header keyHeader, if a record has it, else the record's. A
 // message's cqrs.Turn is in its context: up to run messages of a key are in flight at once, and take their turns.
-func NewSubscriber(c Config, group, keyHeader string, run int, keepOffline func() bool, logger watermill.LoggerAdapter) (*keyordered.Subscriber, error) {
+func NewSubscriber(c Config, group string, o SubscriberOptions, logger watermill.LoggerAdapter) (*keyordered.Subscriber, error) {
 	s, err := keyordered.NewSubscriber(keyordered.Config{
 		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: c.records(), Logger: logger, MaxBytes: c.GroupBytes,
-		Key: func(r *sarama.ConsumerMessage) string { return orderKey(r, keyHeader) },
-		Run: run, KeepOffline: keepOffline,
+		Key: func(r *sarama.ConsumerMessage) string { return orderKey(r, o.KeyHeader) },
+		Run: o.Run, KeepOffline: o.KeepOffline, OnMissing: o.OnMissing,
 		Link: func(before any) (link any, done func()) {
 			b, _ := before.(*cqrs.Turn)
 			t := cqrs.NewTurn(b)

@@ -61,7 +61,7 @@ func TestStopFinishesMessagesInFlight(t *testing.T) {
 	handled, torn := map[string]int{}, 0
 	for round := 0; ; round++ {
 		require.Less(t, round, 40)
-		s, err := kafka.NewSubscriber(c, name, "", 1, nil, watermill.NopLogger{})
+		s, err := kafka.NewSubscriber(c, name, kafka.SubscriberOptions{}, watermill.NopLogger{})
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		out, err := s.Subscribe(ctx, name)
@@ -121,7 +121,7 @@ func TestSubscribeWaitsForAnUnavailableBroker(t *testing.T) {
 	broker.Stop()
 
 	require.Error(t, kafka.Ping(c))
-	s, err := kafka.NewSubscriber(c, name, "", 1, nil, watermill.NopLogger{})
+	s, err := kafka.NewSubscriber(c, name, kafka.SubscriberOptions{}, watermill.NopLogger{})
 	require.NoError(t, err)
 	out, err := s.Subscribe(t.Context(), name)
 	require.NoError(t, err)

@@ -60,7 +60,7 @@ func TestKeysKeepTheirOrderWhileMembersComeAndGo(t *testing.T) {
 	var mu sync.Mutex
 	highest, seen, atOnce, most, again := map[string]int{}, map[int]bool{}, 0, 0, 0
 	member := func() (stop func()) {
-		s, err := kafka.NewSubscriber(c, name, "", 1, nil, watermill.NopLogger{})
+		s, err := kafka.NewSubscriber(c, name, kafka.SubscriberOptions{}, watermill.NopLogger{})
 		require.NoError(t, err)
 		out, err := s.Subscribe(context.Background(), name)
 		require.NoError(t, err)

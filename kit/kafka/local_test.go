@@ -30,7 +30,7 @@ func TestOfferDoesNotWaitForKafka(t *testing.T) {
 	t.Cleanup(broker.Stop)
 	c := kafka.Config{Brokers: broker.Brokers, ClientID: "test"}
 	name := topic(t, c)
-	s, err := kafka.NewSubscriber(c, name, "", 1, nil, watermill.NopLogger{})
+	s, err := kafka.NewSubscriber(c, name, kafka.SubscriberOptions{}, watermill.NopLogger{})
 	require.NoError(t, err)
 	p := kafka.NewLocalProducer(kafka.NewProducer(c, func() int { return kafka.DefaultLimit }, time.Now), func() map[string]*keyordered.Subscriber { return map[string]*keyordered.Subscriber{name: s} })
 	defer p.Close()

@@ -33,7 +33,7 @@ func TestMemberKeepsItsPartitionsWhileKafkaIsAway(t *testing.T) {
 	require.NoError(t, err)
 	c := kafka.Config{Brokers: broker.Brokers, ClientID: "test", Instance: "one"}
 	name := topic(t, c)
-	s, err := kafka.NewSubscriber(c, name, "", 1, func() bool { return true }, watermill.NopLogger{})
+	s, err := kafka.NewSubscriber(c, name, kafka.SubscriberOptions{KeepOffline: func() bool { return true }}, watermill.NopLogger{})
 	require.NoError(t, err)
 	out, err := s.Subscribe(t.Context(), name)
 	require.NoError(t, err)

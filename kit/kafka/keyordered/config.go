@@ -60,6 +60,9 @@ type Config struct {
 	// it is offered. Another member may have been given the partitions meanwhile and handle the same records, so handlers must refuse what was handled already.
 	KeepOffline func() bool
 
+	// OnMissing is called while a member has partitions of a topic that does not exist any more, each CheckTopicEvery. Optional.
+	OnMissing func(topic string)
+
 	// CheckTopicEvery is how often a member compares the id of its topic with the one that its offsets are committed with. Records of a
 	// recreated topic may be handled out of order for so long; none is left out. Default: 1 s.
 	CheckTopicEvery time.Duration
@@ -116,6 +119,9 @@ func (c *Config) complete() error {
 	}
 	if c.CheckTopicEvery == 0 {
 		c.CheckTopicEvery = time.Second
+	}
+	if c.OnMissing == nil {
+		c.OnMissing = func(string) {}
 	}
 	if c.KeepOffline == nil {
 		c.KeepOffline = func() bool { return false }

@@ -176,7 +176,7 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 		h.config.Logger.Error("Topic was recreated, reading it from its beginning", nil,
 			watermill.LogFields{"topic": h.topic, "group": h.config.Group, "partitions": reset})
 	}
-	go watchTopic(session.Context(), h.client, h.topic, h.metadata, h.config.CheckTopicEvery, h.end)
+	go watchTopic(session.Context(), h.client, h.topic, h.metadata, h.config.CheckTopicEvery, h.config.OnMissing, h.end)
 	return nil
 }
 

@@ -4,6 +4,7 @@ package keyordered
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -63,17 +64,24 @@ func errorOf(block *sarama.OffsetFetchResponseBlock) error {
 }
 
 // watchTopic calls changed, and returns, when the topic has another id than the one that its offsets are committed with; or it returns when
-// ctx is done.
-func watchTopic(ctx context.Context, client sarama.Client, topic, metadata string, every time.Duration, changed func()) {
-	for {
+// ctx is done. It calls onMissing while the topic does not exist.
+func watchTopic(ctx context.Context, client sarama.Client, topic, metadata string, every time.Duration, onMissing func(topic string), changed func()) {
+	for missing := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(every):
 		}
-		if id, err := topicID(client, topic); err == nil && metadataOf(id) != metadata {
+		switch id, err := topicID(client, topic); {
+		case errors.Is(err, sarama.ErrUnknownTopicOrPartition):
+			if missing++; missing > 1 { // a broker that has just started may not know it yet
+				onMissing(topic)
+			}
+		case err == nil && metadataOf(id) != metadata:
 			changed()
 			return
+		default:
+			missing = 0
 		}
 	}
 }
@@ -89,8 +97,11 @@ func topicID(client sarama.Client, topic string) (sarama.Uuid, error) {
 		return sarama.Uuid{}, fmt.Errorf("ask for the id of topic %s: %w", topic, err)
 	}
 	for _, t := range response.Topics {
-		if t.Name == topic && t.Err == sarama.ErrNoError {
+		switch {
+		case t.Name == topic && t.Err == sarama.ErrNoError:
 			return t.Uuid, nil
+		case t.Name == topic:
+			return sarama.Uuid{}, fmt.Errorf("ask for the id of topic %s: %w", topic, t.Err)
 		}
 	}
 	return sarama.Uuid{}, fmt.Errorf("ask for the id of topic %s: %w", topic, sarama.ErrUnknownTopicOrPartition)
