@@ -159,7 +159,9 @@ func (l *LocalProducer) ask(topic string) *topicEnds {
 	go func() {
 		defer close(ends.answered)
 		partitions, err := client.Partitions(topic)
-		ends.err = err
+		if ends.err = err; err == nil && len(partitions) == 0 {
+			ends.err = sarama.ErrUnknownTopicOrPartition
+		}
 		ends.offsets = make([]int64, len(partitions))
 		for _, partition := range partitions {
 			if ends.err == nil && int(partition) >= len(partitions) { // Kafka numbers them from 0
