@@ -24,7 +24,7 @@ func TestRelayGoesOnAfterADropOfTheDeadLetter(t *testing.T) {
 	}
 	t.Parallel()
 	kittest.Long(t)
-	i := harness.NewEnvironment(t).Start()
+	i := harness.NewEnvironment(t, "LOCAL_DELIVERY=off").Start() // the broker sees no command that is handed over
 	topic, limit := i.Topic("commands.inventory"), "100000"
 	require.NoError(t, admin(t, i).AlterConfig(sarama.TopicResource, topic, map[string]*string{"max.message.bytes": &limit}, false))
 	db := kittest.OpenDB(t, i.DSN())
