@@ -60,7 +60,8 @@ type Config struct {
 	// it is offered. Another member may have been given the partitions meanwhile and handle the same records, so handlers must refuse what was handled already.
 	KeepOffline func() bool
 
-	// OnMissing is called while a member has partitions of a topic that does not exist any more, each CheckTopicEvery. Optional.
+	// OnMissing is called while a member has partitions of a topic that does not exist any more, first often, then each thirtieth
+	// CheckTopicEvery. Optional.
 	OnMissing func(topic string)
 
 	// CheckTopicEvery is how often a member compares the id of its topic with the one that its offsets are committed with. Records of a

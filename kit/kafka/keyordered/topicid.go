@@ -74,7 +74,8 @@ func watchTopic(ctx context.Context, client sarama.Client, topic, metadata strin
 		}
 		switch id, err := topicID(client, topic); {
 		case errors.Is(err, sarama.ErrUnknownTopicOrPartition):
-			if missing++; missing > 1 { // a broker that has just started may not know it yet
+			missing++ // a broker that has just started may not know it yet; who may not make it need not try each time
+			if missing > 1 && (missing < 10 || missing%30 == 0) {
 				onMissing(topic)
 			}
 		case err == nil && metadataOf(id) != metadata:

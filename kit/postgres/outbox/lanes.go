@@ -45,8 +45,8 @@ func (r *Relay) addLane(local bool, workers int) {
 	}
 }
 
-// The local lane sends for at most localSend at a time, and while the broker is away only each probeEvery, so that it stops what can be taken for a short
-// time. It goes on at once when another worker has sent something.
+// The local lane sends for at most localSend at a time, and while the broker is away only each probeEvery, so that what can be handed over waits for a
+// short time only. It goes on at once when another worker has sent something.
 const (
 	localSend  = 2 * time.Second
 	probeEvery = 10 * time.Second

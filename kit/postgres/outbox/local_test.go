@@ -351,14 +351,7 @@ func TestTakenRowsAreNotReadInALoop(t *testing.T) {
 	write(t, db, "t", items...)
 	runHandlers(t, db, dsn, h, outbox.Options{})
 	h.waitTaken(t, texts...)
-	transactions := func() (n int) {
-		require.NoError(t, db.Get(&n, `SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()`))
-		return n
-	}
-	time.Sleep(2 * time.Second) // statistics are up to a second old
-	before := transactions()
-	time.Sleep(3 * time.Second)
-	require.Less(t, transactions()-before, 100)
+	require.Less(t, transactionsWithin(t, db, 3*time.Second), 100)
 	for _, text := range texts {
 		h.end(text, true)
 	}
@@ -383,7 +376,7 @@ func TestHandlersGoOnWhileTheBrokerIsAway(t *testing.T) {
 			t.Parallel()
 			db, dsn := kittest.Database(t)
 			back := make(chan struct{})
-			h := newHandlers(func(key, _ string) bool { return key != "elsewhere" })
+			h := newHandlers(func(key, _ string) bool { return key != "remote" })
 			h.fails = func(ctx context.Context) error { return away(ctx, back) }
 			runHandlers(t, db, dsn, h, outbox.Options{Batch: 10, Poll: 100 * time.Millisecond})
 			var others []item
@@ -400,12 +393,12 @@ func TestHandlersGoOnWhileTheBrokerIsAway(t *testing.T) {
 					h.end(text, true)
 				}
 				if i == 50 {
-					write(t, db, "t", item{key: "elsewhere", text: "first"}, item{key: "elsewhere", text: "second"})
+					write(t, db, "t", item{key: "remote", text: "first"}, item{key: "remote", text: "second"})
 				}
 			}
 			kittest.Eventually(t, func() error {
 				var left int
-				if err := db.Get(&left, `SELECT count(*) FROM outbox WHERE topic = 't' AND key <> 'elsewhere'`); err != nil || left > 0 {
+				if err := db.Get(&left, `SELECT count(*) FROM outbox WHERE topic = 't' AND key <> 'remote'`); err != nil || left > 0 {
 					return fmt.Errorf("%d rows are left: %w", left, err)
 				}
 				return nil
@@ -421,6 +414,19 @@ func TestHandlersGoOnWhileTheBrokerIsAway(t *testing.T) {
 			require.Len(t, h.sentOf(), len(others)+len(sent))
 		})
 	}
+}
+
+// transactionsWithin counts the transactions of the database within a time from now on.
+func transactionsWithin(t *testing.T, db *sqlx.DB, d time.Duration) int {
+	t.Helper()
+	count := func() (n int) {
+		require.NoError(t, db.Get(&n, `SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()`))
+		return n
+	}
+	time.Sleep(2 * time.Second) // statistics are up to a second old
+	before := count()
+	time.Sleep(d)
+	return count() - before
 }
 
 // Many messages of a shard that wait for the broker hide none that can be taken, and are not read in a loop.
@@ -440,14 +446,7 @@ func TestManyWaitingMessagesHideNoOthers(t *testing.T) {
 	write(t, db, "t", item{key: "mine", text: "mine"})
 	h.waitTaken(t, "mine")
 	h.end("mine", true)
-	transactions := func() (n int) {
-		require.NoError(t, db.Get(&n, `SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()`))
-		return n
-	}
-	time.Sleep(2 * time.Second) // statistics are up to a second old
-	before := transactions()
-	time.Sleep(5 * time.Second)
-	require.Less(t, transactions()-before, 150)
+	require.Less(t, transactionsWithin(t, db, 5*time.Second), 150)
 }
 
 // The message before ends between the look at it and the offer, so the offer is refused. It is repeated: a message that is sent to a broker that is away can no
