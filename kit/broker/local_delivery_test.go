@@ -46,11 +46,20 @@ func TestMain(m *testing.M) {
 
 // The handlers of the test. They compare each message with the last one of its key, in the transaction that processes it.
 const deliveryTables = `
-	CREATE TABLE test_inbox (message_id text PRIMARY KEY, local boolean NOT NULL);
+	CREATE TABLE test_inbox (message_id text PRIMARY KEY, way text NOT NULL);
 	CREATE TABLE test_keys (key text PRIMARY KEY, seq int NOT NULL);
-	CREATE TABLE test_faults (key text, seq int, after int, local boolean, worker text);`
+	CREATE TABLE test_faults (key text, seq int, after int, way text, worker text);`
 
-const localMark = "test_local"
+// The ways of a message: without a mark, Kafka.
+const (
+	localMark = "test_local" // offered by the relay
+	byKafka   = "Kafka"
+	byOffer   = "offer"
+	byClaim   = "handed over" // by the commit that sent it
+	inline    = "inline"      // in the transaction that sent it
+)
+
+type wayKey struct{}
 
 // marking is a sender that marks the messages that are delivered locally.
 type marking struct{ outbox.Local }
@@ -59,6 +68,10 @@ func (m marking) Offer(topic string, msg *message.Message, more bool, done func(
 	marked := msg.Copy()
 	marked.Metadata[localMark] = "yes"
 	return m.Local.Offer(topic, marked, more, done)
+}
+
+func (m marking) Claim(topic, key string) (release func(), deliver outbox.Deliver) {
+	return m.Local.(outbox.Claimer).Claim(topic, key)
 }
 
 func (m marking) Close() { m.Local.(interface{ Close() }).Close() }
@@ -158,51 +171,105 @@ func (w *deliveryWorker) process(msg *message.Message) error {
 	if err != nil {
 		return err
 	}
+	way := byKafka
+	if msg.Metadata[localMark] != "" {
+		way = byOffer
+	}
+	if given, ok := msg.Context().Value(wayKey{}).(string); ok {
+		way = given
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	err = txn.InTransaction(ctx, w.db, func(tx sqlx.ExtContext) error {
-		local := msg.Metadata[localMark] != ""
-		result, err := tx.ExecContext(ctx, `INSERT INTO test_inbox VALUES ($1, $2) ON CONFLICT DO NOTHING`, msg.UUID, local)
-		if err != nil {
-			return err
+	ctx, unit := txn.NewUnit(ctx, w.db)
+	defer unit.Close()
+	second, sends := strings.CutPrefix(key, "first-")
+	second = "second-" + second
+	var claim *outbox.Claim // before or after the lock of the row
+	early := rand.IntN(2) == 0
+	if sends && early {
+		claim = w.claim(second)
+	}
+	defer func() {
+		if claim != nil {
+			claim.Release()
 		}
-		if n, err := result.RowsAffected(); err != nil || n == 0 {
-			return errors.Join(err, errDuplicate)
-		}
-		var last int
-		if err := sqlx.GetContext(ctx, tx, &last, `SELECT seq FROM test_keys WHERE key = $1 FOR UPDATE`, key); err != nil {
-			return err
-		}
-		if seq != last+1 {
-			if _, err := tx.ExecContext(ctx, `INSERT INTO test_faults VALUES ($1, $2, $3, $4, $5)`, key, seq, last, local, w.name); err != nil {
-				return err
-			}
-		}
-		if _, err := tx.ExecContext(ctx, `UPDATE test_keys SET seq = $2 WHERE key = $1`, key, max(seq, last)); err != nil {
-			return err
-		}
-		if !strings.HasPrefix(key, "first-") {
+	}()
+	tx, err := txn.FromContext(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.record(ctx, tx, key, seq, msg.UUID, way); err != nil {
+		if errors.Is(err, errDuplicate) {
 			return nil
 		}
-		// It sends a message of the same number, as a step of a saga does. The row of test_keys is locked, so they are in order too.
-		return insertMessage(tx, w.topic, "second-"+strings.TrimPrefix(key, "first-"), seq)
-	})
-	if errors.Is(err, errDuplicate) {
-		return nil
+		return err
+	}
+	// It sends a message of the same number, as a step of a saga does. The row of test_keys is locked, so they are in order too.
+	if sends && !early {
+		claim = w.claim(second)
+	}
+	next := numbered(second, seq)
+	switch {
+	case !sends:
+	case claim != nil && rand.IntN(2) == 0:
+		if err := w.record(ctx, tx, second, seq, next.UUID, inline); err != nil {
+			return err
+		}
+	default:
+		next.SetContext(ctx)
+		if err := outbox.NewPublisher(0, nil).Publish(w.topic, next); err != nil {
+			return err
+		}
+	}
+	if claim != nil {
+		if err := claim.Confirm(ctx, w.topic); err != nil {
+			return err
+		}
+		time.Sleep(rand.N(20 * time.Millisecond))
+		if rand.IntN(500) == 0 {
+			time.Sleep(6 * time.Second) // longer than a lease
+		}
+	}
+	if err := txn.Commit(ctx, w.db, []*txn.Unit{unit}); err != nil {
+		return err
+	}
+	if sent := outbox.MessagesFromContext(ctx); claim != nil && len(sent) > 0 {
+		claim.HandOver(sent[0], func(ctx context.Context) context.Context { return context.WithValue(ctx, wayKey{}, byClaim) })
 	}
 	w.relay.Wake()
+	return nil
+}
+
+func (w *deliveryWorker) claim(key string) *outbox.Claim {
+	if rand.IntN(3) == 0 {
+		return nil // so that there are messages of all ways
+	}
+	return w.relay.Claim(w.topic, key)
+}
+
+// record notes that a message is handled, and whether it is the next one of its key.
+func (w *deliveryWorker) record(ctx context.Context, tx *sqlx.Tx, key string, seq int, id, way string) error {
+	result, err := tx.ExecContext(ctx, `INSERT INTO test_inbox VALUES ($1, $2) ON CONFLICT DO NOTHING`, id, way)
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(err, errDuplicate)
+	}
+	var last int
+	if err := tx.GetContext(ctx, &last, `SELECT seq FROM test_keys WHERE key = $1 FOR UPDATE`, key); err != nil {
+		return err
+	}
+	if seq != last+1 {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO test_faults VALUES ($1, $2, $3, $4, $5)`, key, seq, last, way, w.name); err != nil {
+			return err
+		}
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE test_keys SET seq = $2 WHERE key = $1`, key, max(seq, last))
 	return err
 }
 
 var errDuplicate = errors.New("duplicate")
-
-func insertMessage(tx sqlx.ExtContext, topic, key string, seq int) error {
-	publisher, err := kittest.Insert(tx.(*sqlx.Tx), outbox.Schema{})
-	if err != nil {
-		return err
-	}
-	return publisher.Publish(topic, numbered(key, seq))
-}
 
 func numbered(key string, seq int) *message.Message {
 	msg := message.NewMessage(fmt.Sprint(key, "/", seq), []byte(strconv.Itoa(seq)))
@@ -358,20 +425,30 @@ func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
 		return nil
 	})
 	var faults []string
-	require.NoError(t, db.Select(&faults, `SELECT key || ': ' || seq || ' after ' || after || CASE WHEN local THEN ' locally' ELSE ' through Kafka' END || ' by ' || worker FROM test_faults LIMIT 20`))
+	require.NoError(t, db.Select(&faults, `SELECT key || ': ' || seq || ' after ' || after || ' by way of ' || way || ' by ' || worker FROM test_faults LIMIT 20`))
 	require.Empty(t, faults, "messages were first processed out of order")
-	var processed, local int
-	require.NoError(t, db.QueryRow(`SELECT count(*), count(*) FILTER (WHERE local) FROM test_inbox`).Scan(&processed, &local))
+	ways := map[string]int{}
+	var counted []struct {
+		Way string
+		N   int
+	}
+	require.NoError(t, db.Select(&counted, `SELECT way, count(*) AS n FROM test_inbox GROUP BY way`))
+	processed := 0
+	for _, c := range counted {
+		ways[c.Way] = c.N
+		processed += c.N
+	}
 	require.Equal(t, total, processed)
 	for i, key := range keys {
 		var seq int64
 		require.NoError(t, db.Get(&seq, `SELECT seq FROM test_keys WHERE key = $1`, key))
 		require.Equal(t, written[i].Load(), seq, key)
 	}
-	t.Logf("%d messages, %d of them locally", total, local)
+	t.Log(total, "messages:", ways)
 	// A third of the keys have their relay and their handler in one process, in the time without a rebalance.
-	require.Greater(t, local, total/100, "too few were delivered locally to prove anything")
-	require.Greater(t, total-local, total/20, "too few were delivered through Kafka to prove anything")
+	for way, least := range map[string]int{byKafka: total / 20, byOffer: total / 100, byClaim: total / 500, inline: total / 500} {
+		require.Greater(t, ways[way], least, "too few by way of %s to prove anything", way)
+	}
 	for _, w := range workers {
 		w.stop()
 	}

@@ -1,6 +1,9 @@
 package cqrs
 
-import "context"
+import (
+	"context"
+	"sync/atomic"
+)
 
 // InlineConsumer is a consumer of events that may handle an event in the unit of work that records it. Its inbox row is written there too, so that
 // the event is a duplicate when the broker delivers it. The event's message bears the name, so that the consumer can pass over it without a
@@ -17,4 +20,39 @@ type InlineConsumer struct {
 	// Handle handles an event with the stores and buses of the unit of work of ctx, whose metadata is the event's. An error or a panic drops what
 	// it has done, and the broker delivers the event. So it is if Handle needs the unit's own transaction.
 	Handle func(ctx context.Context, e Event) error
+}
+
+// InlineCommand is a command that may be handled in the unit of work that sends it.
+type InlineCommand struct {
+	Consumer string // in the inbox
+	Meta     Meta
+
+	// Handle handles it once, in the unit of work of ctx, whose metadata is the command's. After an error or a panic what it has done is dropped, and the command is
+	// sent. Nil: it cannot be handled there, for example because its handler calls an external service.
+	Handle func(ctx context.Context) error
+}
+
+// confirmation says what the commit that has sent a message has found. Each part is used once: it says nothing of later attempts.
+type confirmation struct{ order, inbox atomic.Bool }
+
+type confirmationKey struct{}
+
+// WithConfirmation marks the context of a message for its first delivery: when it was committed, no message of its key waited, and it was not handled.
+func WithConfirmation(ctx context.Context) context.Context {
+	c := &confirmation{}
+	c.order.Store(true)
+	c.inbox.Store(true)
+	return context.WithValue(ctx, confirmationKey{}, c)
+}
+
+// OrderConfirmed tells, once, whether the message of ctx need not be looked up among those that wait for a retry.
+func OrderConfirmed(ctx context.Context) bool {
+	c, ok := ctx.Value(confirmationKey{}).(*confirmation)
+	return ok && c.order.Swap(false)
+}
+
+// InboxConfirmed tells, once, whether the message of ctx need not be looked up in the inbox.
+func InboxConfirmed(ctx context.Context) bool {
+	c, ok := ctx.Value(confirmationKey{}).(*confirmation)
+	return ok && c.inbox.Swap(false)
 }

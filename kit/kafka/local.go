@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -24,6 +25,7 @@ type LocalProducer struct {
 	*Producer
 	subscribers func() map[string]*keyordered.Subscriber // by topic; messages of other topics are sent to Kafka
 
+	mu    sync.Mutex // of what follows, because any goroutine calls Claim; the rest is for the goroutine that uses the Producer
 	hash  sarama.Partitioner
 	ends  map[string]*topicEnds // by topic, asked for after the last Forget
 	sent  map[keyOf]int64       // offsets after the last messages that were sent since, by key; unknown if Kafka did not tell
@@ -32,15 +34,19 @@ type LocalProducer struct {
 
 // topicEnds are the ends of a topic's partitions, which a goroutine asks Kafka for.
 type topicEnds struct {
+	client   sarama.Client // that was asked
 	answered chan struct{}
 	offsets  []int64 // by partition
 	err      error
+	compared time.Time // when the number of partitions was last compared
 }
 
-// A message waits for Kafka's answer for maxEndWait. After an error or no answer, messages are sent for retryEndAfter without asking again.
+// A message waits for Kafka's answer for maxEndWait. After an error or no answer, messages are sent for retryEndAfter without asking again. While keys are claimed, the
+// number of partitions is compared each compareEvery.
 const (
 	maxEndWait    = 100 * time.Millisecond
 	retryEndAfter = time.Second
+	compareEvery  = time.Second
 )
 
 // unknown is an offset that no subscriber has reached.
@@ -82,9 +88,15 @@ func (l *LocalProducer) note(k keyOf, base, end int64) {
 	if base < 0 { // Kafka had accepted the batch before
 		end = unknown
 	}
-	if _, known := l.sent[k]; !known && len(l.sent) >= maxSent && end != unknown {
+	l.mu.Lock()
+	_, known := l.sent[k]
+	full := !known && len(l.sent) >= maxSent && end != unknown
+	l.mu.Unlock()
+	if full {
 		l.Forget()
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.sent[k] = end
 }
 
@@ -96,45 +108,101 @@ func (l *LocalProducer) Offer(topic string, msg *message.Message, more bool, don
 	if subscriber == nil || key == "" {
 		return false
 	}
+	l.await(topic)
+	l.compare(topic)
+	l.mu.Lock()
+	partition, after, ok := l.place(topic, key)
+	l.mu.Unlock()
+	return ok && subscriber.Offer(keyordered.Offered{Topic: topic, Key: key, Partition: partition, After: after, More: more, Message: msg, Done: done})
+}
+
+// Claim implements outbox.Claimer. It neither waits nor connects.
+func (l *LocalProducer) Claim(topic, key string) (release func(), deliver func(msg *message.Message, with func(context.Context) context.Context, done func(acked bool))) {
+	subscriber := l.subscribers()[topic]
+	if subscriber == nil {
+		return nil, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	partition, after, ok := l.place(topic, key)
+	if !ok {
+		return nil, nil
+	}
+	if ends := l.ends[topic]; time.Since(ends.compared) > compareEvery {
+		ends.compared = time.Now()
+		go l.compare(topic)
+	}
+	c := subscriber.Claim(topic, partition, key, after)
+	if c == nil {
+		return nil, nil
+	}
+	return c.Release, c.Deliver
+}
+
+// place is the partition of a key, and the offset below which are all its messages that were sent. Ok false: it is not known. It is called under the lock.
+func (l *LocalProducer) place(topic, key string) (partition int32, after int64, ok bool) {
 	ends := l.endsOf(topic)
 	if ends == nil {
-		return false
+		return 0, 0, false
 	}
-	if l.client != nil {
-		if now, err := l.client.Partitions(topic); err == nil && len(now) != len(ends) {
-			delete(l.ends, topic)
-			return false
-		}
+	partition, err := l.hash.Partition(&sarama.ProducerMessage{Key: sarama.StringEncoder(key)}, int32(len(ends.offsets))) //nolint:gosec // a few thousand at most
+	return partition, max(ends.offsets[partition], l.sent[keyOf{topic, key}]), err == nil
+}
+
+// compare forgets the ends of a topic that has another number of partitions now. It may ask Kafka if the topic does not exist.
+func (l *LocalProducer) compare(topic string) {
+	l.mu.Lock()
+	ends := l.endsOf(topic)
+	l.mu.Unlock()
+	if ends == nil {
+		return
 	}
-	partition, err := l.hash.Partition(&sarama.ProducerMessage{Key: sarama.StringEncoder(key)}, int32(len(ends))) //nolint:gosec // a few thousand at most
-	return err == nil && subscriber.Offer(keyordered.Offered{
-		Topic: topic, Key: key, Partition: partition, After: max(ends[partition], l.sent[keyOf{topic, key}]), More: more, Message: msg, Done: done,
-	})
+	now, err := ends.client.Partitions(topic)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ends.compared = time.Now()
+	if err == nil && len(now) != len(ends.offsets) && l.ends[topic] == ends {
+		delete(l.ends, topic)
+	}
 }
 
 // Ready implements outbox.Local: the ends of all topics are known.
 func (l *LocalProducer) Ready() bool {
 	l.askAll()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for topic := range l.subscribers() {
-		if l.ends[topic] == nil || l.endsOf(topic) == nil {
+		if l.endsOf(topic) == nil {
 			return false
 		}
 	}
 	return len(l.subscribers()) > 0
 }
 
+// await asks for the ends of a topic's partitions if that was not done yet, and waits for the answer.
+func (l *LocalProducer) await(topic string) {
+	l.mu.Lock()
+	asked := l.ends[topic] == nil
+	if asked {
+		l.ask(topic)
+	}
+	ends := l.ends[topic]
+	l.mu.Unlock()
+	if !asked || ends == nil {
+		return
+	}
+	select {
+	case <-ends.answered:
+	case <-time.After(maxEndWait):
+	}
+}
+
 // endsOf are the ends of a topic's partitions at some time after the last Forget; nil if they are not known. Messages that are sent while Kafka is asked
-// are in sent too.
-func (l *LocalProducer) endsOf(topic string) []int64 {
+// are in sent too. It is called under the lock.
+func (l *LocalProducer) endsOf(topic string) *topicEnds {
 	ends := l.ends[topic]
 	if ends == nil {
-		if ends = l.ask(topic); ends == nil {
-			return nil
-		}
-		select {
-		case <-ends.answered:
-		case <-time.After(maxEndWait):
-		}
+		return nil
 	}
 	select {
 	case <-ends.answered:
@@ -146,15 +214,16 @@ func (l *LocalProducer) endsOf(topic string) []int64 {
 		l.later[topic] = time.Now().Add(retryEndAfter)
 		return nil
 	}
-	return ends.offsets
+	return ends
 }
 
-// ask begins to ask Kafka for the ends of a topic's partitions. It returns nil if that failed a moment ago.
-func (l *LocalProducer) ask(topic string) *topicEnds {
-	if l.client == nil || time.Now().Before(l.later[topic]) {
-		return nil
+// ask begins to ask Kafka for the ends of a topic's partitions, unless that failed a moment ago. It is called under the lock.
+func (l *LocalProducer) ask(topic string) {
+	client := l.client
+	if client == nil || time.Now().Before(l.later[topic]) {
+		return
 	}
-	ends, client := &topicEnds{answered: make(chan struct{})}, l.client
+	ends := &topicEnds{client: client, answered: make(chan struct{})}
 	l.ends[topic] = ends
 	go func() {
 		defer close(ends.answered)
@@ -172,14 +241,15 @@ func (l *LocalProducer) ask(topic string) *topicEnds {
 			}
 		}
 	}()
-	return ends
 }
 
 // Forget forgets what was sent, because another producer may have sent messages since. It connects, and asks for the ends of all topics at once: when Kafka
 // is away it is too late.
 func (l *LocalProducer) Forget() {
+	l.mu.Lock()
 	clear(l.ends)
 	clear(l.sent)
+	l.mu.Unlock()
 	if len(l.subscribers()) > 0 && l.connect() == nil {
 		l.askAll()
 	}
@@ -187,9 +257,8 @@ func (l *LocalProducer) Forget() {
 
 // askAll asks for the ends of the topics for which that was not done yet.
 func (l *LocalProducer) askAll() {
-	if l.client == nil {
-		return
-	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for topic := range l.subscribers() {
 		if l.ends[topic] == nil {
 			l.ask(topic)

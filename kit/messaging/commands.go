@@ -44,7 +44,8 @@ func (r *Router) AddCommands(handlers []cqrs.Handler) error {
 		r.types[group] = map[string]bool{}
 		for goType, h := range byType {
 			r.categories[group], r.types[group][h.Type.Name] = h.Category, true
-			endpoint := r.config.Decorate(h.Type.Name, cqrs.Serve(r.config.Inbox, h, group))
+			serve := cqrs.Serve(r.config.Inbox, h, group)
+			endpoint := r.config.Decorate(h.Type.Name, serve)
 			typed = append(typed, typedHandler{goType, func(ctx context.Context, body any) error {
 				if err := cqrs.CheckText("key of "+cqrs.MetaFromContext(ctx).Type, body.(cqrs.Keyed).Key(), cqrs.MaxKey); err != nil {
 					return err
@@ -52,6 +53,7 @@ func (r *Router) AddCommands(handlers []cqrs.Handler) error {
 				_, err := endpoint(ctx, body)
 				return err
 			}})
+			r.addInlineCommand(name, group, h, serve)
 		}
 		r.consumers[group] = true
 		if breaker, ok := r.config.Breakers[name]; ok {

@@ -1,5 +1,5 @@
-// Sagas that receive an answer in the unit of work that records it (ADR 37), and events that a saga's consumer passes over.
-// TestOnlyOwnEventsAreHandledInline and TestSagasReceiveAnswersInline show it.
+// Sagas that receive an answer in the unit of work that records it (ADR 37), events that a saga's consumer passes over, and commands that are handled in the unit of
+// work that sends them (ADR 38). TestOnlyOwnEventsAreHandledInline and TestSagasReceiveAnswersInline show it.
 
 package messaging
 
@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/saga"
@@ -25,17 +27,7 @@ func (r *Router) addInline(group string, s *saga.Saga, m *manager.Manager, sourc
 	if strings.Contains(s.Name(), ",") {
 		return // the header could not name it
 	}
-	type attempt struct {
-		event cqrs.Event
-		err   error
-	}
-	handle := r.config.Decorate(group, func(ctx context.Context, request any) (any, error) {
-		a := request.(*attempt)
-		if a.err = m.Inline(ctx, s, a.event); a.err != nil {
-			return leftToBroker, nil //nolint:nilerr // nothing has failed: the broker delivers it
-		}
-		return cqrs.Processed, nil
-	})
+	handle := r.inlineEndpoint(group, func(ctx context.Context, e any) (any, error) { return cqrs.Processed, m.Inline(ctx, s, e.(cqrs.Event)) })
 	r.inline = append(r.inline, cqrs.InlineConsumer{
 		Name: s.Name(), Consumer: group, Category: source.Category,
 		Takes: func(e cqrs.Event) (concerns, inline bool) {
@@ -44,16 +36,68 @@ func (r *Router) addInline(group string, s *saga.Saga, m *manager.Manager, sourc
 			}
 			return m.TakesInline(s, e)
 		},
-		Handle: func(ctx context.Context, e cqrs.Event) error {
-			a := &attempt{event: e}
-			_, _ = handle(ctx, a)
-			return a.err
-		},
+		Handle: func(ctx context.Context, e cqrs.Event) error { return handle(ctx, e) },
 	})
 }
 
-// leftToBroker is the outcome, in the log, of an event that could not be handled inline.
+// inlineEndpoint decorates an endpoint whose error means no failure: the broker delivers the message then.
+func (r *Router) inlineEndpoint(name string, next cqrs.Endpoint) func(ctx context.Context, body any) error {
+	type attempt struct {
+		body any
+		err  error
+	}
+	handle := r.config.Decorate(name, func(ctx context.Context, request any) (outcome any, _ error) {
+		a := request.(*attempt)
+		if outcome, a.err = next(ctx, a.body); a.err != nil {
+			return leftToBroker, nil
+		}
+		return outcome, nil
+	})
+	return func(ctx context.Context, body any) error {
+		a := &attempt{body: body}
+		_, _ = handle(ctx, a)
+		return a.err
+	}
+}
+
+// leftToBroker is the outcome, in the log, of a message that could not be handled inline.
 const leftToBroker cqrs.Outcome = "left to the broker"
+
+// addInlineCommand makes a command one that may be handled in the unit of work that sends it, if no handler of its destination makes external calls: those
+// have a breaker, which is to count each attempt.
+func (r *Router) addInlineCommand(destination, group string, h cqrs.Handler, serve cqrs.Endpoint) {
+	endpoint := r.inlineEndpoint(h.Type.Name, serve)
+	r.commands[CommandTopic(r.config.Prefix, destination)+" "+h.Type.Name] = func(msg *message.Message) *cqrs.InlineCommand {
+		meta, err := r.metaOf(group, msg)
+		if err != nil {
+			return nil // its consumer says so
+		}
+		c := &cqrs.InlineCommand{Consumer: group, Meta: meta}
+		if r.calling[group] {
+			return c
+		}
+		c.Handle = func(ctx context.Context) error {
+			body, err := r.config.Marshaler.decode(msg)
+			if err != nil {
+				return err
+			}
+			if err := r.config.Marshaler.checkPayload(msg, body); err != nil {
+				return err
+			}
+			return endpoint(otel.GetTextMapPropagator().Extract(ctx, propagation.MapCarrier(msg.Metadata)), body)
+		}
+		return c
+	}
+}
+
+// InlineCommand returns a message as a command to this service. Nil: it is none.
+func (r *Router) InlineCommand(topic string, msg *message.Message) *cqrs.InlineCommand {
+	c, ok := r.commands[topic+" "+msg.Metadata[cqrs.HeaderType]]
+	if !ok {
+		return nil
+	}
+	return c(msg)
+}
 
 // ownSaga is the consumer of a saga on a topic of this service.
 type ownSaga struct {

@@ -35,11 +35,13 @@ func KeyOrder(queue KeyQueue, o Options) message.HandlerMiddleware {
 					}
 					continue
 				}
-				enqueued := false
-				err := o.keepTrying(outer, func() (err error) {
-					enqueued, err = queue.Enqueue(outer, m)
-					return err
-				}, "look up the key of message "+shownID(msg))
+				enqueued, err := false, error(nil)
+				if !cqrs.OrderConfirmed(outer) {
+					err = o.keepTrying(outer, func() (err error) {
+						enqueued, err = queue.Enqueue(outer, m)
+						return err
+					}, "look up the key of message "+shownID(msg))
+				}
 				if err != nil {
 					return nil, err
 				}

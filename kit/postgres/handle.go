@@ -14,8 +14,11 @@ import (
 
 // NeedsProcessing implements cqrs.Inbox.
 func (u *UnitOfWork) NeedsProcessing(ctx context.Context, d cqrs.Delivery) (bool, error) {
-	if d.Expired(u.clock()) {
+	switch {
+	case d.Expired(u.clock()):
 		return false, nil
+	case d.Meta.Branch != cqrs.BranchCompensation && cqrs.InboxConfirmed(ctx):
+		return true, nil
 	}
 	outcome, err := u.inbox.LookUp(ctx, d.Consumer, d.InboxMeta())
 	return outcome == cqrs.Processed, err
@@ -29,7 +32,7 @@ func (u *UnitOfWork) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx 
 		optimisticNow := optimistic
 		optimistic = false // next time
 		outcome, err = cqrs.Receive(ctx, inboxUnit{u.inbox, optimisticNow}, d, u.clock(), func(ctx context.Context) (err error) {
-			if !optimisticNow {
+			if !optimisticNow || ctx.Value(unitKey{}).(*unit).command != nil { // a command that is handled in the unit of work that sends it is new
 				return work(ctx)
 			}
 			defer func() {

@@ -1,5 +1,6 @@
-// Consumers that handle an event in the unit of work that records it (ADR 37). What they do is dropped if it fails, and the broker delivers the
-// event to them as any other. The tests in inline_test.go and the random sagas of sagatest show it.
+// Consumers that handle an event in the unit of work that records it (ADR 37), and commands that are handled in the one that sends them (ADR 38). What they
+// do is dropped if it fails, and the relay and the broker deliver the message as any other. The tests in inline_test.go and inline_commands_test.go and the random
+// sagas of sagatest show it.
 
 package postgres
 
@@ -7,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -25,9 +27,22 @@ func (r *run) failedWithInline() bool {
 	return failed != nil && r.inlined && !r.stored && !txn.IsUnavailable(failed) && !errors.Is(failed, context.DeadlineExceeded) && !errors.Is(failed, context.Canceled)
 }
 
-// inline has the events of a message handled by the inline consumers. A consumer handles all events that concern it, or none. The events are marked
+// inline has the events of a message handled by the inline consumers, then the commands that are sent, then their events, and so on. Sent is how many messages
+// the run had before. All are the events that are to be published.
+func (u *UnitOfWork) inline(ctx context.Context, r *run, events []cqrs.Event, sent int) (all []cqrs.Event) {
+	for {
+		recorded := u.consume(ctx, r, events)
+		r.events = append(r.events, recorded...)
+		all = slices.Concat(all, events, recorded)
+		if events = u.handleSent(ctx, r, &sent); len(events) == 0 {
+			return all
+		}
+	}
+}
+
+// consume has events handled by the inline consumers. A consumer handles all events that concern it, or none. The events are marked
 // with the names of the consumers that have handled them. Recorded are the events that the consumers have recorded.
-func (u *UnitOfWork) inline(ctx context.Context, r *run, events []cqrs.Event) (recorded []cqrs.Event) {
+func (u *UnitOfWork) consume(ctx context.Context, r *run, events []cqrs.Event) (recorded []cqrs.Event) {
 	for i := range events {
 		if events[i].Meta.ID == "" { // an answer
 			events[i].Meta.ID = uuid.Must(uuid.NewV7()).String()
@@ -66,7 +81,6 @@ func (u *UnitOfWork) inline(ctx context.Context, r *run, events []cqrs.Event) (r
 // handledBy has a consumer handle events. If one of them fails, what it has done for all of them is dropped. It waits for no other unit, and in
 // a run of several messages for no query: the messages behind it would wait too.
 func handledBy(ctx context.Context, r *run, c cqrs.InlineConsumer, events []*cqrs.Event) (recorded []cqrs.Event, ok bool) {
-	writes, streams := r.Savepoint(), r.session.Savepoint()
 	ctx = cqrs.WithPrincipal(ctx, cqrs.Principal{}) // a consumer has none
 	handle := func(e cqrs.Event) error {
 		ctx := cqrs.WithMeta(ctx, e.Meta)
@@ -81,23 +95,31 @@ func handledBy(ctx context.Context, r *run, c cqrs.InlineConsumer, events []*cqr
 		recorded = append(recorded, added...)
 		return err
 	}
+	ok = r.tries(r.length > 1, func() error {
+		for _, e := range events {
+			if err := handle(*e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if !ok {
+		return nil, false
+	}
+	return recorded, true
+}
+
+// tries does something inline, without waiting for another unit or in a transaction of its own. What it does is dropped if it fails.
+func (r *run) tries(known bool, do func() error) (ok bool) {
+	writes, streams := r.Savepoint(), r.session.Savepoint()
 	err := r.WithoutStatements(func() error {
-		return r.session.Opportunely(r.length > 1, func() error {
-			return cqrs.Protect(func() error {
-				for _, e := range events {
-					if err := handle(*e); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-		})
+		return r.session.Opportunely(known, func() error { return cqrs.Protect(do) })
 	})
 	if err != nil {
 		r.RollbackTo(writes)
 		r.session.RollbackTo(streams)
-		return nil, false
+		return false
 	}
 	r.inlined = true
-	return recorded, true
+	return true
 }

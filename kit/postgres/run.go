@@ -27,10 +27,12 @@ type run struct {
 	session  *eventstore.Session
 	length   int  // messages
 	own      bool // it has committed in its own transaction, or tried to
-	inlined  bool // an inline consumer has handled an event
+	inlined  bool // an inline consumer has handled an event, or a command
 	stored   bool // it is committed, even if err says that something went wrong then
 	events   []cqrs.Event
 	messages []*outbox.Message
+	claims   []*outbox.Claim // of the keys of commands that it handles or hands over
+	keys     map[string]bool // keys of messages that it has sent, with their topics, and whether it has handled all of them
 	ended    chan struct{}
 	err      error
 }
@@ -47,6 +49,9 @@ func (u *UnitOfWork) begin() *run {
 func (r *run) end(err error) {
 	r.session.Release()
 	r.Close()
+	for _, c := range r.claims {
+		c.Release()
+	}
 	r.err = err
 	close(r.ended)
 }

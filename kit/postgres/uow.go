@@ -51,6 +51,9 @@ type UnitOfWork struct {
 	// Inline are the consumers that may handle an event in the unit of work that records it. Set it before the unit of work is used.
 	Inline []cqrs.InlineConsumer
 
+	// InlineCommands handles commands in the unit of work that sends them. Set it before the unit of work is used. Optional.
+	InlineCommands InlineCommands
+
 	// OnCommit receives the appended events and the outbox messages of each commit.
 	OnCommit func(events []cqrs.Event, messages []*outbox.Message)
 }
@@ -81,6 +84,7 @@ type unit struct {
 	streams eventstore.Mark // savepoint before the message
 	silent  *cqrs.Event     // published if the message records no event
 	answers []cqrs.Event    // published, and not stored
+	command *outbox.Message // that is handled in the unit of work that sends it; else nil
 }
 
 // Within implements cqrs.UnitOfWork. Inside a unit of work it joins that unit. A message joins the unit of the message before it with the same
@@ -166,26 +170,20 @@ func (u *UnitOfWork) verified(ctx context.Context, r *run, work func(ctx context
 	return u.step(ctx, r, work, inline)
 }
 
-// step does the work of a message in a run, and adds its events and messages to it.
+// step does the work of a message in a run, and what other consumers do inline, and adds the events and messages to the run.
 func (u *UnitOfWork) step(ctx context.Context, r *run, work func(ctx context.Context) error, inline bool) error {
+	sent := len(outbox.MessagesFromContext(txn.WithUnit(ctx, r.Unit)))
+	ctx = eventstore.WithSession(txn.WithUnit(ctx, r.Unit), r.session)
 	at := &unit{run: r, claimed: r.Savepoint(), streams: r.session.Savepoint()}
-	ctx = context.WithValue(eventstore.WithSession(txn.WithUnit(ctx, r.Unit), r.session), unitKey{}, at)
-	if err := work(ctx); err != nil {
-		return err
-	}
-	events, err := r.session.Flush(ctx)
+	ctx = context.WithValue(ctx, unitKey{}, at)
+	recorded, answers, err := u.perform(ctx, at, work)
 	if err != nil {
 		return err
 	}
-	r.events = append(r.events, events...)
-	if at.silent != nil && len(events) == 0 && !answered(ctx, at.silent.Meta) {
-		at.answers = append(at.answers, *at.silent)
-	}
-	events = append(slices.Clip(events), at.answers...)
+	r.events = append(r.events, recorded...)
+	events := slices.Concat(recorded, answers)
 	if inline && !r.OwnTransaction() {
-		recorded := u.inline(ctx, r, events)
-		r.events = append(r.events, recorded...)
-		events = append(events, recorded...)
+		events = u.inline(ctx, r, events, sent)
 	}
 	for _, e := range events {
 		if err := u.bus.Publish(ctx, e); err != nil {
@@ -195,10 +193,25 @@ func (u *UnitOfWork) step(ctx context.Context, r *run, work func(ctx context.Con
 	return nil
 }
 
+// perform does the work of a message. Recorded are the events that were appended, answers those that are only published.
+func (u *UnitOfWork) perform(ctx context.Context, at *unit, work func(ctx context.Context) error) (recorded, answers []cqrs.Event, err error) {
+	if err := work(ctx); err != nil {
+		return nil, nil, err
+	}
+	if recorded, err = at.session.Flush(ctx); err != nil {
+		return nil, nil, err
+	}
+	if at.silent != nil && len(recorded) == 0 && !answered(ctx, at) {
+		at.answers = append(at.answers, *at.silent)
+	}
+	return recorded, at.answers, nil
+}
+
 // answered tells whether the unit of work has published an event for the saga's step by itself, through a Watermill bus.
-func answered(ctx context.Context, m cqrs.Meta) bool {
+func answered(ctx context.Context, at *unit) bool {
+	m := at.silent.Meta
 	return slices.ContainsFunc(outbox.MessagesFromContext(ctx), func(w *outbox.Message) bool {
 		h := w.Message.Metadata
-		return h[cqrs.HeaderSagaID] == m.SagaID && h[cqrs.HeaderSagaStep] == m.SagaStep && h[cqrs.HeaderBranch] == string(m.Branch)
+		return w != at.command && h[cqrs.HeaderSagaID] == m.SagaID && h[cqrs.HeaderSagaStep] == m.SagaStep && h[cqrs.HeaderBranch] == string(m.Branch)
 	})
 }

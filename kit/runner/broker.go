@@ -205,6 +205,15 @@ func (s guarded) Forget() {
 	}
 }
 
+// Claim implements outbox.Claimer.
+func (s guarded) Claim(topic, key string) (release func(), deliver outbox.Deliver) {
+	to, can := s.Sender.(outbox.Claimer)
+	if !can {
+		return nil, nil
+	}
+	return to.Claim(topic, key)
+}
+
 // Close closes the sender's connections.
 func (s guarded) Close() {
 	if c, ok := s.Sender.(interface{ Close() }); ok {

@@ -51,6 +51,9 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	if s.config.LocalDelivery {
 		s.core.manager.StartsInline = s.handlesAll
 		s.core.uow.Inline = router.Inline()
+		if s.relay != nil {
+			s.core.uow.InlineCommands = postgres.InlineCommands{Command: s.inlineCommand, Claim: s.relay.Claim}
+		}
 	}
 	for _, p := range s.def.readModels() {
 		if p.Inline {
@@ -90,6 +93,15 @@ func (s *Instance) localTopics() (topics []string) {
 func (s *Instance) handlesAll() bool {
 	to, can := s.broker.(broker.LocalDelivery)
 	return can && s.relay != nil && s.relay.HoldsAll() && s.relay.HandsOver() && to.HandsOverAll()
+}
+
+// inlineCommand returns a message as a command that may be handled in the unit of work that sends it, or handed over after its commit.
+func (s *Instance) inlineCommand(topic string, msg *message.Message) *cqrs.InlineCommand {
+	c := s.router.InlineCommand(topic, msg)
+	if c != nil && (len(s.def.Middleware) > 0 || s.def.Router != nil) {
+		c.Handle = nil // it needs the service's own middleware
+	}
+	return c
 }
 
 // sources are the types of aggregates whose events a version of the saga handles.

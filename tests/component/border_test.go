@@ -118,7 +118,7 @@ func TestIdempotencyKeyOnEveryPost(t *testing.T) {
 	})
 	t.Run("a cancellation", func(t *testing.T) {
 		i.Stock(10, "MUG-01")
-		i.SetFaults("payments", `{"latency":"2s"}`)
+		i.SetFaults("payments", `{"latency":"1s"}`)
 		id := i.Place("pm_ok", "MUG-01")
 		first := i.Do(http.MethodPost, "/v1/orders/"+id+"/cancel", "", "Idempotency-Key", "c")
 		require.Equal(t, http.StatusAccepted, first.Status, first.Body)

@@ -79,6 +79,9 @@ func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledg
 		if e.link != nil {
 			ctx = p.config.WithLink(ctx, e.link)
 		}
+		if e.with != nil {
+			ctx, e.with = e.with(ctx), nil
+		}
 		msg.SetContext(ctx)
 		done := p.offer(msg)
 		cancel()

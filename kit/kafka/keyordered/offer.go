@@ -74,7 +74,7 @@ func (s *Subscriber) unclaim(at place, p *partition) {
 }
 
 func (p *partition) offered(o Offered) (taken bool) {
-	e := &entry{message: o.Message, done: o.Done, size: len(o.Message.Payload) + 64, key: o.Key}
+	e := &entry{message: o.Message, done: o.Done, size: sizeOf(o.Message), key: o.Key}
 	p.mu.Lock()
 	if !p.accepts(o) || !p.bytes.take(e.size, false) {
 		p.mu.Unlock()

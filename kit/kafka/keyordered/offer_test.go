@@ -40,8 +40,9 @@ func (o *offers) more(key string) bool {
 	return o.active[key] > 0
 }
 
-// Records and offered messages of a key begin in the order in which they came, whether the partition is drained or taken away. Done is called
-// once for each offered message, with true if and only if it was acknowledged, and all bytes are given back.
+// Records, offered messages and those that a claim delivers begin in the order in which they came and were claimed, whether the partition is drained or taken away.
+// With one message of a key at a time, none begins while its key is claimed. Done is called once for each offered message, with true if and only if it
+// was acknowledged, and all bytes are given back.
 func TestOfferedMessagesFollowTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		count := rapid.IntRange(1, 120).Draw(rt, "messages")
@@ -50,6 +51,7 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 		bytes := rapid.IntRange(200, 3000).Draw(rt, "bytes")
 		nacks := rapid.IntRange(0, 5).Draw(rt, "nacks of ten")
 		run := rapid.IntRange(1, 4).Draw(rt, "run")
+		claiming := rapid.IntRange(0, 5).Draw(rt, "claims of ten")
 		ratio := rapid.IntRange(0, 10).Draw(rt, "records of ten")
 		lost := rapid.Bool().Draw(rt, "taken away")
 		chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
@@ -99,9 +101,55 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 			}
 		})
 		offset, taken := int64(0), 0
+		var claims sync.WaitGroup
+		claimedBy := map[string]int64{} // numbers, by key
+		m.mayBegin = func(key string, number int64) bool {
+			by, claimed := claimedBy[key]
+			return !claimed || by == number || m.run > 1
+		}
 		for n := range int64(count) {
 			key := fmt.Sprint("k", roll(keys))
 			number := fmt.Sprint(n + 1)
+			if roll(10) < claiming {
+				if s.Claim("t", 0, key, offset+1) != nil {
+					rt.Fatal("it was claimed before the record before it was received")
+				}
+				m.mu.Lock()
+				busy := len(m.open[key]) > 0
+				claim := s.Claim("t", 0, key, offset)
+				if claim != nil {
+					claimedBy[key] = n + 1
+				}
+				m.mu.Unlock()
+				if claim == nil {
+					continue
+				}
+				if busy {
+					rt.Fatal("a key was claimed that has a message in flight")
+				}
+				deliver, pause := roll(2) == 0, time.Duration(roll(300))*time.Microsecond
+				if deliver {
+					taken++
+				}
+				claims.Go(func() {
+					time.Sleep(pause)
+					m.mu.Lock()
+					delete(claimedBy, key)
+					m.mu.Unlock()
+					if !deliver {
+						claim.Release()
+						claim.Deliver(numbered(key, number), nil, nil) // has no effect any more
+						return
+					}
+					claim.Deliver(numbered(key, number), func(ctx context.Context) context.Context { return context.WithValue(ctx, "first", true) }, func(acked bool) { //nolint:staticcheck // of this test
+						o.mu.Lock()
+						defer o.mu.Unlock()
+						o.done[n+1] = append(o.done[n+1], acked)
+					})
+					claim.Release()
+				})
+				continue
+			}
 			if roll(10) < ratio {
 				m.mu.Lock()
 				numbers[offset] = n + 1
@@ -139,6 +187,7 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 		if lost {
 			end()
 		} else {
+			claims.Wait()
 			require.Eventually(rt, func() bool {
 				p.mu.Lock()
 				defer p.mu.Unlock()
@@ -146,6 +195,10 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 			}, 10*time.Second, time.Millisecond)
 		}
 		p.drain(10*time.Second, func() {})
+		claims.Wait()
+		if s.Claim("t", 0, "k0", 0) != nil {
+			rt.Fatal("a key of a partition that is closed was claimed")
+		}
 		if s.Offer(Offered{Topic: "t", Key: "k0", Message: numbered("k0", "0"), Done: func(bool) {}}) {
 			rt.Fatal("it was taken by a partition that is closed")
 		}

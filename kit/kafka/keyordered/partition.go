@@ -47,6 +47,7 @@ type entry struct {
 	size    int
 	key     string
 	link    any
+	with    func(context.Context) context.Context // for the first delivery; nil: nothing
 }
 
 // queue is the entries of a key.

@@ -40,6 +40,8 @@ type model struct {
 	most   int
 	inHand int
 	faults []string
+
+	mayBegin func(key string, offset int64) bool // nil: any may
 }
 
 func newModel(run int) *model {
@@ -70,6 +72,9 @@ func (m *model) begins(l *link, key string, offset int64) {
 	m.most = max(m.most, m.inHand)
 	if key == "" {
 		return
+	}
+	if m.mayBegin != nil && !m.mayBegin(key, offset) {
+		m.fault("%d of %s began while the key was claimed", offset, key)
 	}
 	m.links[l] = offset
 	if before, known := m.links[l.before]; known && before >= offset {

@@ -34,16 +34,20 @@ func newBuffer() *buffer {
 
 // Offer buffers messages that were committed by this instance, and wakes the workers of their shards. It does not block.
 func (r *Relay) Offer(written []*Message) {
-	defer r.wakeFor(written)
-	if r.Held() == 0 {
-		return
-	}
+	held := r.Held() > 0
 	var highest int64
 	for _, w := range written {
 		highest = max(highest, w.ID)
 	}
 	for _, l := range r.lanes {
-		l.marks.note(highest)
+		if held {
+			l.marks.note(highest)
+		}
+	}
+	written = r.handed.others(written)
+	defer r.wakeFor(written)
+	if !held {
+		return
 	}
 	r.buffer.mu.Lock()
 	defer r.buffer.mu.Unlock()

@@ -5,6 +5,7 @@
 package outbox
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -37,20 +38,27 @@ type Local interface {
 // The rows stay in the table until their messages were handled. If this process dies, the next relay sends them, and the inbox refuses
 // those that were handled.
 type handed struct {
-	mu     sync.Mutex
-	rows   map[int64]int16 // rows that are taken, or handled and not deleted yet, and their shards
-	keys   map[keyed]int   // messages that are taken and not done
-	back   map[keyed]bool  // one was given back
-	resent int64           // counts what makes senders forget
+	mu      sync.Mutex
+	rows    map[int64]outboxRow // rows that are taken, or handled and not deleted yet, without their messages
+	ofKey   map[keyed][]int64   // their ids
+	keys    map[keyed]int       // messages that are taken and not done, and claims
+	back    map[keyed]bool      // one was given back
+	sending map[keyed]int       // batches that send messages of the key
+	claims  map[keyed]*Claim
+	claimer Claimer // the sender of the worker
+	resent  int64   // counts what makes senders forget
 
 	done map[int16][]outboxRow // handled, to be deleted, by shard
 }
 
 func newHanded() *handed {
-	return &handed{rows: map[int64]int16{}, keys: map[keyed]int{}, back: map[keyed]bool{}, resent: 1, done: map[int16][]outboxRow{}}
+	return &handed{
+		rows: map[int64]outboxRow{}, ofKey: map[keyed][]int64{}, keys: map[keyed]int{}, back: map[keyed]bool{}, sending: map[keyed]int{}, claims: map[keyed]*Claim{}, resent: 1, done: map[int16][]outboxRow{},
+	}
 }
 
-// offer offers the message of a row. Wait says that it can neither be taken nor sent now.
+// offer offers the message of a row. Wait says that it can neither be taken nor sent now. Taken and wait false: it is to be sent, and its key is noted in
+// sending.
 func (h *handed) offer(to Local, row outboxRow, wakeWorker func()) (taken, wait bool) {
 	k := keyed{row.Topic, row.Key}
 	h.mu.Lock()
@@ -60,7 +68,8 @@ func (h *handed) offer(to Local, row outboxRow, wakeWorker func()) (taken, wait 
 		if h.back[k] {
 			return false, true
 		}
-		h.rows[row.ID] = row.Shard
+		claim := h.claims[k]
+		h.hold(row)
 		h.keys[k]++
 		h.mu.Unlock()
 		taken = to.Offer(row.Topic, row.message, more, func(acked bool) { h.ended(row, acked, wakeWorker) })
@@ -68,10 +77,15 @@ func (h *handed) offer(to Local, row outboxRow, wakeWorker func()) (taken, wait 
 		if taken {
 			return true, false
 		}
-		delete(h.rows, row.ID)
+		h.drop(row.ID)
 		h.less(k)
 		if !more || h.keys[k] > 0 {
-			return false, h.keys[k] > 0 || h.back[k]
+			if wait = h.keys[k] > 0 || h.back[k]; !wait {
+				h.sending[k]++
+			} else if claim != nil {
+				claim.wanted = true
+			}
+			return false, wait
 		} // else the earlier one has ended meanwhile, which may be why it was refused
 	}
 }
@@ -92,9 +106,27 @@ func (h *handed) ended(row outboxRow, acked bool, wakeWorker func()) {
 		}
 		return
 	}
-	delete(h.rows, row.ID)
+	h.drop(row.ID)
 	h.back[k] = true
 	wakeWorker()
+}
+
+func (h *handed) hold(row outboxRow) {
+	k := keyed{row.Topic, row.Key}
+	h.rows[row.ID] = outboxRow{ID: row.ID, Shard: row.Shard, Topic: row.Topic, Key: row.Key}
+	h.ofKey[k] = append(h.ofKey[k], row.ID)
+}
+
+func (h *handed) drop(id int64) {
+	row, ok := h.rows[id]
+	if !ok {
+		return
+	}
+	k := keyed{row.Topic, row.Key}
+	delete(h.rows, id)
+	if h.ofKey[k] = slices.DeleteFunc(h.ofKey[k], func(other int64) bool { return other == id }); len(h.ofKey[k]) == 0 {
+		delete(h.ofKey, k)
+	}
 }
 
 func (h *handed) less(k keyed) {
@@ -142,7 +174,7 @@ func (h *handed) forget(rows []outboxRow) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, row := range rows {
-		delete(h.rows, row.ID)
+		h.drop(row.ID)
 	}
 }
 
@@ -150,8 +182,8 @@ func (h *handed) forget(rows []outboxRow) {
 func (h *handed) count(to map[int16]int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, shard := range h.rows {
-		to[shard]++
+	for _, row := range h.rows {
+		to[row.Shard]++
 	}
 }
 
@@ -186,11 +218,15 @@ func (h *handed) generation() int64 {
 // if some can neither be taken nor sent.
 func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, err error) {
 	local, ok := p.sender.(Local)
-	if !p.local || !ok || !held.valid() {
+	switch {
+	case !p.local || !ok:
 		return rows, nil
+	case !held.valid():
+		return nil, errReread
 	}
-	if now := p.relay.handed.generation(); p.generation.Swap(now) != now {
+	if now := p.relay.handed.generation(); p.generation.Load() != now {
 		local.Forget()
+		p.generation.Store(now)
 	}
 	toBroker, waiting, count := map[keyed]bool{}, map[keyed]bool{}, map[int16]int{}
 	for _, row := range rows {
@@ -217,6 +253,7 @@ func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, er
 		count[row.Shard]++
 	}
 	if len(rest) > 0 && p.relay.away(p.worker) {
+		p.relay.handed.sent(rest)
 		rest, err = nil, errReread
 	}
 	p.mu.Lock()

@@ -30,12 +30,13 @@ type handlers struct {
 
 	failing string // a key that cannot be sent
 
-	offered []string          // those that were taken, in their order
+	claimed map[string]bool   // keys
+	offered []string          // those that were taken or delivered, in their order
 	before  func(text string) // called by Offer
 }
 
 func newHandlers(takes func(key, text string) bool) *handlers {
-	return &handlers{takes: takes, taken: map[string]func(bool){}, more: map[string]bool{}}
+	return &handlers{takes: takes, taken: map[string]func(bool){}, claimed: map[string]bool{}, more: map[string]bool{}}
 }
 
 func (h *handlers) sender() outbox.Sender { return h }
@@ -73,6 +74,27 @@ func (h *handlers) Offer(_ string, msg *message.Message, more bool, done func(ac
 	h.taken[text], h.more[text] = done, more
 	h.offered = append(h.offered, text)
 	return true
+}
+
+// Claim claims a key if handlers would take the message "claim" of it.
+func (h *handlers) Claim(_, key string) (release func(), deliver outbox.Deliver) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.takes(key, "claim") || h.claimed[key] {
+		return nil, nil
+	}
+	h.claimed[key] = true
+	end := func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.claimed, key)
+	}
+	return end, func(msg *message.Message, with func(context.Context) context.Context, done func(acked bool)) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.taken[string(msg.Payload)] = func(acked bool) { end(); done(acked) }
+		h.offered = append(h.offered, string(msg.Payload))
+	}
 }
 
 func (*handlers) Ready() bool { return true }

@@ -139,6 +139,9 @@ func (c *captured) ExecContext(_ context.Context, query string, args ...any) (sq
 // MessagesFromContext returns the messages that the unit of work of ctx writes.
 func MessagesFromContext(ctx context.Context) []*Message { return inserts.Written(ctx) }
 
+// Withdraw drops a message that the unit of work of ctx writes.
+func Withdraw(ctx context.Context, w *Message) { inserts.Withdraw(ctx, w) }
+
 // ShardOf is the shard of a topic's key.
 func ShardOf(topic, key string) int16 {
 	h := fnv.New32a()

@@ -170,6 +170,9 @@ func (p *pipeline) send(b *batch) {
 	}
 	sent, faults, err := r.transmit(sending, b.lease, p.sender, rest)
 	stop()
+	if p.local {
+		r.handed.sent(rest)
+	}
 	err = cmp.Or(err, refused, waiting)
 	b.sent = sent
 	if len(faults) > 0 {

@@ -241,6 +241,9 @@ func (p *pipeline) complete(ctx context.Context, fresh []outboxRow) ([]outboxRow
 		}
 		out = append(out, row)
 	}
+	if p.local {
+		out = r.handed.unclaimed(out)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, row := range out {

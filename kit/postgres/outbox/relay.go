@@ -162,6 +162,10 @@ func (r *Relay) Run(ctx context.Context) {
 func (r *Relay) work(ctx context.Context, w *worker) {
 	failures, more := 0, 0
 	sender := r.sender()
+	if c, ok := sender.(Claimer); ok && w.local {
+		r.handed.claimBy(c)
+		defer r.handed.claimBy(nil)
+	}
 	for ctx.Err() == nil {
 		relayed, err := r.pipeline(ctx, w, sender)
 		if relayed > 0 {

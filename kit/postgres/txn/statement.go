@@ -94,6 +94,12 @@ func (s *Statement[R]) Written(ctx context.Context) (rows []R) {
 	return rows
 }
 
+// Withdraw drops a row that the unit of ctx has added for this statement. No savepoint after the row may be used any more.
+func (s *Statement[R]) Withdraw(ctx context.Context, row R) {
+	u := UnitFromContext(ctx)
+	u.writes = slices.DeleteFunc(u.writes, func(w write) bool { return w.statement == statement(s) && w.row == any(row) })
+}
+
 type statement interface {
 	doing() string
 	rank() int

@@ -66,6 +66,7 @@ const (
 	codeRefused  = "MR001" // with a sentence for a person
 	codeConflict = "MR002" // another transaction was first
 	codeGap      = "MR003" // an event without the one before it: the unit has read a stale stream
+	codeBehind   = "MR004" // an earlier message of a claimed key was not handled yet
 )
 
 // IsStale tells whether an error says that a stream has changed since the unit has read it.
@@ -104,7 +105,7 @@ func kindOf(err error) error {
 		return cqrs.ErrTransient
 	case !ok || pg.Code == codeRefused:
 		return nil
-	case pg.Code == "40001", pg.Code == "40P01", pg.Code == codeConflict, pg.Code == codeGap: // serialization failure, deadlock
+	case pg.Code == "40001", pg.Code == "40P01", pg.Code == codeConflict, pg.Code == codeGap, pg.Code == codeBehind: // serialization failure, deadlock
 		return cqrs.ErrConflict
 	case pg.Code == "23505" && taken[pg.ConstraintName]:
 		return cqrs.ErrConflict

@@ -1,0 +1,103 @@
+// Commands that the sending unit of work handles, or hands over when it has committed (ADR 38), if no earlier message of their keys is on its way. A command that was
+// handled leaves no row in the outbox, but one in the inbox. TestCommandIsHandledInline, TestCommandIsHandedOver, TestInlineCommandKeepsKeyOrder and the random sagas of
+// sagatest show it.
+
+package postgres
+
+import (
+	"context"
+	"slices"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+)
+
+// InlineCommands saves commands the way through the relay.
+type InlineCommands struct {
+	// Command returns a message as a command to this service. Nil: it is to be sent.
+	Command func(topic string, msg *message.Message) *cqrs.InlineCommand
+
+	// Claim claims the key of a command, as outbox.Relay does.
+	Claim func(topic, key string) *outbox.Claim
+}
+
+// maxClaims is how many keys one unit of work claims, so that it does not hold ever more of them.
+const maxClaims = 16
+
+// handleSent handles the commands among the messages that a run has sent, from the one numbered from on, or has them handed over. Events are those that
+// the handlers have recorded, and their answers.
+func (u *UnitOfWork) handleSent(ctx context.Context, r *run, from *int) (events []cqrs.Event) {
+	if u.InlineCommands.Command == nil || r.length > 1 { // the messages behind it would wait
+		return nil
+	}
+	for {
+		messages := outbox.MessagesFromContext(ctx)
+		if *from >= len(messages) || len(r.claims) >= maxClaims {
+			return events
+		}
+		w := messages[*from]
+		recorded, handled := u.handleCommand(ctx, r, w)
+		if !handled {
+			*from++
+			continue
+		}
+		outbox.Withdraw(ctx, w)
+		events = append(events, recorded...)
+	}
+}
+
+// handleCommand handles a message that the run has sent, if it is a command, or has it handed over.
+func (u *UnitOfWork) handleCommand(ctx context.Context, r *run, w *outbox.Message) (events []cqrs.Event, handled bool) {
+	if w.Message.Metadata[cqrs.HeaderDue] != "" {
+		return nil, false
+	}
+	key := keyOf(w)
+	handledAll, known := r.keys[key]
+	command := u.InlineCommands.Command(w.Topic, w.Message)
+	switch {
+	case command == nil, known && !handledAll:
+	case known:
+		events, handled = u.handleClaimed(ctx, r, w, command, nil)
+	default:
+		claim := u.InlineCommands.Claim(w.Topic, w.Message.Metadata[cqrs.HeaderKey])
+		if claim == nil {
+			break
+		}
+		r.claims = append(r.claims, claim)
+		if events, handled = u.handleClaimed(ctx, r, w, command, claim); !handled && claim.Confirm(ctx, command.Consumer) == nil {
+			r.inlined = true
+			r.After(func() { claim.HandOver(w, cqrs.WithConfirmation) })
+		}
+	}
+	if r.keys == nil {
+		r.keys = map[string]bool{}
+	}
+	r.keys[key] = handled
+	return events, handled
+}
+
+func keyOf(w *outbox.Message) string { return w.Topic + " " + w.Message.Metadata[cqrs.HeaderKey] }
+
+// handleClaimed handles a command whose key is claimed. Confirm is the claim, if no command was handled with it before.
+func (u *UnitOfWork) handleClaimed(ctx context.Context, r *run, w *outbox.Message, command *cqrs.InlineCommand, confirm *outbox.Claim) (events []cqrs.Event, ok bool) {
+	if command.Handle == nil || command.Meta.Branch == cqrs.BranchCompensation { // the inbox would have to be asked for its action
+		return nil, false
+	}
+	ok = r.tries(false, func() error {
+		at := &unit{run: r, claimed: r.Savepoint(), streams: r.session.Savepoint(), command: w}
+		ctx := cqrs.WithMeta(context.WithValue(cqrs.WithPrincipal(ctx, cqrs.Principal{}), unitKey{}, at), command.Meta)
+		recorded, answers, err := u.perform(ctx, at, command.Handle)
+		if err == nil && confirm != nil {
+			err = confirm.Confirm(ctx, command.Consumer)
+		}
+		if err != nil {
+			return err
+		}
+		r.events = append(r.events, recorded...)
+		events = slices.Concat(recorded, answers)
+		return nil
+	})
+	return events, ok
+}

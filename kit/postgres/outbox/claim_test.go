@@ -1,0 +1,207 @@
+package outbox_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/postgres/outbox"
+	"github.com/millrace/millrace/kit/postgres/txn"
+)
+
+// waitClaim claims a key as soon as that is possible.
+func waitClaim(t *testing.T, relay *outbox.Relay, topic, key string) (c *outbox.Claim) {
+	t.Helper()
+	kittest.Eventually(t, func() error {
+		if c = relay.Claim(topic, key); c == nil {
+			return errors.New("the key is not claimed")
+		}
+		return nil
+	})
+	t.Cleanup(c.Release)
+	return c
+}
+
+// commitWith commits a unit of work for which a key is claimed, with a message of it if text is not empty.
+func commitWith(t *testing.T, db *sqlx.DB, c *outbox.Claim, text string) (w *outbox.Message, err error) {
+	t.Helper()
+	ctx, unit := txn.NewUnit(t.Context(), db)
+	require.NoError(t, c.Confirm(ctx, "consumer"))
+	if text != "" {
+		msg := message.NewMessage(uuid.NewString(), []byte(text))
+		msg.Metadata[cqrs.HeaderKey] = c.Key
+		msg.SetContext(ctx)
+		require.NoError(t, outbox.NewPublisher(0, kittest.Insert).Publish(c.Topic, msg))
+		w = outbox.MessagesFromContext(ctx)[0]
+	}
+	return w, txn.Commit(t.Context(), db, []*txn.Unit{unit})
+}
+
+// A key is claimed only by the relay that has its lease, if its handlers would take the next message of the key, and if none is with them, was given back or is being sent.
+func TestClaimIsRefused(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(func(key, _ string) bool { return key != "elsewhere" && key != "sent" })
+	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	c := waitClaim(t, relay, "t", "k")
+	require.Nil(t, relay.Claim("t", "k"), "it is claimed")
+	require.Nil(t, relay.Claim("t", "elsewhere"), "the handlers would not take it")
+	require.Nil(t, relay.Claim("events", "k"), "the topic is not a local one")
+	c.Release()
+	c.Release()
+	waitClaim(t, relay, "t", "k").Release()
+
+	write(t, db, "t", item{key: "k", text: "1"})
+	relay.Wake()
+	h.waitTaken(t, "1")
+	require.Nil(t, relay.Claim("t", "k"), "a message of the key is with its handler")
+	h.end("1", true)
+	waitClaim(t, relay, "t", "k").Release()
+
+	sending, end := make(chan struct{}), make(chan struct{})
+	h.mu.Lock()
+	h.fails = func(context.Context) error { close(sending); <-end; return errors.New("broken pipe") }
+	h.mu.Unlock()
+	write(t, db, "t", item{key: "sent", text: "2"})
+	relay.Wake()
+	<-sending
+	h.mu.Lock()
+	h.takes, h.fails = all, nil
+	h.mu.Unlock()
+	require.Nil(t, relay.Claim("t", "sent"), "a message of the key is being sent")
+	close(end)
+
+	other, _ := runSenders(t, db, dsn, newHandlers(all).sender, outbox.Options{Workers: 1, Local: []string{"t"}, Host: "other"})
+	kittest.Eventually(t, func() error {
+		if relay.Held() == outbox.Shards || other.Held() == 0 {
+			return errors.New("the shards are not shared")
+		}
+		return nil
+	})
+	for n := range 100 {
+		key := keyOf("t", func(shard int16) bool { return int(shard) == n%outbox.Shards })
+		a, b := relay.Claim("t", key), other.Claim("t", key)
+		require.False(t, a != nil && b != nil, "both relays claim %s", key)
+		for _, c := range []*outbox.Claim{a, b} {
+			if c != nil {
+				c.Release()
+			}
+		}
+	}
+}
+
+// A commit with a claim fails if a message of the key that was committed before may not have been handled.
+func TestClaimConfirms(t *testing.T) {
+	for name, c := range map[string]struct {
+		disturb string
+		fails   bool
+	}{
+		"nothing waits":              {`SELECT 1`, false},
+		"a message of another key":   {`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ('x', 't', 'other', 3, '', '{}')`, false},
+		"a delayed message":          {`INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at) SELECT 'x', 't', 'k', shard, '', '{}', now() + interval '1 hour' FROM of_key`, false},
+		"a message in the outbox":    {`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) SELECT 'x', 't', 'k', shard, '', '{}' FROM of_key`, true},
+		"a dead letter of the relay": {`INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, attempts, outbox_id, first_at, last_at) VALUES ('x@relay', 'relay', 'x', 't', 'k', '{}', '', 'r', 1, 1, now(), now())`, true},
+		"the topic is suspended":     {`INSERT INTO suspended_topics (topic, reason, next_try) VALUES ('t', 'r', now() + interval '1 hour')`, true},
+		"a message waits for a retry": {`INSERT INTO blocked_keys (consumer, key, attempts, first_at, due_at) VALUES ('consumer', 'k', 1, now(), now() + interval '1 hour')`,
+			true},
+		"another consumer's key is blocked": {`INSERT INTO blocked_keys (consumer, key, attempts, first_at, due_at) VALUES ('another', 'k', 1, now(), now() + interval '1 hour')`, false},
+		"rows were released":                {`UPDATE outbox_epoch SET epoch = epoch + 1`, true},
+		"the lease was lost":                {`UPDATE relay_leases SET owner = 'another'`, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db, dsn := kittest.Database(t)
+			h := newHandlers(all)
+			relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+			write(t, db, "t", item{key: "k", text: "handled"})
+			relay.Wake()
+			h.waitTaken(t, "handled")
+			h.end("handled", true) // its row is deleted later
+			claim := waitClaim(t, relay, "t", "k")
+			db.MustExec(`CREATE TABLE of_key (shard smallint)`)
+			db.MustExec(`INSERT INTO of_key VALUES ($1)`, outbox.ShardOf("t", "k"))
+			db.MustExec(c.disturb)
+			_, err := commitWith(t, db, claim, "")
+			if !c.fails {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorIs(t, err, cqrs.ErrConflict)
+			require.ErrorContains(t, err, "t k")
+		})
+	}
+}
+
+// A message that was committed with a claim is delivered once, by the claim. Messages of its key that were written meanwhile are neither sent nor offered before, and
+// its row is deleted when it was handled.
+func TestClaimHandsOver(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(all)
+	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	claim := waitClaim(t, relay, "t", "k")
+	write(t, db, "t", item{key: "other", text: "other"})
+	w, err := commitWith(t, db, claim, "1")
+	require.NoError(t, err)
+	relay.Wake() // it reads the row before it is handed over
+	h.waitTaken(t, "other")
+	time.Sleep(100 * time.Millisecond)
+	claim.HandOver(w, nil)
+	claim.Release()
+	write(t, db, "t", item{key: "k", text: "2"})
+	relay.Wake()
+	h.waitTaken(t, "1", "2")
+	require.Equal(t, []string{"other", "1", "2"}, h.offered)
+	require.True(t, h.more["2"])
+	for _, text := range []string{"other", "1", "2"} {
+		h.end(text, true)
+	}
+	drained(t, db)
+	require.Empty(t, h.sentOf())
+	waitClaim(t, relay, "t", "k")
+}
+
+// A handed over message that is given back is offered again, before those behind it.
+func TestClaimedMessageIsGivenBack(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(all)
+	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	claim := waitClaim(t, relay, "t", "k")
+	w, err := commitWith(t, db, claim, "1")
+	require.NoError(t, err)
+	claim.HandOver(w, nil)
+	h.refuse()
+	write(t, db, "t", item{key: "k", text: "2"})
+	relay.Wake()
+	time.Sleep(100 * time.Millisecond)
+	require.Empty(t, h.sentOf())
+	h.end("1", false)
+	h.waitSent(t, "1", "2")
+	drained(t, db)
+}
+
+// While a claim waits for its commit, rows of its key are left, and read at once when it has ended.
+func TestRowsOfAClaimedKeyWait(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(all)
+	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1, Poll: time.Hour})
+	claim := waitClaim(t, relay, "t", "k")
+	write(t, db, "t", item{key: "k", text: "1"})
+	relay.Wake()
+	time.Sleep(200 * time.Millisecond)
+	h.mu.Lock()
+	require.Empty(t, h.offered)
+	h.mu.Unlock()
+	_, err := commitWith(t, db, claim, "")
+	require.ErrorIs(t, err, cqrs.ErrConflict)
+	claim.Release()
+	h.waitTaken(t, "1")
+	h.end("1", true)
+	relay.Wake()
+	drained(t, db)
+}
