@@ -7,7 +7,6 @@ package kafka
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"sync"
 	"time"
@@ -31,23 +30,6 @@ type LocalProducer struct {
 	sent  map[keyOf]int64       // offsets after the last messages that were sent since, by key; unknown if Kafka did not tell
 	later map[string]time.Time  // the ends of a topic are not asked for before, because Kafka did not tell
 }
-
-// topicEnds are the ends of a topic's partitions, which a goroutine asks Kafka for.
-type topicEnds struct {
-	client   sarama.Client // that was asked
-	answered chan struct{}
-	offsets  []int64 // by partition
-	err      error
-	compared time.Time // when the number of partitions was last compared
-}
-
-// A message waits for Kafka's answer for maxEndWait. After an error or no answer, messages are sent for retryEndAfter without asking again. While keys are claimed, the
-// number of partitions is compared each compareEvery.
-const (
-	maxEndWait    = 100 * time.Millisecond
-	retryEndAfter = time.Second
-	compareEvery  = time.Second
-)
 
 // unknown is an offset that no subscriber has reached.
 const unknown = math.MaxInt64
@@ -149,23 +131,6 @@ func (l *LocalProducer) place(topic, key string) (partition int32, after int64, 
 	return partition, max(ends.offsets[partition], l.sent[keyOf{topic, key}]), err == nil
 }
 
-// compare forgets the ends of a topic that has another number of partitions now. It may ask Kafka if the topic does not exist.
-func (l *LocalProducer) compare(topic string) {
-	l.mu.Lock()
-	ends := l.endsOf(topic)
-	l.mu.Unlock()
-	if ends == nil {
-		return
-	}
-	now, err := ends.client.Partitions(topic)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	ends.compared = time.Now()
-	if err == nil && len(now) != len(ends.offsets) && l.ends[topic] == ends {
-		delete(l.ends, topic)
-	}
-}
-
 // Ready implements outbox.Local: the ends of all topics are known.
 func (l *LocalProducer) Ready() bool {
 	l.askAll()
@@ -179,70 +144,6 @@ func (l *LocalProducer) Ready() bool {
 	return len(l.subscribers()) > 0
 }
 
-// await asks for the ends of a topic's partitions if that was not done yet, and waits for the answer.
-func (l *LocalProducer) await(topic string) {
-	l.mu.Lock()
-	asked := l.ends[topic] == nil
-	if asked {
-		l.ask(topic)
-	}
-	ends := l.ends[topic]
-	l.mu.Unlock()
-	if !asked || ends == nil {
-		return
-	}
-	select {
-	case <-ends.answered:
-	case <-time.After(maxEndWait):
-	}
-}
-
-// endsOf are the ends of a topic's partitions at some time after the last Forget; nil if they are not known. Messages that are sent while Kafka is asked
-// are in sent too. It is called under the lock.
-func (l *LocalProducer) endsOf(topic string) *topicEnds {
-	ends := l.ends[topic]
-	if ends == nil {
-		return nil
-	}
-	select {
-	case <-ends.answered:
-	default:
-		return nil
-	}
-	if ends.err != nil {
-		delete(l.ends, topic)
-		l.later[topic] = time.Now().Add(retryEndAfter)
-		return nil
-	}
-	return ends
-}
-
-// ask begins to ask Kafka for the ends of a topic's partitions, unless that failed a moment ago. It is called under the lock.
-func (l *LocalProducer) ask(topic string) {
-	client := l.client
-	if client == nil || time.Now().Before(l.later[topic]) {
-		return
-	}
-	ends := &topicEnds{client: client, answered: make(chan struct{})}
-	l.ends[topic] = ends
-	go func() {
-		defer close(ends.answered)
-		partitions, err := client.Partitions(topic)
-		if ends.err = err; err == nil && len(partitions) == 0 {
-			ends.err = sarama.ErrUnknownTopicOrPartition
-		}
-		ends.offsets = make([]int64, len(partitions))
-		for _, partition := range partitions {
-			if ends.err == nil && int(partition) >= len(partitions) { // Kafka numbers them from 0
-				ends.err = fmt.Errorf("partition %d of %d", partition, len(partitions))
-			}
-			if ends.err == nil {
-				ends.offsets[partition], ends.err = client.GetOffset(topic, partition, sarama.OffsetNewest)
-			}
-		}
-	}()
-}
-
 // Forget forgets what was sent, because another producer may have sent messages since. It connects, and asks for the ends of all topics at once: when Kafka
 // is away it is too late.
 func (l *LocalProducer) Forget() {
@@ -252,16 +153,5 @@ func (l *LocalProducer) Forget() {
 	l.mu.Unlock()
 	if len(l.subscribers()) > 0 && l.connect() == nil {
 		l.askAll()
-	}
-}
-
-// askAll asks for the ends of the topics for which that was not done yet.
-func (l *LocalProducer) askAll() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for topic := range l.subscribers() {
-		if l.ends[topic] == nil {
-			l.ask(topic)
-		}
 	}
 }

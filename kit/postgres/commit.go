@@ -93,6 +93,10 @@ func (g *groupCommit) commit(all []*committing) ([]struct{}, error) {
 			c.end(c.ctx.Err())
 			continue
 		}
+		if c.disturbed() {
+			c.end(errDisturbed) // rather than that it fails the group
+			continue
+		}
 		ready = append(ready, c)
 		if c.Contended() {
 			lockWait = contendedLockWait

@@ -6,6 +6,7 @@ package postgres
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -77,6 +78,11 @@ func (u *UnitOfWork) handleCommand(ctx context.Context, r *run, w *outbox.Messag
 	r.keys[key] = handled
 	return events, handled
 }
+
+// disturbed tells whether a message of a key that the run has claimed was committed since.
+func (r *run) disturbed() bool { return slices.ContainsFunc(r.claims, (*outbox.Claim).Disturbed) }
+
+var errDisturbed = fmt.Errorf("a message of a claimed key was committed meanwhile: %w", cqrs.ErrConflict)
 
 func keyOf(w *outbox.Message) string { return w.Topic + " " + w.Message.Metadata[cqrs.HeaderKey] }
 

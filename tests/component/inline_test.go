@@ -2,6 +2,7 @@ package component
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -63,4 +64,28 @@ func TestSagasReceiveAnswersInline(t *testing.T) {
 	}
 	require.Equal(t, before.Orders+40, i.Consistent().Orders)
 	require.Equal(t, n+41*each, recorded())
+}
+
+// An order is four transactions if nothing else of its keys is on its way: it is placed, and stock is reserved; the payment is authorised; the parcel is booked; the
+// payment is captured, stock is taken out, and the order is confirmed. Without local delivery each step is one or two of its own, with the same result.
+func TestOrderIsFourTransactions(t *testing.T) {
+	t.Parallel()
+	kittest.Long(t)
+	for delivery, least := range map[string]int{"on": 4, "off": 14} {
+		i := harness.NewEnvironment(t).Start("LOCAL_DELIVERY="+delivery)
+		i.Stock(1000, "MUG-01")
+		db := kittest.OpenDB(t, i.DSN())
+		transactions := 0
+		kittest.Eventually(t, func() error {
+			id := i.Place("pm_ok", "MUG-01")
+			require.Equal(t, "confirmed", i.Decided(id).Status)
+			require.NoError(t, db.QueryRow(`SELECT count(DISTINCT xmin::text) FROM events WHERE stream LIKE '%' || $1 OR payload::text LIKE '%' || $1 || '%'
+				OR stream IN (SELECT stream FROM events WHERE stream LIKE 'sagas/%' AND payload::text LIKE '%' || $1 || '%')`, id).Scan(&transactions))
+			if transactions != least {
+				return fmt.Errorf("an order is %d transactions, LOCAL_DELIVERY=%s", transactions, delivery)
+			}
+			return nil
+		})
+		i.Consistent()
+	}
 }

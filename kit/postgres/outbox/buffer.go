@@ -114,6 +114,24 @@ func (r *buffer) waitForCommits() {
 	}
 }
 
+// fill adds the buffered messages to rows of which only the id is known, and returns the ids of the other rows.
+func (r *buffer) fill(rows []outboxRow) (missing []int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range rows {
+		row := &rows[i]
+		if row.Headers != nil || row.message != nil {
+			continue
+		}
+		if w := r.drop(row.ID); w != nil {
+			row.Topic, row.Key, row.message = w.Topic, w.Message.Metadata[cqrs.HeaderKey], w.Message
+		} else {
+			missing = append(missing, row.ID)
+		}
+	}
+	return missing
+}
+
 // trim drops the oldest messages until the buffer is within its limits.
 func (r *buffer) trim() {
 	n := 0

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
@@ -41,6 +42,7 @@ type Claim struct {
 	generation int64
 	handled    []int64 // rows of the key that were handled and are not deleted yet
 	ended      atomic.Bool
+	disturbed  atomic.Bool
 	release    func()
 	deliver    Deliver
 	wanted     bool // a message of the key waits for the release
@@ -84,6 +86,9 @@ func (c *Claim) Release() {
 	c.release()
 	c.held.done()
 }
+
+// Disturbed tells whether this instance has committed a message of the key since: Confirm would fail.
+func (c *Claim) Disturbed() bool { return c.disturbed.Load() }
 
 // HandOver ends the claim by the delivery of a message that was committed with it. With, if it is not nil, adds to the context of the first
 // delivery.
@@ -161,11 +166,17 @@ func (h *handed) handOver(c *Claim, row outboxRow) (wanted bool) {
 	return c.wanted
 }
 
-// others are the messages that were not handed over.
+// others are the committed messages that were not handed over. They disturb the claims of their keys.
 func (h *handed) others(written []*Message) []*Message {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(written), func(w *Message) bool { _, taken := h.rows[w.ID]; return taken })
+	return slices.DeleteFunc(slices.Clone(written), func(w *Message) bool {
+		if claim := h.claims[keyed{w.Topic, w.Message.Metadata[cqrs.HeaderKey]}]; claim != nil && w.Message.Metadata[cqrs.HeaderDue] == "" {
+			claim.disturbed.Store(true)
+		}
+		_, taken := h.rows[w.ID]
+		return taken
+	})
 }
 
 // unclaimed are the rows whose keys are not claimed. The others are read again when their claims have ended: one may be that of the message that a claim hands

@@ -166,6 +166,24 @@ func TestClaimHandsOver(t *testing.T) {
 	waitClaim(t, relay, "t", "k")
 }
 
+// What this instance commits of a claimed key is noted, so that a commit that would fail is not tried.
+func TestClaimIsDisturbed(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{Workers: 1})
+	claim := waitClaim(t, relay, "t", "k")
+	committed := func(topic, key, due string) {
+		msg := message.NewMessage("x", nil)
+		msg.Metadata[cqrs.HeaderKey], msg.Metadata[cqrs.HeaderDue] = key, due
+		relay.Offer([]*outbox.Message{{ID: 1, Topic: topic, Message: msg}})
+	}
+	committed("t", "other", "")
+	committed("events", "k", "")
+	committed("t", "k", time.Now().Add(time.Hour).Format(time.RFC3339Nano))
+	require.False(t, claim.Disturbed())
+	committed("t", "k", "")
+	require.True(t, claim.Disturbed())
+}
+
 // A handed over message that is given back is offered again, before those behind it.
 func TestClaimedMessageIsGivenBack(t *testing.T) {
 	db, dsn := kittest.Database(t)

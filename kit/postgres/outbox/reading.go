@@ -12,7 +12,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
@@ -174,24 +173,6 @@ func (p *pipeline) most() int {
 		return 4 * p.relay.options.Batch
 	}
 	return p.relay.options.Batch
-}
-
-// fill adds the buffered messages to rows of which only the id is known, and returns the ids of the other rows.
-func (r *buffer) fill(rows []outboxRow) (missing []int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i := range rows {
-		row := &rows[i]
-		if row.Headers != nil || row.message != nil {
-			continue
-		}
-		if w := r.drop(row.ID); w != nil {
-			row.Topic, row.Key, row.message = w.Topic, w.Message.Metadata[cqrs.HeaderKey], w.Message
-		} else {
-			missing = append(missing, row.ID)
-		}
-	}
-	return missing
 }
 
 // fresh drops the rows that the pipeline or handlers already hold.

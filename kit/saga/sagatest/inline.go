@@ -3,6 +3,7 @@ package sagatest
 import (
 	"context"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/millrace/millrace/kit/cqrs"
@@ -25,9 +26,23 @@ func (w *Environment) recorded(ctx context.Context, u *unit) (events []cqrs.Even
 	return events
 }
 
-// inline has sagas handle events in the unit that records them, before events of the same instance that are still on their way, as the unit of work in
-// PostgreSQL does. By choice the broker delivers them, also after what the sagas have done was dropped.
+// inline has sagas handle events in the unit that records them, before events of the same instance that are still on their way, and handlers the commands that are
+// sent, as the unit of work in PostgreSQL does. By choice the broker delivers them, also after what was done was dropped.
 func (w *Environment) inline(ctx context.Context) {
+	w.consume(ctx, w.results(ctx))
+	tried := map[string]bool{} // keys of messages that are not handled, with their topics
+	for from := 0; from < len(w.unit.sent); {
+		events, handled := w.handleSent(ctx, from, tried)
+		if !handled {
+			from++
+			continue
+		}
+		w.consume(ctx, events)
+	}
+}
+
+// results returns the events and answers of the message that is handled.
+func (w *Environment) results(ctx context.Context) []cqrs.Event {
 	u := w.unit
 	events := w.recorded(ctx, u)
 	if len(events) == 0 && u.silent != nil {
@@ -36,7 +51,67 @@ func (w *Environment) inline(ctx context.Context) {
 	for i := range u.answers {
 		u.answers[i].Meta.ID, u.answers[i].Meta.Type = w.id(), typeName(u.answers[i].Body)
 	}
-	events = append(slices.Clip(events), u.answers...)
+	return append(slices.Clip(events), u.answers...)
+}
+
+// handleSent has a command that the unit sends handled in the unit, if nothing of its key is on its way.
+func (w *Environment) handleSent(ctx context.Context, n int, tried map[string]bool) (events []cqrs.Event, handled bool) {
+	u := w.unit
+	m := u.sent[n]
+	h := w.handlers[reflect.TypeOf(m.body)]
+	key := m.topic + "\x00" + m.key
+	q := w.byName[key]
+	onItsWay := q != nil && (len(q.waiting) > 0 || slices.ContainsFunc(w.dead, func(d dead) bool { return d.queue == q }))
+	if !m.due.IsZero() {
+		return nil, false
+	}
+	if tried[key] || onItsWay || w.calls(h.Destination) || m.meta.Branch == cqrs.BranchCompensation || u.loaded[h.Category+"/"+m.key].aggregate != nil {
+		tried[key] = true
+		return nil, false
+	}
+	ways := w.choices.pick(3)
+	if ways == 0 {
+		tried[key] = true
+		return nil, false
+	}
+	w.tell("    inline: %s %s %s", m.meta.Type, m.meta.SagaStep, m.meta.Branch)
+	ctx = cqrs.WithMeta(ctx, m.meta)
+	w.unit = newUnit()
+	w.unit.parent = u
+	err := w.consumer[m.topic][0].handle(ctx, m)
+	if err == nil {
+		events = w.results(ctx)
+	}
+	own := w.unit
+	w.unit = u
+	if err != nil || ways == 2 {
+		w.tell("    dropped: %v", err)
+		w.rollBack(own)
+		tried[key] = true
+		return nil, false
+	}
+	u.sent = append(slices.Delete(u.sent, n, n+1), own.sent...)
+	for _, stream := range own.order {
+		u.touch(stream)
+		u.appended[stream] = append(u.appended[stream], own.appended[stream]...)
+	}
+	maps.Copy(u.loaded, own.loaded)
+	u.stopped, u.undo, u.answers = append(u.stopped, own.stopped...), append(u.undo, own.undo...), append(u.answers, own.answers...)
+	return events, true
+}
+
+// calls tells whether a handler of a destination calls a service outside.
+func (w *Environment) calls(destination string) bool {
+	for _, h := range w.handlers {
+		if h.Destination == destination && h.Call != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// consume has sagas handle events of the unit.
+func (w *Environment) consume(ctx context.Context, events []cqrs.Event) {
 	categories := map[string]bool{}
 	for _, e := range events {
 		categories[e.Category] = e.Category != saga.Category

@@ -15,6 +15,7 @@ import (
 
 // unit is a unit of work: what it will leave behind if it commits.
 type unit struct {
+	parent   *unit // that of the message that has sent the command that this one handles inline
 	loaded   map[string]loaded
 	order    []string
 	appended map[string][]cqrs.Event
@@ -36,6 +37,14 @@ type loaded struct {
 type aggregate interface {
 	Version() int
 	Changes() []any
+}
+
+// all are the unit and those that it is part of, outermost first.
+func (u *unit) all() []*unit {
+	if u == nil {
+		return nil
+	}
+	return append(u.parent.all(), u)
 }
 
 func newUnit() *unit {
@@ -153,8 +162,8 @@ var _ manager.Streams = streams{}
 func (s streams) History(_ context.Context, category, id string) ([]cqrs.Event, error) {
 	stream := category + "/" + id
 	events := s.w.streams[stream]
-	if s.w.unit != nil {
-		events = append(slices.Clip(events), s.w.unit.appended[stream]...)
+	for _, u := range s.w.unit.all() {
+		events = append(slices.Clip(events), u.appended[stream]...)
 	}
 	if len(events) == 0 {
 		return nil, fmt.Errorf("%s: %w", stream, cqrs.ErrNotFound)
@@ -387,7 +396,7 @@ func (i inboxUnit) Refuse(_ context.Context, consumer, messageID string) error {
 // Discard implements cqrs.InboxUnit.
 func (i inboxUnit) Discard(context.Context) error {
 	u := newUnit()
-	u.undo, u.barrier = i.w.unit.undo, i.w.unit.barrier
+	u.undo, u.barrier, u.parent = i.w.unit.undo, i.w.unit.barrier, i.w.unit.parent
 	i.w.unit = u
 	return nil
 }

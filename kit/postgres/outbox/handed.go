@@ -1,0 +1,196 @@
+// The rows whose messages handlers of this process have (ADR 35, 38), and the keys that are claimed. The order of a key holds, whether its messages are handed over, given back or
+// sent, and a row is deleted only after its message was handled. TestMessageGivenBackKeepsKeyOrder, TestClaimHandsOver and, with three processes that are killed and
+// paused, kit/broker's TestLocalDeliveryKeepsKeyOrder show it.
+
+package outbox
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// handed are the rows whose messages handlers of this process have taken. They keep the order of a key:
+//
+//   - While a message of a key is taken and not done, the key's next message is offered too, or waits. It is not sent, because it
+//     could overtake one that is given back.
+//   - After a message was given back, no other message of its key is sent or offered until the rows have been read again.
+//
+// The rows stay in the table until their messages were handled. If this process dies, the next relay sends them, and the inbox refuses
+// those that were handled.
+type handed struct {
+	mu      sync.Mutex
+	rows    map[int64]outboxRow // rows that are taken, or handled and not deleted yet, without their messages
+	ofKey   map[keyed][]int64   // their ids
+	keys    map[keyed]int       // messages that are taken and not done, and claims
+	back    map[keyed]bool      // one was given back
+	sending map[keyed]int       // batches that send messages of the key
+	claims  map[keyed]*Claim
+	claimer Claimer // the sender of the worker
+	resent  int64   // counts what makes senders forget
+
+	done map[int16][]outboxRow // handled, to be deleted, by shard
+}
+
+func newHanded() *handed {
+	return &handed{
+		rows: map[int64]outboxRow{}, ofKey: map[keyed][]int64{}, keys: map[keyed]int{}, back: map[keyed]bool{}, sending: map[keyed]int{}, claims: map[keyed]*Claim{}, resent: 1, done: map[int16][]outboxRow{},
+	}
+}
+
+// offer offers the message of a row. Wait says that it can neither be taken nor sent now. Taken and wait false: it is to be sent, and its key is noted in
+// sending.
+func (h *handed) offer(to Local, row outboxRow, wakeWorker func()) (taken, wait bool) {
+	k := keyed{row.Topic, row.Key}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for {
+		more := h.keys[k] > 0
+		if h.back[k] {
+			return false, true
+		}
+		claim := h.claims[k]
+		h.hold(row)
+		h.keys[k]++
+		h.mu.Unlock()
+		taken = to.Offer(row.Topic, row.message, more, func(acked bool) { h.ended(row, acked, wakeWorker) })
+		h.mu.Lock()
+		if taken {
+			return true, false
+		}
+		h.drop(row.ID)
+		h.less(k)
+		if !more || h.keys[k] > 0 {
+			if wait = h.keys[k] > 0 || h.back[k]; !wait {
+				h.sending[k]++
+			} else if claim != nil {
+				claim.wanted = true
+			}
+			return false, wait
+		} // else the earlier one has ended meanwhile, which may be why it was refused
+	}
+}
+
+// deleteWithin is how soon handled rows are deleted, if no other reason wakes the worker before.
+const deleteWithin = 20 * time.Millisecond
+
+// ended notes that a message is done.
+func (h *handed) ended(row outboxRow, acked bool, wakeWorker func()) {
+	k := keyed{row.Topic, row.Key}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.less(k)
+	if acked {
+		h.done[row.Shard] = append(h.done[row.Shard], outboxRow{ID: row.ID, Shard: row.Shard})
+		if len(h.done[row.Shard]) == 1 {
+			time.AfterFunc(deleteWithin, wakeWorker)
+		}
+		return
+	}
+	h.drop(row.ID)
+	h.back[k] = true
+	wakeWorker()
+}
+
+func (h *handed) hold(row outboxRow) {
+	k := keyed{row.Topic, row.Key}
+	h.rows[row.ID] = outboxRow{ID: row.ID, Shard: row.Shard, Topic: row.Topic, Key: row.Key}
+	h.ofKey[k] = append(h.ofKey[k], row.ID)
+}
+
+func (h *handed) drop(id int64) {
+	row, ok := h.rows[id]
+	if !ok {
+		return
+	}
+	k := keyed{row.Topic, row.Key}
+	delete(h.rows, id)
+	if h.ofKey[k] = slices.DeleteFunc(h.ofKey[k], func(other int64) bool { return other == id }); len(h.ofKey[k]) == 0 {
+		delete(h.ofKey, k)
+	}
+}
+
+func (h *handed) less(k keyed) {
+	if h.keys[k]--; h.keys[k] == 0 {
+		delete(h.keys, k)
+	}
+}
+
+// begin is called before the rows are read from the lowest one on.
+func (h *handed) begin() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.back)
+}
+
+// busy tells whether a message of a key is taken and not done, or was given back.
+func (h *handed) busy(k keyed) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.keys[k] > 0 || h.back[k]
+}
+
+// handled takes out the handled rows of some shards. Those of other shards are left to the relay that has them now.
+func (h *handed) handled(shards []int16) (rows []outboxRow) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, shard := range shards {
+		rows = append(rows, h.done[shard]...)
+		delete(h.done, shard)
+	}
+	return rows
+}
+
+// keep puts handled rows back.
+func (h *handed) keep(rows []outboxRow) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, row := range rows {
+		h.done[row.Shard] = append(h.done[row.Shard], row)
+	}
+}
+
+// forget forgets rows that were deleted, or that are another relay's now.
+func (h *handed) forget(rows []outboxRow) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, row := range rows {
+		h.drop(row.ID)
+	}
+}
+
+// count adds the number of rows by shard.
+func (h *handed) count(to map[int16]int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, row := range h.rows {
+		to[row.Shard]++
+	}
+}
+
+// size is the number of rows that every read finds again.
+func (h *handed) size() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.rows)
+}
+
+func (h *handed) has(id int64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, ok := h.rows[id]
+	return ok
+}
+
+// sentElsewhere makes senders forget what they sent.
+func (h *handed) sentElsewhere() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.resent++
+}
+
+func (h *handed) generation() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.resent
+}
