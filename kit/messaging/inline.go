@@ -49,7 +49,7 @@ func (r *Router) inlineEndpoint(name string, next cqrs.Endpoint) func(ctx contex
 	handle := r.config.Decorate(name, func(ctx context.Context, request any) (outcome any, _ error) {
 		a := request.(*attempt)
 		if outcome, a.err = next(ctx, a.body); a.err != nil {
-			return leftToBroker, nil
+			return leftToBroker, nil //nolint:nilerr // nothing has failed: the broker delivers it
 		}
 		return outcome, nil
 	})

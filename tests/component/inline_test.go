@@ -72,7 +72,7 @@ func TestOrderIsFourTransactions(t *testing.T) {
 	t.Parallel()
 	kittest.Long(t)
 	for delivery, least := range map[string]int{"on": 4, "off": 14} {
-		i := harness.NewEnvironment(t).Start("LOCAL_DELIVERY="+delivery)
+		i := harness.NewEnvironment(t).Start("LOCAL_DELIVERY=" + delivery)
 		i.Stock(1000, "MUG-01")
 		db := kittest.OpenDB(t, i.DSN())
 		transactions := 0
