@@ -63,11 +63,13 @@ func (r *Relay) Claim(topic, key string) *Claim {
 	if c.worker == nil || r.buffer.behind() {
 		return nil
 	}
+	near := false
+	if c.mark, c.generation, near = c.worker.marks.near(c.shard); !near {
+		return nil
+	}
 	if c.held = r.leases.use(func(shard int) bool { return shard == int(c.shard) }); c.held == nil {
 		return nil
 	}
-	marks, generation, _ := c.worker.marks.of(c.held.shards)
-	c.mark, c.generation = marks[0], generation
 	if !r.handed.claim(c) {
 		c.held.done()
 		return nil

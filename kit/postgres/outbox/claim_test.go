@@ -166,6 +166,22 @@ func TestClaimHandsOver(t *testing.T) {
 	waitClaim(t, relay, "t", "k")
 }
 
+// While the low-water marks lag behind, as beside a transaction that has written to the outbox and is open, no key is claimed: each commit would pass all rows above them.
+func TestNoClaimWhileTheMarksLag(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{Workers: 1, Poll: 50 * time.Millisecond})
+	waitClaim(t, relay, "t", "k").Release()
+	open := db.MustBegin()
+	open.MustExec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ('x', 'events', 'k', 0, '', '{}')`)
+	db.MustExec(`SELECT setval(pg_get_serial_sequence('outbox', 'id'), 100_000)`)
+	relay.See(100_000)
+	require.Nil(t, relay.Claim("t", "k"))
+	time.Sleep(time.Second)
+	require.Nil(t, relay.Claim("t", "k"))
+	require.NoError(t, open.Rollback())
+	waitClaim(t, relay, "t", "k")
+}
+
 // What this instance commits of a claimed key is noted, so that a commit that would fail is not tried.
 func TestClaimIsDisturbed(t *testing.T) {
 	db, dsn := kittest.Database(t)

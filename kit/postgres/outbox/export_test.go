@@ -19,3 +19,10 @@ func (r *Relay) LowWaterMark(shard int16) int64 {
 	}
 	return 0
 }
+
+// See makes the relay see an id of a row.
+func (r *Relay) See(id int64) {
+	for _, l := range r.lanes {
+		l.marks.note(id)
+	}
+}

@@ -80,6 +80,16 @@ func (l *lowWaterMarks) of(shards []int16) (ids []int64, generation int64, candi
 	return ids, l.generation, candidates
 }
 
+// near returns the mark of a shard. Ok false: it lags far behind, so that to look above it takes long.
+func (l *lowWaterMarks) near(shard int16) (id, generation int64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if m := l.shards[shard]; m != nil {
+		id = m.id
+	}
+	return id, l.generation, l.seen <= id+3*advanceAfter
+}
+
 // confirm is step 3: lowest are the lowest ids of due rows that the read found above the marks, by shard.
 func (l *lowWaterMarks) confirm(shards []int16, generation int64, candidates []int64, lowest map[int16]int64) {
 	l.mu.Lock()
