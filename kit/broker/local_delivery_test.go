@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,28 +51,34 @@ const deliveryTables = `
 	CREATE TABLE test_keys (key text PRIMARY KEY, seq int NOT NULL);
 	CREATE TABLE test_faults (key text, seq int, after int, way text, worker text);`
 
-// The ways of a message: without a mark, Kafka.
+// The ways of a message, which its header localMark says: without it, Kafka.
 const (
-	localMark = "test_local" // offered by the relay
+	localMark = "test_local"
 	byKafka   = "Kafka"
-	byOffer   = "offer"
+	byOffer   = "offer"       // of the relay
 	byClaim   = "handed over" // by the commit that sent it
 	inline    = "inline"      // in the transaction that sent it
 )
-
-type wayKey struct{}
 
 // marking is a sender that marks the messages that are delivered locally.
 type marking struct{ outbox.Local }
 
 func (m marking) Offer(topic string, msg *message.Message, more bool, done func(acked bool)) bool {
 	marked := msg.Copy()
-	marked.Metadata[localMark] = "yes"
+	marked.Metadata[localMark] = byOffer
 	return m.Local.Offer(topic, marked, more, done)
 }
 
 func (m marking) Claim(topic, key string) (release func(), deliver outbox.Deliver) {
-	return m.Local.(outbox.Claimer).Claim(topic, key)
+	release, to := m.Local.(outbox.Claimer).Claim(topic, key)
+	if to == nil {
+		return nil, nil
+	}
+	return release, func(msg *message.Message, with func(context.Context) context.Context, done func(acked bool)) {
+		marked := msg.Copy()
+		marked.Metadata[localMark] = byClaim
+		to(marked, with, done)
+	}
 }
 
 func (m marking) Close() { m.Local.(interface{ Close() }).Close() }
@@ -171,13 +178,7 @@ func (w *deliveryWorker) process(msg *message.Message) error {
 	if err != nil {
 		return err
 	}
-	way := byKafka
-	if msg.Metadata[localMark] != "" {
-		way = byOffer
-	}
-	if given, ok := msg.Context().Value(wayKey{}).(string); ok {
-		way = given
-	}
+	way := cmp.Or(msg.Metadata[localMark], byKafka)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	ctx, unit := txn.NewUnit(ctx, w.db)
@@ -222,7 +223,7 @@ func (w *deliveryWorker) process(msg *message.Message) error {
 		}
 	}
 	if claim != nil {
-		if err := claim.Confirm(ctx, w.topic); err != nil {
+		if err := claim.Confirm(ctx, w.topic, cqrs.Meta{}); err != nil {
 			return err
 		}
 		time.Sleep(rand.N(20 * time.Millisecond))
@@ -234,7 +235,7 @@ func (w *deliveryWorker) process(msg *message.Message) error {
 		return err
 	}
 	if sent := outbox.MessagesFromContext(ctx); claim != nil && len(sent) > 0 {
-		claim.HandOver(sent[0], func(ctx context.Context) context.Context { return context.WithValue(ctx, wayKey{}, byClaim) })
+		claim.HandOver(sent[0])
 	}
 	w.relay.Wake()
 	return nil

@@ -114,6 +114,16 @@ type Handler struct {
 
 	// Handle decides and records, inside the unit of work.
 	Handle func(ctx context.Context, command, answer any) error
+
+	// AfterCommit says that a command is handled only after the transaction that sends it. Otherwise it may be handled in that transaction, and what Handle
+	// reads besides its aggregate, as by SQL, can be what was stored before.
+	AfterCommit bool
+}
+
+// AfterItsCommit makes a handler one that handles a command only after the transaction that sends it.
+func (h Handler) AfterItsCommit() Handler {
+	h.AfterCommit = true
+	return h
 }
 
 // Handle registers a handler without an external call. Name is the command's stored name.

@@ -3,6 +3,7 @@ package cqrs
 import (
 	"context"
 	"sync/atomic"
+	"time"
 )
 
 // InlineConsumer is a consumer of events that may handle an event in the unit of work that records it. Its inbox row is written there too, so that
@@ -32,27 +33,40 @@ type InlineCommand struct {
 	Handle func(ctx context.Context) error
 }
 
-// confirmation says what the commit that has sent a message has found. Each part is used once: it says nothing of later attempts.
-type confirmation struct{ order, inbox atomic.Bool }
+// confirmation says what the commit that has sent a message has found. Each part is used once, and soon: it says nothing of later attempts.
+type confirmation struct {
+	at           time.Time
+	order, inbox atomic.Bool
+}
 
 type confirmationKey struct{}
 
-// WithConfirmation marks the context of a message for its first delivery: when it was committed, no message of its key waited, and it was not handled.
-func WithConfirmation(ctx context.Context) context.Context {
-	c := &confirmation{}
+// confirmedFor is how long a confirmation counts. Then the message is looked up as any other.
+const confirmedFor = 500 * time.Millisecond
+
+// WithConfirmation marks the context of a message for its first delivery: at a time a moment ago no message of its key waited. Unhandled says that it was not handled
+// then, nor another message of its saga, step and branch.
+func WithConfirmation(ctx context.Context, at time.Time, unhandled bool) context.Context {
+	c := &confirmation{at: at}
 	c.order.Store(true)
-	c.inbox.Store(true)
+	c.inbox.Store(unhandled)
 	return context.WithValue(ctx, confirmationKey{}, c)
 }
 
 // OrderConfirmed tells, once, whether the message of ctx need not be looked up among those that wait for a retry.
 func OrderConfirmed(ctx context.Context) bool {
 	c, ok := ctx.Value(confirmationKey{}).(*confirmation)
-	return ok && c.order.Swap(false)
+	return ok && c.order.Swap(false) && c.counts()
 }
 
 // InboxConfirmed tells, once, whether the message of ctx need not be looked up in the inbox.
 func InboxConfirmed(ctx context.Context) bool {
 	c, ok := ctx.Value(confirmationKey{}).(*confirmation)
-	return ok && c.inbox.Swap(false)
+	return ok && c.inbox.Swap(false) && c.counts()
+}
+
+// counts compares the wall clock too, because the monotonic one stands still while a virtual machine is suspended.
+func (c *confirmation) counts() bool {
+	now := time.Now()
+	return now.Sub(c.at) < confirmedFor && now.Round(0).Sub(c.at.Round(0)).Abs() < confirmedFor
 }

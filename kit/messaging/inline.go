@@ -4,6 +4,7 @@
 package messaging
 
 import (
+	"cmp"
 	"context"
 	"reflect"
 	"slices"
@@ -73,7 +74,7 @@ func (r *Router) addInlineCommand(destination, group string, h cqrs.Handler, ser
 			return nil // its consumer says so
 		}
 		c := &cqrs.InlineCommand{Consumer: group, Meta: meta}
-		if r.calling[group] {
+		if r.calling[group] || h.AfterCommit {
 			return c
 		}
 		c.Handle = func(ctx context.Context) error {
@@ -81,7 +82,7 @@ func (r *Router) addInlineCommand(destination, group string, h cqrs.Handler, ser
 			if err != nil {
 				return err
 			}
-			if err := r.config.Marshaler.checkPayload(msg, body); err != nil {
+			if err := cmp.Or(r.config.Marshaler.checkPayload(msg, body), cqrs.CheckText("key of "+meta.Type, body.(cqrs.Keyed).Key(), cqrs.MaxKey)); err != nil {
 				return err
 			}
 			return endpoint(otel.GetTextMapPropagator().Extract(ctx, propagation.MapCarrier(msg.Metadata)), body)

@@ -6,6 +6,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -121,6 +122,10 @@ func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.
 	if err == nil {
 		return
 	}
+	if failing := outbox.Failing(err); failing != nil && g.leave(sound, failing, err) {
+		g.try(ctx, slices.DeleteFunc(sound, func(c *committing) bool { return c.failure() != nil }), lockWait, left)
+		return
+	}
 	waited, ok := errors.AsType[*txn.WaitError](err)
 	switch {
 	case txn.IsUnavailable(err), ctx.Err() != nil:
@@ -139,6 +144,18 @@ func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.
 		g.try(ctx, sound[:half], lockWait, left)
 		g.try(ctx, sound[half:], lockWait, left)
 	}
+}
+
+// leave ends the units whose claims have failed. Some false: there are none.
+func (*groupCommit) leave(all []*committing, failing func(*outbox.Claim) bool, err error) (some bool) {
+	for _, c := range all {
+		if i := slices.IndexFunc(c.claims, failing); i >= 0 {
+			c.claims[i].Failed()
+			c.end(err)
+			some = true
+		}
+	}
+	return some
 }
 
 // write commits units in one transaction.

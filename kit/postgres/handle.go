@@ -17,7 +17,7 @@ func (u *UnitOfWork) NeedsProcessing(ctx context.Context, d cqrs.Delivery) (bool
 	switch {
 	case d.Expired(u.clock()):
 		return false, nil
-	case d.Meta.Branch != cqrs.BranchCompensation && cqrs.InboxConfirmed(ctx):
+	case cqrs.InboxConfirmed(ctx):
 		return true, nil
 	}
 	outcome, err := u.inbox.LookUp(ctx, d.Consumer, d.InboxMeta())

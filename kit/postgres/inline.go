@@ -5,10 +5,12 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -17,7 +19,31 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// errInline makes a message run again without inline consumers: what one of them has done may be the reason why the commit failed.
+// inlineLevel is what is done inline. After a failure a message runs again with one level less: a command that is sent is no reason why a saga
+// should not begin.
+type inlineLevel int
+
+const (
+	nothingInline inlineLevel = iota
+	inlineEvents
+	inlineCommands // and events
+)
+
+func (u *UnitOfWork) inlineLevel() inlineLevel {
+	switch {
+	case u.InlineCommands.Command != nil:
+		return inlineCommands
+	case len(u.Inline) > 0:
+		return inlineEvents
+	default:
+		return nothingInline
+	}
+}
+
+// inlineBudget limits the time in which a run does things inline, as its own message waits for that.
+const inlineBudget = 500 * time.Millisecond
+
+// errInline makes a message run again with less inline: what was done inline may be the reason why the commit failed.
 var errInline = fmt.Errorf("with inline consumers: %w", cqrs.ErrConflict)
 
 // failedWithInline tells whether a run has failed, surely has not been committed, and may have failed for what an inline consumer did. A message
@@ -29,11 +55,16 @@ func (r *run) failedWithInline() bool {
 
 // inline has the events of a message handled by the inline consumers, then the commands that are sent, then their events, and so on. Sent is how many messages
 // the run had before. All are the events that are to be published.
-func (u *UnitOfWork) inline(ctx context.Context, r *run, events []cqrs.Event, sent int) (all []cqrs.Event) {
+func (u *UnitOfWork) inline(ctx context.Context, r *run, events []cqrs.Event, sent int, level inlineLevel) (all []cqrs.Event) {
+	ctx, cancel := context.WithTimeout(ctx, inlineBudget)
+	defer cancel()
 	for {
 		recorded := u.consume(ctx, r, events)
 		r.events = append(r.events, recorded...)
 		all = slices.Concat(all, events, recorded)
+		if level == inlineEvents {
+			return all
+		}
 		if events = u.handleSent(ctx, r, &sent); len(events) == 0 {
 			return all
 		}
@@ -95,7 +126,7 @@ func handledBy(ctx context.Context, r *run, c cqrs.InlineConsumer, events []*cqr
 		recorded = append(recorded, added...)
 		return err
 	}
-	ok = r.tries(r.length > 1, func() error {
+	ok = r.tries(ctx, r.length > 1, func() error {
 		for _, e := range events {
 			if err := handle(*e); err != nil {
 				return err
@@ -110,10 +141,10 @@ func handledBy(ctx context.Context, r *run, c cqrs.InlineConsumer, events []*cqr
 }
 
 // tries does something inline, without waiting for another unit or in a transaction of its own. What it does is dropped if it fails.
-func (r *run) tries(known bool, do func() error) (ok bool) {
+func (r *run) tries(ctx context.Context, known bool, do func() error) (ok bool) {
 	writes, streams := r.Savepoint(), r.session.Savepoint()
 	err := r.WithoutStatements(func() error {
-		return r.session.Opportunely(known, func() error { return cqrs.Protect(do) })
+		return r.session.Opportunely(known, func() error { return cmp.Or(cqrs.Protect(do), ctx.Err()) })
 	})
 	if err != nil {
 		r.RollbackTo(writes)

@@ -24,8 +24,8 @@ type InlineCommands struct {
 	Claim func(topic, key string) *outbox.Claim
 }
 
-// maxClaims is how many keys one unit of work claims, so that it does not hold ever more of them.
-const maxClaims = 16
+// maxInline is how many commands one unit of work handles or hands over: a chain of commands could go on for ever.
+const maxInline = 16
 
 // handleSent handles the commands among the messages that a run has sent, from the one numbered from on, or has them handed over. Events are those that
 // the handlers have recorded, and their answers.
@@ -35,7 +35,7 @@ func (u *UnitOfWork) handleSent(ctx context.Context, r *run, from *int) (events 
 	}
 	for {
 		messages := outbox.MessagesFromContext(ctx)
-		if *from >= len(messages) || len(r.claims) >= maxClaims {
+		if *from >= len(messages) || r.inlineCommands >= maxInline || ctx.Err() != nil {
 			return events
 		}
 		w := messages[*from]
@@ -60,6 +60,7 @@ func (u *UnitOfWork) handleCommand(ctx context.Context, r *run, w *outbox.Messag
 	switch {
 	case command == nil, known && !handledAll:
 	case known:
+		r.inlineCommands++
 		events, handled = u.handleClaimed(ctx, r, w, command, nil)
 	default:
 		claim := u.InlineCommands.Claim(w.Topic, w.Message.Metadata[cqrs.HeaderKey])
@@ -67,9 +68,10 @@ func (u *UnitOfWork) handleCommand(ctx context.Context, r *run, w *outbox.Messag
 			break
 		}
 		r.claims = append(r.claims, claim)
-		if events, handled = u.handleClaimed(ctx, r, w, command, claim); !handled && claim.Confirm(ctx, command.Consumer) == nil {
+		r.inlineCommands++
+		if events, handled = u.handleClaimed(ctx, r, w, command, claim); !handled && claim.Confirm(ctx, command.Consumer, command.Meta) == nil {
 			r.inlined = true
-			r.After(func() { claim.HandOver(w, cqrs.WithConfirmation) })
+			r.After(func() { claim.HandOver(w) })
 		}
 	}
 	if r.keys == nil {
@@ -86,23 +88,28 @@ var errDisturbed = fmt.Errorf("a message of a claimed key was committed meanwhil
 
 func keyOf(w *outbox.Message) string { return w.Topic + " " + w.Message.Metadata[cqrs.HeaderKey] }
 
+// errNothingRecorded leaves a command that is refused, or records nothing, to be decided on what its sender has committed.
+var errNothingRecorded = fmt.Errorf("nothing was recorded: %w", cqrs.ErrConflict)
+
 // handleClaimed handles a command whose key is claimed. Confirm is the claim, if no command was handled with it before.
 func (u *UnitOfWork) handleClaimed(ctx context.Context, r *run, w *outbox.Message, command *cqrs.InlineCommand, confirm *outbox.Claim) (events []cqrs.Event, ok bool) {
 	if command.Handle == nil || command.Meta.Branch == cqrs.BranchCompensation { // the inbox would have to be asked for its action
 		return nil, false
 	}
-	ok = r.tries(false, func() error {
+	ok = r.tries(ctx, false, func() error {
 		at := &unit{run: r, claimed: r.Savepoint(), streams: r.session.Savepoint(), command: w}
 		ctx := cqrs.WithMeta(context.WithValue(cqrs.WithPrincipal(ctx, cqrs.Principal{}), unitKey{}, at), command.Meta)
-		recorded, answers, err := u.perform(ctx, at, command.Handle)
+		recorded, _, err := u.perform(ctx, at, command.Handle)
+		if err == nil && len(recorded) == 0 {
+			err = errNothingRecorded
+		}
 		if err == nil && confirm != nil {
-			err = confirm.Confirm(ctx, command.Consumer)
+			err = confirm.Confirm(ctx, command.Consumer, command.Meta)
 		}
 		if err != nil {
 			return err
 		}
-		r.events = append(r.events, recorded...)
-		events = slices.Concat(recorded, answers)
+		r.events, events = append(r.events, recorded...), recorded
 		return nil
 	})
 	return events, ok

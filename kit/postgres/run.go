@@ -24,17 +24,18 @@ const maxRun = 64
 // If the commit of several messages fails, they run again in runs of half the length, so that a message has no other's error in the end.
 type run struct {
 	*txn.Unit
-	session  *eventstore.Session
-	length   int  // messages
-	own      bool // it has committed in its own transaction, or tried to
-	inlined  bool // an inline consumer has handled an event, or a command
-	stored   bool // it is committed, even if err says that something went wrong then
-	events   []cqrs.Event
-	messages []*outbox.Message
-	claims   []*outbox.Claim // of the keys of commands that it handles or hands over
-	keys     map[string]bool // keys of messages that it has sent, with their topics, and whether it has handled all of them
-	ended    chan struct{}
-	err      error
+	session        *eventstore.Session
+	length         int  // messages
+	own            bool // it has committed in its own transaction, or tried to
+	inlined        bool // an inline consumer has handled an event, or a command
+	stored         bool // it is committed, even if err says that something went wrong then
+	events         []cqrs.Event
+	messages       []*outbox.Message
+	inlineCommands int             // that it has handled or hands over
+	claims         []*outbox.Claim // of the keys of commands that it handles or hands over
+	keys           map[string]bool // keys of messages that it has sent, with their topics, and whether it has handled all of them
+	ended          chan struct{}
+	err            error
 }
 
 func (u *UnitOfWork) begin() *run {
@@ -85,7 +86,7 @@ func (r *run) wait(ctx context.Context) error {
 
 // join does the work of a message in the run of the messages before it. If that fails, the others are committed, and the message runs again
 // after them.
-func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Context) error, inline bool) error {
+func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Context) error, inline inlineLevel) error {
 	own := context.WithoutCancel(ctx) // the others must not fail because this message is given up
 	turn := cqrs.TurnFromContext(ctx)
 	if !turn.Admits(r.length + 1) {

@@ -94,7 +94,7 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 		return work(ctx)
 	}
 	turn := cqrs.TurnFromContext(ctx)
-	inline := len(u.Inline) > 0
+	inline := u.inlineLevel()
 	for attempt := 1; ; attempt++ {
 		before, err := turn.Join(ctx)
 		if err != nil {
@@ -105,7 +105,9 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 		} else {
 			err = u.once(ctx, work, inline, attempt > maxGroupAttempts)
 		}
-		inline = inline && errors.Is(err, errUnverified)
+		if !errors.Is(err, errUnverified) {
+			inline = max(nothingInline, inline-1)
+		}
 		if out, ok := errors.AsType[*lockedOutError](err); ok {
 			err = u.commits.wait(ctx, out)
 		}
@@ -127,7 +129,7 @@ const maxGroupAttempts = 3
 // errUnfinished is the result of a unit whose work has panicked.
 var errUnfinished = errors.New("the unit of work was not finished")
 
-func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) error, inline, alone bool) (err error) {
+func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) error, inline inlineLevel, alone bool) (err error) {
 	working, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
 	r := u.begin()
@@ -152,7 +154,7 @@ func (u *UnitOfWork) once(ctx context.Context, work func(ctx context.Context) er
 
 // verified does the work of a message. An error or a panic is final only if the stored streams are still at the versions that the unit has
 // read. If not, the error is cqrs.ErrConflict, and the unit runs again.
-func (u *UnitOfWork) verified(ctx context.Context, r *run, work func(ctx context.Context) error, inline bool) (err error) {
+func (u *UnitOfWork) verified(ctx context.Context, r *run, work func(ctx context.Context) error, inline inlineLevel) (err error) {
 	defer func() {
 		value := recover()
 		if value == nil && (err == nil || ctx.Err() != nil || cqrs.KindOf(err) == cqrs.KindConflict) {
@@ -171,7 +173,7 @@ func (u *UnitOfWork) verified(ctx context.Context, r *run, work func(ctx context
 }
 
 // step does the work of a message in a run, and what other consumers do inline, and adds the events and messages to the run.
-func (u *UnitOfWork) step(ctx context.Context, r *run, work func(ctx context.Context) error, inline bool) error {
+func (u *UnitOfWork) step(ctx context.Context, r *run, work func(ctx context.Context) error, inline inlineLevel) error {
 	sent := len(outbox.MessagesFromContext(txn.WithUnit(ctx, r.Unit)))
 	ctx = eventstore.WithSession(txn.WithUnit(ctx, r.Unit), r.session)
 	at := &unit{run: r, claimed: r.Savepoint(), streams: r.session.Savepoint()}
@@ -182,8 +184,8 @@ func (u *UnitOfWork) step(ctx context.Context, r *run, work func(ctx context.Con
 	}
 	r.events = append(r.events, recorded...)
 	events := slices.Concat(recorded, answers)
-	if inline && !r.OwnTransaction() {
-		events = u.inline(ctx, r, events, sent)
+	if inline > nothingInline && !r.OwnTransaction() {
+		events = u.inline(ctx, r, events, sent, inline)
 	}
 	for _, e := range events {
 		if err := u.bus.Publish(ctx, e); err != nil {

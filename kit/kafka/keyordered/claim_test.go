@@ -92,3 +92,19 @@ func TestClaimOfALostPartition(t *testing.T) {
 	<-drained
 	require.Equal(t, 10_000, p.bytes.left)
 }
+
+// A claim that outlives the patience of the drain, because its commit hangs, delivers nothing any more: the channel may be closed.
+func TestClaimAfterTheDrain(t *testing.T) {
+	for range 20 {
+		s := offeringSubscriber(t, 10)
+		out := make(chan *message.Message)
+		p, lost := offerable(t, s, out, 10_000)
+		c := s.Claim("t", 0, "k", 0)
+		lost()
+		p.drain(time.Millisecond, func() {})
+		close(out)
+		done := make(chan bool, 1)
+		c.Deliver(numbered("k", "claimed"), nil, func(acked bool) { done <- acked })
+		require.False(t, <-done)
+	}
+}

@@ -104,6 +104,9 @@ func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledg
 
 // offer delivers a message once, and tells whether it was acknowledged.
 func (p *partition) offer(msg *message.Message) bool {
+	if p.stop.Err() != nil { // out may be closed
+		return false
+	}
 	select {
 	case p.out <- msg:
 	case <-p.stop.Done():

@@ -23,18 +23,20 @@ const (
 type buffer struct {
 	mu       sync.Mutex
 	messages map[int64]*Message
+	keys     map[keyed]int // of messages
 	order    []int64
 	bytes    int
 	commits  map[chan struct{}]bool // commits of this instance that are running
 }
 
 func newBuffer() *buffer {
-	return &buffer{messages: map[int64]*Message{}, commits: map[chan struct{}]bool{}}
+	return &buffer{messages: map[int64]*Message{}, keys: map[keyed]int{}, commits: map[chan struct{}]bool{}}
 }
 
 // Offer buffers messages that were committed by this instance, and wakes the workers of their shards. It does not block.
 func (r *Relay) Offer(written []*Message) {
-	held := r.Held() > 0
+	holds := r.leases.holds()
+	held := len(holds) > 0
 	var highest int64
 	for _, w := range written {
 		highest = max(highest, w.ID)
@@ -52,10 +54,12 @@ func (r *Relay) Offer(written []*Message) {
 	r.buffer.mu.Lock()
 	defer r.buffer.mu.Unlock()
 	for _, w := range written {
-		if w.ID == 0 || w.Message.Metadata[cqrs.HeaderDue] != "" {
+		k := keyOfMessage(w)
+		if w.ID == 0 || w.Message.Metadata[cqrs.HeaderDue] != "" || !holds[ShardOf(k.topic, k.key)] {
 			continue
 		}
 		r.buffer.messages[w.ID] = w
+		r.buffer.keys[k]++
 		r.buffer.order = append(r.buffer.order, w.ID)
 		r.buffer.bytes += w.size
 	}
@@ -120,10 +124,14 @@ func (r *buffer) fill(rows []outboxRow) (missing []int64) {
 	defer r.mu.Unlock()
 	for i := range rows {
 		row := &rows[i]
-		if row.Headers != nil || row.message != nil {
+		if row.message != nil {
 			continue
 		}
-		if w := r.drop(row.ID); w != nil {
+		w := r.drop(row.ID)
+		if row.Headers != nil {
+			continue
+		}
+		if w != nil {
 			row.Topic, row.Key, row.message = w.Topic, w.Message.Metadata[cqrs.HeaderKey], w.Message
 		} else {
 			missing = append(missing, row.ID)
@@ -140,6 +148,32 @@ func (r *buffer) trim() {
 		n++
 	}
 	r.order = r.order[n:]
+	if len(r.order) > 2*len(r.messages)+1000 { // behind one that stays
+		r.order = slices.DeleteFunc(r.order, func(id int64) bool { return r.messages[id] == nil })
+	}
+}
+
+// forget drops the messages of rows that were deleted.
+func (r *buffer) forget(rows []outboxRow) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, row := range rows {
+		r.drop(row.ID)
+	}
+}
+
+func keyOfMessage(w *Message) keyed { return keyed{w.Topic, w.Message.Metadata[cqrs.HeaderKey]} }
+
+func (r *buffer) size() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.messages)
+}
+
+func (r *buffer) hasKey(topic, key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.keys[keyed{topic, key}] > 0
 }
 
 func (r *buffer) drop(id int64) *Message {
@@ -147,12 +181,13 @@ func (r *buffer) drop(id int64) *Message {
 	if w != nil {
 		r.bytes -= w.size
 		delete(r.messages, id)
+		if k := keyOfMessage(w); r.keys[k] > 1 {
+			r.keys[k]--
+		} else {
+			delete(r.keys, k)
+		}
 	}
 	return w
 }
 
-func (r *buffer) empty() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.messages) == 0
-}
+func (r *buffer) empty() bool { return r.size() == 0 }

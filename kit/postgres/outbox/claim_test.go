@@ -3,6 +3,7 @@ package outbox_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ func waitClaim(t *testing.T, relay *outbox.Relay, topic, key string) (c *outbox.
 func commitWith(t *testing.T, db *sqlx.DB, c *outbox.Claim, text string) (w *outbox.Message, err error) {
 	t.Helper()
 	ctx, unit := txn.NewUnit(t.Context(), db)
-	require.NoError(t, c.Confirm(ctx, "consumer"))
+	require.NoError(t, c.Confirm(ctx, "consumer", cqrs.Meta{ID: "m", SagaID: "saga", SagaStep: "step", Branch: cqrs.BranchAction}))
 	if text != "" {
 		msg := message.NewMessage(uuid.NewString(), []byte(text))
 		msg.Metadata[cqrs.HeaderKey] = c.Key
@@ -133,7 +134,7 @@ func TestClaimConfirms(t *testing.T) {
 				return
 			}
 			require.ErrorIs(t, err, cqrs.ErrConflict)
-			require.ErrorContains(t, err, "t k")
+			require.ErrorContains(t, err, `"t", "k"`)
 		})
 	}
 }
@@ -151,7 +152,7 @@ func TestClaimHandsOver(t *testing.T) {
 	relay.Wake() // it reads the row before it is handed over
 	h.waitTaken(t, "other")
 	time.Sleep(100 * time.Millisecond)
-	claim.HandOver(w, nil)
+	claim.HandOver(w)
 	claim.Release()
 	write(t, db, "t", item{key: "k", text: "2"})
 	relay.Wake()
@@ -200,6 +201,110 @@ func TestClaimIsDisturbed(t *testing.T) {
 	require.True(t, claim.Disturbed())
 }
 
+// A key for which a claim was refused, and all keys of a topic for which a commit has failed, are not claimed for a while.
+func TestKeyIsAvoidedAfterAFailure(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{Workers: 1})
+	claim := waitClaim(t, relay, "t", "k")
+	other := waitClaim(t, relay, "t", "other")
+	require.Nil(t, relay.Claim("t", "k"))
+	claim.Release()
+	require.Nil(t, relay.Claim("t", "k"), "it was refused a moment ago")
+	other.Release()
+	waitClaim(t, relay, "t", "k").Failed()
+	require.Nil(t, relay.Claim("t", "third"))
+	waitClaim(t, relay, "t", "third")
+}
+
+// The messages of a suspended topic are sent, and the topic resumes, between a claim and its commit.
+func TestTopicResumesWhileAKeyIsClaimed(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(func(_, text string) bool { return text == "claim" })
+	h.fails = func(context.Context) error { return errTopic }
+	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1, TopicFault: func(err error) bool { return errors.Is(err, errTopic) }})
+	write(t, db, "t", item{key: "k", text: "earlier"})
+	relay.Wake()
+	suspended := func(wanted int) {
+		t.Helper()
+		kittest.Eventually(t, func() error {
+			if s, err := outbox.SuspendedTopics(t.Context(), db); err != nil || len(s) != wanted {
+				return fmt.Errorf("%d topics are suspended: %w", len(s), err)
+			}
+			return nil
+		})
+	}
+	suspended(1)
+	claim := waitClaim(t, relay, "t", "k")
+	h.mu.Lock()
+	h.fails = nil
+	h.mu.Unlock()
+	suspended(0)
+	require.Equal(t, []string{"earlier"}, h.sentOf())
+	_, err := commitWith(t, db, claim, "")
+	require.ErrorIs(t, err, cqrs.ErrConflict, "the earlier message was sent, and not handled")
+}
+
+// offer commits events and offers them to a relay, as a unit of work does.
+func offer(t *testing.T, db *sqlx.DB, relay *outbox.Relay, from, to int) {
+	t.Helper()
+	ctx, unit := txn.NewUnit(t.Context(), db)
+	for n := from; n < to; n++ {
+		msg := message.NewMessage(uuid.NewString(), []byte("x"))
+		msg.Metadata[cqrs.HeaderKey] = fmt.Sprint("e-", n)
+		msg.SetContext(ctx)
+		require.NoError(t, outbox.NewPublisher(0, kittest.Insert).Publish("events", msg))
+	}
+	done := relay.Committing()
+	defer done()
+	require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
+	relay.Offer(outbox.MessagesFromContext(ctx))
+}
+
+// When all was relayed, nothing is left in memory: neither messages that another host relays, nor those that were read while a key was blocked.
+func TestNothingIsLeftInTheBuffer(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{Workers: 1})
+	waitClaim(t, relay, "t", "k").Release()
+	db.MustExec(`INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, attempts, outbox_id, first_at, last_at)
+		VALUES ('x@relay', 'relay', 'x', 'foreign', 'k', '{}', '', 'r', 1, 1, now(), now())`)
+	for n := range 60 {
+		offer(t, db, relay, 10*n, 10*n+10)
+	}
+	drained(t, db)
+	require.Zero(t, relay.Buffered())
+	db.MustExec(`DELETE FROM dead_letters`)
+	other, _ := runSenders(t, db, dsn, newHandlers(all).sender, outbox.Options{Workers: 1, Local: []string{"t"}, Host: "other"})
+	kittest.Eventually(t, func() error {
+		if relay.Held() != outbox.Shards/2 || other.Held() != outbox.Shards/2 {
+			return errors.New("the shards are not shared")
+		}
+		return nil
+	})
+	offer(t, db, relay, 0, 600)
+	other.Wake()
+	drained(t, db)
+	require.Zero(t, relay.Buffered())
+}
+
+// While a key is claimed that has many messages, they are not read in a loop, and those of other keys behind them are handled.
+func TestClaimedHotKeyHidesNoOthers(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(all)
+	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	other := keyOf("t", func(shard int16) bool { return shard == outbox.ShardOf("t", "k") })
+	claim := waitClaim(t, relay, "t", "k")
+	var items []item
+	for n := range 1200 {
+		items = append(items, item{key: "k", text: fmt.Sprint(n)})
+	}
+	write(t, db, "t", append(items, item{key: other, text: "other"})...)
+	relay.Wake()
+	h.waitTaken(t, "other")
+	require.Less(t, transactionsWithin(t, db, 2*time.Second), 100)
+	claim.Release()
+	h.waitTaken(t, "0", "1199")
+}
+
 // A handed over message that is given back is offered again, before those behind it.
 func TestClaimedMessageIsGivenBack(t *testing.T) {
 	db, dsn := kittest.Database(t)
@@ -208,7 +313,7 @@ func TestClaimedMessageIsGivenBack(t *testing.T) {
 	claim := waitClaim(t, relay, "t", "k")
 	w, err := commitWith(t, db, claim, "1")
 	require.NoError(t, err)
-	claim.HandOver(w, nil)
+	claim.HandOver(w)
 	h.refuse()
 	write(t, db, "t", item{key: "k", text: "2"})
 	relay.Wake()

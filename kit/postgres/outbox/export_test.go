@@ -26,3 +26,6 @@ func (r *Relay) See(id int64) {
 		l.marks.note(id)
 	}
 }
+
+// Buffered is how many messages are in memory.
+func (r *Relay) Buffered() int { return r.buffer.size() }

@@ -26,15 +26,16 @@ type handed struct {
 	back    map[keyed]bool      // one was given back
 	sending map[keyed]int       // batches that send messages of the key
 	claims  map[keyed]*Claim
-	claimer Claimer // the sender of the worker
-	resent  int64   // counts what makes senders forget
+	avoided map[keyed]time.Time // keys, and topics, that are not claimed until then
+	claimer Claimer             // the sender of the worker
+	resent  int64               // counts what makes senders forget
 
 	done map[int16][]outboxRow // handled, to be deleted, by shard
 }
 
 func newHanded() *handed {
 	return &handed{
-		rows: map[int64]outboxRow{}, ofKey: map[keyed][]int64{}, keys: map[keyed]int{}, back: map[keyed]bool{}, sending: map[keyed]int{}, claims: map[keyed]*Claim{}, resent: 1, done: map[int16][]outboxRow{},
+		rows: map[int64]outboxRow{}, ofKey: map[keyed][]int64{}, keys: map[keyed]int{}, back: map[keyed]bool{}, sending: map[keyed]int{}, claims: map[keyed]*Claim{}, avoided: map[keyed]time.Time{}, resent: 1, done: map[int16][]outboxRow{},
 	}
 }
 
@@ -49,12 +50,11 @@ func (h *handed) offer(to Local, row outboxRow, wakeWorker func()) (taken, wait 
 		if h.back[k] {
 			return false, true
 		}
-		claim := h.claims[k]
 		h.hold(row)
 		h.keys[k]++
-		h.mu.Unlock()
-		taken = to.Offer(row.Topic, row.message, more, func(acked bool) { h.ended(row, acked, wakeWorker) })
-		h.mu.Lock()
+		h.unlocked(func() {
+			taken = to.Offer(row.Topic, row.message, more, func(acked bool) { h.ended(row, acked, wakeWorker) })
+		})
 		if taken {
 			return true, false
 		}
@@ -63,12 +63,19 @@ func (h *handed) offer(to Local, row outboxRow, wakeWorker func()) (taken, wait 
 		if !more || h.keys[k] > 0 {
 			if wait = h.keys[k] > 0 || h.back[k]; !wait {
 				h.sending[k]++
-			} else if claim != nil {
+			} else if claim := h.claims[k]; claim != nil {
 				claim.wanted = true
 			}
 			return false, wait
 		} // else the earlier one has ended meanwhile, which may be why it was refused
 	}
+}
+
+// unlocked calls f without the lock.
+func (h *handed) unlocked(f func()) {
+	h.mu.Unlock()
+	defer h.mu.Lock()
+	f()
 }
 
 // deleteWithin is how soon handled rows are deleted, if no other reason wakes the worker before.

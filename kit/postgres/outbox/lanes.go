@@ -21,6 +21,7 @@ type worker struct {
 	*lane
 	part, of int
 	wake     chan struct{}
+	backlog  atomic.Bool // there may be more rows than were read
 
 	// Of the local lane:
 	generation atomic.Int64  // of what its sender remembers

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -120,6 +121,16 @@ func (l *leases) use(pick func(shard int) bool) *lease {
 			}
 		}),
 	}
+}
+
+// holds are the held shards.
+func (l *leases) holds() map[int16]bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.session == nil || !l.session.valid() {
+		return nil
+	}
+	return maps.Clone(l.session.shards)
 }
 
 func (l *leases) count() int {

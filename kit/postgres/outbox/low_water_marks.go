@@ -87,7 +87,7 @@ func (l *lowWaterMarks) near(shard int16) (id, generation int64, ok bool) {
 	if m := l.shards[shard]; m != nil {
 		id = m.id
 	}
-	return id, l.generation, l.seen <= id+3*advanceAfter
+	return id, l.generation, l.seen <= id+advanceAfter*3/2
 }
 
 // confirm is step 3: lowest are the lowest ids of due rows that the read found above the marks, by shard.

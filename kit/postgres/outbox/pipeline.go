@@ -58,6 +58,7 @@ type pipeline struct {
 
 	mu      sync.Mutex
 	busy    map[int64]int16 // rows that were read and are not deleted yet, and their shards
+	left    map[int16]int   // rows of claimed keys that the last read has found, by shard
 	gone    map[int64]bool  // rows that were deleted since the current read began, which may still see them
 	err     error
 	relayed atomic.Int64
@@ -100,6 +101,16 @@ func (r *Relay) pipeline(ctx context.Context, w *worker, sender Sender) (relayed
 	})
 	stages.Wait()
 	return int(p.relayed.Load()), p.failed()
+}
+
+// leftOut is how many rows of claimed keys the last read has found.
+func (p *pipeline) leftOut() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, of := range p.left {
+		n += of
+	}
+	return n
 }
 
 // mine tells whether the worker relays a shard.
@@ -203,6 +214,7 @@ func (p *pipeline) remove(b *batch, more <-chan *batch) {
 	}
 	for _, b := range all {
 		n, err := r.removeSent(b.lease, b.sent, idsOf(b.handled))
+		r.buffer.forget(b.rows) // a row may have been read before its message was offered
 		p.relayed.Add(int64(n))
 		if err != nil {
 			p.fail(err)

@@ -91,8 +91,10 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 			rows = p.fresh(rows)
 			more = len(rows) >= p.most() // else no shard has reached its limit
 			p.deep = more
+			p.backlog.Store(more)
+			left := p.leftOut()
 			rows, err = p.complete(ctx, rows)
-			return rows, more, err
+			return rows, more && (len(rows) > 0 || p.leftOut() > left), err // otherwise all are of claimed keys, whose release wakes the worker
 		}
 		p.marks.renew(now)
 	}
@@ -155,6 +157,9 @@ func (p *pipeline) limits(shards []int16) []int64 {
 		for shard, n := range p.waiting {
 			busy[shard] += min(n, maxWaiting*p.most())
 		}
+		for shard, n := range p.left {
+			busy[shard] += min(n, maxWaiting*p.most())
+		}
 	}
 	out := make([]int64, len(shards))
 	for i, shard := range shards {
@@ -175,7 +180,7 @@ func (p *pipeline) most() int {
 	return p.relay.options.Batch
 }
 
-// fresh drops the rows that the pipeline or handlers already hold.
+// fresh drops the rows that the pipeline or handlers hold.
 func (p *pipeline) fresh(rows []outboxRow) []outboxRow {
 	fresh := rows[:0]
 	p.mu.Lock()
@@ -222,11 +227,13 @@ func (p *pipeline) complete(ctx context.Context, fresh []outboxRow) ([]outboxRow
 		}
 		out = append(out, row)
 	}
+	left := map[int16]int{}
 	if p.local {
-		out = r.handed.unclaimed(out)
+		out, left = r.handed.unclaimed(out)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.left = left
 	for _, row := range out {
 		p.busy[row.ID] = row.Shard
 	}

@@ -223,7 +223,9 @@ func (r *Relay) resume(ctx context.Context, topic string) (resumed bool, err err
 	if _, err := tx.ExecContext(ctx, `SELECT FROM suspended_topics WHERE topic = $1 FOR UPDATE`, topic); err != nil {
 		return false, txn.Classify(err, "end the suspension of "+topic)
 	}
-	result, err := tx.ExecContext(ctx, `DELETE FROM suspended_topics WHERE topic = $1 AND NOT EXISTS (SELECT FROM outbox WHERE topic = $1 AND due_at = '-infinity')`, topic)
+	// With a new generation, a commit with a claim fails whose key's messages were sent meanwhile.
+	result, err := tx.ExecContext(ctx, `WITH resumed AS (DELETE FROM suspended_topics WHERE topic = $1 AND NOT EXISTS (SELECT FROM outbox WHERE topic = $1 AND due_at = '-infinity') RETURNING topic)
+		UPDATE outbox_epoch SET epoch = epoch + 1 FROM resumed`, topic)
 	if err != nil {
 		return false, txn.Classify(err, "end the suspension of "+topic)
 	}

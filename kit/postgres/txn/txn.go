@@ -66,8 +66,10 @@ const (
 	codeRefused  = "MR001" // with a sentence for a person
 	codeConflict = "MR002" // another transaction was first
 	codeGap      = "MR003" // an event without the one before it: the unit has read a stale stream
-	codeBehind   = "MR004" // an earlier message of a claimed key was not handled yet
 )
+
+// CodeBehind is the code of the error that an earlier message of a claimed key was not handled yet. It is a conflict.
+const CodeBehind = "MR004"
 
 // IsStale tells whether an error says that a stream has changed since the unit has read it.
 func IsStale(err error) bool {
@@ -105,7 +107,7 @@ func kindOf(err error) error {
 		return cqrs.ErrTransient
 	case !ok || pg.Code == codeRefused:
 		return nil
-	case pg.Code == "40001", pg.Code == "40P01", pg.Code == codeConflict, pg.Code == codeGap, pg.Code == codeBehind: // serialization failure, deadlock
+	case pg.Code == "40001", pg.Code == "40P01", pg.Code == codeConflict, pg.Code == codeGap, pg.Code == CodeBehind: // serialization failure, deadlock
 		return cqrs.ErrConflict
 	case pg.Code == "23505" && taken[pg.ConstraintName]:
 		return cqrs.ErrConflict

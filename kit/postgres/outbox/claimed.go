@@ -1,0 +1,139 @@
+// The keys that are claimed, and those that are not worth it. What is claimed is neither sent nor offered. TestClaimIsRefused, TestRowsOfAClaimedKeyWait and
+// TestKeyIsAvoidedAfterAFailure show it.
+
+package outbox
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
+// avoidFor is how long keys are not claimed for which a claim was refused or a commit has failed: it is likely to happen again, and costs each time.
+const avoidFor = time.Second
+
+// avoid notes a key that is not to be claimed for a while; no key: those of the topic.
+func (h *handed) avoid(topic, key string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.avoided) >= maxBehind {
+		now := time.Now()
+		maps.DeleteFunc(h.avoided, func(_ keyed, until time.Time) bool { return now.After(until) })
+	}
+	if len(h.avoided) >= 10*maxBehind {
+		clear(h.avoided)
+	}
+	h.avoided[keyed{topic, key}] = time.Now().Add(avoidFor)
+}
+
+// avoids tells whether a key is not to be claimed now.
+func (h *handed) avoids(k keyed) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	return now.Before(h.avoided[k]) || now.Before(h.avoided[keyed{topic: k.topic}])
+}
+
+// claim claims a key, unless a message of it is taken, given back or being sent, or the sender may not know what was sent.
+func (h *handed) claim(c *Claim) bool {
+	k := keyed{c.Topic, c.Key}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	claimer, generation := h.claimer, h.resent
+	if claimer == nil || h.keys[k] > 0 || h.back[k] || h.sending[k] > 0 || c.worker.generation.Load() != generation {
+		return false
+	}
+	h.keys[k]++
+	h.claims[k] = c
+	c.handled = slices.Clone(h.ofKey[k])
+	h.unlocked(func() { c.release, c.deliver = claimer.Claim(c.Topic, c.Key) })
+	switch {
+	case c.deliver == nil:
+	case h.resent == generation: // the sender did not forget what was sent meanwhile
+		return true
+	default:
+		c.release()
+	}
+	delete(h.claims, k)
+	h.less(k)
+	if c.wanted {
+		wake(c.worker.wake)
+	}
+	return false
+}
+
+// unclaim ends a claim, and tells whether a message of the key waits for that.
+func (h *handed) unclaim(c *Claim) (wanted bool) {
+	k := keyed{c.Topic, c.Key}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.claims, k)
+	h.less(k)
+	return c.wanted
+}
+
+// handOver notes that the row of a claim's message is taken, and tells whether a message of the key waits for that.
+func (h *handed) handOver(c *Claim, row outboxRow) (wanted bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.claims, keyed{c.Topic, c.Key})
+	h.hold(row)
+	return c.wanted
+}
+
+// others are the committed messages that were not handed over. They disturb the claims of their keys.
+func (h *handed) others(written []*Message) []*Message {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(written), func(w *Message) bool {
+		if claim := h.claims[keyed{w.Topic, w.Message.Metadata[cqrs.HeaderKey]}]; claim != nil && w.Message.Metadata[cqrs.HeaderDue] == "" {
+			claim.disturbed.Store(true)
+			h.avoided[keyed{claim.Topic, claim.Key}] = time.Now().Add(avoidFor)
+		}
+		_, taken := h.rows[w.ID]
+		return taken
+	})
+}
+
+// unclaimed are the rows whose keys are not claimed. The others are read again when their claims have ended: one may be that of the message that a claim hands
+// over. So it is no longer among them then.
+// Left is how many they are, by shard.
+func (h *handed) unclaimed(rows []outboxRow) (free []outboxRow, left map[int16]int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	left = map[int16]int{}
+	free = slices.DeleteFunc(rows, func(row outboxRow) bool {
+		if claim := h.claims[keyed{row.Topic, row.Key}]; claim != nil {
+			claim.wanted = true
+			left[row.Shard]++
+			return true
+		}
+		_, taken := h.rows[row.ID]
+		return taken
+	})
+	return free, left
+}
+
+// claimBy sets who claims keys; nil: nobody does.
+func (h *handed) claimBy(c Claimer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.claimer = c
+}
+
+// sent notes that the messages of rows were sent, or will be sent anew.
+func (h *handed) sent(rows []outboxRow) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ended := map[keyed]bool{}
+	for _, row := range rows {
+		if k := (keyed{row.Topic, row.Key}); !ended[k] {
+			ended[k] = true
+			if h.sending[k]--; h.sending[k] <= 0 {
+				delete(h.sending, k)
+			}
+		}
+	}
+}
