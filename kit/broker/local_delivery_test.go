@@ -183,8 +183,8 @@ func (w *deliveryWorker) process(msg *message.Message) error {
 	defer cancel()
 	ctx, unit := txn.NewUnit(ctx, w.db)
 	defer unit.Close()
-	second, sends := strings.CutPrefix(key, "first-")
-	second = "second-" + second
+	first, sends := strings.CutPrefix(key, "first-")
+	second, number := secondOf(first, seq)
 	var claim *outbox.Claim // before or after the lock of the row
 	early := rand.IntN(2) == 0
 	if sends && early {
@@ -205,15 +205,15 @@ func (w *deliveryWorker) process(msg *message.Message) error {
 		}
 		return err
 	}
-	// It sends a message of the same number, as a step of a saga does. The row of test_keys is locked, so they are in order too.
+	// It sends a message, as a step of a saga does. The row of test_keys is locked, so they are in order too.
 	if sends && !early {
 		claim = w.claim(second)
 	}
-	next := numbered(second, seq)
+	next := numbered(second, number)
 	switch {
 	case !sends:
 	case claim != nil && rand.IntN(2) == 0:
-		if err := w.record(ctx, tx, second, seq, next.UUID, inline); err != nil {
+		if err := w.record(ctx, tx, second, number, next.UUID, inline); err != nil {
 			return err
 		}
 	default:
@@ -239,6 +239,15 @@ func (w *deliveryWorker) process(msg *message.Message) error {
 	}
 	w.relay.Wake()
 	return nil
+}
+
+// secondOf is the key of the message that the one with a number sends, and its number: every other one has a key with many messages, and the others have keys
+// with few, which are not avoided by claims.
+func secondOf(first string, seq int) (key string, number int) {
+	if seq%2 == 1 {
+		return "second-" + first, (seq + 1) / 2
+	}
+	return fmt.Sprint("second-", first, "-", seq/2%calmKeys), (seq/2-1)/calmKeys + 1
 }
 
 func (w *deliveryWorker) claim(key string) *outbox.Claim {
@@ -282,6 +291,7 @@ const (
 	deliveryPartitions = 6
 	deliveryWorkers    = 3
 	firstKeys          = 8
+	calmKeys           = 20 // of each of them
 	singleKeys         = 8
 	deliveryWriters    = 4
 	maxDeliveryBacklog = 30 // of a key: with a long backlog, nearly all messages are in Kafka
@@ -348,7 +358,8 @@ func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
 	for i := range singleKeys {
 		keys = append(keys, fmt.Sprint("single-", i))
 	}
-	_, err = db.Exec(`INSERT INTO test_keys SELECT unnest($1::text[]), 0 UNION SELECT 'second-' || generate_series(0, $2), 0`, keys, firstKeys-1)
+	_, err = db.Exec(`INSERT INTO test_keys SELECT unnest($1::text[]), 0 UNION SELECT 'second-' || generate_series(0, $2), 0
+		UNION SELECT 'second-' || i || '-' || j, 0 FROM generate_series(0, $2) i, generate_series(0, $3) j`, keys, firstKeys-1, calmKeys-1)
 	require.NoError(t, err)
 
 	var workers []*deliveryProcess
