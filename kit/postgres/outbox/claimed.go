@@ -97,9 +97,8 @@ func (h *handed) others(written []*Message) []*Message {
 	})
 }
 
-// unclaimed are the rows whose keys are not claimed. The others are read again when their claims have ended: one may be that of the message that a claim hands
-// over. So it is no longer among them then.
-// Left is how many they are, by shard.
+// unclaimed are the rows whose keys are not claimed. The others, whose numbers by shard are left, are read again when their claims have ended: one may be that
+// of the message that a claim hands over, which handlers have then.
 func (h *handed) unclaimed(rows []outboxRow) (free []outboxRow, left map[int16]int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
