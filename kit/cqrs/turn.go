@@ -176,6 +176,16 @@ func (t *Turn) leave() (unit any) {
 	return unit
 }
 
+// Wanted tells whether the next message waits for the unit of work.
+func (t *Turn) Wanted() bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.wanted
+}
+
 // Pass gives the unit of work to the next message, if that waits for it. Passed false: the caller keeps it.
 func (t *Turn) Pass(unit any) (passed bool) {
 	if t == nil {

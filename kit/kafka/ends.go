@@ -27,15 +27,27 @@ const (
 	compareEvery  = time.Second
 )
 
+// compareNow is compare with the client of the producer, which may be a new one. The goroutine that uses the Producer calls it.
+func (l *LocalProducer) compareNow(topic string) {
+	l.mu.Lock()
+	if ends := l.ends[topic]; ends != nil && l.client != nil {
+		ends.client = l.client
+	}
+	l.mu.Unlock()
+	l.compare(topic)
+}
+
 // compare forgets the ends of a topic that has another number of partitions now. It may ask Kafka if the topic does not exist.
 func (l *LocalProducer) compare(topic string) {
 	l.mu.Lock()
 	ends := l.endsOf(topic)
-	l.mu.Unlock()
 	if ends == nil {
+		l.mu.Unlock()
 		return
 	}
-	now, err := ends.client.Partitions(topic)
+	client := ends.client
+	l.mu.Unlock()
+	now, err := client.Partitions(topic)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ends.compared = time.Now()

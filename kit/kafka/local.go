@@ -57,6 +57,9 @@ func (l *LocalProducer) Send(ctx context.Context, topics []string, messages []*m
 			l.note(keyOf{topics[i], messages[i].Metadata[cqrs.HeaderKey]}, -1, unknown) // it may have been sent all the same
 		}
 	}
+	for topic := range l.subscribers() {
+		l.compareNow(topic) // what was sent has places by the current number of partitions
+	}
 	l.askAll()
 	return errs
 }
@@ -91,7 +94,7 @@ func (l *LocalProducer) Offer(topic string, msg *message.Message, more bool, don
 		return false
 	}
 	l.await(topic)
-	l.compare(topic)
+	l.compareNow(topic)
 	l.mu.Lock()
 	partition, after, ok := l.place(topic, key)
 	l.mu.Unlock()

@@ -44,6 +44,9 @@ func (g *groupCommit) queueBehind(c *committing, locks []txn.Lock) bool {
 	defer g.mu.Unlock()
 	for _, l := range locks {
 		if wait := g.waits[l]; wait != nil {
+			if c.givesUp() {
+				return true
+			}
 			c.session.Release()
 			wait.behind = append(wait.behind, c)
 			return true
@@ -54,6 +57,9 @@ func (g *groupCommit) queueBehind(c *committing, locks []txn.Lock) bool {
 
 // detach makes a unit wait outside its group. Others may have its streams meanwhile.
 func (g *groupCommit) detach(c *committing, waited *txn.WaitError) {
+	if c.givesUp() {
+		return
+	}
 	c.session.Release()
 	go func() {
 		again, err := g.waitDetached(c, waited)
@@ -65,6 +71,17 @@ func (g *groupCommit) detach(c *committing, waited *txn.WaitError) {
 		}
 	}()
 }
+
+// givesUp ends a unit that would wait while it has claimed keys, whose messages would wait too. It runs again without claims.
+func (c *committing) givesUp() bool {
+	if len(c.claims) == 0 {
+		return false
+	}
+	c.end(errClaimsWait)
+	return true
+}
+
+var errClaimsWait = fmt.Errorf("wait for a lock with claimed keys: %w", cqrs.ErrConflict)
 
 // maxRejoins is how often a unit waits for a lock and joins a group again. Then it commits in a transaction of its own, which waits for the
 // lock: a unit that holds no lock while it waits may lose against other units each time.

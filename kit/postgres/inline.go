@@ -40,7 +40,7 @@ func (u *UnitOfWork) inlineLevel() inlineLevel {
 	}
 }
 
-// inlineBudget limits the time in which a run does things inline, as its own message waits for that.
+// inlineBudget limits the time in which a message handles commands inline.
 const inlineBudget = 500 * time.Millisecond
 
 // errInline makes a message run again with less inline: what was done inline may be the reason why the commit failed.
@@ -56,7 +56,7 @@ func (r *run) failedWithInline() bool {
 // inline has the events of a message handled by the inline consumers, then the commands that are sent, then their events, and so on. Sent is how many messages
 // the run had before. All are the events that are to be published.
 func (u *UnitOfWork) inline(ctx context.Context, r *run, events []cqrs.Event, sent int, level inlineLevel) (all []cqrs.Event) {
-	ctx, cancel := context.WithTimeout(ctx, inlineBudget)
+	limited, cancel := context.WithTimeout(ctx, inlineBudget)
 	defer cancel()
 	for {
 		recorded := u.consume(ctx, r, events)
@@ -65,7 +65,7 @@ func (u *UnitOfWork) inline(ctx context.Context, r *run, events []cqrs.Event, se
 		if level == inlineEvents {
 			return all
 		}
-		if events = u.handleSent(ctx, r, &sent); len(events) == 0 {
+		if events = u.handleSent(limited, r, &sent); len(events) == 0 {
 			return all
 		}
 	}

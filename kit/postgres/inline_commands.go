@@ -30,7 +30,8 @@ const maxInline = 16
 // handleSent handles the commands among the messages that a run has sent, from the one numbered from on, or has them handed over. Events are those that
 // the handlers have recorded, and their answers.
 func (u *UnitOfWork) handleSent(ctx context.Context, r *run, from *int) (events []cqrs.Event) {
-	if u.InlineCommands.Command == nil || r.length > 1 { // the messages behind it would wait
+	// In a run of several messages, or of one that another one waits to join, the others would wait for the claimed keys, and these for them.
+	if u.InlineCommands.Command == nil || r.length > 1 || cqrs.TurnFromContext(ctx).Wanted() {
 		return nil
 	}
 	for {
@@ -109,8 +110,12 @@ func (u *UnitOfWork) handleClaimed(ctx context.Context, r *run, w *outbox.Messag
 		if err != nil {
 			return err
 		}
-		r.events, events = append(r.events, recorded...), recorded
+		events = recorded
 		return nil
 	})
-	return events, ok
+	if !ok {
+		return nil, false
+	}
+	r.events = append(r.events, events...)
+	return events, true
 }

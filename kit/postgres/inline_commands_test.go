@@ -318,15 +318,16 @@ func TestRefusedCommandIsHandedOver(t *testing.T) {
 	}
 }
 
-// A further attempt at a step, which has an id of its own, is looked up: another one may have been handled.
+// A further attempt at a step, which has an id of its own, is looked up: another one may have been handled. So is a message that is sent again with its id.
 func TestFurtherAttemptIsLookedUp(t *testing.T) {
 	w, c := handlesCommands(t, func(*environment, string, int64) func(context.Context) error { return nil })
 	w.db.MustExec(`INSERT INTO inbox (consumer, message_id, saga_id, saga_step, branch, outcome) VALUES ('commands', 'first', 'saga-1', 'step of B', 'do', 'done')`)
 	second := receiveCommand("second", "B", 2)
 	second.Metadata[cqrs.HeaderBranch] = string(cqrs.BranchAction)
-	require.NoError(t, w.uow.Within(t.Context(), w.sends(second, receiveCommand("other", "C", 2))))
+	w.db.MustExec(`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('commands', 'again', 'done')`)
+	require.NoError(t, w.uow.Within(t.Context(), w.sends(second, receiveCommand("other", "C", 2), receiveCommand("again", "D", 2))))
 	byClaim, _ := c.came()
-	require.Equal(t, []delivered{{"second", true, false, false}, {"other", true, true, false}}, byClaim)
+	require.Equal(t, []delivered{{"second", true, false, false}, {"other", true, true, false}, {"again", true, false, false}}, byClaim)
 }
 
 // A handler that sends itself the next command does so in some transactions, and not for ever in that of the first one.
@@ -415,7 +416,7 @@ func TestFailingClaimsAreGivenUp(t *testing.T) {
 	}
 }
 
-// Messages of one key wait while one of them is at work, so those of a run of several send their commands.
+// Messages of one key that wait for each other are one run, and send their commands: each would wait for the claimed keys, and these for it.
 func TestRunOfSeveralHandlesNoCommands(t *testing.T) {
 	w, c := handlesCommands(t, receiving)
 	before := cqrs.NewTurn(nil)
@@ -441,15 +442,45 @@ func TestRunOfSeveralHandlesNoCommands(t *testing.T) {
 		})
 	}
 	working.Wait()
-	require.Equal(t, []int64{2, 2, 0}, []int64{w.onHand(t), w.of(t, "B0"), w.of(t, "B1")})
+	require.Equal(t, []int64{2, 0, 0}, []int64{w.onHand(t), w.of(t, "B0"), w.of(t, "B1")})
 	kittest.Eventually(t, func() error {
-		if _, byRelay := c.came(); len(byRelay) < 1 {
+		if _, byRelay := c.came(); len(byRelay) < 2 {
 			return errors.New("it has not come")
 		}
 		return nil
 	})
 	_, byRelay := c.came()
-	require.Equal(t, []string{"c-1"}, byRelay)
+	require.ElementsMatch(t, []string{"c-0", "c-1"}, byRelay)
+}
+
+// A unit of work that runs into a lock does not keep claimed keys while it waits.
+func TestUnitThatWaitsClaimsNothing(t *testing.T) {
+	w, c := handlesCommands(t, receiving)
+	tx := w.db.MustBegin()
+	tx.MustExec(`INSERT INTO inbox (consumer, message_id, outcome) VALUES ('c', 'm-1', 'done')`)
+	claim, claimed := w.uow.InlineCommands.Claim, make(chan struct{}, 10)
+	w.uow.InlineCommands.Claim = func(topic, key string) *outbox.Claim {
+		defer func() { claimed <- struct{}{} }()
+		return claim(topic, key)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := w.uow.Handle(context.Background(), command("m-1", "", ""), w.sends(receiveCommand("c-1", "B", 2)))
+		done <- err
+	}()
+	<-claimed
+	kittest.Eventually(t, func() error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.claimed["B"] {
+			return errors.New("the key is claimed")
+		}
+		return nil
+	})
+	require.Empty(t, done)
+	require.NoError(t, tx.Rollback())
+	require.NoError(t, <-done)
+	require.Equal(t, int64(1), w.onHand(t))
 }
 
 // The claims of a unit of work end with it, also if it fails.

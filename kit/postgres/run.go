@@ -114,7 +114,7 @@ func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Con
 // complete passes a run to the next message, or submits it, and waits for the result.
 func (u *UnitOfWork) complete(ctx context.Context, turn *cqrs.Turn, r *run) error {
 	err := error(nil)
-	if r.Joinable() && r.length < maxRun && turn.Admits(r.length+1) && turn.Pass(r) {
+	if len(r.claims) == 0 && r.Joinable() && r.length < maxRun && turn.Admits(r.length+1) && turn.Pass(r) {
 		err = r.wait(ctx)
 	} else {
 		err = u.submit(ctx, r)

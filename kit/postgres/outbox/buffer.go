@@ -12,11 +12,18 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// maxBuffered and maxBufferedBytes limit the messages in the buffer. The relay reads further messages from the table.
+// maxBuffered and maxBufferedBytes limit the messages in the buffer. The relay reads further messages from the table. What stays for longer than
+// maxBufferedFor waits for the broker, or was relayed by another relay.
 const (
 	maxBuffered      = 20_000
 	maxBufferedBytes = 32 << 20
+	maxBufferedFor   = time.Minute
 )
+
+type buffered struct {
+	id int64
+	at time.Time
+}
 
 // buffer holds messages that this instance has committed and not relayed yet, by the ids of their rows, so that the relay need not read them.
 // The table decides: a message whose row is gone is not sent, and a row without a buffered message is read.
@@ -24,7 +31,7 @@ type buffer struct {
 	mu       sync.Mutex
 	messages map[int64]*Message
 	keys     map[keyed]int // of messages
-	order    []int64
+	order    []buffered
 	bytes    int
 	commits  map[chan struct{}]bool // commits of this instance that are running
 }
@@ -53,6 +60,7 @@ func (r *Relay) Offer(written []*Message) {
 	}
 	r.buffer.mu.Lock()
 	defer r.buffer.mu.Unlock()
+	now := time.Now()
 	for _, w := range written {
 		k := keyOfMessage(w)
 		if w.ID == 0 || w.Message.Metadata[cqrs.HeaderDue] != "" || !holds[ShardOf(k.topic, k.key)] {
@@ -60,7 +68,7 @@ func (r *Relay) Offer(written []*Message) {
 		}
 		r.buffer.messages[w.ID] = w
 		r.buffer.keys[k]++
-		r.buffer.order = append(r.buffer.order, w.ID)
+		r.buffer.order = append(r.buffer.order, buffered{w.ID, now})
 		r.buffer.bytes += w.size
 	}
 	r.buffer.trim()
@@ -142,14 +150,14 @@ func (r *buffer) fill(rows []outboxRow) (missing []int64) {
 
 // trim drops the oldest messages until the buffer is within its limits.
 func (r *buffer) trim() {
-	n := 0
-	for n < len(r.order) && (len(r.messages) > maxBuffered || r.bytes > maxBufferedBytes || r.messages[r.order[n]] == nil) {
-		r.drop(r.order[n])
+	n, now := 0, time.Now()
+	for n < len(r.order) && (len(r.messages) > maxBuffered || r.bytes > maxBufferedBytes || r.messages[r.order[n].id] == nil || now.Sub(r.order[n].at) > maxBufferedFor) {
+		r.drop(r.order[n].id)
 		n++
 	}
 	r.order = r.order[n:]
 	if len(r.order) > 2*len(r.messages)+1000 { // behind one that stays
-		r.order = slices.DeleteFunc(r.order, func(id int64) bool { return r.messages[id] == nil })
+		r.order = slices.DeleteFunc(r.order, func(b buffered) bool { return r.messages[b.id] == nil })
 	}
 }
 

@@ -44,7 +44,7 @@ type Claim struct {
 	handled    []int64 // rows of the key that were handled and are not deleted yet
 	ended      atomic.Bool
 	disturbed  atomic.Bool
-	handledYet bool // a message of the same saga, step and branch was handled, says Confirm
+	handledYet bool // the message, or another one of the same saga, step and branch, was handled, says Confirm
 	release    func()
 	deliver    Deliver
 	wanted     bool // a message of the key waits for the release
@@ -62,7 +62,7 @@ func (r *Relay) Claim(topic, key string) *Claim {
 			c.worker = w
 		}
 	}
-	if c.worker == nil || r.behind() {
+	if c.worker == nil || key == "" || r.behind() {
 		return nil
 	}
 	near := false
@@ -98,8 +98,9 @@ func (c *Claim) Release() {
 // Disturbed tells whether this instance has committed a message of the key since: Confirm would fail.
 func (c *Claim) Disturbed() bool { return c.disturbed.Load() }
 
-// Failed says that a commit has failed for the claim. For a while no key of its topic is claimed: what waits there may make others fail too.
-func (c *Claim) Failed() { c.relay.handed.avoid(c.Topic, "") }
+// Failed says that a commit has failed for the claim. For a while the key is not claimed, and after some such failures no key of its topic: what waits there may make
+// others fail too.
+func (c *Claim) Failed() { c.relay.handed.failed(c.Topic, c.Key) }
 
 // HandOver ends the claim by the delivery of a message that was committed with it, before those that wait. What the commit has confirmed is in its context.
 func (c *Claim) HandOver(w *Message) {

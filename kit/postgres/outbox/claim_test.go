@@ -174,7 +174,7 @@ func TestNoClaimWhileTheMarksLag(t *testing.T) {
 	waitClaim(t, relay, "t", "k").Release()
 	open := db.MustBegin()
 	open.MustExec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ('x', 'events', 'k', 0, '', '{}')`)
-	db.MustExec(`SELECT setval(pg_get_serial_sequence('outbox', 'id'), 100_000)`)
+	db.MustExec(`SELECT setval(pg_get_serial_sequence('outbox', 'id'), 100000)`)
 	relay.See(100_000)
 	require.Nil(t, relay.Claim("t", "k"))
 	time.Sleep(time.Second)
@@ -211,9 +211,12 @@ func TestKeyIsAvoidedAfterAFailure(t *testing.T) {
 	claim.Release()
 	require.Nil(t, relay.Claim("t", "k"), "it was refused a moment ago")
 	other.Release()
+	require.Nil(t, relay.Claim("t", ""), "a message without a key has no order")
 	waitClaim(t, relay, "t", "k").Failed()
-	require.Nil(t, relay.Claim("t", "third"))
-	waitClaim(t, relay, "t", "third")
+	waitClaim(t, relay, "t", "a").Failed()
+	waitClaim(t, relay, "t", "b").Failed()
+	require.Nil(t, relay.Claim("t", "c"))
+	waitClaim(t, relay, "t", "c")
 }
 
 // The messages of a suspended topic are sent, and the topic resumes, between a claim and its commit.
@@ -281,6 +284,12 @@ func TestNothingIsLeftInTheBuffer(t *testing.T) {
 		return nil
 	})
 	offer(t, db, relay, 0, 600)
+	other.Wake()
+	drained(t, db)
+	require.Zero(t, relay.Buffered())
+	relay.Buffer("lost", -2*time.Minute) // its shard was lost, or it was relayed before it was offered
+	require.Equal(t, 1, relay.Buffered())
+	offer(t, db, relay, 600, 601)
 	other.Wake()
 	drained(t, db)
 	require.Zero(t, relay.Buffered())

@@ -14,18 +14,39 @@ import (
 // avoidFor is how long keys are not claimed for which a claim was refused or a commit has failed: it is likely to happen again, and costs each time.
 const avoidFor = time.Second
 
-// avoid notes a key that is not to be claimed for a while; no key: those of the topic.
+// maxFailures is how many keys of a topic may fail a commit within avoidFor. Then what waits may concern all its keys, and none is claimed for a while.
+const maxFailures = 3
+
+// avoid notes a key that is not to be claimed for a while.
 func (h *handed) avoid(topic, key string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.avoided) >= maxBehind {
-		now := time.Now()
+	h.avoidLocked(keyed{topic, key})
+}
+
+func (h *handed) avoidLocked(k keyed) {
+	now := time.Now()
+	if now.Sub(h.pruned) > avoidFor {
+		h.pruned = now
 		maps.DeleteFunc(h.avoided, func(_ keyed, until time.Time) bool { return now.After(until) })
+		clear(h.failures)
 	}
-	if len(h.avoided) >= 10*maxBehind {
-		clear(h.avoided)
+	if len(h.avoided) < maxAvoided {
+		h.avoided[k] = now.Add(avoidFor)
 	}
-	h.avoided[keyed{topic, key}] = time.Now().Add(avoidFor)
+}
+
+// maxAvoided bounds what is remembered. It is more than can be refused or fail within avoidFor.
+const maxAvoided = 50_000
+
+// failed notes a key for which a commit has failed.
+func (h *handed) failed(topic, key string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.avoidLocked(keyed{topic, key})
+	if h.failures[topic]++; h.failures[topic] >= maxFailures {
+		h.avoidLocked(keyed{topic: topic})
+	}
 }
 
 // avoids tells whether a key is not to be claimed now.
@@ -90,7 +111,7 @@ func (h *handed) others(written []*Message) []*Message {
 	return slices.DeleteFunc(slices.Clone(written), func(w *Message) bool {
 		if claim := h.claims[keyed{w.Topic, w.Message.Metadata[cqrs.HeaderKey]}]; claim != nil && w.Message.Metadata[cqrs.HeaderDue] == "" {
 			claim.disturbed.Store(true)
-			h.avoided[keyed{claim.Topic, claim.Key}] = time.Now().Add(avoidFor)
+			h.avoidLocked(keyed{claim.Topic, claim.Key})
 		}
 		_, taken := h.rows[w.ID]
 		return taken
@@ -113,6 +134,12 @@ func (h *handed) unclaimed(rows []outboxRow) (free []outboxRow, left map[int16]i
 		return taken
 	})
 	return free, left
+}
+
+func (h *handed) isClaimed(k keyed) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.claims[k] != nil
 }
 
 // claimBy sets who claims keys; nil: nobody does.

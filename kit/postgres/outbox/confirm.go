@@ -44,12 +44,12 @@ var confirmations = &txn.Statement[confirmation]{
 		n := len(rows)
 		shards, marks, generations, handled := make([]int16, n), make([]int64, n), make([]int64, n), []int64{}
 		owners, topics, keys, consumers := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-		sagas, steps, branches := make([]string, n), make([]string, n), make([]string, n)
+		sagas, steps, branches, ids := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 		for i, c := range rows {
 			shards[i], marks[i], generations[i] = c.shard, c.mark, c.generation
 			handled = append(handled, c.handled...)
 			owners[i], topics[i], keys[i], consumers[i] = c.held.owner, c.Topic, c.Key, c.consumer
-			sagas[i], steps[i], branches[i] = c.meta.SagaID, c.meta.SagaStep, string(c.meta.Branch)
+			sagas[i], steps[i], branches[i], ids[i] = c.meta.SagaID, c.meta.SagaStep, string(c.meta.Branch), cqrs.InboxID(c.meta.Source, c.meta.ID)
 		}
 		return `WITH claim AS MATERIALIZED (SELECT *, c.generation = (SELECT epoch FROM outbox_epoch LIMIT 1)
 				AND EXISTS (SELECT FROM relay_leases l WHERE l.shard = c.shard AND l.owner = c.owner)
@@ -58,12 +58,13 @@ var confirmations = &txn.Statement[confirmation]{
 				AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = c.topic AND d.key = c.key)
 				AND NOT EXISTS (SELECT FROM suspended_topics t WHERE t.topic = c.topic)
 				AND NOT EXISTS (SELECT FROM blocked_keys b WHERE b.consumer = c.consumer AND b.key = convert_to(c.key, 'UTF8')) AS holds
-			FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $9::text[], $10::text[], $11::text[])
-				WITH ORDINALITY AS c(shard, mark, generation, owner, topic, key, consumer, saga, step, branch, n)),
+			FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $9::text[], $10::text[], $11::text[], $12::text[])
+				WITH ORDINALITY AS c(shard, mark, generation, owner, topic, key, consumer, saga, step, branch, id, n)),
 			failed AS MATERIALIZED (SELECT demand(count(*) = 0, '` + txn.CodeBehind + `', json_agg(json_build_array(topic, key))::text) FROM claim WHERE NOT holds)
-			SELECT c.n::int, c.branch = 'undo' OR EXISTS (SELECT FROM inbox i WHERE i.consumer = c.consumer AND i.saga_id = c.saga AND i.saga_step = c.step AND i.branch IS NOT NULL)
+			SELECT c.n::int, c.branch = 'undo' OR EXISTS (SELECT FROM inbox i WHERE i.consumer = c.consumer AND i.message_id = c.id)
+				OR EXISTS (SELECT FROM inbox i WHERE i.consumer = c.consumer AND i.saga_id = c.saga AND i.saga_step = c.step AND i.branch IS NOT NULL)
 			FROM claim c, failed`,
-			[]any{shards, marks, generations, owners, topics, keys, consumers, handled, sagas, steps, branches}, nil
+			[]any{shards, marks, generations, owners, topics, keys, consumers, handled, sagas, steps, branches, ids}, nil
 	},
 	Read: func(rows []confirmation, result pgx.Rows) error {
 		var n int

@@ -1,5 +1,13 @@
 package outbox
 
+import (
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millrace/millrace/kit/cqrs"
+)
+
 // AdvanceMarksOften has the relay advance its low-water marks after every row and before every read.
 func (r *Relay) AdvanceMarksOften() {
 	for _, l := range r.lanes {
@@ -29,3 +37,11 @@ func (r *Relay) See(id int64) {
 
 // Buffered is how many messages are in memory.
 func (r *Relay) Buffered() int { return r.buffer.size() }
+
+// Buffer buffers a message since some time from now.
+func (r *Relay) Buffer(key string, since time.Duration) {
+	msg := message.NewMessage(key, nil)
+	msg.Metadata[cqrs.HeaderKey] = key
+	r.buffer.messages[-1] = &Message{ID: -1, Topic: "events", Message: msg}
+	r.buffer.order = append(r.buffer.order, buffered{-1, time.Now().Add(since)})
+}

@@ -19,23 +19,25 @@ import (
 // The rows stay in the table until their messages were handled. If this process dies, the next relay sends them, and the inbox refuses
 // those that were handled.
 type handed struct {
-	mu      sync.Mutex
-	rows    map[int64]outboxRow // rows that are taken, or handled and not deleted yet, without their messages
-	ofKey   map[keyed][]int64   // their ids
-	keys    map[keyed]int       // messages that are taken and not done, and claims
-	back    map[keyed]bool      // one was given back
-	sending map[keyed]int       // batches that send messages of the key
-	claims  map[keyed]*Claim
-	avoided map[keyed]time.Time // keys, and topics, that are not claimed until then
-	claimer Claimer             // the sender of the worker
-	resent  int64               // counts what makes senders forget
+	mu       sync.Mutex
+	rows     map[int64]outboxRow // rows that are taken, or handled and not deleted yet, without their messages
+	ofKey    map[keyed][]int64   // their ids
+	keys     map[keyed]int       // messages that are taken and not done, and claims
+	back     map[keyed]bool      // one was given back
+	sending  map[keyed]int       // batches that send messages of the key
+	claims   map[keyed]*Claim
+	avoided  map[keyed]time.Time // keys, and topics, that are not claimed until then
+	failures map[string]int      // commits that have failed for claims, by topic, since pruned
+	pruned   time.Time           // when avoided was last cleared of what is over
+	claimer  Claimer             // the sender of the worker
+	resent   int64               // counts what makes senders forget
 
 	done map[int16][]outboxRow // handled, to be deleted, by shard
 }
 
 func newHanded() *handed {
 	return &handed{
-		rows: map[int64]outboxRow{}, ofKey: map[keyed][]int64{}, keys: map[keyed]int{}, back: map[keyed]bool{}, sending: map[keyed]int{}, claims: map[keyed]*Claim{}, avoided: map[keyed]time.Time{}, resent: 1, done: map[int16][]outboxRow{},
+		rows: map[int64]outboxRow{}, ofKey: map[keyed][]int64{}, keys: map[keyed]int{}, back: map[keyed]bool{}, sending: map[keyed]int{}, claims: map[keyed]*Claim{}, avoided: map[keyed]time.Time{}, failures: map[string]int{}, resent: 1, done: map[int16][]outboxRow{},
 	}
 }
 

@@ -36,6 +36,7 @@ func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, er
 		local.Forget()
 		p.generation.Store(now)
 	}
+	ready := true
 	toBroker, waiting, count := map[keyed]bool{}, map[keyed]bool{}, map[int16]int{}
 	for _, row := range rows {
 		k := keyed{row.Topic, row.Key}
@@ -50,6 +51,7 @@ func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, er
 			}
 			if wait {
 				waiting[k], err = true, errReread
+				ready = ready && p.relay.handed.isClaimed(k) // which does not last
 				count[row.Shard]++
 				continue
 			}
@@ -62,12 +64,12 @@ func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, er
 	}
 	if len(rest) > 0 && p.relay.away(p.worker) {
 		p.relay.handed.sent(rest)
-		rest, err = nil, errReread
+		rest, err, ready = nil, errReread, false
 	}
 	p.mu.Lock()
 	p.waiting = count
 	p.mu.Unlock()
-	p.ready.Store(err == nil && local.Ready())
+	p.ready.Store(ready && local.Ready())
 	return rest, err
 }
 

@@ -21,6 +21,7 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	for ctx.Err() == nil {
 		held := r.leases.use(p.mine)
 		if held == nil {
+			p.backlog.Store(false)
 			sleep(ctx, p.wake, r.options.Poll)
 			continue
 		}
