@@ -14,7 +14,7 @@ import (
 // avoidFor is how long keys are not claimed for which a claim was refused or a commit has failed: it is likely to happen again, and costs each time.
 const avoidFor = time.Second
 
-// maxFailures is how many keys of a topic may fail a commit within avoidFor. Then what waits may concern all its keys, and none is claimed for a while.
+// maxFailures is how many commits may fail for claims of a topic within avoidFor. Then what waits may concern all its keys, and none is claimed for a while.
 const maxFailures = 3
 
 // avoid notes a key that is not to be claimed for a while.
