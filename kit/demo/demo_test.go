@@ -213,10 +213,18 @@ func TestOutage(t *testing.T) {
 	server := httptest.NewServer(mux)
 	defer server.Close()
 	d := books()
+	task, whileDown := d.Task, atomic.Int64{}
+	d.Task = func(ctx context.Context, c Client, n, total int) (Outcome, error) {
+		if n >= total/2 && down.Load() {
+			whileDown.Add(1)
+		}
+		return task(ctx, c, n, total)
+	}
 	d.Outage = Outage{Service: "printer", Called: "the printer"}
 	r, err := d.measure(t.Context(), Client{server.URL, server.Client()}, 8, true, still)
 	require.NoError(t, err)
 	require.False(t, down.Load())
+	require.Positive(t, whileDown.Load(), "the second half begins when it is down")
 	var happened []string
 	for _, h := range r.Happened {
 		happened = append(happened, h.What)

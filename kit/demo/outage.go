@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -17,8 +18,10 @@ type Outage struct {
 // downAtMost bounds how long a stand-in is down, and how long its breaker may take to close.
 const downAtMost = 40 * time.Second
 
-// strike has the outage happen when a quarter of the tasks has ended.
+// strike has the outage happen when a quarter of the tasks has ended. The second half of them begins only then, or they could all have ended before.
 func (o Outage) strike(ctx context.Context, r *run) (err error) {
+	begun := sync.OnceFunc(func() { close(r.struck) })
+	defer begun()
 	setDown := func(ctx context.Context, down bool) error {
 		return r.client.Do(ctx, http.MethodPut, "/v1/sandbox/"+o.Service, nil, map[string]bool{"down": down}, nil)
 	}
@@ -33,6 +36,7 @@ func (o Outage) strike(ctx context.Context, r *run) (err error) {
 	}
 	defer func() { err = errors.Join(err, setDown(context.WithoutCancel(ctx), false)) }()
 	r.note("%s is down", o.Called)
+	begun()
 	back := time.Now().Add(downAtMost)
 	if seen(time.Until(back), func() bool { return o.breaker(ctx, r.client) == "open" }) {
 		r.note("its breaker is open: it is not called, and messages for it wait")

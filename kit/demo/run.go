@@ -17,6 +17,7 @@ type run struct {
 	began  time.Time
 
 	placed, ended atomic.Int64
+	struck        chan struct{} // closed when the outage has begun, if there is one
 
 	mu        sync.Mutex
 	result    Result
@@ -26,7 +27,7 @@ type run struct {
 
 // measure runs the tasks.
 func (d Demo) measure(ctx context.Context, client Client, total int, chaos bool, live func(context.Context, func() []byte) func()) (Result, error) {
-	r := &run{demo: d, client: client, total: total, result: Result{Total: total, ByStatus: map[string]int{}, ByReason: map[string]int{}}}
+	r := &run{demo: d, client: client, total: total, struck: make(chan struct{}), result: Result{Total: total, ByStatus: map[string]int{}, ByReason: map[string]int{}}}
 	if d.Prepare != nil {
 		if err := d.Prepare(ctx, client, total); err != nil {
 			return r.result, err
@@ -59,6 +60,13 @@ func (r *run) tasks(ctx context.Context, chaos bool) error {
 	for range min(inFlight, r.total) {
 		guard(func() error {
 			for n := int(next.Add(1) - 1); n < r.total && ctx.Err() == nil; n = int(next.Add(1) - 1) {
+				if chaos && n >= r.total/2 {
+					select {
+					case <-r.struck:
+					case <-ctx.Done():
+						return nil
+					}
+				}
 				if err := r.task(ctx, n); err != nil {
 					return err
 				}
