@@ -1,7 +1,9 @@
 package messaging
 
 import (
+	"context"
 	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -82,6 +84,70 @@ func TestOnlyOwnEventsAreHandledInline(t *testing.T) {
 			require.Equal(t, name == "answer" || name == "starts" && all, inline, name)
 		}
 	}
+}
+
+type (
+	plain     struct{ doIt }
+	committed struct{ doIt }
+	calls     struct{ doIt }
+	alongside struct{ doIt }
+)
+
+// A command may be handled in the transaction that sends it unless its handler needs that committed, or a handler of its destination calls an external service, whose
+// breaker counts each attempt. A key that is too long, and text that no table can hold, are left to the command's consumer.
+func TestInlineCommandOfAHandler(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	inbox := &countingInbox{}
+	handlers := append(cqrs.ForAggregate("notes",
+		cqrs.Handle("Plain", func(context.Context, plain) error { return nil }),
+		cqrs.Handle("Committed", func(context.Context, committed) error { return nil }).AfterItsCommit(),
+	), cqrs.ForAggregate("calls",
+		cqrs.CallThenRecord("Calls", func(context.Context, calls) (int, error) { return 0, nil }, func(context.Context, calls, int) error { return nil }),
+		cqrs.Handle("Alongside", func(context.Context, alongside) error { return nil }),
+	)...)
+	var types []aggregate.Type
+	for _, h := range handlers {
+		types = append(types, h.Type)
+	}
+	r, err := NewRouter(Config{
+		Prefix: "own", Marshaler: NewMarshaler(aggregate.TypesOf(types...), ""), Log: log, Watermill: NewLogger(log), Inbox: inbox, KeyQueue: noQueue{},
+		Decorate:   func(_ string, next cqrs.Endpoint) cqrs.Endpoint { return next },
+		Subscriber: func(string, string, int) (message.Subscriber, error) { return nil, nil }, //nolint:nilnil // it is not run
+	})
+	require.NoError(t, err)
+	require.NoError(t, r.AddCommands(handlers))
+	command := func(name, payload string) *message.Message {
+		msg := message.NewMessage("id", []byte(payload))
+		msg.Metadata = message.Metadata{cqrs.HeaderID: "id", cqrs.HeaderType: name, cqrs.HeaderKey: "k"}
+		return msg
+	}
+	for name, c := range map[string]struct {
+		destination string
+		inline      bool
+	}{"Plain": {"notes", true}, "Committed": {"notes", false}, "Calls": {"calls", false}, "Alongside": {"calls", false}} {
+		got := r.InlineCommand("own.commands."+c.destination, command(name, `{"ID":"k"}`))
+		require.NotNil(t, got, name)
+		require.Equal(t, []any{"own.commands." + c.destination, "id", c.inline}, []any{got.Consumer, got.Meta.ID, got.Handle != nil}, name)
+	}
+	require.Nil(t, r.InlineCommand("own.commands.calls", command("Plain", `{}`)), "it is for another destination")
+	require.Nil(t, r.InlineCommand("own.events.notes", command("Plain", `{}`)))
+	require.NoError(t, r.InlineCommand("own.commands.notes", command("Plain", `{"ID":"k"}`)).Handle(t.Context()))
+	require.Equal(t, 1, inbox.handled)
+	for _, payload := range []string{`null`, `{`, `{"ID":"a\u0000"}`, `{"ID":"` + strings.Repeat("x", cqrs.MaxKey+1) + `"}`} {
+		require.Error(t, r.InlineCommand("own.commands.notes", command("Plain", payload)).Handle(t.Context()), payload)
+	}
+	require.Equal(t, 1, inbox.handled)
+}
+
+// countingInbox counts the messages that it is given.
+type countingInbox struct {
+	cqrs.Inbox
+	handled int
+}
+
+func (i *countingInbox) Handle(context.Context, cqrs.Delivery, func(context.Context) error) (cqrs.Outcome, error) {
+	i.handled++
+	return cqrs.Processed, nil
 }
 
 type noQueue struct{ KeyQueue }

@@ -28,7 +28,7 @@ type InlineCommands struct {
 const maxInline = 16
 
 // handleSent handles the commands among the messages that a run has sent, from the one numbered from on, or has them handed over. Events are those that
-// the handlers have recorded, and their answers.
+// the handlers have recorded.
 func (u *UnitOfWork) handleSent(ctx context.Context, r *run, from *int) (events []cqrs.Event) {
 	// In a run of several messages, or of one that another one waits to join, the others would wait for the claimed keys, and these for them.
 	if u.InlineCommands.Command == nil || r.length > 1 || cqrs.TurnFromContext(ctx).Wanted() {

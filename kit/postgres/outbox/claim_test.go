@@ -49,11 +49,11 @@ func commitWith(t *testing.T, db *sqlx.DB, c *outbox.Claim, text string) (w *out
 // A key is claimed only by the relay that has its lease, if its handlers would take the next message of the key, and if none is with them, was given back or is being sent.
 func TestClaimIsRefused(t *testing.T) {
 	db, dsn := kittest.Database(t)
-	h := newHandlers(func(key, _ string) bool { return key != "elsewhere" && key != "sent" })
+	h := newHandlers(func(key, _ string) bool { return key != "remote" && key != "sent" })
 	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
 	c := waitClaim(t, relay, "t", "k")
 	require.Nil(t, relay.Claim("t", "k"), "it is claimed")
-	require.Nil(t, relay.Claim("t", "elsewhere"), "the handlers would not take it")
+	require.Nil(t, relay.Claim("t", "remote"), "the handlers would not take it")
 	require.Nil(t, relay.Claim("events", "k"), "the topic is not a local one")
 	c.Release()
 	c.Release()

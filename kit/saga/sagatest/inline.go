@@ -84,7 +84,8 @@ func (w *Environment) handleSent(ctx context.Context, n int, tried map[string]bo
 	}
 	own := w.unit
 	w.unit = u
-	if err != nil || ways == 2 {
+	nothing := !slices.ContainsFunc(own.order, func(stream string) bool { return len(own.appended[stream]) > 0 }) // refused, or silent
+	if err != nil || nothing || ways == 2 {
 		w.tell("    dropped: %v", err)
 		w.rollBack(own)
 		tried[key] = true
