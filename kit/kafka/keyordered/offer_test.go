@@ -63,18 +63,17 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 		}
 		m := newModel(run)
 		o := &offers{done: map[int64][]bool{}, active: map[string]int{}}
-		numbers := map[int64]int64{} // of records, by offset
-		var marked int64
+		var numbers sync.Map // of records, by offset
+		var marked int64     // by the partition, under its lock
+		var tooEarly []int64
 		config := m.config(rt, Config{Unmarshaler: numbering{}, MaxInFlight: limit, MaxAhead: 40})
 		stop, end := context.WithCancel(context.Background())
 		base, lose := context.WithCancel(context.Background())
 		out := make(chan *message.Message)
 		p := newPartition(config, "t", stop, base, out, newBudget(bytes), func(next int64) {
-			m.mu.Lock()
-			defer m.mu.Unlock()
 			for ; marked < next; marked++ {
-				if !m.acked[numbers[marked]] {
-					m.fault("marked %d, but the record %d was not acknowledged", next, marked)
+				if number, _ := numbers.Load(marked); !m.isAcked(number.(int64)) {
+					tooEarly = append(tooEarly, marked)
 				}
 			}
 		})
@@ -151,9 +150,7 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 				continue
 			}
 			if roll(10) < ratio {
-				m.mu.Lock()
-				numbers[offset] = n + 1
-				m.mu.Unlock()
+				numbers.Store(offset, n+1)
 				if !p.admit(&sarama.ConsumerMessage{Offset: offset, Key: []byte(key), Value: []byte(number)}) {
 					rt.Fatal("it has stopped")
 				}
@@ -207,15 +204,15 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 		lose()
 		close(out)
 		handling.Wait()
-		if len(m.faults) > 0 {
-			rt.Fatal(m.faults)
+		if len(m.faults) > 0 || len(tooEarly) > 0 {
+			rt.Fatal(m.faults, "records that were marked and not acknowledged: ", tooEarly)
 		}
 		if len(o.done) != taken {
 			rt.Fatalf("%d were taken, %d are done", taken, len(o.done))
 		}
 		for number, calls := range o.done {
-			if len(calls) != 1 || calls[0] != m.acked[number] || !lost && !calls[0] {
-				rt.Fatalf("done of %d was called with %v, acknowledged: %t", number, calls, m.acked[number])
+			if len(calls) != 1 || calls[0] != m.isAcked(number) || !lost && !calls[0] {
+				rt.Fatalf("done of %d was called with %v, acknowledged: %t", number, calls, m.isAcked(number))
 			}
 		}
 		if p.bytes.left != bytes || !lost && (len(p.keys) > 0 || len(p.window) > 0) {
