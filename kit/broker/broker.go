@@ -57,4 +57,7 @@ type LocalDelivery interface {
 
 	// HandsOverAll tells whether this process receives all messages of these topics.
 	HandsOverAll() bool
+
+	// Shards are the shards of the outbox whose keys this process handles, in all of these topics.
+	Shards() []int16
 }

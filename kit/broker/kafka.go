@@ -95,6 +95,25 @@ func (b *inKafka) HandsOverAll() bool {
 	return len(handlers) > 0
 }
 
+// Shards implements LocalDelivery. The keys of a shard are in one partition if the number of partitions divides that of shards (outbox.ShardOf); otherwise no shard is named.
+func (b *inKafka) Shards() (shards []int16) {
+	handlers := b.handlers()
+	if len(handlers) == 0 {
+		return nil
+	}
+	for shard := range outbox.Shards {
+		handles := true
+		for topic, s := range handlers {
+			given := s.Given(topic)
+			handles = handles && len(given) > 0 && outbox.Shards%len(given) == 0 && given[shard%len(given)]
+		}
+		if handles {
+			shards = append(shards, int16(outbox.FirstShard+shard)) //nolint:gosec // below 32
+		}
+	}
+	return shards
+}
+
 // makeAgain makes a topic again whose messages are handed over: nothing is sent to it that would find out. Other topics are for the relay, or for their owner.
 func (b *inKafka) makeAgain(topic string) {
 	b.mu.Lock()

@@ -95,6 +95,14 @@ func (s *Instance) handlesAll() bool {
 	return can && s.relay != nil && s.relay.HoldsAll() && s.relay.HandsOver() && to.HandsOverAll()
 }
 
+// preferredShards are the shards of the outbox that this instance's relay is to have, because its handlers receive their commands.
+func (s *Instance) preferredShards() []int16 {
+	if to, can := s.broker.(broker.LocalDelivery); can && s.config.LocalDelivery {
+		return to.Shards()
+	}
+	return nil
+}
+
 // inlineCommand returns a message as a command that may be handled in the unit of work that sends it, or handed over after its commit.
 func (s *Instance) inlineCommand(topic string, msg *message.Message) *cqrs.InlineCommand {
 	c := s.router.InlineCommand(topic, msg)

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
 // marker is in the payload of each hostile record, so that its dead letter is recognised.
@@ -61,7 +62,7 @@ func (e *external) deleted() {
 	for n := range 20 {
 		id := uuid.NewString()
 		_, err := e.stage.db.ExecContext(ctx, `INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ($1, $2, $3, $4, $5, $6)`,
-			id, e.topic, fmt.Sprint("parcel-", n), n%16, []byte(`{}`), fmt.Sprintf(`{"ce_id":%q,"ce_type":"SendParcel"}`, id))
+			id, e.topic, fmt.Sprint("parcel-", n), outbox.ShardOf(e.topic, fmt.Sprint("parcel-", n)), []byte(`{}`), fmt.Sprintf(`{"ce_id":%q,"ce_type":"SendParcel"}`, id))
 		if err == nil {
 			e.sent[id] = true
 		}

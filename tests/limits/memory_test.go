@@ -18,7 +18,6 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/kit/messaging"
-	"github.com/millrace/millrace/kit/postgres/outbox"
 	"github.com/millrace/millrace/migrations"
 	"github.com/millrace/millrace/tests/harness"
 )
@@ -80,8 +79,8 @@ func TestMemoryLimitWithABacklog(t *testing.T) {
 	require.NoError(t, err)
 	n := orNightly(20_000, 1_000_000)
 	_, err = db.ExecContext(t.Context(), `INSERT INTO outbox (message_id, topic, key, shard, payload, headers)
-		SELECT 'backlog-' || i, $1, 'key-' || i, i % $2, $3, replace($4, '"backlog"', '"backlog-' || i || '"')::json FROM generate_series(1, $5) i`,
-		i.Topic("events.payments"), outbox.Shards, []byte(msg.Payload), string(headers), n)
+		SELECT 'backlog-' || i, $1, 'key-' || i, outbox_shard($1, 'key-' || i), $2, replace($3, '"backlog"', '"backlog-' || i || '"')::json FROM generate_series(1, $4) i`,
+		i.Topic("events.payments"), []byte(msg.Payload), string(headers), n)
 	require.NoError(t, err)
 	i.Place("pm_ok", "MUG-01") // wakes the relay
 	consumed := func() (done int, err error) {

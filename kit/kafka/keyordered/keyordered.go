@@ -28,6 +28,7 @@ type Subscriber struct {
 	mu      sync.Mutex
 	claimed map[place]*partition       // of this member
 	whole   map[string]context.Context // not done while it has all partitions of a topic
+	given   map[string][]bool          // by topic and partition: what the last session gave it
 }
 
 // NewSubscriber makes a Subscriber. It does not connect yet; an error is about the configuration.
@@ -35,7 +36,7 @@ func NewSubscriber(c Config) (*Subscriber, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
-	return &Subscriber{config: c, closing: make(chan struct{}), claimed: map[place]*partition{}, whole: map[string]context.Context{}}, nil
+	return &Subscriber{config: c, closing: make(chan struct{}), claimed: map[place]*partition{}, whole: map[string]context.Context{}, given: map[string][]bool{}}, nil
 }
 
 // Subscribe implements message.Subscriber. It joins the group in the background and retries until it succeeds, so it waits for a broker that

@@ -59,6 +59,13 @@ func (s *Subscriber) HasAll(topic string) bool {
 	return held != nil && held.Err() == nil
 }
 
+// Given tells for each partition of a topic whether the group has given it to this member. While members come and go, it says what was before.
+func (s *Subscriber) Given(topic string) (partitions []bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.given[topic] // not changed any more
+}
+
 func (s *Subscriber) claim(at place, p *partition) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -23,7 +23,14 @@ func (h *handler) hold(of sarama.ConsumerGroupSession) {
 	h.held = held
 	claims := len(of.Claims()[h.topic])
 	partitions, err := h.client.Partitions(h.topic)
+	given := make([]bool, len(partitions))
+	for _, partition := range of.Claims()[h.topic] {
+		if int(partition) < len(given) {
+			given[partition] = true
+		}
+	}
 	h.mu.Lock()
+	h.given[h.topic] = given
 	delete(h.whole, h.topic)
 	if err == nil && claims == len(partitions) {
 		h.whole[h.topic] = held

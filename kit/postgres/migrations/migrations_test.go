@@ -3,6 +3,7 @@ package migrations_test
 import (
 	"database/sql"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/kit/postgres/migrations"
+	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
 func TestMain(m *testing.M) { kittest.Main(m) }
@@ -38,8 +40,10 @@ func versions(t *testing.T, db *sql.DB, s migrations.Schema) (applied []string) 
 // before makes the version table of the time when kit and service shared one sequence.
 func before(t *testing.T, db *sql.DB, own ...int) {
 	t.Helper()
-	_, err := db.Exec(`DROP TABLE saga_waits, saga_events; DROP VIEW saga_rows; ALTER TABLE saga_instances DROP COLUMN root_id; ALTER TABLE saga_instances RENAME TO saga_rows; DELETE FROM kit_migrations WHERE version_id > 10;
-		ALTER TABLE kit_migrations RENAME TO goose_db_version; DROP TABLE IF EXISTS service_migrations; CREATE TABLE order_rows (id text)`)
+	for slices.Contains(versions(t, db, migrations.New(nil)), "kit 11") {
+		require.NoError(t, migrations.New(nil).Down(t.Context(), db))
+	}
+	_, err := db.Exec(`ALTER TABLE kit_migrations RENAME TO goose_db_version; DROP TABLE IF EXISTS service_migrations; CREATE TABLE order_rows (id text)`)
 	require.NoError(t, err)
 	for _, version := range own {
 		_, err = db.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, version)
@@ -64,11 +68,46 @@ func TestDatabaseOfTheVersionBefore(t *testing.T) {
 	instances.Wait()
 	require.NoError(t, schema.Check(t.Context(), db.DB))
 	require.Equal(t, []string{
-		"kit 1", "kit 2", "kit 3", "kit 4", "kit 5", "kit 6", "kit 7", "kit 8", "kit 9", "kit 10", "kit 11", "kit 12", "service 1", "service 2", "service 11",
+		"kit 1", "kit 2", "kit 3", "kit 4", "kit 5", "kit 6", "kit 7", "kit 8", "kit 9", "kit 10", "kit 11", "kit 12", "kit 13", "service 1", "service 2", "service 11",
 	}, versions(t, db.DB, schema))
 	var newest int
 	require.NoError(t, db.Get(&newest, `SELECT max(version_id) FROM goose_db_version`))
 	require.Equal(t, 12, newest, "so that a program of the version before refuses to start")
+}
+
+// Messages that wait get their new shards, and while a relay of the version before may still send, nobody holds one.
+func TestShardsOfTheVersionBefore(t *testing.T) {
+	db, _ := kittest.Database(t)
+	schema := migrations.New(nil)
+	for slices.Contains(versions(t, db.DB, schema), "kit 13") {
+		require.NoError(t, schema.Down(t.Context(), db.DB))
+	}
+	shards := func() (found []int) {
+		require.NoError(t, db.Select(&found, `SELECT shard FROM outbox ORDER BY id`))
+		return found
+	}
+	// "topic" and "key" as the version before divided them, and keys with any hash; the third is delayed, the fourth has no key
+	db.MustExec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at) VALUES
+		('1', 'topic', 'key', 15, '', '{}', NULL), ('2', 'topic', 'ключ', 7, '', '{}', NULL), ('3', 'topic', 'key', 15, '', '{}', 'infinity'), ('4', 'topic', '', 1, '', '{}', NULL)`)
+	require.NoError(t, schema.Up(t.Context(), db.DB))
+	of := func(key string) int { return int(outbox.ShardOf("topic", key)) }
+	require.Equal(t, []int{of("key"), of("ключ"), of("key"), of("")}, shards())
+	var free int
+	require.NoError(t, db.Get(&free, `SELECT count(*) FROM relay_leases WHERE owner IS NULL AND shard >= $1`, outbox.FirstShard))
+	require.Equal(t, outbox.Shards, free, "no relay runs")
+
+	require.NoError(t, schema.Down(t.Context(), db.DB))
+	former := func(key string) int {
+		h := fnv.New32a()
+		_, _ = h.Write([]byte("topic\x00" + key)) // a hash takes everything
+		return int(h.Sum32() % 16)
+	}
+	require.Equal(t, []int{former("key"), former("ключ"), former("key"), former("")}, shards())
+	db.MustExec(`INSERT INTO relays (owner, host, since, expires_at) VALUES ('r', 'h', now(), app_now() + interval '2 s')`)
+	db.MustExec(`UPDATE relay_leases SET owner = 'r', expires_at = app_now() + interval '2 s'`)
+	require.NoError(t, schema.Up(t.Context(), db.DB))
+	require.NoError(t, db.Get(&free, `SELECT count(*) FROM relay_leases WHERE owner IS NULL OR expires_at < app_now() + interval '4 s'`))
+	require.Zero(t, free, "a relay may still send")
 }
 
 func TestNewerDatabaseIsRefused(t *testing.T) {

@@ -87,7 +87,7 @@ func TestClaimIsRefused(t *testing.T) {
 		return nil
 	})
 	for n := range 100 {
-		key := keyOf("t", func(shard int16) bool { return int(shard) == n%outbox.Shards })
+		key := keyOf("t", func(shard int16) bool { return int(shard) == outbox.FirstShard+n%outbox.Shards })
 		a, b := relay.Claim("t", key), other.Claim("t", key)
 		require.False(t, a != nil && b != nil, "both relays claim %s", key)
 		for _, c := range []*outbox.Claim{a, b} {

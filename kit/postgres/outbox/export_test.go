@@ -45,3 +45,6 @@ func (r *Relay) Buffer(key string, since time.Duration) {
 	r.buffer.messages[-1] = &Message{ID: -1, Topic: "events", Message: msg}
 	r.buffer.order = append(r.buffer.order, buffered{-1, time.Now().Add(since)})
 }
+
+// Holds tells whether the relay holds a shard.
+func (r *Relay) Holds(shard int16) bool { return r.leases.holds()[shard] }

@@ -58,41 +58,60 @@ func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 	var renewed []int16
 	var hosts int
 	var earlier bool
+	var others []int16 // that other relays prefer
+	var preferred []int16
+	if !l.standby {
+		preferred = l.prefers()
+	}
 	b := &pgx.Batch{}
 	b.Queue(`DELETE FROM relays WHERE expires_at < app_now()`)
-	b.Queue(`INSERT INTO relays (owner, host, since, expires_at) VALUES ($1, $2, $3, app_now() + $4::interval)
-		ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at`, s.owner, l.host, l.since, leaseFor)
+	b.Queue(`INSERT INTO relays (owner, host, since, expires_at, preferred) VALUES ($1, $2, $3, app_now() + $4::interval, $5)
+		ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at, preferred = excluded.preferred`, s.owner, l.host, l.since, leaseFor, preferred)
 	b.Queue(`WITH renewed AS (UPDATE relay_leases SET expires_at = app_now() + $2::interval WHERE owner = $1 RETURNING shard)
 		SELECT COALESCE(array_agg(shard), '{}') FROM renewed`, s.owner, leaseFor).QueryRow(func(row pgx.Row) error { return row.Scan(&renewed) })
-	b.Queue(`SELECT count(DISTINCT host), COALESCE(bool_or(host = $1 AND (since, owner) < ($2, $3) AND owner <> ALL(COALESCE($4, '{}'::text[]))), false) FROM relays`,
+	b.Queue(`SELECT count(DISTINCT host), COALESCE(bool_or(host = $1 AND (since, owner) < ($2, $3) AND owner <> ALL(COALESCE($4, '{}'::text[]))), false),
+			ARRAY(SELECT DISTINCT unnest(preferred) FROM relays WHERE owner <> $3 AND owner <> ALL(COALESCE($4, '{}'::text[]))) FROM relays`,
 		l.host, l.since, s.owner, ended).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&hosts, &earlier) })
+		QueryRow(func(row pgx.Row) error { return row.Scan(&hosts, &earlier, &others) })
 	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
 		return errors.Join(err, closeConn(conn))
 	}
 	if !l.renew(s, began, renewed) {
 		return ErrLeaseLost // the next heartbeat begins another session
 	}
-	share := 0
-	if !earlier {
-		share = (Shards + hosts - 1) / hosts
-	}
 	if l.standby != earlier {
 		l.standby = earlier
 		l.log.Info("relay: standby", "standby", earlier, "host", l.host)
 	}
-	give, missing := l.balance(s, share)
-	if len(give) == 0 && missing == 0 {
+	if earlier {
+		preferred, hosts = nil, 0
+	}
+	return l.exchange(ctx, conn, s, shareOf(l.heldBy(s), preferred, others, hosts))
+}
+
+// exchange gives shards away and takes free ones.
+func (l *leases) exchange(ctx context.Context, conn **pgx.Conn, s *session, of share) error {
+	give := l.give(s, of.give)
+	if len(give)+len(of.take)+of.more == 0 {
 		return nil
 	}
 	var taken []int16
-	b = &pgx.Batch{}
+	b := &pgx.Batch{}
 	b.Queue(`UPDATE relay_leases SET owner = NULL, expires_at = '-infinity' WHERE owner = $1 AND shard = ANY($2)`, s.owner, give)
-	b.Queue(`WITH taken AS (
-			UPDATE relay_leases SET owner = $1, expires_at = app_now() + $2::interval WHERE shard IN (
-				SELECT shard FROM relay_leases WHERE owner IS NULL OR expires_at < app_now() ORDER BY shard LIMIT $3 FOR UPDATE SKIP LOCKED)
-			RETURNING shard)
-		SELECT COALESCE(array_agg(shard), '{}') FROM taken`, s.owner, leaseFor, missing).QueryRow(func(row pgx.Row) error { return row.Scan(&taken) })
+	take := func(from []int16, most int) {
+		b.Queue(`WITH taken AS (
+				UPDATE relay_leases SET owner = $1, expires_at = app_now() + $2::interval WHERE shard IN (
+					SELECT shard FROM relay_leases WHERE (owner IS NULL OR expires_at < app_now()) AND shard = ANY($3) ORDER BY shard LIMIT $4 FOR UPDATE SKIP LOCKED)
+				RETURNING shard)
+			SELECT COALESCE(array_agg(shard), '{}') FROM taken`, s.owner, leaseFor, from, most).QueryRow(func(row pgx.Row) error {
+			var got []int16
+			err := row.Scan(&got)
+			taken = append(taken, got...)
+			return err
+		})
+	}
+	take(of.take, len(of.take))
+	take(of.rest, of.more)
 	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
 		l.finish(s) // a statement that failed may have given shards away
 		return errors.Join(err, closeConn(conn))
@@ -111,7 +130,7 @@ func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 	held := len(s.shards)
 	l.mu.Unlock()
 	if len(give)+len(taken) > 0 {
-		l.log.Info("relay: shards", "held", held, "of", Shards, "hosts", hosts)
+		l.log.Info("relay: shards", "held", held, "of", Shards)
 		l.changed()
 	}
 	return nil
@@ -153,26 +172,6 @@ func (l *leases) renew(s *session, began time.Time, renewed []int16) bool {
 	}
 	s.until = began.Add(leaseFor - leaseMargin)
 	return true
-}
-
-// balance chooses which shards to give away now, and says how many are missing. A shard that is in use is given away later, and no new
-// batch of it begins.
-func (l *leases) balance(s *session, share int) (give []int16, missing int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	clear(l.giving)
-	surplus := len(s.shards) - share
-	for shard := int16(Shards - 1); shard >= 0 && surplus > 0; shard-- {
-		if !s.shards[shard] {
-			continue
-		}
-		surplus--
-		l.giving[shard] = true
-		if l.inUse[shard] == 0 {
-			give = append(give, shard)
-		}
-	}
-	return give, max(0, share-len(s.shards))
 }
 
 // finish ends a session.

@@ -34,6 +34,7 @@ type leases struct {
 	host         string
 	since        time.Time
 	log          *slog.Logger
+	prefers      func() []int16
 	taking       func() // called before shards are used that another relay may have had
 	changed      func() // called after the held shards have changed
 	heartbeatNow chan struct{}
@@ -71,7 +72,7 @@ func newLeases(o Options, log *slog.Logger) *leases {
 	if host == "" {
 		host = uuid.NewString() // a host of its own
 	}
-	return &leases{dsn: o.DSN, host: host, since: o.Since, log: log, heartbeatNow: make(chan struct{}, 1), inUse: map[int16]int{}, giving: map[int16]bool{}}
+	return &leases{prefers: o.Preferred, dsn: o.DSN, host: host, since: o.Since, log: log, heartbeatNow: make(chan struct{}, 1), inUse: map[int16]int{}, giving: map[int16]bool{}}
 }
 
 // valid tells whether the session's leases still last. The wall clock is compared too, because the monotonic clock stands still while a

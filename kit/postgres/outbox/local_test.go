@@ -288,7 +288,8 @@ func TestMessageHandledAfterItsShardHasMoved(t *testing.T) {
 	})
 	keys := map[int16]string{}
 	var items []item
-	for shard := range int16(outbox.Shards) {
+	for n := range int16(outbox.Shards) {
+		shard := outbox.FirstShard + n
 		keys[shard] = keyOf("t", func(s int16) bool { return s == shard })
 		items = append(items, item{key: keys[shard], text: fmt.Sprint(shard)})
 	}

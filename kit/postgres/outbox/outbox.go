@@ -22,8 +22,12 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Shards is the number of parts into which keys are divided. One instance at a time relays a shard.
-const Shards = 16
+// Shards is the number of parts into which keys are divided. One instance at a time relays a shard. Their numbers begin with FirstShard: below are those of
+// a former version, which divided keys in another way.
+const (
+	Shards     = 16
+	FirstShard = 16
+)
 
 // ErrTooLarge refuses a message that the broker would refuse. The transaction that publishes it fails.
 var ErrTooLarge = errors.New("message too large")
@@ -142,11 +146,13 @@ func MessagesFromContext(ctx context.Context) []*Message { return inserts.Writte
 // Withdraw drops a message that the unit of work of ctx writes.
 func Withdraw(ctx context.Context, w *Message) { inserts.Withdraw(ctx, w) }
 
-// ShardOf is the shard of a topic's key.
+// ShardOf is the shard of a key, or of a topic's messages without a key. Of Shards partitions, sarama's hash partitioner chooses the same for a key, so that all keys
+// of a shard are in one partition of a topic with 1, 2, 4, 8 or 16 partitions. The function outbox_shard of the database says the same.
 func ShardOf(topic, key string) int16 {
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(topic + "\x00" + key)) // a hash takes everything
-	return int16(h.Sum32() % Shards)
+	_, _ = h.Write([]byte(cmp.Or(key, topic))) // a hash takes everything
+	shard := int16(int32(h.Sum32()) % Shards)  //nolint:gosec // it overflows as sarama's does
+	return FirstShard + max(shard, -shard)
 }
 
 // CancelTimers deletes delayed messages when the unit of work of ctx commits. It implements a part of the saga engine's interface Timers.
@@ -202,8 +208,8 @@ func LoadBacklog(ctx context.Context, db *sqlx.DB) (Backlog, error) {
 		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at > '-infinity' AND due_at < 'infinity' LIMIT $1) found) AS delayed,
 		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at = 'infinity' LIMIT $1) found) AS parked,
 		(SELECT count(*) FROM (SELECT FROM outbox WHERE due_at = '-infinity' LIMIT $1) found) AS suspended,
-		COALESCE((SELECT EXTRACT(epoch FROM app_clock() - min(first.created_at)) FROM generate_series(0, $2::int - 1) AS s(shard)
+		COALESCE((SELECT EXTRACT(epoch FROM app_clock() - min(first.created_at)) FROM generate_series($2::int, $2::int + $3::int - 1) AS s(shard)
 			CROSS JOIN LATERAL (SELECT created_at FROM outbox WHERE outbox.shard = s.shard AND due_at IS NULL ORDER BY id LIMIT 1) first), 0)::float8 AS oldest`,
-		MaxCounted, Shards)
+		MaxCounted, FirstShard, Shards)
 	return b, txn.Classify(err, "count the outbox")
 }

@@ -64,6 +64,10 @@ type Options struct {
 	// Local are topics whose messages handlers of this process may take; senders then implement Local. They have one more worker. Default: none.
 	Local []string
 
+	// Preferred returns the shards that this relay is to have if it can, because this process handles the messages of their keys. Other relays leave them to
+	// it. Default: none, and each host has an equal part.
+	Preferred func() []int16
+
 	// Batch is the number of rows of a shard that a worker reads at a time, four times as many for a backlog. Default 250.
 	Batch int
 
@@ -90,6 +94,9 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	}
 	if o.Local == nil {
 		o.Local = []string{} // not NULL in SQL
+	}
+	if o.Preferred == nil {
+		o.Preferred = func() []int16 { return nil }
 	}
 	if o.Refused == nil {
 		o.Refused = func(error) bool { return false }

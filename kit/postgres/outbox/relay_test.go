@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/millrace/millrace/kit/breaker"
 	"github.com/millrace/millrace/kit/cqrs"
@@ -429,8 +431,6 @@ func TestStoppedTimersDoNotFire(t *testing.T) {
 	require.Zero(t, b.Delayed)
 }
 
-// Two relays share the shards: nothing is relayed twice, a commit of another instance wakes the holder, and when one goes the other
-// takes over.
 // What is committed here is relayed without anybody looking for it: the relay polls once an hour, and would be found out.
 func TestRelayIsWokenByACommit(t *testing.T) {
 	db, dsn := kittest.Database(t)
@@ -480,6 +480,8 @@ func TestRelayIsWokenByACommit(t *testing.T) {
 	drained(t, db)
 }
 
+// Two relays share the shards: nothing is relayed twice, a commit of another instance wakes the holder, and when one goes the other
+// takes over.
 func TestRelaysShareTheShards(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	a, b := &log{}, &log{}
@@ -519,6 +521,71 @@ func TestRelaysShareTheShards(t *testing.T) {
 			return errors.New("it has not taken over")
 		}
 		return nil
+	})
+}
+
+// Relays get the shards that they prefer, also later and from each other, and an equal part of those that nobody prefers. When one is gone, nobody's are left.
+func TestRelaysHaveWhatTheyPrefer(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	const first, last = outbox.FirstShard, outbox.FirstShard + outbox.Shards - 1
+	var prefers [2]atomic.Pointer[[]int16]
+	relays, stop := [2]*outbox.Relay{}, [2]func(){}
+	held := func(want ...[]int16) {
+		t.Helper()
+		kittest.Eventually(t, func() error {
+			for n, shards := range want {
+				for _, shard := range shards {
+					if !relays[n].Holds(shard) {
+						return fmt.Errorf("relay %d does not hold %d, but %d shards", n, shard, relays[n].Held())
+					}
+				}
+			}
+			return nil
+		})
+	}
+	for n := range relays {
+		prefers[n].Store(&[]int16{})
+		relays[n], stop[n] = run(t, db, dsn, &log{}, outbox.Options{Preferred: func() []int16 { return *prefers[n].Load() }})
+	}
+	kittest.Eventually(t, func() error {
+		if n, m := relays[0].Held(), relays[1].Held(); n != outbox.Shards/2 || m != outbox.Shards/2 {
+			return fmt.Errorf("they hold %d and %d", n, m)
+		}
+		return nil
+	})
+	prefers[0].Store(&[]int16{first, last})
+	prefers[1].Store(&[]int16{first + 1, last - 1})
+	held([]int16{first, last}, []int16{first + 1, last - 1})
+	prefers[0].Store(&[]int16{first + 1, last - 1})
+	prefers[1].Store(&[]int16{first, last})
+	held([]int16{first + 1, last - 1}, []int16{first, last})
+	kittest.Eventually(t, func() error {
+		if n, m := relays[0].Held(), relays[1].Held(); n != outbox.Shards/2 || m != outbox.Shards/2 {
+			return fmt.Errorf("they hold %d and %d", n, m)
+		}
+		return nil
+	})
+	stop[0]()
+	kittest.Eventually(t, func() error {
+		if !relays[1].HoldsAll() {
+			return fmt.Errorf("it holds %d", relays[1].Held())
+		}
+		return nil
+	})
+}
+
+// The database has the same shards, also for a row that a program of the version before inserts.
+func TestShardIsThatOfTheDatabase(t *testing.T) {
+	db, _ := kittest.Database(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		valid := rapid.String().Filter(func(s string) bool { return !strings.Contains(s, "\x00") })
+		topic, key := valid.Draw(rt, "topic"), valid.Draw(rt, "key")
+		var said, corrected int16
+		require.NoError(rt, db.Get(&said, `SELECT outbox_shard($1, $2)`, topic, key))
+		require.Equal(rt, outbox.ShardOf(topic, key), said)
+		require.NoError(rt, db.Get(&corrected, `INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ('m', $1, $2, $3, '', '{}') RETURNING shard`,
+			topic, key, rapid.Int16Range(0, 15).Draw(rt, "former shard")))
+		require.Equal(rt, said, corrected)
 	})
 }
 

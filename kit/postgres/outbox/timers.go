@@ -95,7 +95,7 @@ func (r *Relay) marker(ctx context.Context, seen *confirmedRows, topic string) e
 	}
 	seen.marker, seen.pause = time.Now().Add(seen.pause), min(2*seen.pause, markerMost)
 	b := &pgx.Batch{} // one transaction
-	b.Queue(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ($1, $2, 'marker', 0, 'marker', '{}')`, uuid.NewString(), topic)
+	b.Queue(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ($1, $2, 'marker', $3, 'marker', '{}')`, uuid.NewString(), topic, ShardOf(topic, "marker"))
 	b.Queue(`DELETE FROM outbox WHERE id = (SELECT currval(pg_get_serial_sequence('outbox', 'id')))`)
 	return txn.Classify(txn.Send(ctx, r.db, nil, b), "write a marker into the log")
 }
