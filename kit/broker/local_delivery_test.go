@@ -19,11 +19,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/millrace/millrace/kit/broker"
 	"github.com/millrace/millrace/kit/cqrs"
@@ -107,9 +109,13 @@ func runWorker(name string) error {
 	if err != nil {
 		return err
 	}
+	preferred := b.(broker.LocalDelivery).Shards
+	if rand.IntN(3) == 0 { // the messages of a shard come to another process then
+		preferred = nil
+	}
 	w := &deliveryWorker{name: name, topic: topic, db: db}
 	w.relay = outbox.NewRelay(db, func() outbox.Sender { return marking{senders().(outbox.Local)} }, log, outbox.Options{
-		DSN: dsn, Refused: b.Refused, TopicFault: b.TopicFault, Batch: 20, Local: []string{topic},
+		DSN: dsn, Refused: b.Refused, TopicFault: b.TopicFault, Batch: 20, Local: []string{topic}, Preferred: preferred,
 	})
 	stopping, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -288,7 +294,7 @@ func numbered(key string, seq int) *message.Message {
 }
 
 const (
-	deliveryPartitions = 6
+	deliveryPartitions = 8 // of which 16 shards are a multiple
 	deliveryWorkers    = 3
 	firstKeys          = 8
 	calmKeys           = 20 // of each of them
@@ -507,4 +513,16 @@ func disturb(ctx context.Context, t *testing.T, workers []*deliveryProcess) {
 			disturbances[i](workers[rand.IntN(len(workers))])
 		}
 	}
+}
+
+// All keys of a shard are in the partition that the shard's number says, if the number of partitions divides that of shards.
+func TestShardsAreThoseOfThePartitions(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		key := rapid.StringN(1, -1, -1).Draw(rt, "key")
+		for partitions := int32(1); partitions <= outbox.Shards; partitions *= 2 {
+			partition, err := sarama.NewHashPartitioner("").Partition(&sarama.ProducerMessage{Key: sarama.StringEncoder(key)}, partitions)
+			require.NoError(rt, err)
+			require.Equal(rt, int32(outbox.ShardOf("t", key)-outbox.FirstShard)%partitions, partition)
+		}
+	})
 }

@@ -34,7 +34,7 @@ func metric(t *testing.T, i *harness.Instance, name string) (sum float64, err er
 	return sum, err
 }
 
-// shards waits until some instances relay all shards between them, each a fair part.
+// shards waits until some instances relay all shards between them, each a fair part: a quarter goes with each of the four partitions.
 func shards(t *testing.T, instances ...*harness.Instance) {
 	t.Helper()
 	kittest.Eventually(t, func() error {
@@ -44,7 +44,7 @@ func shards(t *testing.T, instances ...*harness.Instance) {
 			if err != nil {
 				return err
 			}
-			if most := float64((16 + len(instances) - 1) / len(instances)); n > most {
+			if most := float64((4 + len(instances) - 1) / len(instances) * 4); n > most {
 				return fmt.Errorf("one holds %v shards, of at most %v", n, most)
 			}
 			total += n
@@ -60,18 +60,22 @@ func shards(t *testing.T, instances ...*harness.Instance) {
 func several(t *testing.T, n int, settings ...string) (*harness.Environment, []*harness.Instance) {
 	t.Helper()
 	w := harness.NewEnvironment(t, append([]string{"LOAD_DISTRIBUTION=instances"}, settings...)...)
+	return w, severalIn(t, w, n)
+}
+
+func severalIn(t *testing.T, w *harness.Environment, n int) (all []*harness.Instance) {
+	t.Helper()
 	w.Sandbox()
 	if !kittest.Real() {
 		w.Host("ROLES=api") // PostgreSQL and Kafka are embedded in an instance that neither works nor is stopped
 	}
-	var all []*harness.Instance
 	for range n {
 		all = append(all, w.Start())
 	}
 	if n > 0 {
 		all[0].Stock(10_000, "MUG-01", "TEE-02")
 	}
-	return w, all
+	return all
 }
 
 // flow places orders through an instance, in enough number to meet every partition, and returns how long it took until all were
@@ -123,6 +127,55 @@ func TestInstancesShareTheWork(t *testing.T) {
 	shards(t, all[1], back)
 	flow(t, back)
 	all[1].Consistent()
+}
+
+// While the broker is away the sagas of several instances go on: the relay of a command's shard is in the instance that handles it. An order whose saga had not
+// begun begins when the broker is back.
+func TestStepsOfSeveralInstancesGoOnWithoutBroker(t *testing.T) {
+	kittest.Long(t)
+	w, stop, start := withStoppableBroker(t, "LOAD_DISTRIBUTION=instances")
+	all := severalIn(t, w, 3)
+	db := kittest.OpenDB(t, all[0].DSN())
+	kittest.Eventually(t, func() error {
+		var apart int
+		err := db.QueryRow(`SELECT count(*) FROM generate_series(16, 31) s(shard) WHERE NOT EXISTS (
+			SELECT FROM relay_leases l JOIN relays r USING (owner) WHERE l.shard = s.shard AND l.shard = ANY(r.preferred))`).Scan(&apart)
+		if err == nil && apart > 0 {
+			err = fmt.Errorf("%d shards are not with the instance that handles them", apart)
+		}
+		return err
+	})
+	for _, i := range all {
+		flow(t, i) // each knows what it has sent
+	}
+	sandbox := harness.NewClient(t, w.SandboxURL())
+	sandbox.SetFaults("payments", `{"latency":"4s"}`)
+	const orders = 30
+	for n := range orders {
+		method := "pm_ok"
+		if n == 0 {
+			method = "pm_slow" // its deadline ends it
+		}
+		inStep(t, all[0], all[n%3].Place(method, "MUG-01"), "authorise payment")
+	}
+	stop()
+	sandbox.SetFaults("payments", `{"latency":"0s"}`)
+	late := all[1].Place("pm_ok", "MUG-01")
+	recorded := func(event string) (n int) {
+		require.NoError(t, db.QueryRow(`SELECT count(*) FROM events WHERE type = $1`, event).Scan(&n))
+		return n
+	}
+	kittest.Eventually(t, func() error {
+		if confirmed, cancelled := recorded("order.confirmed"), recorded("order.cancelled"); confirmed != 120+orders-1 || cancelled != 1 {
+			return fmt.Errorf("%d orders are confirmed, %d cancelled", confirmed, cancelled)
+		}
+		return nil
+	})
+	start()
+	require.Equal(t, "confirmed", all[2].Decided(late).Status)
+	report := all[0].Consistent()
+	require.Equal(t, 120+orders, report.Confirmed, "%+v", report)
+	require.Equal(t, 120+orders+1, report.Orders, "%+v", report)
 }
 
 // An instance that is stopped for longer than its lease loses its shards and its partitions; when it goes on, it knows.

@@ -275,11 +275,11 @@ func testDeadLetterBlocksItsKeyOnly(t *testing.T, settings ...string) {
 	require.Equal(t, 24, i.Consistent().Confirmed)
 }
 
-// withStoppableBroker starts an instance and returns what stops and starts its broker.
-func withStoppableBroker(t *testing.T) (i *harness.Instance, stop, start func()) {
+// withStoppableBroker makes an environment and returns what stops and starts its broker.
+func withStoppableBroker(t *testing.T, settings ...string) (w *harness.Environment, stop, start func()) {
 	t.Helper()
 	if stopCommand := os.Getenv("KAFKA_STOP"); kittest.Real() && stopCommand != "" {
-		i = harness.NewEnvironment(t).Start()
+		w = harness.NewEnvironment(t, settings...)
 		run := func(name string) func() {
 			return func() {
 				out, err := exec.Command("bash", "-c", os.Getenv(name)).CombinedOutput() // the tester's own
@@ -303,21 +303,22 @@ func withStoppableBroker(t *testing.T) (i *harness.Instance, stop, start func())
 		_, err = fmt.Sscanf(broker.Brokers[0], "127.0.0.1:%d", &port)
 		require.NoError(t, err)
 		t.Cleanup(func() { broker.Stop() })
-		i = harness.NewEnvironment(t, "KAFKA_BROKERS="+broker.Brokers[0]).Start()
+		w = harness.NewEnvironment(t, append(settings, "KAFKA_BROKERS="+broker.Brokers[0])...)
 		stop = broker.Stop
 		start = func() {
 			broker, err = embedded.StartKafka(dir, port)
 			require.NoError(t, err)
 		}
 	}
-	return i, stop, start
+	return w, stop, start
 }
 
 // While the broker is away orders are accepted; afterwards everything arrives. The instance takes its leases anew meanwhile, so it does not know any more what it
 // has sent: no saga begins whose command would wait until its deadline is over.
 func TestBrokerDown(t *testing.T) {
 	kittest.Long(t)
-	i, stop, start := withStoppableBroker(t)
+	w, stop, start := withStoppableBroker(t)
+	i := w.Start()
 	i.Stock(1000, "MUG-01")
 	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
 	stop()
@@ -358,7 +359,8 @@ func TestBrokerDown(t *testing.T) {
 // Other services and read models have the events when it is back.
 func TestStepsGoOnWithoutBroker(t *testing.T) {
 	kittest.Long(t)
-	i, stop, start := withStoppableBroker(t)
+	w, stop, start := withStoppableBroker(t)
+	i := w.Start()
 	i.Stock(1000, "MUG-01")
 	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
 	i.SetFaults("payments", `{"latency":"4s"}`)
