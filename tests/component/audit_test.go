@@ -87,6 +87,11 @@ func TestAuditFindsEachFault(t *testing.T) {
 			`INSERT INTO saga_instances SELECT * FROM kept; DROP TABLE kept`,
 		},
 		{
+			"relay: each message is in the shard of its key", "misplaced",
+			`INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at) VALUES ('m', 'nowhere', 'misplaced', 99, '', '{}', now() + interval '1 hour')`,
+			`DELETE FROM outbox WHERE message_id = 'm'`,
+		},
+		{
 			"relay: each blocked key has an open dead letter", "no-letter",
 			`INSERT INTO outbox (message_id, topic, key, shard, payload, headers, due_at) VALUES ('m', 'nowhere', 'no-letter', 0, '', '{}', 'infinity')`,
 			`DELETE FROM outbox WHERE message_id = 'm'`,

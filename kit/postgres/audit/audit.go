@@ -81,6 +81,10 @@ var queries = []query{
 		`SELECT format('%s: %s of key %s is kept, and saga %s waits for it', definition, event, key, saga_id) FROM saga_events JOIN saga_waits USING (definition, event, key)`,
 	},
 	{
+		"relay: each message is in the shard of its key", `SELECT count(*) FROM outbox`,
+		`SELECT format('%s: key %s: row %s is in shard %s', topic, key, id, shard) FROM outbox WHERE shard <> outbox_shard(topic, key)`,
+	},
+	{
 		"relay: each blocked key has an open dead letter", `SELECT count(DISTINCT (topic, key)) FROM outbox WHERE due_at = 'infinity'`,
 		`SELECT format('%s: key %s: %s messages suspended', topic, key, count(*)) FROM outbox o WHERE due_at = 'infinity'
 			AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.topic = o.topic AND d.key = o.key AND d.outbox_id IS NOT NULL AND d.dropped_at IS NULL)
