@@ -78,7 +78,7 @@ bench: ## Rates and latencies beside their baselines, three rounds: a table and 
 	go run ./tests/bench -svg docs/pictures/bench.svg
 
 bench-quick: ## The same cases in three minutes, one round of each, for a change that is being worked on
-	go run ./tests/bench -rounds 1 -messages 30000 -sagas 1500 -requests 5000 -backlog 100000 -events 100000 -rest 5s -json ''
+	go run ./tests/bench -rounds 1 -messages 30000 -sagas 1300 -requests 4000 -backlog 80000 -events 80000 -rest 5s -json ''
 
 profile: ## Where the time goes while sagas run: a CPU profile, and its top
 	go run ./tests/bench -rounds 1 -only sagas -json '' -profile profile.out
