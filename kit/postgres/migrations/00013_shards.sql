@@ -24,6 +24,8 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
+UPDATE outbox_epoch SET epoch = epoch + 1; -- first, as who releases a blocked key does
+
 -- A program of the version before, beside those of this one, still writes the former numbers.
 -- +goose StatementBegin
 CREATE FUNCTION outbox_correct_shard() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -34,7 +36,6 @@ END $$;
 -- +goose StatementEnd
 CREATE TRIGGER outbox_former_shard BEFORE INSERT ON outbox FOR EACH ROW WHEN (NEW.shard < 16) EXECUTE FUNCTION outbox_correct_shard();
 UPDATE outbox SET shard = outbox_shard(topic, key);
-UPDATE outbox_epoch SET epoch = epoch + 1;
 
 -- Relays that hold the former shards may send until their next heartbeat fails. Until then nobody holds one of the new shards: a lease lasts for 5 s.
 LOCK TABLE relays IN EXCLUSIVE MODE;
