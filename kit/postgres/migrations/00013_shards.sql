@@ -37,16 +37,15 @@ END $$;
 CREATE TRIGGER outbox_former_shard BEFORE INSERT ON outbox FOR EACH ROW WHEN (NEW.shard < 16) EXECUTE FUNCTION outbox_correct_shard();
 UPDATE outbox SET shard = outbox_shard(topic, key);
 
+-- The shards that a relay is to have if it can, because its process handles their keys.
+ALTER TABLE relays ADD COLUMN preferred smallint[];
+
 -- Relays that hold the former shards may send until their next heartbeat fails. Until then nobody holds one of the new shards: a lease lasts for 5 s.
-LOCK TABLE relays IN EXCLUSIVE MODE;
 LOCK TABLE relay_leases IN EXCLUSIVE MODE;
 INSERT INTO relays (owner, host, since, expires_at) SELECT 'former', 'former', app_now(), app_clock() + interval '5 s' WHERE EXISTS (SELECT FROM relays WHERE expires_at > app_now());
 DELETE FROM relay_leases;
 INSERT INTO relay_leases (shard, owner, expires_at) SELECT shard, f.owner, COALESCE(f.expires_at, '-infinity')
     FROM generate_series(16, 31) shard LEFT JOIN relays f ON f.owner = 'former';
-
--- The shards that a relay is to have if it can, because its process handles their keys.
-ALTER TABLE relays ADD COLUMN preferred smallint[];
 
 -- +goose Down
 ALTER TABLE relays DROP COLUMN preferred;
