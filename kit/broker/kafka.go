@@ -108,7 +108,7 @@ func (b *inKafka) Shards() (shards []int16) {
 			handles = handles && len(given) > 0 && outbox.Shards%len(given) == 0 && given[shard%len(given)]
 		}
 		if handles {
-			shards = append(shards, int16(outbox.FirstShard+shard)) //nolint:gosec // below 32
+			shards = append(shards, int16(outbox.FirstShard+shard))
 		}
 	}
 	return shards
