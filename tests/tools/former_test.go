@@ -22,7 +22,7 @@ func TestFormerProgramBesideTheCurrentOne(t *testing.T) {
 		t.Skip("needs a database that outlives the instances: set POSTGRES_DSN and KAFKA_BROKERS")
 	}
 	program := former(t)
-	e := harness.NewEnvironment(t, "LOAD_DISTRIBUTION=instances")
+	e := harness.NewEnvironment(t, "LOAD_DISTRIBUTION=instances", "KAFKA_PARTITIONS=16")
 	e.Sandbox()
 	e.Program = program
 	old := e.Start()

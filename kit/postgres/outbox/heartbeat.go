@@ -58,10 +58,11 @@ func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 	var renewed []int16
 	var hosts int
 	var earlier bool
-	var others []int16 // that other relays prefer
-	var preferred []int16
+	var former bool        // a relay runs that has no preferences and takes any shard
+	var sole, free []int16 // those that one relay prefers, and those that nobody holds
+	preferred := []int16{} // not NULL in SQL, which is that of a program of the version before
 	if !l.standby {
-		preferred = l.prefers()
+		preferred = append(preferred, l.prefers()...)
 	}
 	b := &pgx.Batch{}
 	b.Queue(`DELETE FROM relays WHERE expires_at < app_now()`)
@@ -70,9 +71,10 @@ func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 	b.Queue(`WITH renewed AS (UPDATE relay_leases SET expires_at = app_now() + $2::interval WHERE owner = $1 RETURNING shard)
 		SELECT COALESCE(array_agg(shard), '{}') FROM renewed`, s.owner, leaseFor).QueryRow(func(row pgx.Row) error { return row.Scan(&renewed) })
 	b.Queue(`SELECT count(DISTINCT host), COALESCE(bool_or(host = $1 AND (since, owner) < ($2, $3) AND owner <> ALL(COALESCE($4, '{}'::text[]))), false),
-			ARRAY(SELECT DISTINCT unnest(preferred) FROM relays WHERE owner <> $3 AND owner <> ALL(COALESCE($4, '{}'::text[]))) FROM relays`,
+			ARRAY(SELECT shard FROM (SELECT unnest(preferred) FROM relays WHERE owner <> ALL(COALESCE($4, '{}'::text[]))) AS p(shard) GROUP BY shard HAVING count(*) = 1),
+			bool_or(preferred IS NULL), ARRAY(SELECT shard FROM relay_leases WHERE owner IS NULL OR expires_at < app_now()) FROM relays`,
 		l.host, l.since, s.owner, ended).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&hosts, &earlier, &others) })
+		QueryRow(func(row pgx.Row) error { return row.Scan(&hosts, &earlier, &sole, &former, &free) })
 	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
 		return errors.Join(err, closeConn(conn))
 	}
@@ -83,35 +85,29 @@ func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 		l.standby = earlier
 		l.log.Info("relay: standby", "standby", earlier, "host", l.host)
 	}
+	if former {
+		preferred, sole = nil, nil
+	}
 	if earlier {
 		preferred, hosts = nil, 0
 	}
-	return l.exchange(ctx, conn, s, shareOf(l.heldBy(s), preferred, others, hosts))
+	return l.exchange(ctx, conn, s, shareOf(l.heldBy(s), free, preferred, sole, hosts))
 }
 
 // exchange gives shards away and takes free ones.
 func (l *leases) exchange(ctx context.Context, conn **pgx.Conn, s *session, of share) error {
 	give := l.give(s, of.give)
-	if len(give)+len(of.take)+of.more == 0 {
+	if len(give)+len(of.take) == 0 {
 		return nil
 	}
 	var taken []int16
 	b := &pgx.Batch{}
 	b.Queue(`UPDATE relay_leases SET owner = NULL, expires_at = '-infinity' WHERE owner = $1 AND shard = ANY($2)`, s.owner, give)
-	take := func(from []int16, most int) {
-		b.Queue(`WITH taken AS (
-				UPDATE relay_leases SET owner = $1, expires_at = app_now() + $2::interval WHERE shard IN (
-					SELECT shard FROM relay_leases WHERE (owner IS NULL OR expires_at < app_now()) AND shard = ANY($3) ORDER BY shard LIMIT $4 FOR UPDATE SKIP LOCKED)
-				RETURNING shard)
-			SELECT COALESCE(array_agg(shard), '{}') FROM taken`, s.owner, leaseFor, from, most).QueryRow(func(row pgx.Row) error {
-			var got []int16
-			err := row.Scan(&got)
-			taken = append(taken, got...)
-			return err
-		})
-	}
-	take(of.take, len(of.take))
-	take(of.rest, of.more)
+	b.Queue(`WITH taken AS (
+			UPDATE relay_leases SET owner = $1, expires_at = app_now() + $2::interval WHERE shard IN (
+				SELECT shard FROM relay_leases WHERE (owner IS NULL OR expires_at < app_now()) AND shard = ANY($3) FOR UPDATE SKIP LOCKED)
+			RETURNING shard)
+		SELECT COALESCE(array_agg(shard), '{}') FROM taken`, s.owner, leaseFor, of.take).QueryRow(func(row pgx.Row) error { return row.Scan(&taken) })
 	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
 		l.finish(s) // a statement that failed may have given shards away
 		return errors.Join(err, closeConn(conn))

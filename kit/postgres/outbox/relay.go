@@ -64,8 +64,8 @@ type Options struct {
 	// Local are topics whose messages handlers of this process may take; senders then implement Local. They have one more worker. Default: none.
 	Local []string
 
-	// Preferred returns the shards that this relay is to have if it can, because this process handles the messages of their keys. Other relays leave them to
-	// it. Default: none, and each host has an equal part.
+	// Preferred returns the shards that this relay is to have if it can, because this process handles the messages of their keys. It has those that no
+	// other relay prefers, and an equal part of the others. Default: none.
 	Preferred func() []int16
 
 	// Batch is the number of rows of a shard that a worker reads at a time, four times as many for a backlog. Default 250.

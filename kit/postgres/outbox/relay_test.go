@@ -574,6 +574,36 @@ func TestRelaysHaveWhatTheyPrefer(t *testing.T) {
 	})
 }
 
+// Several relays prefer the same shards, as those of two services on one database do, or one of them is of the version before and prefers none: each has an equal part.
+func TestRelaysThatPreferTheSameShareIt(t *testing.T) {
+	all := make([]int16, outbox.Shards)
+	for n := range all {
+		all[n] = outbox.FirstShard + int16(n)
+	}
+	for name, former := range map[string]bool{"the same": false, "the version before": true} {
+		t.Run(name, func(t *testing.T) {
+			db, dsn := kittest.Database(t)
+			options := outbox.Options{Preferred: func() []int16 { return all }}
+			relays := []*outbox.Relay{}
+			if former {
+				db.MustExec(`INSERT INTO relays (owner, host, since, expires_at) VALUES ('former', 'former', now(), app_now() + interval '1 hour')`)
+			} else {
+				relay, _ := run(t, db, dsn, &log{}, options)
+				relays = append(relays, relay)
+			}
+			relay, _ := run(t, db, dsn, &log{}, options)
+			kittest.Eventually(t, func() error {
+				for _, relay := range append(relays, relay) {
+					if held := relay.Held(); held != outbox.Shards/2 {
+						return fmt.Errorf("one holds %d", held)
+					}
+				}
+				return nil
+			})
+		})
+	}
+}
+
 // The database has the same shards, also for a row that a program of the version before inserts.
 func TestShardIsThatOfTheDatabase(t *testing.T) {
 	db, _ := kittest.Database(t)

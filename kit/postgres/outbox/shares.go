@@ -1,4 +1,4 @@
-// Which shards a relay has: those that it prefers, and its part of those that nobody prefers. Where the relay is in the process that handles a shard's keys, commands
+// Which shards a relay has: those that it alone prefers, and its part of the others. Where the relay is in the process that handles a shard's keys, commands
 // reach their handlers without the broker (ADR 39). It decides nothing about order, which is for the leases. TestSharesMeet and TestRelaysHaveWhatTheyPrefer show it.
 
 package outbox
@@ -9,37 +9,31 @@ import (
 )
 
 // share is what a relay is to change.
-type share struct {
-	give []int16 // those to give away
-	take []int16 // those that it prefers and does not hold
-	rest []int16 // those that nobody prefers
-	more int     // how many of rest to take
-}
+type share struct{ give, take []int16 }
 
-// shareOf says what a relay is to change. Others are the shards that other relays prefer. Hosts is the number of hosts that have a part; 0: this relay has none. A
-// shard that two relays prefer stays with the one that holds it.
-func shareOf(held map[int16]bool, preferred, others []int16, hosts int) (s share) {
+// shareOf says which shards a relay gives away and takes: it has those that it alone prefers, and an equal part of those that nobody prefers, or several. Free are the
+// shards that nobody holds, sole those that one relay prefers. Hosts is the number of hosts that have a part; 0: this relay has none.
+func shareOf(held map[int16]bool, free, preferred, sole []int16, hosts int) (s share) {
+	own := func(shard int16) bool { return slices.Contains(sole, shard) && slices.Contains(preferred, shard) }
 	part := 0
-	for shard := int16(FirstShard); shard < FirstShard+Shards; shard++ {
-		if !slices.Contains(preferred, shard) && !slices.Contains(others, shard) {
-			s.rest = append(s.rest, shard)
-		}
-	}
 	if hosts > 0 {
-		part = (len(s.rest) + hosts - 1) / hosts
+		part = (Shards - len(sole) + hosts - 1) / hosts
 	}
-	s.more = part
 	for _, shard := range slices.Sorted(maps.Keys(held)) {
 		switch {
-		case slices.Contains(preferred, shard):
-		case slices.Contains(s.rest, shard) && s.more > 0:
-			s.more--
+		case own(shard):
+		case !slices.Contains(sole, shard) && part > 0:
+			part--
 		default:
 			s.give = append(s.give, shard)
 		}
 	}
-	for _, shard := range preferred {
-		if !held[shard] {
+	for _, shard := range free {
+		switch {
+		case own(shard):
+			s.take = append(s.take, shard)
+		case !slices.Contains(sole, shard) && part > 0:
+			part--
 			s.take = append(s.take, shard)
 		}
 	}
