@@ -24,8 +24,6 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
-UPDATE outbox_epoch SET epoch = epoch + 1; -- first, as who releases a blocked key does
-
 -- A program of the version before, beside those of this one, still writes the former numbers.
 -- +goose StatementBegin
 CREATE FUNCTION outbox_correct_shard() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -36,6 +34,18 @@ END $$;
 -- +goose StatementEnd
 CREATE TRIGGER outbox_former_shard BEFORE INSERT ON outbox FOR EACH ROW WHEN (NEW.shard < 16) EXECUTE FUNCTION outbox_correct_shard();
 UPDATE outbox SET shard = outbox_shard(topic, key);
+
+-- Nor does its relay find the rows behind a message that Kafka has refused, as it looks for them in the former shard.
+-- +goose StatementBegin
+CREATE FUNCTION outbox_block_behind() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE outbox SET due_at = 'infinity' WHERE topic = NEW.topic AND key = NEW.key AND shard = outbox_shard(NEW.topic, NEW.key)
+        AND (due_at IS NULL OR due_at = '-infinity') AND id > NEW.outbox_id;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER dead_letters_former_shard AFTER INSERT OR UPDATE OF outbox_id ON dead_letters FOR EACH ROW WHEN (NEW.outbox_id IS NOT NULL)
+    EXECUTE FUNCTION outbox_block_behind();
 
 -- The shards that a relay is to have if it can, because its process handles their keys.
 ALTER TABLE relays ADD COLUMN preferred smallint[];
@@ -49,9 +59,10 @@ INSERT INTO relay_leases (shard, owner, expires_at) SELECT shard, f.owner, COALE
 
 -- +goose Down
 ALTER TABLE relays DROP COLUMN preferred;
+DELETE FROM relays WHERE owner = 'former';
+DROP TRIGGER dead_letters_former_shard ON dead_letters;
 DROP TRIGGER outbox_former_shard ON outbox;
 UPDATE outbox SET shard = fnv1a(convert_to(topic, 'UTF8') || '\x00'::bytea || convert_to(key, 'UTF8')) % 16;
-UPDATE outbox_epoch SET epoch = epoch + 1;
 DELETE FROM relay_leases;
 INSERT INTO relay_leases (shard) SELECT generate_series(0, 15);
-DROP FUNCTION outbox_correct_shard, outbox_shard, fnv1a;
+DROP FUNCTION outbox_block_behind, outbox_correct_shard, outbox_shard, fnv1a;

@@ -108,6 +108,18 @@ func TestShardsOfTheVersionBefore(t *testing.T) {
 	require.NoError(t, schema.Up(t.Context(), db.DB))
 	require.NoError(t, db.Get(&free, `SELECT count(*) FROM relay_leases WHERE owner IS NULL OR expires_at < app_now() + interval '4 s'`))
 	require.Zero(t, free, "a relay may still send")
+	for range 2 { // with a row of the first time
+		require.NoError(t, schema.Down(t.Context(), db.DB))
+		require.NoError(t, schema.Up(t.Context(), db.DB))
+	}
+
+	// What a relay of the version before does with a message that Kafka refuses: it looks for those behind it in the former shard.
+	db.MustExec(`UPDATE outbox SET due_at = CASE id WHEN 1 THEN NULL ELSE '-infinity'::timestamptz END`)
+	db.MustExec(`INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, attempts, outbox_id, first_at, last_at)
+		SELECT '1@relay', 'relay', '1', topic, key, '{}', '', 'refused', 2, id, now(), now() FROM outbox WHERE id = 1`)
+	var blocked []int
+	require.NoError(t, db.Select(&blocked, `SELECT id FROM outbox WHERE due_at = 'infinity' ORDER BY id`))
+	require.Equal(t, []int{3}, blocked, "the one of its key behind it")
 }
 
 func TestNewerDatabaseIsRefused(t *testing.T) {
