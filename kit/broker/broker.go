@@ -32,7 +32,7 @@ type Broker interface {
 	// Ping returns an error if the broker does not answer.
 	Ping(ctx context.Context) error
 
-	// Senders makes the senders of the relay's workers. Refused is true for errors of messages that the broker will never accept, TopicFault for
+	// Senders makes the senders of the relay's lanes. Refused is true for errors of messages that the broker will never accept, TopicFault for
 	// errors of one topic. All other errors are faults of the broker.
 	Senders(limit func() int) (func() outbox.Sender, error)
 	Refused(err error) bool

@@ -15,16 +15,21 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
+// readEvery is the shortest time between two reads for the broker while there is no backlog: under load, fewer and larger batches reach it. A message that is
+// committed after a pause is read at once.
+const readEvery = 5 * time.Millisecond
+
 // read reads due rows, batch by batch.
 func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	r := p.relay
 	for ctx.Err() == nil {
-		held := r.leases.use(p.mine)
+		held := r.leases.use()
 		if held == nil {
 			p.backlog.Store(false)
 			sleep(ctx, p.wake, r.options.Poll)
 			continue
 		}
+		began := time.Now()
 		rows, more, err := p.next(ctx, held.shards)
 		var handled []outboxRow
 		if p.local {
@@ -46,8 +51,11 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 				held.done()
 			}
 		}
-		if !more {
-			sleep(ctx, p.wake, r.options.Poll)
+		if more {
+			continue
+		}
+		if sleep(ctx, p.wake, r.options.Poll); !p.local {
+			pause(ctx, readEvery-time.Since(began))
 		}
 	}
 }
@@ -95,7 +103,7 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 			p.backlog.Store(more)
 			left := p.leftOut()
 			rows, err = p.complete(ctx, rows)
-			return rows, more && (len(rows) > 0 || p.leftOut() > left), err // otherwise all are of claimed keys, whose release wakes the worker
+			return rows, more && (len(rows) > 0 || p.leftOut() > left), err // otherwise all are of claimed keys, whose release wakes the lane
 		}
 		p.marks.renew(now)
 	}
