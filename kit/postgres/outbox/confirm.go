@@ -51,15 +51,18 @@ var confirmations = &txn.Statement[confirmation]{
 			owners[i], topics[i], keys[i], consumers[i] = c.held.owner, c.Topic, c.Key, c.consumer
 			sagas[i], steps[i], branches[i], ids[i] = c.meta.SagaID, c.meta.SagaStep, string(c.meta.Branch), cqrs.InboxID(c.meta.Source, c.meta.ID)
 		}
-		return `WITH claim AS MATERIALIZED (SELECT *, c.generation = (SELECT epoch FROM outbox_epoch LIMIT 1)
+		return `WITH asked AS MATERIALIZED (SELECT * FROM
+				unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $9::text[], $10::text[], $11::text[], $12::text[])
+				WITH ORDINALITY AS c(shard, mark, generation, owner, topic, key, consumer, saga, step, branch, id, n)),
+			waiting AS MATERIALIZED (SELECT topic, key FROM (SELECT shard, min(mark) AS mark FROM asked GROUP BY shard) s CROSS JOIN LATERAL (
+				SELECT topic, key FROM outbox WHERE shard = s.shard AND due_at IS NULL AND id > s.mark AND topic = ANY($5) AND id <> ALL($8::bigint[]) OFFSET 0) o),
+			claim AS MATERIALIZED (SELECT *, c.generation = (SELECT epoch FROM outbox_epoch LIMIT 1)
 				AND EXISTS (SELECT FROM relay_leases l WHERE l.shard = c.shard AND l.owner = c.owner)
-				AND NOT EXISTS (SELECT FROM outbox o WHERE o.shard = c.shard AND o.due_at IS NULL AND o.id > c.mark AND o.topic = c.topic AND o.key = c.key
-					AND o.id <> ALL($8::bigint[]))
+				AND (c.topic, c.key) NOT IN (SELECT topic, key FROM waiting)
 				AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = c.topic AND d.key = c.key)
 				AND NOT EXISTS (SELECT FROM suspended_topics t WHERE t.topic = c.topic)
 				AND NOT EXISTS (SELECT FROM blocked_keys b WHERE b.consumer = c.consumer AND b.key = convert_to(c.key, 'UTF8')) AS holds
-			FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $9::text[], $10::text[], $11::text[], $12::text[])
-				WITH ORDINALITY AS c(shard, mark, generation, owner, topic, key, consumer, saga, step, branch, id, n)),
+			FROM asked c),
 			failed AS MATERIALIZED (SELECT demand(count(*) = 0, '` + txn.CodeBehind + `', json_agg(json_build_array(topic, key))::text) FROM claim WHERE NOT holds)
 			SELECT c.n::int, c.branch = 'undo' OR EXISTS (SELECT FROM inbox i WHERE i.consumer = c.consumer AND i.message_id = c.id)
 				OR EXISTS (SELECT FROM inbox i WHERE i.consumer = c.consumer AND i.saga_id = c.saga AND i.saga_step = c.step AND i.branch IS NOT NULL)
