@@ -61,7 +61,7 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 	}
 	c.keyQueue = keyqueue.New(s.db)
 	c.store = s.def.EventStore(s.db, aggregate.Merge(sagaEvents...))
-	c.store.LimitCache(int64(memoryFor(160<<20, cacheShare, 1<<20)))
+	c.store.LimitCache(int64(memoryFor(40<<20, cacheShare, 1<<20)))
 	sagaRows := readmodel.NewSagas(s.db)
 	c.manager = &manager.Manager{Sagas: c.sagas, Streams: c.store, Rows: measured{sagaRows, s.telemetry.SagaEnded}, Waits: sagawaits.Waits{}, Commands: s.kit.Commands(), Timers: timers{}, Clock: s.clock, Open: s.open}
 	c.handlers = append(s.def.commands(&s.kit), c.manager.Handlers()...)

@@ -37,6 +37,19 @@ func costs() map[string]time.Duration {
 	return used
 }
 
+// memory is what this process has of the computer's memory now, in bytes; 0 on systems without /proc.
+func memory() (bytes float64) {
+	text, err := os.ReadFile("/proc/self/statm") // in pages: all, resident, …
+	if err != nil {
+		return 0
+	}
+	if fields := strings.Fields(string(text)); len(fields) > 1 {
+		pages, _ := strconv.Atoi(fields[1]) // 0 shows
+		bytes = float64(pages * os.Getpagesize())
+	}
+	return bytes
+}
+
 // since is what was used since then.
 func since(before map[string]time.Duration) map[string]time.Duration {
 	used := costs()

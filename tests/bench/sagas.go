@@ -253,7 +253,8 @@ func fulfil(ctx context.Context, g *environment, o options, r *report, name stri
 		return err
 	}
 	before, stored := costs(), storedIn(ctx, g)
-	took, err := f.run(ctx, o.sagas, skus, 32, func(int, int) {})
+	most := 0.0
+	took, err := f.run(ctx, o.sagas, skus, 32, func(int, int) { most = max(most, memory()) })
 	if err != nil {
 		return err
 	}
@@ -274,6 +275,7 @@ func fulfil(ctx context.Context, g *environment, o options, r *report, name stri
 	r.add("written ahead (WAL) a saga", "kB", (grown.wal-stored.wal)/float64(o.sagas)/1000, "", 0)
 	r.add("database a saga", "kB", (grown.database-stored.database)/float64(o.sagas)/1000, "", 0)
 	r.add("topics a saga", "kB", (grown.topics-stored.topics)/float64(o.sagas)/1000, "", 0)
+	r.add("memory under load, service, clients and sandbox", "MB", most/1e6, "", 0)
 	for _, part := range slices.Sorted(maps.Keys(used)) {
 		r.add("CPU a saga, "+part, "ms", ms(used[part])/float64(o.sagas), "", 0)
 	}
