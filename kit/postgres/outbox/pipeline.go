@@ -54,7 +54,6 @@ type pipeline struct {
 	*lane
 	relay  *Relay
 	sender Sender
-	deep   bool // there is a backlog: the next batch is larger
 
 	mu      sync.Mutex
 	busy    map[int64]int16 // rows that were read and are not deleted yet, and their shards
@@ -91,14 +90,16 @@ func (r *Relay) pipeline(ctx context.Context, l *lane, sender Sender) (relayed i
 			sent <- b
 		}
 	})
-	stages.Go(func() {
-		for b := range sent {
-			p.remove(b, sent)
-			if p.failed() != nil {
-				stop()
+	for range 2 { // of a backlog, deleting takes longest
+		stages.Go(func() {
+			for b := range sent {
+				p.remove(b, sent)
+				if p.failed() != nil {
+					stop()
+				}
 			}
-		}
-	})
+		})
+	}
 	stages.Wait()
 	return int(p.relayed.Load()), p.failed()
 }

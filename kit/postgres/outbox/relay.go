@@ -64,7 +64,7 @@ type Options struct {
 	// other relay prefers, and an equal part of the others. Default: none.
 	Preferred func() []int16
 
-	// Batch is the number of rows of a shard that are read at a time, four times as many for a backlog. Default 250.
+	// Batch is the number of rows of a shard that are read at a time. Default 250.
 	Batch int
 
 	// Poll is how often the relay reads without a notification, in case one was lost. Default 1 s.
