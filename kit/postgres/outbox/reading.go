@@ -54,7 +54,8 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 		if more {
 			continue
 		}
-		if sleep(ctx, p.wake, r.options.Poll); !p.local {
+		sleep(ctx, p.wake, r.options.Poll)
+		if !p.local {
 			pause(ctx, readEvery-time.Since(began))
 		}
 	}
