@@ -32,8 +32,7 @@ type handed struct {
 	claimer  Claimer             // the sender of the local lane
 	resent   int64               // counts what makes senders forget
 
-	done     map[int16][]outboxRow // handled, to be deleted, by shard
-	deleting bool                  // the lane is woken for them soon
+	done map[int16][]outboxRow // handled, to be deleted, by shard
 }
 
 func newHanded() *handed {
@@ -92,8 +91,7 @@ func (h *handed) ended(row outboxRow, acked bool, wakeLane func()) {
 	h.less(k)
 	if acked {
 		h.done[row.Shard] = append(h.done[row.Shard], outboxRow{ID: row.ID, Shard: row.Shard})
-		if !h.deleting {
-			h.deleting = true
+		if len(h.done[row.Shard]) == 1 {
 			time.AfterFunc(deleteWithin, wakeLane)
 		}
 		return
@@ -145,7 +143,6 @@ func (h *handed) busy(k keyed) bool {
 func (h *handed) handled(shards []int16) (rows []outboxRow) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.deleting = false
 	for _, shard := range shards {
 		rows = append(rows, h.done[shard]...)
 		delete(h.done, shard)
