@@ -59,14 +59,11 @@ const maxTogether = 64
 
 // subscriber makes the subscriber of a consumer: messages of the broker, and messages that wait for a retry.
 func (r *Router) subscriber(consumer string) (message.Subscriber, error) {
-	subscription := Subscription{Run: maxTogether}
+	header := ""
 	if r.sagaGroups[consumer] {
-		subscription.KeyHeader = cqrs.HeaderSagaID
+		header = cqrs.HeaderSagaID
 	}
-	if s, ok := r.ownSagas[consumer]; ok {
-		subscription.Skip = func(header func(name string) string) bool { return r.skips(s, header) }
-	}
-	inner, err := r.config.Subscriber(consumer, subscription)
+	inner, err := r.config.Subscriber(consumer, header, maxTogether)
 	if err != nil {
 		return nil, err
 	}
