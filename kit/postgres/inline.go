@@ -19,8 +19,8 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// inlineLevel is what is done inline. After a failure a message runs again with one level less: a command that is sent is no reason why a saga
-// should not begin.
+// inlineLevel is what is done inline. What was done inline may be the reason of a failure, so a message runs again with less. Most often it is not, and while the
+// broker is away an event that is left to it ends no step: so commands are given up at once, events with the last attempt in a group.
 type inlineLevel int
 
 const (
@@ -38,6 +38,14 @@ func (u *UnitOfWork) inlineLevel() inlineLevel {
 	default:
 		return nothingInline
 	}
+}
+
+// after is the level of the attempt after a failure.
+func (l inlineLevel) after(attempt int) inlineLevel {
+	if attempt >= maxGroupAttempts {
+		return nothingInline
+	}
+	return min(l, inlineEvents)
 }
 
 // inlineBudget limits the time in which a message handles commands inline.

@@ -196,10 +196,27 @@ func TestInlineConsumerCannotFailAMessage(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, cqrs.Processed, outcome)
 		require.Equal(t, 2, attempts)
-		require.Equal(t, int64(2), w.counted(t))
-		require.Equal(t, cqrs.Processed, w.deliver(t, w.history(t, "A")[0]))
 		require.Equal(t, int64(3), w.counted(t))
+		require.Equal(t, cqrs.Duplicate, w.deliver(t, w.history(t, "A")[0]))
 	})
+}
+
+// An event is handled inline although its message was in conflict with other instances before: while the broker is away nobody else would handle it.
+func TestInlineConsumerOfAMessageInConflict(t *testing.T) {
+	w := newEnvironment(t).countInline(nil)
+	other := w.another()
+	w.mustReceive(t, "A")
+	attempts := 0
+	outcome, err := w.uow.Handle(t.Context(), command("run-1", "", ""), func(ctx context.Context) error {
+		if attempts++; attempts < 3 {
+			defer other.mustReceive(t, "A")
+		}
+		return w.receive(ctx)
+	})
+	require.NoError(t, err)
+	require.Equal(t, cqrs.Processed, outcome)
+	require.Equal(t, 3, attempts)
+	require.Equal(t, []string{"count"}, w.published("A").Meta.HandledBy)
 }
 
 // The messages of a run commit together with what inline consumers have done; where one fails, only that message's event goes to the broker.

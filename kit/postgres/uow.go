@@ -106,7 +106,7 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 			err = u.once(ctx, work, inline, attempt > maxGroupAttempts)
 		}
 		if !errors.Is(err, errUnverified) {
-			inline = max(nothingInline, inline-1)
+			inline = inline.after(attempt)
 		}
 		if out, ok := errors.AsType[*lockedOutError](err); ok {
 			err = u.commits.wait(ctx, out)

@@ -161,16 +161,7 @@ func TestStepsOfSeveralInstancesGoOnWithoutBroker(t *testing.T) {
 	stop()
 	sandbox.SetFaults("payments", `{"latency":"0s"}`)
 	late := all[1].Place("pm_ok", "MUG-01")
-	recorded := func(event string) (n int) {
-		require.NoError(t, db.QueryRow(`SELECT count(*) FROM events WHERE type = $1`, event).Scan(&n))
-		return n
-	}
-	kittest.Eventually(t, func() error {
-		if confirmed, cancelled := recorded("order.confirmed"), recorded("order.cancelled"); confirmed != 120+orders-1 || cancelled != 1 {
-			return fmt.Errorf("%d orders are confirmed, %d cancelled", confirmed, cancelled)
-		}
-		return nil
-	})
+	eventuallyEnded(t, db, 120+orders-1, 1)
 	start()
 	require.Equal(t, "confirmed", all[2].Decided(late).Status)
 	report := all[0].Consistent()

@@ -2,6 +2,7 @@ package component
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -378,16 +379,7 @@ func TestStepsGoOnWithoutBroker(t *testing.T) {
 		i.Place("pm_ok", "MUG-01")
 	}
 	db := kittest.OpenDB(t, i.DSN())
-	recorded := func(event string) (n int) {
-		require.NoError(t, db.QueryRow(`SELECT count(*) FROM events WHERE type = $1`, event).Scan(&n))
-		return n
-	}
-	kittest.Eventually(t, func() error {
-		if confirmed, cancelled := recorded("order.confirmed"), recorded("order.cancelled"); confirmed != 2*orders || cancelled != 1 {
-			return fmt.Errorf("%d orders are confirmed, %d cancelled", confirmed, cancelled)
-		}
-		return nil
-	})
+	eventuallyEnded(t, db, 2*orders, 1)
 	kittest.Eventually(t, func() error { // their rows are deleted soon after
 		var left int
 		require.NoError(t, db.QueryRow(`SELECT count(*) FROM outbox WHERE topic LIKE '%commands%' AND due_at IS NULL`).Scan(&left))
@@ -400,6 +392,29 @@ func TestStepsGoOnWithoutBroker(t *testing.T) {
 	report := i.Consistent()
 	require.Equal(t, 2*orders, report.Confirmed, "%+v", report)
 	require.Equal(t, 2*orders+1, report.Orders, "%+v", report)
+}
+
+// eventuallyEnded waits until so many orders are confirmed and cancelled. If they are not, it says which orders are open, and what waits for the broker.
+func eventuallyEnded(t *testing.T, db *sql.DB, confirmed, cancelled int) {
+	t.Helper()
+	defer func() {
+		if t.Failed() {
+			var open, waiting string
+			_ = db.QueryRow(`SELECT string_agg(what, E'\n') FROM (SELECT stream || ': ' || string_agg(type || ' ' || at::time, ', ' ORDER BY version) AS what
+				FROM events GROUP BY stream HAVING stream LIKE 'orders/%' AND NOT bool_or(type IN ('order.confirmed', 'order.cancelled'))) s`).Scan(&open)
+			_ = db.QueryRow(`SELECT string_agg(what, E'\n') FROM (SELECT format('%s %s of %s, %s, due %s', id, headers->>'ce_type', key,
+				COALESCE('handled by ' || (headers->>'millrace_handled_by'), 'not handled'), due_at) AS what FROM outbox ORDER BY id LIMIT 500) s`).Scan(&waiting)
+			t.Logf("open orders:\n%s\nwaiting for the broker:\n%s", open, waiting)
+		}
+	}()
+	kittest.Eventually(t, func() error {
+		var ended [2]int
+		require.NoError(t, db.QueryRow(`SELECT count(*) FILTER (WHERE type = 'order.confirmed'), count(*) FILTER (WHERE type = 'order.cancelled') FROM events`).Scan(&ended[0], &ended[1]))
+		if ended != [2]int{confirmed, cancelled} {
+			return fmt.Errorf("%d orders are confirmed, %d cancelled", ended[0], ended[1])
+		}
+		return nil
+	})
 }
 
 // The instance is killed between any two steps, again and again; each time every saga continues to its end, and the invariants hold.
