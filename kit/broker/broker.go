@@ -8,6 +8,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/millrace/millrace/kit/messaging"
 	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
@@ -31,16 +32,14 @@ type Broker interface {
 	// Ping returns an error if the broker does not answer.
 	Ping(ctx context.Context) error
 
-	// Senders makes the senders of the relay's workers. Refused is true for errors of messages that the broker will never accept, TopicFault for
+	// Senders makes the senders of the relay's lanes. Refused is true for errors of messages that the broker will never accept, TopicFault for
 	// errors of one topic. All other errors are faults of the broker.
 	Senders(limit func() int) (func() outbox.Sender, error)
 	Refused(err error) bool
 	TopicFault(err error) bool
 
-	// Subscriber makes the subscriber of a group. Messages of one key are delivered in order, one at a time. The key is that of the header
-	// keyHeader if a message has it, else the message's own. Run more than 1 allows so many messages of a key at once, each with its cqrs.Turn in
-	// its context.
-	Subscriber(group, keyHeader string, run int) (message.Subscriber, error)
+	// Subscriber makes the subscriber of a group. Messages of one key are delivered in order, one at a time unless the subscription allows more.
+	Subscriber(group string, s messaging.Subscription) (message.Subscriber, error)
 
 	// ReadAll reads topics from their beginning to their current end, the messages of one key in order.
 	ReadAll(ctx context.Context, topics []string, each func(topic string, msg *message.Message) error) error

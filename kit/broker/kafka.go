@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/kafka/keyordered"
+	"github.com/millrace/millrace/kit/messaging"
 	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
@@ -161,9 +162,9 @@ func (*inKafka) Refused(err error) bool { return kafka.Refused(err) }
 
 func (*inKafka) TopicFault(err error) bool { return kafka.TopicFault(err) }
 
-func (b *inKafka) Subscriber(group, keyHeader string, run int) (message.Subscriber, error) {
+func (b *inKafka) Subscriber(group string, o messaging.Subscription) (message.Subscriber, error) {
 	s, err := kafka.NewSubscriber(b.config, group, kafka.SubscriberOptions{
-		KeyHeader: keyHeader, Run: run, KeepOffline: func() bool { return b.handsOver(group) }, OnMissing: b.makeAgain,
+		KeyHeader: o.KeyHeader, Run: o.Run, Skip: o.Skip, KeepOffline: func() bool { return b.handsOver(group) }, OnMissing: b.makeAgain,
 	}, b.options.Watermill)
 	if err != nil {
 		return nil, err

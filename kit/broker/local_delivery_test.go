@@ -31,6 +31,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/messaging"
 	"github.com/millrace/millrace/kit/postgres"
 	"github.com/millrace/millrace/kit/postgres/outbox"
 	"github.com/millrace/millrace/kit/postgres/txn"
@@ -128,7 +129,7 @@ func runWorker(name string) error {
 	var running sync.WaitGroup
 	running.Go(func() { w.relay.Run(relaying) })
 	for stopping.Err() == nil {
-		s, err := b.Subscriber(topic, "", 64)
+		s, err := b.Subscriber(topic, messaging.Subscription{Run: 64})
 		if err != nil {
 			return err
 		}

@@ -64,7 +64,7 @@ func (inPostgres) Refused(error) bool { return false }
 // TopicFault is always false: all topics are in one table.
 func (inPostgres) TopicFault(error) bool { return false }
 
-func (b inPostgres) Subscriber(group, _ string, _ int) (message.Subscriber, error) {
+func (b inPostgres) Subscriber(group string, _ messaging.Subscription) (message.Subscriber, error) {
 	inner, err := topics.NewSubscriber(b.readers, group, b.logger)
 	if err != nil {
 		return nil, err

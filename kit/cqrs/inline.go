@@ -7,7 +7,7 @@ import (
 )
 
 // InlineConsumer is a consumer of events that may handle an event in the unit of work that records it. Its inbox row is written there too, so that
-// the event is a duplicate when the broker delivers it. The event's message bears the name, so that the consumer can pass over it without a
+// the event is a duplicate when the broker delivers it. The event's message bears the name, so that the consumer can skip it without a
 // look-up.
 type InlineConsumer struct {
 	Name     string // in HeaderHandledBy

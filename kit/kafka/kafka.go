@@ -110,29 +110,35 @@ func headersOf(record *sarama.ConsumerMessage) message.Metadata {
 	return metadata
 }
 
-// orderKey is the key by which a record is ordered: the header keyHeader, by its current or a former name, or the record's key.
+// orderKey is the key by which a record is ordered: the header keyHeader, or the record's key.
 func orderKey(record *sarama.ConsumerMessage, keyHeader string) string {
-	if keyHeader == "" {
-		return string(record.Key)
-	}
-	for _, h := range record.Headers {
-		switch name := string(h.Key); name {
-		case keyHeader:
-			return string(h.Value)
-		case allHeaders, formerAllHeaders:
-			headers := headersOf(record)
-			for name, value := range headers {
-				if name == keyHeader || cqrs.FormerHeaders[name] == keyHeader {
-					return value
-				}
-			}
-		default:
-			if cqrs.FormerHeaders[name] == keyHeader {
-				return string(h.Value)
-			}
+	if keyHeader != "" {
+		if value, ok := header(record, keyHeader); ok {
+			return value
 		}
 	}
 	return string(record.Key)
+}
+
+// header is the header of a record with a name, or the one with a former name of it.
+func header(record *sarama.ConsumerMessage, wanted string) (value string, found bool) {
+	for _, h := range record.Headers {
+		switch name := string(h.Key); name {
+		case wanted:
+			return string(h.Value), true
+		case allHeaders, formerAllHeaders:
+			for name, value := range headersOf(record) {
+				if name == wanted || cqrs.FormerHeaders[name] == wanted {
+					return value, true
+				}
+			}
+		default:
+			if cqrs.FormerHeaders[name] == wanted {
+				return string(h.Value), true
+			}
+		}
+	}
+	return "", false
 }
 
 // CloudEvents converts records in CloudEvents' binary form, and any other records, into messages.
@@ -205,17 +211,27 @@ func (c Config) consumer() *sarama.Config {
 
 // SubscriberOptions are the options of a subscriber. All may be zero.
 type SubscriberOptions struct {
-	KeyHeader   string             // the header whose value is the key, if a record has it
-	Run         int                // how many messages of a key are in flight at once
-	KeepOffline func() bool        // keyordered.Config.KeepOffline
-	OnMissing   func(topic string) // keyordered.Config.OnMissing
+	KeyHeader   string                                     // the header whose value is the key, if a record has it
+	Run         int                                        // how many messages of a key are in flight at once
+	Skip        func(header func(name string) string) bool // tells by its headers whether a record need not be delivered (keyordered.Config.Skip)
+	KeepOffline func() bool                                // keyordered.Config.KeepOffline
+	OnMissing   func(topic string)                         // keyordered.Config.OnMissing
 }
 
 // NewSubscriber makes a key-ordered subscriber for a group. The key is that of the header keyHeader, if a record has it, else the record's. A
 // message's cqrs.Turn is in its context: up to run messages of a key are in flight at once, and take their turns.
 func NewSubscriber(c Config, group string, o SubscriberOptions, logger watermill.LoggerAdapter) (*keyordered.Subscriber, error) {
+	var skip func(*sarama.ConsumerMessage) bool
+	if o.Skip != nil {
+		skip = func(r *sarama.ConsumerMessage) bool {
+			return o.Skip(func(name string) string {
+				value, _ := header(r, name)
+				return value
+			})
+		}
+	}
 	s, err := keyordered.NewSubscriber(keyordered.Config{
-		Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: c.records(), Logger: logger, MaxBytes: c.GroupBytes,
+		Skip: skip, Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: c.records(), Logger: logger, MaxBytes: c.GroupBytes,
 		Key: func(r *sarama.ConsumerMessage) string { return orderKey(r, o.KeyHeader) },
 		Run: o.Run, KeepOffline: o.KeepOffline, OnMissing: o.OnMissing,
 		Link: func(before any) (link any, done func()) {

@@ -59,11 +59,14 @@ const maxTogether = 64
 
 // subscriber makes the subscriber of a consumer: messages of the broker, and messages that wait for a retry.
 func (r *Router) subscriber(consumer string) (message.Subscriber, error) {
-	header := ""
+	subscription := Subscription{Run: maxTogether}
 	if r.sagaGroups[consumer] {
-		header = cqrs.HeaderSagaID
+		subscription.KeyHeader = cqrs.HeaderSagaID
 	}
-	inner, err := r.config.Subscriber(consumer, header, maxTogether)
+	if s, ok := r.ownSagas[consumer]; ok {
+		subscription.Skip = func(header func(name string) string) bool { return r.skips(s, header) }
+	}
+	inner, err := r.config.Subscriber(consumer, subscription)
 	if err != nil {
 		return nil, err
 	}

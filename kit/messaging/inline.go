@@ -1,4 +1,4 @@
-// Sagas that receive an answer in the unit of work that records it (ADR 37), events that a saga's consumer passes over, and commands that are handled in the unit of
+// Sagas that receive an answer in the unit of work that records it (ADR 37), events that a saga's consumer skips, and commands that are handled in the unit of
 // work that sends them (ADR 38). TestOnlyOwnEventsAreHandledInline and TestSagasReceiveAnswersInline show it.
 
 package messaging
@@ -106,25 +106,12 @@ type ownSaga struct {
 	manager *manager.Manager
 }
 
-// passOver passes over the events that a saga's consumer need not handle: those that it has handled in the unit of work that recorded them, and
-// those that concern no instance. Their payloads need not be decoded for that.
-func (r *Router) passOver(next message.HandlerFunc) message.HandlerFunc {
-	return func(msg *message.Message) ([]*message.Message, error) {
-		if r.passes(message.HandlerNameFromCtx(msg.Context()), msg.Metadata) {
-			return nil, nil
-		}
-		return next(msg)
-	}
-}
-
-func (r *Router) passes(consumer string, headers message.Metadata) bool {
-	s, ok := r.ownSagas[consumer]
-	if !ok {
-		return false
-	}
-	if names := headers[cqrs.HeaderHandledBy]; names != "" && slices.Contains(strings.Split(names, ","), s.name) {
+// skips tells which events a saga's consumer need not receive: those that it has handled in the unit of work that recorded them, and those that concern no
+// instance. If one is delivered all the same, the inbox or the manager finds that out.
+func (r *Router) skips(s ownSaga, header func(name string) string) bool {
+	if names := header(cqrs.HeaderHandledBy); names != "" && slices.Contains(strings.Split(names, ","), s.name) {
 		return true
 	}
-	t, known := r.config.Marshaler.types.Named(headers[cqrs.HeaderType])
-	return known && !s.manager.Concerns(s.name, reflect.TypeOf(t.New()).Elem(), headers[cqrs.HeaderSagaID], headers[cqrs.HeaderSagaStep])
+	t, known := r.config.Marshaler.types.Named(header(cqrs.HeaderType))
+	return known && !s.manager.Concerns(s.name, reflect.TypeOf(t.New()).Elem(), header(cqrs.HeaderSagaID), header(cqrs.HeaderSagaStep))
 }

@@ -34,11 +34,15 @@ func TestOnlyOwnEventsAreHandledInline(t *testing.T) {
 	processed, _ := known.Of(cqrs.ProcessedAnswer{})
 	answer := processed.Name
 	log := slog.New(slog.DiscardHandler)
+	subscriptions := map[string]Subscription{}
 	r, err := NewRouter(Config{
 		Prefix: "own", Marshaler: NewMarshaler(known, ""), Log: log, Watermill: NewLogger(log),
-		Decorate:   func(_ string, next cqrs.Endpoint) cqrs.Endpoint { return next },
-		Subscriber: func(string, string, int) (message.Subscriber, error) { return nil, nil }, //nolint:nilnil // it is not run
-		KeyQueue:   noQueue{},
+		Decorate: func(_ string, next cqrs.Endpoint) cqrs.Endpoint { return next },
+		Subscriber: func(group string, s Subscription) (message.Subscriber, error) {
+			subscriptions[group] = s
+			return nil, nil //nolint:nilnil // it is not run
+		},
+		KeyQueue: noQueue{},
 	})
 	require.NoError(t, err)
 	types := append(definition.EventTypes(), saga.AnswerTypes()...)
@@ -56,20 +60,23 @@ func TestOnlyOwnEventsAreHandledInline(t *testing.T) {
 		}
 		return h
 	}
-	for consumer, own := range map[string]bool{"own.saga.process.notes": true, "own.saga.process.other.notes": false, "own.projection.notes": false, "own.commands.notes": false} {
-		for _, h := range []message.Metadata{
-			headers(cqrs.HeaderHandledBy, "another,process"), // it was handled
-			headers(cqrs.HeaderType, answer),
-			headers(cqrs.HeaderType, answer, cqrs.HeaderSagaID, "s", cqrs.HeaderSagaStep, "of another definition"),
-		} {
-			require.Equal(t, own, r.passes(consumer, h), "%s %v", consumer, h)
-		}
-		for _, h := range []message.Metadata{
-			headers(), headers(cqrs.HeaderHandledBy, "another,process of another name"), headers(cqrs.HeaderType, "unknown"),
-			headers(cqrs.HeaderType, answer, cqrs.HeaderSagaID, "s", cqrs.HeaderSagaStep, "step"),
-		} {
-			require.False(t, r.passes(consumer, h), "%s %v", consumer, h)
-		}
+	require.Len(t, subscriptions, 2)
+	require.Nil(t, subscriptions["own.saga.process.other.notes"].Skip)
+	own := subscriptions["own.saga.process.notes"]
+	require.NotNil(t, own.Skip)
+	skips := func(h message.Metadata) bool { return own.Skip(func(name string) string { return h[name] }) }
+	for _, h := range []message.Metadata{
+		headers(cqrs.HeaderHandledBy, "another,process"), // it was handled
+		headers(cqrs.HeaderType, answer),
+		headers(cqrs.HeaderType, answer, cqrs.HeaderSagaID, "s", cqrs.HeaderSagaStep, "of another definition"),
+	} {
+		require.True(t, skips(h), "%v", h)
+	}
+	for _, h := range []message.Metadata{
+		{}, headers(), headers(cqrs.HeaderHandledBy, "another,process of another name"), headers(cqrs.HeaderType, "unknown"),
+		headers(cqrs.HeaderType, answer, cqrs.HeaderSagaID, "s", cqrs.HeaderSagaStep, "step"),
+	} {
+		require.False(t, skips(h), "%v", h)
 	}
 	for _, all := range []bool{false, true} {
 		m.StartsInline = func() bool { return all }
@@ -112,7 +119,7 @@ func TestInlineCommandOfAHandler(t *testing.T) {
 	r, err := NewRouter(Config{
 		Prefix: "own", Marshaler: NewMarshaler(aggregate.TypesOf(types...), ""), Log: log, Watermill: NewLogger(log), Inbox: inbox, KeyQueue: noQueue{},
 		Decorate:   func(_ string, next cqrs.Endpoint) cqrs.Endpoint { return next },
-		Subscriber: func(string, string, int) (message.Subscriber, error) { return nil, nil }, //nolint:nilnil // it is not run
+		Subscriber: func(string, Subscription) (message.Subscriber, error) { return nil, nil }, //nolint:nilnil // it is not run
 	})
 	require.NoError(t, err)
 	require.NoError(t, r.AddCommands(handlers))

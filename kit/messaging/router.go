@@ -19,9 +19,8 @@ type Config struct {
 	Marshaler Marshaler
 	Codecs    []Codec // of other services' messages that may come in other forms than JSON
 
-	// Subscriber makes a subscriber for a group. Messages with the header keyHeader are ordered by it, others by their key. Up to run
-	// messages of a key are delivered at once.
-	Subscriber func(group, keyHeader string, run int) (message.Subscriber, error)
+	// Subscriber makes a subscriber for a group.
+	Subscriber func(group string, s Subscription) (message.Subscriber, error)
 
 	Inbox      cqrs.Inbox
 	UnitOfWork cqrs.UnitOfWork
@@ -44,6 +43,18 @@ type Config struct {
 
 	// InFlight is called when a consumer starts to process a message, with the message's time; done is called at the end. Optional.
 	InFlight func(consumer string, at time.Time) (done func())
+}
+
+// Subscription is how a consumer receives messages. What is zero is replaced by the default.
+type Subscription struct {
+	// KeyHeader is the header by which messages are ordered. Default, and for messages without the header: their key.
+	KeyHeader string
+
+	// Run is how many messages of a key are delivered at once, each with its cqrs.Turn in its context. Default 1.
+	Run int
+
+	// Skip tells by a message's headers whether it need not be delivered. A broker may deliver it all the same. Default: all are needed.
+	Skip func(header func(name string) string) bool
 }
 
 // Events is the event bus.
@@ -75,14 +86,13 @@ type Router struct {
 // NewRouter makes a router. The handlers that its Add methods make have this middleware, outermost first:
 //
 //  1. in flight: the age of the message that is handled
-//  2. pass over: a saga's consumer need not handle every event of its topics
-//  3. KeyOrder: a message of a blocked key is stored behind the messages that wait
-//  4. DeadLetters: every error and every panic ends here, but for those of a stop, whose messages the broker delivers again
-//  5. recognise: messages from outside are checked once, and headers become metadata in the context
-//  6. Retry: by the kind of the error, at once or later
-//  7. the destination's breaker: inside Retry, which would else count its waiting as an attempt
-//  8. the service's own middleware, if it adds any to the message.Router
-//  9. observe: log, metric and trace of one attempt
+//  2. KeyOrder: a message of a blocked key is stored behind the messages that wait
+//  3. DeadLetters: every error and every panic ends here, but for those of a stop, whose messages the broker delivers again
+//  4. recognise: messages from outside are checked once, and headers become metadata in the context
+//  5. Retry: by the kind of the error, at once or later
+//  6. the destination's breaker: inside Retry, which would else count its waiting as an attempt
+//  7. the service's own middleware, if it adds any to the message.Router
+//  8. observe: log, metric and trace of one attempt
 //
 // Handlers that are added to the message.Router itself have none of it, so that any handler of Watermill's can be added unchanged.
 func NewRouter(c Config) (*Router, error) {
@@ -99,7 +109,7 @@ func NewRouter(c Config) (*Router, error) {
 	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, ownSagas: map[string]ownSaga{}, commands: map[string]func(*message.Message) *cqrs.InlineCommand{}, calling: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
 	o := Options{Received: r.received, Answer: r.answer, Early: func(consumer string) bool { return !r.calling[consumer] }, OnFailure: c.OnFailure, Stopping: c.Stopping, Log: c.Log}
 	for _, m := range []message.HandlerMiddleware{
-		r.inFlight, r.formerHeaders, r.passOver, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,
+		r.inFlight, r.formerHeaders, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,
 	} {
 		inner.AddMiddleware(r.own(m))
 	}

@@ -117,8 +117,7 @@ func (u *UnitOfWork) consume(ctx context.Context, r *run, events []cqrs.Event) (
 	return recorded
 }
 
-// handledBy has a consumer handle events. If one of them fails, what it has done for all of them is dropped. It waits for no other unit, and in
-// a run of several messages for no query: the messages behind it would wait too.
+// handledBy has a consumer handle events. If one of them fails, what it has done for all of them is dropped. It waits for no other unit.
 func handledBy(ctx context.Context, r *run, c cqrs.InlineConsumer, events []*cqrs.Event) (recorded []cqrs.Event, ok bool) {
 	ctx = cqrs.WithPrincipal(ctx, cqrs.Principal{}) // a consumer has none
 	handle := func(e cqrs.Event) error {
@@ -134,7 +133,7 @@ func handledBy(ctx context.Context, r *run, c cqrs.InlineConsumer, events []*cqr
 		recorded = append(recorded, added...)
 		return err
 	}
-	ok = r.tries(ctx, r.length > 1, func() error {
+	ok = r.tries(ctx, func() error {
 		for _, e := range events {
 			if err := handle(*e); err != nil {
 				return err
@@ -149,10 +148,10 @@ func handledBy(ctx context.Context, r *run, c cqrs.InlineConsumer, events []*cqr
 }
 
 // tries does something inline, without waiting for another unit or in a transaction of its own. What it does is dropped if it fails.
-func (r *run) tries(ctx context.Context, known bool, do func() error) (ok bool) {
+func (r *run) tries(ctx context.Context, do func() error) (ok bool) {
 	writes, streams := r.Savepoint(), r.session.Savepoint()
 	err := r.WithoutStatements(func() error {
-		return r.session.Opportunely(known, func() error { return cmp.Or(cqrs.Protect(do), ctx.Err()) })
+		return r.session.Opportunely(func() error { return cmp.Or(cqrs.Protect(do), ctx.Err()) })
 	})
 	if err != nil {
 		r.RollbackTo(writes)

@@ -97,7 +97,7 @@ func (u *UnitOfWork) handleClaimed(ctx context.Context, r *run, w *outbox.Messag
 	if command.Handle == nil || command.Meta.Branch == cqrs.BranchCompensation { // the inbox would have to be asked for its action
 		return nil, false
 	}
-	ok = r.tries(ctx, false, func() error {
+	ok = r.tries(ctx, func() error {
 		at := &unit{run: r, claimed: r.Savepoint(), streams: r.session.Savepoint(), command: w}
 		ctx := cqrs.WithMeta(context.WithValue(cqrs.WithPrincipal(ctx, cqrs.Principal{}), unitKey{}, at), command.Meta)
 		recorded, _, err := u.perform(ctx, at, command.Handle)

@@ -45,12 +45,12 @@ func limitMemory(getenv func(string) string) memory {
 }
 
 // Shares of the memory limit: an eighth for cached aggregates, an eighth for records in flight, an eighth for prefetched records, and an eighth for
-// the relay's rows. About sixteen consumer groups share the second and the third. Of a backlog the relay reads four times its batch of each of
-// 16 shards, and about three such reads of rows of 3 KiB are in flight.
+// the relay's rows. About sixteen consumer groups share the second and the third. Of a backlog the relay reads its batch of each of
+// 16 shards, and about eight such reads of rows of 3 KiB are in flight.
 const (
 	cacheShare  = 8
 	groupsShare = 8 * 16
-	relayShare  = 8 * 4 * 16 * 3 * (3 << 10)
+	relayShare  = 8 * 16 * 8 * (3 << 10)
 )
 
 // memoryFor returns the limit of a queue or a cache, in bytes: a share of the memory limit, between least and most; most if there is no

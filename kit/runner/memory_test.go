@@ -17,7 +17,7 @@ func TestMemoryLimitBoundsQueuesAndCaches(t *testing.T) {
 	require.Equal(t, 250, memoryFor(250, relayShare, 20), "the relay's rows, no limit")
 	debug.SetMemoryLimit(192 << 20)
 	require.Equal(t, 3<<19, memoryFor(64<<20, groupsShare, 1<<20), "a share of the limit")
-	require.Equal(t, 42, memoryFor(250, relayShare, 20), "a share for the relay's rows")
+	require.Equal(t, 64, memoryFor(250, relayShare, 20), "a share for the relay's rows")
 	debug.SetMemoryLimit(10 << 20)
 	require.Equal(t, 1<<20, memoryFor(64<<20, groupsShare, 1<<20), "the least with which it works")
 }

@@ -25,7 +25,7 @@ func (k *Kit) Inbox() cqrs.Inbox { return k.instance.core.uow }
 // Subscriber makes the subscriber of a consumer, a group of the broker's: messages of different keys at the same time, those of one key in
 // order, and among them those that the key queue redelivers. Give the handler the name of the consumer.
 func (k *Kit) Subscriber(consumer string) (message.Subscriber, error) {
-	inner, err := k.instance.broker.Subscriber(consumer, "", 1)
+	inner, err := k.instance.broker.Subscriber(consumer, messaging.Subscription{})
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,9 @@ type Config struct {
 	// empty waits for no other message. Default: the record's key.
 	Key func(*sarama.ConsumerMessage) string
 
+	// Skip tells which records need not be delivered. They count as acknowledged when they are received, whatever is in flight. Optional.
+	Skip func(*sarama.ConsumerMessage) bool
+
 	// MaxInFlight is how many messages of a partition may be in flight, those that wait for an earlier message of their key included. Default 256.
 	MaxInFlight int
 
@@ -96,6 +99,9 @@ func (c *Config) complete() error {
 	}
 	if c.Key == nil {
 		c.Key = func(r *sarama.ConsumerMessage) string { return string(r.Key) }
+	}
+	if c.Skip == nil {
+		c.Skip = func(*sarama.ConsumerMessage) bool { return false }
 	}
 	if c.Run == 0 {
 		c.Run = 1

@@ -32,6 +32,15 @@ func (p *partition) key(record *sarama.ConsumerMessage) (key string) {
 	return key
 }
 
+// skips tells whether a record need not be delivered. If the Skip function panics, it is delivered.
+func (p *partition) skips(record *sarama.ConsumerMessage) (skip bool) {
+	err := protect(func() error { skip = p.config.Skip(record); return nil })
+	if err != nil {
+		p.config.Logger.Error("Skip function panicked", err, p.fields(record))
+	}
+	return skip && err == nil
+}
+
 // MetadataError is the metadata key of a message whose record could not be unmarshaled: its value is the error. The payload, the key and the
 // headers are the record's bytes.
 const MetadataError = "unmarshal_error"
@@ -120,7 +129,7 @@ func (p *partition) offer(msg *message.Message) bool {
 	}
 }
 
-// finish records an acknowledgement, and marks the offset below which all records are acknowledged.
+// finish records an acknowledgement.
 func (p *partition) finish(e *entry) {
 	if e.message != nil {
 		defer p.ended(e, true)
@@ -135,15 +144,7 @@ func (p *partition) finish(e *entry) {
 	}
 	e.record = nil
 	p.inFlight--
-	done := 0
-	for done < len(p.window) && p.window[done].record == nil {
-		done++
-	}
-	if done > 0 {
-		p.mark(p.window[done-1].offset + 1)
-		clear(p.window[:done]) // free them
-		p.window = p.window[done:]
-	}
+	p.advance()
 	p.next(e.key)
 	p.mu.Unlock()
 	p.bytes.give(e.size)

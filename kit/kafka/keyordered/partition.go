@@ -40,7 +40,7 @@ type partition struct {
 
 // entry is a record that was admitted, or a message that was offered.
 type entry struct {
-	record  *sarama.ConsumerMessage // nil once it is acknowledged, and if it was offered
+	record  *sarama.ConsumerMessage // nil once it is acknowledged, if it needs no delivery, and if it was offered
 	message *message.Message        // that was offered
 	done    func(acked bool)        // of the offered one
 	offset  int64
@@ -66,14 +66,22 @@ func newPartition(c Config, topic string, stop, base context.Context, out chan<-
 
 // admit accepts a record when there is room for it. It returns false if the partition stops first.
 func (p *partition) admit(record *sarama.ConsumerMessage) bool {
-	e := &entry{record: record, offset: record.Offset, size: size(record), key: p.key(record)}
+	e := &entry{offset: record.Offset}
+	skip := p.skips(record)
+	if !skip {
+		e.record, e.size, e.key = record, size(record), p.key(record)
+	}
 	for {
 		p.mu.Lock()
-		if p.inFlight < p.config.MaxInFlight && len(p.window) < p.config.MaxAhead && p.bytes.take(e.size, p.inFlight == 0) {
-			p.inFlight++
+		if len(p.window) < p.config.MaxAhead && (skip || p.inFlight < p.config.MaxInFlight && p.bytes.take(e.size, p.inFlight == 0)) {
 			p.window = append(p.window, e)
 			p.position, p.waitsSince = e.offset+1, time.Time{}
-			p.enqueue(e)
+			if skip {
+				p.advance()
+			} else {
+				p.inFlight++
+				p.enqueue(e)
+			}
 			p.mu.Unlock()
 			return true
 		}
@@ -87,6 +95,19 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 		case <-p.stop.Done():
 			return false
 		}
+	}
+}
+
+// advance marks the offset below which all records are acknowledged. It is called under the lock.
+func (p *partition) advance() {
+	done := 0
+	for done < len(p.window) && p.window[done].record == nil {
+		done++
+	}
+	if done > 0 {
+		p.mark(p.window[done-1].offset + 1)
+		clear(p.window[:done]) // free them
+		p.window = p.window[done:]
 	}
 }
 

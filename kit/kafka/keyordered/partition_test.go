@@ -70,6 +70,9 @@ func (m *model) begins(l *link, key string, offset int64) {
 	defer m.mu.Unlock()
 	m.inHand++
 	m.most = max(m.most, m.inHand)
+	if key == "skip" {
+		m.fault("%d was delivered", offset)
+	}
 	if key == "" {
 		return
 	}
@@ -127,8 +130,8 @@ func (m *model) marks(next int64) {
 	m.marked = next
 }
 
-// Whatever is acknowledged or nacked, in whatever order: Run records of a key are in flight at most, linked in their order, no more are in flight than
-// may be, and nothing is marked that was not acknowledged.
+// Whatever is acknowledged, nacked or skipped, in whatever order: Run records of a key are in flight at most, linked in their order, no more are in flight than
+// may be, and nothing is marked that was not acknowledged or skipped.
 func TestPartitionFollowsTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		records := rapid.IntRange(1, 120).Draw(rt, "records")
@@ -140,7 +143,11 @@ func TestPartitionFollowsTheModel(t *testing.T) {
 		run := rapid.IntRange(1, 4).Draw(rt, "run")
 		chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
 		m := newModel(run)
-		config := m.config(rt, Config{Unmarshaler: unmarshaler{}, MaxInFlight: limit, MaxAhead: ahead})
+		skipped := rapid.IntRange(0, 10).Draw(rt, "skipped of ten")
+		config := m.config(rt, Config{
+			Unmarshaler: unmarshaler{}, MaxInFlight: limit, MaxAhead: ahead,
+			Skip: func(r *sarama.ConsumerMessage) bool { return string(r.Key) == "skip" },
+		})
 		stop, end := context.WithCancel(context.Background())
 		base, lose := context.WithCancel(context.Background())
 		out := make(chan *message.Message)
@@ -176,6 +183,10 @@ func TestPartitionFollowsTheModel(t *testing.T) {
 			key := ""
 			if keys > 0 {
 				key = fmt.Sprint("k", roll(keys))
+			}
+			if roll(10) < skipped {
+				key = "skip"
+				m.acked.Store(offset, true)
 			}
 			if !p.admit(&sarama.ConsumerMessage{Offset: offset, Key: []byte(key), Value: make([]byte, roll(100))}) {
 				rt.Fatal("it has stopped")
@@ -274,4 +285,16 @@ func TestUnavailableBrokerIsLoggedOnce(t *testing.T) {
 	require.Greater(t, dialled.Load(), before, "it is tried again")
 	require.NoError(t, s.Close())
 	require.Len(t, logger.Captured()[watermill.ErrorLogLevel], 1)
+}
+
+// A record for which the Skip function panics is delivered.
+func TestPanicOfSkipDelivers(t *testing.T) {
+	config := Config{Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: unmarshaler{}, Skip: func(*sarama.ConsumerMessage) bool { panic("skip") }}
+	require.NoError(t, config.complete())
+	out := make(chan *message.Message)
+	p := newPartition(config, "t", context.Background(), context.Background(), out, newBudget(1000), func(int64) {})
+	require.True(t, p.admit(&sarama.ConsumerMessage{Offset: 7, Key: []byte("k")}))
+	msg := <-out
+	require.Equal(t, "7", msg.UUID)
+	msg.Ack()
 }

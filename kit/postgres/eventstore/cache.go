@@ -152,14 +152,6 @@ func (c *cache) get(s *stream) *prefix {
 	return s.prefix
 }
 
-// has tells whether something is known of a stream, and other instances do not write streams of its category.
-func (c *cache) has(name, category string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s := c.streams[name]
-	return s != nil && s.prefix != nil && !time.Now().Before(c.shared[category])
-}
-
 // put replaces the cached prefix of a stream that the unit holds.
 func (c *cache) put(s *stream, p *prefix) {
 	c.mu.Lock()

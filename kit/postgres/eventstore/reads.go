@@ -24,9 +24,6 @@ func (s *Session) read(ctx context.Context, all []*tracked) error {
 	all = slices.DeleteFunc(slices.Clone(all), func(t *tracked) bool { return t.prefix != nil })
 	slices.SortFunc(all, func(a, b *tracked) int { return cmp.Compare(a.name, b.name) }) // the same order for all units, so that two units do not wait for each other
 	all = slices.Compact(all)
-	if s.noQueries && slices.ContainsFunc(all, func(t *tracked) bool { return !s.store.cache.has(t.name, t.category) }) {
-		return errNotKnown
-	}
 	if err := s.hold(ctx, all); err != nil {
 		return err
 	}
@@ -45,9 +42,6 @@ func (s *Session) read(ctx context.Context, all []*tracked) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	if s.noQueries {
-		return errNotKnown
-	}
 	loaded, err := s.load(ctx, asked)
 	if err != nil {
 		return err
@@ -61,8 +55,6 @@ func (s *Session) read(ctx context.Context, all []*tracked) error {
 	}
 	return nil
 }
-
-var errNotKnown = fmt.Errorf("the stream is not in memory: %w", ErrBusy)
 
 // note notes what was read of a stream.
 func (s *Session) note(t *tracked, p *prefix) {
@@ -151,9 +143,6 @@ func (s *Session) history(ctx context.Context, t *tracked) ([]cqrs.Event, error)
 	}
 	if t.prefix.snapshot.Version == 0 {
 		return slices.Clip(t.prefix.with(t.appended).events), nil
-	}
-	if s.noQueries {
-		return nil, errNotKnown
 	}
 	loaded, err := s.load(ctx, []wanted{{stream: t.name}})
 	if err != nil {

@@ -30,7 +30,6 @@ type Session struct {
 
 	touches   int // of streams
 	noWaiting bool
-	noQueries bool
 }
 
 // Aggregate is the interface of an aggregate for the store.
@@ -203,11 +202,10 @@ func (s *Session) RollbackTo(m Mark) {
 	}
 }
 
-// Opportunely calls f, in which the session reads only streams that no other unit holds. With known, it reads only what it has read already, or what
-// is in memory and no other instance writes. The error wraps ErrBusy otherwise.
-func (s *Session) Opportunely(known bool, f func() error) error {
-	s.noWaiting, s.noQueries = true, known
-	defer func() { s.noWaiting, s.noQueries = false, false }()
+// Opportunely calls f, in which the session reads only streams that no other unit holds. The error wraps ErrBusy otherwise.
+func (s *Session) Opportunely(f func() error) error {
+	s.noWaiting = true
+	defer func() { s.noWaiting = false }()
 	return f()
 }
 

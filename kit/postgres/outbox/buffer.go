@@ -40,7 +40,7 @@ func newBuffer() *buffer {
 	return &buffer{messages: map[int64]*Message{}, keys: map[keyed]int{}, commits: map[chan struct{}]bool{}}
 }
 
-// Offer buffers messages that were committed by this instance, and wakes the workers of their shards. It does not block.
+// Offer buffers messages that were committed by this instance, and wakes their lanes. It does not block.
 func (r *Relay) Offer(written []*Message) {
 	holds := r.leases.holds()
 	held := len(holds) > 0
@@ -74,7 +74,7 @@ func (r *Relay) Offer(written []*Message) {
 	r.buffer.trim()
 }
 
-// wakeFor wakes the workers that relay the messages. It wakes the timer goroutine only if a delayed message is due before that goroutine's next look.
+// wakeFor wakes the lanes of the messages. It wakes the timer goroutine only if a delayed message is due before that goroutine's next look.
 func (r *Relay) wakeFor(written []*Message) {
 	for _, w := range written {
 		if due := w.Message.Metadata[cqrs.HeaderDue]; due != "" {
@@ -84,10 +84,10 @@ func (r *Relay) wakeFor(written []*Message) {
 			}
 			continue
 		}
-		local, shard := slices.Contains(r.options.Local, w.Topic), int(ShardOf(w.Topic, w.Message.Metadata[cqrs.HeaderKey]))
-		for _, worker := range r.workers {
-			if worker.local == local && worker.mine(shard) {
-				wake(worker.wake)
+		local := slices.Contains(r.options.Local, w.Topic)
+		for _, l := range r.lanes {
+			if l.local == local {
+				wake(l.wake)
 			}
 		}
 	}

@@ -35,7 +35,7 @@ type Claim struct {
 	Topic, Key string
 
 	relay      *Relay
-	worker     *worker
+	lane       *lane
 	held       *lease
 	at         time.Time
 	shard      int16
@@ -57,19 +57,14 @@ type Claim struct {
 // begin with it. If it loses the lease all the same, Confirm fails.
 func (r *Relay) Claim(topic, key string) *Claim {
 	c := &Claim{Topic: topic, Key: key, relay: r, shard: ShardOf(topic, key), at: time.Now()}
-	for _, w := range r.workers {
-		if w.local && w.mine(int(c.shard)) {
-			c.worker = w
-		}
-	}
-	if c.worker == nil || key == "" || r.behind() {
+	if c.lane = r.localLane(); c.lane == nil || key == "" || r.behind() {
 		return nil
 	}
 	near := false
-	if c.mark, c.generation, near = c.worker.marks.near(c.shard); !near {
+	if c.mark, c.generation, near = c.lane.marks.near(c.shard); !near {
 		return nil
 	}
-	if c.held = r.leases.use(func(shard int) bool { return shard == int(c.shard) }); c.held == nil {
+	if c.held = r.leases.use(c.shard); c.held == nil {
 		return nil
 	}
 	switch {
@@ -89,7 +84,7 @@ func (c *Claim) Release() {
 		return
 	}
 	if c.relay.handed.unclaim(c) {
-		wake(c.worker.wake)
+		wake(c.lane.wake)
 	}
 	c.release()
 	c.held.done()
@@ -112,13 +107,13 @@ func (c *Claim) HandOver(w *Message) {
 	}
 	row := outboxRow{ID: w.ID, Shard: c.shard, Topic: c.Topic, Key: c.Key}
 	if c.relay.handed.handOver(c, row) {
-		defer wake(c.worker.wake)
+		defer wake(c.lane.wake)
 	}
 	with := func(ctx context.Context) context.Context { return ctx }
 	if c.held.valid() {
 		with = func(ctx context.Context) context.Context { return cqrs.WithConfirmation(ctx, c.at, !c.handledYet) }
 	}
-	c.deliver(w.Message, with, func(acked bool) { c.relay.handed.ended(row, acked, func() { wake(c.worker.wake) }) })
+	c.deliver(w.Message, with, func(acked bool) { c.relay.handed.ended(row, acked, func() { wake(c.lane.wake) }) })
 	c.held.done()
 }
 
@@ -127,5 +122,5 @@ const maxBehind = 500
 
 // behind tells whether many messages wait for the relay, of this instance or of others.
 func (r *Relay) behind() bool {
-	return r.buffer.size() > maxBehind || slices.ContainsFunc(r.workers, func(w *worker) bool { return w.backlog.Load() })
+	return r.buffer.size() > maxBehind || slices.ContainsFunc(r.lanes, func(l *lane) bool { return l.backlog.Load() })
 }

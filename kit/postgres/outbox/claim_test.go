@@ -50,7 +50,7 @@ func commitWith(t *testing.T, db *sqlx.DB, c *outbox.Claim, text string) (w *out
 func TestClaimIsRefused(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	h := newHandlers(func(key, _ string) bool { return key != "remote" && key != "sent" })
-	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	relay := runHandlers(t, db, dsn, h, outbox.Options{})
 	c := waitClaim(t, relay, "t", "k")
 	require.Nil(t, relay.Claim("t", "k"), "it is claimed")
 	require.Nil(t, relay.Claim("t", "remote"), "the handlers would not take it")
@@ -79,7 +79,7 @@ func TestClaimIsRefused(t *testing.T) {
 	require.Nil(t, relay.Claim("t", "sent"), "a message of the key is being sent")
 	close(end)
 
-	other, _ := runSenders(t, db, dsn, newHandlers(all).sender, outbox.Options{Workers: 1, Local: []string{"t"}, Host: "other"})
+	other, _ := runSenders(t, db, dsn, newHandlers(all).sender, outbox.Options{Local: []string{"t"}, Host: "other"})
 	kittest.Eventually(t, func() error {
 		if relay.Held() == outbox.Shards || other.Held() == 0 {
 			return errors.New("the shards are not shared")
@@ -119,7 +119,7 @@ func TestClaimConfirms(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			db, dsn := kittest.Database(t)
 			h := newHandlers(all)
-			relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+			relay := runHandlers(t, db, dsn, h, outbox.Options{})
 			write(t, db, "t", item{key: "k", text: "handled"})
 			relay.Wake()
 			h.waitTaken(t, "handled")
@@ -144,7 +144,7 @@ func TestClaimConfirms(t *testing.T) {
 func TestClaimHandsOver(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	h := newHandlers(all)
-	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	relay := runHandlers(t, db, dsn, h, outbox.Options{})
 	claim := waitClaim(t, relay, "t", "k")
 	write(t, db, "t", item{key: "other", text: "other"})
 	w, err := commitWith(t, db, claim, "1")
@@ -170,7 +170,7 @@ func TestClaimHandsOver(t *testing.T) {
 // While the low-water marks lag behind, as beside a transaction that has written to the outbox and is open, no key is claimed: each commit would pass all rows above them.
 func TestNoClaimWhileTheMarksLag(t *testing.T) {
 	db, dsn := kittest.Database(t)
-	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{Workers: 1, Poll: 50 * time.Millisecond})
+	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{Poll: 50 * time.Millisecond})
 	waitClaim(t, relay, "t", "k").Release()
 	open := db.MustBegin()
 	open.MustExec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ('x', 'events', 'k', 0, '', '{}')`)
@@ -186,7 +186,7 @@ func TestNoClaimWhileTheMarksLag(t *testing.T) {
 // What this instance commits of a claimed key is noted, so that a commit that would fail is not tried.
 func TestClaimIsDisturbed(t *testing.T) {
 	db, dsn := kittest.Database(t)
-	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{Workers: 1})
+	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{})
 	claim := waitClaim(t, relay, "t", "k")
 	committed := func(topic, key, due string) {
 		msg := message.NewMessage("x", nil)
@@ -204,7 +204,7 @@ func TestClaimIsDisturbed(t *testing.T) {
 // A key for which a claim was refused, and all keys of a topic for which a commit has failed, are not claimed for a while.
 func TestKeyIsAvoidedAfterAFailure(t *testing.T) {
 	db, dsn := kittest.Database(t)
-	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{Workers: 1})
+	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{})
 	claim := waitClaim(t, relay, "t", "k")
 	other := waitClaim(t, relay, "t", "other")
 	require.Nil(t, relay.Claim("t", "k"))
@@ -225,7 +225,7 @@ func TestTopicResumesWhileAKeyIsClaimed(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	h := newHandlers(func(_, text string) bool { return text == "claim" })
 	h.fails = func(context.Context) error { return errTopic }
-	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1, TopicFault: func(err error) bool { return errors.Is(err, errTopic) }})
+	relay := runHandlers(t, db, dsn, h, outbox.Options{TopicFault: func(err error) bool { return errors.Is(err, errTopic) }})
 	write(t, db, "t", item{key: "k", text: "earlier"})
 	relay.Wake()
 	suspended := func(wanted int) {
@@ -267,7 +267,7 @@ func offer(t *testing.T, db *sqlx.DB, relay *outbox.Relay, from, to int) {
 // When all was relayed, nothing is left in memory: neither messages that another host relays, nor those that were read while a key was blocked.
 func TestNothingIsLeftInTheBuffer(t *testing.T) {
 	db, dsn := kittest.Database(t)
-	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{Workers: 1})
+	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{})
 	waitClaim(t, relay, "t", "k").Release()
 	db.MustExec(`INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, attempts, outbox_id, first_at, last_at)
 		VALUES ('x@relay', 'relay', 'x', 'foreign', 'k', '{}', '', 'r', 1, 1, now(), now())`)
@@ -277,7 +277,7 @@ func TestNothingIsLeftInTheBuffer(t *testing.T) {
 	drained(t, db)
 	require.Zero(t, relay.Buffered())
 	db.MustExec(`DELETE FROM dead_letters`)
-	other, _ := runSenders(t, db, dsn, newHandlers(all).sender, outbox.Options{Workers: 1, Local: []string{"t"}, Host: "other"})
+	other, _ := runSenders(t, db, dsn, newHandlers(all).sender, outbox.Options{Local: []string{"t"}, Host: "other"})
 	kittest.Eventually(t, func() error {
 		if relay.Held() != outbox.Shards/2 || other.Held() != outbox.Shards/2 {
 			return errors.New("the shards are not shared")
@@ -300,7 +300,7 @@ func TestNothingIsLeftInTheBuffer(t *testing.T) {
 func TestClaimedHotKeyHidesNoOthers(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	h := newHandlers(all)
-	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	relay := runHandlers(t, db, dsn, h, outbox.Options{})
 	other := keyOf("t", func(shard int16) bool { return shard == outbox.ShardOf("t", "k") })
 	claim := waitClaim(t, relay, "t", "k")
 	var items []item
@@ -319,7 +319,7 @@ func TestClaimedHotKeyHidesNoOthers(t *testing.T) {
 func TestClaimedMessageIsGivenBack(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	h := newHandlers(all)
-	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	relay := runHandlers(t, db, dsn, h, outbox.Options{})
 	claim := waitClaim(t, relay, "t", "k")
 	w, err := commitWith(t, db, claim, "1")
 	require.NoError(t, err)
@@ -338,7 +338,7 @@ func TestClaimedMessageIsGivenBack(t *testing.T) {
 func TestRowsOfAClaimedKeyWait(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	h := newHandlers(all)
-	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 1, Poll: time.Hour})
+	relay := runHandlers(t, db, dsn, h, outbox.Options{Poll: time.Hour})
 	claim := waitClaim(t, relay, "t", "k")
 	write(t, db, "t", item{key: "k", text: "1"})
 	relay.Wake()

@@ -63,7 +63,7 @@ func (h *handed) claim(c *Claim) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	claimer, generation := h.claimer, h.resent
-	if claimer == nil || h.keys[k] > 0 || h.back[k] || h.sending[k] > 0 || c.worker.generation.Load() != generation {
+	if claimer == nil || h.keys[k] > 0 || h.back[k] || h.sending[k] > 0 || c.lane.generation.Load() != generation {
 		return false
 	}
 	h.keys[k]++
@@ -80,7 +80,7 @@ func (h *handed) claim(c *Claim) bool {
 	delete(h.claims, k)
 	h.less(k)
 	if c.wanted {
-		wake(c.worker.wake)
+		wake(c.lane.wake)
 	}
 	return false
 }

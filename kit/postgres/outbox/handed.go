@@ -29,7 +29,7 @@ type handed struct {
 	avoided  map[keyed]time.Time // keys, and topics, that are not claimed until then
 	failures map[string]int      // commits that have failed for claims, by topic, since pruned
 	pruned   time.Time           // when avoided was last cleared of what is over
-	claimer  Claimer             // the sender of the worker
+	claimer  Claimer             // the sender of the local lane
 	resent   int64               // counts what makes senders forget
 
 	done map[int16][]outboxRow // handled, to be deleted, by shard
@@ -43,7 +43,7 @@ func newHanded() *handed {
 
 // offer offers the message of a row. Wait says that it can neither be taken nor sent now. Taken and wait false: it is to be sent, and its key is noted in
 // sending.
-func (h *handed) offer(to Local, row outboxRow, wakeWorker func()) (taken, wait bool) {
+func (h *handed) offer(to Local, row outboxRow, wakeLane func()) (taken, wait bool) {
 	k := keyed{row.Topic, row.Key}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -55,7 +55,7 @@ func (h *handed) offer(to Local, row outboxRow, wakeWorker func()) (taken, wait 
 		h.hold(row)
 		h.keys[k]++
 		h.unlocked(func() {
-			taken = to.Offer(row.Topic, row.message, more, func(acked bool) { h.ended(row, acked, wakeWorker) })
+			taken = to.Offer(row.Topic, row.message, more, func(acked bool) { h.ended(row, acked, wakeLane) })
 		})
 		if taken {
 			return true, false
@@ -80,11 +80,11 @@ func (h *handed) unlocked(f func()) {
 	f()
 }
 
-// deleteWithin is how soon handled rows are deleted, if no other reason wakes the worker before.
+// deleteWithin is how soon handled rows are deleted, if no other reason wakes the lane before.
 const deleteWithin = 20 * time.Millisecond
 
 // ended notes that a message is done.
-func (h *handed) ended(row outboxRow, acked bool, wakeWorker func()) {
+func (h *handed) ended(row outboxRow, acked bool, wakeLane func()) {
 	k := keyed{row.Topic, row.Key}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -92,13 +92,13 @@ func (h *handed) ended(row outboxRow, acked bool, wakeWorker func()) {
 	if acked {
 		h.done[row.Shard] = append(h.done[row.Shard], outboxRow{ID: row.ID, Shard: row.Shard})
 		if len(h.done[row.Shard]) == 1 {
-			time.AfterFunc(deleteWithin, wakeWorker)
+			time.AfterFunc(deleteWithin, wakeLane)
 		}
 		return
 	}
 	h.drop(row.ID)
 	h.back[k] = true
-	wakeWorker()
+	wakeLane()
 }
 
 func (h *handed) hold(row outboxRow) {

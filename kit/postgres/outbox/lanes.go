@@ -1,5 +1,5 @@
 // Lanes: rows that do not wait for each other, by topic. What handlers of this process can take does not wait for the broker. A row is always in the same lane of
-// a relay, so the order of a key is that of one worker. TestHandlersGoOnWhileTheBrokerIsAway shows it.
+// a relay, so the order of a key is that of one lane. TestHandlersGoOnWhileTheBrokerIsAway shows it.
 
 package outbox
 
@@ -12,16 +12,10 @@ import (
 // lane is a part of the rows, by topic: those of Options.Local, or all others. Lanes do not wait for each other, so a broker that is away or slow does not
 // stop what handlers of this process can take.
 type lane struct {
-	local bool
-	marks *lowWaterMarks
-}
-
-// worker relays the shards of a lane that are its part.
-type worker struct {
-	*lane
-	part, of int
-	wake     chan struct{}
-	backlog  atomic.Bool // there may be more rows than were read
+	local   bool
+	marks   *lowWaterMarks
+	wake    chan struct{}
+	backlog atomic.Bool // there may be more rows than were read
 
 	// Of the local lane:
 	generation atomic.Int64  // of what its sender remembers
@@ -30,24 +24,20 @@ type worker struct {
 	probed     time.Time     // when it last sent something
 }
 
+func newLane(local bool) *lane {
+	return &lane{local: local, marks: newLowWaterMarks(), wake: make(chan struct{}, 1), waiting: map[int16]int{}}
+}
+
 // waits is how many rows wait for others or for the broker. It is called while no pipeline runs.
-func (w *worker) waits() (n int) {
-	for _, of := range w.waiting {
+func (l *lane) waits() (n int) {
+	for _, of := range l.waiting {
 		n += of
 	}
 	return n
 }
 
-func (r *Relay) addLane(local bool, workers int) {
-	l := &lane{local: local, marks: newLowWaterMarks()}
-	r.lanes = append(r.lanes, l)
-	for part := range workers {
-		r.workers = append(r.workers, &worker{lane: l, part: part, of: workers, wake: make(chan struct{}, 1), waiting: map[int16]int{}})
-	}
-}
-
 // The local lane sends for at most localSend at a time, and while the broker is away only each probeEvery, so that what can be handed over waits for a
-// short time only. It goes on at once when another worker has sent something.
+// short time only. It goes on at once when the other lane has sent something.
 const (
 	localSend  = 2 * time.Second
 	probeEvery = 10 * time.Second
@@ -66,9 +56,9 @@ func (r *Relay) reached(accepted bool, err error) {
 }
 
 // away tells whether the local lane is not to send now, because the broker was away when somebody tried to.
-func (r *Relay) away(w *worker) bool {
-	if !r.down.Load() || time.Since(w.probed) >= probeEvery {
-		w.probed = time.Now()
+func (r *Relay) away(l *lane) bool {
+	if !r.down.Load() || time.Since(l.probed) >= probeEvery {
+		l.probed = time.Now()
 		return false
 	}
 	return true
@@ -77,10 +67,14 @@ func (r *Relay) away(w *worker) bool {
 // HandsOver tells whether handlers of this process can take all messages of the local topics that this relay reads, even if the broker is away: it
 // knows what was sent before, and no message waits for the broker.
 func (r *Relay) HandsOver() bool {
-	for _, w := range r.workers {
-		if w.local {
-			return w.ready.Load() && w.generation.Load() == r.handed.generation()
-		}
+	l := r.localLane()
+	return l != nil && l.ready.Load() && l.generation.Load() == r.handed.generation()
+}
+
+// localLane is the lane of what handlers of this process can take; nil if there is none.
+func (r *Relay) localLane() *lane {
+	if last := r.lanes[len(r.lanes)-1]; last.local {
+		return last
 	}
-	return false
+	return nil
 }

@@ -57,7 +57,7 @@ type session struct {
 	shards map[int16]bool
 }
 
-// lease allows a worker to send batches of some shards.
+// lease allows a lane to send batches of some shards.
 type lease struct {
 	owner  string
 	ctx    context.Context //nolint:containedctx // cancelled when the lease is lost
@@ -82,8 +82,8 @@ func (s *session) valid() bool {
 	return s.ctx.Err() == nil && now.Before(s.until) && now.Round(0).Before(s.until.Round(0))
 }
 
-// use returns a lease on the held shards that pick chooses, nil if there is none. A shard is not given away before its batches are done.
-func (l *leases) use(pick func(shard int) bool) *lease {
+// use returns a lease on the held shards, or on those of them that are named, nil if there is none. A shard is not given away before its batches are done.
+func (l *leases) use(named ...int16) *lease {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.session == nil || !l.session.valid() {
@@ -91,7 +91,7 @@ func (l *leases) use(pick func(shard int) bool) *lease {
 	}
 	var shards []int16
 	for shard := range l.session.shards {
-		if !l.giving[shard] && pick(int(shard)) {
+		if !l.giving[shard] && (len(named) == 0 || slices.Contains(named, shard)) {
 			shards = append(shards, shard)
 			l.inUse[shard]++
 		}

@@ -62,7 +62,7 @@ func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, er
 	for _, row := range rest {
 		count[row.Shard]++
 	}
-	if len(rest) > 0 && p.relay.away(p.worker) {
+	if len(rest) > 0 && p.relay.away(p.lane) {
 		p.relay.handed.sent(rest)
 		rest, err, ready = nil, errReread, false
 	}
@@ -75,7 +75,7 @@ func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, er
 
 // removeHandled deletes the rows whose messages were handled when the relay stops.
 func (r *Relay) removeHandled() {
-	held := r.leases.use(func(int) bool { return true })
+	held := r.leases.use()
 	if held == nil {
 		return
 	}

@@ -176,7 +176,7 @@ func keyOf(topic string, shard func(int16) bool) string {
 func TestMessageGivenBackKeepsKeyOrder(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	h := newHandlers(all)
-	runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	runHandlers(t, db, dsn, h, outbox.Options{})
 	write(t, db, "t", item{key: "k", text: "1"}, item{key: "k", text: "2"})
 	h.waitTaken(t, "1", "2")
 	require.Equal(t, map[string]bool{"1": false, "2": true}, h.more)
@@ -198,7 +198,7 @@ func TestMessageBehindASentOneIsNotOffered(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	h := newHandlers(func(_, text string) bool { return text != "1" })
 	write(t, db, "t", item{key: "k", text: "1"}, item{key: "k", text: "2"}, item{key: "k", text: "3"})
-	runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	runHandlers(t, db, dsn, h, outbox.Options{})
 	h.waitSent(t, "1", "2", "3")
 	require.Empty(t, h.taken)
 	drained(t, db)
@@ -215,7 +215,7 @@ func TestMessageGivenBackAfterTheNextWasRead(t *testing.T) {
 			once.Do(func() { h.end("1", false) })
 		}
 	}
-	runHandlers(t, db, dsn, h, outbox.Options{Workers: 1})
+	runHandlers(t, db, dsn, h, outbox.Options{})
 	write(t, db, "t", item{key: "k", text: "1"})
 	h.waitTaken(t, "1")
 	write(t, db, "t", item{key: other, text: "2"}, item{key: "k", text: "3"})
@@ -225,11 +225,11 @@ func TestMessageGivenBackAfterTheNextWasRead(t *testing.T) {
 	require.Equal(t, []string{"1", "2", "1", "3"}, h.offered)
 }
 
-// The rows of handled messages are deleted soon, whichever worker relays them, without waiting for the next poll.
+// The rows of handled messages are deleted soon, without waiting for the next poll.
 func TestHandledRowsAreDeleted(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	h := newHandlers(all)
-	relay := runHandlers(t, db, dsn, h, outbox.Options{Workers: 2, Poll: time.Hour})
+	relay := runHandlers(t, db, dsn, h, outbox.Options{Poll: time.Hour})
 	kittest.Eventually(t, func() error {
 		if !relay.HoldsAll() {
 			return fmt.Errorf("%d shards are held", relay.Held())
@@ -240,7 +240,7 @@ func TestHandledRowsAreDeleted(t *testing.T) {
 	write(t, db, "t", item{key: even, text: "even"}, item{key: odd, text: "odd"})
 	relay.Wake()
 	h.waitTaken(t, "even", "odd")
-	time.Sleep(100 * time.Millisecond) // both workers sleep
+	time.Sleep(100 * time.Millisecond) // the lane sleeps
 	h.end("even", true)
 	h.end("odd", true)
 	require.Eventually(t, func() bool {
@@ -279,7 +279,7 @@ func TestRelayDeletesHandledRowsWhenItStops(t *testing.T) {
 func TestMessageHandledAfterItsShardHasMoved(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	first, second := newHandlers(all), newHandlers(func(string, string) bool { return false })
-	one := runHandlers(t, db, dsn, first, outbox.Options{Workers: 1, Poll: time.Hour})
+	one := runHandlers(t, db, dsn, first, outbox.Options{Poll: time.Hour})
 	kittest.Eventually(t, func() error {
 		if !one.HoldsAll() {
 			return fmt.Errorf("%d shards are held", one.Held())
@@ -329,7 +329,7 @@ func TestMessageHandledAfterItsShardHasMoved(t *testing.T) {
 func TestSuspendedMessageBehindATakenOneBlocksNoOthers(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	h := newHandlers(func(_, text string) bool { return text == "1" })
-	runHandlers(t, db, dsn, h, outbox.Options{Workers: 1, Poll: 50 * time.Millisecond})
+	runHandlers(t, db, dsn, h, outbox.Options{Poll: 50 * time.Millisecond})
 	write(t, db, "t", item{key: "k", text: "1"})
 	h.waitTaken(t, "1")
 	_, err := db.Exec(`INSERT INTO suspended_topics (topic, reason, next_try) VALUES ('t', 'test', app_now() + '1 hour')`)
@@ -498,7 +498,7 @@ func TestFailingKeyIsNoOutage(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	h := newHandlers(func(string, string) bool { return false })
 	h.failing = "bad"
-	runHandlers(t, db, dsn, h, outbox.Options{Workers: 1, Poll: 20 * time.Millisecond})
+	runHandlers(t, db, dsn, h, outbox.Options{Poll: 20 * time.Millisecond})
 	write(t, db, "other", item{key: "bad", text: "bad"})
 	for i := range 40 {
 		event := fmt.Sprint("event ", i)

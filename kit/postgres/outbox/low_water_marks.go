@@ -35,7 +35,6 @@ type lowWaterMarks struct {
 	seen       int64 // the highest id that was seen
 	shards     map[int16]*lowWaterMark
 	writers    map[string]bool // step 1: the transactions that must end; nil: none are listed
-	advancing  bool
 	checked    time.Time
 
 	after int64         // advanceAfter
@@ -113,7 +112,7 @@ func (l *lowWaterMarks) note(id int64) {
 	l.seen = max(l.seen, id)
 }
 
-// advance does steps 1 and 2. It returns at once if there is nothing to gain, or another worker is at it.
+// advance does steps 1 and 2. It returns at once if there is nothing to gain. One goroutine calls it.
 func (l *lowWaterMarks) advance(ctx context.Context, db *sqlx.DB) error {
 	if !l.begin() {
 		return nil
@@ -123,7 +122,7 @@ func (l *lowWaterMarks) advance(ctx context.Context, db *sqlx.DB) error {
 		AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND relation = 'outbox'::regclass`)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.advancing, l.checked = false, time.Now()
+	l.checked = time.Now()
 	switch {
 	case err != nil:
 		return txn.Classify(err, "list the transactions that write to the outbox")
@@ -153,7 +152,7 @@ func (l *lowWaterMarks) advance(ctx context.Context, db *sqlx.DB) error {
 func (l *lowWaterMarks) begin() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.advancing || time.Since(l.checked) < l.every {
+	if time.Since(l.checked) < l.every {
 		return false
 	}
 	if l.writers == nil {
@@ -163,11 +162,8 @@ func (l *lowWaterMarks) begin() bool {
 				m.candidate, chosen = l.seen, true
 			}
 		}
-		if !chosen {
-			return false
-		}
+		return chosen
 	}
-	l.advancing = true
 	return true
 }
 

@@ -1,4 +1,4 @@
-// A worker of the relay reads, sends and deletes at the same time. The messages of a key are sent in the order of their rows: after any failure the rows are read again from the
+// A lane of the relay reads, sends and deletes at the same time. The messages of a key are sent in the order of their rows: after any failure the rows are read again from the
 // lowest one on. TestEveryKeyArrivesInOrder and TestOrderSurvivesFailures show it.
 
 package outbox
@@ -49,12 +49,11 @@ type batch struct {
 	handled []outboxRow // whose messages were handled by this process
 }
 
-// pipeline is a running worker: while it sends one batch, it reads the next one and deletes the sent rows of the one before.
+// pipeline is a running lane: while it sends one batch, it reads the next one and deletes the sent rows of the one before.
 type pipeline struct {
-	*worker
+	*lane
 	relay  *Relay
 	sender Sender
-	deep   bool // there is a backlog: the next batch is larger
 
 	mu      sync.Mutex
 	busy    map[int64]int16 // rows that were read and are not deleted yet, and their shards
@@ -66,9 +65,9 @@ type pipeline struct {
 
 // pipeline relays until ctx is done or a step fails. Before it returns, all rows that it has read are finished or forgotten, so that the next
 // pipeline starts with the lowest row.
-func (r *Relay) pipeline(ctx context.Context, w *worker, sender Sender) (relayed int, err error) {
-	p := &pipeline{worker: w, relay: r, sender: sender, busy: map[int64]int16{}, gone: map[int64]bool{}}
-	if w.local {
+func (r *Relay) pipeline(ctx context.Context, l *lane, sender Sender) (relayed int, err error) {
+	p := &pipeline{lane: l, relay: r, sender: sender, busy: map[int64]int16{}, gone: map[int64]bool{}}
+	if l.local {
 		r.handed.begin()
 	}
 	reading, stop := context.WithCancel(ctx)
@@ -91,14 +90,16 @@ func (r *Relay) pipeline(ctx context.Context, w *worker, sender Sender) (relayed
 			sent <- b
 		}
 	})
-	stages.Go(func() {
-		for b := range sent {
-			p.remove(b, sent)
-			if p.failed() != nil {
-				stop()
+	for range 2 { // of a backlog, deleting takes longest
+		stages.Go(func() {
+			for b := range sent {
+				p.remove(b, sent)
+				if p.failed() != nil {
+					stop()
+				}
 			}
-		}
-	})
+		})
+	}
 	stages.Wait()
 	return int(p.relayed.Load()), p.failed()
 }
@@ -112,9 +113,6 @@ func (p *pipeline) leftOut() (n int) {
 	}
 	return n
 }
-
-// mine tells whether the worker relays a shard.
-func (w *worker) mine(shard int) bool { return shard%w.of == w.part }
 
 func (p *pipeline) fail(err error) {
 	p.mu.Lock()

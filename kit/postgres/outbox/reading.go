@@ -15,16 +15,21 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
+// readEvery is the shortest time between two reads for the broker while there is no backlog: under load, fewer and larger batches reach it. A message that is
+// committed after a pause is read at once.
+const readEvery = 5 * time.Millisecond
+
 // read reads due rows, batch by batch.
 func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	r := p.relay
 	for ctx.Err() == nil {
-		held := r.leases.use(p.mine)
+		held := r.leases.use()
 		if held == nil {
 			p.backlog.Store(false)
 			sleep(ctx, p.wake, r.options.Poll)
 			continue
 		}
+		began := time.Now()
 		rows, more, err := p.next(ctx, held.shards)
 		var handled []outboxRow
 		if p.local {
@@ -46,20 +51,26 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 				held.done()
 			}
 		}
-		if !more {
-			sleep(ctx, p.wake, r.options.Poll)
+		if more {
+			continue
+		}
+		sleep(ctx, p.wake, r.options.Poll)
+		if !p.local {
+			pause(ctx, readEvery-time.Since(began))
 		}
 	}
 }
 
 // next reads the next rows of some shards that the pipeline does not hold yet, and tells whether there may be more. It reads each shard by an
-// index of its own, so that a shard with a long backlog does not delay another. If the messages may be in the buffer, or many of the rows were
-// taken by handlers, it reads only the ids of rows.
+// index of its own, so that a shard with a long backlog does not delay another. If the messages may be in the buffer, or the read will find many rows again that
+// are not deleted yet, it reads only the ids of rows.
 func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, more bool, err error) {
 	r := p.relay
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	numbers := !r.buffer.empty() || p.local && r.handed.size() >= r.options.Batch
+	p.mu.Lock()
+	numbers := !r.buffer.empty() || len(p.busy) > r.options.Batch || p.local && r.handed.size() >= r.options.Batch
+	p.mu.Unlock()
 	for {
 		if err := p.marks.advance(ctx, r.db); err != nil {
 			return nil, false, err
@@ -90,12 +101,11 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 			p.marks.note(highest)
 			p.marks.confirm(shards, generation, candidates, lowest)
 			rows = p.fresh(rows)
-			more = len(rows) >= p.most() // else no shard has reached its limit
-			p.deep = more
+			more = len(rows) >= p.relay.options.Batch // else no shard has reached its limit
 			p.backlog.Store(more)
 			left := p.leftOut()
 			rows, err = p.complete(ctx, rows)
-			return rows, more && (len(rows) > 0 || p.leftOut() > left), err // otherwise all are of claimed keys, whose release wakes the worker
+			return rows, more && (len(rows) > 0 || p.leftOut() > left), err // otherwise all are of claimed keys, whose release wakes the lane
 		}
 		p.marks.renew(now)
 	}
@@ -156,30 +166,21 @@ func (p *pipeline) limits(shards []int16) []int64 {
 	if p.local {
 		p.relay.handed.count(busy)
 		for shard, n := range p.waiting {
-			busy[shard] += min(n, maxWaiting*p.most())
+			busy[shard] += min(n, maxWaiting*p.relay.options.Batch)
 		}
 		for shard, n := range p.left {
-			busy[shard] += min(n, maxWaiting*p.most())
+			busy[shard] += min(n, maxWaiting*p.relay.options.Batch)
 		}
 	}
 	out := make([]int64, len(shards))
 	for i, shard := range shards {
-		out[i] = int64(p.most() + busy[shard])
+		out[i] = int64(p.relay.options.Batch + busy[shard])
 	}
 	return out
 }
 
 // maxWaiting is how many times as many rows are read beyond those that wait for the broker, so that those behind them can be taken.
 const maxWaiting = 8
-
-// most is the number of rows to read of a shard at a time. It is larger for a backlog; otherwise a small batch is sent sooner than the next
-// one is read.
-func (p *pipeline) most() int {
-	if p.deep {
-		return 4 * p.relay.options.Batch
-	}
-	return p.relay.options.Batch
-}
 
 // fresh drops the rows that the pipeline or handlers hold.
 func (p *pipeline) fresh(rows []outboxRow) []outboxRow {

@@ -22,7 +22,6 @@ type Relay struct {
 	handed  *handed
 	leases  *leases
 	lanes   []*lane
-	workers []*worker
 	down    atomic.Bool   // the last request failed, by a fault of the broker
 	timers  chan struct{} // wakes the goroutine that looks for due timers
 	looks   atomic.Int64  // time of its next look, as Unix time in ns
@@ -58,20 +57,17 @@ type Options struct {
 	// Repair is called before a suspended topic is tried again. Optional.
 	Repair func(ctx context.Context, topic string) error
 
-	// Workers is the number of goroutines that read, send and delete independently, each for its part of the shards. Default 2.
-	Workers int
-
-	// Local are topics whose messages handlers of this process may take; senders then implement Local. They have one more worker. Default: none.
+	// Local are topics whose messages handlers of this process may take; senders then implement Local. They have a lane of their own. Default: none.
 	Local []string
 
 	// Preferred returns the shards that this relay is to have if it can, because this process handles the messages of their keys. It has those that no
 	// other relay prefers, and an equal part of the others. Default: none.
 	Preferred func() []int16
 
-	// Batch is the number of rows of a shard that a worker reads at a time, four times as many for a backlog. Default 250.
+	// Batch is the number of rows of a shard that are read at a time. Default 250.
 	Batch int
 
-	// Poll is how often a worker reads without a notification, in case one was lost. Default 1 s.
+	// Poll is how often the relay reads without a notification, in case one was lost. Default 1 s.
 	Poll time.Duration
 
 	// OnRelayed receives the number of messages that the broker has acknowledged. Optional.
@@ -81,11 +77,8 @@ type Options struct {
 	OnBlocked func(topic, key string, err error)
 }
 
-// NewRelay makes a relay. Run starts it. Each worker has a sender of its own; PublisherSender makes one of any publisher.
+// NewRelay makes a relay. Run starts it. Each lane has a sender of its own; PublisherSender makes one of any publisher.
 func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *Relay {
-	if o.Workers == 0 {
-		o.Workers = 2
-	}
 	if o.Batch == 0 {
 		o.Batch = 250
 	}
@@ -114,9 +107,9 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 		o.OnBlocked = func(string, string, error) {}
 	}
 	r := &Relay{db: db, sender: sender, options: o, log: log, leases: newLeases(o, log), buffer: newBuffer(), handed: newHanded(), timers: make(chan struct{}, 1), retry: make(chan struct{}, 1)}
-	r.addLane(false, o.Workers)
+	r.lanes = append(r.lanes, newLane(false))
 	if len(o.Local) > 0 {
-		r.addLane(true, 1)
+		r.lanes = append(r.lanes, newLane(true))
 	}
 	r.leases.taking = r.handed.sentElsewhere
 	r.leases.changed = func() {
@@ -130,8 +123,8 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 
 // Wake makes the relay read the outbox now. It does not block.
 func (r *Relay) Wake() {
-	for _, w := range r.workers {
-		wake(w.wake)
+	for _, l := range r.lanes {
+		wake(l.wake)
 	}
 	wake(r.timers)
 }
@@ -151,43 +144,43 @@ func (r *Relay) HoldsAll() bool { return r.leases.count() == Shards }
 
 // Run relays until ctx is done. Then it finishes the batches in flight and gives its shards back.
 func (r *Relay) Run(ctx context.Context) {
-	var background, workers sync.WaitGroup
+	var background, lanes sync.WaitGroup
 	leaseCtx, release := context.WithCancel(context.WithoutCancel(ctx))
 	background.Go(func() { r.leases.run(leaseCtx) })
 	background.Go(func() { listen(leaseCtx, r.options.DSN, r.log, r.Wake) })
 	background.Go(func() { r.promote(ctx) })
-	workers.Go(func() { r.retrySuspended(ctx) })
-	for _, w := range r.workers {
-		workers.Go(func() { r.work(ctx, w) })
+	lanes.Go(func() { r.retrySuspended(ctx) })
+	for _, l := range r.lanes {
+		lanes.Go(func() { r.work(ctx, l) })
 	}
-	workers.Wait()
+	lanes.Wait()
 	r.removeHandled()
 	release()
 	background.Wait()
 }
 
-func (r *Relay) work(ctx context.Context, w *worker) {
+func (r *Relay) work(ctx context.Context, l *lane) {
 	failures, more := 0, 0
 	sender := r.sender()
-	if c, ok := sender.(Claimer); ok && w.local {
+	if c, ok := sender.(Claimer); ok && l.local {
 		r.handed.claimBy(c)
 		defer r.handed.claimBy(nil)
 	}
 	for ctx.Err() == nil {
-		relayed, err := r.pipeline(ctx, w, sender)
+		relayed, err := r.pipeline(ctx, l, sender)
 		if relayed > 0 {
 			failures = 0
 		}
 		if err != nil && ctx.Err() == nil {
 			if !errors.Is(err, errReread) {
-				r.log.Warn("relay: sending failed, retrying", "error", err, "worker", w.part, "local", w.local, "relayed meanwhile", relayed)
+				r.log.Warn("relay: sending failed, retrying", "error", err, "local", l.local, "relayed meanwhile", relayed)
 				failures++
 			}
-			if w.local {
+			if l.local {
 				failures = 0 // what handlers can take does not wait for the broker
 				waited := more
-				if more = w.waits(); more > 0 && more <= waited { // otherwise those behind them are read next
-					sleep(ctx, w.wake, min(r.options.Poll, time.Second)) // what they wait for wakes the worker
+				if more = l.waits(); more > 0 && more <= waited { // otherwise those behind them are read next
+					sleep(ctx, l.wake, min(r.options.Poll, time.Second)) // what they wait for wakes the lane
 				}
 			}
 			pause(ctx, min(50*time.Millisecond<<min(max(failures-1, 0), 6), 2*time.Second)) // a commit does not repair the broker

@@ -19,7 +19,7 @@ import (
 )
 
 // A topic to which sending fails is a row of suspended_topics. Its messages get due_at = '-infinity', which takes them out of the index that
-// the workers read by. A goroutine retries the topic with growing delays and sends these messages; new messages are suspended behind them
+// the lanes read by. A goroutine retries the topic with growing delays and sends these messages; new messages are suspended behind them
 // meanwhile. The suspension ends when the topic has no suspended message.
 
 // SuspendedTopic is a topic to which sending fails.
@@ -165,7 +165,7 @@ func (r *Relay) try(ctx context.Context, topic string, attempts int) {
 
 // sendSuspended sends some messages of a suspended topic, if there are any. Fault is the topic's error if sending has failed again.
 func (r *Relay) sendSuspended(ctx context.Context, sender Sender, topic string) (sent int, found bool, fault, err error) {
-	held := r.leases.use(func(int) bool { return true })
+	held := r.leases.use()
 	if held == nil {
 		return 0, false, nil, nil
 	}
