@@ -171,6 +171,9 @@ func (g *groupCommit) write(ctx context.Context, all []*committing, limits txn.W
 	}
 	for _, c := range all {
 		c.session.Committed()
+		c.session.Release() // before anybody has the messages, who could not handle their events inline else
+	}
+	for _, c := range all {
 		c.Committed()
 		c.stored = true
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/millrace/millrace/kit/internal/inventory"
 	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/kit/postgres/eventstore"
+	"github.com/millrace/millrace/kit/postgres/outbox"
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
@@ -217,6 +218,29 @@ func TestInlineConsumerOfAMessageInConflict(t *testing.T) {
 	require.Equal(t, cqrs.Processed, outcome)
 	require.Equal(t, 3, attempts)
 	require.Equal(t, []string{"count"}, w.published("A").Meta.HandledBy)
+}
+
+// Who is told of a commit finds the streams of the unit free: a command that it has sent may be handled, and its answer received inline, before the unit has ended.
+func TestStreamsAreFreeWhenACommitIsReported(t *testing.T) {
+	w := newEnvironment(t).countInline(nil)
+	var second sync.WaitGroup
+	var once sync.Once
+	w.uow.OnCommit = func([]cqrs.Event, []*outbox.Message) {
+		once.Do(func() {
+			worked := make(chan struct{})
+			second.Go(func() {
+				assert.NoError(t, w.uow.Within(t.Context(), func(ctx context.Context) error {
+					w.bus.onPublish = sync.OnceFunc(func() { close(worked) })
+					return w.receiveOf("B", 1)(ctx)
+				}))
+			})
+			<-worked
+		})
+	}
+	require.NoError(t, w.uow.Within(t.Context(), w.receive))
+	second.Wait()
+	require.Equal(t, []string{"count"}, w.published("B").Meta.HandledBy)
+	require.Equal(t, int64(2), w.counted(t))
 }
 
 // The messages of a run commit together with what inline consumers have done; where one fails, only that message's event goes to the broker.

@@ -36,12 +36,16 @@ type bus struct {
 	publisher outbox.Publisher
 	mu        sync.Mutex
 	published []cqrs.Event
+	onPublish func() // nil: nothing
 }
 
 func (b *bus) Publish(ctx context.Context, e any) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.published = append(b.published, e.(cqrs.Event))
+	if b.onPublish != nil {
+		b.onPublish()
+	}
 	msg := message.NewMessage(uuid.NewString(), []byte(strconv.Itoa(e.(cqrs.Event).Meta.Version)))
 	msg.Metadata[cqrs.HeaderKey] = e.(cqrs.Event).Meta.Subject
 	msg.SetContext(ctx)
