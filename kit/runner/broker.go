@@ -117,7 +117,7 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 	}
 	guard := s.newBreaker(breaker.Settings(s.broker.Name(), 3, 0.5), down)
 	s.relay = outbox.NewRelay(s.db, func() outbox.Sender { return guarded{senders(), guard, down} }, s.log, outbox.Options{
-		DSN: s.DSN, Host: s.host, Since: s.since, Refused: s.broker.Refused, TopicFault: s.broker.TopicFault, Repair: s.repairTopic,
+		DSN: s.DSN, Host: s.host, Since: s.since, Refused: s.broker.Refused, TopicFault: s.broker.TopicFault, Repair: s.repairTopic, Ping: s.broker.Ping,
 		OnRelayed: s.telemetry.Relayed, Batch: memoryFor(250, relayShare, 20), Local: s.localTopics(), Preferred: s.preferredShards,
 		OnBlocked: func(string, string, error) { s.telemetry.Failed("relay", "dead") },
 	})

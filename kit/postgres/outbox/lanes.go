@@ -4,6 +4,7 @@
 package outbox
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"time"
@@ -21,7 +22,8 @@ type lane struct {
 	generation atomic.Int64  // of what its sender remembers
 	ready      atomic.Bool   // all messages could be handed over, or sent
 	waiting    map[int16]int // rows that wait for others or for the broker, by shard
-	probed     time.Time     // when it last sent something
+	probed     time.Time     // when it last sent something, or asked whether the broker answers
+	answered   atomic.Bool   // it did
 }
 
 func newLane(local bool) *lane {
@@ -36,8 +38,8 @@ func (l *lane) waits() (n int) {
 	return n
 }
 
-// The local lane sends for at most localSend at a time, and while the broker is away only each probeEvery, so that what can be handed over waits for a
-// short time only. It goes on at once when the other lane has sent something.
+// The local lane sends for at most localSend at a time. While the broker is away it sends nothing: what cannot be handed over now may be soon, unless it may have been
+// sent. Each probeEvery the broker is asked whether it answers, and the lane goes on at once when the other one has sent something.
 const (
 	localSend  = 2 * time.Second
 	probeEvery = 10 * time.Second
@@ -55,11 +57,22 @@ func (r *Relay) reached(accepted bool, err error) {
 	}
 }
 
-// away tells whether the local lane is not to send now, because the broker was away when somebody tried to.
-func (r *Relay) away(l *lane) bool {
-	if !r.down.Load() || time.Since(l.probed) >= probeEvery {
+// away tells whether the local lane is not to send now, because the broker was away when somebody tried to. It is asked in the background.
+func (r *Relay) away(ctx context.Context, l *lane) bool {
+	switch {
+	case !r.down.Load() || l.answered.Swap(false):
 		l.probed = time.Now()
 		return false
+	case time.Since(l.probed) >= probeEvery:
+		l.probed = time.Now()
+		go func() {
+			ctx, cancel := context.WithTimeout(ctx, probeEvery)
+			defer cancel()
+			if r.options.Ping(ctx) == nil {
+				l.answered.Store(true)
+				wake(l.wake)
+			}
+		}()
 	}
 	return true
 }

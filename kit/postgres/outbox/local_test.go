@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,8 @@ type handlers struct {
 	sent  []string
 	fails func(ctx context.Context) error // of Send; nil: none
 
+	locally int // messages of topic t that Send was given
+
 	failing string // a key that cannot be sent
 
 	claimed map[string]bool   // keys
@@ -41,8 +44,13 @@ func newHandlers(takes func(key, text string) bool) *handlers {
 
 func (h *handlers) sender() outbox.Sender { return h }
 
-func (h *handlers) Send(ctx context.Context, _ []string, messages []*message.Message) []error {
+func (h *handlers) Send(ctx context.Context, topics []string, messages []*message.Message) []error {
 	h.mu.Lock()
+	for _, topic := range topics {
+		if topic == "t" {
+			h.locally++
+		}
+	}
 	fails := h.fails
 	h.mu.Unlock()
 	if fails != nil {
@@ -437,6 +445,46 @@ func TestHandlersGoOnWhileTheBrokerIsAway(t *testing.T) {
 			require.Len(t, h.sentOf(), len(others)+len(sent))
 		})
 	}
+}
+
+// While the broker is away nothing of the local lane is sent, because it could not be handed over after that: what handlers cannot take is offered to them again.
+func TestNothingIsSentInDoubtWhileTheBrokerIsAway(t *testing.T) {
+	t.Parallel()
+	db, dsn := kittest.Database(t)
+	var refused, pinged, back atomic.Bool
+	h := newHandlers(func(_, text string) bool { return text == "taken" || text == "later" && refused.Swap(true) })
+	h.fails = func(context.Context) error { return errors.New("connection refused") }
+	runHandlers(t, db, dsn, h, outbox.Options{Poll: 100 * time.Millisecond, Ping: func(context.Context) error {
+		pinged.Store(true)
+		if back.Load() {
+			return nil
+		}
+		return errors.New("connection refused")
+	}})
+	write(t, db, "other", item{key: "o", text: "other"})
+	h.waitFails(t)
+	h.waitFails(t) // so the relay knows of the first failure
+	write(t, db, "t", item{key: "a", text: "later"}, item{key: "b", text: "remote"})
+	h.waitTaken(t, "later")
+	write(t, db, "t", item{key: "c", text: "taken"})
+	h.waitTaken(t, "taken")
+	kittest.Eventually(t, func() error {
+		if !pinged.Load() {
+			return errors.New("the broker was not asked")
+		}
+		return nil
+	})
+	h.mu.Lock()
+	require.Zero(t, h.locally)
+	h.fails = nil
+	h.mu.Unlock()
+	back.Store(true)
+	kittest.Eventually(t, func() error {
+		if !slices.Contains(h.sentOf(), "remote") {
+			return errors.New("it is not sent")
+		}
+		return nil
+	})
 }
 
 // transactionsWithin counts the transactions of the database within a time from now on.

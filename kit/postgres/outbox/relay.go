@@ -60,6 +60,9 @@ type Options struct {
 	// Local are topics whose messages handlers of this process may take; senders then implement Local. They have a lane of their own. Default: none.
 	Local []string
 
+	// Ping returns an error if the broker does not answer. While it is away, messages of Local are sent only after it has answered. Default: it answers.
+	Ping func(ctx context.Context) error
+
 	// Preferred returns the shards that this relay is to have if it can, because this process handles the messages of their keys. It has those that no
 	// other relay prefers, and an equal part of the others. Default: none.
 	Preferred func() []int16
@@ -90,6 +93,9 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	}
 	if o.Preferred == nil {
 		o.Preferred = func() []int16 { return nil }
+	}
+	if o.Ping == nil {
+		o.Ping = func(context.Context) error { return nil }
 	}
 	if o.Refused == nil {
 		o.Refused = func(error) bool { return false }
