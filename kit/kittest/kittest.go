@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/uuid"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver
+	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
 )
 
@@ -211,6 +212,20 @@ func Eventually(t *testing.T, try func() error) {
 		}
 	}
 	t.Fatalf("not within %s: %v", Patience, err)
+}
+
+// LastingPlan is the plan that PostgreSQL keeps for all calls of a statement with so many parameters.
+func LastingPlan(t *testing.T, db *sqlx.DB, query string, parameters int) string {
+	t.Helper()
+	conn, err := db.Connx(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close()) }()
+	var lines []string
+	_, err = conn.ExecContext(t.Context(), "ANALYZE; SET plan_cache_mode = force_generic_plan; PREPARE lasting AS "+query)
+	require.NoError(t, err)
+	defer func() { _, _ = conn.ExecContext(t.Context(), "DEALLOCATE lasting; RESET plan_cache_mode") }()
+	require.NoError(t, conn.SelectContext(t.Context(), &lines, "EXPLAIN EXECUTE lasting("+strings.TrimSuffix(strings.Repeat("NULL, ", parameters), ", ")+")"))
+	return strings.Join(lines, "\n")
 }
 
 // LongTests tells whether LONG_TESTS is set.

@@ -330,3 +330,10 @@ func TestReaderMissesNothing(t *testing.T) {
 		require.Equal(t, n, seen[fmt.Sprint("counters/", w)])
 	}
 }
+
+// A plan that PostgreSQL keeps for all calls looks events up, however few they were when it was made.
+func TestExpectReadsNoWholeTable(t *testing.T) {
+	db, _ := kittest.Database(t)
+	db.MustExec(`INSERT INTO events (stream, version, position, type, schema, payload, meta, at) SELECT n, 1, n, 't', 1, '{}', '{}', now() FROM generate_series(1, 2000) n`)
+	require.NotContains(t, kittest.LastingPlan(t, db, eventstore.ExpectQuery(), 2), "Seq Scan")
+}

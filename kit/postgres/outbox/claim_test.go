@@ -354,3 +354,15 @@ func TestRowsOfAClaimedKeyWait(t *testing.T) {
 	relay.Wake()
 	drained(t, db)
 }
+
+// A plan that PostgreSQL keeps for all calls looks rows up: it once read the whole inbox, for a claim or two, on connections that were opened when it was small.
+func TestConfirmReadsNoWholeTable(t *testing.T) {
+	db, _ := kittest.Database(t)
+	db.MustExec(`INSERT INTO inbox (consumer, message_id, saga_id, saga_step, branch, outcome) SELECT 'c', n::text, n::text, 's', 'do', 'done' FROM generate_series(1, 2000) n`)
+	db.MustExec(`INSERT INTO blocked_keys (consumer, key, attempts, first_at, due_at) SELECT 'c', convert_to(n::text, 'UTF8'), 1, now(), 'infinity' FROM generate_series(1, 2000) n`)
+	db.MustExec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) SELECT n, 't', n, n % 16, '', '{}' FROM generate_series(1, 2000) n`)
+	plan := kittest.LastingPlan(t, db, outbox.ConfirmQuery(), 12)
+	for _, table := range []string{"inbox", "blocked_keys", "outbox"} {
+		require.NotContains(t, plan, "Seq Scan on "+table+" ")
+	}
+}

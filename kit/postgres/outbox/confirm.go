@@ -38,6 +38,7 @@ type confirmation struct {
 	meta     cqrs.Meta
 }
 
+// OFFSET 0 keeps PostgreSQL from reading a whole table into a hash table, for rows that it expects to be more than they are: a plan lasts for as long as its connection.
 var confirmations = &txn.Statement[confirmation]{
 	Doing: "confirm that no earlier message of a key waits", Rank: 20,
 	Query: func(rows []confirmation) (string, []any, error) {
@@ -59,13 +60,13 @@ var confirmations = &txn.Statement[confirmation]{
 			claim AS MATERIALIZED (SELECT *, c.generation = (SELECT epoch FROM outbox_epoch LIMIT 1)
 				AND EXISTS (SELECT FROM relay_leases l WHERE l.shard = c.shard AND l.owner = c.owner)
 				AND (c.topic, c.key) NOT IN (SELECT topic, key FROM waiting)
-				AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = c.topic AND d.key = c.key)
+				AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.outbox_id IS NOT NULL AND d.topic = c.topic AND d.key = c.key OFFSET 0)
 				AND NOT EXISTS (SELECT FROM suspended_topics t WHERE t.topic = c.topic)
-				AND NOT EXISTS (SELECT FROM blocked_keys b WHERE b.consumer = c.consumer AND b.key = convert_to(c.key, 'UTF8')) AS holds
+				AND NOT EXISTS (SELECT FROM blocked_keys b WHERE b.consumer = c.consumer AND b.key = convert_to(c.key, 'UTF8') OFFSET 0) AS holds
 			FROM asked c),
 			failed AS MATERIALIZED (SELECT demand(count(*) = 0, '` + txn.CodeBehind + `', json_agg(json_build_array(topic, key))::text) FROM claim WHERE NOT holds)
-			SELECT c.n::int, c.branch = 'undo' OR EXISTS (SELECT FROM inbox i WHERE i.consumer = c.consumer AND i.message_id = c.id)
-				OR EXISTS (SELECT FROM inbox i WHERE i.consumer = c.consumer AND i.saga_id = c.saga AND i.saga_step = c.step AND i.branch IS NOT NULL)
+			SELECT c.n::int, c.branch = 'undo' OR EXISTS (SELECT FROM inbox i WHERE i.consumer = c.consumer AND i.message_id = c.id OFFSET 0)
+				OR EXISTS (SELECT FROM inbox i WHERE i.consumer = c.consumer AND i.saga_id = c.saga AND i.saga_step = c.step AND i.branch IS NOT NULL OFFSET 0)
 			FROM claim c, failed`,
 			[]any{shards, marks, generations, owners, topics, keys, consumers, handled, sagas, steps, branches, ids}, nil
 	},

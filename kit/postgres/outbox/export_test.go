@@ -48,3 +48,9 @@ func (r *Relay) Buffer(key string, since time.Duration) {
 
 // Holds tells whether the relay holds a shard.
 func (r *Relay) Holds(shard int16) bool { return r.leases.holds()[shard] }
+
+// ConfirmQuery is the statement that confirms claims.
+func ConfirmQuery() string {
+	query, _, _ := confirmations.Query(nil)
+	return query
+}
