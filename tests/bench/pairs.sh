@@ -36,6 +36,8 @@ done
   jq -rn --slurpfile a <(cat "$work"/a[0-9]*.json) --slurpfile b <(cat "$work"/b[0-9]*.json) '
     def median: sort | if length % 2 == 1 then .[length / 2 | floor] else (.[length / 2] + .[length / 2 - 1]) / 2 end;
     def short: if . >= 100 then round else . * 1000 | round / 1000 end;
-    range($a[0] | length) as $i | [$a[][$i].ours] as $ours | [$b[][$i].ours] as $theirs | [range($ours | length) | $theirs[.] / $ours[.]] as $ratios
-    | [$a[0][$i].name + ", " + $a[0][$i].unit, ([$ours, $theirs | median], [$ratios | median, min, max] | map(short) | .[])] | @tsv'
+    def of($figure): [.[][] | select(.name == $figure.name and .against == $figure.against) | .ours];
+    $a[0][] as $figure | [$a | of($figure)[]] as $ours | [$b | of($figure)[]] as $theirs | select(($ours | length) == ($theirs | length)) # else one version lacks it
+    | [range($ours | length) | $theirs[.] / $ours[.]] as $ratios
+    | [$figure.name + ", " + $figure.unit, ([$ours, $theirs | median], [$ratios | median, min, max] | map(short) | .[])] | @tsv'
 } | column -t -s $'\t'
