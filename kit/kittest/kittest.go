@@ -221,7 +221,7 @@ func LastingPlan(t *testing.T, db *sqlx.DB, query string, parameters int) string
 	require.NoError(t, err)
 	defer func() { require.NoError(t, conn.Close()) }()
 	var lines []string
-	_, err = conn.ExecContext(t.Context(), "ANALYZE; SET plan_cache_mode = force_generic_plan; PREPARE lasting AS "+query)
+	_, err = conn.ExecContext(t.Context(), "ANALYSE; SET plan_cache_mode = force_generic_plan; PREPARE lasting AS "+query)
 	require.NoError(t, err)
 	defer func() { _, _ = conn.ExecContext(t.Context(), "DEALLOCATE lasting; RESET plan_cache_mode") }()
 	require.NoError(t, conn.SelectContext(t.Context(), &lines, "EXPLAIN EXECUTE lasting("+strings.TrimSuffix(strings.Repeat("NULL, ", parameters), ", ")+")"))
