@@ -38,7 +38,7 @@ type confirmation struct {
 	meta     cqrs.Meta
 }
 
-// OFFSET 0 keeps PostgreSQL from reading a whole table into a hash table, for rows that it expects to be more than they are: a plan lasts for as long as its connection.
+// OFFSET 0 keeps PostgreSQL from reading a whole table into a hash table, because it was small when the plan was made: a connection keeps a plan until the table is analysed.
 var confirmations = &txn.Statement[confirmation]{
 	Doing: "confirm that no earlier message of a key waits", Rank: 20,
 	Query: func(rows []confirmation) (string, []any, error) {
