@@ -34,10 +34,11 @@ type buffer struct {
 	order    []buffered
 	bytes    int
 	commits  map[chan struct{}]bool // commits of this instance that are running
+	early    map[int64]bool         // rows that were done before their messages were offered, if they are those of running commits
 }
 
 func newBuffer() *buffer {
-	return &buffer{messages: map[int64]*Message{}, keys: map[keyed]int{}, commits: map[chan struct{}]bool{}}
+	return &buffer{messages: map[int64]*Message{}, keys: map[keyed]int{}, commits: map[chan struct{}]bool{}, early: map[int64]bool{}}
 }
 
 // Offer buffers messages that were committed by this instance, and wakes their lanes. It does not block.
@@ -64,6 +65,10 @@ func (r *Relay) Offer(written []*Message) {
 	for _, w := range written {
 		k := keyOfMessage(w)
 		if w.ID == 0 || w.Message.Metadata[cqrs.HeaderDue] != "" || !holds[ShardOf(k.topic, k.key)] {
+			continue
+		}
+		if r.buffer.early[w.ID] {
+			delete(r.buffer.early, w.ID)
 			continue
 		}
 		r.buffer.messages[w.ID] = w
@@ -104,6 +109,9 @@ func (r *Relay) Committing() (done func()) {
 		r.buffer.mu.Lock()
 		defer r.buffer.mu.Unlock()
 		delete(r.buffer.commits, c)
+		if len(r.buffer.commits) == 0 {
+			clear(r.buffer.early)
+		}
 		close(c)
 	}
 }
@@ -161,12 +169,21 @@ func (r *buffer) trim() {
 	}
 }
 
+// maxEarly limits early, because there may always be a commit that is running. Those beyond it stay in the buffer for maxBufferedFor.
+const maxEarly = 10_000
+
 // forget drops the messages of rows that were deleted.
 func (r *buffer) forget(rows []outboxRow) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, row := range rows {
-		r.drop(row.ID)
+		if r.drop(row.ID) != nil || row.Headers == nil || len(r.commits) == 0 {
+			continue
+		}
+		if len(r.early) >= maxEarly {
+			clear(r.early)
+		}
+		r.early[row.ID] = true // it was read from the table
 	}
 }
 

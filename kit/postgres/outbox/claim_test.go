@@ -264,18 +264,23 @@ func offer(t *testing.T, db *sqlx.DB, relay *outbox.Relay, from, to int) {
 	relay.Offer(outbox.MessagesFromContext(ctx))
 }
 
-// When all was relayed, nothing is left in memory: neither messages that another host relays, nor those that were read while a key was blocked.
+// When all was relayed, nothing is left in memory: neither messages that another host relays, nor those that were read while a key was blocked, or
+// relayed before they were offered.
 func TestNothingIsLeftInTheBuffer(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	relay := runHandlers(t, db, dsn, newHandlers(all), outbox.Options{})
 	waitClaim(t, relay, "t", "k").Release()
+	emptied := func() { // a moment after the rows have been deleted
+		t.Helper()
+		require.Eventually(t, func() bool { return relay.Buffered() == 0 }, 5*time.Second, time.Millisecond)
+	}
 	db.MustExec(`INSERT INTO dead_letters (id, consumer, message_id, topic, key, headers, payload, reason, attempts, outbox_id, first_at, last_at)
 		VALUES ('x@relay', 'relay', 'x', 'foreign', 'k', '{}', '', 'r', 1, 1, now(), now())`)
 	for n := range 60 {
 		offer(t, db, relay, 10*n, 10*n+10)
 	}
 	drained(t, db)
-	require.Zero(t, relay.Buffered())
+	emptied()
 	db.MustExec(`DELETE FROM dead_letters`)
 	other, _ := runSenders(t, db, dsn, newHandlers(all).sender, outbox.Options{Local: []string{"t"}, Host: "other"})
 	kittest.Eventually(t, func() error {
@@ -287,13 +292,29 @@ func TestNothingIsLeftInTheBuffer(t *testing.T) {
 	offer(t, db, relay, 0, 600)
 	other.Wake()
 	drained(t, db)
-	require.Zero(t, relay.Buffered())
+	emptied()
+	ctx, unit := txn.NewUnit(t.Context(), db)
+	for n := range 20 {
+		msg := message.NewMessage(uuid.NewString(), []byte("x"))
+		msg.Metadata[cqrs.HeaderKey] = fmt.Sprint("early-", n)
+		msg.SetContext(ctx)
+		require.NoError(t, outbox.NewPublisher(0, kittest.Insert).Publish("events", msg))
+	}
+	done := relay.Committing()
+	require.NoError(t, txn.Commit(t.Context(), db, []*txn.Unit{unit}))
+	relay.Wake()
+	other.Wake()
+	drained(t, db) // before they are offered
+	time.Sleep(20 * time.Millisecond)
+	relay.Offer(outbox.MessagesFromContext(ctx))
+	done()
+	emptied()
 	relay.Buffer("lost", -2*time.Minute) // its shard was lost, or it was relayed before it was offered
 	require.Equal(t, 1, relay.Buffered())
 	offer(t, db, relay, 600, 601)
 	other.Wake()
 	drained(t, db)
-	require.Zero(t, relay.Buffered())
+	emptied()
 }
 
 // While a key is claimed that has many messages, they are not read in a loop, and those of other keys behind them are handled.

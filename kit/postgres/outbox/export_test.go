@@ -42,6 +42,8 @@ func (r *Relay) Buffered() int { return r.buffer.size() }
 func (r *Relay) Buffer(key string, since time.Duration) {
 	msg := message.NewMessage(key, nil)
 	msg.Metadata[cqrs.HeaderKey] = key
+	r.buffer.mu.Lock()
+	defer r.buffer.mu.Unlock()
 	r.buffer.messages[-1] = &Message{ID: -1, Topic: "events", Message: msg}
 	r.buffer.order = append(r.buffer.order, buffered{-1, time.Now().Add(since)})
 }
