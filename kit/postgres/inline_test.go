@@ -220,7 +220,7 @@ func TestInlineConsumerOfAMessageInConflict(t *testing.T) {
 	require.Equal(t, []string{"count"}, w.published("A").Meta.HandledBy)
 }
 
-// Who is told of a commit finds the streams of the unit free: a command that it has sent may be handled, and its answer received inline, before the unit has ended.
+// When a commit is reported, the streams of the unit are free: a command that it has sent may be handled, and its answer received inline, before the unit has ended.
 func TestStreamsAreFreeWhenACommitIsReported(t *testing.T) {
 	w := newEnvironment(t).countInline(nil)
 	var second sync.WaitGroup

@@ -23,7 +23,7 @@ type lane struct {
 	ready      atomic.Bool   // all messages could be handed over, or sent
 	waiting    map[int16]int // rows that wait for others or for the broker, by shard
 	probed     time.Time     // when it last sent something, or asked whether the broker answers
-	answered   atomic.Bool   // it did
+	answered   atomic.Int64  // when it did, in ns since 1970; 0 once the lane has sent something because of that
 }
 
 func newLane(local bool) *lane {
@@ -39,10 +39,11 @@ func (l *lane) waits() (n int) {
 }
 
 // The local lane sends for at most localSend at a time. While the broker is away it sends nothing: what cannot be handed over now may be soon, unless it may have been
-// sent. Each probeEvery the broker is asked whether it answers, and the lane goes on at once when the other one has sent something.
+// sent. Each probeEvery the broker is asked whether it answers, which counts for answeredFor, and the lane goes on at once when the other one has sent something.
 const (
-	localSend  = 2 * time.Second
-	probeEvery = 10 * time.Second
+	localSend   = 2 * time.Second
+	probeEvery  = 10 * time.Second
+	answeredFor = 2 * time.Second
 )
 
 // reached notes whether the broker has taken part in a request: it has accepted messages of it, or err is its fault.
@@ -60,7 +61,7 @@ func (r *Relay) reached(accepted bool, err error) {
 // away tells whether the local lane is not to send now, because the broker was away when somebody tried to. It is asked in the background.
 func (r *Relay) away(ctx context.Context, l *lane) bool {
 	switch {
-	case !r.down.Load() || l.answered.Swap(false):
+	case !r.down.Load() || time.Since(time.Unix(0, l.answered.Swap(0))) < answeredFor:
 		l.probed = time.Now()
 		return false
 	case time.Since(l.probed) >= probeEvery:
@@ -69,7 +70,7 @@ func (r *Relay) away(ctx context.Context, l *lane) bool {
 			ctx, cancel := context.WithTimeout(ctx, probeEvery)
 			defer cancel()
 			if r.options.Ping(ctx) == nil {
-				l.answered.Store(true)
+				l.answered.Store(time.Now().UnixNano())
 				wake(l.wake)
 			}
 		}()

@@ -487,6 +487,31 @@ func TestNothingIsSentInDoubtWhileTheBrokerIsAway(t *testing.T) {
 	})
 }
 
+// That the broker has answered once says nothing of a later time.
+func TestAnswerOfTheBrokerIsOfItsTime(t *testing.T) {
+	t.Parallel()
+	db, dsn := kittest.Database(t)
+	var answered atomic.Bool
+	h := newHandlers(func(_, text string) bool { return text == "first" && answered.Load() || text == "taken" })
+	h.fails = func(context.Context) error { return errors.New("connection refused") }
+	runHandlers(t, db, dsn, h, outbox.Options{Poll: 100 * time.Millisecond, Ping: func(context.Context) error {
+		answered.Store(true) // from now on handlers take the message that waits, so nothing is sent
+		return nil
+	}})
+	write(t, db, "other", item{key: "o", text: "other"})
+	h.waitFails(t)
+	h.waitFails(t) // so the relay knows of the first failure
+	write(t, db, "t", item{key: "a", text: "first"})
+	h.waitTaken(t, "first")
+	time.Sleep(2500 * time.Millisecond)
+	write(t, db, "t", item{key: "b", text: "second"})
+	write(t, db, "t", item{key: "c", text: "taken"})
+	h.waitTaken(t, "taken")
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	require.Zero(t, h.locally)
+}
+
 // transactionsWithin counts the transactions of the database within a time from now on.
 func transactionsWithin(t *testing.T, db *sqlx.DB, d time.Duration) int {
 	t.Helper()
