@@ -8,10 +8,6 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// collectAt is the growth of the heap in percent after which it is collected, unless GOGC is set. Messages are small and short-lived: with
-// Go's default of 100, garbage collection takes a quarter of the time at full load.
-const collectAt = 400
-
 // memoryShare is the part of a cgroup's memory that the Go runtime may use. The rest is for memory that the runtime does not count: the
 // binary's pages, the kernel's socket buffers and, with the embedded default, PostgreSQL.
 const memoryShare = 0.75
@@ -25,9 +21,6 @@ type memory struct {
 // limitMemory makes the garbage collector keep the heap below the cgroup's limit, because the kernel kills a process that reaches it.
 // GOMEMLIMIT and GOGC, which the Go runtime reads itself, take precedence.
 func limitMemory(getenv func(string) string) memory {
-	if getenv("GOGC") == "" {
-		debug.SetGCPercent(collectAt)
-	}
 	var m memory
 	if limit, err := memlimit.FromCgroup(); err == nil && limit < math.MaxInt64 { // an error: no cgroup, or no limit
 		m.cgroup = int64(limit) // compared above
@@ -40,6 +33,13 @@ func limitMemory(getenv func(string) string) memory {
 	case m.cgroup > 0:
 		m.limit = int64(memoryShare * float64(m.cgroup))
 		debug.SetMemoryLimit(m.limit)
+	}
+	switch {
+	case getenv("GOGC") != "": // the Go runtime reads it
+	case m.limit > 0:
+		debug.SetGCPercent(most) // the memory is reserved, so it may as well save CPU time
+	default:
+		BoundGarbage()
 	}
 	return m
 }

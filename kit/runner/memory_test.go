@@ -2,8 +2,10 @@ package runner
 
 import (
 	"math"
+	"runtime"
 	"runtime/debug"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -28,4 +30,31 @@ func TestMemoryLimitOfTheUserWins(t *testing.T) {
 	t.Cleanup(func() { debug.SetMemoryLimit(before) })
 	limitMemory(func(name string) string { return map[string]string{"GOMEMLIMIT": "100MiB", "GOGC": "100"}[name] })
 	require.EqualValues(t, 100<<20, debug.SetMemoryLimit(-1))
+}
+
+// What is collected keeps garbage below a bound, whatever is live, and the collector never works more often than with Go's default.
+func TestGarbageIsBounded(t *testing.T) {
+	for live := uint64(0); live < 4<<30; live += 1 << 20 {
+		garbage := live * uint64(percent(live)) / 100
+		require.LessOrEqual(t, garbage, max(uint64(growth), live), "of %d bytes that are live", live)
+		require.GreaterOrEqual(t, garbage, live, "of %d bytes that are live", live)
+	}
+	require.Equal(t, most, percent(1<<20), "a small heap")
+}
+
+// The part follows what is live: live after a collection are first 100 MiB more, then not.
+func TestGarbageCollectionFollowsWhatIsLive(t *testing.T) {
+	before := debug.SetGCPercent(most)
+	t.Cleanup(func() { debug.SetGCPercent(before) })
+	BoundGarbage()
+	used := func() int {
+		now := debug.SetGCPercent(most)
+		debug.SetGCPercent(now)
+		return now
+	}
+	held := make([]byte, 100<<20)
+	require.Eventually(t, func() bool { runtime.GC(); return used() < 170 }, 10*time.Second, 10*time.Millisecond)
+	runtime.KeepAlive(held)
+	held = nil //nolint:ineffassign,wastedassign // no longer live
+	require.Eventually(t, func() bool { runtime.GC(); return used() == most }, 10*time.Second, 10*time.Millisecond)
 }

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -24,6 +23,7 @@ import (
 	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/postgres"
 	kitmigrations "github.com/millrace/millrace/kit/postgres/migrations"
+	"github.com/millrace/millrace/kit/runner"
 	"github.com/millrace/millrace/migrations"
 )
 
@@ -49,7 +49,7 @@ func main() {
 	passed := flag.Int("passed", 0, "instead, let so many messages pass through the outbox and see whether it ages, with a long transaction too")
 	draw := flag.String("draw", "", "instead, draw the figures of this file, a bench.json, by -svg")
 	flag.Parse()
-	debug.SetGCPercent(400) // as the service does
+	runner.BoundGarbage() // as the service does
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	work := func() error { return run(ctx, os.Stdout, o, *passed) }
