@@ -11,9 +11,9 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// costs are what the processes of this machine have used of its cores so far, by part. On systems without /proc they are empty.
-func costs() map[string]time.Duration {
-	used := map[string]time.Duration{"service, clients and sandbox": cpuTime()}
+// costs are what the processes of this machine have used of its cores so far, by part. On systems without /proc it is only that of the service.
+func (f *fleet) costs() map[string]time.Duration {
+	used := map[string]time.Duration{"service": cpuTime()}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is good
 	for _, path := range stats {
 		text, err := os.ReadFile(path)
@@ -22,8 +22,11 @@ func costs() map[string]time.Duration {
 		}
 		// pid (name) state ppid … utime is the 14th field, stime the 15th, in ticks of 10 ms; then those of children that have ended.
 		name, rest, ok := strings.Cut(string(text), ") ")
-		_, name, _ = strings.Cut(name, "(")
+		pid, name, _ := strings.Cut(name, " (")
 		part := map[string]string{"postgres": "PostgreSQL", "java": "Kafka"}[name]
+		if pid == strconv.Itoa(f.outside.command.Process.Pid) {
+			part = "clients and sandbox"
+		}
 		fields := strings.Fields(rest)
 		if !ok || part == "" || len(fields) < 15 {
 			continue
@@ -50,9 +53,8 @@ func memory() (bytes float64) {
 	return bytes
 }
 
-// since is what was used since then.
-func since(before map[string]time.Duration) map[string]time.Duration {
-	used := costs()
+// since is what was used between the two.
+func since(before, used map[string]time.Duration) map[string]time.Duration {
 	for part := range used {
 		used[part] -= before[part]
 	}

@@ -47,13 +47,17 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "measure only the cases whose names contain this")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile")
 	passed := flag.Int("passed", 0, "instead, let so many messages pass through the outbox and see whether it ages, with a long transaction too")
+	place := flag.String("outside", "", "instead, be the clients and the sandbox, with the directory of its data; the program starts itself so")
 	draw := flag.String("draw", "", "instead, draw the figures of this file, a bench.json, by -svg")
 	flag.Parse()
 	runner.BoundGarbage() // as the service does
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	work := func() error { return run(ctx, os.Stdout, o, *passed) }
-	if *draw != "" {
+	switch {
+	case *place != "":
+		work = func() error { return beOutside(ctx, *place, os.Stdin, os.Stdout) }
+	case *draw != "":
 		work = func() error { return redraw(*draw, o.svg) }
 	}
 	if err := work(); err != nil {

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -24,11 +22,11 @@ import (
 	"github.com/millrace/millrace/service/demo/invariants"
 )
 
-// fleet is some instances of the service in this process, on a database and topics of their own. The first one's sandbox plays
-// the services outside, for all.
+// fleet is some instances of the service in this process, on a database and topics of their own.
 type fleet struct {
 	g         *environment
 	instances []*runner.Instance
+	outside   *outside
 	http      *http.Client
 }
 
@@ -42,6 +40,9 @@ func startFleet(ctx context.Context, g *environment, roles []string, more ...str
 			cancel()
 		}
 		f.http.CloseIdleConnections()
+		if f.outside != nil {
+			faults = append(faults, f.outside.stop())
+		}
 		own := service.New()
 		report, err := own.Audit(context.WithoutCancel(ctx), g.dsn, time.Minute, g.log)
 		if err == nil && !report.Consistent {
@@ -49,17 +50,17 @@ func startFleet(ctx context.Context, g *environment, roles []string, more ...str
 		}
 		return errors.Join(append(faults, err)...)
 	}
+	if f.outside, err = startOutside(g.dir); err != nil {
+		return nil, nil, errors.Join(err, stop())
+	}
 	for n, role := range roles {
 		settings := map[string]string{
 			"POSTGRES_DSN": g.dsn, "KAFKA_BROKERS": g.brokers[0], "TOPIC_PREFIX": "bench" + g.stamp, "HTTP_ADDR": "127.0.0.1:0",
 			"ROLES": role, "DATA_DIR": fmt.Sprint(g.dir, "/instance-", n),
 		}
-		for i := 0; i+1 < len(more); i += 2 {
-			settings[more[i]] = more[i+1]
-		}
-		if n > 0 {
-			base := f.instances[0].URL + "/sandbox"
-			settings["PAYMENTS_URL"], settings["CARRIER_URL"], settings["COURIER_URL"] = base+"/payments", base+"/carrier", base+"/courier"
+		given := slices.Concat(f.outside.settings, more)
+		for i := 0; i+1 < len(given); i += 2 {
+			settings[given[i]] = given[i+1]
 		}
 		own := service.New()
 		config, err := runner.ReadConfig(&own, func(name string) string { return settings[name] })
@@ -76,28 +77,7 @@ func startFleet(ctx context.Context, g *environment, roles []string, more ...str
 }
 
 func (f *fleet) post(ctx context.Context, path string, body any, header ...string) error {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, f.instances[0].URL+path, bytes.NewReader(text))
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Content-Type", "application/json")
-	for i := 0; i+1 < len(header); i += 2 {
-		request.Header.Set(header[i], header[i+1])
-	}
-	response, err := f.http.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close() // read to its end
-	answer, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode/100 != 2 {
-		err = fmt.Errorf("POST %s: %s: %s", path, response.Status, answer)
-	}
-	return err
+	return post(ctx, f.http, f.instances[0].URL+path, body, header...)
 }
 
 func sku(n int) string { return "SKU-" + strconv.Itoa(n) }
@@ -132,44 +112,29 @@ func (f *fleet) ended(ctx context.Context) (n int, err error) {
 }
 
 // run places orders over SKUs as fast as clients can, and returns how long it took until every saga had ended.
-func (f *fleet) run(ctx context.Context, orders, skus, clients int, progress func(placed, ended int)) (time.Duration, error) {
+func (f *fleet) run(ctx context.Context, orders, skus, clients int, progress func()) (time.Duration, error) {
 	before, err := f.ended(ctx)
 	if err != nil {
 		return 0, err
 	}
-	began := time.Now()
-	var placed atomic.Int64
-	var placing sync.WaitGroup
-	failed := make(chan error, clients)
-	for range clients {
-		placing.Go(func() {
-			for {
-				n := int(placed.Add(1))
-				if n > orders {
-					return
-				}
-				if err := f.order(ctx, sku(n%skus)); err != nil {
-					failed <- err
-					return
-				}
-			}
-		})
-	}
-	for {
+	began, placed := time.Now(), make(chan error, 1)
+	go func() { placed <- f.outside.place(load{f.instances[0].URL, orders, skus, clients}) }()
+	for all := false; ; {
 		n, err := f.ended(ctx)
-		progress(min(int(placed.Load()), orders), n-before)
+		progress()
 		switch {
 		case err != nil:
 			return 0, err
-		case n-before >= orders:
-			placing.Wait()
+		case all && n-before >= orders:
 			return time.Since(began), nil
 		case time.Since(began) > 10*time.Minute:
 			return 0, fmt.Errorf("%d of %d sagas ended", n-before, orders)
 		}
 		select {
-		case err := <-failed:
-			return 0, err
+		case err := <-placed:
+			if all = true; err != nil {
+				return 0, err
+			}
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		case <-time.After(100 * time.Millisecond): // counting them costs something too
@@ -179,7 +144,7 @@ func (f *fleet) run(ctx context.Context, orders, skus, clients int, progress fun
 
 // consistent waits until the invariants hold.
 func (f *fleet) consistent(ctx context.Context, orders int) error {
-	client := invariants.Client{URL: f.instances[0].URL, HTTP: f.http, AtLeast: orders}
+	client := invariants.Client{URL: f.instances[0].URL, SandboxURL: f.outside.base, HTTP: f.http, AtLeast: orders}
 	report, err := client.Wait(ctx, time.Minute)
 	if err == nil && !report.Consistent() {
 		err = errors.New(report.Sentence())
@@ -249,16 +214,16 @@ func fulfil(ctx context.Context, g *environment, o options, r *report, name stri
 	if err := f.stock(ctx, skus); err != nil {
 		return err
 	}
-	if _, err := f.run(ctx, o.sagas/5, skus, 32, func(int, int) {}); err != nil { // to get warm
+	if _, err := f.run(ctx, o.sagas/5, skus, 32, func() {}); err != nil { // to get warm
 		return err
 	}
-	before, stored := costs(), storedIn(ctx, g)
+	before, stored := f.costs(), storedIn(ctx, g)
 	most := 0.0
-	took, err := f.run(ctx, o.sagas, skus, 32, func(int, int) { most = max(most, memory()) })
+	took, err := f.run(ctx, o.sagas, skus, 32, func() { most = max(most, memory()) })
 	if err != nil {
 		return err
 	}
-	used, grown := since(before), storedIn(ctx, g)
+	used, grown := since(before, f.costs()), storedIn(ctx, g)
 	if err := f.consistent(ctx, o.sagas+o.sagas/5); err != nil {
 		return err
 	}
@@ -275,7 +240,7 @@ func fulfil(ctx context.Context, g *environment, o options, r *report, name stri
 	r.add("written ahead (WAL) a saga", "kB", (grown.wal-stored.wal)/float64(o.sagas)/1000, "", 0)
 	r.add("database a saga", "kB", (grown.database-stored.database)/float64(o.sagas)/1000, "", 0)
 	r.add("topics a saga", "kB", (grown.topics-stored.topics)/float64(o.sagas)/1000, "", 0)
-	r.add("memory under load, service, clients and sandbox", "MB", most/1e6, "", 0)
+	r.add("memory under load, service", "MB", most/1e6, "", 0)
 	for _, part := range slices.Sorted(maps.Keys(used)) {
 		r.add("CPU a saga, "+part, "ms", ms(used[part])/float64(o.sagas), "", 0)
 	}

@@ -100,6 +100,11 @@ var faults = []fault{
 	{name: "a topic deleted", prepare: func(s *stage) func() {
 		return s.external.deleted
 	}},
+	{name: "partitions added to a topic", prepare: func(s *stage) func() {
+		topics := s.topics()
+		topic := topics[s.chance.IntN(len(topics))]
+		return func() { s.grow(topic) }
+	}},
 	{name: "an ACL revoked", prepare: func(s *stage) func() {
 		topics := s.topics()
 		topic := topics[s.chance.IntN(len(topics))]
@@ -243,6 +248,23 @@ func copyOf(r *sarama.ConsumerMessage) *sarama.ProducerMessage {
 	}
 	m.Headers = append(m.Headers, sarama.RecordHeader{Key: []byte(copied), Value: []byte("1")})
 	return m
+}
+
+// grow adds a partition to a topic, unless Kafka is away: the other fault of this round.
+func (s *stage) grow(topic string) {
+	a, err := sarama.NewClusterAdmin(s.brokers, s.kafka())
+	if err != nil {
+		return
+	}
+	defer a.Close() // nothing is pending
+	described, err := a.DescribeTopics([]string{topic})
+	if err != nil || described[0].Err != sarama.ErrNoError {
+		return
+	}
+	n := int32(len(described[0].Partitions)) // a few
+	if err := a.CreatePartitions(topic, n+1, nil, false); err == nil {
+		s.t.Logf("%s has %d partitions now", topic, n+1)
+	}
 }
 
 // rebalance joins the consumer groups and leaves them, every few seconds. The guest handles nothing.
