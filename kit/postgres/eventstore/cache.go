@@ -52,7 +52,7 @@ func (p *prefix) with(events []cqrs.Event) *prefix {
 	if len(events) == 0 {
 		return p
 	}
-	return &prefix{p.snapshot, append(slices.Clip(p.events), events...)}
+	return &prefix{p.snapshot, slices.Concat(p.events, events)}
 }
 
 // cache keeps committed prefixes of streams in memory. A prefix may be out of date, because other instances write the same streams: a unit of

@@ -69,7 +69,7 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	p.mu.Lock()
-	numbers := !r.buffer.empty() || len(p.busy) > r.options.Batch || p.local && r.handed.size() >= r.options.Batch
+	numbers := !r.buffer.empty() || len(p.busy) > 8 || p.local && r.handed.size() > 8
 	p.mu.Unlock()
 	for {
 		if err := p.marks.advance(ctx, r.db); err != nil {
