@@ -413,7 +413,7 @@ func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
 						return
 					}
 					written[i].Add(more)
-					notifier.Notify()
+					notifier.NotifyAll()
 					time.Sleep(rand.N(8 * time.Millisecond))
 				}
 				time.Sleep(rand.N(500 * time.Millisecond))

@@ -104,7 +104,7 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 	}()
 	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
 	if !s.config.Roles[Relay] {
-		s.core.wake, s.core.offer = notifier.Notify, func([]*outbox.Message) { notifier.Notify() }
+		s.core.wake, s.core.offer = notifier.NotifyAll, notifier.Notify
 		return nil
 	}
 	senders, err := s.broker.Senders(func() int { return int(s.limit.Load()) })
@@ -121,13 +121,13 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 		OnRelayed: s.telemetry.Relayed, Batch: memoryFor(250, relayShare, 20), Local: s.localTopics(), Preferred: s.preferredShards,
 		OnBlocked: func(string, string, error) { s.telemetry.Failed("relay", "dead") },
 	})
-	others := func() {
+	s.core.wake = func() {
+		s.relay.Wake()
 		if !s.relay.HoldsAll() {
-			notifier.Notify()
+			notifier.NotifyAll()
 		}
 	}
-	s.core.wake = func() { s.relay.Wake(); others() }
-	s.core.offer = func(written []*outbox.Message) { s.relay.Offer(written); others() }
+	s.core.offer = func(written []*outbox.Message) { notifier.Notify(s.relay.Offer(written)) }
 	s.core.uow.Committing = s.relay.Committing
 	relayCtx, stop := context.WithCancel(ctx)
 	finished := make(chan struct{})

@@ -41,10 +41,15 @@ func newBuffer() *buffer {
 	return &buffer{messages: map[int64]*Message{}, keys: map[keyed]int{}, commits: map[chan struct{}]bool{}, early: map[int64]bool{}}
 }
 
-// Offer buffers messages that were committed by this instance, and wakes their lanes. It does not block.
-func (r *Relay) Offer(written []*Message) {
+// Offer buffers messages that were committed by this instance, and wakes their lanes. It returns those that another relay is to send, and does not block.
+func (r *Relay) Offer(written []*Message) (elsewhere []*Message) {
 	holds := r.leases.holds()
 	held := len(holds) > 0
+	for _, w := range written {
+		if !holds[w.shard()] && w.Message.Metadata[cqrs.HeaderDue] == "" { // this relay promotes delayed ones
+			elsewhere = append(elsewhere, w)
+		}
+	}
 	var highest int64
 	for _, w := range written {
 		highest = max(highest, w.ID)
@@ -57,14 +62,14 @@ func (r *Relay) Offer(written []*Message) {
 	written = r.handed.others(written)
 	defer r.wakeFor(written)
 	if !held {
-		return
+		return elsewhere
 	}
 	r.buffer.mu.Lock()
 	defer r.buffer.mu.Unlock()
 	now := time.Now()
 	for _, w := range written {
 		k := keyOfMessage(w)
-		if w.ID == 0 || w.Message.Metadata[cqrs.HeaderDue] != "" || !holds[ShardOf(k.topic, k.key)] {
+		if w.ID == 0 || w.Message.Metadata[cqrs.HeaderDue] != "" || !holds[w.shard()] {
 			continue
 		}
 		if r.buffer.early[w.ID] {
@@ -77,6 +82,7 @@ func (r *Relay) Offer(written []*Message) {
 		r.buffer.bytes += w.size
 	}
 	r.buffer.trim()
+	return elsewhere
 }
 
 // wakeFor wakes the lanes of the messages. It wakes the timer goroutine only if a delayed message is due before that goroutine's next look.

@@ -92,6 +92,8 @@ type Message struct {
 	insert Insert // the same for all messages of a process
 }
 
+func (w *Message) shard() int16 { return ShardOf(w.Topic, w.Message.Metadata[cqrs.HeaderKey]) }
+
 // inserts writes messages through Watermill's SQL publisher, those of all units that commit together by one call. It comes after the
 // statements of other tables: a transaction that waited for a lock after its rows had their numbers would commit when the relay has sent later
 // rows of other keys, and the relay, which reads on from there, would send the next message of the key first.

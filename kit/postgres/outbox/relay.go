@@ -153,7 +153,7 @@ func (r *Relay) Run(ctx context.Context) {
 	var background, lanes sync.WaitGroup
 	leaseCtx, release := context.WithCancel(context.WithoutCancel(ctx))
 	background.Go(func() { r.leases.run(leaseCtx) })
-	background.Go(func() { listen(leaseCtx, r.options.DSN, r.log, r.Wake) })
+	background.Go(func() { listen(leaseCtx, r.options.DSN, r.log, r.notified) })
 	background.Go(func() { r.promote(ctx) })
 	lanes.Go(func() { r.retrySuspended(ctx) })
 	for _, l := range r.lanes {

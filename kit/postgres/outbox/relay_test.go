@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,7 +38,7 @@ type item struct {
 }
 
 // write puts messages into the outbox in one transaction.
-func write(t *testing.T, db *sqlx.DB, topic string, items ...item) {
+func write(t *testing.T, db *sqlx.DB, topic string, items ...item) (written []*outbox.Message) {
 	t.Helper()
 	ctx, unit := txn.NewUnit(t.Context(), db)
 	for _, i := range items {
@@ -54,6 +55,7 @@ func write(t *testing.T, db *sqlx.DB, topic string, items ...item) {
 		require.Positive(t, w.ID)
 		require.Equal(t, items[i].text, string(w.Message.Payload))
 	}
+	return outbox.MessagesFromContext(ctx)
 }
 
 // run starts a relay that sends through a publisher, until stop is called or the test ends.
@@ -504,8 +506,7 @@ func TestRelaysShareTheShards(t *testing.T) {
 	defer cancel()
 	go notifier.Run(ctx)
 	for k := range 100 {
-		write(t, db, "t", item{key: fmt.Sprint(k), text: "x"})
-		notifier.Notify() // nobody wakes the relays but this
+		notifier.Notify(write(t, db, "t", item{key: fmt.Sprint(k), text: "x"})) // nobody wakes the relays but this
 	}
 	drained(t, db)
 	both := 0
@@ -522,6 +523,60 @@ func TestRelaysShareTheShards(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A notification wakes the relays that hold shards of which something was written, and looks for delayed messages only if there are new ones. What a relay
+// sends itself needs none.
+func TestNotificationIsAboutShards(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	relays, logs := [2]*outbox.Relay{}, [2]*log{{}, {}}
+	for n := range relays {
+		relays[n], _ = run(t, db, dsn, logs[n], outbox.Options{Poll: time.Hour})
+	}
+	kittest.Eventually(t, func() error {
+		if n, m := relays[0].Held(), relays[1].Held(); n != outbox.Shards/2 || m != outbox.Shards/2 {
+			return fmt.Errorf("they hold %d and %d", n, m)
+		}
+		return nil
+	})
+	keys := [2]string{}
+	for k := 0; keys[0] == "" || keys[1] == ""; k++ {
+		key := fmt.Sprint(k)
+		for n, r := range relays {
+			if r.Holds(outbox.ShardOf("t", key)) {
+				keys[n] = key
+			}
+		}
+	}
+	time.Sleep(200 * time.Millisecond) // what the shares' end has woken has read
+	notifier := outbox.NewNotifier(db)
+	go notifier.Run(t.Context())
+
+	first := write(t, db, "t", item{key: keys[0], text: "a"})
+	second := write(t, db, "t", item{key: keys[1], text: "b"})
+	require.Empty(t, relays[0].Offer(nil))
+	notifier.Notify(second)
+	arrived := func(n int, want ...string) {
+		t.Helper()
+		kittest.Eventually(t, func() error {
+			if got := logs[n].of(keys[n]); !slices.Equal(got, want) {
+				return fmt.Errorf("relay %d has sent %v", n, got)
+			}
+			return nil
+		})
+	}
+	arrived(1, "b")
+	time.Sleep(100 * time.Millisecond)
+	require.Empty(t, logs[0].of(keys[0]), "it was not woken")
+
+	require.Equal(t, second, relays[0].Offer(slices.Concat(first, second)), "what another relay sends")
+	arrived(0, "a")
+
+	delayed := write(t, db, "t", item{key: keys[0], text: "c", due: time.Now().Add(300 * time.Millisecond)})
+	require.Empty(t, relays[1].Offer(nil))
+	notifier.Notify(delayed)
+	arrived(0, "a", "c")
+	drained(t, db)
 }
 
 // Relays get the shards that they prefer, also later and from each other, and an equal part of those that nobody prefers. When one is gone, nobody's are left.

@@ -128,7 +128,7 @@ func (r *Relay) promote(ctx context.Context) {
 		case next.Promoted > 0:
 			r.Wake()
 			if !r.HoldsAll() {
-				_ = notify(ctx, r.db) // at worst the other relays find the rows at their next poll
+				_ = notify(ctx, r.db, allParts) // at worst the other relays find the rows at their next poll
 			}
 			continue
 		case next.Wait != nil:
