@@ -5,6 +5,7 @@ package kafka
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -15,6 +16,7 @@ type topicEnds struct {
 	client   sarama.Client // that was asked
 	answered chan struct{}
 	offsets  []int64 // by partition
+	remade   int     // how often the subscriber had found another topic of this name when they were asked for
 	err      error
 	compared time.Time // when the number of partitions was last compared
 }
@@ -86,6 +88,11 @@ func (l *LocalProducer) endsOf(topic string) *topicEnds {
 	default:
 		return nil
 	}
+	if s := l.subscribers()[topic]; s != nil && s.Remade(topic) != ends.remade {
+		delete(l.ends, topic)
+		maps.DeleteFunc(l.sent, func(k keyOf, _ int64) bool { return k.topic == topic })
+		return nil
+	}
 	if ends.err != nil {
 		delete(l.ends, topic)
 		l.later[topic] = time.Now().Add(retryEndAfter)
@@ -101,6 +108,9 @@ func (l *LocalProducer) ask(topic string) {
 		return
 	}
 	ends := &topicEnds{client: client, answered: make(chan struct{})}
+	if s := l.subscribers()[topic]; s != nil {
+		ends.remade = s.Remade(topic)
+	}
 	l.ends[topic] = ends
 	go func() {
 		defer close(ends.answered)

@@ -23,6 +23,7 @@ import (
 	"github.com/millrace/millrace/kit/embedded"
 	"github.com/millrace/millrace/kit/kafka"
 	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/postgres/outbox"
 	pgtopics "github.com/millrace/millrace/kit/postgres/topics"
 	"github.com/millrace/millrace/tests/harness"
 )
@@ -364,6 +365,13 @@ func TestStepsGoOnWithoutBroker(t *testing.T) {
 	i := w.Start()
 	i.Stock(1000, "MUG-01")
 	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
+	db := kittest.OpenDB(t, i.DSN())
+	_, err := db.Exec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ($1, 'others.commands.missing', 'k', $2, '{}', '{}')`,
+		uuid.NewString(), outbox.ShardOf("others.commands.missing", "k")) // a service that is not there yet: its topic is tried again and again
+	require.NoError(t, err)
+	kittest.Eventually(t, func() error {
+		return db.QueryRow(`SELECT FROM suspended_topics`).Scan()
+	})
 	i.SetFaults("payments", `{"latency":"4s"}`)
 	const orders = 30
 	for n := range orders {
@@ -378,7 +386,6 @@ func TestStepsGoOnWithoutBroker(t *testing.T) {
 	for range orders {
 		i.Place("pm_ok", "MUG-01")
 	}
-	db := kittest.OpenDB(t, i.DSN())
 	eventuallyEnded(t, db, 2*orders, 1)
 	kittest.Eventually(t, func() error { // their rows are deleted soon after
 		var left int
@@ -392,6 +399,43 @@ func TestStepsGoOnWithoutBroker(t *testing.T) {
 	report := i.Consistent()
 	require.Equal(t, 2*orders, report.Confirmed, "%+v", report)
 	require.Equal(t, 2*orders+1, report.Orders, "%+v", report)
+}
+
+// After the topics of commands were deleted and made again, commands are handed over as before, so the next outage stops no saga: what was known of the former topics, which were
+// longer, says nothing.
+func TestStepsGoOnAfterTopicsWereMadeAgain(t *testing.T) {
+	kittest.Long(t)
+	w, stop, start := withStoppableBroker(t)
+	i := w.Start("LOCAL_DELIVERY=off")
+	i.Stock(1000, "MUG-01")
+	const orders = 20
+	for range orders {
+		require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
+	}
+	w.Set("LOCAL_DELIVERY", "on")
+	i.Terminate()
+	i = w.Start()
+	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
+	admin, err := kafka.NewAdmin(kafka.Config{Brokers: i.Brokers()})
+	require.NoError(t, err)
+	defer admin.Close() // nothing is pending
+	for _, topic := range []string{"commands.inventory", "commands.payments", "commands.shipments", "commands.orders"} {
+		require.NoError(t, admin.DeleteTopic(i.Topic(topic)))
+	}
+	time.Sleep(10 * time.Second) // subscribers look for another topic of the name each few seconds
+	for range 3 {
+		require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
+	}
+	time.Sleep(10 * time.Second)
+	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
+	stop()
+	for range orders {
+		i.Place("pm_ok", "MUG-01")
+	}
+	eventuallyEnded(t, kittest.OpenDB(t, i.DSN()), 2*orders+5, 0)
+	start()
+	report := i.Consistent()
+	require.Equal(t, 2*orders+5, report.Confirmed, "%+v", report)
 }
 
 // eventuallyEnded waits until so many orders are confirmed and cancelled. If they are not, it says which orders are open, and what waits for the broker.

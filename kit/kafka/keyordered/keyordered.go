@@ -29,6 +29,8 @@ type Subscriber struct {
 	claimed map[place]*partition       // of this member
 	whole   map[string]context.Context // not done while it has all partitions of a topic
 	given   map[string][]bool          // by topic and partition: what the last session gave it
+	ids     map[string]string          // of topics, as in the metadata of offsets, at the last session
+	remade  map[string]int             // how often a topic had another id than at the session before
 }
 
 // NewSubscriber makes a Subscriber. It does not connect yet; an error is about the configuration.
@@ -36,7 +38,7 @@ func NewSubscriber(c Config) (*Subscriber, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
-	return &Subscriber{config: c, closing: make(chan struct{}), claimed: map[place]*partition{}, whole: map[string]context.Context{}, given: map[string][]bool{}}, nil
+	return &Subscriber{config: c, closing: make(chan struct{}), claimed: map[place]*partition{}, whole: map[string]context.Context{}, given: map[string][]bool{}, ids: map[string]string{}, remade: map[string]int{}}, nil
 }
 
 // Subscribe implements message.Subscriber. It joins the group in the background and retries until it succeeds, so it waits for a broker that
@@ -165,6 +167,7 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 	if err != nil {
 		return err
 	}
+	h.note(h.topic, id)
 	h.hold(session)
 	if h.metadata = metadataOf(id); h.metadata == "" {
 		return nil

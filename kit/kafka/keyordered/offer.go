@@ -59,6 +59,13 @@ func (s *Subscriber) HasAll(topic string) bool {
 	return held != nil && held.Err() == nil
 }
 
+// Remade is how often a topic was found to be another one of the same name. What was known of offsets before means nothing then.
+func (s *Subscriber) Remade(topic string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.remade[topic]
+}
+
 // Given tells for each partition of a topic whether the group has given it to this member. While members come and go, it says what was before.
 func (s *Subscriber) Given(topic string) (partitions []bool) {
 	s.mu.Lock()

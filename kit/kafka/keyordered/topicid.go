@@ -26,6 +26,16 @@ func metadataOf(id sarama.Uuid) string {
 	return "topic=" + id.String()
 }
 
+// note counts that a topic is another one than at the session before.
+func (s *Subscriber) note(topic string, id sarama.Uuid) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if before := s.ids[topic]; before != "" && before != metadataOf(id) {
+		s.remade[topic]++
+	}
+	s.ids[topic] = metadataOf(id)
+}
+
 // resetForeign has partitions of a session read from their beginning if their offsets were committed for a topic of another id. Offsets that
 // were committed without an id count as offsets in this topic, and are committed again with its id.
 func resetForeign(client sarama.Client, group, metadata string, session sarama.ConsumerGroupSession) (reset []int32, err error) {

@@ -106,7 +106,7 @@ func (c *Claim) HandOver(w *Message) {
 		return
 	}
 	row := outboxRow{ID: w.ID, Shard: c.shard, Topic: c.Topic, Key: c.Key}
-	if c.relay.handed.handOver(c, row) {
+	if c.relay.handed.handOver(c, w, row) {
 		defer wake(c.lane.wake)
 	}
 	with := func(ctx context.Context) context.Context { return ctx }

@@ -317,6 +317,25 @@ func TestNothingIsLeftInTheBuffer(t *testing.T) {
 	emptied()
 }
 
+// A message that was handed over, handled and deleted before it was offered does not stay in memory.
+func TestHandedOverMessageIsNotLeftInTheBuffer(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(all)
+	relay := runHandlers(t, db, dsn, h, outbox.Options{})
+	claim := waitClaim(t, relay, "t", "k")
+	done := relay.Committing()
+	w, err := commitWith(t, db, claim, "1")
+	require.NoError(t, err)
+	claim.HandOver(w)
+	h.end("1", true)
+	relay.Wake()
+	drained(t, db)
+	time.Sleep(50 * time.Millisecond) // memory follows the deletion
+	relay.Offer([]*outbox.Message{w})
+	done()
+	require.Zero(t, relay.Buffered())
+}
+
 // While a key is claimed that has many messages, they are not read in a loop, and those of other keys behind them are handled.
 func TestClaimedHotKeyHidesNoOthers(t *testing.T) {
 	db, dsn := kittest.Database(t)

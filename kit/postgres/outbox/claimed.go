@@ -96,9 +96,10 @@ func (h *handed) unclaim(c *Claim) (wanted bool) {
 }
 
 // handOver notes that the row of a claim's message is taken, and tells whether a message of the key waits for that.
-func (h *handed) handOver(c *Claim, row outboxRow) (wanted bool) {
+func (h *handed) handOver(c *Claim, w *Message, row outboxRow) (wanted bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	w.handed = true
 	delete(h.claims, keyed{c.Topic, c.Key})
 	h.hold(row)
 	return c.wanted
@@ -114,7 +115,7 @@ func (h *handed) others(written []*Message) []*Message {
 			h.avoidLocked(keyed{claim.Topic, claim.Key})
 		}
 		_, taken := h.rows[w.ID]
-		return taken
+		return taken || w.handed // then its row may be gone already
 	})
 }
 

@@ -23,6 +23,7 @@ type lane struct {
 	ready      atomic.Bool   // all messages could be handed over, or sent
 	waiting    map[int16]int // rows that wait for others or for the broker, by shard
 	probed     time.Time     // when it last sent something, or asked whether the broker answers
+	probing    atomic.Bool   // it is being asked
 	answered   atomic.Int64  // when it did, in ns since 1970; 0 once the lane has sent something because of that
 }
 
@@ -39,10 +40,11 @@ func (l *lane) waits() (n int) {
 }
 
 // The local lane sends for at most localSend at a time. While the broker is away it sends nothing: what cannot be handed over now may be soon, unless it may have been
-// sent. Each probeEvery the broker is asked whether it answers, which counts for answeredFor, and the lane goes on at once when the other one has sent something.
+// sent. Each probeEvery the broker is asked whether it answers within probeWithin, which counts for answeredFor, and the lane goes on at once when the other one has sent something.
 const (
 	localSend   = 2 * time.Second
-	probeEvery  = 10 * time.Second
+	probeEvery  = time.Second
+	probeWithin = 10 * time.Second
 	answeredFor = 2 * time.Second
 )
 
@@ -64,10 +66,11 @@ func (r *Relay) away(ctx context.Context, l *lane) bool {
 	case !r.down.Load() || time.Since(time.Unix(0, l.answered.Swap(0))) < answeredFor:
 		l.probed = time.Now()
 		return false
-	case time.Since(l.probed) >= probeEvery:
+	case time.Since(l.probed) >= probeEvery && l.probing.CompareAndSwap(false, true):
 		l.probed = time.Now()
 		go func() {
-			ctx, cancel := context.WithTimeout(ctx, probeEvery)
+			defer l.probing.Store(false)
+			ctx, cancel := context.WithTimeout(ctx, probeWithin)
 			defer cancel()
 			if r.options.Ping(ctx) == nil {
 				l.answered.Store(time.Now().UnixNano())

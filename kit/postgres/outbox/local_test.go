@@ -32,6 +32,7 @@ type handlers struct {
 	locally int // messages of topic t that Send was given
 
 	failing string // a key that cannot be sent
+	forgets int    // calls of Forget
 
 	claimed map[string]bool   // keys
 	offered []string          // those that were taken or delivered, in their order
@@ -107,7 +108,11 @@ func (h *handlers) Claim(_, key string) (release func(), deliver outbox.Deliver)
 
 func (*handlers) Ready() bool { return true }
 
-func (*handlers) Forget() {}
+func (h *handlers) Forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.forgets++
+}
 
 func (h *handlers) refuse() {
 	h.mu.Lock()
@@ -590,6 +595,75 @@ func TestFailingKeyIsNoOutage(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// While requests of the other lane fail again and again, though the broker answers, a command that is to be sent waits for that answer only, and not for the next time
+// that the broker would be asked after it was sent for another reason.
+func TestFailingKeyOfAnotherLaneDelaysNoCommands(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(func(string, string) bool { return false })
+	h.failing = "bad"
+	runHandlers(t, db, dsn, h, outbox.Options{Poll: 100 * time.Millisecond, Ping: func(context.Context) error { return nil }})
+	write(t, db, "other", item{key: "bad", text: "bad"})
+	for n := range 5 {
+		text := fmt.Sprint("command ", n)
+		write(t, db, "t", item{key: fmt.Sprint(n), text: text})
+		require.Eventually(t, func() bool { return slices.Contains(h.sentOf(), text) }, 5*time.Second, 5*time.Millisecond, "%s is not sent", text)
+		time.Sleep(500 * time.Millisecond) // the other lane has failed once more
+	}
+}
+
+// A topic of another service that does not exist is tried again and again. What was sent to topics of this service is known all the same, so that their messages can be
+// taken if the broker goes away.
+func TestSuspendedTopicOfOthersForgetsNothing(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(all)
+	var tried atomic.Int64
+	h.fails = func(context.Context) error {
+		tried.Add(1)
+		return errTopic
+	}
+	relay := runHandlers(t, db, dsn, h, outbox.Options{
+		Poll: 50 * time.Millisecond, TopicFault: func(err error) bool { return errors.Is(err, errTopic) }, Repair: func(context.Context, string) error { return errTopic },
+	})
+	write(t, db, "t", item{key: "k", text: "1"})
+	h.waitTaken(t, "1")
+	write(t, db, "missing", item{key: "k", text: "x"})
+	kittest.Eventually(t, func() error {
+		if n := tried.Load(); n < 3 {
+			return fmt.Errorf("tried %d times", n)
+		}
+		return nil
+	})
+	require.True(t, relay.HandsOver())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	require.Equal(t, 1, h.forgets, "once, at the start")
+}
+
+// A crash of the database may bring back a row whose deletion was not on its disk yet. It is sent once more, although the relay knows that all rows up to it are gone.
+func TestRowThatACrashBringsBackIsSent(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(func(string, string) bool { return false })
+	relay := runHandlers(t, db, dsn, h, outbox.Options{Poll: 50 * time.Millisecond})
+	relay.AdvanceMarksOften()
+	w := write(t, db, "other", item{key: "k", text: "1"})[0]
+	shard := outbox.ShardOf("other", "k")
+	kittest.Eventually(t, func() error {
+		relay.See(w.ID + 1)
+		if mark := relay.LowWaterMark(shard); mark < w.ID {
+			return fmt.Errorf("the mark is %d", mark)
+		}
+		return nil
+	})
+	_, err := db.Exec(`INSERT INTO outbox (id, message_id, topic, key, shard, payload, headers) OVERRIDING SYSTEM VALUE VALUES ($1, $2, 'other', 'k', $3, '1', '{}')`, w.ID, w.Message.UUID, shard)
+	require.NoError(t, err)
+	time.Sleep(300 * time.Millisecond)
+	require.Equal(t, []string{"1"}, h.sentOf(), "no such row can be due without a crash")
+	_, err = db.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+	require.NoError(t, err)
+	h.waitSent(t, "1", "1")
+	drained(t, db)
 }
 
 // The database fails over to a standby that lacks the last ids, so that ids begin anew lower. What is written then is relayed.

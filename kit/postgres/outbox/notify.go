@@ -108,8 +108,9 @@ func (r *Relay) notified(p parts) {
 	}
 }
 
-// listen calls notified for every notification, and for everything after each new connection.
-func listen(ctx context.Context, dsn string, log *slog.Logger, notified func(parts)) {
+// listen calls notified for every notification, and connected after each new connection: notifications may have been lost, and a database that has crashed may have
+// brought back rows that were deleted without waiting for its disk.
+func listen(ctx context.Context, dsn string, log *slog.Logger, connected func(), notified func(parts)) {
 	for ctx.Err() == nil {
 		err := func() error {
 			config, err := txn.Config(dsn, map[string]string{"application_name": "millrace relay"})
@@ -128,13 +129,13 @@ func listen(ctx context.Context, dsn string, log *slog.Logger, notified func(par
 			if _, err := conn.Exec(ctx, `LISTEN `+pgx.Identifier{name}.Sanitize()); err != nil { //nolint:misspell // its author's spelling
 				return err
 			}
-			for p := allParts; ; {
-				notified(p)
+			connected()
+			for {
 				n, err := conn.WaitForNotification(ctx)
 				if err != nil {
 					return err
 				}
-				p = parse(n.Payload)
+				notified(parse(n.Payload))
 			}
 		}()
 		if err != nil && ctx.Err() == nil {

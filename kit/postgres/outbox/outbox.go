@@ -88,6 +88,7 @@ type Message struct {
 	Topic   string
 	Message *message.Message
 
+	handed bool   // a handler has it, by a claim
 	size   int    // on the wire, about, in bytes
 	insert Insert // the same for all messages of a process
 }

@@ -118,13 +118,16 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 		r.lanes = append(r.lanes, newLane(true))
 	}
 	r.leases.taking = r.handed.sentElsewhere
-	r.leases.changed = func() {
-		for _, l := range r.lanes {
-			l.marks.reset()
-		}
-		r.Wake()
-	}
+	r.leases.changed = r.readAll
 	return r
+}
+
+// readAll reads the outbox again from its lowest rows on.
+func (r *Relay) readAll() {
+	for _, l := range r.lanes {
+		l.marks.reset()
+	}
+	r.Wake()
 }
 
 // Wake makes the relay read the outbox now. It does not block.
@@ -153,7 +156,7 @@ func (r *Relay) Run(ctx context.Context) {
 	var background, lanes sync.WaitGroup
 	leaseCtx, release := context.WithCancel(context.WithoutCancel(ctx))
 	background.Go(func() { r.leases.run(leaseCtx) })
-	background.Go(func() { listen(leaseCtx, r.options.DSN, r.log, r.notified) })
+	background.Go(func() { listen(leaseCtx, r.options.DSN, r.log, r.readAll, r.notified) })
 	background.Go(func() { r.promote(ctx) })
 	lanes.Go(func() { r.retrySuspended(ctx) })
 	for _, l := range r.lanes {
