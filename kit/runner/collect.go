@@ -25,7 +25,7 @@ func BoundGarbage() {
 }
 
 // collection is unreachable as soon as it is adjusted, so that its finalizer runs after each collection.
-type collection struct{ _ *byte } // the runtime may never finalize a tiny object without a pointer
+type collection struct{ _ *byte } // the runtime may never run the finalizer of a tiny object without a pointer
 
 func (c *collection) adjust() {
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
