@@ -61,6 +61,9 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	}
 }
 
+// maxAgain is how many rows a read may find again with their messages. With more it reads their ids first.
+const maxAgain = 8
+
 // next reads the next rows of some shards that the pipeline does not hold yet, and tells whether there may be more. It reads each shard by an
 // index of its own, so that a shard with a long backlog does not delay another. If the messages may be in the buffer, or the read will find many rows again that
 // are not deleted yet, it reads only the ids of rows.
@@ -69,7 +72,7 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	p.mu.Lock()
-	numbers := !r.buffer.empty() || len(p.busy) > 8 || p.local && r.handed.size() > 8
+	numbers := !r.buffer.empty() || len(p.busy) > maxAgain || p.local && r.handed.size() > maxAgain
 	p.mu.Unlock()
 	for {
 		if err := p.marks.advance(ctx, r.db); err != nil {
