@@ -42,12 +42,12 @@ func newBuffer() *buffer {
 }
 
 // Offer buffers messages that were committed by this instance, and wakes their lanes. It returns those that another relay is to send, and does not block.
-func (r *Relay) Offer(written []*Message) (elsewhere []*Message) {
+func (r *Relay) Offer(written []*Message) (ofOthers []*Message) {
 	holds := r.leases.holds()
 	held := len(holds) > 0
 	for _, w := range written {
 		if !holds[w.shard()] && w.Message.Metadata[cqrs.HeaderDue] == "" { // this relay promotes delayed ones
-			elsewhere = append(elsewhere, w)
+			ofOthers = append(ofOthers, w)
 		}
 	}
 	var highest int64
@@ -62,7 +62,7 @@ func (r *Relay) Offer(written []*Message) (elsewhere []*Message) {
 	written = r.handed.others(written)
 	defer r.wakeFor(written)
 	if !held {
-		return elsewhere
+		return ofOthers
 	}
 	r.buffer.mu.Lock()
 	defer r.buffer.mu.Unlock()
@@ -82,7 +82,7 @@ func (r *Relay) Offer(written []*Message) (elsewhere []*Message) {
 		r.buffer.bytes += w.size
 	}
 	r.buffer.trim()
-	return elsewhere
+	return ofOthers
 }
 
 // wakeFor wakes the lanes of the messages. It wakes the timer goroutine only if a delayed message is due before that goroutine's next look.
