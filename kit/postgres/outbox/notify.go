@@ -1,3 +1,6 @@
+// Notifications between instances. They save time only: a relay that gets none finds its rows at its next poll. TestRelaysShareTheShards and
+// TestNotificationIsAboutShards show it.
+
 package outbox
 
 import (
