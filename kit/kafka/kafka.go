@@ -70,6 +70,7 @@ func (c Config) sarama() *sarama.Config {
 	s.Net.WriteTimeout = 10 * time.Second
 	s.Metadata.Retry.Max = 2
 	s.Metadata.Retry.Backoff = 250 * time.Millisecond
+	s.Metadata.RefreshFrequency = time.Minute        // for so long a producer sends by a former number of partitions
 	s.Metadata.AllowAutoTopicCreation = false        // EnsureTopics makes topics, with the right number of partitions
 	s.Consumer.IsolationLevel = sarama.ReadCommitted // records of aborted transactions never happened
 	c.Security.apply(s)

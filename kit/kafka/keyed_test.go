@@ -25,9 +25,14 @@ import (
 // produce sends messages numbered from 0 on over some keys, in order, by the producer.
 func produce(t *testing.T, c kafka.Config, topic string, n, keys int) {
 	t.Helper()
+	produceFrom(t, c, topic, 0, n, keys)
+}
+
+func produceFrom(t *testing.T, c kafka.Config, topic string, first, n, keys int) {
+	t.Helper()
 	p := kafka.NewProducer(c, func() int { return kafka.DefaultLimit }, time.Now)
 	defer p.Close()
-	for from := 0; from < n; from += 500 {
+	for from := first; from < n; from += 500 {
 		var topics []string
 		var messages []*message.Message
 		for i := from; i < min(from+500, n); i++ {
@@ -244,6 +249,59 @@ func TestRecreatedTopicIsReadFromItsBeginning(t *testing.T) {
 			require.Eventually(t, handled(2000), 60*time.Second, 50*time.Millisecond)
 			stop()
 		})
+	}
+}
+
+// TestAddedPartitionsAreRead adds partitions to a topic that is consumed, by members that check it at different times. Records of the new partitions are handled soon,
+// and each once: sarama alone reads them after its next refresh of the metadata, ten minutes later by default.
+func TestAddedPartitionsAreRead(t *testing.T) {
+	t.Parallel()
+	cluster := config(t)
+	name := topic(t, cluster)
+	produce(t, cluster, name, 200, 20)
+	var mu sync.Mutex
+	seen := map[string]int{}
+	handled := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(seen)
+	}
+	for _, every := range []time.Duration{4 * time.Second, 100 * time.Millisecond} {
+		s, err := keyordered.NewSubscriber(keyordered.Config{Brokers: cluster.Brokers, Group: name, Unmarshaler: kafka.CloudEvents{}, CheckTopicEvery: every})
+		require.NoError(t, err)
+		out, err := s.Subscribe(t.Context(), name)
+		require.NoError(t, err)
+		go func() {
+			for msg := range out {
+				mu.Lock()
+				seen[msg.UUID]++
+				mu.Unlock()
+				msg.Ack()
+			}
+		}()
+		t.Cleanup(func() { require.NoError(t, s.Close()) })
+	}
+	require.Eventually(t, func() bool { return handled() == 200 }, 60*time.Second, 50*time.Millisecond)
+	time.Sleep(3 * time.Second) // both have joined
+
+	admin, err := kafka.NewAdmin(cluster)
+	require.NoError(t, err)
+	defer admin.Close()
+	require.NoError(t, admin.CreatePartitions(name, 7, nil, false))
+	client, err := sarama.NewClient(cluster.Brokers, sarama.NewConfig())
+	require.NoError(t, err)
+	defer client.Close()
+	require.Eventually(t, func() bool {
+		_ = client.RefreshMetadata(name)
+		partitions, _ := client.Partitions(name)
+		return len(partitions) == 7
+	}, 30*time.Second, 50*time.Millisecond)
+	produceFrom(t, cluster, name, 200, 300, 50)
+	require.Eventually(t, func() bool { return handled() == 300 }, 60*time.Second, 50*time.Millisecond)
+	mu.Lock()
+	defer mu.Unlock()
+	for id, n := range seen {
+		require.Equal(t, 1, n, id)
 	}
 }
 

@@ -163,24 +163,26 @@ type handler struct {
 
 // Setup implements sarama.ConsumerGroupHandler.
 func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
-	id, err := topicID(h.client, h.topic)
+	id, partitions, err := describe(h.client, h.topic)
 	if err != nil {
 		return err
 	}
 	h.note(h.topic, id)
-	h.hold(session)
-	if h.metadata = metadataOf(id); h.metadata == "" {
-		return nil
+	known := h.hold(session)
+	if h.metadata = metadataOf(id); h.metadata != "" {
+		reset, err := resetForeign(h.client, h.config.Group, h.metadata, session)
+		if err != nil {
+			return err
+		}
+		if len(reset) > 0 {
+			h.config.Logger.Error("Topic was recreated, reading it from its beginning", nil,
+				watermill.LogFields{"topic": h.topic, "group": h.config.Group, "partitions": reset})
+		}
 	}
-	reset, err := resetForeign(h.client, h.config.Group, h.metadata, session)
-	if err != nil {
-		return err
+	if known == 0 {
+		known = partitions // the client could not tell
 	}
-	if len(reset) > 0 {
-		h.config.Logger.Error("Topic was recreated, reading it from its beginning", nil,
-			watermill.LogFields{"topic": h.topic, "group": h.config.Group, "partitions": reset})
-	}
-	go watchTopic(session.Context(), h.client, h.topic, h.metadata, h.config.CheckTopicEvery, h.config.OnMissing, h.end)
+	go h.watch(session.Context(), known)
 	return nil
 }
 

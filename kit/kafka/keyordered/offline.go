@@ -16,8 +16,9 @@ import (
 // offlineCheck is the pause between two attempts to reach the coordinator.
 const offlineCheck = 500 * time.Millisecond
 
-// hold keeps the partitions of a session from now on: to its end, or until the coordinator is reached after that.
-func (h *handler) hold(of sarama.ConsumerGroupSession) {
+// hold keeps the partitions of a session from now on: to its end, or until the coordinator is reached after that. It returns how many partitions the client knows of
+// the topic.
+func (h *handler) hold(of sarama.ConsumerGroupSession) (known int) {
 	session := of.Context()
 	held, giveUp := context.WithCancel(context.WithoutCancel(session))
 	h.held = held
@@ -58,6 +59,7 @@ func (h *handler) hold(of sarama.ConsumerGroupSession) {
 			}
 		}
 	}()
+	return len(partitions)
 }
 
 // reaches tells whether the member reaches its coordinator, or is to end anyway.

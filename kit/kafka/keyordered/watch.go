@@ -1,4 +1,4 @@
-// Topics that are recreated: no record of the new topic is left out. TestRecreatedTopicIsReadFromItsBeginning shows it.
+// Topics that are recreated, or get more partitions: no record is left out. TestRecreatedTopicIsReadFromItsBeginning and TestAddedPartitionsAreRead show it.
 
 package keyordered
 
@@ -73,23 +73,24 @@ func errorOf(block *sarama.OffsetFetchResponseBlock) error {
 	return block.Err
 }
 
-// watchTopic calls changed, and returns, when the topic has another id than the one that its offsets are committed with; or it returns when
-// ctx is done. It calls onMissing while the topic does not exist.
-func watchTopic(ctx context.Context, client sarama.Client, topic, metadata string, every time.Duration, onMissing func(topic string), changed func()) {
+// watch ends the session when the topic has another id than the one that its offsets are committed with, or more partitions than the client knew
+// when the session began; the member then joins again. It returns then, or when ctx is done. It calls OnMissing while the topic does not exist.
+func (h *handler) watch(ctx context.Context, known int) {
 	for missing := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(every):
+		case <-time.After(h.config.CheckTopicEvery):
 		}
-		switch id, err := topicID(client, topic); {
+		id, partitions, err := describe(h.client, h.topic)
+		switch {
 		case errors.Is(err, sarama.ErrUnknownTopicOrPartition):
 			missing++ // a broker that has just started may not know it yet; who may not make it need not try each time
 			if missing > 1 && (missing < 10 || missing%30 == 0) {
-				onMissing(topic)
+				h.config.OnMissing(h.topic)
 			}
-		case err == nil && metadataOf(id) != metadata:
-			changed()
+		case err == nil && (metadataOf(id) != h.metadata || partitions > known):
+			h.end()
 			return
 		default:
 			missing = 0
@@ -97,23 +98,23 @@ func watchTopic(ctx context.Context, client sarama.Client, topic, metadata strin
 	}
 }
 
-// topicID asks for the id of a topic; zero if the broker has no ids.
-func topicID(client sarama.Client, topic string) (sarama.Uuid, error) {
+// describe asks for the id of a topic, zero if the broker has no ids, and for its number of partitions.
+func describe(client sarama.Client, topic string) (id sarama.Uuid, partitions int, err error) {
 	broker := client.LeastLoadedBroker()
 	if broker == nil {
-		return sarama.Uuid{}, sarama.ErrOutOfBrokers
+		return sarama.Uuid{}, 0, sarama.ErrOutOfBrokers
 	}
 	response, err := broker.GetMetadata(sarama.NewMetadataRequest(client.Config().Version, []string{topic}))
 	if err != nil {
-		return sarama.Uuid{}, fmt.Errorf("ask for the id of topic %s: %w", topic, err)
+		return sarama.Uuid{}, 0, fmt.Errorf("ask for the id of topic %s: %w", topic, err)
 	}
 	for _, t := range response.Topics {
 		switch {
 		case t.Name == topic && t.Err == sarama.ErrNoError:
-			return t.Uuid, nil
+			return t.Uuid, len(t.Partitions), nil
 		case t.Name == topic:
-			return sarama.Uuid{}, fmt.Errorf("ask for the id of topic %s: %w", topic, t.Err)
+			return sarama.Uuid{}, 0, fmt.Errorf("ask for the id of topic %s: %w", topic, t.Err)
 		}
 	}
-	return sarama.Uuid{}, fmt.Errorf("ask for the id of topic %s: %w", topic, sarama.ErrUnknownTopicOrPartition)
+	return sarama.Uuid{}, 0, fmt.Errorf("ask for the id of topic %s: %w", topic, sarama.ErrUnknownTopicOrPartition)
 }
