@@ -67,8 +67,8 @@ type Config struct {
 	// CheckTopicEvery. Optional.
 	OnMissing func(topic string)
 
-	// CheckTopicEvery is how often a member compares the id of its topic with the one that its offsets are committed with. Records of a
-	// recreated topic may be handled out of order for so long; none is left out. Default: 1 s.
+	// CheckTopicEvery is how often a member compares the id of its topic with the one that its offsets are committed with, and the number of its partitions with
+	// the one that it knows. Records of a recreated topic may be handled out of order for so long; none is left out. Default: 2 s.
 	CheckTopicEvery time.Duration
 
 	Logger watermill.LoggerAdapter
@@ -125,7 +125,7 @@ func (c *Config) complete() error {
 		c.CloseGrace = 8 * time.Second
 	}
 	if c.CheckTopicEvery == 0 {
-		c.CheckTopicEvery = time.Second
+		c.CheckTopicEvery = 2 * time.Second
 	}
 	if c.OnMissing == nil {
 		c.OnMissing = func(string) {}
