@@ -500,6 +500,7 @@ func disturb(ctx context.Context, t *testing.T, workers []*deliveryProcess) {
 		disturbances = append(disturbances, func(*deliveryProcess) {
 			t.Log("stop Kafka")
 			require.NoError(t, exec.Command("sh", "-c", stopKafka).Run())
+			kittest.Stopped(t, strings.Split(os.Getenv("KAFKA_BROKERS"), ",")...)
 			time.Sleep(rand.N(8 * time.Second))
 			require.NoError(t, exec.Command("sh", "-c", startKafka).Run())
 		})

@@ -1,5 +1,5 @@
-// The ends of a topic's partitions, which a LocalProducer asks Kafka for: what was sent before it held its leases is below them. TestOfferDoesNotWaitForKafka
-// and TestMemberKeepsItsPartitionsWhileKafkaIsAway show it.
+// The ends of a topic's partitions, which a LocalProducer asks Kafka for: what was sent before it held its leases is below them. TestOfferDoesNotWaitForKafka,
+// TestTopicMadeAgainBeforeTheFirstSession and TestMemberKeepsItsPartitionsWhileKafkaIsAway show it.
 
 package kafka
 

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
@@ -20,6 +21,38 @@ func keyedMessage(key string) *message.Message {
 	msg := message.NewMessage(key, []byte("x"))
 	msg.Metadata[cqrs.HeaderID], msg.Metadata[cqrs.HeaderKey] = msg.UUID, key
 	return msg
+}
+
+// A topic is made again after its ends were asked for, and before the first session of its subscriber. The ends of the former, longer topic do not keep messages from being
+// handed over.
+func TestTopicMadeAgainBeforeTheFirstSession(t *testing.T) {
+	t.Parallel()
+	c := config(t)
+	name := topic(t, c)
+	s, err := kafka.NewSubscriber(c, name, kafka.SubscriberOptions{}, watermill.NopLogger{})
+	require.NoError(t, err)
+	p := kafka.NewLocalProducer(kafka.NewProducer(c, func() int { return kafka.DefaultLimit }, time.Now), func() map[string]*keyordered.Subscriber { return map[string]*keyordered.Subscriber{name: s} })
+	defer p.Close()
+	produce(t, c, name, 40, 40)
+	p.Forget() // leases are taken
+	require.Eventually(t, p.Ready, 60*time.Second, 10*time.Millisecond)
+
+	admin, err := kafka.NewAdmin(c)
+	require.NoError(t, err)
+	defer admin.Close()
+	require.NoError(t, admin.DeleteTopic(name))
+	require.Eventually(t, func() bool {
+		return admin.CreateTopic(name, &sarama.TopicDetail{NumPartitions: 4, ReplicationFactor: 1}, false) == nil
+	}, 60*time.Second, 20*time.Millisecond)
+	out, err := s.Subscribe(t.Context(), name)
+	require.NoError(t, err)
+	defer s.Close()
+	go func() {
+		for msg := range out {
+			msg.Ack()
+		}
+	}()
+	require.Eventually(t, func() bool { return p.Offer(name, keyedMessage("new"), false, func(bool) {}) }, 60*time.Second, 100*time.Millisecond, "never handed over")
 }
 
 // What is offered while Kafka is unavailable, or to a topic that does not exist, is refused soon: the relay would wait for each key in turn, also

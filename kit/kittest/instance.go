@@ -141,6 +141,17 @@ func level() string {
 	return "info"
 }
 
+// Stopped waits until nothing accepts connections at addresses, and fails if something does after 10 s: a test of an outage must not run without one.
+func Stopped(t *testing.T, addresses ...string) {
+	t.Helper()
+	for _, address := range addresses {
+		require.Eventually(t, func() bool {
+			conn, err := net.DialTimeout("tcp", address, time.Second)
+			return err != nil || conn.Close() != nil
+		}, 10*time.Second, 50*time.Millisecond, "%s accepts connections after it was stopped", address)
+	}
+}
+
 // FreeAddr is an address on loopback whose port is free now.
 func FreeAddr(t *testing.T) string {
 	t.Helper()

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/stretchr/testify/require"
 
+	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/tests/harness"
 )
 
@@ -157,8 +159,19 @@ func (s *stage) outage(how, service string, d time.Duration) {
 		require.NoError(s.t, err, "%s %s: %s", verb, service, out)
 	}
 	run(how)
+	kittest.Stopped(s.t, s.addresses(service)...)
 	time.Sleep(d)
 	run("start")
+}
+
+// addresses are those of a service.
+func (s *stage) addresses(service string) []string {
+	if service == "kafka" {
+		return s.brokers
+	}
+	dsn, err := url.Parse(os.Getenv("POSTGRES_DSN"))
+	require.NoError(s.t, err)
+	return []string{dsn.Host}
 }
 
 // topics are all of ours that carry something with an effect.

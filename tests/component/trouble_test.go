@@ -289,7 +289,12 @@ func withStoppableBroker(t *testing.T, settings ...string) (w *harness.Environme
 			}
 		}
 		away := false
-		stop, start = func() { run("KAFKA_STOP")(); away = true }, func() { run("KAFKA_START")(); away = false }
+		stop = func() {
+			away = true
+			run("KAFKA_STOP")()
+			kittest.Stopped(t, strings.Split(os.Getenv("KAFKA_BROKERS"), ",")...)
+		}
+		start = func() { run("KAFKA_START")(); away = false }
 		t.Cleanup(func() {
 			if away {
 				start() // for the next test

@@ -30,7 +30,7 @@ type Subscriber struct {
 	whole   map[string]context.Context // not done while it has all partitions of a topic
 	given   map[string][]bool          // by topic and partition: what the last session gave it
 	ids     map[string]string          // of topics, as in the metadata of offsets, at the last session
-	remade  map[string]int             // how often a topic had another id than at the session before
+	remade  map[string]int             // how often a topic had another id than at the session before, or the first one
 }
 
 // NewSubscriber makes a Subscriber. It does not connect yet; an error is about the configuration.

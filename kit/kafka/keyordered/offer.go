@@ -59,7 +59,7 @@ func (s *Subscriber) HasAll(topic string) bool {
 	return held != nil && held.Err() == nil
 }
 
-// Remade is how often a topic was found to be another one of the same name. What was known of offsets before means nothing then.
+// Remade is how often a topic was found, for the first time or as another one of the same name. What was known of offsets before means nothing then.
 func (s *Subscriber) Remade(topic string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -26,11 +26,11 @@ func metadataOf(id sarama.Uuid) string {
 	return "topic=" + id.String()
 }
 
-// note counts that a topic is another one than at the session before.
+// note counts that a topic is another one than at the session before. Before the first session it may have been any.
 func (s *Subscriber) note(topic string, id sarama.Uuid) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if before := s.ids[topic]; before != "" && before != metadataOf(id) {
+	if before, known := s.ids[topic]; !known || before != metadataOf(id) {
 		s.remade[topic]++
 	}
 	s.ids[topic] = metadataOf(id)

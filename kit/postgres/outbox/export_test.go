@@ -56,3 +56,6 @@ func ConfirmQuery() string {
 	query, _, _ := confirmations.Query(nil)
 	return query
 }
+
+// Down tells whether the last request failed by a fault of the broker.
+func (r *Relay) Down() bool { return r.down.Load() }

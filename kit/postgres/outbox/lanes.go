@@ -70,15 +70,20 @@ func (r *Relay) away(ctx context.Context, l *lane) bool {
 		l.probed = time.Now()
 		go func() {
 			defer l.probing.Store(false)
-			ctx, cancel := context.WithTimeout(ctx, probeWithin)
-			defer cancel()
-			if r.options.Ping(ctx) == nil {
+			if r.ping(ctx) == nil {
 				l.answered.Store(time.Now().UnixNano())
 				wake(l.wake)
 			}
 		}()
 	}
 	return true
+}
+
+// ping asks the broker whether it answers.
+func (r *Relay) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeWithin)
+	defer cancel()
+	return r.options.Ping(ctx)
 }
 
 // HandsOver tells whether handlers of this process can take all messages of the local topics that this relay reads, even if the broker is away: it

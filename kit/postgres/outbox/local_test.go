@@ -641,6 +641,67 @@ func TestSuspendedTopicOfOthersForgetsNothing(t *testing.T) {
 	require.Equal(t, 1, h.forgets, "once, at the start")
 }
 
+// A suspended topic whose messages handlers could take is not tried again while the broker is away: nobody would know whether a message arrived, and the local lane would forget
+// what it knows of all topics.
+func TestSuspendedLocalTopicForgetsNothingWhileTheBrokerIsAway(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	h := newHandlers(func(key, _ string) bool { return key == "mine" })
+	fails := func(err error) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.fails = func(context.Context) error { return err }
+		if err == nil {
+			h.fails = nil
+		}
+	}
+	var away atomic.Bool
+	var asked atomic.Int64
+	fails(errTopic)
+	relay, _ := runSenders(t, db, dsn, h.sender, outbox.Options{
+		Local: []string{"t", "suspended"}, Poll: 50 * time.Millisecond, TopicFault: func(err error) bool { return errors.Is(err, errTopic) },
+		Ping: func(context.Context) error {
+			asked.Add(1)
+			if away.Load() {
+				return errors.New("connection refused")
+			}
+			return nil
+		},
+	})
+	write(t, db, "suspended", item{key: "k", text: "x"})
+	kittest.Eventually(t, func() error {
+		n, err := db.MustExec(`UPDATE suspended_topics SET next_try = app_now() + interval '1 hour' WHERE topic = 'suspended'`).RowsAffected()
+		if err == nil && n == 0 {
+			err = errors.New("it is not suspended yet")
+		}
+		return err
+	})
+	time.Sleep(100 * time.Millisecond) // a retry may have begun
+	away.Store(true)
+	fails(errors.New("connection refused"))
+	write(t, db, "other", item{key: "k", text: "event"})
+	kittest.Eventually(t, func() error {
+		if !relay.Down() {
+			return errors.New("the relay has not noticed yet")
+		}
+		return nil
+	})
+	before := asked.Load()
+	db.MustExec(`UPDATE suspended_topics SET next_try = app_now()`)
+	time.Sleep(500 * time.Millisecond) // several times
+	write(t, db, "t", item{key: "mine", text: "command"})
+	h.waitTaken(t, "command")
+	require.True(t, relay.HandsOver())
+	h.mu.Lock()
+	forgets := h.forgets
+	h.mu.Unlock()
+	require.Equal(t, 1, forgets, "once, at the start")
+	require.Greater(t, asked.Load(), before+2, "it was not to be tried again")
+	away.Store(false)
+	fails(nil)
+	h.end("command", true)
+	drained(t, db)
+}
+
 // A crash of the database may bring back a row whose deletion was not on its disk yet. It is sent once more, although the relay knows that all rows up to it are gone.
 func TestRowThatACrashBringsBackIsSent(t *testing.T) {
 	db, dsn := kittest.Database(t)

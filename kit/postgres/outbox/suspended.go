@@ -1,5 +1,5 @@
-// Topics that cannot be sent to (ADR 24). Their messages wait in the order of their rows, and no other topic waits for them. TestSuspendedTopicDoesNotStopOthers and
-// TestSuspendedTopicsKeepKeyOrder show it.
+// Topics that cannot be sent to (ADR 24). Their messages wait in the order of their rows, and no other topic waits for them. TestSuspendedTopicDoesNotStopOthers,
+// TestSuspendedLocalTopicForgetsNothingWhileTheBrokerIsAway and TestSuspendedTopicsKeepKeyOrder show it.
 
 package outbox
 
@@ -133,6 +133,10 @@ func (r *Relay) retrySuspended(ctx context.Context) {
 // try sends the suspended messages of a topic for which this relay holds leases, and ends the suspension when no suspended message of the
 // topic is left.
 func (r *Relay) try(ctx context.Context, topic string, attempts int) {
+	if r.down.Load() && slices.Contains(r.options.Local, topic) && r.ping(ctx) != nil {
+		r.postpone(ctx, topic, attempts, nil) // what may have been sent makes the local lane forget what it knows, which it cannot learn now
+		return
+	}
 	repairErr := r.options.Repair(ctx, topic)
 	sender := r.sender()
 	if c, ok := sender.(interface{ Close() }); ok {
