@@ -157,6 +157,7 @@ func TestStepsOfSeveralInstancesGoOnWithoutBroker(t *testing.T) {
 	for _, i := range all {
 		flow(t, i) // each knows what it has sent
 	}
+	sendToMissing(t, db)
 	sandbox := harness.NewClient(t, w.SandboxURL())
 	sandbox.SetFaults("payments", `{"latency":"4s"}`)
 	const orders = 30

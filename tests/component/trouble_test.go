@@ -371,12 +371,7 @@ func TestStepsGoOnWithoutBroker(t *testing.T) {
 	i.Stock(1000, "MUG-01")
 	require.Equal(t, "confirmed", i.Decided(i.Place("pm_ok", "MUG-01")).Status)
 	db := kittest.OpenDB(t, i.DSN())
-	_, err := db.Exec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ($1, 'others.commands.missing', 'k', $2, '{}', '{}')`,
-		uuid.NewString(), outbox.ShardOf("others.commands.missing", "k")) // a service that is not there yet: its topic is tried again and again
-	require.NoError(t, err)
-	kittest.Eventually(t, func() error {
-		return db.QueryRow(`SELECT FROM suspended_topics`).Scan()
-	})
+	sendToMissing(t, db)
 	i.SetFaults("payments", `{"latency":"4s"}`)
 	const orders = 30
 	for n := range orders {
@@ -404,6 +399,20 @@ func TestStepsGoOnWithoutBroker(t *testing.T) {
 	report := i.Consistent()
 	require.Equal(t, 2*orders, report.Confirmed, "%+v", report)
 	require.Equal(t, 2*orders+1, report.Orders, "%+v", report)
+}
+
+// sendToMissing sends messages of many keys to a service that is not there yet: its topic is tried again and again, by each relay.
+func sendToMissing(t *testing.T, db *sql.DB) {
+	t.Helper()
+	const topic = "others.commands.missing"
+	for n := range 50 {
+		key := fmt.Sprint("k", n)
+		_, err := db.Exec(`INSERT INTO outbox (message_id, topic, key, shard, payload, headers) VALUES ($1, $2, $3, $4, '{}', '{}')`, uuid.NewString(), topic, key, outbox.ShardOf(topic, key))
+		require.NoError(t, err)
+	}
+	kittest.Eventually(t, func() error {
+		return db.QueryRow(`SELECT FROM suspended_topics`).Scan()
+	})
 }
 
 // After the topics of commands were deleted and made again, commands are handed over as before, so the next outage stops no saga: what was known of the former topics, which were
