@@ -124,14 +124,23 @@ func (l *leases) use(named ...int16) *lease {
 	}
 }
 
-// holds are the held shards.
+// holds are the held shards, without those that are being given away: another relay is to send what is committed now.
 func (l *leases) holds() map[int16]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.session == nil || !l.session.valid() {
 		return nil
 	}
-	return maps.Clone(l.session.shards)
+	held := maps.Clone(l.session.shards)
+	maps.DeleteFunc(held, func(shard int16, _ bool) bool { return l.giving[shard] })
+	return held
+}
+
+// all tells whether all shards are held, and none is being given away.
+func (l *leases) all() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.session != nil && l.session.valid() && len(l.session.shards) == Shards && len(l.giving) == 0
 }
 
 func (l *leases) count() int {

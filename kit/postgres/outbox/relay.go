@@ -149,7 +149,7 @@ func wake(w chan<- struct{}) {
 func (r *Relay) Held() int { return r.leases.count() }
 
 // HoldsAll tells whether this relay holds all shards, so that no other relay needs a notification.
-func (r *Relay) HoldsAll() bool { return r.leases.count() == Shards }
+func (r *Relay) HoldsAll() bool { return r.leases.all() }
 
 // Run relays until ctx is done. Then it finishes the batches in flight and gives its shards back.
 func (r *Relay) Run(ctx context.Context) {

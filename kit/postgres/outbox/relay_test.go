@@ -578,6 +578,52 @@ func TestNotificationIsAboutShards(t *testing.T) {
 	drained(t, db)
 }
 
+// A message that is committed while its shard is being given away is for the relay that takes the shard, which is notified.
+func TestMessageOfAShardThatIsGivenAwayIsOfOthers(t *testing.T) {
+	db, dsn := kittest.Database(t)
+	sending, release := make(chan struct{}), make(chan struct{})
+	l := &sharedLog{delay: func() time.Duration {
+		select {
+		case sending <- struct{}{}:
+			<-release
+		case <-release:
+		}
+		return 0
+	}}
+	first, _ := run(t, db, dsn, l.as("first"), outbox.Options{})
+	kittest.Eventually(t, func() error {
+		if !first.HoldsAll() {
+			return fmt.Errorf("it holds %d shards", first.Held())
+		}
+		return nil
+	})
+	first.Offer(write(t, db, "t", item{key: "k", text: "1"}))
+	<-sending // it gives no shard away meanwhile
+	second, _ := run(t, db, dsn, l.as("second"), outbox.Options{})
+	kittest.Eventually(t, func() error {
+		if first.HoldsAll() {
+			return errors.New("it is to give shards away")
+		}
+		return nil
+	})
+	require.Equal(t, outbox.Shards, first.Held())
+	require.Zero(t, second.Held())
+	var others, own int
+	for k := range 100 {
+		w := write(t, db, "t", item{key: fmt.Sprint("k", k), text: "1"})
+		if len(first.Offer(w)) > 0 {
+			others++
+			require.False(t, first.Holds(outbox.ShardOf("t", fmt.Sprint("k", k))))
+		} else {
+			own++
+		}
+	}
+	require.Positive(t, others)
+	require.Positive(t, own)
+	close(release)
+	drained(t, db)
+}
+
 // Relays get the shards that they prefer, also later and from each other, and an equal part of those that nobody prefers. When one is gone, nobody's are left.
 func TestRelaysHaveWhatTheyPrefer(t *testing.T) {
 	db, dsn := kittest.Database(t)
