@@ -182,7 +182,7 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 	if known == 0 {
 		known = partitions // the client could not tell
 	}
-	go h.watch(session.Context(), known)
+	go h.watch(session.Context(), h.metadata, known, h.end)
 	return nil
 }
 

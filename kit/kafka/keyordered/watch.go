@@ -73,9 +73,9 @@ func errorOf(block *sarama.OffsetFetchResponseBlock) error {
 	return block.Err
 }
 
-// watch ends the session when the topic has another id than the one that its offsets are committed with, or more partitions than the client knew
+// watch ends a session when the topic has another id than the one in the metadata that its offsets are committed with, or more partitions than the client knew
 // when the session began; the member then joins again. It returns then, or when ctx is done. It calls OnMissing while the topic does not exist.
-func (h *handler) watch(ctx context.Context, known int) {
+func (h *handler) watch(ctx context.Context, metadata string, known int, end func()) {
 	for missing := 0; ; {
 		select {
 		case <-ctx.Done():
@@ -89,8 +89,8 @@ func (h *handler) watch(ctx context.Context, known int) {
 			if missing > 1 && (missing < 10 || missing%30 == 0) {
 				h.config.OnMissing(h.topic)
 			}
-		case err == nil && (metadataOf(id) != h.metadata || partitions > known):
-			h.end()
+		case err == nil && (metadataOf(id) != metadata || partitions > known):
+			end()
 			return
 		default:
 			missing = 0
