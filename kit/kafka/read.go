@@ -15,8 +15,16 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+type partitionKey struct{}
+
+// Partition is the partition of a message that ReadAll has read; 0 for other messages.
+func Partition(msg *message.Message) int32 {
+	partition, _ := msg.Context().Value(partitionKey{}).(int32)
+	return partition
+}
+
 // ReadAll reads topics from their beginning to their current end, all partitions concurrently, each in order. It skips records of aborted
-// transactions, and stops before an open transaction. Calls of each do not overlap.
+// transactions, and stops before an open transaction. Calls of each do not overlap. Partition tells the partition of a message.
 func ReadAll(ctx context.Context, c Config, topics []string, each func(topic string, msg *message.Message) error) error {
 	client, err := sarama.NewClient(c.Brokers, c.sarama())
 	if err != nil {
@@ -36,6 +44,7 @@ func ReadAll(ctx context.Context, c Config, topics []string, each func(topic str
 				if err != nil {
 					return fmt.Errorf("record %d: %w", record.Offset, err)
 				}
+				msg.SetContext(context.WithValue(msg.Context(), partitionKey{}, partition))
 				one.Lock()
 				defer one.Unlock()
 				return each(topic, msg)

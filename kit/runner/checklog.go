@@ -40,7 +40,7 @@ func (s *Instance) CheckTopics(ctx context.Context) (faults []string, err error)
 		if _, err := fmt.Sscan(msg.Metadata.Get(cqrs.HeaderSequence), &version); err != nil {
 			return nil //nolint:nilerr // an answer that no stream holds
 		}
-		if fault := logged.Saw(msg.Metadata.Get(cqrs.HeaderSubject), version); fault != nil {
+		if fault := logged.Saw(0, msg.Metadata.Get(cqrs.HeaderSubject), version); fault != nil {
 			faults = append(faults, fault.Error())
 		}
 		return nil

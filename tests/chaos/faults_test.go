@@ -275,6 +275,7 @@ func (s *stage) grow(topic string) {
 		return
 	}
 	n := int32(len(described[0].Partitions)) // a few
+	s.env.Grown.Store(true)
 	if err := a.CreatePartitions(topic, n+1, nil, false); err == nil {
 		s.t.Logf("%s has %d partitions now", topic, n+1)
 	}

@@ -15,6 +15,9 @@ type Environment struct {
 	*kittest.Environment
 	t       *testing.T
 	sandbox string // URL of the sandbox, if it has a process of its own
+
+	// Grown says that partitions were added to topics: the events of a stream may be in several.
+	Grown atomic.Bool
 }
 
 // Instance is a running process of the service.

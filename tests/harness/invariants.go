@@ -55,7 +55,11 @@ func (i *Instance) unlogged() []string {
 		if _, err := fmt.Sscan(msg.Metadata.Get(cqrs.HeaderSequence), &version); err != nil {
 			return nil //nolint:nilerr // an answer, which no stream holds; or what a test has put there
 		}
-		return logged.Saw(msg.Metadata.Get(cqrs.HeaderSubject), version)
+		var partition int32
+		if i.env.Grown.Load() {
+			partition = kafka.Partition(msg)
+		}
+		return logged.Saw(partition, msg.Metadata.Get(cqrs.HeaderSubject), version)
 	}
 	if i.env.Setting("BROKER") == "postgres" {
 		require.NoError(i.t, intopics.ReadAll(context.Background(), sqlx.NewDb(kittest.OpenDB(i.t, i.DSN()), "pgx"), topics, saw))
