@@ -57,6 +57,15 @@ func (e *external) deleted() {
 	if !e.admin(func(a sarama.ClusterAdmin) error { return a.DeleteTopic(e.topic) }) {
 		return // Kafka is away: the other fault of this round
 	}
+	require.Eventually(e.stage.t, func() bool { // until then the broker accepts messages, and deletes them with the topic; it may be paused meanwhile
+		return e.admin(func(a sarama.ClusterAdmin) error {
+			described, err := a.DescribeTopics([]string{e.topic})
+			if err == nil && described[0].Err == sarama.ErrNoError {
+				err = errors.New("it is still there")
+			}
+			return err
+		})
+	}, 2*time.Minute, 50*time.Millisecond, "the topic is not deleted")
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for n := range 20 {
