@@ -582,6 +582,8 @@ func TestNotificationIsAboutShards(t *testing.T) {
 func TestMessageOfAShardThatIsGivenAwayIsOfOthers(t *testing.T) {
 	db, dsn := kittest.Database(t)
 	sending, release := make(chan struct{}), make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(release) })
+	defer goOn()
 	l := &sharedLog{delay: func() time.Duration {
 		select {
 		case sending <- struct{}{}:
@@ -620,7 +622,7 @@ func TestMessageOfAShardThatIsGivenAwayIsOfOthers(t *testing.T) {
 	}
 	require.Positive(t, others)
 	require.Positive(t, own)
-	close(release)
+	goOn()
 	drained(t, db)
 }
 
