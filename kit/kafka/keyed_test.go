@@ -171,6 +171,18 @@ func TestProducerRecords(t *testing.T) {
 	require.Error(t, errs[0])
 }
 
+// recreate deletes a topic and makes it again.
+func recreate(t *testing.T, c kafka.Config, name string) {
+	t.Helper()
+	admin, err := kafka.NewAdmin(c)
+	require.NoError(t, err)
+	defer admin.Close()
+	require.NoError(t, admin.DeleteTopic(name))
+	require.Eventually(t, func() bool {
+		return admin.CreateTopic(name, &sarama.TopicDetail{NumPartitions: 4, ReplicationFactor: 1}, false) == nil
+	}, 60*time.Second, 20*time.Millisecond)
+}
+
 // TestRecreatedTopicIsReadFromItsBeginning deletes and recreates a topic that is consumed, with more records than the old one had. No member
 // goes on at an offset in the old topic: every record is handled.
 func TestRecreatedTopicIsReadFromItsBeginning(t *testing.T) {
@@ -235,13 +247,7 @@ func TestRecreatedTopicIsReadFromItsBeginning(t *testing.T) {
 			clear(seen)
 			mu.Unlock()
 
-			admin, err := kafka.NewAdmin(cluster)
-			require.NoError(t, err)
-			defer admin.Close()
-			require.NoError(t, admin.DeleteTopic(name))
-			require.Eventually(t, func() bool {
-				return admin.CreateTopic(name, &sarama.TopicDetail{NumPartitions: 4, ReplicationFactor: 1}, false) == nil
-			}, 60*time.Second, 20*time.Millisecond)
+			recreate(t, cluster, name)
 			produce(t, cluster, name, 2000, 20)
 			if c.down {
 				stop = start()

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
@@ -37,13 +36,7 @@ func TestTopicMadeAgainBeforeTheFirstSession(t *testing.T) {
 	p.Forget() // leases are taken
 	require.Eventually(t, p.Ready, 60*time.Second, 10*time.Millisecond)
 
-	admin, err := kafka.NewAdmin(c)
-	require.NoError(t, err)
-	defer admin.Close()
-	require.NoError(t, admin.DeleteTopic(name))
-	require.Eventually(t, func() bool {
-		return admin.CreateTopic(name, &sarama.TopicDetail{NumPartitions: 4, ReplicationFactor: 1}, false) == nil
-	}, 60*time.Second, 20*time.Millisecond)
+	recreate(t, c, name)
 	out, err := s.Subscribe(t.Context(), name)
 	require.NoError(t, err)
 	defer s.Close()
