@@ -21,6 +21,7 @@ type KafkaOptions struct {
 	Partitions int32            // of topics that are made
 	Embedded   bool             // the broker runs in this process
 	Now        func() time.Time // the time of records
+	Unable     func() bool      // tells whether the handlers cannot work (keyordered.Config.Unable). Optional
 	Log        *slog.Logger
 	Watermill  watermill.LoggerAdapter
 }
@@ -164,7 +165,7 @@ func (*inKafka) TopicFault(err error) bool { return kafka.TopicFault(err) }
 
 func (b *inKafka) Subscriber(group string, o messaging.Subscription) (message.Subscriber, error) {
 	s, err := kafka.NewSubscriber(b.config, group, kafka.SubscriberOptions{
-		KeyHeader: o.KeyHeader, Run: o.Run, Skip: o.Skip, KeepOffline: func() bool { return b.handsOver(group) }, OnMissing: b.makeAgain,
+		KeyHeader: o.KeyHeader, Run: o.Run, Skip: o.Skip, KeepOffline: func() bool { return b.handsOver(group) }, Unable: b.options.Unable, OnMissing: b.makeAgain,
 	}, b.options.Watermill)
 	if err != nil {
 		return nil, err

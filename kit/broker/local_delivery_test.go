@@ -8,6 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -100,11 +102,16 @@ func runWorker(name string) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("worker", name)
+	reach := postgres.NewReach(dsn, log)
+	go reach.Run(context.Background())
 	b := broker.Kafka(kafka.Config{
 		Brokers: strings.Split(os.Getenv("DELIVERY_BROKERS"), ","), ClientID: "test", Instance: uuid.NewString()[:8],
 		GroupBytes: []int{4 << 10, 1 << 20}[rand.IntN(2)], // with the first, few messages are in flight and others wait in Kafka
 		Member:     kafka.MemberMetadata{Host: name, Since: time.Now()},
-	}, broker.KafkaOptions{Partitions: deliveryPartitions, Now: time.Now, Log: log, Watermill: watermill.NopLogger{}})
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, os.Getenv("DELIVERY_KAFKA"))
+		},
+	}, broker.KafkaOptions{Partitions: deliveryPartitions, Now: time.Now, Unable: reach.Lost, Log: log, Watermill: watermill.NopLogger{}})
 	b.(broker.LocalDelivery).HandOver(topic, topic)
 	senders, err := b.Senders(func() int { return kafka.DefaultLimit })
 	if err != nil {
@@ -311,6 +318,8 @@ type deliveryProcess struct {
 	env   []string
 	cmd   *exec.Cmd
 	stdin io.Closer
+
+	toKafka, toPostgres *kittest.Network
 }
 
 func (p *deliveryProcess) start() {
@@ -371,7 +380,11 @@ func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
 
 	var workers []*deliveryProcess
 	for i := range deliveryWorkers {
-		p := &deliveryProcess{t: t, name: fmt.Sprint("worker-", i), env: []string{"DELIVERY_TOPIC=" + topic, "DELIVERY_DSN=" + dsn, "DELIVERY_BROKERS=" + strings.Join(brokers, ",")}}
+		at, err := url.Parse(dsn)
+		require.NoError(t, err)
+		p := &deliveryProcess{t: t, name: fmt.Sprint("worker-", i), toKafka: kittest.NewNetwork(t, brokers[0]), toPostgres: kittest.NewNetwork(t, at.Host)}
+		at.Host = p.toPostgres.Address
+		p.env = []string{"DELIVERY_TOPIC=" + topic, "DELIVERY_DSN=" + at.String(), "DELIVERY_BROKERS=" + strings.Join(brokers, ","), "DELIVERY_KAFKA=" + p.toKafka.Address}
 		p.start()
 		t.Cleanup(func() { p.kill() })
 		workers = append(workers, p)
@@ -495,6 +508,9 @@ func disturb(ctx context.Context, t *testing.T, workers []*deliveryProcess) {
 			time.Sleep(7 * time.Second) // longer than a lease, and than a member's session
 			w.signal(syscall.SIGCONT)
 		},
+		func(w *deliveryProcess) { cutOff(ctx, t, w.name+" from Kafka", w.toKafka) },
+		func(w *deliveryProcess) { cutOff(ctx, t, w.name+" from PostgreSQL", w.toPostgres) },
+		func(w *deliveryProcess) { cutOff(ctx, t, w.name+" from both", w.toKafka, w.toPostgres) },
 	}
 	if kittest.LongTests() && kittest.Real() && stopKafka != "" && startKafka != "" {
 		disturbances = append(disturbances, func(*deliveryProcess) {
@@ -514,6 +530,24 @@ func disturb(ctx context.Context, t *testing.T, workers []*deliveryProcess) {
 			}
 			disturbances[i](workers[rand.IntN(len(workers))])
 		}
+	}
+}
+
+// cutOff cuts a process off from servers, for longer than a lease and a member's session more often than not.
+func cutOff(ctx context.Context, t *testing.T, what string, networks ...*kittest.Network) {
+	t.Helper()
+	lasts, dropped := rand.N(20*time.Second), rand.IntN(2) == 0
+	t.Log("cut off", what, "for", lasts, "connections are lost:", dropped)
+	for _, n := range networks {
+		n.Cut()
+		defer n.Heal()
+		if dropped {
+			n.Drop()
+		}
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(lasts):
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"strings"
 	"time"
 
@@ -49,6 +50,9 @@ type Config struct {
 
 	// Security must pass its Check.
 	Security Security
+
+	// Dial opens a connection to a broker, for example through a tunnel. It has three seconds. Nil: as net.Dialer does.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // init turns off sarama's metrics of each record and request, which nothing reads. The kit has metrics of its own.
@@ -74,7 +78,22 @@ func (c Config) sarama() *sarama.Config {
 	s.Metadata.AllowAutoTopicCreation = false        // EnsureTopics makes topics, with the right number of partitions
 	s.Consumer.IsolationLevel = sarama.ReadCommitted // records of aborted transactions never happened
 	c.Security.apply(s)
+	if c.Dial != nil {
+		s.Net.Proxy.Enable, s.Net.Proxy.Dialer = true, dialer{c.Dial, s.Net.DialTimeout}
+	}
 	return s
+}
+
+// dialer is a Dial function as sarama calls it.
+type dialer struct {
+	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	timeout time.Duration
+}
+
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
+	defer cancel()
+	return d.dial(ctx, network, address)
 }
 
 // allHeaders is the header in which Debezium's event router puts the outbox's column of the same name: all of a message's, as JSON.
@@ -216,6 +235,7 @@ type SubscriberOptions struct {
 	Run         int                                        // how many messages of a key are in flight at once
 	Skip        func(header func(name string) string) bool // tells by its headers whether a record need not be delivered (keyordered.Config.Skip)
 	KeepOffline func() bool                                // keyordered.Config.KeepOffline
+	Unable      func() bool                                // keyordered.Config.Unable
 	OnMissing   func(topic string)                         // keyordered.Config.OnMissing
 }
 
@@ -234,7 +254,7 @@ func NewSubscriber(c Config, group string, o SubscriberOptions, logger watermill
 	s, err := keyordered.NewSubscriber(keyordered.Config{
 		Skip: skip, Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: c.records(), Logger: logger, MaxBytes: c.GroupBytes,
 		Key: func(r *sarama.ConsumerMessage) string { return orderKey(r, o.KeyHeader) },
-		Run: o.Run, KeepOffline: o.KeepOffline, OnMissing: o.OnMissing,
+		Run: o.Run, KeepOffline: o.KeepOffline, Unable: o.Unable, OnMissing: o.OnMissing,
 		Link: func(before any) (link any, done func()) {
 			b, _ := before.(*cqrs.Turn)
 			t := cqrs.NewTurn(b)

@@ -17,6 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/broker"
 	"github.com/millrace/millrace/kit/embedded"
 	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/postgres"
 	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
@@ -51,12 +52,28 @@ func (s *Instance) startBroker(_ context.Context, _ func(string)) (err error) {
 			Member: kafka.MemberMetadata{Host: s.host, Since: s.since}, Security: s.config.KafkaAuth,
 			GroupBytes: memoryFor(64<<20, groupsShare, 1<<20), FetchBytes: int32(memoryFor(256<<10, groupsShare*int(s.config.Partitions), 16<<10)), //nolint:gosec // at most 256 KiB
 		},
-		Options: broker.KafkaOptions{Partitions: s.config.Partitions, Embedded: len(s.config.KafkaBrokers) == 0, Now: s.brokerTime, Log: s.log, Watermill: s.watermill},
+		Options: broker.KafkaOptions{Partitions: s.config.Partitions, Embedded: len(s.config.KafkaBrokers) == 0, Now: s.brokerTime, Unable: s.watchReach(), Log: s.log, Watermill: s.watermill},
 	}); err != nil {
 		return err
 	}
 	s.onStop(func(context.Context) error { return s.broker.Close() })
 	return nil
+}
+
+// watchReach returns what tells whether PostgreSQL is out of reach, so that a worker's handlers cannot work; nil for other instances.
+func (s *Instance) watchReach() (lost func() bool) {
+	if !s.config.Roles[Worker] || s.config.Broker != InKafka {
+		return nil
+	}
+	reach := postgres.NewReach(s.DSN, s.log)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		reach.Run(ctx)
+	}()
+	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
+	return reach.Lost
 }
 
 // ensureTopics creates missing topics, and retries until it succeeds or the service stops.

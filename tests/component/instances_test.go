@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"syscall"
@@ -177,6 +178,49 @@ func TestStepsOfSeveralInstancesGoOnWithoutBroker(t *testing.T) {
 	report := all[0].Consistent()
 	require.Equal(t, 120+orders, report.Confirmed, "%+v", report)
 	require.Equal(t, 120+orders+1, report.Orders, "%+v", report)
+}
+
+// An instance that alone does not reach PostgreSQL leaves its shards and its partitions to the others, and has some again when it does.
+func TestAnInstanceIsCutOffFromPostgres(t *testing.T) {
+	t.Parallel()
+	kittest.Long(t)
+	w, all := several(t, 1)
+	at, err := url.Parse(all[0].DSN())
+	require.NoError(t, err)
+	network := kittest.NewNetwork(t, at.Host)
+	at.Host = network.Address
+	cut := w.Start("POSTGRES_DSN=" + at.String())
+	shards(t, all[0], cut)
+	kittest.Eventually(t, func() error {
+		flow(t, all[0])
+		messages, err := metric(t, cut, messagesHandled)
+		if err == nil && messages == 0 {
+			err = errors.New("the other instance has handled nothing")
+		}
+		return err
+	})
+
+	network.Cut()
+	t.Logf("40 orders, decided %s after an instance was cut off from PostgreSQL", flow(t, all[0]).Round(time.Millisecond))
+	t.Logf("40 more, decided %s after that", flow(t, all[0]).Round(time.Millisecond))
+	require.Equal(t, http.StatusOK, cut.Do(http.MethodGet, "/healthz", "").Status, "a restart would not help")
+	require.Equal(t, http.StatusServiceUnavailable, cut.Do(http.MethodGet, "/readyz", "").Status)
+	refused := cut.Do(http.MethodPost, "/v1/orders", harness.OrderBody("pm_ok", "MUG-01"))
+	require.Equal(t, http.StatusServiceUnavailable, refused.Status, refused.Body)
+
+	network.Heal()
+	shards(t, all[0], cut)
+	before, err := metric(t, cut, messagesHandled)
+	require.NoError(t, err)
+	kittest.Eventually(t, func() error {
+		flow(t, cut)
+		messages, err := metric(t, cut, messagesHandled)
+		if err == nil && messages == before {
+			err = errors.New("the instance that was cut off handles nothing")
+		}
+		return err
+	})
+	all[0].Consistent()
 }
 
 // An instance that is stopped for longer than its lease loses its shards and its partitions; when it goes on, it knows.

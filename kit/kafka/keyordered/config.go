@@ -63,6 +63,10 @@ type Config struct {
 	// it is offered. Another member may have been given the partitions meanwhile and handle the same records, so handlers must refuse what was handled already.
 	KeepOffline func() bool
 
+	// Unable tells whether the handlers cannot work, for example because they do not reach their database. A member that has some of the partitions leaves its
+	// group meanwhile, so that others have them. One that has all of them stays: there may be no other member, and joining again takes time. Optional.
+	Unable func() bool
+
 	// OnMissing is called while a member has partitions of a topic that does not exist any more, first often, then each thirtieth
 	// CheckTopicEvery. Optional.
 	OnMissing func(topic string)
@@ -129,6 +133,9 @@ func (c *Config) complete() error {
 	}
 	if c.OnMissing == nil {
 		c.OnMissing = func(string) {}
+	}
+	if c.Unable == nil {
+		c.Unable = func() bool { return false }
 	}
 	if c.KeepOffline == nil {
 		c.KeepOffline = func() bool { return false }

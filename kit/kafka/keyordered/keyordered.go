@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -80,7 +81,14 @@ func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *mess
 	fields := watermill.LogFields{"topic": topic, "group": s.config.Group}
 	var said time.Time
 	for ctx.Err() == nil {
-		if err := s.member(ctx, topic, out); err != nil && ctx.Err() == nil {
+		err := s.member(ctx, topic, out)
+		if errors.Is(err, errUnable) {
+			s.config.Logger.Info("Handlers cannot work, leaving the partitions to other members", fields)
+			for s.config.Unable() && pause(ctx) {
+			}
+			continue
+		}
+		if err != nil && ctx.Err() == nil {
 			if missing := missingRight(err, topic, s.config.Group); missing != nil {
 				err = missing
 			}
@@ -88,11 +96,21 @@ func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *mess
 				s.config.Logger.Error("Cannot consume, retrying", err, fields)
 				said = time.Now()
 			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(retryEvery):
-			}
+			pause(ctx)
 		}
+	}
+}
+
+// errUnable says that a member has left its group because the handlers cannot work.
+var errUnable = errors.New("the handlers cannot work")
+
+// pause waits a moment. It returns false if ctx is done.
+func pause(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(retryEvery):
+		return true
 	}
 }
 
@@ -139,6 +157,9 @@ func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *messa
 		err := group.Consume(session, []string{topic}, h)
 		again := session.Err() != nil
 		end()
+		if h.leaves.Swap(false) {
+			return errUnable
+		}
 		if err != nil && !again {
 			return err
 		}
@@ -157,6 +178,7 @@ type handler struct {
 	bytes  *budget
 
 	end      func()          // ends the session
+	leaves   atomic.Bool     // the member is to leave the group when the session has ended
 	metadata string          // that its offsets are committed with
 	held     context.Context //nolint:containedctx // done when the session's partitions are to be given up
 }
@@ -168,7 +190,7 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 		return err
 	}
 	h.note(h.topic, id)
-	known := h.hold(session)
+	known, some := h.hold(session)
 	if h.metadata = metadataOf(id); h.metadata != "" {
 		reset, err := resetForeign(h.client, h.config.Group, h.metadata, session)
 		if err != nil {
@@ -183,6 +205,9 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 		known = partitions // the client could not tell
 	}
 	go h.watch(session.Context(), h.metadata, known, h.end)
+	if some {
+		go h.leave(session.Context(), h.end)
+	}
 	return nil
 }
 

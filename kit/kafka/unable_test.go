@@ -1,0 +1,105 @@
+package kafka_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/kafka"
+	"github.com/millrace/millrace/kit/kafka/keyordered"
+	"github.com/millrace/millrace/kit/kittest"
+)
+
+// sick is a member whose handlers cannot work while it is unable to.
+type sick struct {
+	*keyordered.Subscriber
+	unable  atomic.Bool
+	handled atomic.Int64
+}
+
+func member(t *testing.T, c kafka.Config, topic string) *sick {
+	t.Helper()
+	m := &sick{}
+	var err error
+	m.Subscriber, err = kafka.NewSubscriber(c, topic, kafka.SubscriberOptions{Unable: m.unable.Load}, watermill.NopLogger{})
+	require.NoError(t, err)
+	out, err := m.Subscribe(context.Background(), topic)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	go func() {
+		for msg := range out {
+			go func() {
+				if m.unable.Load() {
+					msg.Nack()
+					return
+				}
+				m.handled.Add(1)
+				msg.Ack()
+			}()
+		}
+	}()
+	return m
+}
+
+// partitions is how many the member was given.
+func (m *sick) partitions(topic string) (n int) {
+	for _, given := range m.Given(topic) {
+		if given {
+			n++
+		}
+	}
+	return n
+}
+
+// The messages of a member whose handlers cannot work are handled by others. The last member stays, and one whose handlers can work again comes back.
+func TestMemberWhoseHandlersCannotWorkLeaves(t *testing.T) {
+	c := config(t)
+	name := topic(t, c)
+	a, b := member(t, c, name), member(t, c, name)
+	have := func(want ...int) {
+		t.Helper()
+		kittest.Eventually(t, func() error {
+			if has := []int{a.partitions(name), b.partitions(name)}; !slices.Equal(has, want) {
+				return fmt.Errorf("they have %v of the partitions, not %v", has, want)
+			}
+			return nil
+		})
+	}
+	handle := func(n int64, of *sick) {
+		t.Helper()
+		kittest.Eventually(t, func() error {
+			if handled := of.handled.Load(); handled < n {
+				return fmt.Errorf("%d of %d are handled", handled, n)
+			}
+			return nil
+		})
+	}
+	have(2, 2)
+	a.unable.Store(true)
+	produce(t, c, name, 40, 20)
+	handle(40, b)
+	require.True(t, b.HasAll(name))
+
+	b.unable.Store(true) // and no member is able
+	produceFrom(t, c, name, 40, 80, 20)
+	require.Never(t, func() bool { return !b.HasAll(name) }, 4*time.Second, 50*time.Millisecond)
+	b.unable.Store(false)
+	handle(80, b)
+
+	a.unable.Store(false)
+	have(2, 2)
+	produceFrom(t, c, name, 80, 120, 20)
+	kittest.Eventually(t, func() error {
+		if n := a.handled.Load() + b.handled.Load(); n < 120 {
+			return fmt.Errorf("%d of 120 are handled", n)
+		}
+		return nil
+	})
+	require.Positive(t, a.handled.Load())
+}

@@ -1,0 +1,127 @@
+package kittest
+
+import (
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Network is a TCP connection of one process to a server, which a test can cut.
+type Network struct {
+	Address  string // where the process is to connect
+	listener net.Listener
+	server   string
+
+	mu    sync.Mutex
+	cut   chan struct{} // closed when the network works again; nil: it works
+	open  map[net.Conn]bool
+	ended bool
+}
+
+// NewNetwork returns the network to a server at host:port. It works until the test's end, or until Cut.
+func NewNetwork(t *testing.T, server string) *Network {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	n := &Network{Address: listener.Addr().String(), listener: listener, server: server, open: map[net.Conn]bool{}}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() { n.serve(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		n.mu.Lock()
+		n.ended = true
+		n.mu.Unlock()
+		n.Drop()
+		n.Heal()
+		running.Wait()
+	})
+	return n
+}
+
+// Cut makes what is sent in either direction arrive only after Heal. Nobody is told.
+func (n *Network) Cut() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cut == nil {
+		n.cut = make(chan struct{})
+	}
+}
+
+// Drop closes the connections. Those that are made while the network is cut get no answer.
+func (n *Network) Drop() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for conn := range n.open {
+		_ = conn.Close()
+	}
+}
+
+// Heal ends Cut.
+func (n *Network) Heal() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cut != nil {
+		close(n.cut)
+		n.cut = nil
+	}
+}
+
+// wait waits while the network is cut.
+func (n *Network) wait() {
+	n.mu.Lock()
+	cut := n.cut
+	n.mu.Unlock()
+	if cut != nil {
+		<-cut
+	}
+}
+
+func (n *Network) serve(client net.Conn) {
+	defer n.keep(client)()
+	n.wait()
+	server, err := net.Dial("tcp", n.server)
+	if err != nil {
+		return
+	}
+	defer n.keep(server)()
+	var copying sync.WaitGroup
+	for from, to := range map[net.Conn]net.Conn{client: server, server: client} {
+		copying.Go(func() {
+			defer func() { _, _ = client.Close(), server.Close() }()
+			for buffer := make([]byte, 32<<10); ; {
+				read, err := from.Read(buffer)
+				n.wait()
+				if _, failed := to.Write(buffer[:read]); err != nil || failed != nil {
+					return
+				}
+			}
+		})
+	}
+	copying.Wait()
+}
+
+// keep registers a connection until it is closed by the returned function.
+func (n *Network) keep(conn net.Conn) (end func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.open[conn] = true
+	if n.ended {
+		_ = conn.Close()
+	}
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.open, conn)
+		_ = conn.Close()
+	}
+}

@@ -1,0 +1,72 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/millrace/millrace/kit/kittest"
+	"github.com/millrace/millrace/kit/postgres"
+)
+
+// PostgreSQL is lost when the network is cut, whether connections end or hang, and neither when it is paused for a moment nor when there is no room for
+// another connection.
+func TestReach(t *testing.T) {
+	t.Parallel()
+	db, dsn := kittest.Database(t)
+	at, err := url.Parse(dsn)
+	require.NoError(t, err)
+	watch := func(dsn string) *postgres.Reach {
+		r := postgres.NewReach(dsn, slog.New(slog.DiscardHandler))
+		ctx, end := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			r.Run(ctx)
+		}()
+		t.Cleanup(func() { end(); <-ended })
+		return r
+	}
+	until := func(r *postgres.Reach, lost bool) {
+		t.Helper()
+		kittest.Eventually(t, func() error {
+			if r.Lost() != lost {
+				return errors.New("Lost is not as it should be")
+			}
+			return nil
+		})
+	}
+
+	network := kittest.NewNetwork(t, at.Host)
+	through := *at
+	through.Host = network.Address
+	_, err = db.Exec(`CREATE ROLE full_up LOGIN PASSWORD 'x' CONNECTION LIMIT 0`)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, err := db.Exec(`DROP ROLE full_up`)
+		require.NoError(t, err)
+	})
+	full := *at
+	full.User = url.UserPassword("full_up", "x")
+	r, crowded := watch(through.String()), watch(full.String())
+
+	network.Cut()
+	time.Sleep(5 * time.Second)
+	network.Heal()
+	require.Never(t, r.Lost, 4*time.Second, 50*time.Millisecond)
+	network.Cut()
+	until(r, true)
+	network.Heal()
+	until(r, false)
+	network.Cut()
+	network.Drop()
+	until(r, true)
+	network.Heal()
+	until(r, false)
+	require.False(t, crowded.Lost())
+}
