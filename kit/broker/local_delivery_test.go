@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -102,7 +101,7 @@ func runWorker(name string) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("worker", name)
-	reach := postgres.NewReach(dsn, log)
+	reach := postgres.NewReach(db, log)
 	go reach.Run(context.Background())
 	b := broker.Kafka(kafka.Config{
 		Brokers: strings.Split(os.Getenv("DELIVERY_BROKERS"), ","), ClientID: "test", Instance: uuid.NewString()[:8],
@@ -380,11 +379,9 @@ func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
 
 	var workers []*deliveryProcess
 	for i := range deliveryWorkers {
-		at, err := url.Parse(dsn)
-		require.NoError(t, err)
-		p := &deliveryProcess{t: t, name: fmt.Sprint("worker-", i), toKafka: kittest.NewNetwork(t, brokers[0]), toPostgres: kittest.NewNetwork(t, at.Host)}
-		at.Host = p.toPostgres.Address
-		p.env = []string{"DELIVERY_TOPIC=" + topic, "DELIVERY_DSN=" + at.String(), "DELIVERY_BROKERS=" + strings.Join(brokers, ","), "DELIVERY_KAFKA=" + p.toKafka.Address}
+		toPostgres, through := kittest.ToPostgres(t, dsn)
+		p := &deliveryProcess{t: t, name: fmt.Sprint("worker-", i), toKafka: kittest.NewNetwork(t, brokers[0]), toPostgres: toPostgres}
+		p.env = []string{"DELIVERY_TOPIC=" + topic, "DELIVERY_DSN=" + through, "DELIVERY_BROKERS=" + strings.Join(brokers, ","), "DELIVERY_KAFKA=" + p.toKafka.Address}
 		p.start()
 		t.Cleanup(func() { p.kill() })
 		workers = append(workers, p)

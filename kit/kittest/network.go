@@ -2,6 +2,7 @@ package kittest
 
 import (
 	"net"
+	"net/url"
 	"sync"
 	"testing"
 
@@ -46,6 +47,16 @@ func NewNetwork(t *testing.T, server string) *Network {
 		running.Wait()
 	})
 	return n
+}
+
+// ToPostgres returns the network to the server of a DSN, and the DSN with which a process uses it.
+func ToPostgres(t *testing.T, dsn string) (n *Network, through string) {
+	t.Helper()
+	at, err := url.Parse(dsn)
+	require.NoError(t, err)
+	n = NewNetwork(t, at.Host)
+	at.Host = n.Address
+	return n, at.String()
 }
 
 // Cut makes what is sent in either direction arrive only after Heal. Nobody is told.

@@ -8,14 +8,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/millrace/millrace/kit/postgres/txn"
+	"github.com/jmoiron/sqlx"
 )
 
-// Reach tells whether this process reaches PostgreSQL. It has a connection of its own, so that a pool that is busy does not count as unreachable.
+// Reach tells whether this process reaches PostgreSQL. It keeps a connection of the pool, so that a pool that is busy does not count as unreachable.
 type Reach struct {
-	dsn  string
+	db   *sqlx.DB
 	log  *slog.Logger
+	conn *sqlx.Conn // nil: to be opened
 	lost atomic.Bool
 }
 
@@ -27,18 +27,17 @@ const (
 )
 
 // NewReach makes a Reach, for which PostgreSQL is reachable until Run says otherwise.
-func NewReach(dsn string, log *slog.Logger) *Reach { return &Reach{dsn: dsn, log: log} }
+func NewReach(db *sqlx.DB, log *slog.Logger) *Reach { return &Reach{db: db, log: log} }
 
 // Lost tells whether PostgreSQL could not be reached for about ten seconds, and since.
 func (r *Reach) Lost() bool { return r.lost.Load() }
 
 // Run asks PostgreSQL until ctx is done.
 func (r *Reach) Run(ctx context.Context) {
-	conn := txn.NewOwn(r.dsn, map[string]string{"application_name": "millrace reach"})
-	defer conn.Close() //nolint:errcheck // nothing is lost with it
+	defer r.close()
 	for failed := 0; ; {
 		began := time.Now()
-		err := ask(ctx, conn)
+		err := r.ask(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -62,17 +61,27 @@ func (r *Reach) Run(ctx context.Context) {
 	}
 }
 
-func ask(ctx context.Context, conn *txn.Own) error {
+func (r *Reach) ask(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	if err := conn.Open(ctx); err != nil {
-		if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == "53300" {
-			return nil // too many connections: it is reached, and the handlers have those of the pool
+	if r.conn == nil {
+		if r.conn, err = r.db.Connx(ctx); err != nil {
+			r.conn = nil
+			if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == "53300" {
+				return nil // too many connections: it is reached, and the handlers have those of the pool
+			}
+			return err
 		}
-		return err
 	}
-	if err := conn.Ping(ctx); err != nil {
-		return errors.Join(err, conn.Close())
+	if err = r.conn.PingContext(ctx); err != nil {
+		r.close()
 	}
-	return nil
+	return err
+}
+
+func (r *Reach) close() {
+	if r.conn != nil {
+		_ = r.conn.Close() // it goes back to the pool, or is lost
+		r.conn = nil
+	}
 }

@@ -19,17 +19,17 @@ import (
 func TestReach(t *testing.T) {
 	t.Parallel()
 	db, dsn := kittest.Database(t)
-	at, err := url.Parse(dsn)
-	require.NoError(t, err)
 	watch := func(dsn string) *postgres.Reach {
-		r := postgres.NewReach(dsn, slog.New(slog.DiscardHandler))
+		pool, err := postgres.Open(dsn, postgres.MinConns)
+		require.NoError(t, err)
+		r := postgres.NewReach(pool, slog.New(slog.DiscardHandler))
 		ctx, end := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
 			r.Run(ctx)
 		}()
-		t.Cleanup(func() { end(); <-ended })
+		t.Cleanup(func() { end(); <-ended; _ = pool.Close() })
 		return r
 	}
 	until := func(r *postgres.Reach, lost bool) {
@@ -42,18 +42,17 @@ func TestReach(t *testing.T) {
 		})
 	}
 
-	network := kittest.NewNetwork(t, at.Host)
-	through := *at
-	through.Host = network.Address
-	_, err = db.Exec(`CREATE ROLE full_up LOGIN PASSWORD 'x' CONNECTION LIMIT 0`)
+	network, through := kittest.ToPostgres(t, dsn)
+	_, err := db.Exec(`CREATE ROLE full_up LOGIN PASSWORD 'x' CONNECTION LIMIT 0`)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		_, err := db.Exec(`DROP ROLE full_up`)
 		require.NoError(t, err)
 	})
-	full := *at
+	full, err := url.Parse(dsn)
+	require.NoError(t, err)
 	full.User = url.UserPassword("full_up", "x")
-	r, crowded := watch(through.String()), watch(full.String())
+	r, crowded := watch(through), watch(full.String())
 
 	network.Cut()
 	time.Sleep(5 * time.Second)

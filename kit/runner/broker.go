@@ -65,7 +65,7 @@ func (s *Instance) watchReach() (lost func() bool) {
 	if !s.config.Roles[Worker] || s.config.Broker != InKafka {
 		return nil
 	}
-	reach := postgres.NewReach(s.DSN, s.log)
+	reach := postgres.NewReach(s.db, s.log)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -48,8 +48,8 @@ type stage struct {
 	env       *harness.Environment
 	sandbox   harness.Client
 	instances []*harness.Instance
-	busy      [3]sync.Mutex // of the instances
-	proxies   []*proxy      // to PostgreSQL, one an instance
+	busy      [3]sync.Mutex      // of the instances
+	networks  []*kittest.Network // to PostgreSQL, one an instance
 	db        *sql.DB
 	driver    *driver
 	prefix    string
@@ -126,7 +126,7 @@ func chosen(t *testing.T, kinds string) (deck []fault) {
 	return deck
 }
 
-// setUp starts three instances, the second without local delivery, the third with a clock that is three hours ahead, each behind a proxy of its own to PostgreSQL.
+// setUp starts three instances, the second without local delivery, the third with a clock that is three hours ahead, each with a network of its own to PostgreSQL.
 func setUp(t *testing.T, seed uint64) *stage {
 	t.Helper()
 	s := &stage{t: t, chance: rand.New(rand.NewPCG(seed, 1)), env: harness.NewEnvironment(t, "LOAD_DISTRIBUTION="+cmp.Or(os.Getenv("CHAOS_SPREAD"), "instances")), brokers: strings.Split(os.Getenv("KAFKA_BROKERS"), ",")}
@@ -135,9 +135,9 @@ func setUp(t *testing.T, seed uint64) *stage {
 	dsn := s.env.DSN()
 	s.db = kittest.OpenDB(t, dsn)
 	for n := range 3 {
-		p := newProxy(t, hostOf(t, dsn))
-		s.proxies = append(s.proxies, p)
-		settings := []string{"POSTGRES_DSN=" + withHost(t, dsn, p.addr()), "POSTGRES_MAX_CONNS=24"}
+		network, through := kittest.ToPostgres(t, dsn)
+		s.networks = append(s.networks, network)
+		settings := []string{"POSTGRES_DSN=" + through, "POSTGRES_MAX_CONNS=24"}
 		switch n {
 		case 1:
 			settings = append(settings, "LOCAL_DELIVERY=off") // the ways through Kafka are taken too

@@ -69,19 +69,28 @@ var faults = []fault{
 		times := 2 + s.chance.IntN(3)
 		return func() {
 			for range times {
-				for _, p := range s.proxies {
-					p.cut()
+				for _, n := range s.networks {
+					n.Drop()
 				}
 				time.Sleep(time.Second)
 			}
 		}
 	}},
 	{name: "a connection hangs", prepare: func(s *stage) func() {
-		p := s.proxies[s.chance.IntN(3)]
+		n := s.networks[s.chance.IntN(3)]
 		return func() {
-			p.hang(true)
+			n.Cut()
 			time.Sleep(8 * time.Second)
-			p.hang(false)
+			n.Heal()
+		}
+	}},
+	{name: "an instance cut off from PostgreSQL for 20 s", prepare: func(s *stage) func() {
+		n := s.networks[s.chance.IntN(3)]
+		return func() {
+			n.Cut()
+			n.Drop()
+			time.Sleep(20 * time.Second) // long enough to leave its groups
+			n.Heal()
 		}
 	}},
 	faultSettings("payments down", "payments", `{"down":true}`, `{"down":false}`, 6*time.Second),

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"syscall"
@@ -185,11 +184,8 @@ func TestAnInstanceIsCutOffFromPostgres(t *testing.T) {
 	t.Parallel()
 	kittest.Long(t)
 	w, all := several(t, 1)
-	at, err := url.Parse(all[0].DSN())
-	require.NoError(t, err)
-	network := kittest.NewNetwork(t, at.Host)
-	at.Host = network.Address
-	cut := w.Start("POSTGRES_DSN=" + at.String())
+	network, through := kittest.ToPostgres(t, all[0].DSN())
+	cut := w.Start("POSTGRES_DSN=" + through)
 	shards(t, all[0], cut)
 	kittest.Eventually(t, func() error {
 		flow(t, all[0])

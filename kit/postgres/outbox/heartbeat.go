@@ -17,10 +17,10 @@ import (
 
 // run renews the leases until ctx is done, and then gives them back.
 func (l *leases) run(ctx context.Context) {
-	conn := txn.NewOwn(l.dsn, map[string]string{"application_name": "millrace relay", "lock_timeout": "1s"})
+	var conn *pgx.Conn
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := l.heartbeat(ctx, conn)
+		err := l.heartbeat(ctx, &conn)
 		if err != nil && ctx.Err() == nil {
 			l.log.Warn("relay: cannot renew leases", "error", err)
 		}
@@ -30,14 +30,27 @@ func (l *leases) run(ctx context.Context) {
 		}
 		sleep(ctx, l.heartbeatNow, pause)
 	}
-	l.release(context.WithoutCancel(ctx), conn)
+	l.release(context.WithoutCancel(ctx), &conn)
+}
+
+// connect opens the heartbeat's connection if it is not open.
+func (l *leases) connect(ctx context.Context, conn **pgx.Conn) error {
+	if *conn != nil && !(*conn).IsClosed() {
+		return nil
+	}
+	config, err := txn.Config(l.dsn, map[string]string{"application_name": "millrace relay", "lock_timeout": "1s"})
+	if err != nil {
+		return err
+	}
+	*conn, err = pgx.ConnectConfig(ctx, config)
+	return err
 }
 
 // heartbeat renews the leases, and takes or gives away shards so that each host has its share.
-func (l *leases) heartbeat(ctx context.Context, conn *txn.Own) error {
+func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseFor/2)
 	defer cancel()
-	if err := conn.Open(ctx); err != nil {
+	if err := l.connect(ctx, conn); err != nil {
 		return err
 	}
 	s, ended := l.current(ctx)
@@ -62,8 +75,8 @@ func (l *leases) heartbeat(ctx context.Context, conn *txn.Own) error {
 			bool_or(preferred IS NULL), ARRAY(SELECT shard FROM relay_leases WHERE owner IS NULL OR expires_at < app_now()) FROM relays`,
 		l.host, l.since, s.owner, ended).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&hosts, &earlier, &sole, &former, &free) })
-	if err := conn.SendBatch(ctx, b).Close(); err != nil {
-		return errors.Join(err, conn.Close())
+	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
+		return errors.Join(err, closeConn(conn))
 	}
 	if !l.renew(s, began, renewed) {
 		return ErrLeaseLost // the next heartbeat begins another session
@@ -82,7 +95,7 @@ func (l *leases) heartbeat(ctx context.Context, conn *txn.Own) error {
 }
 
 // exchange gives shards away and takes free ones.
-func (l *leases) exchange(ctx context.Context, conn *txn.Own, s *session, of share) error {
+func (l *leases) exchange(ctx context.Context, conn **pgx.Conn, s *session, of share) error {
 	give := l.give(s, of.give)
 	if len(give)+len(of.take) == 0 {
 		return nil
@@ -95,9 +108,9 @@ func (l *leases) exchange(ctx context.Context, conn *txn.Own, s *session, of sha
 				SELECT shard FROM relay_leases WHERE (owner IS NULL OR expires_at < app_now()) AND shard = ANY($3) FOR UPDATE SKIP LOCKED)
 			RETURNING shard)
 		SELECT COALESCE(array_agg(shard), '{}') FROM taken`, s.owner, leaseFor, of.take).QueryRow(func(row pgx.Row) error { return row.Scan(&taken) })
-	if err := conn.SendBatch(ctx, b).Close(); err != nil {
+	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
 		l.finish(s) // a statement that failed may have given shards away
-		return errors.Join(err, conn.Close())
+		return errors.Join(err, closeConn(conn))
 	}
 	if len(taken) > 0 {
 		l.taking()
@@ -165,7 +178,7 @@ func (l *leases) finish(s *session) {
 }
 
 // release gives all leases back, so that other relays need not wait until they expire.
-func (l *leases) release(ctx context.Context, conn *txn.Own) {
+func (l *leases) release(ctx context.Context, conn **pgx.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	l.mu.Lock()
@@ -176,14 +189,22 @@ func (l *leases) release(ctx context.Context, conn *txn.Own) {
 		return
 	}
 	s.end(ErrLeaseLost)
-	if err := conn.Open(ctx); err != nil {
+	if err := l.connect(ctx, conn); err != nil {
 		return // the leases expire
 	}
 	b := &pgx.Batch{}
 	b.Queue(`UPDATE relay_leases SET owner = NULL, expires_at = '-infinity' WHERE owner = $1`, s.owner)
 	b.Queue(`DELETE FROM relays WHERE owner = $1`, s.owner)
-	if err := conn.SendBatch(ctx, b).Close(); err != nil {
+	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
 		l.log.Warn("relay: leases are left to expire", "error", err)
 	}
-	_ = conn.Close() // nothing is left to send
+	_ = closeConn(conn) // nothing is left to send
+}
+
+func closeConn(conn **pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := (*conn).Close(ctx)
+	*conn = nil
+	return err
 }
