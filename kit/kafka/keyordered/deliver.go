@@ -171,7 +171,7 @@ func (p *partition) drain(patience time.Duration, lose context.CancelFunc) {
 		lose()
 		select {
 		case <-done:
-		case <-time.After(patience):
+		case <-time.After(max(patience, p.config.Grace)):
 			p.config.Logger.Error("Handlers are still active after their partition was lost", nil, map[string]any{"topic": p.topic})
 		}
 	}

@@ -242,8 +242,11 @@ func (h *handler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama
 		<-h.held.Done()
 	}
 	patience := h.config.Grace
-	if h.ctx.Err() != nil {
+	switch {
+	case h.ctx.Err() != nil:
 		patience = h.config.CloseGrace
+	case h.leaves.Load(): // the handlers cannot end
+		patience = 0
 	}
 	p.drain(patience, lose)
 	return nil
