@@ -53,28 +53,32 @@ func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 	if err := l.connect(ctx, conn); err != nil {
 		return err
 	}
-	s, ended := l.current(ctx)
+	s, ended := l.current(ctx) // ended is not NULL in SQL
 	began := time.Now()
 	var renewed []int16
 	var hosts int
 	var earlier bool
 	var former bool        // a relay runs that has no preferences and takes any shard
 	var sole, free []int16 // those that one relay prefers, and those that nobody holds
+	var asked, others bool // what others say of the broker
+	says := l.sight.says()
 	preferred := []int16{} // not NULL in SQL, which is that of a program of the version before
 	if !l.standby {
 		preferred = append(preferred, l.prefers()...)
 	}
 	b := &pgx.Batch{}
 	b.Queue(`DELETE FROM relays WHERE expires_at < app_now()`)
-	b.Queue(`INSERT INTO relays (owner, host, since, expires_at, preferred) VALUES ($1, $2, $3, app_now() + $4::interval, $5)
-		ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at, preferred = excluded.preferred`, s.owner, l.host, l.since, leaseFor, preferred)
+	b.Queue(`INSERT INTO relays (owner, host, since, expires_at, preferred, broker) VALUES ($1, $2, $3, app_now() + $4::interval, $5, $6)
+		ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at, preferred = excluded.preferred, broker = excluded.broker`, s.owner, l.host, l.since, leaseFor, preferred, says)
 	b.Queue(`WITH renewed AS (UPDATE relay_leases SET expires_at = app_now() + $2::interval WHERE owner = $1 RETURNING shard)
 		SELECT COALESCE(array_agg(shard), '{}') FROM renewed`, s.owner, leaseFor).QueryRow(func(row pgx.Row) error { return row.Scan(&renewed) })
-	b.Queue(`SELECT count(DISTINCT host), COALESCE(bool_or(host = $1 AND (since, owner) < ($2, $3) AND owner <> ALL(COALESCE($4, '{}'::text[]))), false),
-			ARRAY(SELECT shard FROM (SELECT unnest(preferred) FROM relays WHERE owner <> ALL(COALESCE($4, '{}'::text[]))) AS p(shard) GROUP BY shard HAVING count(*) = 1),
-			bool_or(preferred IS NULL), ARRAY(SELECT shard FROM relay_leases WHERE owner IS NULL OR expires_at < app_now()) FROM relays`,
-		l.host, l.since, s.owner, ended).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&hosts, &earlier, &sole, &former, &free) })
+	b.Queue(`SELECT count(DISTINCT host) FILTER (WHERE able), COALESCE(bool_or(host = $1 AND (since, owner) < ($2, $3) AND able AND other), false),
+			ARRAY(SELECT shard FROM (SELECT unnest(preferred) FROM relays WHERE broker <> $5 AND owner <> ALL($4)) AS p(shard) GROUP BY shard HAVING count(*) = 1),
+			bool_or(preferred IS NULL), ARRAY(SELECT shard FROM relay_leases WHERE owner IS NULL OR expires_at < app_now()),
+			COALESCE(bool_or(broker IN ($5, $6) AND other), false), COALESCE(bool_or(broker = $7 AND other), false)
+		FROM (SELECT *, broker <> $5 AS able, owner <> $3 AND owner <> ALL($4) AS other FROM relays) r`,
+		l.host, l.since, s.owner, ended, cutOff, unreached, answering).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&hosts, &earlier, &sole, &former, &free, &asked, &others) })
 	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
 		return errors.Join(err, closeConn(conn))
 	}
@@ -88,9 +92,14 @@ func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 	if former {
 		preferred, sole = nil, nil
 	}
-	if earlier {
+	if away := says == cutOff; l.away != away {
+		l.away = away
+		l.log.Warn("relay: the broker is out of reach of this instance alone", "leaves the shards to others", away)
+	}
+	if earlier || l.away {
 		preferred, hosts = nil, 0
 	}
+	l.sight.heard(s.ctx, asked, others)
 	return l.exchange(ctx, conn, s, shareOf(l.heldBy(s), free, preferred, sole, hosts))
 }
 
@@ -149,7 +158,7 @@ func (l *leases) current(ctx context.Context) (s *session, ended []string) {
 		l.session.expiry = time.AfterFunc(time.Until(until), func() { end(ErrLeaseLost) })
 		clear(l.giving)
 	}
-	return l.session, slices.Clone(l.ended)
+	return l.session, append([]string{}, l.ended...)
 }
 
 // renew notes that leases were renewed by a statement that was sent at began. It returns false, and ends the session, if one of them was

@@ -56,8 +56,18 @@ func (r *Relay) reached(accepted bool, err error) {
 			r.Wake()
 		}
 	case !errors.Is(err, ErrLeaseLost):
-		r.down.Store(true)
+		if !r.down.Swap(true) {
+			r.downSince.Store(time.Now().UnixNano())
+		}
 	}
+}
+
+// failing is for how long the broker has been away for this relay; 0: it is not.
+func (r *Relay) failing() time.Duration {
+	if !r.down.Load() {
+		return 0
+	}
+	return max(1, time.Since(time.Unix(0, r.downSince.Load())))
 }
 
 // away tells whether the local lane is not to send now, because the broker was away when somebody tried to. It is asked in the background.

@@ -37,6 +37,7 @@ type leases struct {
 	prefers      func() []int16
 	taking       func() // called before shards are used that another relay may have had
 	changed      func() // called after the held shards have changed
+	sight        *sight
 	heartbeatNow chan struct{}
 
 	mu      sync.Mutex
@@ -45,6 +46,7 @@ type leases struct {
 	inUse   map[int16]int // how many batches of a shard are under way
 	giving  map[int16]bool
 	standby bool
+	away    bool // it is cut off from the broker
 }
 
 // session is a period in which the relay held its leases without a gap.

@@ -15,18 +15,19 @@ import (
 // Relay sends messages from the outbox to the broker: messages of different keys in parallel, messages of one key in order, every message at
 // least once.
 type Relay struct {
-	db      *sqlx.DB
-	sender  func() Sender
-	options Options
-	buffer  *buffer
-	handed  *handed
-	leases  *leases
-	lanes   []*lane
-	down    atomic.Bool   // the last request failed, by a fault of the broker
-	timers  chan struct{} // wakes the goroutine that looks for due timers
-	looks   atomic.Int64  // time of its next look, as Unix time in ns
-	retry   chan struct{} // wakes the goroutine that retries suspended topics
-	log     *slog.Logger
+	db        *sqlx.DB
+	sender    func() Sender
+	options   Options
+	buffer    *buffer
+	handed    *handed
+	leases    *leases
+	lanes     []*lane
+	down      atomic.Bool   // the last request failed, by a fault of the broker
+	downSince atomic.Int64  // since when, as Unix time in ns
+	timers    chan struct{} // wakes the goroutine that looks for due timers
+	looks     atomic.Int64  // time of its next look, as Unix time in ns
+	retry     chan struct{} // wakes the goroutine that retries suspended topics
+	log       *slog.Logger
 }
 
 // Sender sends messages to the broker.
@@ -119,6 +120,7 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	}
 	r.leases.taking = r.handed.sentElsewhere
 	r.leases.changed = r.readAll
+	r.leases.sight = &sight{failing: r.failing, ping: r.options.Ping, back: func() { r.reached(true, nil) }}
 	return r
 }
 
