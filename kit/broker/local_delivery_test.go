@@ -122,7 +122,7 @@ func runWorker(name string) error {
 	}
 	w := &deliveryWorker{name: name, topic: topic, db: db}
 	w.relay = outbox.NewRelay(db, func() outbox.Sender { return marking{senders().(outbox.Local)} }, log, outbox.Options{
-		DSN: dsn, Refused: b.Refused, TopicFault: b.TopicFault, Batch: 20, Local: []string{topic}, Preferred: preferred,
+		DSN: dsn, Refused: b.Refused, TopicFault: b.TopicFault, Ping: b.Ping, Batch: 20, Local: []string{topic}, Preferred: preferred,
 	})
 	stopping, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

@@ -68,7 +68,7 @@ func TestDatabaseOfTheVersionBefore(t *testing.T) {
 	instances.Wait()
 	require.NoError(t, schema.Check(t.Context(), db.DB))
 	require.Equal(t, []string{
-		"kit 1", "kit 2", "kit 3", "kit 4", "kit 5", "kit 6", "kit 7", "kit 8", "kit 9", "kit 10", "kit 11", "kit 12", "kit 13", "service 1", "service 2", "service 11",
+		"kit 1", "kit 2", "kit 3", "kit 4", "kit 5", "kit 6", "kit 7", "kit 8", "kit 9", "kit 10", "kit 11", "kit 12", "kit 13", "kit 14", "service 1", "service 2", "service 11",
 	}, versions(t, db.DB, schema))
 	var newest int
 	require.NoError(t, db.Get(&newest, `SELECT max(version_id) FROM goose_db_version`))
@@ -79,9 +79,12 @@ func TestDatabaseOfTheVersionBefore(t *testing.T) {
 func TestShardsOfTheVersionBefore(t *testing.T) {
 	db, _ := kittest.Database(t)
 	schema := migrations.New(nil)
-	for slices.Contains(versions(t, db.DB, schema), "kit 13") {
-		require.NoError(t, schema.Down(t.Context(), db.DB))
+	before := func() {
+		for slices.Contains(versions(t, db.DB, schema), "kit 13") {
+			require.NoError(t, schema.Down(t.Context(), db.DB))
+		}
 	}
+	before()
 	shards := func() (found []int) {
 		require.NoError(t, db.Select(&found, `SELECT shard FROM outbox ORDER BY id`))
 		return found
@@ -96,7 +99,7 @@ func TestShardsOfTheVersionBefore(t *testing.T) {
 	require.NoError(t, db.Get(&free, `SELECT count(*) FROM relay_leases WHERE owner IS NULL AND shard >= $1`, outbox.FirstShard))
 	require.Equal(t, outbox.Shards, free, "no relay runs")
 
-	require.NoError(t, schema.Down(t.Context(), db.DB))
+	before()
 	former := func(key string) int {
 		h := fnv.New32a()
 		_, _ = h.Write([]byte("topic\x00" + key)) // a hash takes everything
@@ -109,7 +112,7 @@ func TestShardsOfTheVersionBefore(t *testing.T) {
 	require.NoError(t, db.Get(&free, `SELECT count(*) FROM relay_leases WHERE owner IS NULL OR expires_at < app_now() + interval '4 s'`))
 	require.Zero(t, free, "a relay may still send")
 	for range 2 { // with a row of the first time
-		require.NoError(t, schema.Down(t.Context(), db.DB))
+		before()
 		require.NoError(t, schema.Up(t.Context(), db.DB))
 	}
 
