@@ -20,7 +20,7 @@ const (
 const (
 	unreachedAfter = 5 * time.Second // of sends that fail
 	pingWithin     = 3 * time.Second // so long a relay waits for an answer, and so long the answer counts
-	failedPings    = 2               // in a row, while another relay reaches the broker
+	failedPings    = 4               // in a row, one each heartbeat, while another relay reaches the broker: one that comes back does not answer all at once
 )
 
 // sight is what a relay knows of the way to the broker, its own and that of others.
