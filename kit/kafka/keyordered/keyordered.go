@@ -83,9 +83,7 @@ func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *mess
 	for ctx.Err() == nil {
 		err := s.member(ctx, topic, out)
 		if errors.Is(err, errUnable) {
-			s.config.Logger.Info("Handlers cannot work, leaving the partitions to other members", fields)
-			for s.config.Unable() && pause(ctx) {
-			}
+			s.untilAble(ctx, fields)
 			continue
 		}
 		if err != nil && ctx.Err() == nil {
@@ -100,9 +98,6 @@ func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *mess
 		}
 	}
 }
-
-// errUnable says that a member has left its group because the handlers cannot work.
-var errUnable = errors.New("the handlers cannot work")
 
 // pause waits a moment. It returns false if ctx is done.
 func pause(ctx context.Context) bool {
