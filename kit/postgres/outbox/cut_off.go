@@ -19,22 +19,25 @@ const (
 
 const (
 	unreachedAfter = 5 * time.Second // of sends that fail
+	slowAfter      = time.Second     // a send that takes longer counts as one that fails, from its beginning on
 	pingWithin     = 3 * time.Second // so long a relay waits for an answer, and so long the answer counts
-	failedPings    = 4               // in a row, one each heartbeat, while another relay reaches the broker: one that comes back does not answer all at once
+	pingsFailFor   = 4 * time.Second // while another relay reaches the broker: one that comes back does not answer all at once
 )
 
 // sight is what a relay knows of the way to the broker, its own and that of others.
 type sight struct {
-	failing func() time.Duration            // for how long sends have failed; 0: the last one has not
+	failing func() time.Duration            // for how long sends have failed, or one has not ended; 0: they do not
 	ping    func(ctx context.Context) error // asks the broker whether it answers
 	back    func()                          // is called when the broker answers a relay that was cut off
+	gone    func()                          // is called when a relay is cut off
 
 	mu       sync.Mutex
 	asked    bool      // another relay does not reach the broker
 	others   bool      // another relay reaches it
 	pinging  bool      // the broker is being asked
 	answered time.Time // when it has last answered
-	failed   int       // how often in a row it has not, while others reach it
+	first    time.Time // when it was first asked in vain, while others reach it
+	vain     bool      // it was asked in vain for pingsFailFor
 }
 
 // says is what the next heartbeat says.
@@ -42,7 +45,7 @@ func (s *sight) says() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch failing := s.failing(); {
-	case failing >= unreachedAfter && s.failed >= failedPings:
+	case failing >= unreachedAfter && s.vain:
 		return cutOff
 	case failing >= unreachedAfter:
 		return unreached
@@ -58,33 +61,70 @@ func (s *sight) heard(ctx context.Context, asked, others bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked, s.others = asked, others
-	if !others {
-		s.failed = 0
-	}
 	failing := s.failing()
+	if !others || failing < unreachedAfter {
+		s.first, s.vain = time.Time{}, false
+	}
 	if matters := asked && failing == 0 || others && failing >= unreachedAfter; !matters || s.pinging {
 		return
 	}
 	s.pinging = true
 	go func() {
-		ctx, cancel := context.WithTimeout(ctx, pingWithin)
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingWithin)
 		defer cancel()
-		s.noted(s.ping(ctx))
+		s.noted(began, s.ping(ctx))
 	}()
 }
 
 // noted notes the answer of the broker.
-func (s *sight) noted(err error) {
+func (s *sight) noted(began time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pinging = false
 	switch {
 	case err == nil:
-		if s.failed >= failedPings {
+		if s.vain {
 			s.back() // it has nothing to send, by which it would find out
 		}
-		s.failed, s.answered = 0, time.Now()
-	case s.others:
-		s.failed++
+		s.first, s.vain, s.answered = time.Time{}, false, time.Now()
+	case !s.others:
+	case s.first.IsZero():
+		s.first = began
+	case time.Since(s.first) >= pingsFailFor && !s.vain:
+		s.vain = true
+		s.gone()
 	}
+}
+
+// sends are the requests to the broker that have not ended.
+type sends struct {
+	mu    sync.Mutex
+	since map[*time.Time]bool
+}
+
+// begin notes that a request begins.
+func (s *sends) begin() (end func()) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.since == nil {
+		s.since = map[*time.Time]bool{}
+	}
+	s.since[&now] = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.since, &now)
+	}
+}
+
+// longest is for how long the first of them has lasted.
+func (s *sends) longest() (d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for began := range s.since {
+		d = max(d, time.Since(*began))
+	}
+	return d
 }

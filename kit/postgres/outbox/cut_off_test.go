@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/kit/kittest"
@@ -107,4 +108,55 @@ func TestRelayThatStandsByReplacesOneThatIsCutOff(t *testing.T) {
 	drained(t, db)
 	away.Store(false)
 	all(first)
+}
+
+// hanging is a sender that does not answer while it is away.
+type hanging struct {
+	*log
+	away *atomic.Bool
+}
+
+func (h hanging) Send(ctx context.Context, topics []string, messages []*message.Message) []error {
+	if h.away.Load() {
+		<-ctx.Done()
+		errs := make([]error, len(messages))
+		for i := range errs {
+			errs[i] = context.Cause(ctx)
+		}
+		return errs
+	}
+	return outbox.PublisherSender(h.log)().Send(ctx, topics, messages)
+}
+
+// A send that hangs keeps no shards.
+func TestRelayWhoseSendsHangLeavesItsShards(t *testing.T) {
+	t.Parallel()
+	db, dsn := kittest.Database(t)
+	var away atomic.Bool
+	first, _ := runSenders(t, db, dsn, func() outbox.Sender { return hanging{&log{}, &away} }, outbox.Options{Ping: func(ctx context.Context) error {
+		if away.Load() {
+			<-ctx.Done()
+		}
+		return ctx.Err()
+	}})
+	second, _ := run(t, db, dsn, &log{}, outbox.Options{})
+	hold := func(n, m int) {
+		t.Helper()
+		kittest.Eventually(t, func() error {
+			if a, b := first.Held(), second.Held(); a != n || b != m {
+				return fmt.Errorf("they hold %d and %d", a, b)
+			}
+			return nil
+		})
+	}
+	hold(outbox.Shards/2, outbox.Shards/2)
+	away.Store(true)
+	for k := range 40 {
+		write(t, db, "t", item{key: fmt.Sprint(k), text: "x"})
+	}
+	drained(t, db)
+	hold(0, outbox.Shards)
+	require.Never(t, func() bool { return first.Held() > 0 }, 8*time.Second, 20*time.Millisecond)
+	away.Store(false)
+	hold(outbox.Shards/2, outbox.Shards/2)
 }

@@ -92,9 +92,13 @@ func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 	if former {
 		preferred, sole = nil, nil
 	}
-	if away := says == cutOff; l.away != away {
+	switch away := says == cutOff; {
+	case l.away != away:
 		l.away = away
 		l.log.Warn("relay: the broker is out of reach of this instance alone", "leaves the shards to others", away)
+	case away && len(l.heldBy(s)) > 0:
+		l.finish(s) // a send that hangs keeps them: it is cancelled, and the leases expire
+		return ErrLeaseLost
 	}
 	if earlier || l.away {
 		preferred, hosts = nil, 0

@@ -62,12 +62,23 @@ func (r *Relay) reached(accepted bool, err error) {
 	}
 }
 
-// failing is for how long the broker has been away for this relay; 0: it is not.
-func (r *Relay) failing() time.Duration {
+// gone notes that the broker is away, although the send that hangs has not failed.
+func (r *Relay) gone() {
 	if !r.down.Load() {
-		return 0
+		r.downSince.Store(time.Now().Add(-unreachedAfter).UnixNano())
+		r.down.Store(true)
 	}
-	return max(1, time.Since(time.Unix(0, r.downSince.Load())))
+}
+
+// failing is for how long the broker has been away for this relay; 0: it is not.
+func (r *Relay) failing() (d time.Duration) {
+	if r.down.Load() {
+		d = max(1, time.Since(time.Unix(0, r.downSince.Load())))
+	}
+	if slow := r.sends.longest(); slow > slowAfter {
+		d = max(d, slow)
+	}
+	return d
 }
 
 // away tells whether the local lane is not to send now, because the broker was away when somebody tried to. It is asked in the background.

@@ -35,7 +35,9 @@ func (r *Relay) transmit(sending context.Context, held *lease, sender Sender, ro
 	refused := map[keyed][]outboxRow{} // from the first message on that was not acknowledged
 	var order []keyed
 	faults = map[string]error{} // by topic
+	ended := r.sends.begin()
 	errs := sender.Send(sending, topics, messages)
+	ended()
 	for i, sendErr := range errs {
 		switch {
 		case sendErr == nil:
@@ -89,7 +91,9 @@ func without(rows []outboxRow, sent []int64) (rest []outboxRow) {
 // refused again, it becomes a dead letter and blocks its key.
 func (r *Relay) alone(ctx, sending context.Context, held *lease, sender Sender, rows []outboxRow) (sent []int64, err error) {
 	for _, row := range rows {
+		ended := r.sends.begin()
 		err := sender.Send(sending, []string{row.Topic}, []*message.Message{row.message})[0]
+		ended()
 		switch {
 		case err == nil:
 			sent = append(sent, row.ID)
