@@ -9,72 +9,94 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/kit/kittest"
 	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
-// A relay that alone does not reach the broker leaves its shards to the others, and has its part again when it does. While nobody reaches the broker, all keep
-// what they have.
-func TestRelayThatIsCutOffLeavesItsShards(t *testing.T) {
-	t.Parallel()
+// pair is two relays that lose their way to the broker as the test says.
+type pair struct {
+	t      *testing.T
+	db     *sqlx.DB
+	away   [2]atomic.Bool
+	relays [2]*outbox.Relay
+}
+
+func newPair(t *testing.T) *pair {
+	t.Helper()
 	db, dsn := kittest.Database(t)
-	var away [2]atomic.Bool
-	var relays [2]*outbox.Relay
-	for n := range relays {
+	p := &pair{t: t, db: db}
+	for n := range p.relays {
 		reach := func() error {
-			if away[n].Load() {
+			if p.away[n].Load() {
 				return errors.New("no route to the broker")
 			}
 			return nil
 		}
-		relays[n], _ = run(t, db, dsn, &log{fail: func(string, string) error { return reach() }}, outbox.Options{Ping: func(context.Context) error { return reach() }})
+		p.relays[n], _ = run(t, db, dsn, &log{fail: func(string, string) error { return reach() }}, outbox.Options{Ping: func(context.Context) error { return reach() }})
 	}
-	held := func() [2]int { return [2]int{relays[0].Held(), relays[1].Held()} }
-	hold := func(first, second int) {
-		t.Helper()
-		kittest.Eventually(t, func() error {
-			if h := held(); h != [2]int{first, second} {
-				return fmt.Errorf("they hold %v", h)
-			}
-			return nil
-		})
-	}
-	send := func() {
-		t.Helper()
-		for k := range 40 {
-			write(t, db, "t", item{key: fmt.Sprint(k), text: "x"})
+	p.hold(outbox.Shards/2, outbox.Shards/2)
+	return p
+}
+
+func (p *pair) held() [2]int { return [2]int{p.relays[0].Held(), p.relays[1].Held()} }
+
+// hold waits until they hold so many shards.
+func (p *pair) hold(first, second int) {
+	p.t.Helper()
+	kittest.Eventually(p.t, func() error {
+		if h := p.held(); h != [2]int{first, second} {
+			return fmt.Errorf("they hold %v", h)
 		}
+		return nil
+	})
+}
+
+// keep fails the test if they do not hold so many shards for a time.
+func (p *pair) keep(first, second int, d time.Duration) {
+	p.t.Helper()
+	require.Never(p.t, func() bool { return p.held() != [2]int{first, second} }, d, 20*time.Millisecond)
+}
+
+func (p *pair) send() {
+	p.t.Helper()
+	for k := range 40 {
+		write(p.t, p.db, "t", item{key: fmt.Sprint(k), text: "x"})
 	}
-	const half = outbox.Shards / 2
-	hold(half, half)
+}
 
-	away[0].Store(true)
-	send()
-	drained(t, db)
-	hold(0, outbox.Shards)
-	send()
-	drained(t, db)
+// A relay that alone does not reach the broker leaves its shards to the others, and has its part again when it does, or when the others do not either.
+func TestRelayThatIsCutOffLeavesItsShards(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.away[0].Store(true)
+	p.send()
+	drained(t, p.db)
+	p.hold(0, outbox.Shards)
+	p.send()
+	drained(t, p.db)
+	p.away[1].Store(true)
+	p.send()
+	p.hold(outbox.Shards/2, outbox.Shards/2)
+	p.away[0].Store(false)
+	drained(t, p.db)
+	p.hold(outbox.Shards, 0)
+}
 
-	away[1].Store(true) // who was cut off has a part again, for what it can hand over
-	send()
-	hold(half, half)
-	require.Never(t, func() bool { return held() != [2]int{half, half} }, 8*time.Second, 20*time.Millisecond)
-	away[0].Store(false)
-	drained(t, db)
-	hold(outbox.Shards, 0)
-	away[1].Store(false)
-	hold(half, half)
-
-	away[0].Store(true) // an outage for all
-	away[1].Store(true)
-	send()
-	require.Never(t, func() bool { return held() != [2]int{half, half} }, 8*time.Second, 20*time.Millisecond)
-	away[0].Store(false)
-	away[1].Store(false)
-	require.Never(t, func() bool { return held() != [2]int{half, half} }, 3*time.Second, 20*time.Millisecond)
-	drained(t, db)
+// While nobody reaches the broker, and when it comes back, all keep what they have.
+func TestOutageMovesNoShards(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.away[0].Store(true)
+	p.away[1].Store(true)
+	p.send()
+	p.keep(outbox.Shards/2, outbox.Shards/2, 12*time.Second)
+	p.away[0].Store(false)
+	p.away[1].Store(false)
+	p.keep(outbox.Shards/2, outbox.Shards/2, 4*time.Second)
+	drained(t, p.db)
 }
 
 // A relay that stands by works when the one of its host that works is cut off.
