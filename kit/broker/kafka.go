@@ -71,7 +71,7 @@ func (b *inKafka) LongestRetention(topics []string) (longest time.Duration, topi
 	return kafka.LongestRetention(b.config, topics)
 }
 
-func (b *inKafka) Ping(context.Context) error { return kafka.Ping(b.config) }
+func (b *inKafka) Ping(ctx context.Context) error { return kafka.Ping(ctx, b.config) }
 
 func (b *inKafka) Senders(limit func() int) (func() outbox.Sender, error) {
 	return func() outbox.Sender {

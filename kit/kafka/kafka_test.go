@@ -120,7 +120,7 @@ func TestSubscribeWaitsForAnUnavailableBroker(t *testing.T) {
 	require.NoError(t, err)
 	broker.Stop()
 
-	require.Error(t, kafka.Ping(c))
+	require.Error(t, kafka.Ping(t.Context(), c))
 	s, err := kafka.NewSubscriber(c, name, kafka.SubscriberOptions{}, watermill.NopLogger{})
 	require.NoError(t, err)
 	out, err := s.Subscribe(t.Context(), name)
@@ -142,7 +142,7 @@ func TestSubscribeWaitsForAnUnavailableBroker(t *testing.T) {
 	require.Equal(t, "hello", string(msg.Payload))
 	msg.Ack()
 	require.NoError(t, s.Close())
-	require.NoError(t, kafka.Ping(c))
+	require.NoError(t, kafka.Ping(t.Context(), c))
 }
 
 func TestRecordWithoutHeadersIsDelivered(t *testing.T) {

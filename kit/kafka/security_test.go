@@ -30,7 +30,7 @@ func testSecured(t *testing.T, brokers []string, ca string) {
 		return kafka.Config{Brokers: brokers, ClientID: "test", Security: s}
 	}
 	kittest.Eventually(t, func() error {
-		return kafka.Ping(with(kafka.Security{TLS: true, CAFile: ca, SASL: "PLAIN", User: "bob", Password: "s3cret"}))
+		return kafka.Ping(t.Context(), with(kafka.Security{TLS: true, CAFile: ca, SASL: "PLAIN", User: "bob", Password: "s3cret"}))
 	})
 	for _, good := range []kafka.Security{
 		{TLS: true, CAFile: ca, SASL: "SCRAM-SHA-512", User: "ada", Password: "s3cret"}, {TLS: true, CAFile: ca, SASL: "PLAIN", User: "bob", Password: "s3cret"},
@@ -46,6 +46,6 @@ func testSecured(t *testing.T, brokers []string, ca string) {
 		"unknown authority": {TLS: true, SASL: "SCRAM-SHA-512", User: "ada", Password: "s3cret"},
 		"unencrypted":       {SASL: "SCRAM-SHA-512", User: "ada", Password: "s3cret"},
 	} {
-		require.Error(t, kafka.Ping(with(bad)), name)
+		require.Error(t, kafka.Ping(t.Context(), with(bad)), name)
 	}
 }

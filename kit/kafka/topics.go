@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"strconv"
 	"time"
 
@@ -158,8 +159,21 @@ func LongestRetention(c Config, topics []string) (longest time.Duration, topic s
 	return longest, topic, unknown, nil
 }
 
-// Ping asks the brokers for their metadata.
-func Ping(c Config) error {
+// Ping asks the brokers for their metadata. It ends with ctx.
+func Ping(ctx context.Context, c Config) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	dial := c.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	c.Dial = func(dialling context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(dialling, network, address)
+		if err == nil {
+			context.AfterFunc(ctx, func() { _ = conn.Close() })
+		}
+		return conn, err
+	}
 	s := c.sarama()
 	s.Metadata.Retry.Max = 0
 	client, err := sarama.NewClient(c.Brokers, s)

@@ -36,7 +36,7 @@ func TestKafkaRights(t *testing.T) {
 	brokers := kittest.SecuredKafka(t, certificate, "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer", "super.users=User:bob;User:ANONYMOUS",
 		"auto.create.topics.enable=false", "transaction.state.log.replication.factor=1", "transaction.state.log.min.isr=1", "group.initial.rebalance.delay.ms=0")
 	super := kafka.Security{TLS: true, CAFile: ca, SASL: "PLAIN", User: "bob", Password: "s3cret"}
-	kittest.Eventually(t, func() error { return kafka.Ping(kafka.Config{Brokers: brokers, Security: super}) })
+	kittest.Eventually(t, func() error { return kafka.Ping(t.Context(), kafka.Config{Brokers: brokers, Security: super}) })
 	w := harness.NewEnvironment(t, "KAFKA_BROKERS="+brokers[0], "KAFKA_TLS=on", "KAFKA_CA_FILE="+ca, "KAFKA_SASL=SCRAM-SHA-512", "KAFKA_USER=ada", "KAFKA_PASSWORD=s3cret")
 	admin, err := kafka.NewAdmin(kafka.Config{Brokers: brokers, Security: super})
 	require.NoError(t, err)

@@ -20,7 +20,7 @@ const (
 const (
 	unreachedAfter = 5 * time.Second // of sends that fail
 	slowAfter      = time.Second     // a send that takes longer counts as one that fails, from its beginning on
-	pingWithin     = 3 * time.Second // so long a relay waits for an answer, and so long the answer counts
+	pingWithin     = 5 * time.Second // so long a relay waits for an answer, and so long the answer counts
 	pingsFailFor   = 4 * time.Second // while another relay reaches the broker: one that comes back does not answer all at once
 )
 
@@ -88,12 +88,14 @@ func (s *sight) noted(began time.Time, err error) {
 			s.back() // it has nothing to send, by which it would find out
 		}
 		s.first, s.vain, s.answered = time.Time{}, false, time.Now()
-	case !s.others:
-	case s.first.IsZero():
-		s.first = began
-	case time.Since(s.first) >= pingsFailFor && !s.vain:
-		s.vain = true
-		s.gone()
+	case s.others:
+		if s.first.IsZero() {
+			s.first = began
+		}
+		if time.Since(s.first) >= pingsFailFor && !s.vain {
+			s.vain = true
+			s.gone()
+		}
 	}
 }
 
