@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -223,7 +224,7 @@ func TestInstancesAgree(t *testing.T) {
 		require.NoError(t, err)
 		defer db.Close() // at the end of the test
 		w := (&environment{db: db}).another()
-		w.stock = eventstore.NewRepository(w.store, inventory.Category, inventory.Rebuild, eventstore.Options{SnapshotEvery: 7, Contended: len(instances) > 0})
+		w.stock = eventstore.NewRepository(w.store, inventory.Category, inventory.Rebuild, eventstore.Options{SnapshotEvery: snapshotEvery, Contended: len(instances) > 0})
 		instances = append(instances, w)
 	}
 	sent := &sentLog{versions: map[string][]string{}}
@@ -351,6 +352,9 @@ func TestInstancesAgree(t *testing.T) {
 	require.GreaterOrEqual(t, total, minOperations)
 }
 
+// snapshotEvery is small, so that nearly all streams have a snapshot.
+const snapshotEvery = 7
+
 // auditStream checks a stream: its versions, and that its snapshot and what instances load are the fold of its events. A unit whose context
 // ended may still commit meanwhile, so the stream may grow while it is checked.
 func auditStream(rt *rapid.T, w *environment, sku string) {
@@ -370,7 +374,9 @@ func auditStream(rt *rapid.T, w *environment, sku string) {
 		Version int
 		State   []byte
 	}
-	if err := w.db.Get(&snapshot, `SELECT version, state FROM snapshots WHERE stream = 'inventory/' || $1`, sku); err != nil {
+	err = w.db.Get(&snapshot, `SELECT version, state FROM snapshots WHERE stream = 'inventory/' || $1`, sku)
+	short := errors.Is(err, sql.ErrNoRows) && before < snapshotEvery
+	if err != nil && !short {
 		rt.Fatal(err)
 	}
 	history := load()
@@ -397,7 +403,9 @@ func auditStream(rt *rapid.T, w *environment, sku string) {
 		rt.Fatal(err)
 	}
 	same("what is loaded", loaded.Version(), state)
-	same("the snapshot", snapshot.Version, snapshot.State)
+	if !short {
+		same("the snapshot", snapshot.Version, snapshot.State)
+	}
 }
 
 func fold(rt *rapid.T, events []inventory.Event) []byte {
