@@ -59,7 +59,7 @@ func ToPostgres(t *testing.T, dsn string) (n *Network, through string) {
 	return n, at.String()
 }
 
-// Cut makes what is sent in either direction arrive only after Heal. Nobody is told.
+// Cut makes what is sent in either direction arrive only after Heal, and connections stay open.
 func (n *Network) Cut() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
