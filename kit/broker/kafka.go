@@ -18,12 +18,12 @@ import (
 
 // KafkaOptions are the options of a Kafka broker beside its addresses.
 type KafkaOptions struct {
-	Partitions int32            // of topics that are made
-	Embedded   bool             // the broker runs in this process
-	Now        func() time.Time // the time of records
-	Unable     func() bool      // tells whether the handlers cannot work (keyordered.Config.Unable). Optional
-	Log        *slog.Logger
-	Watermill  watermill.LoggerAdapter
+	Partitions  int32            // of topics that are made
+	Embedded    bool             // the broker runs in this process
+	Now         func() time.Time // the time of records
+	Unavailable func() bool      // tells whether the handlers cannot work (keyordered.Config.Unavailable). Optional
+	Log         *slog.Logger
+	Watermill   watermill.LoggerAdapter
 }
 
 // Kafka is Apache Kafka, by the kit's batching producer and its key-ordered subscriber. It connects when it is used.
@@ -165,7 +165,7 @@ func (*inKafka) TopicFault(err error) bool { return kafka.TopicFault(err) }
 
 func (b *inKafka) Subscriber(group string, o messaging.Subscription) (message.Subscriber, error) {
 	s, err := kafka.NewSubscriber(b.config, group, kafka.SubscriberOptions{
-		KeyHeader: o.KeyHeader, Run: o.Run, Skip: o.Skip, KeepOffline: func() bool { return b.handsOver(group) }, Unable: b.options.Unable, OnMissing: b.makeAgain,
+		KeyHeader: o.KeyHeader, Run: o.Run, Skip: o.Skip, KeepOffline: func() bool { return b.handsOver(group) }, Unavailable: b.options.Unavailable, OnMissing: b.makeAgain,
 	}, b.options.Watermill)
 	if err != nil {
 		return nil, err

@@ -101,8 +101,8 @@ func runWorker(name string) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("worker", name)
-	reach := postgres.NewReach(db, log)
-	go reach.Run(context.Background())
+	health := postgres.NewHealthCheck(db, log)
+	go health.Run(context.Background())
 	b := broker.Kafka(kafka.Config{
 		Brokers: strings.Split(os.Getenv("DELIVERY_BROKERS"), ","), ClientID: "test", Instance: uuid.NewString()[:8],
 		GroupBytes: []int{4 << 10, 1 << 20}[rand.IntN(2)], // with the first, few messages are in flight and others wait in Kafka
@@ -110,7 +110,7 @@ func runWorker(name string) error {
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, os.Getenv("DELIVERY_KAFKA"))
 		},
-	}, broker.KafkaOptions{Partitions: deliveryPartitions, Now: time.Now, Unable: reach.Lost, Log: log, Watermill: watermill.NopLogger{}})
+	}, broker.KafkaOptions{Partitions: deliveryPartitions, Now: time.Now, Unavailable: health.Failing, Log: log, Watermill: watermill.NopLogger{}})
 	b.(broker.LocalDelivery).HandOver(topic, topic)
 	senders, err := b.Senders(func() int { return kafka.DefaultLimit })
 	if err != nil {

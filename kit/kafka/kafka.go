@@ -235,7 +235,7 @@ type SubscriberOptions struct {
 	Run         int                                        // how many messages of a key are in flight at once
 	Skip        func(header func(name string) string) bool // tells by its headers whether a record need not be delivered (keyordered.Config.Skip)
 	KeepOffline func() bool                                // keyordered.Config.KeepOffline
-	Unable      func() bool                                // keyordered.Config.Unable
+	Unavailable func() bool                                // keyordered.Config.Unavailable
 	OnMissing   func(topic string)                         // keyordered.Config.OnMissing
 }
 
@@ -254,7 +254,7 @@ func NewSubscriber(c Config, group string, o SubscriberOptions, logger watermill
 	s, err := keyordered.NewSubscriber(keyordered.Config{
 		Skip: skip, Brokers: c.Brokers, Group: group, Sarama: c.consumer(), Unmarshaler: c.records(), Logger: logger, MaxBytes: c.GroupBytes,
 		Key: func(r *sarama.ConsumerMessage) string { return orderKey(r, o.KeyHeader) },
-		Run: o.Run, KeepOffline: o.KeepOffline, Unable: o.Unable, OnMissing: o.OnMissing,
+		Run: o.Run, KeepOffline: o.KeepOffline, Unavailable: o.Unavailable, OnMissing: o.OnMissing,
 		Link: func(before any) (link any, done func()) {
 			b, _ := before.(*cqrs.Turn)
 			t := cqrs.NewTurn(b)

@@ -71,7 +71,7 @@ func Wait(ctx context.Context, db *sqlx.DB, patience time.Duration, log *slog.Lo
 		if err == nil {
 			return nil
 		}
-		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code != "57P03" && pg.Code != "53300" {
+		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code != pgCannotConnectNow && pg.Code != pgTooManyConnections {
 			return fmt.Errorf("PostgreSQL refuses us: %s", pg.Message)
 		}
 		log.Warn("waiting for PostgreSQL", "error", err)

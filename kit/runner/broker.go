@@ -52,7 +52,7 @@ func (s *Instance) startBroker(_ context.Context, _ func(string)) (err error) {
 			Member: kafka.MemberMetadata{Host: s.host, Since: s.since}, Security: s.config.KafkaAuth,
 			GroupBytes: memoryFor(64<<20, groupsShare, 1<<20), FetchBytes: int32(memoryFor(256<<10, groupsShare*int(s.config.Partitions), 16<<10)), //nolint:gosec // at most 256 KiB
 		},
-		Options: broker.KafkaOptions{Partitions: s.config.Partitions, Embedded: len(s.config.KafkaBrokers) == 0, Now: s.brokerTime, Unable: s.watchReach(), Log: s.log, Watermill: s.watermill},
+		Options: broker.KafkaOptions{Partitions: s.config.Partitions, Embedded: len(s.config.KafkaBrokers) == 0, Now: s.brokerTime, Unavailable: s.unavailable(), Log: s.log, Watermill: s.watermill},
 	}); err != nil {
 		return err
 	}
@@ -60,20 +60,20 @@ func (s *Instance) startBroker(_ context.Context, _ func(string)) (err error) {
 	return nil
 }
 
-// watchReach returns what tells whether PostgreSQL is out of reach, so that a worker's handlers cannot work; nil for other instances.
-func (s *Instance) watchReach() (lost func() bool) {
+// unavailable starts the health check of PostgreSQL, without which a worker's handlers cannot work. It returns nil for instances without handlers.
+func (s *Instance) unavailable() func() bool {
 	if !s.config.Roles[Worker] || s.config.Broker != InKafka {
 		return nil
 	}
-	reach := postgres.NewReach(s.db, s.log)
+	health := postgres.NewHealthCheck(s.db, s.log)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		reach.Run(ctx)
+		health.Run(ctx)
 	}()
 	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
-	return reach.Lost
+	return health.Failing
 }
 
 // ensureTopics creates missing topics, and retries until it succeeds or the service stops.

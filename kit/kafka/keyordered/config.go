@@ -63,9 +63,9 @@ type Config struct {
 	// it is offered. Another member may have been given the partitions meanwhile and handle the same records, so handlers must refuse what was handled already.
 	KeepOffline func() bool
 
-	// Unable tells whether the handlers cannot work, for example because they do not reach their database. A member that has some of the partitions leaves its
-	// group meanwhile, so that others have them. One that has all of them stays: there may be no other member, and joining again takes time. Optional.
-	Unable func() bool
+	// Unavailable tells whether the handlers cannot work, for example because they do not reach their database. Meanwhile a member that has some of the partitions
+	// leaves its group, so that other members handle them. A member that has all partitions stays: there may be no other one, and joining again takes time. Optional.
+	Unavailable func() bool
 
 	// OnMissing is called while a member has partitions of a topic that does not exist any more, first often, then each thirtieth
 	// CheckTopicEvery. Optional.
@@ -134,8 +134,8 @@ func (c *Config) complete() error {
 	if c.OnMissing == nil {
 		c.OnMissing = func(string) {}
 	}
-	if c.Unable == nil {
-		c.Unable = func() bool { return false }
+	if c.Unavailable == nil {
+		c.Unavailable = func() bool { return false }
 	}
 	if c.KeepOffline == nil {
 		c.KeepOffline = func() bool { return false }

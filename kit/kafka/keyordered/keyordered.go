@@ -82,8 +82,8 @@ func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *mess
 	var said time.Time
 	for ctx.Err() == nil {
 		err := s.member(ctx, topic, out)
-		if errors.Is(err, errUnable) {
-			s.untilAble(ctx, fields)
+		if errors.Is(err, errUnavailable) {
+			s.waitUntilAvailable(ctx, fields)
 			continue
 		}
 		if err != nil && ctx.Err() == nil {
@@ -153,7 +153,7 @@ func (s *Subscriber) member(ctx context.Context, topic string, out chan<- *messa
 		again := session.Err() != nil
 		end()
 		if h.leaves.Swap(false) {
-			return errUnable
+			return errUnavailable
 		}
 		if err != nil && !again {
 			return err
@@ -201,7 +201,7 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 	}
 	go h.watch(session.Context(), h.metadata, known, h.end)
 	if some {
-		go h.leave(session.Context(), h.end)
+		go h.leaveIfUnavailable(session.Context(), h.end)
 	}
 	return nil
 }

@@ -1,6 +1,6 @@
-// A relay that alone does not reach the broker leaves its shards to those that do (ADR 41). While nobody reaches it, each keeps its shards: what is handed over in a
-// process goes on then (ADR 35), but not in a relay that has just taken a shard. It decides nothing about order, which is for the leases. TestRelayThatIsCutOffLeavesItsShards
-// shows it.
+// A relay that alone cannot reach the broker gives its shards to relays that can (ADR 41). While no relay reaches the broker, each keeps its shards, because commands to
+// the own process are still handed over then (ADR 35), and only by a relay that has held the shard before. Nothing here decides the order of messages; the leases
+// do. TestRelayThatIsCutOffLeavesItsShards and TestOutageMovesNoShards show it.
 
 package outbox
 
@@ -10,123 +10,126 @@ import (
 	"time"
 )
 
-// What a relay says of the broker with its heartbeat.
+// Values of relays.broker: what a relay reports of the broker with its heartbeat.
 const (
-	unreached = "unreached" // its sends fail, and it asks whether others reach the broker
-	answering = "reached"   // another relay has asked, and the broker answers
-	cutOff    = "cut off"   // another relay reaches the broker, and this one does not: it has no shards
+	brokerUnreached = "unreached" // its sends fail; it asks other relays whether they reach the broker
+	brokerReached   = "reached"   // the broker answers; reported only if another relay asks
+	brokerCutOff    = "cut off"   // other relays reach the broker and this one does not: it holds no shards
 )
 
 const (
-	unreachedAfter = 5 * time.Second // of sends that fail
-	slowAfter      = time.Second     // a send that takes longer counts as one that fails, from its beginning on
-	pingWithin     = 5 * time.Second // so long a relay waits for an answer, and so long the answer counts
-	pingsFailFor   = 4 * time.Second // while another relay reaches the broker: one that comes back does not answer all at once
+	unreachedAfter = 5 * time.Second // sends have failed for so long
+	slowAfter      = time.Second     // a send that takes longer counts as failing since its start
+	pingTimeout    = 5 * time.Second // of a ping; its answer is reported for as long
+	cutOffAfter    = 4 * time.Second // pings have failed for so long while another relay reaches the broker; relays do not all reconnect at once
 )
 
-// sight is what a relay knows of the way to the broker, its own and that of others.
-type sight struct {
-	failing func() time.Duration            // for how long sends have failed, or one has not ended; 0: they do not
-	ping    func(ctx context.Context) error // asks the broker whether it answers
-	back    func()                          // is called when the broker answers a relay that was cut off
-	gone    func()                          // is called when a relay is cut off
+// brokerCheck decides whether this relay alone is cut off from the broker. It compares the relay's own pings with the reports of other relays.
+type brokerCheck struct {
+	failing  func() time.Duration            // for how long sends have failed or hung; 0: they succeed
+	ping     func(ctx context.Context) error // returns nil if the broker answers
+	cutOff   func()                          // called when the relay becomes cut off
+	restored func()                          // called when the broker answers again
 
-	mu       sync.Mutex
-	asked    bool      // another relay does not reach the broker
-	others   bool      // another relay reaches it
-	pinging  bool      // the broker is being asked
-	answered time.Time // when it has last answered
-	first    time.Time // when it was first asked in vain, while others reach it
-	vain     bool      // it was asked in vain for pingsFailFor
+	mu          sync.Mutex
+	peersAsk    bool      // another relay reports that it does not reach the broker
+	peersReach  bool      // another relay reports that the broker answers
+	pinging     bool      // a ping is in flight
+	answered    time.Time // time of the last ping that succeeded
+	failedSince time.Time // start of the first ping that failed while another relay reached the broker; zero: none
+	isCutOff    bool
 }
 
-// says is what the next heartbeat says.
-func (s *sight) says() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch failing := s.failing(); {
-	case failing >= unreachedAfter && s.vain:
-		return cutOff
+// report returns the value for the next heartbeat; "" if there is nothing to report.
+func (c *brokerCheck) report() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch failing := c.failing(); {
+	case failing >= unreachedAfter && c.isCutOff:
+		return brokerCutOff
 	case failing >= unreachedAfter:
-		return unreached
-	case failing == 0 && s.asked && time.Since(s.answered) < pingWithin:
-		return answering
+		return brokerUnreached
+	case failing == 0 && c.peersAsk && time.Since(c.answered) < pingTimeout:
+		return brokerReached
 	default:
 		return ""
 	}
 }
 
-// heard takes what other relays say, and asks the broker in the background if that matters.
-func (s *sight) heard(ctx context.Context, asked, others bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.asked, s.others = asked, others
-	failing := s.failing()
-	if !others || failing < unreachedAfter {
-		s.first, s.vain = time.Time{}, false
+// update takes the reports of other relays, and starts a ping if its result can change something.
+func (c *brokerCheck) update(ctx context.Context, peersAsk, peersReach bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.peersAsk, c.peersReach = peersAsk, peersReach
+	failing := c.failing()
+	suspect := peersReach && failing >= unreachedAfter
+	if !suspect {
+		c.failedSince, c.isCutOff = time.Time{}, false
 	}
-	if matters := asked && failing == 0 || others && failing >= unreachedAfter; !matters || s.pinging {
+	if c.pinging || !suspect && (!peersAsk || failing > 0) {
 		return
 	}
-	s.pinging = true
+	c.pinging = true
 	go func() {
 		began := time.Now()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingWithin)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
 		defer cancel()
-		s.noted(began, s.ping(ctx))
+		c.pinged(began, c.ping(ctx))
 	}()
 }
 
-// noted notes the answer of the broker.
-func (s *sight) noted(began time.Time, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pinging = false
-	switch {
-	case err == nil:
-		if s.vain {
-			s.back() // it has nothing to send, by which it would find out
+// pinged takes the result of a ping.
+func (c *brokerCheck) pinged(began time.Time, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pinging = false
+	if err == nil {
+		if c.isCutOff {
+			c.restored() // without shards the relay sends nothing that could show it
 		}
-		s.first, s.vain, s.answered = time.Time{}, false, time.Now()
-	case s.others:
-		if s.first.IsZero() {
-			s.first = began
-		}
-		if time.Since(s.first) >= pingsFailFor && !s.vain {
-			s.vain = true
-			s.gone()
-		}
+		c.failedSince, c.isCutOff, c.answered = time.Time{}, false, time.Now()
+		return
+	}
+	if !c.peersReach {
+		return
+	}
+	if c.failedSince.IsZero() {
+		c.failedSince = began
+	}
+	if time.Since(c.failedSince) >= cutOffAfter && !c.isCutOff {
+		c.isCutOff = true
+		c.cutOff()
 	}
 }
 
-// sends are the requests to the broker that have not ended.
-type sends struct {
-	mu    sync.Mutex
-	since map[*time.Time]bool
+// sendTimes are the start times of the sends in flight.
+type sendTimes struct {
+	mu      sync.Mutex
+	started map[*time.Time]bool
 }
 
-// begin notes that a request begins.
-func (s *sends) begin() (end func()) {
+// begin adds a send. End removes it.
+func (s *sendTimes) begin() (end func()) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.since == nil {
-		s.since = map[*time.Time]bool{}
+	if s.started == nil {
+		s.started = map[*time.Time]bool{}
 	}
-	s.since[&now] = true
+	s.started[&now] = true
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		delete(s.since, &now)
+		delete(s.started, &now)
 	}
 }
 
-// longest is for how long the first of them has lasted.
-func (s *sends) longest() (d time.Duration) {
+// longest is the age of the oldest send in flight; 0 if there is none.
+func (s *sendTimes) longest() (d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for began := range s.since {
-		d = max(d, time.Since(*began))
+	for started := range s.started {
+		d = max(d, time.Since(*started))
 	}
 	return d
 }

@@ -1,4 +1,4 @@
-// The heartbeat of a relay's leases. It is apart from the work, so a slow send never ends a lease; who has lost a lease can no longer send.
+// The heartbeat of a relay's leases. It has its own goroutine and connection, so a slow send never ends a lease. A relay that has lost a lease can no longer send.
 // TestSlowBrokerKeepsLeases and TestLeasesExpireByTheDatabasesClock show it.
 
 package outbox
@@ -53,58 +53,71 @@ func (l *leases) heartbeat(ctx context.Context, conn **pgx.Conn) error {
 	if err := l.connect(ctx, conn); err != nil {
 		return err
 	}
-	s, ended := l.current(ctx) // ended is not NULL in SQL
-	began := time.Now()
-	var renewed []int16
-	var hosts int
-	var earlier bool
-	var former bool        // a relay runs that has no preferences and takes any shard
-	var sole, free []int16 // those that one relay prefers, and those that nobody holds
-	var asked, others bool // what others say of the broker
-	says := l.sight.says()
-	preferred := []int16{} // not NULL in SQL, which is that of a program of the version before
+	s, ended := l.current(ctx)
+	preferred := []int16{} // NULL says that a relay of a former version has no preferences
 	if !l.standby {
 		preferred = append(preferred, l.prefers()...)
 	}
-	b := &pgx.Batch{}
-	b.Queue(`DELETE FROM relays WHERE expires_at < app_now()`)
-	b.Queue(`INSERT INTO relays (owner, host, since, expires_at, preferred, broker) VALUES ($1, $2, $3, app_now() + $4::interval, $5, $6)
-		ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at, preferred = excluded.preferred, broker = excluded.broker`, s.owner, l.host, l.since, leaseFor, preferred, says)
-	b.Queue(`WITH renewed AS (UPDATE relay_leases SET expires_at = app_now() + $2::interval WHERE owner = $1 RETURNING shard)
-		SELECT COALESCE(array_agg(shard), '{}') FROM renewed`, s.owner, leaseFor).QueryRow(func(row pgx.Row) error { return row.Scan(&renewed) })
-	b.Queue(`SELECT count(DISTINCT host) FILTER (WHERE able), COALESCE(bool_or(host = $1 AND (since, owner) < ($2, $3) AND able AND other), false),
-			ARRAY(SELECT shard FROM (SELECT unnest(preferred) FROM relays WHERE broker <> $5 AND owner <> ALL($4)) AS p(shard) GROUP BY shard HAVING count(*) = 1),
-			bool_or(preferred IS NULL), ARRAY(SELECT shard FROM relay_leases WHERE owner IS NULL OR expires_at < app_now()),
-			COALESCE(bool_or(broker IN ($5, $6) AND other), false), COALESCE(bool_or(broker = $7 AND other), false)
-		FROM (SELECT *, broker <> $5 AS able, owner <> $3 AND owner <> ALL($4) AS other FROM relays) r`,
-		l.host, l.since, s.owner, ended, cutOff, unreached, answering).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&hosts, &earlier, &sole, &former, &free, &asked, &others) })
-	if err := (*conn).SendBatch(ctx, b).Close(); err != nil {
+	report, began := l.broker.report(), time.Now()
+	renewed, peers, err := l.beat(ctx, *conn, s, ended, preferred, report)
+	if err != nil {
 		return errors.Join(err, closeConn(conn))
 	}
 	if !l.renew(s, began, renewed) {
 		return ErrLeaseLost // the next heartbeat begins another session
 	}
-	if l.standby != earlier {
-		l.standby = earlier
-		l.log.Info("relay: standby", "standby", earlier, "host", l.host)
+	if l.standby != peers.EarlierWorks {
+		l.standby = peers.EarlierWorks
+		l.log.Info("relay: standby", "standby", l.standby, "host", l.host)
 	}
-	if former {
-		preferred, sole = nil, nil
-	}
-	switch away := says == cutOff; {
-	case l.away != away:
-		l.away = away
-		l.log.Warn("relay: the broker is out of reach of this instance alone", "leaves the shards to others", away)
-	case away && len(l.heldBy(s)) > 0:
-		l.finish(s) // a send that hangs keeps them: it is cancelled, and the leases expire
+	switch cutOff := report == brokerCutOff; {
+	case l.cutOff != cutOff:
+		l.cutOff = cutOff
+		l.log.Warn("relay: only this instance cannot reach the broker", "cut_off", cutOff)
+	case cutOff && len(l.heldBy(s)) > 0:
+		l.finish(s) // a send that hangs keeps the shards in use: it is cancelled, and the leases expire
 		return ErrLeaseLost
 	}
-	if earlier || l.away {
-		preferred, hosts = nil, 0
+	if peers.Former {
+		preferred, peers.Sole = nil, nil
 	}
-	l.sight.heard(s.ctx, asked, others)
-	return l.exchange(ctx, conn, s, shareOf(l.heldBy(s), free, preferred, sole, hosts))
+	if l.standby || l.cutOff {
+		preferred, peers.Hosts = nil, 0
+	}
+	l.broker.update(s.ctx, peers.Unreached, peers.Reached)
+	return l.exchange(ctx, conn, s, shareOf(l.heldBy(s), peers.Free, preferred, peers.Sole, peers.Hosts))
+}
+
+// peers is what the tables say of all relays.
+type peers struct {
+	Hosts        int     // hosts with a relay that is not cut off
+	EarlierWorks bool    // a relay of this host that has started earlier is not cut off: this one stands by
+	Former       bool    // a relay of a former version runs, which takes any shard
+	Sole         []int16 // shards that exactly one relay prefers
+	Free         []int16 // shards that no relay holds
+	Unreached    bool    // another relay does not reach the broker
+	Reached      bool    // another relay reports that the broker answers
+}
+
+// beat writes the row of this relay, renews its leases and reads those of others, in one round trip.
+func (l *leases) beat(ctx context.Context, conn *pgx.Conn, s *session, ended []string, preferred []int16, report string) (renewed []int16, p peers, err error) {
+	b := &pgx.Batch{}
+	b.Queue(`DELETE FROM relays WHERE expires_at < app_now()`)
+	b.Queue(`INSERT INTO relays (owner, host, since, expires_at, preferred, broker) VALUES ($1, $2, $3, app_now() + $4::interval, $5, $6)
+		ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at, preferred = excluded.preferred, broker = excluded.broker`, s.owner, l.host, l.since, leaseFor, preferred, report)
+	b.Queue(`WITH renewed AS (UPDATE relay_leases SET expires_at = app_now() + $2::interval WHERE owner = $1 RETURNING shard)
+		SELECT COALESCE(array_agg(shard), '{}') FROM renewed`, s.owner, leaseFor).QueryRow(func(row pgx.Row) error { return row.Scan(&renewed) })
+	b.Queue(`SELECT count(DISTINCT host) FILTER (WHERE able), COALESCE(bool_or(host = $1 AND (since, owner) < ($2, $3) AND able AND other), false),
+			bool_or(preferred IS NULL), ARRAY(SELECT shard FROM (SELECT unnest(preferred) FROM relays WHERE broker <> $5 AND owner <> ALL($4)) AS p(shard) GROUP BY shard HAVING count(*) = 1),
+			ARRAY(SELECT shard FROM relay_leases WHERE owner IS NULL OR expires_at < app_now()),
+			COALESCE(bool_or(broker IN ($5, $6) AND other), false), COALESCE(bool_or(broker = $7 AND other), false)
+		FROM (SELECT *, broker <> $5 AS able, owner <> $3 AND owner <> ALL($4) AS other FROM relays) r`,
+		l.host, l.since, s.owner, ended, brokerCutOff, brokerUnreached, brokerReached).
+		QueryRow(func(row pgx.Row) error {
+			return row.Scan(&p.Hosts, &p.EarlierWorks, &p.Former, &p.Sole, &p.Free, &p.Unreached, &p.Reached)
+		})
+	err = conn.SendBatch(ctx, b).Close() // which fills the results
+	return renewed, p, err
 }
 
 // exchange gives shards away and takes free ones.

@@ -48,7 +48,7 @@ const (
 	answeredFor = 2 * time.Second
 )
 
-// reached notes whether the broker has taken part in a request: it has accepted messages of it, or err is its fault.
+// reached notes the result of a request to the broker: the broker has accepted some of its messages, or err says why it has not.
 func (r *Relay) reached(accepted bool, err error) {
 	switch {
 	case err == nil || accepted:
@@ -62,15 +62,15 @@ func (r *Relay) reached(accepted bool, err error) {
 	}
 }
 
-// gone notes that the broker is away, although the send that hangs has not failed.
-func (r *Relay) gone() {
+// cutOff notes that the broker does not answer, although the send that hangs has not failed.
+func (r *Relay) cutOff() {
 	if !r.down.Load() {
 		r.downSince.Store(time.Now().Add(-unreachedAfter).UnixNano())
 		r.down.Store(true)
 	}
 }
 
-// failing is for how long the broker has been away for this relay; 0: it is not.
+// failing is for how long sends of this relay have failed or hung; 0: they succeed.
 func (r *Relay) failing() (d time.Duration) {
 	if r.down.Load() {
 		d = max(1, time.Since(time.Unix(0, r.downSince.Load())))

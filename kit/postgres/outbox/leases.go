@@ -1,4 +1,4 @@
-// Leases of shards (ADR 9, 23). One relay at a time sends a key's messages: the lease ends by the database's clock for others, and earlier by its own for its holder.
+// Leases of shards (ADR 9, 23). One relay at a time sends a key's messages: its lease ends earlier by its own clock than by the database's, after which another relay takes the shard.
 // TestRelaysKeepKeyOrderWhenLeasesAreLost, TestLostLeaseFencesSends and TestRelaysShareTheShards show it.
 
 package outbox
@@ -37,7 +37,7 @@ type leases struct {
 	prefers      func() []int16
 	taking       func() // called before shards are used that another relay may have had
 	changed      func() // called after the held shards have changed
-	sight        *sight
+	broker       *brokerCheck
 	heartbeatNow chan struct{}
 
 	mu      sync.Mutex
@@ -46,7 +46,7 @@ type leases struct {
 	inUse   map[int16]int // how many batches of a shard are under way
 	giving  map[int16]bool
 	standby bool
-	away    bool // it is cut off from the broker
+	cutOff  bool // from the broker, which other relays reach
 }
 
 // session is a period in which the relay held its leases without a gap.

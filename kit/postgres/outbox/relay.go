@@ -24,7 +24,7 @@ type Relay struct {
 	lanes     []*lane
 	down      atomic.Bool  // the last request failed, by a fault of the broker
 	downSince atomic.Int64 // since when, as Unix time in ns
-	sends     sends
+	sends     sendTimes
 	timers    chan struct{} // wakes the goroutine that looks for due timers
 	looks     atomic.Int64  // time of its next look, as Unix time in ns
 	retry     chan struct{} // wakes the goroutine that retries suspended topics
@@ -121,7 +121,7 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	}
 	r.leases.taking = r.handed.sentElsewhere
 	r.leases.changed = r.readAll
-	r.leases.sight = &sight{failing: r.failing, ping: r.options.Ping, back: func() { r.reached(true, nil) }, gone: r.gone}
+	r.leases.broker = &brokerCheck{failing: r.failing, ping: r.options.Ping, cutOff: r.cutOff, restored: func() { r.reached(true, nil) }}
 	return r
 }
 

@@ -16,18 +16,18 @@ import (
 	"github.com/millrace/millrace/kit/kittest"
 )
 
-// sick is a member whose handlers cannot work while it is unable to.
+// sick is a member whose handlers are unavailable when the test says so.
 type sick struct {
 	*keyordered.Subscriber
-	unable  atomic.Bool
-	handled atomic.Int64
+	unavailable atomic.Bool
+	handled     atomic.Int64
 }
 
 func member(t *testing.T, c kafka.Config, topic string) *sick {
 	t.Helper()
 	m := &sick{}
 	var err error
-	m.Subscriber, err = kafka.NewSubscriber(c, topic, kafka.SubscriberOptions{Unable: m.unable.Load}, watermill.NopLogger{})
+	m.Subscriber, err = kafka.NewSubscriber(c, topic, kafka.SubscriberOptions{Unavailable: m.unavailable.Load}, watermill.NopLogger{})
 	require.NoError(t, err)
 	out, err := m.Subscribe(context.Background(), topic)
 	require.NoError(t, err)
@@ -35,7 +35,7 @@ func member(t *testing.T, c kafka.Config, topic string) *sick {
 	go func() {
 		for msg := range out {
 			go func() {
-				if m.unable.Load() {
+				if m.unavailable.Load() {
 					msg.Nack()
 					return
 				}
@@ -57,8 +57,8 @@ func (m *sick) partitions(topic string) (n int) {
 	return n
 }
 
-// The messages of a member whose handlers cannot work are handled by others. The last member stays, and one whose handlers can work again comes back.
-func TestMemberWhoseHandlersCannotWorkLeaves(t *testing.T) {
+// Other members handle the messages of a member whose handlers are unavailable. The last member stays, and one whose handlers are available again joins again.
+func TestMemberWithUnavailableHandlersLeaves(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)
 	a, b := member(t, c, name), member(t, c, name)
@@ -81,18 +81,18 @@ func TestMemberWhoseHandlersCannotWorkLeaves(t *testing.T) {
 		})
 	}
 	have(2, 2)
-	a.unable.Store(true)
+	a.unavailable.Store(true)
 	produce(t, c, name, 40, 20)
 	handle(40, b)
 	require.True(t, b.HasAll(name))
 
-	b.unable.Store(true) // and no member is able
+	b.unavailable.Store(true) // now both are
 	produceFrom(t, c, name, 40, 80, 20)
 	require.Never(t, func() bool { return !b.HasAll(name) }, 4*time.Second, 50*time.Millisecond)
-	b.unable.Store(false)
+	b.unavailable.Store(false)
 	handle(80, b)
 
-	a.unable.Store(false)
+	a.unavailable.Store(false)
 	have(2, 2)
 	produceFrom(t, c, name, 80, 120, 20)
 	kittest.Eventually(t, func() error {

@@ -2,7 +2,7 @@ package postgres_test
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"log/slog"
 	"net/url"
 	"testing"
@@ -14,15 +14,15 @@ import (
 	"github.com/millrace/millrace/kit/postgres"
 )
 
-// PostgreSQL is lost when the network is cut, whether connections end or hang, and neither when it is paused for a moment nor when there is no room for
-// another connection.
-func TestReach(t *testing.T) {
+// A health check fails while the network is cut, whether connections end or hang. It does not fail when the network is cut for a moment, nor when PostgreSQL refuses
+// another connection because there are too many.
+func TestHealthCheck(t *testing.T) {
 	t.Parallel()
 	db, dsn := kittest.Database(t)
-	watch := func(dsn string) *postgres.Reach {
+	watch := func(dsn string) *postgres.HealthCheck {
 		pool, err := postgres.Open(dsn, postgres.MinConns)
 		require.NoError(t, err)
-		r := postgres.NewReach(pool, slog.New(slog.DiscardHandler))
+		r := postgres.NewHealthCheck(pool, slog.New(slog.DiscardHandler))
 		ctx, end := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
@@ -32,11 +32,11 @@ func TestReach(t *testing.T) {
 		t.Cleanup(func() { end(); <-ended; _ = pool.Close() })
 		return r
 	}
-	until := func(r *postgres.Reach, lost bool) {
+	until := func(r *postgres.HealthCheck, failing bool) {
 		t.Helper()
 		kittest.Eventually(t, func() error {
-			if r.Lost() != lost {
-				return errors.New("Lost is not as it should be")
+			if r.Failing() != failing {
+				return fmt.Errorf("Failing is not %v", failing)
 			}
 			return nil
 		})
@@ -57,7 +57,7 @@ func TestReach(t *testing.T) {
 	network.Cut()
 	time.Sleep(5 * time.Second)
 	network.Heal()
-	require.Never(t, r.Lost, 4*time.Second, 50*time.Millisecond)
+	require.Never(t, r.Failing, 4*time.Second, 50*time.Millisecond)
 	network.Cut()
 	until(r, true)
 	network.Heal()
@@ -67,5 +67,5 @@ func TestReach(t *testing.T) {
 	until(r, true)
 	network.Heal()
 	until(r, false)
-	require.False(t, crowded.Lost())
+	require.False(t, crowded.Failing())
 }
