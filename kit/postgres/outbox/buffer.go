@@ -59,7 +59,7 @@ func (r *Relay) Offer(written []*Message) (ofOthers []*Message) {
 			l.marks.note(highest)
 		}
 	}
-	written = r.handed.others(written)
+	written = r.handed.notHandedOver(written)
 	defer r.wakeFor(written)
 	if !held {
 		return ofOthers
@@ -90,7 +90,7 @@ func (r *Relay) wakeFor(written []*Message) {
 	for _, w := range written {
 		if due := w.Message.Metadata[cqrs.HeaderDue]; due != "" {
 			at, err := time.Parse(time.RFC3339Nano, due)
-			if err != nil || at.UnixNano() < r.looks.Load() {
+			if err != nil || at.UnixNano() < r.nextLook.Load() {
 				wake(r.timers)
 			}
 			continue
@@ -126,10 +126,10 @@ func (r *Relay) Committing() (done func()) {
 const maxCommitWait = 20 * time.Millisecond
 
 // waitForCommits waits until the running commits have offered their messages.
-func (r *buffer) waitForCommits() {
-	r.mu.Lock()
-	commits := slices.Collect(maps.Keys(r.commits))
-	r.mu.Unlock()
+func (b *buffer) waitForCommits() {
+	b.mu.Lock()
+	commits := slices.Collect(maps.Keys(b.commits))
+	b.mu.Unlock()
 	enough := time.After(maxCommitWait)
 	for _, c := range commits {
 		select {
@@ -141,15 +141,15 @@ func (r *buffer) waitForCommits() {
 }
 
 // fill adds the buffered messages to rows of which only the id is known, and returns the ids of the other rows.
-func (r *buffer) fill(rows []outboxRow) (missing []int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (b *buffer) fill(rows []outboxRow) (missing []int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for i := range rows {
 		row := &rows[i]
 		if row.message != nil {
 			continue
 		}
-		w := r.drop(row.ID)
+		w := b.drop(row.ID)
 		if row.Headers != nil {
 			continue
 		}
@@ -163,15 +163,15 @@ func (r *buffer) fill(rows []outboxRow) (missing []int64) {
 }
 
 // trim drops the oldest messages until the buffer is within its limits.
-func (r *buffer) trim() {
+func (b *buffer) trim() {
 	n, now := 0, time.Now()
-	for n < len(r.order) && (len(r.messages) > maxBuffered || r.bytes > maxBufferedBytes || r.messages[r.order[n].id] == nil || now.Sub(r.order[n].at) > maxBufferedFor) {
-		r.drop(r.order[n].id)
+	for n < len(b.order) && (len(b.messages) > maxBuffered || b.bytes > maxBufferedBytes || b.messages[b.order[n].id] == nil || now.Sub(b.order[n].at) > maxBufferedFor) {
+		b.drop(b.order[n].id)
 		n++
 	}
-	r.order = r.order[n:]
-	if len(r.order) > 2*len(r.messages)+1000 { // behind one that stays
-		r.order = slices.DeleteFunc(r.order, func(b buffered) bool { return r.messages[b.id] == nil })
+	b.order = b.order[n:]
+	if len(b.order) > 2*len(b.messages)+1000 { // behind one that stays
+		b.order = slices.DeleteFunc(b.order, func(m buffered) bool { return b.messages[m.id] == nil })
 	}
 }
 
@@ -179,46 +179,46 @@ func (r *buffer) trim() {
 const maxEarly = 10_000
 
 // forget drops the messages of rows that were deleted.
-func (r *buffer) forget(rows []outboxRow) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (b *buffer) forget(rows []outboxRow) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, row := range rows {
-		if r.drop(row.ID) != nil || row.Headers == nil || len(r.commits) == 0 {
+		if b.drop(row.ID) != nil || row.Headers == nil || len(b.commits) == 0 {
 			continue
 		}
-		if len(r.early) >= maxEarly {
-			clear(r.early)
+		if len(b.early) >= maxEarly {
+			clear(b.early)
 		}
-		r.early[row.ID] = true // it was read from the table
+		b.early[row.ID] = true // it was read from the table
 	}
 }
 
 func keyOfMessage(w *Message) keyed { return keyed{w.Topic, w.Message.Metadata[cqrs.HeaderKey]} }
 
-func (r *buffer) size() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.messages)
+func (b *buffer) size() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.messages)
 }
 
-func (r *buffer) hasKey(topic, key string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.keys[keyed{topic, key}] > 0
+func (b *buffer) hasKey(topic, key string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.keys[keyed{topic, key}] > 0
 }
 
-func (r *buffer) drop(id int64) *Message {
-	w := r.messages[id]
+func (b *buffer) drop(id int64) *Message {
+	w := b.messages[id]
 	if w != nil {
-		r.bytes -= w.size
-		delete(r.messages, id)
-		if k := keyOfMessage(w); r.keys[k] > 1 {
-			r.keys[k]--
+		b.bytes -= w.size
+		delete(b.messages, id)
+		if k := keyOfMessage(w); b.keys[k] > 1 {
+			b.keys[k]--
 		} else {
-			delete(r.keys, k)
+			delete(b.keys, k)
 		}
 	}
 	return w
 }
 
-func (r *buffer) empty() bool { return r.size() == 0 }
+func (b *buffer) empty() bool { return b.size() == 0 }

@@ -113,7 +113,7 @@ func (c *Claim) HandOver(w *Message) {
 	if c.held.valid() {
 		with = func(ctx context.Context) context.Context { return cqrs.WithConfirmation(ctx, c.at, !c.handledYet) }
 	}
-	c.deliver(w.Message, with, func(acked bool) { c.relay.handed.ended(row, acked, func() { wake(c.lane.wake) }) })
+	c.deliver(w.Message, with, func(acked bool) { c.relay.handed.finish(row, acked, func() { wake(c.lane.wake) }) })
 	c.held.done()
 }
 

@@ -1,4 +1,4 @@
-// The keys that are claimed, and those that are not worth it. What is claimed is neither sent nor offered. TestClaimIsRefused, TestRowsOfAClaimedKeyWait and
+// The keys that are claimed, and keys that are not claimed for a while because claims of them fail. Messages of a claimed key are neither sent nor offered. TestClaimIsRefused, TestRowsOfAClaimedKeyWait and
 // TestKeyIsAvoidedAfterAFailure show it.
 
 package outbox
@@ -11,10 +11,10 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// avoidFor is how long keys are not claimed for which a claim was refused or a commit has failed: it is likely to happen again, and costs each time.
+// avoidFor is how long a key is not claimed after a claim of it was refused or has failed a commit. That is likely to happen again, and costs each time.
 const avoidFor = time.Second
 
-// maxFailures is how many commits may fail for claims of a topic within avoidFor. Then what waits may concern all its keys, and none is claimed for a while.
+// maxFailures is the number of commits within avoidFor that may fail for claims of a topic. After that none of its keys is claimed for a while: the cause may concern all of them.
 const maxFailures = 3
 
 // avoid notes a key that is not to be claimed for a while.
@@ -62,8 +62,8 @@ func (h *handed) claim(c *Claim) bool {
 	k := keyed{c.Topic, c.Key}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	claimer, generation := h.claimer, h.resent
-	if claimer == nil || h.keys[k] > 0 || h.back[k] || h.sending[k] > 0 || c.lane.generation.Load() != generation {
+	claimer, generation := h.claimer, h.sentGeneration
+	if claimer == nil || h.keys[k] > 0 || h.returned[k] || h.sending[k] > 0 || c.lane.generation.Load() != generation {
 		return false
 	}
 	h.keys[k]++
@@ -72,13 +72,13 @@ func (h *handed) claim(c *Claim) bool {
 	h.unlocked(func() { c.release, c.deliver = claimer.Claim(c.Topic, c.Key) })
 	switch {
 	case c.deliver == nil:
-	case h.resent == generation: // the sender did not forget what was sent meanwhile
+	case h.sentGeneration == generation: // the sender did not forget what was sent meanwhile
 		return true
 	default:
 		c.release()
 	}
 	delete(h.claims, k)
-	h.less(k)
+	h.release(k)
 	if c.wanted {
 		wake(c.lane.wake)
 	}
@@ -91,7 +91,7 @@ func (h *handed) unclaim(c *Claim) (wanted bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.claims, k)
-	h.less(k)
+	h.release(k)
 	return c.wanted
 }
 
@@ -105,8 +105,8 @@ func (h *handed) handOver(c *Claim, w *Message, row outboxRow) (wanted bool) {
 	return c.wanted
 }
 
-// others are the committed messages that were not handed over. They disturb the claims of their keys.
-func (h *handed) others(written []*Message) []*Message {
+// notHandedOver returns the committed messages that were not handed over. They disturb the claims of their keys.
+func (h *handed) notHandedOver(written []*Message) []*Message {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(written), func(w *Message) bool {
@@ -119,8 +119,8 @@ func (h *handed) others(written []*Message) []*Message {
 	})
 }
 
-// unclaimed are the rows whose keys are not claimed. The others, whose numbers by shard are left, are read again when their claims have ended: one may be that
-// of the message that a claim hands over, which handlers have then.
+// unclaimed returns the rows whose keys are not claimed, and the number of the other rows by shard. Those are read again when the claims have ended: one of them may be the row of
+// the message that a claim hands over.
 func (h *handed) unclaimed(rows []outboxRow) (free []outboxRow, left map[int16]int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -143,8 +143,8 @@ func (h *handed) isClaimed(k keyed) bool {
 	return h.claims[k] != nil
 }
 
-// claimBy sets who claims keys; nil: nobody does.
-func (h *handed) claimBy(c Claimer) {
+// setClaimer sets the sender that can claim keys; nil: no key can be claimed.
+func (h *handed) setClaimer(c Claimer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.claimer = c

@@ -1,5 +1,5 @@
-// The rows whose messages handlers of this process have (ADR 35, 38), and the keys that are claimed. The order of a key holds, whether its messages are handed over, given back or
-// sent, and a row is deleted only after its message was handled. TestMessageGivenBackKeepsKeyOrder, TestClaimHandsOver and, with three processes that are killed and
+// The rows whose messages were handed to handlers of this process (ADR 35, 38), and the keys that are claimed. The messages of a key keep their order whether they are handed over,
+// given back or sent, and a row is deleted only after its message was handled. TestMessageGivenBackKeepsKeyOrder, TestClaimHandsOver and, with three processes that are killed and
 // paused, kit/broker's TestLocalDeliveryKeepsKeyOrder show it.
 
 package outbox
@@ -19,57 +19,57 @@ import (
 // The rows stay in the table until their messages were handled. If this process dies, the next relay sends them, and the inbox refuses
 // those that were handled.
 type handed struct {
-	mu       sync.Mutex
-	rows     map[int64]outboxRow // rows that are taken, or handled and not deleted yet, without their messages
-	ofKey    map[keyed][]int64   // their ids
-	keys     map[keyed]int       // messages that are taken and not done, and claims
-	back     map[keyed]bool      // one was given back
-	sending  map[keyed]int       // batches that send messages of the key
-	claims   map[keyed]*Claim
-	avoided  map[keyed]time.Time // keys, and topics, that are not claimed until then
-	failures map[string]int      // commits that have failed for claims, by topic, since pruned
-	pruned   time.Time           // when avoided was last cleared of what is over
-	claimer  Claimer             // the sender of the local lane
-	resent   int64               // counts what makes senders forget
+	mu             sync.Mutex
+	rows           map[int64]outboxRow // rows that are taken, or handled and not deleted yet, without their messages
+	ofKey          map[keyed][]int64   // their ids
+	keys           map[keyed]int       // numbers of messages that are taken and not done, and of claims
+	returned       map[keyed]bool      // keys with a message that was given back since the rows were last read
+	sending        map[keyed]int       // batches that send messages of the key
+	claims         map[keyed]*Claim
+	avoided        map[keyed]time.Time // keys, and topics, that are not claimed until then
+	failures       map[string]int      // commits that have failed for claims, by topic, since pruned
+	pruned         time.Time           // when avoided was last cleared of what is over
+	claimer        Claimer             // the sender of the local lane
+	sentGeneration int64               // of what senders remember; a new one makes them forget it
 
 	done map[int16][]outboxRow // handled, to be deleted, by shard
 }
 
 func newHanded() *handed {
 	return &handed{
-		rows: map[int64]outboxRow{}, ofKey: map[keyed][]int64{}, keys: map[keyed]int{}, back: map[keyed]bool{}, sending: map[keyed]int{}, claims: map[keyed]*Claim{}, avoided: map[keyed]time.Time{}, failures: map[string]int{}, resent: 1, done: map[int16][]outboxRow{},
+		rows: map[int64]outboxRow{}, ofKey: map[keyed][]int64{}, keys: map[keyed]int{}, returned: map[keyed]bool{}, sending: map[keyed]int{}, claims: map[keyed]*Claim{}, avoided: map[keyed]time.Time{}, failures: map[string]int{}, sentGeneration: 1, done: map[int16][]outboxRow{},
 	}
 }
 
-// offer offers the message of a row. Wait says that it can neither be taken nor sent now. Taken and wait false: it is to be sent, and its key is noted in
-// sending.
+// offer offers the message of a row to handlers. Taken: a handler has it. Wait: it must wait, because an earlier message of its key is not done. Neither: it must be
+// sent to the broker, and its key counts as being sent.
 func (h *handed) offer(to Local, row outboxRow, wakeLane func()) (taken, wait bool) {
 	k := keyed{row.Topic, row.Key}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for {
 		more := h.keys[k] > 0
-		if h.back[k] {
+		if h.returned[k] {
 			return false, true
 		}
 		h.hold(row)
 		h.keys[k]++
 		h.unlocked(func() {
-			taken = to.Offer(row.Topic, row.message, more, func(acked bool) { h.ended(row, acked, wakeLane) })
+			taken = to.Offer(row.Topic, row.message, more, func(acked bool) { h.finish(row, acked, wakeLane) })
 		})
 		if taken {
 			return true, false
 		}
 		h.drop(row.ID)
-		h.less(k)
+		h.release(k)
 		if !more || h.keys[k] > 0 {
-			if wait = h.keys[k] > 0 || h.back[k]; !wait {
+			if wait = h.keys[k] > 0 || h.returned[k]; !wait {
 				h.sending[k]++
 			} else if claim := h.claims[k]; claim != nil {
 				claim.wanted = true
 			}
 			return false, wait
-		} // else the earlier one has ended meanwhile, which may be why it was refused
+		} // else the earlier message has finished meanwhile, which may be why this one was refused
 	}
 }
 
@@ -83,12 +83,12 @@ func (h *handed) unlocked(f func()) {
 // deleteWithin is how soon handled rows are deleted, if no other reason wakes the lane before.
 const deleteWithin = 20 * time.Millisecond
 
-// ended notes that a message is done.
-func (h *handed) ended(row outboxRow, acked bool, wakeLane func()) {
+// finish takes the result of a message: handled, or given back.
+func (h *handed) finish(row outboxRow, acked bool, wakeLane func()) {
 	k := keyed{row.Topic, row.Key}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.less(k)
+	h.release(k)
 	if acked {
 		h.done[row.Shard] = append(h.done[row.Shard], outboxRow{ID: row.ID, Shard: row.Shard})
 		if len(h.done[row.Shard]) == 1 {
@@ -97,7 +97,7 @@ func (h *handed) ended(row outboxRow, acked bool, wakeLane func()) {
 		return
 	}
 	h.drop(row.ID)
-	h.back[k] = true
+	h.returned[k] = true
 	wakeLane()
 }
 
@@ -119,7 +119,7 @@ func (h *handed) drop(id int64) {
 	}
 }
 
-func (h *handed) less(k keyed) {
+func (h *handed) release(k keyed) {
 	if h.keys[k]--; h.keys[k] == 0 {
 		delete(h.keys, k)
 	}
@@ -129,14 +129,14 @@ func (h *handed) less(k keyed) {
 func (h *handed) begin() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	clear(h.back)
+	clear(h.returned)
 }
 
 // busy tells whether a message of a key is taken and not done, or was given back.
 func (h *handed) busy(k keyed) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.keys[k] > 0 || h.back[k]
+	return h.keys[k] > 0 || h.returned[k]
 }
 
 // handled takes out the handled rows of some shards. Those of other shards are left to the relay that has them now.
@@ -191,15 +191,15 @@ func (h *handed) has(id int64) bool {
 	return ok
 }
 
-// sentElsewhere makes senders forget what they sent.
-func (h *handed) sentElsewhere() {
+// forgetSent makes senders forget which messages they have sent.
+func (h *handed) forgetSent() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.resent++
+	h.sentGeneration++
 }
 
 func (h *handed) generation() int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.resent
+	return h.sentGeneration
 }

@@ -81,8 +81,8 @@ func (r *Relay) failing() (d time.Duration) {
 	return d
 }
 
-// away tells whether the local lane is not to send now, because the broker was away when somebody tried to. It is asked in the background.
-func (r *Relay) away(ctx context.Context, l *lane) bool {
+// brokerAway tells whether the local lane must not send now, because the last send to the broker has failed. It then pings the broker in the background.
+func (r *Relay) brokerAway(ctx context.Context, l *lane) bool {
 	switch {
 	case !r.down.Load() || time.Since(time.Unix(0, l.answered.Swap(0))) < answeredFor:
 		l.probed = time.Now()

@@ -62,7 +62,7 @@ func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, er
 	for _, row := range rest {
 		count[row.Shard]++
 	}
-	if len(rest) > 0 && p.relay.away(held.ctx, p.lane) {
+	if len(rest) > 0 && p.relay.brokerAway(held.ctx, p.lane) {
 		p.relay.handed.sent(rest)
 		rest, err, ready = nil, errReread, false
 	}

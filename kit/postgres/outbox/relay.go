@@ -23,10 +23,10 @@ type Relay struct {
 	leases    *leases
 	lanes     []*lane
 	down      atomic.Bool  // the last request failed, by a fault of the broker
-	downSince atomic.Int64 // since when, as Unix time in ns
+	downSince atomic.Int64 // Unix time in ns since which requests fail
 	sends     sendTimes
 	timers    chan struct{} // wakes the goroutine that looks for due timers
-	looks     atomic.Int64  // time of its next look, as Unix time in ns
+	nextLook  atomic.Int64  // Unix time in ns at which it looks next
 	retry     chan struct{} // wakes the goroutine that retries suspended topics
 	log       *slog.Logger
 }
@@ -65,7 +65,7 @@ type Options struct {
 	// Ping returns an error if the broker does not answer. While it is away, messages of Local are sent only after it has answered. Default: it answers.
 	Ping func(ctx context.Context) error
 
-	// Preferred returns the shards that this relay is to have if it can, because this process handles the messages of their keys. It has those that no
+	// Preferred returns the shards that this relay should hold, because this process handles the messages of their keys. It holds those that no
 	// other relay prefers, and an equal part of the others. Default: none.
 	Preferred func() []int16
 
@@ -119,7 +119,7 @@ func NewRelay(db *sqlx.DB, sender func() Sender, log *slog.Logger, o Options) *R
 	if len(o.Local) > 0 {
 		r.lanes = append(r.lanes, newLane(true))
 	}
-	r.leases.taking = r.handed.sentElsewhere
+	r.leases.taking = r.handed.forgetSent
 	r.leases.changed = r.readAll
 	r.leases.broker = &brokerCheck{failing: r.failing, ping: r.options.Ping, cutOff: r.cutOff, restored: func() { r.reached(true, nil) }}
 	return r
@@ -175,8 +175,8 @@ func (r *Relay) work(ctx context.Context, l *lane) {
 	failures, more := 0, 0
 	sender := r.sender()
 	if c, ok := sender.(Claimer); ok && l.local {
-		r.handed.claimBy(c)
-		defer r.handed.claimBy(nil)
+		r.handed.setClaimer(c)
+		defer r.handed.setClaimer(nil)
 	}
 	for ctx.Err() == nil {
 		relayed, err := r.pipeline(ctx, l, sender)
@@ -189,10 +189,10 @@ func (r *Relay) work(ctx context.Context, l *lane) {
 				failures++
 			}
 			if l.local {
-				failures = 0 // what handlers can take does not wait for the broker
+				failures = 0 // messages for handlers do not wait for the broker
 				waited := more
-				if more = l.waits(); more > 0 && more <= waited { // otherwise those behind them are read next
-					sleep(ctx, l.wake, min(r.options.Poll, time.Second)) // what they wait for wakes the lane
+				if more = l.waits(); more > 0 && more <= waited { // otherwise the rows behind them are read next
+					sleep(ctx, l.wake, min(r.options.Poll, time.Second)) // the lane is woken when they can go on
 				}
 			}
 			pause(ctx, min(50*time.Millisecond<<min(max(failures-1, 0), 6), 2*time.Second)) // a commit does not repair the broker

@@ -55,22 +55,22 @@ func (throughPublisher) Close() {}
 // Send implements Sender.
 func (t throughPublisher) Send(ctx context.Context, topics []string, messages []*message.Message) []error {
 	errs := make([]error, len(messages))
-	lines := map[keyed][]int{}
+	byKey := map[keyed][]int{}
 	for i, m := range messages {
 		k := keyed{topics[i], m.Metadata[cqrs.HeaderKey]}
-		lines[k] = append(lines[k], i)
+		byKey[k] = append(byKey[k], i)
 	}
 	var wg sync.WaitGroup
-	for _, line := range lines {
+	for _, of := range byKey {
 		wg.Go(func() {
-			for n, i := range line {
+			for n, i := range of {
 				if errs[i] = context.Cause(ctx); errs[i] == nil {
 					errs[i] = t.Publish(topics[i], messages[i])
 				}
 				if errs[i] == nil {
 					continue
 				}
-				for _, behind := range line[n+1:] {
+				for _, behind := range of[n+1:] {
 					errs[behind] = errs[i]
 				}
 				return

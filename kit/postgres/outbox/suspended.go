@@ -189,7 +189,7 @@ func (r *Relay) sendSuspended(ctx context.Context, sender Sender, topic string) 
 	}
 	ids, faults, err := r.transmit(held.ctx, held, sender, rows)
 	if slices.Contains(r.options.Local, topic) && (len(ids) > 0 || err != nil) {
-		r.handed.sentElsewhere() // the local lane does not know of it
+		r.handed.forgetSent() // the local lane does not know of it
 	}
 	sent, removeErr := r.removeSent(held, ids, nil)
 	return sent, true, faults[topic], errors.Join(removeErr, err)

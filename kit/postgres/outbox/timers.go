@@ -108,7 +108,7 @@ const promoteEvery = 20 * time.Millisecond
 // promote makes delayed messages ready when they are due. Every relay does this; a relay skips rows that another one has locked.
 func (r *Relay) promote(ctx context.Context) {
 	for ctx.Err() == nil {
-		r.looks.Store(math.MaxInt64) // rows written from now on may not be seen
+		r.nextLook.Store(math.MaxInt64) // rows written from now on may not be seen
 		var next struct {
 			Promoted int      `db:"promoted"`
 			Wait     *float64 `db:"wait"` // seconds until the next one is due
@@ -134,7 +134,7 @@ func (r *Relay) promote(ctx context.Context) {
 		case next.Wait != nil:
 			wait = max(min(wait, time.Duration(*next.Wait*float64(time.Second))), 5*time.Millisecond)
 		}
-		r.looks.Store(time.Now().Add(wait).UnixNano())
+		r.nextLook.Store(time.Now().Add(wait).UnixNano())
 		sleep(ctx, r.timers, wait)
 		pause(ctx, promoteEvery) // timers are not so exact
 	}
