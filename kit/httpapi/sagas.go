@@ -20,7 +20,7 @@ func (h *handlers) ListSagas(w http.ResponseWriter, r *http.Request, params oper
 		h.fail(w, r, err)
 		return
 	}
-	status, err := OneOf("status", params.Status, saga.Running, saga.Compensating, saga.IsCompleted, saga.IsCompensated, saga.Stuck)
+	status, err := OneOf("status", params.Status, saga.StatusRunning, saga.StatusCompensating, saga.StatusCompleted, saga.StatusCompensated, saga.StatusStuck)
 	if err != nil {
 		h.fail(w, r, err)
 		return

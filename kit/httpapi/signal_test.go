@@ -25,7 +25,7 @@ func TestSignalSaga(t *testing.T) {
 	s := things()
 	s.Queries = cqrs.NewQueries([]cqrs.QueryHandler{cqrs.HandleQuery("SagaByID", func(context.Context, manager.ByID) (saga.State, error) {
 		at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-		return saga.State{Status: saga.Running, Signals: map[string]string{"inspect parcel": "inspection"}, Steps: []saga.StepState{{Name: "inspect parcel", Status: saga.InProgress, Stage: 2, Stuck: true, Deadline: &at}}}, nil
+		return saga.State{Status: saga.StatusRunning, Signals: map[string]string{"inspect parcel": "inspection"}, Steps: []saga.StepState{{Name: "inspect parcel", Status: saga.StepStatusInProgress, Stage: 2, Stuck: true, Deadline: &at}}}, nil
 	})})
 	s.Signal = func(_ context.Context, _, name string, decode func(any) error) error {
 		require.Equal(t, "inspection", name)

@@ -94,7 +94,7 @@ func drawSaga(name string, outline []saga.Outline, v *SagaView) diagram {
 		}
 	}
 	end := top(len(steps) + 1)
-	completed := v != nil && v.State.Status == saga.IsCompleted
+	completed := v != nil && v.State.Status == saga.StatusCompleted
 	p.line(fmt.Sprintf("M%d %d V%d", spine, bottom, end-2), lit(completed, "completed"))
 	p.box(box{X: leftX, Y: end, W: leftWidth, H: boxHeight, Name: "completed", Class: lit(completed, "completed")})
 	p.Label = description(name, outline, v)
@@ -198,7 +198,7 @@ func (p *drawing) fork(from, to, bottom int) {
 		}
 	}
 	for _, st := range p.instanceSteps(from, to) {
-		done = done && !st.InFlight() && st.Status != saga.Waiting
+		done = done && !st.InFlight() && st.Status != saga.StepStatusWaiting
 	}
 	done = done && begun && !p.instance.State.Compensating
 	p.line(fmt.Sprintf("M%d %d V%d", spine, bottom, above-2), lit(begun, "completed"))

@@ -168,7 +168,7 @@ func TestForEachCompensated(t *testing.T) {
 	require.Equal(t, "for each: 0 of 21 compensated, 10 in flight, 11 waiting", back.Counts)
 	for range 21 {
 		for _, st := range r.run.State.Step("send parcel").Items {
-			if st.Status == saga.Undoing {
+			if st.Status == saga.StepStatusCompensating {
 				r.feed(sagatest.Reply{Step: st.Name, Event: returned{}})
 				break
 			}

@@ -60,9 +60,9 @@ func (s *Server) overview() Page {
 		defer cancel()
 		d := overviewData{Checks: s.Ready(ctx), Breakers: s.Breakers(), Charts: s.rates.charts()}
 		counts, err := s.count(ctx, &d)
-		for _, status := range []saga.Status{saga.Running, saga.Compensating, saga.Stuck} {
+		for _, status := range []saga.Status{saga.StatusRunning, saga.StatusCompensating, saga.StatusStuck} {
 			n := counts.Sagas[status]
-			d.Sagas = append(d.Sagas, figure{string(status), count(n), "/ui/sagas?status=" + string(status), status == saga.Stuck && n > 0})
+			d.Sagas = append(d.Sagas, figure{string(status), count(n), "/ui/sagas?status=" + string(status), status == saga.StatusStuck && n > 0})
 		}
 		d.DeadLetters = figure{"open", count(counts.DeadLetters), "/ui/dead-letters", counts.DeadLetters > 0}
 		d.Unmatched = counts.Unmatched
@@ -115,7 +115,7 @@ func faults(d overviewData, c Counts) (out []string) {
 			say("The breaker of %s is half-open on this instance: a few calls test whether %s is healthy again.", b.Name, b.Name)
 		}
 	}
-	if n := c.Sagas[saga.Stuck]; n > 0 {
+	if n := c.Sagas[saga.StatusStuck]; n > 0 {
 		say("%s the decision of an operator.", plural(n, "saga is stuck and needs", "sagas are stuck and need"))
 	}
 	if c.DeadLetters > 0 {

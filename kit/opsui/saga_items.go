@@ -30,7 +30,7 @@ func rank(class string) int {
 
 // markStuck shows a step that needs an operator as stuck.
 func (r *run) markStuck(st *saga.StepState) {
-	if st.Stuck && r.Compensate == (st.Status == saga.Undoing) {
+	if st.Stuck && r.Compensate == (st.Status == saga.StepStatusCompensating) {
 		r.Class, r.Result, r.Reason = "stuck", "stuck", st.Reason
 	}
 }
@@ -88,10 +88,10 @@ func (v *SagaView) foldRun(r *run, st *saga.StepState) {
 // notBegun is the number of items whose action, or whose compensation, is still to be started.
 func (v *SagaView) notBegun(r *run, st *saga.StepState) (n int) {
 	if !r.Compensate {
-		return st.Counts[saga.Waiting]
+		return st.Counts[saga.StepStatusWaiting]
 	}
 	if v.State.Compensating && !v.State.Status.Ended() {
-		return st.Counts[saga.StepDone]
+		return st.Counts[saga.StepStatusCompleted]
 	}
 	return 0
 }
@@ -180,9 +180,9 @@ func (v *SagaView) waitsFor(st *saga.StepState) string {
 	until := v.until(st.Name, st.Attempts, *st.Deadline)
 	signal, event := v.State.Signals[st.Name], v.State.Awaits[st.Name]
 	switch {
-	case signal != "" && st.Status == saga.InProgress:
+	case signal != "" && st.Status == saga.StepStatusInProgress:
 		return fmt.Sprintf("the signal %q, until %s", signal, until)
-	case event.Event != "" && st.Status == saga.InProgress:
+	case event.Event != "" && st.Status == saga.StepStatusInProgress:
 		return fmt.Sprintf("the event %s of %s, until %s", event.Event, event.Key, until)
 	case st.Wait || st.Scheduled:
 		return fmt.Sprintf("%q, until %s", st.Name, until)
@@ -211,7 +211,7 @@ func (v *SagaView) stuckSentence() string {
 func itemsByStatus(st saga.StepState) string {
 	var words []string
 	for _, status := range []saga.StepStatus{
-		saga.StepDone, saga.IsUndone, saga.StepIsRefused, saga.TimedOut, saga.IsCancelled, saga.InProgress, saga.Undoing, saga.Waiting,
+		saga.StepStatusCompleted, saga.StepStatusCompensated, saga.StepStatusRefused, saga.StepStatusTimedOut, saga.StepStatusCancelled, saga.StepStatusInProgress, saga.StepStatusCompensating, saga.StepStatusWaiting,
 	} {
 		if n := st.Counts[status]; n > 0 {
 			words = append(words, fmt.Sprint(n, " ", strings.ReplaceAll(string(status), "_", " ")))

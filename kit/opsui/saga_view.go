@@ -142,18 +142,18 @@ func (v *SagaView) until(step string, attempt int, at time.Time) string {
 // summary says where a saga stands.
 func summary(v *SagaView) string {
 	switch v.State.Status {
-	case saga.Running:
+	case saga.StatusRunning:
 		if active := v.inFlight(); len(active) > 0 {
 			return "The saga waits for " + strings.Join(active, " and ") + "."
 		}
 		return "The saga is running."
-	case saga.Compensating:
+	case saga.StatusCompensating:
 		return "Compensating: " + v.State.Reason + ". Completed steps are compensated in reverse order."
-	case saga.Stuck:
+	case saga.StatusStuck:
 		return v.stuckSentence()
-	case saga.IsCompleted:
+	case saga.StatusCompleted:
 		return "All steps are completed."
-	case saga.IsCompensated:
+	case saga.StatusCompensated:
 		return "Compensated: " + v.State.Reason + "."
 	}
 	return ""

@@ -13,7 +13,7 @@ import (
 func (s *Server) sagas() Page {
 	return Page{Path: "/ui/sagas", Title: "Sagas", Nav: "/ui/sagas", Template: "sagas", Streams: AnyStream, Load: func(r *http.Request) (any, error) {
 		l, page, err := NewList[saga.State](r,
-			string(saga.Running), string(saga.Compensating), string(saga.Stuck), string(saga.IsCompleted), string(saga.IsCompensated))
+			string(saga.StatusRunning), string(saga.StatusCompensating), string(saga.StatusStuck), string(saga.StatusCompleted), string(saga.StatusCompensated))
 		if err != nil {
 			return nil, err
 		}

@@ -35,7 +35,7 @@ type field struct {
 func (v *SagaView) awaits(definition *saga.Saga) (all []awaited) {
 	for _, g := range definition.Signals() {
 		st := v.State.Step(g.Step)
-		if st == nil || st.Status != saga.InProgress {
+		if st == nil || st.Status != saga.StepStatusInProgress {
 			continue
 		}
 		a := awaited{Name: g.Name, Step: g.Step, Roles: g.Roles}

@@ -89,7 +89,7 @@ type sweep struct {
 	keep              time.Duration
 }
 
-const ended = `'` + string(saga.IsCompleted) + `', '` + string(saga.IsCompensated) + `'`
+const ended = `'` + string(saga.StatusCompleted) + `', '` + string(saga.StatusCompensated) + `'`
 
 // heldBySaga tells whether the command of a row belongs to a saga that has not ended, or to a child of one. This service does not know when a saga of another
 // service ends; its commands are kept for a year.

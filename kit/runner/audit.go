@@ -92,7 +92,7 @@ var sagaRows = audit.Derived{
 		}
 		waits, state := map[string]string{}, saga.Rebuild("", events)
 		for step, c := range state.Awaits {
-			if c.Key != "" && state.Step(step).Status == saga.InProgress {
+			if c.Key != "" && state.Step(step).Status == saga.StepStatusInProgress {
 				waits[step] = c.Key
 			}
 		}

@@ -106,7 +106,7 @@ func (s *Instance) readDatabase() ([]telemetry.Sample, error) {
 		if sg == s.saga(sg.Name()) && len(sg.AwaitedEvents()) > 0 {
 			samples = append(samples, telemetry.Sample{Name: "millrace_saga_unmatched_events", Labels: []string{sg.Name()}, Value: float64(unmatched[sg.Name()])})
 		}
-		for _, status := range []saga.Status{saga.Running, saga.Compensating, saga.Stuck} {
+		for _, status := range []saga.Status{saga.StatusRunning, saga.StatusCompensating, saga.StatusStuck} {
 			if sg == s.saga(sg.Name()) {
 				key := readmodel.OpenSagas{Definition: sg.Name(), Status: status}
 				samples = append(samples, telemetry.Sample{Name: "millrace_sagas", Labels: []string{sg.Name(), string(status)}, Value: float64(open[key])})

@@ -91,10 +91,10 @@ func (m *machine) event(in EventInput) error {
 		return nil
 	}
 	def := &m.saga.steps[i]
-	if def.starting && st.Status == StepDone {
+	if def.starting && st.Status == StepStatusCompleted {
 		return nil // it has come before
 	}
-	if st.Status != InProgress || reflect.TypeOf(in.Event) != def.await.received.event {
+	if st.Status != StepStatusInProgress || reflect.TypeOf(in.Event) != def.await.received.event {
 		m.record(AnswerIgnored{in.Step, cqrs.BranchAction, reflect.TypeOf(in.Event).String()})
 		return nil
 	}
@@ -129,7 +129,7 @@ func (m *machine) remind(i int) error {
 func (m *machine) changeWaits(before State, in Input) {
 	waits := func(s *State, name string) bool {
 		st := s.Step(name)
-		return st != nil && st.Status == InProgress && s.Awaits[name].Key != ""
+		return st != nil && st.Status == StepStatusInProgress && s.Awaits[name].Key != ""
 	}
 	for i := range m.definition.steps {
 		name := m.definition.steps[i].name

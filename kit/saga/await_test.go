@@ -36,28 +36,28 @@ func TestAwait(t *testing.T) {
 	given := func(more ...any) sagatest.Scenario {
 		return theSaga.Given(append([]any{begun{"1"}, did{}}, more...)...)
 	}
-	t.Run("no command", theSaga.Given(begun{"1"}).When(did{}).Leaves(saga.Running))
+	t.Run("no command", theSaga.Given(begun{"1"}).When(did{}).Leaves(saga.StatusRunning))
 	t.Run("it comes", given().When(came).Then(ask{"b 1!w"}))
 	t.Run("it comes early", theSaga.Given(begun{"1"}, came).When(did{}).Then(ask{"b 1!w"}))
-	t.Run("reminder", given().When(timeOut).Leaves(saga.Running, ask{"remind 1!"}))
+	t.Run("reminder", given().When(timeOut).Leaves(saga.StatusRunning, ask{"remind 1!"}))
 	t.Run("it comes after the reminder", given(timeOut).When(came).Then(ask{"b 1!w"}))
-	t.Run("it does not come: refused", given(timeOut).When(timeOut).Leaves(saga.Compensating, ask{"undo a 1!"}))
-	t.Run("cancelled", given().When(cancel).Leaves(saga.Compensating, ask{"undo a 1!"}))
-	t.Run("it comes after that", given(cancel).When(saga.EventInput{Step: "wait there", Event: came}).Leaves(saga.Compensating))
-	t.Run("no key", theSaga.Given(begun{}).When(did{}).Leaves(saga.Compensating, ask{"undo a !"}))
+	t.Run("it does not come: refused", given(timeOut).When(timeOut).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
+	t.Run("cancelled", given().When(cancel).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
+	t.Run("it comes after that", given(cancel).When(saga.EventInput{Step: "wait there", Event: came}).Leaves(saga.StatusCompensating))
+	t.Run("no key", theSaga.Given(begun{}).When(did{}).Leaves(saga.StatusCompensating, ask{"undo a !"}))
 	t.Run("a key that is too long", theSaga.Given(begun{strings.Repeat("k", 1001)}, did{}).When(undone{}).Then(
 		ask{"give up: wait there: the key is longer than 1000 bytes to wait for saga_test.parcelCame by"}))
 	t.Run("no key: why", theSaga.Given(begun{}, did{}).When(undone{}).Then(ask{"give up: wait there: there is no key to wait for saga_test.parcelCame by"}))
 
 	d := awaiting()
 	d.Steps[1].Await.Optional = true
-	t.Run("optional: goes on", sagatest.For(d).Given(begun{"1"}, did{}, timeOut).When(timeOut).Leaves(saga.Running, ask{"b 1!"}))
+	t.Run("optional: goes on", sagatest.For(d).Given(begun{"1"}, did{}, timeOut).When(timeOut).Leaves(saga.StatusRunning, ask{"b 1!"}))
 
 	d = awaiting()
 	instead := *detour().Steps[1].Parallel[1].Fallback
 	instead.WhenOpen, instead.WhenRefused = false, nil
 	d.Steps[1].Fallback = &instead
-	t.Run("the alternative", sagatest.For(d).Given(begun{"1"}, did{}, timeOut).When(timeOut).Leaves(saga.Running, ask{"tent 1!"}))
+	t.Run("the alternative", sagatest.For(d).Given(begun{"1"}, did{}, timeOut).When(timeOut).Leaves(saga.StatusRunning, ask{"tent 1!"}))
 }
 
 // When a reminder is due and when the time is up is counted from the beginning of the step, and the reaction lists the waits that begin and end.

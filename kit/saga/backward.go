@@ -23,11 +23,11 @@ func (m *machine) undoable(i int) bool {
 // undoable tells whether something of the step is, or may be, there to undo.
 func (st *StepState) undoable() bool {
 	switch st.Status {
-	case StepDone, TimedOut, InProgress:
+	case StepStatusCompleted, StepStatusTimedOut, StepStatusInProgress:
 		return true
-	case StepIsRefused:
+	case StepStatusRefused:
 		return st.InDoubt
-	case Waiting, Undoing, IsUndone, IsSkipped, IsCancelled:
+	case StepStatusWaiting, StepStatusCompensating, StepStatusCompensated, StepStatusSkipped, StepStatusCancelled:
 	}
 	return false
 }
@@ -90,7 +90,7 @@ func (m *machine) cancelWaits(n int) {
 	}
 	var waits []string
 	for i := m.saga.stages[n].from; i < m.saga.stages[n].to; i++ {
-		if st := m.state.Step(m.saga.steps[i].name); st != nil && st.Status == InProgress && m.saga.steps[i].undo == nil {
+		if st := m.state.Step(m.saga.steps[i].name); st != nil && st.Status == StepStatusInProgress && m.saga.steps[i].undo == nil {
 			waits = append(waits, st.Name)
 		}
 	}
@@ -103,7 +103,7 @@ func (m *machine) cancel(in Cancel) error {
 	if m.state.CancelRequested {
 		return nil // a repeated request gets the same answer, at any time
 	}
-	if m.state.Status != Running || m.beyond() {
+	if m.state.Status != StatusRunning || m.beyond() {
 		return ErrTooLate
 	}
 	m.record(CancelRequested(in))
@@ -113,7 +113,7 @@ func (m *machine) cancel(in Cancel) error {
 // beyond tells whether the pivot was sent.
 func (m *machine) beyond() bool {
 	for i := range m.saga.steps[:m.abort()] {
-		if st := m.state.Step(m.saga.steps[i].name); m.saga.steps[i].pivot && st != nil && st.Status != Waiting {
+		if st := m.state.Step(m.saga.steps[i].name); m.saga.steps[i].pivot && st != nil && st.Status != StepStatusWaiting {
 			return true
 		}
 	}
@@ -126,7 +126,7 @@ func (m *machine) compensateAll() error {
 	for i := range m.saga.steps[:m.abort()] {
 		def := &m.saga.steps[i]
 		st := m.state.Step(def.name)
-		if st == nil || st.Status == Waiting {
+		if st == nil || st.Status == StepStatusWaiting {
 			continue
 		}
 		last = def.stage

@@ -187,7 +187,7 @@ func (m *machine) childEnded(in ChildEnded) error {
 	}
 	def := &m.saga.steps[i]
 	switch {
-	case st.Status == InProgress && in.Status == IsCompleted:
+	case st.Status == StepStatusInProgress && in.Status == StatusCompleted:
 		data, err := def.child.completed(m.state.Data, in.Data)
 		if err != nil {
 			return err
@@ -195,15 +195,15 @@ func (m *machine) childEnded(in ChildEnded) error {
 		m.stopLateTimer(st, cqrs.BranchAction)
 		m.record(StepCompleted{Step: in.Step, Data: data})
 		return m.forward(i)
-	case st.Status == InProgress && in.Status == IsCompensated && def.retriable:
+	case st.Status == StepStatusInProgress && in.Status == StatusCompensated && def.retriable:
 		if !st.childRefused {
 			m.record(NeedsIntervention{Step: in.Step, Reason: in.Reason, ChildRefused: true})
 		}
-	case st.Status == InProgress && in.Status == IsCompensated:
+	case st.Status == StepStatusInProgress && in.Status == StatusCompensated:
 		m.stopLateTimer(st, cqrs.BranchAction)
 		m.record(StepRefused{Step: in.Step, Reason: in.Reason, Fallback: m.fallback(i, slices.Contains(def.whenRefused, in.Reason))})
 		return m.away(i)
-	case st.Status == Undoing && in.Status == IsCompensated:
+	case st.Status == StepStatusCompensating && in.Status == StatusCompensated:
 		m.stopLateTimer(st, cqrs.BranchCompensation)
 		m.record(StepCompensated{Step: in.Step})
 		return m.away(i)

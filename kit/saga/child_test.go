@@ -41,21 +41,21 @@ func TestChild(t *testing.T) {
 	}
 	t.Run("started", theSaga.Given(begun{"1"}).When(did{}).Then(starts))
 	t.Run("completed", given().When(completes).Then(ask{"b 1!h"}))
-	t.Run("refused", given().When(compensated).Leaves(saga.Compensating, ask{"undo a 1!"}))
-	t.Run("in doubt", given().When(timeOut).Leaves(saga.Compensating, undo))
+	t.Run("refused", given().When(compensated).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
+	t.Run("in doubt", given().When(timeOut).Leaves(saga.StatusCompensating, undo))
 	t.Run("compensated", given(timeOut).When(compensated).Then(ask{"undo a 1!"}))
-	t.Run("completed after that: its compensation is on the way", given(timeOut).When(completes).Leaves(saga.Compensating))
-	t.Run("compensated after it was completed", given(completes).When(refused{"no"}).Leaves(saga.Running))
-	t.Run("cancelled", given().When(cancel).Leaves(saga.Compensating, undo))
-	t.Run("the one of another step", given().When(sagatest.ChildIsCompensated{Step: "other"}).Ends(saga.Running))
-	t.Run("of a saga that has ended", given(compensated, undone{}, ended{}).When(completes).Ends(saga.IsCompensated))
+	t.Run("completed after that: its compensation is on the way", given(timeOut).When(completes).Leaves(saga.StatusCompensating))
+	t.Run("compensated after it was completed", given(completes).When(refused{"no"}).Leaves(saga.StatusRunning))
+	t.Run("cancelled", given().When(cancel).Leaves(saga.StatusCompensating, undo))
+	t.Run("the one of another step", given().When(sagatest.ChildIsCompensated{Step: "other"}).Ends(saga.StatusRunning))
+	t.Run("of a saga that has ended", given(compensated, undone{}, ended{}).When(completes).Ends(saga.StatusCompensated))
 
 	d := withChild()
 	d.Steps[1].Fallback = detour().Steps[1].Parallel[1].Fallback
 	d.Steps[1].Fallback.WhenRefused = []string{"full"}
 	withFallback := sagatest.For(d)
-	t.Run("refused: the alternative", withFallback.Given(begun{"1"}, did{}).When(compensated).Leaves(saga.Running, ask{"tent 1!"}))
-	t.Run("in doubt: compensated first", withFallback.Given(begun{"1"}, did{}, timeOut).When(compensated).Leaves(saga.Running, ask{"tent 1!"}))
+	t.Run("refused: the alternative", withFallback.Given(begun{"1"}, did{}).When(compensated).Leaves(saga.StatusRunning, ask{"tent 1!"}))
+	t.Run("in doubt: compensated first", withFallback.Given(begun{"1"}, did{}, timeOut).When(compensated).Leaves(saga.StatusRunning, ask{"tent 1!"}))
 }
 
 // A refused child is over, so when the step is retried another one is started.
@@ -68,8 +68,8 @@ func TestChildAfterThePivot(t *testing.T) {
 	starts := sagatest.ChildStarted{Definition: "stay", Event: hotel{"city 1"}}
 	compensated := sagatest.ChildIsCompensated{Step: "book hotel", Reason: "full"}
 	t.Run("no answer: asked again, the same one", theSaga.Given(begun{"1"}, did{}, didB{}).When(sagatest.TimeOut{}).Then(starts))
-	t.Run("refused: stuck", theSaga.Given(begun{"1"}, did{}, didB{}).When(compensated).Leaves(saga.Stuck))
-	t.Run("told again", theSaga.Given(begun{"1"}, did{}, didB{}, compensated).When(compensated).Leaves(saga.Stuck))
+	t.Run("refused: stuck", theSaga.Given(begun{"1"}, did{}, didB{}).When(compensated).Leaves(saga.StatusStuck))
+	t.Run("told again", theSaga.Given(begun{"1"}, did{}, didB{}, compensated).When(compensated).Leaves(saga.StatusStuck))
 
 	run := sagatest.Run{Saga: saga.New(d), State: saga.State{ID: "saga-1"}, Now: time.Now()}
 	feed := func(in any) saga.Reaction {
@@ -84,10 +84,10 @@ func TestChildAfterThePivot(t *testing.T) {
 	feed(compensated)
 	second := feed(saga.Retry{}).Commands[0].Body.(saga.StartChild)
 	require.NotEqual(t, first.SagaID, second.SagaID)
-	late := saga.ChildEnded{EndChild: saga.EndChild{Step: "book hotel", ChildID: first.SagaID, Status: saga.IsCompleted}}
+	late := saga.ChildEnded{EndChild: saga.EndChild{Step: "book hotel", ChildID: first.SagaID, Status: saga.StatusCompleted}}
 	require.Empty(t, feed(late).Events, "that of the first")
 	feed(sagatest.ChildCompletes{Step: "book hotel"})
-	require.Equal(t, saga.StepDone, run.State.Step("book hotel").Status)
+	require.Equal(t, saga.StepStatusCompleted, run.State.Step("book hotel").Status)
 }
 
 // A completed child is compensated from its last step on; one that has passed its pivot is not.
@@ -96,11 +96,11 @@ func TestCompensateAChild(t *testing.T) {
 	d.Steps = append(d.Steps[:1], stay().Steps[0])
 	d.Steps[1].Name = "do z"
 	theSaga, undo := sagatest.For(d), saga.Compensate{Reason: "r"}
-	t.Run("running", theSaga.Given(begun{"1"}).When(undo).Leaves(saga.Compensating, ask{"undo a 1"}))
-	t.Run("completed", theSaga.Given(begun{"1"}, did{}, did{}).When(undo).Leaves(saga.Compensating, ask{"undo a 1!"}))
+	t.Run("running", theSaga.Given(begun{"1"}).When(undo).Leaves(saga.StatusCompensating, ask{"undo a 1"}))
+	t.Run("completed", theSaga.Given(begun{"1"}, did{}, did{}).When(undo).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
 	t.Run("its answer is waited for anew", theSaga.Given(begun{"1"}, did{}, did{}, undo).When(sagatest.TimeOut{}).Then(ask{"undo a 1!"}))
-	t.Run("and goes on", theSaga.Given(begun{"1"}, did{}, did{}, undo, undone{}, undone{}).When(ended{}).Ends(saga.IsCompensated))
-	t.Run("twice", theSaga.Given(begun{"1"}, did{}, did{}, undo).When(undo).Leaves(saga.Compensating))
+	t.Run("and goes on", theSaga.Given(begun{"1"}, did{}, did{}, undo, undone{}, undone{}).When(ended{}).Ends(saga.StatusCompensated))
+	t.Run("twice", theSaga.Given(begun{"1"}, did{}, did{}, undo).When(undo).Leaves(saga.StatusCompensating))
 	t.Run("beyond its pivot", sagatest.For(definition()).Given(begun{"1"}, did{}).When(undo).Refused(saga.ErrTooLate))
 }
 

@@ -24,16 +24,16 @@ func TestConditions(t *testing.T) {
 	t.Run("the stage is complete without it", theSaga.Given(begun{"1"}, did{}).When(seated{}).Then(ask{"b 1!s"}))
 	t.Run("the condition sees the data of that moment", theSaga.Given(begun{"1"}).When(saga.Processed{}).Then(ask{"b 1"}))
 	t.Run("what was skipped is not compensated", theSaga.Given(begun{"1"}, saga.Processed{}).When(saga.Refused{Reason: "no"}).
-		Leaves(saga.Compensating, ask{"undo a 1"}))
-	t.Run("cancelled beside a skipped step", theSaga.Given(begun{"1"}, did{}).When(saga.Cancel{Reason: "r"}).Leaves(saga.Compensating, ask{"undo seat 1!"}))
+		Leaves(saga.StatusCompensating, ask{"undo a 1"}))
+	t.Run("cancelled beside a skipped step", theSaga.Given(begun{"1"}, did{}).When(saga.Cancel{Reason: "r"}).Leaves(saga.StatusCompensating, ask{"undo seat 1!"}))
 	after := []any{begun{"1"}, saga.Processed{}, didB{}, didC{}}
-	t.Run("the last one is skipped", theSaga.Given(after...).When(didC{}).Ends(saga.IsCompleted))
+	t.Run("the last one is skipped", theSaga.Given(after...).When(didC{}).Ends(saga.StatusCompleted))
 
 	d := conditional()
 	d.Steps[0].SkipIf, d.Steps[1].Parallel[0].SkipIf, d.Steps[2].SkipIf = func(d data) bool { return d.ID == "9" }, d.Steps[1].Parallel[1].SkipIf, d.Steps[4].SkipIf
 	d.Steps = append(d.Steps[:3:3], d.Steps[4])
 	none := sagatest.For(d)
-	t.Run("all are skipped", none.Given().When(begun{"9"}).Ends(saga.IsCompleted))
+	t.Run("all are skipped", none.Given().When(begun{"9"}).Ends(saga.StatusCompleted))
 	d.Steps = append(d.Steps[:3:3], definition().Steps[2])
 	t.Run("behind a skipped pivot it is too late to cancel", sagatest.For(d).Given(begun{"9"}).When(saga.Cancel{Reason: "r"}).Refused(saga.ErrTooLate))
 }
@@ -50,7 +50,7 @@ func TestSkippedStepsAreShown(t *testing.T) {
 			}
 		}
 	}
-	require.Equal(t, saga.IsSkipped, run.State.Step("hold room").Status)
+	require.Equal(t, saga.StepStatusSkipped, run.State.Step("hold room").Status)
 	require.Contains(t, saga.New(conditional()).Diagram(), "do_c --> [*]: skipped by its condition")
 	require.True(t, saga.New(conditional()).Outline()[2].SkipIf)
 }

@@ -26,14 +26,14 @@ func delayed() saga.Definition[data] {
 func TestDelay(t *testing.T) {
 	require.NoError(t, delayed().Check())
 	theSaga, timeOut := sagatest.For(delayed()), sagatest.TimeOut{}
-	t.Run("no command is sent", theSaga.Given(begun{"1"}).When(did{}).Leaves(saga.Running))
+	t.Run("no command is sent", theSaga.Given(begun{"1"}).When(did{}).Leaves(saga.StatusRunning))
 	t.Run("the time is up", theSaga.Given(begun{"1"}, did{}).When(timeOut).Then(ask{"seat 1!"}))
-	t.Run("cancelled meanwhile", theSaga.Given(begun{"1"}, did{}).When(saga.Cancel{Reason: "r"}).Leaves(saga.Compensating, ask{"undo a 1!"}))
+	t.Run("cancelled meanwhile", theSaga.Given(begun{"1"}, did{}).When(saga.Cancel{Reason: "r"}).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
 	stage := []any{begun{"1"}, did{}, timeOut}
 	given := func(more ...any) sagatest.Scenario { return theSaga.Given(append(stage[:3:3], more...)...) }
 	t.Run("beside a step that is completed", given(seated{}).When(timeOut).Then(ask{"b 1!s"}))
-	t.Run("beside a step that is refused: it is cancelled", given().When(saga.Refused{Reason: "no"}).Leaves(saga.Compensating, ask{"undo a 1!"}))
-	t.Run("beside a step that times out first: it is cancelled", given().When(timeOut).Leaves(saga.Compensating, ask{"undo seat 1!"}))
+	t.Run("beside a step that is refused: it is cancelled", given().When(saga.Refused{Reason: "no"}).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
+	t.Run("beside a step that times out first: it is cancelled", given().When(timeOut).Leaves(saga.StatusCompensating, ask{"undo seat 1!"}))
 	t.Run("after the pivot", given(seated{}, timeOut, didB{}).When(timeOut).Then(ask{"c 1!s"}))
 	t.Run("after the pivot it is too late to cancel", given(seated{}, timeOut, didB{}).When(saga.Cancel{}).Refused(saga.ErrTooLate))
 
@@ -52,7 +52,7 @@ func TestDelayIsOneTimer(t *testing.T) {
 	_, err = run.Feed(did{})
 	require.NoError(t, err)
 	waits := run.State.Step("wait a month")
-	require.Equal(t, saga.InProgress, waits.Status)
+	require.Equal(t, saga.StepStatusInProgress, waits.Status)
 	require.True(t, waits.Wait)
 	first, err := run.Feed(saga.Timeout{SagaID: "s", Step: "do a", Branch: "do", Attempt: 1}) // that of the step before
 	require.NoError(t, err)

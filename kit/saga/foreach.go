@@ -154,7 +154,7 @@ func (m *machine) room(group string) int {
 // askItems asks as many of the next items of a step as may be in flight. They are taken in their order.
 func (m *machine) askItems(group string) error {
 	p := m.state.Step(group)
-	waiting := p.Counts[Waiting]
+	waiting := p.Counts[StepStatusWaiting]
 	first := len(p.Items) - waiting
 	for n := range min(m.room(group), waiting) {
 		if err := m.ask(m.find(itemName(group, first+n)), cqrs.BranchAction, 1); err != nil {
@@ -164,7 +164,9 @@ func (m *machine) askItems(group string) error {
 	return nil
 }
 
-func (st *StepState) inFlight() int { return st.Counts[InProgress] + st.Counts[Undoing] }
+func (st *StepState) inFlight() int {
+	return st.Counts[StepStatusInProgress] + st.Counts[StepStatusCompensating]
+}
 
 // Branches are the steps in their order, but instead of a step that is taken for each its items.
 func (s *State) Branches() iter.Seq[*StepState] {
@@ -230,16 +232,16 @@ func (s *State) insert(name, insteadOf string) (step, of *StepState) {
 
 // makeItems gives a step its items. InsteadOf names the step of which it is the fallback; empty: it is none.
 func (st *StepState) makeItems(n int, insteadOf string) {
-	st.Items, st.Counts = make([]StepState, n), map[StepStatus]int{Waiting: n}
+	st.Items, st.Counts = make([]StepState, n), map[StepStatus]int{StepStatusWaiting: n}
 	for k := range st.Items {
-		st.Items[k] = StepState{Name: itemName(st.Name, k), Status: Waiting, Stage: st.Stage}
+		st.Items[k] = StepState{Name: itemName(st.Name, k), Status: StepStatusWaiting, Stage: st.Stage}
 		if insteadOf != "" {
 			st.Items[k].InsteadOf = itemName(insteadOf, k)
 		}
 	}
-	st.Status, st.Wait, st.Deadline = Waiting, false, nil
+	st.Status, st.Wait, st.Deadline = StepStatusWaiting, false, nil
 	if n == 0 {
-		st.Status = IsSkipped
+		st.Status = StepStatusSkipped
 	}
 }
 
@@ -262,17 +264,17 @@ func (st *StepState) count(before, after StepStatus, at time.Time) {
 // overall is the status of a step that is taken for each.
 func (st *StepState) overall() StepStatus {
 	switch {
-	case st.Counts[Undoing] > 0:
-		return Undoing
-	case st.Counts[InProgress] > 0, st.Counts[StepDone] > 0 && st.Counts[Waiting] > 0 && st.InsteadOf == "": // a fallback is not taken for every item
-		return InProgress
+	case st.Counts[StepStatusCompensating] > 0:
+		return StepStatusCompensating
+	case st.Counts[StepStatusInProgress] > 0, st.Counts[StepStatusCompleted] > 0 && st.Counts[StepStatusWaiting] > 0 && st.InsteadOf == "": // a fallback is not taken for every item
+		return StepStatusInProgress
 	}
-	for _, status := range [...]StepStatus{StepDone, IsUndone, StepIsRefused, TimedOut, IsCancelled} {
+	for _, status := range [...]StepStatus{StepStatusCompleted, StepStatusCompensated, StepStatusRefused, StepStatusTimedOut, StepStatusCancelled} {
 		if st.Counts[status] > 0 {
 			return status
 		}
 	}
-	return Waiting
+	return StepStatusWaiting
 }
 
 // cloneSteps copies what a reaction changes.

@@ -66,11 +66,11 @@ func TestForEach(t *testing.T) {
 	t.Run("the next one when one is done", given().When(of(2, sent{"b"})).Then(ask{"send c"}))
 	t.Run("not all are done", given(of(2, sent{"b"}), of(3, sent{"c"})).When(saga.Retry{}).Refused(saga.ErrNotStuck))
 	t.Run("all are done; the choice is not remembered", given(of(2, sent{"b"}), of(3, sent{"c"})).When(of(1, sent{"a"})).Then(ask{"pay bca"}))
-	t.Run("one refused: those in flight are in doubt", given().When(of(1, refused{"no"})).Leaves(saga.Compensating, ask{"return b"}))
+	t.Run("one refused: those in flight are in doubt", given().When(of(1, refused{"no"})).Leaves(saga.StatusCompensating, ask{"return b"}))
 	t.Run("one refused: those done too, as many as may be in flight", given(of(1, sent{"a"}), of(2, sent{"b"})).When(of(3, refused{"no"})).Then(ask{"return b"}, ask{"return a"}))
 	t.Run("those that were not asked are left", given(of(1, refused{"no"})).When(of(2, returned{})).Then(ask{"give up: no"}))
-	t.Run("too many", theSaga.Given().When(packed{[]string{"a", "b", "c", "d", "e"}}).Leaves(saga.Compensating, ask{"give up: send parcel: it has 5 items, and the most is 4"}))
-	t.Run("both in doubt", given().When(timeOut).Leaves(saga.Compensating, ask{"return b"}, ask{"return a"}))
+	t.Run("too many", theSaga.Given().When(packed{[]string{"a", "b", "c", "d", "e"}}).Leaves(saga.StatusCompensating, ask{"give up: send parcel: it has 5 items, and the most is 4"}))
+	t.Run("both in doubt", given().When(timeOut).Leaves(saga.StatusCompensating, ask{"return b"}, ask{"return a"}))
 	t.Run("cancelled, one after the other two", theSaga.Given(packed{[]string{"a", "b", "c", "d"}}, of(1, sent{"a"}), of(2, sent{"b"}), of(3, sent{"c"})).When(cancel).Then(ask{"return d"}, ask{"return c"}))
 	t.Run("and then the others", theSaga.Given(packed{[]string{"a", "b", "c", "d"}}, of(1, sent{"a"}), of(2, sent{"b"}), of(3, sent{"c"}), cancel).When(of(4, returned{})).Then(ask{"return b"}))
 }
@@ -88,8 +88,8 @@ func TestForEachWithFallback(t *testing.T) {
 		return sagatest.Reply{Step: fmt.Sprint("send by bike#", item), Event: e}
 	}
 	open := theSaga.While(func(c cqrs.Keyed) bool { return c.Key() == "send b" })
-	t.Run("of one item, in its place", theSaga.Given(three).When(of(1, refused{"full"})).Leaves(saga.Running, ask{"bike a"}))
-	t.Run("then the next item", theSaga.Given(three, of(1, refused{"full"})).When(bike(1, did{})).Leaves(saga.Running, ask{"send c"}))
+	t.Run("of one item, in its place", theSaga.Given(three).When(of(1, refused{"full"})).Leaves(saga.StatusRunning, ask{"bike a"}))
+	t.Run("then the next item", theSaga.Given(three, of(1, refused{"full"})).When(bike(1, did{})).Leaves(saga.StatusRunning, ask{"send c"}))
 	t.Run("of one whose breaker is open", open.Given().When(three).Then(ask{"send a"}, ask{"bike b"}))
 	t.Run("each item goes back its own way", theSaga.Given(three, of(1, refused{"full"}), bike(1, did{}), of(2, sent{"b"})).When(of(3, refused{"no"})).Then(ask{"return b"}, ask{"unbike a"}))
 	run := sagatest.Run{Saga: saga.New(d), State: saga.State{ID: "saga-1"}, Now: time.Now()}
@@ -97,8 +97,8 @@ func TestForEachWithFallback(t *testing.T) {
 		_, err := run.Feed(in)
 		require.NoError(t, err)
 	}
-	require.Equal(t, saga.StepDone, run.State.Step("send by bike").Status, "the other items do not need it")
-	t.Run("in doubt: compensated first", theSaga.Given(three, of(1, sent{"a"}), of(2, sent{"b"}), sagatest.TimeOut{}).When(of(3, returned{})).Leaves(saga.Running, ask{"bike c"}))
+	require.Equal(t, saga.StepStatusCompleted, run.State.Step("send by bike").Status, "the other items do not need it")
+	t.Run("in doubt: compensated first", theSaga.Given(three, of(1, sent{"a"}), of(2, sent{"b"}), sagatest.TimeOut{}).When(of(3, returned{})).Leaves(saga.StatusRunning, ask{"bike c"}))
 }
 
 // After the pivot there is no way back: a person is asked for.
@@ -110,13 +110,13 @@ func TestForEachAfterThePivot(t *testing.T) {
 	require.NoError(t, d.Check())
 	theSaga, stuck := sagatest.For(d), packed{[]string{"a", "b", "c"}}
 	t.Run("each", theSaga.Given(packed{[]string{"a", "b"}}).When(didB{}).Then(ask{"send a"}, ask{"send b"}))
-	t.Run("one is stuck", theSaga.Given(packed{[]string{"a", "b"}}, didB{}).When(of(1, refused{"no"})).Leaves(saga.Stuck))
+	t.Run("one is stuck", theSaga.Given(packed{[]string{"a", "b"}}, didB{}).When(of(1, refused{"no"})).Leaves(saga.StatusStuck))
 	t.Run("and is retried", theSaga.Given(packed{[]string{"a", "b"}}, didB{}, of(1, refused{"no"})).When(saga.Retry{}).Then(ask{"send a"}))
-	t.Run("and is skipped", theSaga.Given(packed{[]string{"a", "b"}}, didB{}, of(1, refused{"no"}), of(2, sent{})).When(saga.Skip{Step: "send parcel#1"}).Ends(saga.IsCompleted))
-	t.Run("too many", theSaga.Given(stuck).When(didB{}).Leaves(saga.Stuck))
-	t.Run("too many, still", theSaga.Given(stuck, didB{}).When(saga.Retry{}).Leaves(saga.Stuck))
-	t.Run("too many, after a while", theSaga.Given(stuck, didB{}, saga.Retry{}, sagatest.TimeOut{}).When(sagatest.TimeOut{}).Leaves(saga.Stuck))
-	t.Run("too many, done by hand", theSaga.Given(stuck, didB{}).When(saga.Skip{}).Ends(saga.IsCompleted))
+	t.Run("and is skipped", theSaga.Given(packed{[]string{"a", "b"}}, didB{}, of(1, refused{"no"}), of(2, sent{})).When(saga.Skip{Step: "send parcel#1"}).Ends(saga.StatusCompleted))
+	t.Run("too many", theSaga.Given(stuck).When(didB{}).Leaves(saga.StatusStuck))
+	t.Run("too many, still", theSaga.Given(stuck, didB{}).When(saga.Retry{}).Leaves(saga.StatusStuck))
+	t.Run("too many, after a while", theSaga.Given(stuck, didB{}, saga.Retry{}, sagatest.TimeOut{}).When(sagatest.TimeOut{}).Leaves(saga.StatusStuck))
+	t.Run("too many, done by hand", theSaga.Given(stuck, didB{}).When(saga.Skip{}).Ends(saga.StatusCompleted))
 
 	// A release raises the bound.
 	run := sagatest.Run{Saga: saga.New(d), State: saga.State{ID: "saga-1"}, Now: time.Now()}
@@ -129,7 +129,7 @@ func TestForEachAfterThePivot(t *testing.T) {
 	r, err := run.Feed(saga.Retry{})
 	require.NoError(t, err)
 	require.Len(t, r.Commands, 2)
-	require.Equal(t, saga.Running, r.State.Status)
+	require.Equal(t, saga.StatusRunning, r.State.Status)
 }
 
 func TestForEachNeedsABound(t *testing.T) {
@@ -165,11 +165,11 @@ func TestForEachOfAThousand(t *testing.T) {
 		r, err := run.Feed(saga.Answer{Event: sent{}, Step: c.Step, Branch: c.Branch, CommandID: c.ID})
 		require.NoError(t, err)
 		facts += len(r.Events)
-		require.LessOrEqual(t, run.State.Step("send parcel").Counts[saga.InProgress], 10)
+		require.LessOrEqual(t, run.State.Step("send parcel").Counts[saga.StepStatusInProgress], 10)
 	}
 	parcels := run.State.Step("send parcel")
-	require.Equal(t, saga.StepDone, parcels.Status)
-	require.Equal(t, 1000, parcels.Counts[saga.StepDone])
+	require.Equal(t, saga.StepStatusCompleted, parcels.Status)
+	require.Equal(t, 1000, parcels.Counts[saga.StepStatusCompleted])
 	require.Equal(t, 1000, facts)
 	require.Equal(t, "pay", run.Sent[1000].Step)
 }
@@ -187,8 +187,8 @@ func TestItemsThatAreLeftOfAResolvedSaga(t *testing.T) {
 		_, err := run.Feed(in)
 		require.NoError(t, err)
 	}
-	require.Equal(t, saga.IsCompleted, run.State.Status)
+	require.Equal(t, saga.StatusCompleted, run.State.Status)
 	step := run.State.Step("send parcel")
-	require.Equal(t, saga.StepDone, step.Status)
+	require.Equal(t, saga.StepStatusCompleted, step.Status)
 	require.NotNil(t, step.EndedAt)
 }

@@ -71,7 +71,7 @@ func (m *machine) operate(in Input) error {
 func (m *machine) stuckStep(name string) (int, error) {
 	stuck := m.state.StuckSteps()
 	switch {
-	case m.state.Status != Stuck || len(stuck) == 0:
+	case m.state.Status != StatusStuck || len(stuck) == 0:
 		return 0, ErrNotStuck
 	case name == "" && len(stuck) > 1:
 		return 0, fmt.Errorf("%w: %s", ErrSeveralStuck, strings.Join(stuck, ", "))

@@ -60,24 +60,24 @@ func TestParallelSteps(t *testing.T) {
 	given := func(more ...any) sagatest.Scenario { return theSaga.Given(append(slices.Clip(stage), more...)...) }
 
 	t.Run("the commands of a stage leave together", theSaga.Given(begun{"1"}).When(did{}).Then(ask{"seat 1!"}, ask{"room 1!"}))
-	t.Run("one is completed: the other one is waited for", given().When(roomed{}).Leaves(saga.Running))
+	t.Run("one is completed: the other one is waited for", given().When(roomed{}).Leaves(saga.StatusRunning))
 	t.Run("all are completed: on", given(roomed{}).When(seated{}).Then(ask{"b 1!rs"}))
 	t.Run("in either order", given(seated{}).When(roomed{}).Then(ask{"b 1!sr"}))
 	t.Run("an answer without an event names its step", given(seated{}).When(sagatest.Reply{Step: "hold room", Event: saga.Processed{}}).Then(ask{"b 1!s"}))
 
-	t.Run("refused: the one in flight is in doubt", given().When(full{}).Leaves(saga.Compensating, ask{"undo seat 1!"}))
-	t.Run("refused: the completed one is undone", given(seated{}).When(full{}).Leaves(saga.Compensating, ask{"undo seat 1!s"}))
+	t.Run("refused: the one in flight is in doubt", given().When(full{}).Leaves(saga.StatusCompensating, ask{"undo seat 1!"}))
+	t.Run("refused: the completed one is undone", given(seated{}).When(full{}).Leaves(saga.StatusCompensating, ask{"undo seat 1!s"}))
 	t.Run("then the stage before", given(seated{}, full{}).When(unseated{}).Then(ask{"undo a 1!s"}))
 	t.Run("given up: it is in doubt too", given().When(sagatest.Reply{Step: "hold room", Event: saga.Failed{Reason: "panic"}}).
 		Then(ask{"undo room 1!"}, ask{"undo seat 1!"}))
-	t.Run("timed out: both are undone", given().When(timeOut).Leaves(saga.Compensating, ask{"undo room 1!"}, ask{"undo seat 1!"}))
-	t.Run("the stage before waits for both", given(timeOut).When(unroomed{}).Leaves(saga.Compensating))
+	t.Run("timed out: both are undone", given().When(timeOut).Leaves(saga.StatusCompensating, ask{"undo room 1!"}, ask{"undo seat 1!"}))
+	t.Run("the stage before waits for both", given(timeOut).When(unroomed{}).Leaves(saga.StatusCompensating))
 	t.Run("and comes when both are undone", given(timeOut, unroomed{}).When(unseated{}).Then(ask{"undo a 1!"}))
 	t.Run("the late answer of the one that was in flight changes nothing", given(full{}).
-		When(sagatest.Late{Event: seated{}, Step: "hold seat", Branch: cqrs.BranchAction}).Leaves(saga.Compensating))
+		When(sagatest.Late{Event: seated{}, Step: "hold seat", Branch: cqrs.BranchAction}).Leaves(saga.StatusCompensating))
 	t.Run("a refusal after a refusal changes nothing", given(sagatest.Reply{Step: "hold seat", Event: saga.Refused{Reason: "no"}}).
-		When(sagatest.Late{Event: full{}, Step: "hold room", Branch: cqrs.BranchAction}).Leaves(saga.Compensating))
-	t.Run("cancelled in the stage", given(seated{}).When(cancel).Leaves(saga.Compensating, ask{"undo room 1!s"}, ask{"undo seat 1!s"}))
+		When(sagatest.Late{Event: full{}, Step: "hold room", Branch: cqrs.BranchAction}).Leaves(saga.StatusCompensating))
+	t.Run("cancelled in the stage", given(seated{}).When(cancel).Leaves(saga.StatusCompensating, ask{"undo room 1!s"}, ask{"undo seat 1!s"}))
 	t.Run("refused behind the stage", given(seated{}, roomed{}).When(saga.Refused{Reason: "no"}).Then(ask{"undo room 1!sr"}, ask{"undo seat 1!sr"}))
 
 	after := []any{begun{"1"}, did{}, seated{}, roomed{}}
@@ -93,16 +93,16 @@ func TestFallbackInAStage(t *testing.T) {
 		return theSaga.Given(append([]any{begun{"1"}, did{}}, more...)...)
 	}
 	open := theSaga.While(func(c cqrs.Keyed) bool { return strings.HasPrefix(c.Key(), "room ") })
-	t.Run("its breaker is open", open.Given(begun{"1"}).When(did{}).Leaves(saga.Running, ask{"seat 1!"}, ask{"tent 1!"}))
-	t.Run("refused: the other one goes on", given().When(full{}).Leaves(saga.Running, ask{"tent 1!"}))
-	t.Run("both ways are waited for", given(full{}).When(seated{}).Leaves(saga.Running))
+	t.Run("its breaker is open", open.Given(begun{"1"}).When(did{}).Leaves(saga.StatusRunning, ask{"seat 1!"}, ask{"tent 1!"}))
+	t.Run("refused: the other one goes on", given().When(full{}).Leaves(saga.StatusRunning, ask{"tent 1!"}))
+	t.Run("both ways are waited for", given(full{}).When(seated{}).Leaves(saga.StatusRunning))
 	t.Run("completed by the fallback", given(full{}, seated{}).When(roomed{}).Then(ask{"b 1!s"}))
 	t.Run("the other one times out while the first way is undone", given(sagatest.Reply{Step: "hold room", Event: saga.Failed{Reason: "x"}}).When(timeOut).
-		Leaves(saga.Compensating, ask{"undo seat 1!"}))
+		Leaves(saga.StatusCompensating, ask{"undo seat 1!"}))
 	t.Run("then no fallback is taken", given(sagatest.Reply{Step: "hold room", Event: saga.Failed{Reason: "x"}}, timeOut, unseated{}).When(unroomed{}).
-		Leaves(saga.Compensating, ask{"undo a 1!"}))
+		Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
 	t.Run("undone with the stage", given(full{}, roomed{}).When(sagatest.Reply{Step: "hold seat", Event: saga.Refused{Reason: "no"}}).
-		Leaves(saga.Compensating, ask{"undo tent 1!"}))
+		Leaves(saga.StatusCompensating, ask{"undo tent 1!"}))
 }
 
 func TestAPersonHelpsEachBranchApart(t *testing.T) {
@@ -115,16 +115,16 @@ func TestAPersonHelpsEachBranchApart(t *testing.T) {
 	}
 	skip := func(step string) saga.Skip { return saga.Skip{By: "ada", Reason: "r", Step: step} }
 
-	t.Run("one is stuck: no name is needed", given(adaNo).When(saga.Retry{By: "ada"}).Leaves(saga.Stuck, ask{"ada 1!sr"}))
-	t.Run("the other one's answer does not free it", given(adaNo).When(sagatest.Reply{Step: "tell bob", Event: didC{}}).Leaves(saga.Stuck))
+	t.Run("one is stuck: no name is needed", given(adaNo).When(saga.Retry{By: "ada"}).Leaves(saga.StatusStuck, ask{"ada 1!sr"}))
+	t.Run("the other one's answer does not free it", given(adaNo).When(sagatest.Reply{Step: "tell bob", Event: didC{}}).Leaves(saga.StatusStuck))
 	t.Run("two are stuck: a name is needed", given(adaNo, bobNo).When(saga.Retry{By: "ada"}).Refused(saga.ErrSeveralStuck))
-	t.Run("retried by name", given(adaNo, bobNo).When(saga.Retry{By: "ada", Step: "tell bob"}).Leaves(saga.Stuck, ask{"bob 1!sr"}))
+	t.Run("retried by name", given(adaNo, bobNo).When(saga.Retry{By: "ada", Step: "tell bob"}).Leaves(saga.StatusStuck, ask{"bob 1!sr"}))
 	t.Run("not that one", given(adaNo).When(saga.Retry{By: "ada", Step: "tell bob"}).Refused(saga.ErrNotStuck))
-	t.Run("skipped, the other one is still stuck", given(adaNo, bobNo).When(skip("tell ada")).Leaves(saga.Stuck))
-	t.Run("both are skipped", given(adaNo, bobNo, skip("tell ada")).When(skip("")).Leaves(saga.Running, ask{"c 1!sr"}))
-	t.Run("resolved: all that is left", given(adaNo).When(saga.Resolve{By: "ada", Reason: "r"}).Leaves(saga.Running, ask{"c 1!sr"}))
-	t.Run("backwards: skipped", back(no).When(skip("")).Leaves(saga.Compensating, ask{"undo a 1!s"}))
-	t.Run("backwards: resolved", back(no).When(saga.Resolve{By: "ada", Reason: "r"}).Leaves(saga.Compensating, ask{"give up: full"}))
+	t.Run("skipped, the other one is still stuck", given(adaNo, bobNo).When(skip("tell ada")).Leaves(saga.StatusStuck))
+	t.Run("both are skipped", given(adaNo, bobNo, skip("tell ada")).When(skip("")).Leaves(saga.StatusRunning, ask{"c 1!sr"}))
+	t.Run("resolved: all that is left", given(adaNo).When(saga.Resolve{By: "ada", Reason: "r"}).Leaves(saga.StatusRunning, ask{"c 1!sr"}))
+	t.Run("backwards: skipped", back(no).When(skip("")).Leaves(saga.StatusCompensating, ask{"undo a 1!s"}))
+	t.Run("backwards: resolved", back(no).When(saga.Resolve{By: "ada", Reason: "r"}).Leaves(saga.StatusCompensating, ask{"give up: full"}))
 }
 
 // A refusal of one branch does not hide that another one needs a person.
@@ -134,10 +134,10 @@ func TestStuckBranchStaysStuckOnTheWayBack(t *testing.T) {
 		begun{"1"}, did{}, sagatest.Reply{Step: "hold room", Event: saga.Failed{Reason: "x"}}, // its compensation leaves, for the fallback
 		sagatest.Reply{Step: "hold room", Event: saga.Refused{Reason: "locked"}}, // which is refused: stuck
 	}
-	t.Run("stuck", theSaga.Given(given[:3]...).When(given[3]).Ends(saga.Stuck))
+	t.Run("stuck", theSaga.Given(given[:3]...).When(given[3]).Ends(saga.StatusStuck))
 	given = append(given, sagatest.Reply{Step: "hold seat", Event: saga.Refused{Reason: "no"}})
-	t.Run("stuck still", theSaga.Given(given[:4]...).When(given[4]).Ends(saga.Stuck))
-	t.Run("freed: the way back goes on", theSaga.Given(given...).When(unroomed{}).Leaves(saga.Compensating, ask{"undo a 1!"}))
+	t.Run("stuck still", theSaga.Given(given[:4]...).When(given[4]).Ends(saga.StatusStuck))
+	t.Run("freed: the way back goes on", theSaga.Given(given...).When(unroomed{}).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
 }
 
 func TestCheckOfStages(t *testing.T) {
@@ -317,7 +317,7 @@ func TestATimerIsAlwaysDueInStages(t *testing.T) {
 				if st.InFlight() && next.After(*st.Deadline) {
 					t.Fatalf("%s waits until %s, and the next timer fires at %s", st.Name, st.Deadline, next)
 				}
-				if state.Status == saga.Stuck != (len(state.StuckSteps()) > 0) {
+				if state.Status == saga.StatusStuck != (len(state.StuckSteps()) > 0) {
 					t.Fatalf("%s: %v are stuck", state.Status, state.StuckSteps())
 				}
 			}

@@ -248,7 +248,7 @@ func (m *machine) answer(in Answer) error {
 	if slices.Contains(st.Answered, in.CommandID) {
 		return nil // one of several events of the same command: the first has said it all
 	}
-	waiting := (in.Branch == cqrs.BranchAction && st.Status == InProgress) || (in.Branch == cqrs.BranchCompensation && st.Status == Undoing)
+	waiting := (in.Branch == cqrs.BranchAction && st.Status == StepStatusInProgress) || (in.Branch == cqrs.BranchCompensation && st.Status == StepStatusCompensating)
 	if !waiting || m.state.Status.Ended() {
 		m.record(AnswerIgnored{in.Step, in.Branch, reflect.TypeOf(in.Event).String()})
 		return nil

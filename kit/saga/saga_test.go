@@ -70,26 +70,26 @@ func TestFallback(t *testing.T) {
 	timeOut, cancel := sagatest.TimeOut{}, saga.Cancel{Reason: "by hand"}
 
 	t.Run("processed without an event", theSaga.Given(begun{"1"}).When(saga.Processed{}).Then(ask{"b 1"}))
-	t.Run("undone without an event", theSaga.Given(begun{"1"}, timeOut).When(saga.Processed{}).Leaves(saga.Running, ask{"a2 1"}))
+	t.Run("undone without an event", theSaga.Given(begun{"1"}, timeOut).When(saga.Processed{}).Leaves(saga.StatusRunning, ask{"a2 1"}))
 	t.Run("not needed", theSaga.Given(begun{"1"}).When(did{}).Then(ask{"b 1!"}))
-	t.Run("breaker open: not even asked", open.Given().When(begun{"1"}).Leaves(saga.Running, ask{"a2 1"}))
-	t.Run("refused for a listed reason", theSaga.Given(begun{"1"}).When(refused{"full"}).Leaves(saga.Running, ask{"a2 1"}))
-	t.Run("refused for another reason", theSaga.Given(begun{"1"}).When(refused{"no"}).Leaves(saga.Compensating, ask{"give up: no"}))
-	t.Run("timed out: undone first", theSaga.Given(begun{"1"}).When(timeOut).Leaves(saga.Running, ask{"undo a 1"}))
-	t.Run("timed out, undone", theSaga.Given(begun{"1"}, timeOut).When(undone{}).Leaves(saga.Running, ask{"a2 1"}))
-	t.Run("timed out, nothing to undo", theSaga.Given(begun{"1"}, timeOut).When(saga.NothingToCompensate{}).Leaves(saga.Running, ask{"a2 1"}))
-	t.Run("given up: undone first", theSaga.Given(begun{"1"}).When(saga.Failed{Reason: "panic"}).Leaves(saga.Running, ask{"undo a 1"}))
+	t.Run("breaker open: not even asked", open.Given().When(begun{"1"}).Leaves(saga.StatusRunning, ask{"a2 1"}))
+	t.Run("refused for a listed reason", theSaga.Given(begun{"1"}).When(refused{"full"}).Leaves(saga.StatusRunning, ask{"a2 1"}))
+	t.Run("refused for another reason", theSaga.Given(begun{"1"}).When(refused{"no"}).Leaves(saga.StatusCompensating, ask{"give up: no"}))
+	t.Run("timed out: undone first", theSaga.Given(begun{"1"}).When(timeOut).Leaves(saga.StatusRunning, ask{"undo a 1"}))
+	t.Run("timed out, undone", theSaga.Given(begun{"1"}, timeOut).When(undone{}).Leaves(saga.StatusRunning, ask{"a2 1"}))
+	t.Run("timed out, nothing to undo", theSaga.Given(begun{"1"}, timeOut).When(saga.NothingToCompensate{}).Leaves(saga.StatusRunning, ask{"a2 1"}))
+	t.Run("given up: undone first", theSaga.Given(begun{"1"}).When(saga.Failed{Reason: "panic"}).Leaves(saga.StatusRunning, ask{"undo a 1"}))
 	t.Run("the late answer to the first way changes nothing", theSaga.Given(begun{"1"}, timeOut).
-		When(sagatest.Late{Event: did{}, Step: "do a", Branch: cqrs.BranchAction}).Leaves(saga.Running))
+		When(sagatest.Late{Event: did{}, Step: "do a", Branch: cqrs.BranchAction}).Leaves(saga.StatusRunning))
 	t.Run("done by the fallback: on", theSaga.Given(begun{"1"}, refused{"full"}).When(did{}).Then(ask{"b 1"}))
 	t.Run("undone with the rest", theSaga.Given(begun{"1"}, refused{"full"}, did{}).When(refused{"no"}).Then())
-	t.Run("the fallback refuses too", theSaga.Given(begun{"1"}, refused{"full"}).When(refused{"full"}).Leaves(saga.Compensating, ask{"give up: full"}))
-	t.Run("the fallback times out too", theSaga.Given(begun{"1"}, refused{"full"}).When(timeOut).Leaves(saga.Compensating, ask{"undo a2 1"}))
-	t.Run("cancelled while the first way is undone", theSaga.Given(begun{"1"}, timeOut).When(cancel).Leaves(saga.Compensating))
-	t.Run("cancelled then: no fallback", theSaga.Given(begun{"1"}, timeOut, cancel).When(undone{}).Leaves(saga.Compensating, ask{"give up: by hand"}))
-	t.Run("cancelled at the fallback", theSaga.Given(begun{"1"}, refused{"full"}).When(cancel).Leaves(saga.Compensating, ask{"undo a2 1"}))
-	t.Run("undoing is stuck: skipped", theSaga.Given(begun{"1"}, timeOut, saga.Refused{Reason: "no"}).When(saga.Skip{By: "ada", Reason: "r"}).Leaves(saga.Running, ask{"a2 1"}))
-	t.Run("undoing is stuck: resolved", theSaga.Given(begun{"1"}, timeOut, saga.Refused{Reason: "no"}).When(saga.Resolve{By: "ada", Reason: "r"}).Leaves(saga.Running, ask{"a2 1"}))
+	t.Run("the fallback refuses too", theSaga.Given(begun{"1"}, refused{"full"}).When(refused{"full"}).Leaves(saga.StatusCompensating, ask{"give up: full"}))
+	t.Run("the fallback times out too", theSaga.Given(begun{"1"}, refused{"full"}).When(timeOut).Leaves(saga.StatusCompensating, ask{"undo a2 1"}))
+	t.Run("cancelled while the first way is undone", theSaga.Given(begun{"1"}, timeOut).When(cancel).Leaves(saga.StatusCompensating))
+	t.Run("cancelled then: no fallback", theSaga.Given(begun{"1"}, timeOut, cancel).When(undone{}).Leaves(saga.StatusCompensating, ask{"give up: by hand"}))
+	t.Run("cancelled at the fallback", theSaga.Given(begun{"1"}, refused{"full"}).When(cancel).Leaves(saga.StatusCompensating, ask{"undo a2 1"}))
+	t.Run("undoing is stuck: skipped", theSaga.Given(begun{"1"}, timeOut, saga.Refused{Reason: "no"}).When(saga.Skip{By: "ada", Reason: "r"}).Leaves(saga.StatusRunning, ask{"a2 1"}))
+	t.Run("undoing is stuck: resolved", theSaga.Given(begun{"1"}, timeOut, saga.Refused{Reason: "no"}).When(saga.Resolve{By: "ada", Reason: "r"}).Leaves(saga.StatusRunning, ask{"a2 1"}))
 
 	run := sagatest.Run{Saga: saga.New(withFallback()), State: saga.State{ID: "s"}}
 	for _, input := range []any{begun{"1"}, timeOut, undone{}, did{}} {
@@ -108,12 +108,12 @@ func TestFallback(t *testing.T) {
 // A participant that gave up on a command may have done half of it.
 func TestGivenUp(t *testing.T) {
 	theSaga, failed := sagatest.For(definition()), saga.Failed{Reason: "panic"}
-	t.Run("before the pivot: undone", theSaga.Given(begun{"1"}).When(failed).Leaves(saga.Compensating, ask{"undo a 1"}))
+	t.Run("before the pivot: undone", theSaga.Given(begun{"1"}).When(failed).Leaves(saga.StatusCompensating, ask{"undo a 1"}))
 	t.Run("then the subject is told why", theSaga.Given(begun{"1"}, failed).When(undone{}).Then(ask{"give up: panic"}))
-	t.Run("the pivot: stuck", theSaga.Given(begun{"1"}, did{}).When(failed).Ends(saga.Stuck))
-	t.Run("after the pivot: stuck", theSaga.Given(begun{"1"}, did{}, didB{}).When(failed).Ends(saga.Stuck))
-	t.Run("in a compensation: stuck", theSaga.Given(begun{"1"}, sagatest.TimeOut{}).When(failed).Ends(saga.Stuck))
-	t.Run("the answer after a redrive frees it", theSaga.Given(begun{"1"}, did{}, failed).When(didB{}).Leaves(saga.Running, ask{"c 1!"}))
+	t.Run("the pivot: stuck", theSaga.Given(begun{"1"}, did{}).When(failed).Ends(saga.StatusStuck))
+	t.Run("after the pivot: stuck", theSaga.Given(begun{"1"}, did{}, didB{}).When(failed).Ends(saga.StatusStuck))
+	t.Run("in a compensation: stuck", theSaga.Given(begun{"1"}, sagatest.TimeOut{}).When(failed).Ends(saga.StatusStuck))
+	t.Run("the answer after a redrive frees it", theSaga.Given(begun{"1"}, did{}, failed).When(didB{}).Leaves(saga.StatusRunning, ask{"c 1!"}))
 }
 
 func TestDataIsRemembered(t *testing.T) {
@@ -177,14 +177,14 @@ func TestPausesGrowAndTheSagaIsReported(t *testing.T) {
 		require.Len(t, reaction.Commands, 1, "it is asked again, stuck or not")
 		require.Equal(t, reaction.Timers[0].DueAt, reaction.Commands[0].ExpiresAt, "an attempt ends when the next one begins")
 		pauses = append(pauses, reaction.Timers[0].DueAt.Sub(run.Now))
-		require.Equal(t, attempt > 3, run.State.Status == saga.Stuck, "attempt %d", attempt)
+		require.Equal(t, attempt > 3, run.State.Status == saga.StatusStuck, "attempt %d", attempt)
 	}
 	for i, pause := range pauses {
 		middle := min(time.Second<<(i+1), 5*time.Minute)
 		require.InDelta(t, middle.Seconds(), pause.Seconds(), 0.2*middle.Seconds()+0.001, "attempt %d", i+2)
 	}
 	feed(didB{})
-	require.Equal(t, saga.Running, run.State.Status, "the answer frees it")
+	require.Equal(t, saga.StatusRunning, run.State.Status, "the answer frees it")
 	require.Empty(t, run.State.Step("do b").Reason)
 }
 
@@ -197,16 +197,16 @@ func TestAPersonHelpsAStuckSaga(t *testing.T) {
 	skip, resolve := saga.Skip{By: "ada", Reason: "r"}, saga.Resolve{By: "ada", Reason: "r"}
 
 	t.Run("backwards: retried", theSaga.Given(back...).When(saga.Retry{By: "ada"}).Then(ask{"undo a 1"}))
-	t.Run("backwards: retried, then answered", theSaga.Given(append(back, saga.Retry{By: "ada"})...).When(undone{}).Leaves(saga.Compensating, ask{"give up: do a: no answer in time"}))
-	t.Run("backwards: skipped", theSaga.Given(back...).When(skip).Leaves(saga.Compensating, ask{"give up: do a: no answer in time"}))
-	t.Run("backwards: resolved", theSaga.Given(back...).When(resolve).Leaves(saga.Compensating, ask{"give up: do a: no answer in time"}))
+	t.Run("backwards: retried, then answered", theSaga.Given(append(back, saga.Retry{By: "ada"})...).When(undone{}).Leaves(saga.StatusCompensating, ask{"give up: do a: no answer in time"}))
+	t.Run("backwards: skipped", theSaga.Given(back...).When(skip).Leaves(saga.StatusCompensating, ask{"give up: do a: no answer in time"}))
+	t.Run("backwards: resolved", theSaga.Given(back...).When(resolve).Leaves(saga.StatusCompensating, ask{"give up: do a: no answer in time"}))
 	t.Run("pivot: retried", theSaga.Given(pivot...).When(saga.Retry{By: "ada"}).Then(ask{"b 1!"}))
-	t.Run("pivot: skipped", theSaga.Given(pivot...).When(skip).Leaves(saga.Running, ask{"c 1!"}))
-	t.Run("pivot: resolved, the subject is told", theSaga.Given(pivot...).When(resolve).Leaves(saga.Running, ask{"c 1!"}))
+	t.Run("pivot: skipped", theSaga.Given(pivot...).When(skip).Leaves(saga.StatusRunning, ask{"c 1!"}))
+	t.Run("pivot: resolved, the subject is told", theSaga.Given(pivot...).When(resolve).Leaves(saga.StatusRunning, ask{"c 1!"}))
 	t.Run("last: retried", theSaga.Given(last...).When(saga.Retry{By: "ada"}).Then(ask{"c 1!"}))
-	t.Run("last: resolved", theSaga.Given(last...).When(resolve).Ends(saga.IsCompleted))
-	t.Run("abort: skipped", theSaga.Given(abort...).When(skip).Ends(saga.IsCompensated))
-	t.Run("abort: resolved", theSaga.Given(abort...).When(resolve).Ends(saga.IsCompensated))
+	t.Run("last: resolved", theSaga.Given(last...).When(resolve).Ends(saga.StatusCompleted))
+	t.Run("abort: skipped", theSaga.Given(abort...).When(skip).Ends(saga.StatusCompensated))
+	t.Run("abort: resolved", theSaga.Given(abort...).When(resolve).Ends(saga.StatusCompensated))
 	t.Run("running: none of it", theSaga.Given(begun{"1"}).When(saga.Retry{By: "ada"}).Refused(saga.ErrNotStuck))
 	t.Run("ended: none of it", theSaga.Given(append(last, resolve)...).When(skip).Refused(saga.ErrNotStuck))
 }
@@ -300,7 +300,7 @@ func TestATimerIsAlwaysDue(t *testing.T) {
 				}
 			}
 			for _, st := range state.Steps {
-				if st.Status != saga.InProgress && st.Status != saga.Undoing {
+				if st.Status != saga.StepStatusInProgress && st.Status != saga.StepStatusCompensating {
 					continue
 				}
 				next := time.Unix(1<<40, 0)
@@ -359,7 +359,7 @@ func TestEveryWayEnds(t *testing.T) {
 			if before.Ended() && run.State.Status != before {
 				t.Fatalf("%s after %s", run.State.Status, before)
 			}
-			if b := run.State.Step("do b"); b != nil && b.Status == saga.StepDone {
+			if b := run.State.Step("do b"); b != nil && b.Status == saga.StepStatusCompleted {
 				pivoted = true
 			}
 		}
@@ -416,13 +416,13 @@ func TestRefusalOfAnEarlierAttemptAtThePivot(t *testing.T) {
 	reaction, err := run.Feed(saga.Answer{Event: no, Step: first.Step, Branch: first.Branch, CommandID: first.ID})
 	require.NoError(t, err)
 	require.Empty(t, reaction.Commands)
-	require.Equal(t, saga.Running, run.State.Status)
+	require.Equal(t, saga.StatusRunning, run.State.Status)
 	_, err = run.Feed(saga.Answer{Event: no, Step: second.Step, Branch: second.Branch, CommandID: second.ID})
 	require.NoError(t, err)
-	require.Equal(t, saga.Compensating, run.State.Status)
+	require.Equal(t, saga.StatusCompensating, run.State.Status)
 	t.Run("a person had it sent again, and the attempt before has not expired", theSaga.
-		Given(begun{"1"}, did{}, saga.Failed{Reason: "x"}, saga.Retry{By: "ada"}).When(no).Ends(saga.Stuck))
+		Given(begun{"1"}, did{}, saga.Failed{Reason: "x"}, saga.Retry{By: "ada"}).When(no).Ends(saga.StatusStuck))
 	t.Run("it has expired when the time is up", theSaga.
-		Given(begun{"1"}, did{}, saga.Failed{Reason: "x"}, saga.Retry{By: "ada"}, no, sagatest.TimeOut{}).When(no).Leaves(saga.Compensating, ask{"undo a 1!"}))
+		Given(begun{"1"}, did{}, saga.Failed{Reason: "x"}, saga.Retry{By: "ada"}, no, sagatest.TimeOut{}).When(no).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
 	t.Run("the only attempt", theSaga.Given(begun{"1"}, did{}).When(no).Then(ask{"undo a 1!"}))
 }

@@ -47,7 +47,7 @@ func (m *machine) signal(in SignalInput) error {
 			continue
 		}
 		st := m.state.Step(def.name)
-		if st == nil || st.Status != InProgress {
+		if st == nil || st.Status != StepStatusInProgress {
 			return ErrNotAwaited
 		}
 		if reflect.TypeOf(in.Payload) != def.signal.received.event {

@@ -29,19 +29,19 @@ func TestSignal(t *testing.T) {
 	theSaga, timeOut := sagatest.For(inspection()), sagatest.TimeOut{}
 	good := saga.SignalInput{Name: "inspection", By: "ada", Payload: inspected{"A"}}
 	waits := []any{begun{"1"}, did{}}
-	t.Run("no command is sent", theSaga.Given(begun{"1"}).When(did{}).Leaves(saga.Running))
+	t.Run("no command is sent", theSaga.Given(begun{"1"}).When(did{}).Leaves(saga.StatusRunning))
 	t.Run("the payload is remembered", theSaga.Given(waits...).When(good).Then(ask{"b 1!A"}))
 	t.Run("too early", theSaga.Given(begun{"1"}).When(good).Refused(saga.ErrNotAwaited))
 	t.Run("twice", theSaga.Given(append(waits, good)...).When(good).Refused(saga.ErrNotAwaited))
 	t.Run("another one", theSaga.Given(waits...).When(saga.SignalInput{Name: "other"}).Refused(saga.ErrNotAwaited))
-	t.Run("nobody sends it: refused", theSaga.Given(waits...).When(timeOut).Leaves(saga.Compensating, ask{"undo a 1!"}))
+	t.Run("nobody sends it: refused", theSaga.Given(waits...).When(timeOut).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
 	t.Run("why", theSaga.Given(append(waits, timeOut)...).When(undone{}).Then(ask{"give up: wait for inspector: no answer in time"}))
-	t.Run("cancelled", theSaga.Given(waits...).When(saga.Cancel{Reason: "r"}).Leaves(saga.Compensating, ask{"undo a 1!"}))
+	t.Run("cancelled", theSaga.Given(waits...).When(saga.Cancel{Reason: "r"}).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
 	t.Run("after that it is too late", theSaga.Given(append(waits, saga.Cancel{Reason: "r"})...).When(good).Refused(saga.ErrNotAwaited))
 
 	d := inspection()
 	d.Steps[1].Signal.Optional = true
-	t.Run("optional: the saga goes on", sagatest.For(d).Given(waits...).When(timeOut).Leaves(saga.Running, ask{"b 1!"}))
+	t.Run("optional: the saga goes on", sagatest.For(d).Given(waits...).When(timeOut).Leaves(saga.StatusRunning, ask{"b 1!"}))
 	d.Steps[1], d.Steps[2] = d.Steps[2], d.Steps[1]
 	require.NoError(t, d.Check(), "after the pivot, optional")
 
@@ -49,13 +49,13 @@ func TestSignal(t *testing.T) {
 	d.Steps[1].Fallback = detour().Steps[1].Parallel[1].Fallback
 	d.Steps[1].Fallback.WhenOpen, d.Steps[1].Fallback.WhenRefused = false, nil
 	require.NoError(t, d.Check())
-	t.Run("an alternative", sagatest.For(d).Given(waits...).When(timeOut).Leaves(saga.Running, ask{"tent 1!"}))
+	t.Run("an alternative", sagatest.For(d).Given(waits...).When(timeOut).Leaves(saga.StatusRunning, ask{"tent 1!"}))
 
 	d = inspection()
 	d.Steps[1] = saga.Step[data]{Parallel: []saga.Step[data]{d.Steps[1], parallel().Steps[1].Parallel[0]}}
 	beside := sagatest.For(d)
 	t.Run("beside a step", beside.Given(append(waits, good)...).When(seated{}).Then(ask{"b 1!As"}))
-	t.Run("beside a step that is refused", beside.Given(waits...).When(saga.Refused{Reason: "no"}).Leaves(saga.Compensating, ask{"undo a 1!"}))
+	t.Run("beside a step that is refused", beside.Given(waits...).When(saga.Refused{Reason: "no"}).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
 }
 
 func TestCheckOfSignals(t *testing.T) {

@@ -44,7 +44,7 @@ func (m *machine) skip(stage stage) (taken []string, err error) {
 	var skipped []string
 	for i := stage.from; i < stage.to; i++ {
 		st, skip := &m.saga.steps[i], false
-		if st.standsIn || st.starting && m.state.Step(st.name).Status == StepDone {
+		if st.standsIn || st.starting && m.state.Step(st.name).Status == StepStatusCompleted {
 			continue
 		}
 		if st.skipIf != nil {

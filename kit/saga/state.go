@@ -13,30 +13,30 @@ type Status string
 
 // An instance runs until it is completed, compensated, or needs a person.
 const (
-	Running       Status = "running"
-	Compensating  Status = "compensating"
-	IsCompleted   Status = "completed"
-	IsCompensated Status = "compensated"
-	Stuck         Status = "stuck"
+	StatusRunning      Status = "running"
+	StatusCompensating Status = "compensating"
+	StatusCompleted    Status = "completed"
+	StatusCompensated  Status = "compensated"
+	StatusStuck        Status = "stuck"
 )
 
 // Ended tells whether nothing will happen any more.
-func (s Status) Ended() bool { return s == IsCompleted || s == IsCompensated }
+func (s Status) Ended() bool { return s == StatusCompleted || s == StatusCompensated }
 
 // StepStatus is where a step stands.
 type StepStatus string
 
 // The steps' statuses.
 const (
-	Waiting       StepStatus = "waiting"
-	InProgress    StepStatus = "in_progress"
-	StepDone      StepStatus = "completed"
-	IsSkipped     StepStatus = "skipped"   // by its condition
-	IsCancelled   StepStatus = "cancelled" // a wait, because the saga is compensated
-	StepIsRefused StepStatus = "refused"
-	TimedOut      StepStatus = "timed_out"
-	Undoing       StepStatus = "compensating"
-	IsUndone      StepStatus = "compensated"
+	StepStatusWaiting      StepStatus = "waiting"
+	StepStatusInProgress   StepStatus = "in_progress"
+	StepStatusCompleted    StepStatus = "completed"
+	StepStatusSkipped      StepStatus = "skipped"   // by its condition
+	StepStatusCancelled    StepStatus = "cancelled" // a wait, because the saga is compensated
+	StepStatusRefused      StepStatus = "refused"
+	StepStatusTimedOut     StepStatus = "timed_out"
+	StepStatusCompensating StepStatus = "compensating"
+	StepStatusCompensated  StepStatus = "compensated"
 )
 
 // StepState is what an instance knows of a step.
@@ -120,10 +120,10 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 	switch f := f.(type) {
 	case Started:
 		s.Definition, s.DefVersion, s.Subject, s.Data = f.Definition, f.Version, f.Subject, f.Data
-		s.Status, s.StartedAt, s.Parent = Running, at, f.Parent
+		s.Status, s.StartedAt, s.Parent = StatusRunning, at, f.Parent
 		s.Steps = make([]StepState, 0, len(f.Steps)+1) // one more: a fallback, or the step that ends a way back
 		for i, name := range f.Steps {
-			st := StepState{Name: name, Status: Waiting}
+			st := StepState{Name: name, Status: StepStatusWaiting}
 			if i < len(f.Stages) {
 				st.Stage = f.Stages[i]
 			}
@@ -138,7 +138,7 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 		}
 	case SkippedByCondition:
 		for _, name := range f.Steps {
-			s.Step(name).Status = IsSkipped
+			s.Step(name).Status = StepStatusSkipped
 		}
 		s.asked(f.Next, at)
 	case ItemsCounted:
@@ -167,19 +167,19 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 		if len(f.Data) > 0 {
 			s.Data = f.Data
 		}
-		s.end(f.Step, StepDone, "", at)
+		s.end(f.Step, StepStatusCompleted, "", at)
 		s.asked(f.Next, at)
 	case EventReceived:
 		if len(f.Data) > 0 {
 			s.Data = f.Data
 		}
-		s.end(f.Step, StepDone, "", at)
+		s.end(f.Step, StepStatusCompleted, "", at)
 		s.asked(f.Next, at)
 	case ReminderSent:
 		s.asked(&CommandSent{Step: f.Step, Branch: cqrs.BranchAction, Attempt: 2, CommandID: f.WaitID, Deadline: f.Deadline, Timed: f.Timed}, at)
 	case WaitsCancelled:
 		for _, name := range f.Steps {
-			s.end(name, IsCancelled, "", at)
+			s.end(name, StepStatusCancelled, "", at)
 		}
 	case RepeatScheduled:
 		if len(f.Data) > 0 {
@@ -195,21 +195,21 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 		if len(f.Data) > 0 {
 			s.Data = f.Data
 		}
-		s.end(f.Step, StepDone, f.CommandID, at)
+		s.end(f.Step, StepStatusCompleted, f.CommandID, at)
 		s.asked(f.Next, at)
 	case StepRefused:
-		s.end(f.Step, StepIsRefused, f.CommandID, at)
+		s.end(f.Step, StepStatusRefused, f.CommandID, at)
 		step := s.Step(f.Step)
 		step.Reason, step.InDoubt = f.Reason, f.InDoubt
 		s.detour(step, f.Fallback, f.Reason)
 	case StepTimedOut:
-		s.end(f.Step, TimedOut, "", at)
+		s.end(f.Step, StepStatusTimedOut, "", at)
 		if f.GoesOn {
 			return
 		}
 		s.detour(s.Step(f.Step), f.Fallback, f.Step+": no answer in time")
 	case StepCompensated:
-		s.end(f.Step, IsUndone, f.CommandID, at)
+		s.end(f.Step, StepStatusCompensated, f.CommandID, at)
 		s.asked(f.Next, at)
 	case CancelRequested:
 		s.CancelRequested = true
@@ -228,18 +228,18 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 	case Resolved:
 		s.vouched(f.Step, at)
 	case NeedsIntervention:
-		s.Status = Stuck
+		s.Status = StatusStuck
 		step := s.Step(f.Step)
 		step.Reason, step.Stuck, step.childRefused = f.Reason, true, f.ChildRefused
 	case Completed:
-		s.Status, s.EndedAt = IsCompleted, &at
+		s.Status, s.EndedAt = StatusCompleted, &at
 		for i := range s.Steps {
 			if step := &s.Steps[i]; step.Items != nil && step.InFlight() { // an operator has resolved the saga, and the items that are left are not taken
-				step.Status, step.EndedAt = StepDone, &at
+				step.Status, step.EndedAt = StepStatusCompleted, &at
 			}
 		}
 	case Compensated:
-		s.Status, s.EndedAt = IsCompensated, &at
+		s.Status, s.EndedAt = StatusCompensated, &at
 	}
 }
 
@@ -259,9 +259,9 @@ func (s *State) asked(f *CommandSent, at time.Time) {
 	case step.Deadline != nil && (s.alive == nil || s.alive.Before(*step.Deadline)):
 		s.alive = step.Deadline
 	}
-	step.Status, step.Attempts, step.Deadline, step.EndedAt, step.Scheduled = InProgress, f.Attempt, &f.Deadline, nil, false
+	step.Status, step.Attempts, step.Deadline, step.EndedAt, step.Scheduled = StepStatusInProgress, f.Attempt, &f.Deadline, nil, false
 	if f.Branch == cqrs.BranchCompensation {
-		step.Status = Undoing
+		step.Status = StepStatusCompensating
 	}
 	if step.StartedAt == nil {
 		step.StartedAt = &at
@@ -273,11 +273,13 @@ func (s *State) asked(f *CommandSent, at time.Time) {
 }
 
 // InFlight tells whether an answer to the step's action or compensation is due.
-func (st *StepState) InFlight() bool { return st.Status == InProgress || st.Status == Undoing }
+func (st *StepState) InFlight() bool {
+	return st.Status == StepStatusInProgress || st.Status == StepStatusCompensating
+}
 
 // branch is what the step in flight is asked for.
 func (st *StepState) branch() cqrs.Branch {
-	if st.Status == Undoing {
+	if st.Status == StepStatusCompensating {
 		return cqrs.BranchCompensation
 	}
 	return cqrs.BranchAction
@@ -342,18 +344,18 @@ func (s *State) unstick(step *StepState) {
 	if s.stuck() {
 		return
 	}
-	s.Status = Running
+	s.Status = StatusRunning
 	if s.Compensating {
-		s.Status = Compensating
+		s.Status = StatusCompensating
 	}
 }
 
 // vouched ends a stuck step by a person's word.
 func (s *State) vouched(step string, at time.Time) {
-	if s.Step(step).Status == Undoing {
-		s.end(step, IsUndone, "", at)
+	if s.Step(step).Status == StepStatusCompensating {
+		s.end(step, StepStatusCompensated, "", at)
 	} else {
-		s.end(step, StepDone, "", at)
+		s.end(step, StepStatusCompleted, "", at)
 	}
 }
 
@@ -368,7 +370,7 @@ func (s *State) detour(step *StepState, fallback, reason string) {
 func (s *State) turnBack(reason string) {
 	s.Reason, s.Compensating = reason, true
 	if !s.stuck() {
-		s.Status = Compensating
+		s.Status = StatusCompensating
 	}
 }
 

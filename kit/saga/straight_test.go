@@ -148,7 +148,7 @@ func TestStoredStraightHistoriesGoOn(t *testing.T) {
 		for n := 0; !state.Status.Ended(); n++ {
 			require.Less(t, n, 20, "%+v", state)
 			for _, st := range state.Steps {
-				branch := map[saga.StepStatus]cqrs.Branch{saga.InProgress: cqrs.BranchAction, saga.Undoing: cqrs.BranchCompensation}[st.Status]
+				branch := map[saga.StepStatus]cqrs.Branch{saga.StepStatusInProgress: cqrs.BranchAction, saga.StepStatusCompensating: cqrs.BranchCompensation}[st.Status]
 				if branch == "" {
 					continue
 				}
@@ -184,7 +184,7 @@ func BenchmarkStraight(b *testing.B) {
 		for _, event := range []any{did{}, didB{}, didC{}} {
 			c = react(saga.Answer{Event: event, Step: c.Step, Branch: c.Branch, CommandID: c.ID})
 		}
-		if state.Status != saga.IsCompleted {
+		if state.Status != saga.StatusCompleted {
 			b.Fatal(state.Status)
 		}
 	}

@@ -139,7 +139,7 @@ func (m *machine) timeout(in Timeout) error {
 	return m.together(func() error {
 		for _, name := range again {
 			i, st := m.find(name), m.state.Step(name)
-			if m.state.Compensating && st.Status == InProgress && i != m.abort() {
+			if m.state.Compensating && st.Status == StepStatusInProgress && i != m.abort() {
 				continue // another one whose time is up has turned the saga back meanwhile
 			}
 			if err := m.ask(i, st.branch(), st.Attempts+1); err != nil {

@@ -37,36 +37,36 @@ func TestUntil(t *testing.T) {
 		return theSaga.Given(append([]any{begun{"1"}, did{}}, more...)...)
 	}
 	t.Run("ready at once", given().When(looked{true}).Then(ask{"b 1!r"}))
-	t.Run("not yet: no command now", given().When(notYet).Leaves(saga.Running))
+	t.Run("not yet: no command now", given().When(notYet).Leaves(saga.StatusRunning))
 	t.Run("asked again after the interval", given(notYet).When(timeOut).Then(ask{"look 1!"}))
 	t.Run("then ready", given(notYet, timeOut).When(looked{true}).Then(ask{"b 1!r"}))
-	t.Run("no answer: asked again", given().When(timeOut).Leaves(saga.Running, ask{"look 1!"}))
+	t.Run("no answer: asked again", given().When(timeOut).Leaves(saga.StatusRunning, ask{"look 1!"}))
 	t.Run("given up: asked again later", given(saga.Failed{Reason: "x"}).When(timeOut).Then(ask{"look 1!"}))
-	t.Run("refused: that is all", given().When(full{}).Leaves(saga.Compensating, ask{"undo a 1!"}))
-	t.Run("never ready: refused", given(notYet, timeOut, notYet, timeOut).When(notYet).Leaves(saga.Compensating, ask{"undo a 1!"}))
+	t.Run("refused: that is all", given().When(full{}).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
+	t.Run("never ready: refused", given(notYet, timeOut, notYet, timeOut).When(notYet).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
 	t.Run("why", given(notYet, timeOut, notYet, timeOut, notYet).When(undone{}).Then(ask{"give up: look there: its condition does not hold after 3 attempts"}))
-	t.Run("never answered: refused", given(timeOut, timeOut).When(timeOut).Leaves(saga.Compensating, ask{"undo a 1!"}))
-	t.Run("cancelled between two commands", given(notYet).When(saga.Cancel{Reason: "r"}).Leaves(saga.Compensating, ask{"undo a 1!"}))
+	t.Run("never answered: refused", given(timeOut, timeOut).When(timeOut).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
+	t.Run("cancelled between two commands", given(notYet).When(saga.Cancel{Reason: "r"}).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
 	t.Run("a late answer completes it", given(timeOut).When(sagatest.Late{Event: looked{true}, Step: "look there", Branch: cqrs.BranchAction}).Then(ask{"b 1!r"}))
 
 	two := polling()
 	other := two.Steps[1]
 	other.Name, other.Until = "look here", &saga.Until[data]{Holds: other.Until.Holds, Every: time.Hour, Attempts: 1}
 	two.Steps[1] = saga.Step[data]{Parallel: []saga.Step[data]{two.Steps[1], other}}
-	t.Run("beside another one whose attempts are over", sagatest.For(two).Given(begun{"1"}, did{}).When(timeOut).Leaves(saga.Compensating, ask{"undo a 1!"}))
+	t.Run("beside another one whose attempts are over", sagatest.For(two).Given(begun{"1"}, did{}).When(timeOut).Leaves(saga.StatusCompensating, ask{"undo a 1!"}))
 
 	d := polling()
 	d.Steps[1].Fallback = detour().Steps[1].Parallel[1].Fallback
-	t.Run("never ready: the fallback", sagatest.For(d).Given(begun{"1"}, did{}, notYet, timeOut, notYet, timeOut).When(notYet).Leaves(saga.Running, ask{"tent 1!"}))
+	t.Run("never ready: the fallback", sagatest.For(d).Given(begun{"1"}, did{}, notYet, timeOut, notYet, timeOut).When(notYet).Leaves(saga.StatusRunning, ask{"tent 1!"}))
 
 	d = polling()
 	d.Steps[1].Retriable = true
 	d.Steps[1], d.Steps[2] = d.Steps[2], d.Steps[1]
 	after := sagatest.For(d)
 	all := []any{begun{"1"}, did{}, didB{}, notYet, timeOut, notYet, timeOut}
-	t.Run("after the pivot: an operator is asked for", after.Given(all...).When(notYet).Ends(saga.Stuck))
-	t.Run("and it goes on", after.Given(append(all, notYet)...).When(timeOut).Leaves(saga.Stuck, ask{"look 1!"}))
-	t.Run("the condition frees it", after.Given(append(all, notYet, timeOut)...).When(looked{true}).Leaves(saga.Running, ask{"c 1!r"}))
+	t.Run("after the pivot: an operator is asked for", after.Given(all...).When(notYet).Ends(saga.StatusStuck))
+	t.Run("and it goes on", after.Given(append(all, notYet)...).When(timeOut).Leaves(saga.StatusStuck, ask{"look 1!"}))
+	t.Run("the condition frees it", after.Given(append(all, notYet, timeOut)...).When(looked{true}).Leaves(saga.StatusRunning, ask{"c 1!r"}))
 
 	for want, spoil := range map[string]func(*saga.Step[data]){
 		"it needs the condition, a time between":        func(s *saga.Step[data]) { s.Until = &saga.Until[data]{} },

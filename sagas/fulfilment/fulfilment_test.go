@@ -57,7 +57,7 @@ func TestForwards(t *testing.T) {
 	t.Run("booked", theSaga.Given(placed, reserved, authorised).When(booked).Then(capture))
 	t.Run("captured", theSaga.Given(placed, reserved, authorised, booked).When(captured).Then(commit))
 	t.Run("committed", theSaga.Given(placed, reserved, authorised, booked, captured).When(committed).Then(confirm))
-	t.Run("confirmed", theSaga.Given(placed, reserved, authorised, booked, captured, committed).When(confirmed).Ends(saga.IsCompleted))
+	t.Run("confirmed", theSaga.Given(placed, reserved, authorised, booked, captured, committed).When(confirmed).Ends(saga.StatusCompleted))
 }
 
 func TestRefused(t *testing.T) {
@@ -74,9 +74,9 @@ func TestBackwards(t *testing.T) {
 	t.Run("voided", theSaga.Given(append(refused, unbooked)...).When(voided).Then(release))
 	t.Run("released", theSaga.Given(append(refused, unbooked, voided)...).When(released).Then(cancel("no")))
 	t.Run("nothing to release", theSaga.Given(append(refused, unbooked, voided)...).When(saga.NothingToCompensate{}).Then(cancel("no")))
-	t.Run("cancelled", theSaga.Given(append(refused, unbooked, voided, released)...).When(cancelled).Ends(saga.IsCompensated))
+	t.Run("cancelled", theSaga.Given(append(refused, unbooked, voided, released)...).When(cancelled).Ends(saga.StatusCompensated))
 	t.Run("no answer: asked again", theSaga.Given(refused...).When(timeOut).Then(unbook))
-	t.Run("refused: stuck", theSaga.Given(append(refused, unbooked)...).When(saga.Refused{Reason: "captured"}).Ends(saga.Stuck))
+	t.Run("refused: stuck", theSaga.Given(append(refused, unbooked)...).When(saga.Refused{Reason: "captured"}).Ends(saga.StatusStuck))
 }
 
 // A second carrier stands in for the first.
@@ -100,12 +100,12 @@ func TestTimedOut(t *testing.T) {
 	t.Run("authorise payment", theSaga.Given(placed, reserved).When(timeOut).Then(void))
 	t.Run("book shipment", theSaga.Given(placed, reserved, authorised).When(timeOut).Then(unbook))
 	t.Run("why", theSaga.Given(placed, timeOut).When(released).Then(cancel("reserve stock: no answer in time")))
-	t.Run("the pivot is asked again", theSaga.Given(placed, reserved, authorised, booked).When(timeOut).Leaves(saga.Running, capture))
-	t.Run("take stock out is asked again", theSaga.Given(placed, reserved, authorised, booked, captured).When(timeOut).Leaves(saga.Running, commit))
+	t.Run("the pivot is asked again", theSaga.Given(placed, reserved, authorised, booked).When(timeOut).Leaves(saga.StatusRunning, capture))
+	t.Run("take stock out is asked again", theSaga.Given(placed, reserved, authorised, booked, captured).When(timeOut).Leaves(saga.StatusRunning, commit))
 	t.Run("late answer changes nothing", theSaga.Given(placed, reserved, timeOut).
-		When(sagatest.Late{Event: authorised, Step: "authorise payment", Branch: cqrs.BranchAction}).Leaves(saga.Compensating))
+		When(sagatest.Late{Event: authorised, Step: "authorise payment", Branch: cqrs.BranchAction}).Leaves(saga.StatusCompensating))
 	t.Run("late refusal changes nothing", theSaga.Given(placed, reserved, timeOut).
-		When(sagatest.Late{Event: payment.Declined{}, Step: "authorise payment", Branch: cqrs.BranchAction}).Leaves(saga.Compensating))
+		When(sagatest.Late{Event: payment.Declined{}, Step: "authorise payment", Branch: cqrs.BranchAction}).Leaves(saga.StatusCompensating))
 }
 
 func TestCustomerCancels(t *testing.T) {
@@ -115,7 +115,7 @@ func TestCustomerCancels(t *testing.T) {
 	t.Run("at the pivot: too late", theSaga.Given(placed, reserved, authorised, booked).When(byHand).Refused(saga.ErrTooLate))
 	t.Run("after the pivot: too late", theSaga.Given(placed, reserved, authorised, booked, captured).When(byHand).Refused(saga.ErrTooLate))
 	t.Run("cancelled twice: accepted twice, compensated once", theSaga.Given(placed, reserved, byHand).When(byHand).Then())
-	t.Run("cancelled and compensated: accepted again", theSaga.Given(placed, byHand, released, cancelled).When(byHand).Ends(saga.IsCompensated))
+	t.Run("cancelled and compensated: accepted again", theSaga.Given(placed, byHand, released, cancelled).When(byHand).Ends(saga.StatusCompensated))
 	t.Run("compensating for another reason: too late", theSaga.Given(placed, reserved, payment.Declined{Reason: "declined"}).When(byHand).Refused(saga.ErrTooLate))
 	t.Run("why", theSaga.Given(placed, byHand).When(released).Then(cancel("cancelled by the customer")))
 }
@@ -123,7 +123,7 @@ func TestCustomerCancels(t *testing.T) {
 // Several lines are reserved in one go, and each SKU says so. The first has said it all.
 func TestSecondEventOfACommandIsIgnored(t *testing.T) {
 	second := sagatest.Late{Event: inventory.Reserved{SKU: "TEE-02", OrderID: "o", Quantity: 1}, Step: "reserve stock", Branch: cqrs.BranchAction}
-	t.Run("nothing", theSaga.Given(placed, reserved).When(second).Leaves(saga.Running))
+	t.Run("nothing", theSaga.Given(placed, reserved).When(second).Leaves(saga.StatusRunning))
 }
 
 // The check at the start that each command has a handler sees all commands of this saga.

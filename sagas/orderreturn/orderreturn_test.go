@@ -64,19 +64,19 @@ func given(more ...any) sagatest.Scenario {
 func TestForwards(t *testing.T) {
 	t.Run("requested", given().When(saga.Start{Event: requested, Subject: "o"}).Then())
 	t.Run("replacements are reserved", theReturn.Given().When(requested).Then(reserve))
-	t.Run("waits for the parcel", given().When(reserved).Leaves(saga.Running))
-	t.Run("waits for the inspection", given(reserved).When(arrived).Leaves(saga.Running))
-	t.Run("the parcel is faster than the reservation", given(arrived).When(reserved).Leaves(saga.Running))
+	t.Run("waits for the parcel", given().When(reserved).Leaves(saga.StatusRunning))
+	t.Run("waits for the inspection", given(reserved).When(arrived).Leaves(saga.StatusRunning))
+	t.Run("the parcel is faster than the reservation", given(arrived).When(reserved).Leaves(saga.StatusRunning))
 	t.Run("inspected", given(reserved, arrived).When(fine).Then(accept))
 	t.Run("accepted", given(reserved, arrived, fine).When(accepted).Then(giveBack, putGoods, takeOut))
 	t.Run("two of three", given(reserved, arrived, fine, accepted, refunded).When(putBack).Then())
 	t.Run("all three", given(reserved, arrived, fine, accepted, refunded, putBack).When(takenOut).Then(ship))
 	t.Run("shipped", given(reserved, arrived, fine, accepted, refunded, putBack, takenOut).When(shipped).Then(closes))
-	t.Run("closed", given(reserved, arrived, fine, accepted, refunded, putBack, takenOut, shipped).When(order.Returned{}).Ends(saga.IsCompleted))
+	t.Run("closed", given(reserved, arrived, fine, accepted, refunded, putBack, takenOut, shipped).When(order.Returned{}).Ends(saga.StatusCompleted))
 }
 
 func TestReminder(t *testing.T) {
-	t.Run("after ten days", given(reserved).When(timeOut).Leaves(saga.Running, remind))
+	t.Run("after ten days", given(reserved).When(timeOut).Leaves(saga.StatusRunning, remind))
 	t.Run("the parcel arrives after that", given(reserved, timeOut, arrived).When(fine).Then(accept))
 	t.Run("after fourteen days: released", given(reserved, timeOut).When(timeOut).Then(release))
 	t.Run("and rejected", given(reserved, timeOut, timeOut).When(released).Then(reject("wait for parcel: no answer in time")))
@@ -92,7 +92,7 @@ func TestSkipped(t *testing.T) {
 
 	all := requested
 	all.Lines = []order.ReturnLine{{Line: mug}}
-	t.Run("nothing is replaced: nothing is reserved", theReturn.Given().When(all).Leaves(saga.Running))
+	t.Run("nothing is replaced: nothing is reserved", theReturn.Given().When(all).Leaves(saga.StatusRunning))
 	t.Run("nothing is replaced: nothing is shipped", theReturn.Given(all, arrived, fine, accepted, refunded).When(putBack).Then(closes))
 	t.Run("nothing is replaced: rejected at once", theReturn.Given(all, arrived, notOurs).When(rejected).Then(reject("not our goods")))
 }
@@ -102,7 +102,7 @@ func TestRefused(t *testing.T) {
 	t.Run("the inspector rejects", given(reserved, arrived).When(notOurs).Then(command.AcceptGoods{OrderID: "o", Rejected: "not our goods"}))
 	t.Run("rejected: released", given(reserved, arrived, notOurs).When(rejected).Then(release))
 	t.Run("released: closed with the reason", given(reserved, arrived, notOurs, rejected).When(released).Then(reject("not our goods")))
-	t.Run("closed", given(reserved, arrived, notOurs, rejected, released).When(order.ReturnRejected{}).Ends(saga.IsCompensated))
+	t.Run("closed", given(reserved, arrived, notOurs, rejected, released).When(order.ReturnRejected{}).Ends(saga.StatusCompensated))
 	t.Run("the signal comes too early", given(reserved).When(fine).Refused(saga.ErrNotAwaited))
 	t.Run("cancelled by an operator", given(reserved).When(saga.Cancel{Reason: "no"}).Then(release))
 }
@@ -110,9 +110,9 @@ func TestRefused(t *testing.T) {
 // After the pivot every step is asked again until it succeeds.
 func TestAfterThePivot(t *testing.T) {
 	done := []any{reserved, arrived, fine, accepted}
-	t.Run("the pivot is asked again", given(done[:3]...).When(timeOut).Leaves(saga.Running, accept))
-	t.Run("refund refused: stuck", given(done...).When(payment.RefundRefused{Reason: "account closed"}).Ends(saga.Stuck))
-	t.Run("no carrier: stuck", given(append(done, refunded, putBack, takenOut)...).When(shipment.Refused{Reason: "too heavy"}).Ends(saga.Stuck))
+	t.Run("the pivot is asked again", given(done[:3]...).When(timeOut).Leaves(saga.StatusRunning, accept))
+	t.Run("refund refused: stuck", given(done...).When(payment.RefundRefused{Reason: "account closed"}).Ends(saga.StatusStuck))
+	t.Run("no carrier: stuck", given(append(done, refunded, putBack, takenOut)...).When(shipment.Refused{Reason: "too heavy"}).Ends(saga.StatusStuck))
 	t.Run("cancelled: too late", given(done...).When(saga.Cancel{Reason: "no"}).Refused(saga.ErrTooLate))
 }
 

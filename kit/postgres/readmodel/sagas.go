@@ -51,7 +51,7 @@ func (r Sagas) List(ctx context.Context, q manager.List) (ids []string, err erro
 
 // Count counts the sagas that have not ended, up to atMost of each status.
 func (r Sagas) Count(ctx context.Context, atMost int) (map[saga.Status]int, error) {
-	return CountByStatus[saga.Status](ctx, r.db, "saga_instances", atMost, saga.Running, saga.Compensating, saga.Stuck)
+	return CountByStatus[saga.Status](ctx, r.db, "saga_instances", atMost, saga.StatusRunning, saga.StatusCompensating, saga.StatusStuck)
 }
 
 // OpenSagas identifies the active sagas of a definition with a status.

@@ -18,7 +18,7 @@ func (m *Manager) startChild(ctx context.Context, c saga.StartChild) error {
 // later finds it.
 func (m *Manager) compensateChild(ctx context.Context, c saga.CompensateChild) error {
 	state, err := m.ensureChild(ctx, c.StartChild)
-	if err != nil || state.Status == saga.IsCompensated {
+	if err != nil || state.Status == saga.StatusCompensated {
 		return err
 	}
 	return m.react(ctx, nil, c.SagaID, saga.Compensate{Reason: c.Reason})

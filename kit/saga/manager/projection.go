@@ -35,7 +35,7 @@ func on[F saga.HistoryEvent](p *projection) cqrs.EventHandler {
 		state.Fold(f, m.Time)
 		state.Data = nil // the list does not have it
 		p.open[m.SagaID] = state
-		if state.Status == saga.IsCompensated || state.Status == saga.IsCompleted && state.Parent == nil {
+		if state.Status == saga.StatusCompensated || state.Status == saga.StatusCompleted && state.Parent == nil {
 			delete(p.open, m.SagaID)
 		}
 		if known && state.Status == before.Status {

@@ -40,5 +40,5 @@ func TestProjectionOfAChildThatIsCompensatedLater(t *testing.T) {
 		require.NoError(t, h.Handle(t.Context(), cqrs.Event{Body: fact, Meta: cqrs.Meta{SagaID: "c", Version: n + 1, Time: at}}))
 	}
 	row := built["c"]
-	require.Equal(t, []any{"stay", "t-1", saga.IsCompensated, 8, &saga.Parent{SagaID: "p", Step: "book hotel", Root: "p"}}, []any{row.Definition, row.Subject, row.Status, row.Version, row.Parent})
+	require.Equal(t, []any{"stay", "t-1", saga.StatusCompensated, 8, &saga.Parent{SagaID: "p", Step: "book hotel", Root: "p"}}, []any{row.Definition, row.Subject, row.Status, row.Version, row.Parent})
 }

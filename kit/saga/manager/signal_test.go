@@ -83,7 +83,7 @@ func TestSignalNeedsARole(t *testing.T) {
 		require.NoError(t, signal("inspection", `{}`))
 		received := all[id][2].Body.(saga.SignalReceived)
 		require.Equal(t, p.Subject, received.By)
-		require.Equal(t, saga.IsCompleted, saga.Rebuild(id, all[id]).Status)
+		require.Equal(t, saga.StatusCompleted, saga.Rebuild(id, all[id]).Status)
 		require.ErrorIs(t, signal("inspection", `{}`), saga.ErrNotAwaited)
 	}
 	for _, p := range []cqrs.Principal{{Subject: "ada"}, {Subject: "ada", Roles: "inspectors"}, {Subject: "guest", Roles: "*"}, {}} {

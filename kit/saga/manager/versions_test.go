@@ -72,7 +72,7 @@ func TestVersionsThatStartWithOtherEvents(t *testing.T) {
 			require.NoError(t, m.Event(context.Background(), newest, cqrs.Event{Body: paid{"r-1"}, Key: "r-1"}))
 			state := saga.Rebuild("", stored[saga.ID("returning", "r-1")])
 			require.Equal(t, 1, state.DefVersion)
-			require.Equal(t, saga.InProgress, state.Step(test.step).Status)
+			require.Equal(t, saga.StepStatusInProgress, state.Step(test.step).Status)
 		})
 	}
 }

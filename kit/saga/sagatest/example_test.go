@@ -57,7 +57,7 @@ func ExampleFor() {
 	trip.Given().When(TripRequested{}).Then(ReserveSeat{})(t)
 	trip.Given(TripRequested{}, SeatReserved{}).When(CardDeclined{}).Then(ReleaseSeat{})(t)
 	trip.Given(TripRequested{}).When(sagatest.TimeOut{}).Then(ReleaseSeat{})(t)
-	trip.Given(TripRequested{}, SeatReserved{}, CardDeclined{}, SeatReleased{}).When(TripCancelled{}).Ends(saga.IsCompensated)(t)
+	trip.Given(TripRequested{}, SeatReserved{}, CardDeclined{}, SeatReleased{}).When(TripCancelled{}).Ends(saga.StatusCompensated)(t)
 	fmt.Println("failed:", t.Failed())
 	// Output: failed: false
 }

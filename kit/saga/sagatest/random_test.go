@@ -469,7 +469,7 @@ func (p plan) bounds(history []cqrs.Event) error {
 			busy := 0
 			for _, name := range []string{b.step, b.fallback} {
 				if st := state.Step(name); st != nil && st.Items != nil {
-					busy += st.Counts[saga.InProgress] + st.Counts[saga.Undoing]
+					busy += st.Counts[saga.StepStatusInProgress] + st.Counts[saga.StepStatusCompensating]
 				}
 			}
 			if busy > b.atOnce {
@@ -501,7 +501,7 @@ func (p plan) check(subject string, state saga.State, all []effect) error {
 	}
 	for n, stage := range p.stages {
 		switch {
-		case state.Status == saga.IsCompleted && !now.complete(stage, ""), state.Status == saga.IsCompensated && !now.empty(stage, ""):
+		case state.Status == saga.StatusCompleted && !now.complete(stage, ""), state.Status == saga.StatusCompensated && !now.empty(stage, ""):
 			return fmt.Errorf("stage %d at the end: %v", n+1, story)
 		}
 	}

@@ -235,7 +235,7 @@ func (r *Run) awaited(event any) (step string, known bool) {
 			continue
 		}
 		known = true
-		if st := r.State.Step(a.Step); st != nil && st.Status == saga.InProgress {
+		if st := r.State.Step(a.Step); st != nil && st.Status == saga.StepStatusInProgress {
 			return a.Step, true
 		}
 	}
@@ -246,10 +246,10 @@ func (r *Run) input(input any) (saga.Input, error) {
 	switch input := input.(type) {
 	case ChildCompletes:
 		data, err := json.Marshal(input.Data)
-		end := saga.EndChild{Step: input.Step, ChildID: r.State.ChildID(input.Step), Status: saga.IsCompleted, Data: data}
+		end := saga.EndChild{Step: input.Step, ChildID: r.State.ChildID(input.Step), Status: saga.StatusCompleted, Data: data}
 		return saga.ChildEnded{EndChild: end}, err
 	case ChildIsCompensated:
-		end := saga.EndChild{Step: input.Step, ChildID: r.State.ChildID(input.Step), Status: saga.IsCompensated, Reason: input.Reason}
+		end := saga.EndChild{Step: input.Step, ChildID: r.State.ChildID(input.Step), Status: saga.StatusCompensated, Reason: input.Reason}
 		return saga.ChildEnded{EndChild: end}, nil
 	case saga.Input:
 		return input, nil
@@ -295,7 +295,7 @@ func (r *Run) input(input any) (saga.Input, error) {
 // asked is the newest command in flight that an event answers, or nil.
 func (r *Run) asked(event any) *saga.Command {
 	for i, c := range slices.Backward(r.Sent) {
-		if st := r.State.Step(c.Step); st.InFlight() && (st.Status == saga.Undoing) == (c.Branch == cqrs.BranchCompensation) && r.Saga.Awaits(c.Step, c.Branch, event) {
+		if st := r.State.Step(c.Step); st.InFlight() && (st.Status == saga.StepStatusCompensating) == (c.Branch == cqrs.BranchCompensation) && r.Saga.Awaits(c.Step, c.Branch, event) {
 			return &r.Sent[i]
 		}
 	}

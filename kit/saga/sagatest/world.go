@@ -311,7 +311,7 @@ func (w *Environment) signal() {
 				return w.manager.Signal(ctx, id, name, func(any) error { return nil })
 			})
 			w.tell("signal %s: %v", name, err)
-			if errors.Is(err, saga.ErrNotAwaited) == (step.Status == saga.InProgress) { // the empty payload may be refused
+			if errors.Is(err, saga.ErrNotAwaited) == (step.Status == saga.StepStatusInProgress) { // the empty payload may be refused
 				panic(fmt.Sprintf("signal %s of a step that is %s: %v", name, step.Status, err))
 			}
 		}

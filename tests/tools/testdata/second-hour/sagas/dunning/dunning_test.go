@@ -19,7 +19,7 @@ var (
 
 func TestForwards(t *testing.T) {
 	t.Run("issued", theSaga.Given().When(issued).Then(command.RemindInvoice{InvoiceID: "i-1"}))
-	t.Run("reminded", theSaga.Given(issued).When(reminded).Ends(saga.IsCompleted))
+	t.Run("reminded", theSaga.Given(issued).When(reminded).Ends(saga.StatusCompleted))
 }
 
 func TestBack(t *testing.T) {
