@@ -16,14 +16,14 @@ type Clock struct {
 	db     *sqlx.DB
 	local  func() time.Time
 	log    *slog.Logger
-	offset atomic.Int64 // of the database's clock from the local one, in nanoseconds
-	ahead  atomic.Int64 // of the test clock from the database's; 0 but in tests
+	offset atomic.Int64 // database's clock minus local clock, in nanoseconds
+	ahead  atomic.Int64 // test clock minus database's clock, in nanoseconds; 0 except in tests
 }
 
 const (
 	clockEvery = 30 * time.Second
 
-	// clockSlack is the difference up to which clocks count as equal: about what a question to the database may take.
+	// clockSlack is the difference up to which clocks count as equal: about the time of a query.
 	clockSlack = 500 * time.Millisecond
 )
 

@@ -1,4 +1,4 @@
-// Group commit (ADR 10). Units that end at the same time commit in one transaction, and one that cannot fails alone. TestGroupCommit, TestEachUnitFailsAlone and
+// Group commit (ADR 10). Units that end at the same time commit in one transaction. A unit that cannot commit fails alone. TestGroupCommit, TestEachUnitFailsAlone and
 // TestCommitGroupIsolatesABadUnit show it.
 
 package postgres
@@ -52,8 +52,8 @@ func ownTransactions(db *sqlx.DB) int {
 // committing is a unit that is ready to commit.
 type committing struct {
 	*run
-	ctx     context.Context //nolint:containedctx // of the caller, who waits
-	rejoins int             // how often it has waited for a lock
+	ctx     context.Context //nolint:containedctx // of the caller, which waits
+	rejoins int             // how often the unit has waited for a lock
 }
 
 // groupCommit commits units that end at the same time in one transaction. Each unit fails alone:
@@ -95,7 +95,7 @@ func (g *groupCommit) commit(all []*committing) ([]struct{}, error) {
 			continue
 		}
 		if c.disturbed() {
-			c.end(errDisturbed) // rather than that it fails the group
+			c.end(errDisturbed) // it would fail the group
 			continue
 		}
 		ready = append(ready, c)
@@ -107,7 +107,7 @@ func (g *groupCommit) commit(all []*committing) ([]struct{}, error) {
 	return make([]struct{}, len(all)), nil
 }
 
-// try commits units in one transaction. Left counts the units of the group that have left it, by the statement that ran into a lock.
+// try commits units in one transaction. Left counts the units that have left the group, by the statement that ran into a lock.
 func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.Duration, left map[any]int) {
 	var sound []*committing
 	for _, c := range all {
@@ -146,7 +146,7 @@ func (g *groupCommit) try(ctx context.Context, all []*committing, lockWait time.
 	}
 }
 
-// leave ends the units whose claims have failed. Some false: there are none.
+// leave ends the units whose claims have failed. It returns false if there are none.
 func (*groupCommit) leave(all []*committing, failing func(*outbox.Claim) bool, err error) (some bool) {
 	for _, c := range all {
 		if i := slices.IndexFunc(c.claims, failing); i >= 0 {
@@ -171,7 +171,7 @@ func (g *groupCommit) write(ctx context.Context, all []*committing, limits txn.W
 	}
 	for _, c := range all {
 		c.session.Committed()
-		c.session.Release() // before anybody has the messages, who could not handle their events inline else
+		c.session.Release() // before the messages are delivered: their handlers need the streams
 	}
 	for _, c := range all {
 		c.Committed()
@@ -179,7 +179,7 @@ func (g *groupCommit) write(ctx context.Context, all []*committing, limits txn.W
 	}
 	err := cqrs.Protect(func() error { g.committed(all); return nil })
 	for _, c := range all {
-		c.end(err) // it is committed; a caller that tries again finds that in its inbox row
+		c.end(err) // the unit is committed: a caller that tries again finds the inbox row
 	}
 	return nil
 }

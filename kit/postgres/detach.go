@@ -1,5 +1,5 @@
-// Units that wait for locks. A commit group never waits: a unit that runs into a lock leaves it, waits while it holds no lock itself, and joins a later
-// group (ADR 22). TestCommitGroupIsolatesABadUnit and TestInstancesThatWantTheSameDoNotBlockEachOther show it.
+// Units that wait for locks (ADR 22). A commit group never waits for a lock: a unit that runs into one leaves the group, waits while it holds no lock itself, and joins a
+// later group. TestCommitGroupIsolatesABadUnit and TestInstancesThatWantTheSameDoNotBlockEachOther show it.
 
 package postgres
 
@@ -55,7 +55,7 @@ func (g *groupCommit) queueBehind(c *committing, locks []txn.Lock) bool {
 	return false
 }
 
-// detach makes a unit wait outside its group. Others may have its streams meanwhile.
+// detach makes a unit wait outside its group. Other units may use its streams meanwhile.
 func (g *groupCommit) detach(c *committing, waited *txn.WaitError) {
 	if c.givesUp() {
 		return
@@ -72,7 +72,7 @@ func (g *groupCommit) detach(c *committing, waited *txn.WaitError) {
 	}()
 }
 
-// givesUp ends a unit that would wait while it has claimed keys, whose messages would wait too. It runs again without claims.
+// givesUp ends a unit with claims, because the messages of the claimed keys would wait too. The unit runs again without claims.
 func (c *committing) givesUp() bool {
 	if len(c.claims) == 0 {
 		return false
@@ -149,7 +149,8 @@ func (g *groupCommit) waitForLock(ctx context.Context, row *txn.Unit) error {
 	}
 }
 
-// register notes that a unit waits for a lock, after any other unit that does. Leave makes the units that queue behind it join a group.
+// register makes a unit the one that waits for a lock. If another unit waits for it, register first waits for that unit. Leave makes the units that queue behind this one join a
+// group.
 func (g *groupCommit) register(ctx context.Context, locks []txn.Lock) (leave func(), err error) {
 	if len(locks) == 0 {
 		return func() {}, nil

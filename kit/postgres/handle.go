@@ -30,14 +30,14 @@ func (u *UnitOfWork) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx 
 	optimistic := u.inbox.Optimistic(d.InboxMeta())
 	err = u.Within(cqrs.WithMeta(ctx, d.Meta), func(ctx context.Context) error {
 		optimisticNow := optimistic
-		optimistic = false // next time
+		optimistic = false // in the next attempt
 		outcome, err = cqrs.Receive(ctx, inboxUnit{u.inbox, optimisticNow}, d, u.clock(), func(ctx context.Context) (err error) {
-			if !optimisticNow || ctx.Value(unitKey{}).(*unit).command != nil { // a command that is handled in the unit of work that sends it is new
+			if !optimisticNow || ctx.Value(unitKey{}).(*unit).command != nil { // a command is new in the unit of work that sends it
 				return work(ctx)
 			}
 			defer func() {
 				if value := recover(); value != nil {
-					err = fmt.Errorf("%w: panic: %v", errUnverified, value) // a message that is new runs again, and the panic keeps its stack then
+					err = fmt.Errorf("%w: panic: %v", errUnverified, value) // if the message is new, it runs again and panics again, with its own stack
 				}
 			}()
 			if err = work(ctx); err != nil && ctx.Err() == nil {
@@ -50,14 +50,14 @@ func (u *UnitOfWork) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx 
 	return outcome, err
 }
 
-// VerifyDuplicates makes every message be looked up before it is processed, for d from now on and for d after each duplicate. The default is
+// VerifyDuplicates makes the unit of work look up every message before it processes it, for d from now on and for d after each duplicate. The default is
 // 10 s after a duplicate.
 func (u *UnitOfWork) VerifyDuplicates(d time.Duration) {
 	u.inbox.VerifyFor = d
 	u.inbox.VerifyDuplicates()
 }
 
-// errUnverified is the failure of a message that was not looked up. The reason may be that it is a duplicate, so it is processed again after
+// errUnverified is the failure of a message that was not looked up. The message may have failed because it is a duplicate, so it is processed again after
 // a look-up.
 var errUnverified = fmt.Errorf("not looked up: %w", cqrs.ErrConflict)
 

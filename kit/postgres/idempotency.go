@@ -1,4 +1,4 @@
-// Idempotency keys of requests. A key is taken by the transaction of one request, whose response is that of every later request with it.
+// Idempotency keys of requests. The transaction of the first request with a key stores its response, and every later request with the key gets that response.
 // TestIdempotencyKeyIsTakenOnce shows it.
 
 package postgres

@@ -1,6 +1,6 @@
-// Consumers that handle an event in the unit of work that records it (ADR 37), and commands that are handled in the one that sends them (ADR 38). What they
-// do is dropped if it fails, and the relay and the broker deliver the message as any other. The tests in inline_test.go and inline_commands_test.go and the random
-// sagas of sagatest show it.
+// Inline handling: a consumer handles an event in the unit of work that records it (ADR 37), and a handler handles a command in the unit of work that sends it (ADR 38). If this
+// fails, its effects are rolled back, and the relay and the broker deliver the message as any other. The tests in inline_test.go and inline_commands_test.go and the random sagas of
+// sagatest show it.
 
 package postgres
 
@@ -19,8 +19,9 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// inlineLevel is what is done inline. What was done inline may be the reason of a failure, so a message runs again with less. Most often it is not, and while the
-// broker is away an event that is left to it ends no step: so commands are given up at once, events with the last attempt in a group.
+// inlineLevel says what a unit of work handles inline. Inline handling may be the cause of a failure, so a message runs again with a lower level. Usually it is not the cause, and
+// while the broker is away an event that waits for it completes no step of a saga. So commands are given up after the first failure, and events only for the last attempt in a
+// group.
 type inlineLevel int
 
 const (
@@ -51,18 +52,18 @@ func (l inlineLevel) after(attempt int) inlineLevel {
 // inlineBudget limits the time in which a message handles commands inline.
 const inlineBudget = 500 * time.Millisecond
 
-// errInline makes a message run again with less inline: what was done inline may be the reason why the commit failed.
+// errInline makes a message run again with a lower inlineLevel, because inline handling may be the cause of the failed commit.
 var errInline = fmt.Errorf("with inline consumers: %w", cqrs.ErrConflict)
 
-// failedWithInline tells whether a run has failed, surely has not been committed, and may have failed for what an inline consumer did. A message
-// whose commit is in doubt does not run again: a request has no inbox row.
+// failedWithInline tells whether a run has certainly not been committed, and inline handling may be the cause. A message whose commit is in doubt does not run again, because an HTTP
+// request has no inbox row that would show that it took effect.
 func (r *run) failedWithInline() bool {
 	failed := r.failure()
 	return failed != nil && r.inlined && !r.stored && !txn.IsUnavailable(failed) && !errors.Is(failed, context.DeadlineExceeded) && !errors.Is(failed, context.Canceled)
 }
 
-// inline has the events of a message handled by the inline consumers, then the commands that are sent, then their events, and so on. Sent is how many messages
-// the run had before. All are the events that are to be published.
+// inline passes the events of a message to the inline consumers, then handles the commands that these send, then passes on the events of the commands, and so on. Sent is the number of
+// messages that the run had sent before. It returns all events that must be published.
 func (u *UnitOfWork) inline(ctx context.Context, r *run, events []cqrs.Event, sent int, level inlineLevel) (all []cqrs.Event) {
 	limited, cancel := context.WithTimeout(ctx, inlineBudget)
 	defer cancel()
@@ -79,8 +80,8 @@ func (u *UnitOfWork) inline(ctx context.Context, r *run, events []cqrs.Event, se
 	}
 }
 
-// consume has events handled by the inline consumers. A consumer handles all events that concern it, or none. The events are marked
-// with the names of the consumers that have handled them. Recorded are the events that the consumers have recorded.
+// consume passes events to the inline consumers. A consumer handles all events that concern it, or none. Each event gets the names of the consumers that have handled it. It returns the
+// events that the consumers have recorded.
 func (u *UnitOfWork) consume(ctx context.Context, r *run, events []cqrs.Event) (recorded []cqrs.Event) {
 	for i := range events {
 		if events[i].Meta.ID == "" { // an answer
@@ -117,9 +118,9 @@ func (u *UnitOfWork) consume(ctx context.Context, r *run, events []cqrs.Event) (
 	return recorded
 }
 
-// handledBy has a consumer handle events. If one of them fails, what it has done for all of them is dropped. It waits for no other unit.
+// handledBy passes events to a consumer. If the consumer fails for one event, its effects of all events are rolled back. It does not wait for other units.
 func handledBy(ctx context.Context, r *run, c cqrs.InlineConsumer, events []*cqrs.Event) (recorded []cqrs.Event, ok bool) {
-	ctx = cqrs.WithPrincipal(ctx, cqrs.Principal{}) // a consumer has none
+	ctx = cqrs.WithPrincipal(ctx, cqrs.Principal{}) // a consumer has no principal
 	handle := func(e cqrs.Event) error {
 		ctx := cqrs.WithMeta(ctx, e.Meta)
 		d := cqrs.Delivery{Consumer: c.Consumer, Meta: e.Meta}
@@ -133,7 +134,7 @@ func handledBy(ctx context.Context, r *run, c cqrs.InlineConsumer, events []*cqr
 		recorded = append(recorded, added...)
 		return err
 	}
-	ok = r.tries(ctx, func() error {
+	ok = r.tryInline(ctx, func() error {
 		for _, e := range events {
 			if err := handle(*e); err != nil {
 				return err
@@ -147,8 +148,8 @@ func handledBy(ctx context.Context, r *run, c cqrs.InlineConsumer, events []*cqr
 	return recorded, true
 }
 
-// tries does something inline, without waiting for another unit or in a transaction of its own. What it does is dropped if it fails.
-func (r *run) tries(ctx context.Context, do func() error) (ok bool) {
+// tryInline calls do, which may neither wait for another unit nor execute statements. If it fails, its effects are rolled back.
+func (r *run) tryInline(ctx context.Context, do func() error) (ok bool) {
 	writes, streams := r.Savepoint(), r.session.Savepoint()
 	err := r.WithoutStatements(func() error {
 		return r.session.Opportunely(func() error { return cmp.Or(cqrs.Protect(do), ctx.Err()) })

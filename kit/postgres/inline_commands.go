@@ -1,5 +1,5 @@
-// Commands that the sending unit of work handles, or hands over when it has committed (ADR 38), if no earlier message of their keys is on its way. A command that was
-// handled leaves no row in the outbox, but one in the inbox. TestCommandIsHandledInline, TestCommandIsHandedOver, TestInlineCommandKeepsKeyOrder and the random sagas of
+// Commands that the sending unit of work handles, or hands over after its commit (ADR 38), if no earlier message of their keys is left to handle. A command that was handled leaves a
+// row in the inbox and none in the outbox. TestCommandIsHandledInline, TestCommandIsHandedOver, TestInlineCommandKeepsKeyOrder and the random sagas of
 // sagatest show it.
 
 package postgres
@@ -15,22 +15,22 @@ import (
 	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
-// InlineCommands saves commands the way through the relay.
+// InlineCommands lets commands reach their handlers without the relay.
 type InlineCommands struct {
-	// Command returns a message as a command to this service. Nil: it is to be sent.
+	// Command returns the command of a message to this service. Nil: the relay must send the message.
 	Command func(topic string, msg *message.Message) *cqrs.InlineCommand
 
 	// Claim claims the key of a command, as outbox.Relay does.
 	Claim func(topic, key string) *outbox.Claim
 }
 
-// maxInline is how many commands one unit of work handles or hands over: a chain of commands could go on for ever.
+// maxInline is the maximum number of commands that one unit of work handles or hands over, because a chain of commands could be endless.
 const maxInline = 16
 
-// handleSent handles the commands among the messages that a run has sent, from the one numbered from on, or has them handed over. Events are those that
-// the handlers have recorded.
+// handleSent handles the commands among the messages that a run has sent, from number *from on, or arranges that the commit hands them over. It returns the events that their handlers
+// have recorded.
 func (u *UnitOfWork) handleSent(ctx context.Context, r *run, from *int) (events []cqrs.Event) {
-	// In a run of several messages, or of one that another one waits to join, the others would wait for the claimed keys, and these for them.
+	// In a run of several messages, or one that another message waits to join, the messages of the run would wait for the claimed keys, and these for the run.
 	if u.InlineCommands.Command == nil || r.length > 1 || cqrs.TurnFromContext(ctx).Wanted() {
 		return nil
 	}
@@ -50,7 +50,7 @@ func (u *UnitOfWork) handleSent(ctx context.Context, r *run, from *int) (events 
 	}
 }
 
-// handleCommand handles a message that the run has sent, if it is a command, or has it handed over.
+// handleCommand handles a message that the run has sent, if it is a command, or arranges that the commit hands it over.
 func (u *UnitOfWork) handleCommand(ctx context.Context, r *run, w *outbox.Message) (events []cqrs.Event, handled bool) {
 	if w.Message.Metadata[cqrs.HeaderDue] != "" {
 		return nil, false
@@ -82,22 +82,22 @@ func (u *UnitOfWork) handleCommand(ctx context.Context, r *run, w *outbox.Messag
 	return events, handled
 }
 
-// disturbed tells whether a message of a key that the run has claimed was committed since.
+// disturbed tells whether a message of a claimed key was committed after the claim.
 func (r *run) disturbed() bool { return slices.ContainsFunc(r.claims, (*outbox.Claim).Disturbed) }
 
 var errDisturbed = fmt.Errorf("a message of a claimed key was committed meanwhile: %w", cqrs.ErrConflict)
 
 func keyOf(w *outbox.Message) string { return w.Topic + " " + w.Message.Metadata[cqrs.HeaderKey] }
 
-// errNothingRecorded leaves a command that is refused, or records nothing, to be decided on what its sender has committed.
+// errNothingRecorded rolls back a command that is refused or records nothing. It is handled again after the commit, on what its sender has committed.
 var errNothingRecorded = fmt.Errorf("nothing was recorded: %w", cqrs.ErrConflict)
 
-// handleClaimed handles a command whose key is claimed. Confirm is the claim, if no command was handled with it before.
+// handleClaimed handles a command whose key is claimed. Confirm is the claim if this is its first command, nil otherwise.
 func (u *UnitOfWork) handleClaimed(ctx context.Context, r *run, w *outbox.Message, command *cqrs.InlineCommand, confirm *outbox.Claim) (events []cqrs.Event, ok bool) {
-	if command.Handle == nil || command.Meta.Branch == cqrs.BranchCompensation { // the inbox would have to be asked for its action
+	if command.Handle == nil || command.Meta.Branch == cqrs.BranchCompensation { // a compensation has to look up its action in the inbox
 		return nil, false
 	}
-	ok = r.tries(ctx, func() error {
+	ok = r.tryInline(ctx, func() error {
 		at := &unit{run: r, claimed: r.Savepoint(), streams: r.session.Savepoint(), command: w}
 		ctx := cqrs.WithMeta(context.WithValue(cqrs.WithPrincipal(ctx, cqrs.Principal{}), unitKey{}, at), command.Meta)
 		recorded, _, err := u.perform(ctx, at, command.Handle)

@@ -98,7 +98,7 @@ const heldBySaga = `CASE WHEN r.saga_id IS NULL THEN false ELSE COALESCE(
 		FROM saga_instances s WHERE s.saga_id = r.saga_id),
 	r.received_at > app_now() - interval '1 year') END`
 
-// statement looks at a batch of rows that come after a time and a place, and deletes those that are not held.
+// statement reads a batch of rows after a time and a place, and deletes the rows of it that are not held.
 func (s sweep) statement() string {
 	at := "r." + s.time
 	return `WITH old AS MATERIALIZED (

@@ -254,7 +254,7 @@ func (r *Rebuilding) replace(ctx context.Context) (again bool, err error) {
 	return len(late) > 0, err
 }
 
-// writeReplacement adds what comes after all other statements of the last transaction. Rows are compared as text, because not every type
+// writeReplacement adds the statements that replace the rows, which are executed last in the transaction. Rows are compared as text, because not every type
 // (json) has equality.
 func (r *Rebuilding) writeReplacement(ctx context.Context, tx *sqlx.Tx, built string) error {
 	var names []string

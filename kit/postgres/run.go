@@ -1,5 +1,5 @@
-// Runs of messages of one key (ADR 36). Messages join in the order of the key, each works after a savepoint, and one that fails or is refused takes nothing of the
-// others with it. TestMessageOfARunFailsAlone, TestRunThatCannotCommit and TestBadMessageOfARunIsFoundByHalves show it.
+// Runs of messages of one key (ADR 36). Messages join a run in the order of the key, and each is handled behind a savepoint. A message that fails or is refused does not affect the
+// other messages. TestMessageOfARunFailsAlone, TestRunThatCannotCommit and TestBadMessageOfARunIsFoundByHalves show it.
 
 package postgres
 
@@ -18,22 +18,22 @@ import (
 const maxRun = 64
 
 // run is the unit of work of one message, or of several consecutive messages of one key, which commit together. Its streams are read once. Each
-// message works after a savepoint, and what a message that fails or is refused has done is rolled back to it. One message at a time uses the
-// run; the next one joins when the one before has done its work (cqrs.Turn). The last one submits it.
+// message is handled behind a savepoint, and rolled back to it if it fails or is refused. One message at a time uses the run; the next message joins when its predecessor has
+// done its work (cqrs.Turn). The last message submits the run.
 //
-// If the commit of several messages fails, they run again in runs of half the length, so that a message has no other's error in the end.
+// If the commit of several messages fails, they run again in runs of half the length, so that each message finally has its own result.
 type run struct {
 	*txn.Unit
 	session        *eventstore.Session
-	length         int  // messages
-	own            bool // it has committed in its own transaction, or tried to
-	inlined        bool // an inline consumer has handled an event, or a command
-	stored         bool // it is committed, even if err says that something went wrong then
+	length         int  // number of messages
+	own            bool // the run has committed in its own transaction, or has tried to
+	inlined        bool // an event or a command was handled inline
+	stored         bool // the run is committed, even if err is set by a failure after the commit
 	events         []cqrs.Event
 	messages       []*outbox.Message
-	inlineCommands int             // that it has handled or hands over
-	claims         []*outbox.Claim // of the keys of commands that it handles or hands over
-	keys           map[string]bool // keys of messages that it has sent, with their topics, and whether it has handled all of them
+	inlineCommands int             // number of commands that it handles or hands over
+	claims         []*outbox.Claim // of the keys of these commands
+	keys           map[string]bool // topic and key of the messages that it has sent; true: all of them were handled inline
 	ended          chan struct{}
 	err            error
 }
@@ -46,7 +46,7 @@ func (u *UnitOfWork) begin() *run {
 	return r
 }
 
-// end gives the result of a run to its messages.
+// end ends a run with its result.
 func (r *run) end(err error) {
 	r.session.Release()
 	r.Close()
@@ -87,7 +87,7 @@ func (r *run) wait(ctx context.Context) error {
 // join does the work of a message in the run of the messages before it. If that fails, the others are committed, and the message runs again
 // after them.
 func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Context) error, inline inlineLevel) error {
-	own := context.WithoutCancel(ctx) // the others must not fail because this message is given up
+	own := context.WithoutCancel(ctx) // the other messages must not fail because this one is cancelled
 	turn := cqrs.TurnFromContext(ctx)
 	if !turn.Admits(r.length + 1) {
 		_ = u.submit(own, r)
@@ -107,7 +107,7 @@ func (u *UnitOfWork) join(ctx context.Context, r *run, work func(ctx context.Con
 	r.session.RollbackTo(streams)
 	r.events = r.events[:events]
 	turn.Limit(1)
-	_ = u.submit(own, r) // the other messages have the result
+	_ = u.submit(own, r) // the other messages receive the result
 	return fmt.Errorf("%w: %w", cqrs.ErrConflict, err)
 }
 

@@ -1,5 +1,5 @@
-// A message's unit of work. All that a message does is committed together with its inbox row, or not at all, and what it decides is decided on what is stored:
-// an error or a panic is final only after the versions that were read were confirmed. TestFailedUnitWritesNothing, TestConflictRetriesFromTheLoad,
+// The unit of work of a message. Its effects and its inbox row commit together or not at all. Its decisions are based on stored state: an error or a panic is final only after
+// the versions of the streams that it has read were confirmed. TestFailedUnitWritesNothing, TestConflictRetriesFromTheLoad,
 // TestRefusalOutsideTheInboxIsDecidedOnTheStoredState and, with three instances, TestInstancesAgree show it.
 
 package postgres
@@ -25,8 +25,8 @@ import (
 // maxConflicts is the number of attempts after which the caller receives the conflict.
 const maxConflicts = 20
 
-// unitTimeout limits the work of one message, and one commit, so that a connection that hangs does not block a message for ever. How long finished
-// work waits for its commit has no limit of its own: many units may have to commit before it.
+// unitTimeout limits the work of one message, and one commit, so that a connection that hangs does not block a message for ever. Finished work waits for its commit without a
+// limit, because many other units may have to commit before it.
 const unitTimeout = 15 * time.Second
 
 // EventBus publishes appended events. Its messages are written to the outbox in the same transaction.
@@ -84,7 +84,7 @@ type unit struct {
 	streams eventstore.Mark // savepoint before the message
 	silent  *cqrs.Event     // published if the message records no event
 	answers []cqrs.Event    // published, and not stored
-	command *outbox.Message // that is handled in the unit of work that sends it; else nil
+	command *outbox.Message // the command, if the unit of work that sends it also handles it; nil for other messages
 }
 
 // Within implements cqrs.UnitOfWork. Inside a unit of work it joins that unit. A message joins the unit of the message before it with the same
@@ -117,12 +117,12 @@ func (u *UnitOfWork) Within(ctx context.Context, work func(ctx context.Context) 
 		if errors.Is(err, errRunFailed) {
 			continue // at once, so that the messages of the run find each other
 		}
-		// The unit that was first has committed by now. The growing random pause separates units that would conflict again.
+		// The unit that caused the conflict has committed by now. The growing random pause separates units that would conflict again.
 		time.Sleep(rand.N(time.Millisecond << min(attempt, 6))) //nolint:gosec // chance, not secrecy
 	}
 }
 
-// maxGroupAttempts is the number of attempts in commit groups. A unit that has conflicted each time gets a transaction of its own, in which
+// maxGroupAttempts is the number of attempts in commit groups. A unit that has conflicted in each of them gets a transaction of its own, in which
 // it locks contended streams before it reads them.
 const maxGroupAttempts = 3
 
@@ -172,7 +172,7 @@ func (u *UnitOfWork) verified(ctx context.Context, r *run, work func(ctx context
 	return u.step(ctx, r, work, inline)
 }
 
-// step does the work of a message in a run, and what other consumers do inline, and adds the events and messages to the run.
+// step does the work of a message and of its inline consumers in a run, and adds their events and messages to the run.
 func (u *UnitOfWork) step(ctx context.Context, r *run, work func(ctx context.Context) error, inline inlineLevel) error {
 	sent := len(outbox.MessagesFromContext(txn.WithUnit(ctx, r.Unit)))
 	ctx = eventstore.WithSession(txn.WithUnit(ctx, r.Unit), r.session)
@@ -195,7 +195,7 @@ func (u *UnitOfWork) step(ctx context.Context, r *run, work func(ctx context.Con
 	return nil
 }
 
-// perform does the work of a message. Recorded are the events that were appended, answers those that are only published.
+// perform does the work of a message. It returns the events that were recorded, and the answers, which are published and not stored.
 func (u *UnitOfWork) perform(ctx context.Context, at *unit, work func(ctx context.Context) error) (recorded, answers []cqrs.Event, err error) {
 	if err := work(ctx); err != nil {
 		return nil, nil, err
@@ -209,7 +209,7 @@ func (u *UnitOfWork) perform(ctx context.Context, at *unit, work func(ctx contex
 	return recorded, at.answers, nil
 }
 
-// answered tells whether the unit of work has published an event for the saga's step by itself, through a Watermill bus.
+// answered tells whether the handler itself has published an event for the saga's step through a Watermill bus.
 func answered(ctx context.Context, at *unit) bool {
 	m := at.silent.Meta
 	return slices.ContainsFunc(outbox.MessagesFromContext(ctx), func(w *outbox.Message) bool {
