@@ -1,5 +1,5 @@
-// Streams in memory. The cache has committed prefixes only, one unit holds a stream at a time, and no unit waits for another that could wait for it. What it says decides
-// nothing by itself: see reads.go. TestContendedAggregatesQueueUp, TestALockAndAStreamInTheOtherOrder and TestCommittedUnitsAreFreed show it.
+// The cache of streams. It has committed prefixes only. One unit holds a stream at a time, and units cannot wait for each other in a circle. Decisions that are based on the cache are
+// confirmed by the database: see reads.go. TestContendedAggregatesQueueUp, TestALockAndAStreamInTheOtherOrder and TestCommittedUnitsAreFreed show it.
 
 package eventstore
 
@@ -22,17 +22,17 @@ const maxKept = 150_000
 // maxLength is how many events of one stream are kept, after its snapshot.
 const maxLength = 10_000
 
-// waitForSecond is how long a unit waits for a stream if that could wait for the unit: it holds a stream whose name comes later, or database locks.
+// waitForSecond is how long a unit waits for a stream whose holder may wait for the unit: the unit holds a stream whose name comes later, or database locks.
 // After this time a unit loads the stored events without holding the stream, and the versions in the database decide which unit was first.
 const waitForSecond = 100 * time.Millisecond
 
 // waitInOrder is the same for a unit with a transaction of its own that takes streams in the order of their names.
 const waitInOrder = time.Second
 
-// noPatience makes a unit not wait at all.
+// noPatience makes a unit give up at once if another unit holds the stream.
 const noPatience time.Duration = -1
 
-// contestedFor is how long a stream that many want is locked before it is read, after a conflict with another instance.
+// contestedFor is how long a contended stream is locked before it is read, after a conflict with another instance.
 const contestedFor = 10 * time.Second
 
 // sharedFor is how long the streams of a category are read from the table before each use, after a conflict with another instance.
@@ -47,7 +47,7 @@ type prefix struct {
 
 func (p *prefix) version() int { return p.snapshot.Version + len(p.events) }
 
-// with is a longer prefix. The events are copied, so that two prefixes never append to the same array.
+// with returns a longer prefix. The events are copied, so that two prefixes never append to the same array.
 func (p *prefix) with(events []cqrs.Event) *prefix {
 	if len(events) == 0 {
 		return p
@@ -60,7 +60,7 @@ func (p *prefix) with(events []cqrs.Event) *prefix {
 type cache struct {
 	mu      sync.Mutex
 	streams map[string]*stream
-	idle    *list.List // of *stream, the longest unused first
+	idle    *list.List // of *stream, least recently used first
 	events  int        // in all prefixes
 	maxKept int
 	shared  map[string]time.Time
@@ -73,19 +73,19 @@ type stream struct {
 	held      chan struct{} // has a token while a unit holds the stream
 	users     int           // units that hold it or wait for it
 	place     *list.Element // in idle
-	contested time.Time     // until when it is locked before it is read
-	prefix    *prefix       // nil: nothing is known
+	contested time.Time     // the stream is locked before it is read until this time
+	prefix    *prefix       // nil: the stream is not cached
 }
 
 func newCache() *cache {
 	return &cache{streams: map[string]*stream{}, idle: list.New(), maxKept: maxKept, shared: map[string]time.Time{}}
 }
 
-// ErrBusy is wrapped by the error of a unit that waited for a stream until its time was over. It has done nothing wrong, and runs again.
+// ErrBusy is wrapped by the error of a unit that has waited too long for a stream. The unit may run again.
 var ErrBusy = errors.New("other units of work need the same stream")
 
-// hold waits until the units before have released the stream. It returns nil when its patience is over; zero: it has no end; noPatience: it has none. The error is ctx's,
-// with ErrBusy.
+// hold waits until the units before this one have released the stream. It returns nil after patience; zero means to wait without a limit, noPatience not to wait. The error is ctx's
+// and wraps ErrBusy.
 func (c *cache) hold(ctx context.Context, name string, patience time.Duration) (*stream, error) {
 	c.mu.Lock()
 	s := c.streams[name]
@@ -145,7 +145,7 @@ func (c *cache) leave(s *stream) {
 	}
 }
 
-// get returns the cached prefix of a stream; nil if nothing is known.
+// get returns the cached prefix of a stream; nil if it is not cached.
 func (c *cache) get(s *stream) *prefix {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -188,7 +188,7 @@ func (c *cache) foreign(category string) {
 	c.shared[category] = time.Now().Add(sharedFor)
 }
 
-// contest records that another instance has written a stream that many want.
+// contest records that another instance has written a contended stream.
 func (c *cache) contest(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

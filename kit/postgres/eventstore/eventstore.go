@@ -43,14 +43,14 @@ func New(db *sqlx.DB, types aggregate.Types) *Store {
 
 // LimitCache limits the memory of cached streams, in bytes. Call it before the store is used.
 func (s *Store) LimitCache(bytes int64) {
-	const each = 1 << 10 // an estimate of what an event takes in memory, and a stream
+	const each = 1 << 10 // an estimate of the memory of an event, and of a stream, in bytes
 	s.cache.maxKept = int(min(maxKept, bytes/each))
 }
 
 // Stream is the name of an aggregate's stream.
 func Stream(category, id string) string { return category + "/" + id }
 
-// meta is how cqrs.Meta is stored; what has a column of its own is not in it.
+// meta is the stored form of cqrs.Meta, without the fields that have a column.
 type meta struct {
 	ID          string            `json:"id"`
 	Correlation string            `json:"correlation,omitempty"`
@@ -86,7 +86,7 @@ func (s *Store) Append(ctx context.Context, events []cqrs.Event) error {
 var appends = &txn.Statement[row]{
 	Doing: "append events", Rank: 20, Locks: func(r row) string { return r.Stream },
 	Query: func(rows []row) (string, []any, error) {
-		// In the order of the streams, which is the same for everybody: no deadlock.
+		// In the order of the streams, which is the same for all transactions, so that they do not deadlock.
 		slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(a.Stream, b.Stream) })
 		n := len(rows)
 		streams, versions, types, schemas := make([]string, n), make([]int32, n), make([]string, n), make([]int32, n)

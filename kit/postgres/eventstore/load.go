@@ -1,5 +1,5 @@
-// Reading streams: those of concurrent units in one query, each by a look into the index. A stream with a gap is refused, and one that cannot be read fails nobody
-// else's. TestLoadRefusesAGapInAStream, TestAnUnreadableStreamIsNobodyElsesFault and TestEventLoadsIsolateAPanic show it.
+// Reading streams: one query reads the streams of concurrent units, each by a look-up in the index. A stream with a gap is refused. A stream that cannot be read does not affect the
+// others. TestLoadRefusesAGapInAStream, TestAnUnreadableStreamIsNobodyElsesFault and TestEventLoadsIsolateAPanic show it.
 
 package eventstore
 
@@ -17,7 +17,7 @@ import (
 // wanted is a request for a stream.
 type wanted struct {
 	stream string
-	after  *prefix // only for the events after these; nil: for all
+	after  *prefix // load only the events after it; nil: all events
 	schema string  // of a snapshot from which to start; empty: from the first event on
 }
 
@@ -74,7 +74,7 @@ func (s *Store) loadMany(calls [][]wanted) ([][]found, error) {
 
 // read reads streams, in the transaction of a unit if it has its own.
 func (s *Store) read(ctx context.Context, u *txn.Unit, all []wanted) ([]found, error) {
-	from := make([]prefix, len(all)) // each goes on from what is known, from its snapshot, or from nothing
+	from := make([]prefix, len(all)) // of each stream: the cached prefix, its snapshot, or nothing
 	var places []int32
 	var streams, schemas []string
 	for i, w := range all {
@@ -137,7 +137,7 @@ func (r *row) targets() []any {
 	return []any{&r.Stream, &r.Version, &r.Position, &r.Type, &r.Schema, &r.Payload, &r.Meta, &r.At}
 }
 
-// changed is the condition that a stream is not at the version at which it was read. That a version which was read is missing happens after
+// changed is the condition that a stream is not at the version at which it was read. A version that was read may be missing after
 // a database was restored from a backup. OFFSET 0 keeps PostgreSQL from reading the whole table into a hash table.
 const changed = `EXISTS (SELECT FROM events WHERE stream = w.name AND version > w.version OFFSET 0)
 	OR w.version > 0 AND NOT EXISTS (SELECT FROM events WHERE stream = w.name AND version = w.version OFFSET 0)`
@@ -184,6 +184,6 @@ var locks = &txn.Statement[string]{
 	Query: func(streams []string) (string, []any, error) { return lockStreams, []any{streams}, nil },
 }
 
-// lockStreams locks in the order of the locks' own numbers, which is the same for everybody: no deadlock.
+// lockStreams locks in the order of the locks' numbers, which is the same for all transactions, so that they do not deadlock.
 const lockStreams = `SELECT pg_advisory_xact_lock(n) FROM (
 	SELECT DISTINCT hashtextextended(current_schema() || ' ' || s, 0) AS n FROM unnest($1::text[]) s ORDER BY n OFFSET 0) numbers`

@@ -56,7 +56,7 @@ func (r *Reader) Next(ctx context.Context, limit int) ([]cqrs.Event, error) {
 			r.after = events[len(events)-1].Position
 			return events, nil
 		}
-		r.after = r.bound // what was rolled back leaves gaps
+		r.after = r.bound // positions of transactions that were rolled back stay unused
 		if fresh {
 			return nil, nil
 		}

@@ -1,4 +1,4 @@
-// What a unit of work reads. Nothing that memory says decides anything before the database has confirmed the version that it was read at: at the commit, or
+// The reads of a unit of work. A decision that is based on cached streams counts only after the database has confirmed their versions: at the commit, or
 // by Verify before an error is final. TestInstancesAgree shows it with three instances.
 
 package eventstore
@@ -56,15 +56,15 @@ func (s *Session) read(ctx context.Context, all []*tracked) error {
 	return nil
 }
 
-// note notes what was read of a stream.
+// note records the version at which a stream was read.
 func (s *Session) note(t *tracked, p *prefix) {
 	t.prefix = p
 	s.reads = append(s.reads, read{t.name, t.category, p.version()})
 }
 
-// hold takes streams from the cache, each after the earlier units of this instance. A unit waits as long as it must for streams in the order of their
-// names, which is that of all units. It does not wait long out of this order, nor if it has a transaction of its own: the unit that holds
-// the stream may need a stream or a lock that this one holds.
+// hold takes streams from the cache, each after the earlier units of this instance. A unit waits without a limit for streams in the order of their
+// names, which all units use. Out of this order, or with a transaction of its own, it waits only briefly: the unit that holds
+// the stream may need a stream or a lock that this unit holds.
 func (s *Session) hold(ctx context.Context, all []*tracked) error {
 	contested := func(t *tracked) bool { return t.options.Contended && s.store.cache.isContested(t.name) }
 	if slices.ContainsFunc(all, contested) {
@@ -98,7 +98,7 @@ func (s *Session) hold(ctx context.Context, all []*tracked) error {
 	return s.lock(ctx, slices.DeleteFunc(slices.Clone(all), func(t *tracked) bool { return !t.options.Contended }))
 }
 
-// known returns the cached prefix of a stream: nothing if the unit reads in a transaction of its own.
+// known returns the cached prefix of a stream; nil if the unit reads in a transaction of its own.
 func (s *Session) known(t *tracked) *prefix {
 	if t.stream == nil || s.unit.OwnTransaction() {
 		return nil
@@ -106,11 +106,11 @@ func (s *Session) known(t *tracked) *prefix {
 	return s.store.cache.get(t.stream)
 }
 
-// lockWait is how long a unit with a transaction of its own waits for a lock while it may hold others. Then it is rolled back, and waits
-// without them.
+// lockWait is how long a unit with a transaction of its own waits for a lock while it may hold other locks. Then it is rolled back, and waits
+// without these.
 const lockWait = 200 * time.Millisecond
 
-// lock locks contended streams: now if the unit has a transaction of its own, else when it commits.
+// lock locks contended streams: now if the unit has a transaction of its own, otherwise when it commits.
 func (s *Session) lock(ctx context.Context, all []*tracked) error {
 	names := make([]string, len(all))
 	for i, t := range all {
@@ -155,7 +155,7 @@ func (s *Session) history(ctx context.Context, t *tracked) ([]cqrs.Event, error)
 // errStale makes a unit run again.
 var errStale = fmt.Errorf("streams have changed since they were read: %w", cqrs.ErrConflict)
 
-// Verify checks the streams that a unit has read before its error or panic becomes final. If all were read from the table in one query, they
+// Verify checks the streams that a unit has read before its error or panic becomes final. If one query has read all of them from the table, they
 // were current then. Otherwise their versions are compared with the table. The error is cqrs.ErrConflict if one is not current.
 func (s *Session) Verify(ctx context.Context) error {
 	if !s.memory && s.loads <= 1 {
@@ -169,11 +169,11 @@ func (s *Session) Verify(ctx context.Context) error {
 	return errStale
 }
 
-// Conflicted removes the streams that the unit has read from the cache, because one of them was stale. The next units lock those that many want before
+// Conflicted removes the streams that the unit has read from the cache, because one of them was stale. The next units lock the contended ones before
 // they read them.
 func (s *Session) Conflicted() { s.conflicted(s.reads) }
 
-// ConflictedSomewhere is Conflicted for a unit that has also read streams which are not its message's own: it asks which of them were stale.
+// ConflictedSomewhere is Conflicted for a unit that has also read streams of inline consumers and commands: it queries which of them were stale.
 func (s *Session) ConflictedSomewhere(ctx context.Context) {
 	stale, err := s.store.stale(ctx, s.reads)
 	if err != nil || len(stale) == 0 {

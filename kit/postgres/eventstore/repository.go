@@ -23,13 +23,13 @@ type Options struct {
 	// method Continue(history []E).
 	SnapshotEvery int
 
-	// SnapshotVersion must be changed when the same events give another state than before, although the fields of the state stay as they are.
+	// SnapshotVersion must be changed when the same events give another state than before, although the fields of the state are the same.
 	// Snapshots of another version, and of a state with other fields, are ignored and replaced.
 	SnapshotVersion int
 
-	// Contended says that units of work of several instances often change the same aggregate at the same time. The aggregate is then locked
-	// while they commit, and before it is loaded by a unit that has conflicted several times, so that units queue up. Without it the same unit
-	// could conflict again and again.
+	// Contended says that units of work of several instances often change the same aggregate at the same time. Units then lock the aggregate
+	// when they commit, and after several conflicts before they load it, so that they queue up. Without it one unit could conflict again and
+	// again.
 	Contended bool
 }
 

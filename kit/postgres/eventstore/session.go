@@ -1,4 +1,4 @@
-// The streams of one unit of work. Nothing is written before the unit commits, and what was done since a savepoint can be dropped. TestOneUnitSeesItsOwnChanges,
+// The streams of one unit of work. Nothing is written before the unit commits, and changes after a savepoint can be rolled back. TestOneUnitSeesItsOwnChanges,
 // TestFailedUnitWritesNothing and TestMessageOfARunFailsAlone show it.
 
 package eventstore
@@ -14,8 +14,8 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// Session is the streams that one unit of work has read, and the events that it will append. Nothing is written before the unit commits, so what one
-// message has done can be dropped: Savepoint and RollbackTo.
+// Session is the streams that one unit of work has read, and the events that it will append. Nothing is written before the unit commits, so the changes of one
+// message can be rolled back with Savepoint and RollbackTo.
 type Session struct {
 	store   *Store
 	unit    *txn.Unit
@@ -25,8 +25,8 @@ type Session struct {
 
 	// What the unit has read.
 	reads  []read
-	memory bool // some of it is from memory
-	loads  int  // number of queries that it is from
+	memory bool // some streams were read from the cache
+	loads  int  // number of queries that have read the others
 
 	touches   int // of streams
 	noWaiting bool
@@ -46,7 +46,7 @@ type tracked struct {
 	stream    *stream   // while the session holds it; nil also if it took too long to get it
 	prefix    *prefix   // what was read; nil if the stream was not read
 	stored    bool      // the prefix was read from the table
-	aggregate Aggregate // folded from the prefix and what is appended; nil if it must be folded anew
+	aggregate Aggregate // folded from the prefix and the appended events; nil if it must be folded again
 	appended  []cqrs.Event
 	written   int // of them are among the unit's writes
 	touched   int // the session's last touch of it
@@ -54,7 +54,7 @@ type tracked struct {
 	schema    string // of its snapshots; empty if it has none
 }
 
-// version is that of the stream with what is appended.
+// version is the version of the stream with the appended events.
 func (t *tracked) version() int { return t.prefix.version() + len(t.appended) }
 
 type sessionKey struct{}
@@ -161,7 +161,7 @@ func (s *Session) Seal(ctx context.Context) error {
 // extend makes the prefix of a stream with its new events, and a snapshot if one is due.
 func (s *Session) extend(ctx context.Context, t *tracked) error {
 	if t.appended[0].Meta.Version != t.prefix.version()+1 {
-		t.prefix = nil // another version was expected than was read: the database decides
+		t.prefix = nil // the expected version differs from the one that was read: the database decides
 		return nil
 	}
 	t.prefix = t.prefix.with(t.appended)
@@ -222,7 +222,7 @@ func (s *Session) Committed() {
 	}
 }
 
-// Release lets other units have the streams. The cache stays as it is.
+// Release lets other units hold the streams. The cache does not change.
 func (s *Session) Release() {
 	for _, t := range s.order {
 		if t.stream != nil {

@@ -1,4 +1,4 @@
-// Snapshots. A snapshot is a cache of a fold: one of another schema is ignored, and a state that JSON does not keep is refused when it is written. TestSnapshots,
+// Snapshots. A snapshot is a cached fold. A snapshot of another schema is ignored, and a state that JSON would lose is refused when it is written. TestSnapshots,
 // TestSnapshotOfAnotherSchemaIsIgnored and TestStateThatJSONLosesIsRefused show it.
 
 package eventstore
@@ -24,7 +24,7 @@ type Snapshotter interface {
 	// snapshot is decoded into it.
 	State() any
 
-	// SetVersion says how many events the state stands for. aggregate.Root has it.
+	// SetVersion sets the number of events that the state is folded from. aggregate.Root has it.
 	SetVersion(version int)
 }
 
@@ -50,7 +50,7 @@ func snapshotOf(stream, schema string, a Snapshotter) (snapshot, error) {
 	return snapshot{stream, a.Version() + len(a.Changes()), schema, state}, nil
 }
 
-// A snapshot of another schema is replaced whatever its version: it is of no use to this program.
+// A snapshot of another schema is replaced whatever its version, because this program cannot use it.
 var saveSnapshots = &txn.Statement[snapshot]{
 	Doing: "save snapshots", Rank: 40, Locks: func(s snapshot) string { return s.Stream },
 	Query: func(rows []snapshot) (string, []any, error) {

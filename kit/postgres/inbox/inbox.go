@@ -21,10 +21,10 @@ import (
 type Inbox struct {
 	db          *sqlx.DB
 	lookups     txn.Batcher[lookup, []row]
-	verifyUntil atomic.Int64 // until when all messages are looked up, in nanoseconds since 1970
+	verifyUntil atomic.Int64 // all messages are looked up until this time, in nanoseconds since 1970
 
-	// VerifyFor is how long every message is looked up after a duplicate has arrived. Duplicates come in numbers, after a crash or when another
-	// instance takes over, and each one that is not looked up halves a commit group. Default 10 s.
+	// VerifyFor is how long every message is looked up after a duplicate has arrived. Many duplicates arrive after a crash, or when another
+	// instance takes over, and each duplicate that is not looked up halves a commit group. Default 10 s.
 	VerifyFor time.Duration
 }
 
@@ -38,7 +38,7 @@ func New(db *sqlx.DB) *Inbox {
 	return i
 }
 
-// VerifyDuplicates makes every message be looked up for VerifyFor.
+// VerifyDuplicates makes the inbox look up every message for VerifyFor.
 func (i *Inbox) VerifyDuplicates() { i.verifyUntil.Store(time.Now().Add(i.VerifyFor).UnixNano()) }
 
 // Optimistic tells whether a message may be processed without a look-up: if it is a duplicate, the insert of its row fails. A compensation is
@@ -190,7 +190,7 @@ func (i *Inbox) TryInsert(ctx context.Context, consumer string, m cqrs.Meta) (cq
 	return outcome, inserted.Write(ctx, newRow(consumer, m))
 }
 
-// outcomeOf tells whether a message is to be processed, and whether the action that it compensates has run.
+// outcomeOf tells whether a message must be processed, and whether the action that it compensates has run.
 func outcomeOf(known []row, m cqrs.Meta) (outcome cqrs.Outcome, done bool) {
 	outcome = cqrs.Processed
 	for _, r := range known {

@@ -1,4 +1,4 @@
-// Dead letters. Whatever bytes a message has, it is stored in the transaction that ends it, and its key is blocked only if that is asked for.
+// Dead letters. A message of any bytes can be stored, in the transaction that ends its processing. Its key stays blocked only if the caller wants that.
 // TestDeadLetterOfAnyBytes and TestDeadLettersOfTwoKeysWithOneMessageID show it.
 
 package keyqueue

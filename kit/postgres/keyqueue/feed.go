@@ -1,4 +1,4 @@
-// Handing out messages that are due. One instance at a time has a key, by a lease that the database counts, and a key goes on in the order of its messages.
+// Delivery of messages that are due. One instance at a time holds a key, by a lease with the database's clock, and the messages of a key are delivered in their order.
 // TestRetryKeepsKeyOrder and TestRetryLeaseOfADeadInstance show it.
 
 package keyqueue
@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	leaseFor   = 30 * time.Second // how long a key is another instance's after its own has died
+	leaseFor   = 30 * time.Second // a key is leased for so long: after the death of its instance, another one waits until then
 	renewEvery = leaseFor / 4
 	maxKeys    = 16  // keys of a consumer that an instance handles at once
 	maxInTurn  = 200 // messages of a key before other keys have their turn
