@@ -34,14 +34,14 @@ type buffer struct {
 	order    []buffered
 	bytes    int
 	commits  map[chan struct{}]bool // commits of this instance that are running
-	early    map[int64]bool         // rows that were done before their messages were offered, if they are those of running commits
+	early    map[int64]bool         // rows that were sent and deleted before their running commits have called Offer
 }
 
 func newBuffer() *buffer {
 	return &buffer{messages: map[int64]*Message{}, keys: map[keyed]int{}, commits: map[chan struct{}]bool{}, early: map[int64]bool{}}
 }
 
-// Offer buffers messages that were committed by this instance, and wakes their lanes. It returns those that another relay is to send, and does not block.
+// Offer buffers messages that this instance has committed, and wakes their lanes. It returns the messages that another relay must send. It does not block.
 func (r *Relay) Offer(written []*Message) (ofOthers []*Message) {
 	holds := r.leases.holds()
 	held := len(holds) > 0
@@ -175,7 +175,7 @@ func (b *buffer) trim() {
 	}
 }
 
-// maxEarly limits early, because there may always be a commit that is running. Those beyond it stay in the buffer for maxBufferedFor.
+// maxEarly limits early, because at any time some commit may be running. Messages beyond it stay in the buffer for maxBufferedFor.
 const maxEarly = 10_000
 
 // forget drops the messages of rows that were deleted.

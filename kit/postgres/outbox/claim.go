@@ -1,4 +1,4 @@
-// Claims: a command may be handled in the transaction that sends it if no earlier message of its key is on its way (ADR 38). In memory a claim keeps the key's
+// Claims (ADR 38). A command may be handled in the transaction that sends it if no earlier message of its key is left to handle. In memory a claim keeps the key's
 // messages from being sent or handled, and the transaction confirms that none waits in a table. TestClaimIsRefused, TestClaimConfirms and, with three processes
 // that are killed and paused, kit/broker's TestLocalDeliveryKeepsKeyOrder show it.
 
@@ -19,9 +19,9 @@ import (
 type Claimer interface {
 	Local
 
-	// Claim keeps the messages of a key from this process's handlers until release is called, or until a message that deliver was given is done, which is handled
-	// before them. One of the two is to be called. Deliver nil: another process may handle the key's messages, or some were sent that were not handled yet. It is
-	// called by any goroutine.
+	// Claim keeps the messages of a key from this process's handlers until release is called, or until the message that deliver delivers is done; it is handled
+	// before them. The caller must call one of the two. Deliver is nil if another process may handle the key's messages, or some were sent that were not handled
+	// yet. Claim must be safe for concurrent use.
 	Claim(topic, key string) (release func(), deliver Deliver)
 }
 
@@ -29,8 +29,8 @@ type Claimer interface {
 // false if it never will be.
 type Deliver = func(msg *message.Message, with func(context.Context) context.Context, done func(acked bool))
 
-// Claim is a key whose messages are neither sent nor handled until Release or HandOver. What was committed before the claim, and was not handled, is still in a table:
-// Confirm fails the commit then.
+// Claim is a key whose messages are neither sent nor handled until Release or HandOver. A message that was committed before the claim and not handled is still in a table,
+// and Confirm fails the commit.
 type Claim struct {
 	Topic, Key string
 
@@ -44,17 +44,16 @@ type Claim struct {
 	handled    []int64 // rows of the key that were handled and are not deleted yet
 	ended      atomic.Bool
 	disturbed  atomic.Bool
-	handledYet bool // the message, or another one of the same saga, step and branch, was handled, says Confirm
+	handledYet bool // Confirm has found that the message, or another one of the same saga, step and branch, was handled
 	release    func()
 	deliver    Deliver
 	wanted     bool // a message of the key waits for the release
 }
 
-// Claim claims a key of a local topic. Nil: an earlier message of the key may be on its way, or another process may have its next one. The order that holds is
-// that of commits: a message that is committed after the claim may be handled after what the claim is for.
+// Claim claims a key of a local topic. It returns nil if an earlier message of the key may be left to handle, or if another process may have the key's next message. A message that is
+// committed after the claim may be handled after the message that the claim is for.
 //
-// While the claim lasts, this relay keeps the lease of the key's shard if it can, sends no message of the key, and hands none to a handler that would
-// begin with it. If it loses the lease all the same, Confirm fails.
+// While the claim lasts, this relay does not give the key's shard away, sends no message of the key, and handlers start none. If it loses the lease, Confirm fails.
 func (r *Relay) Claim(topic, key string) *Claim {
 	c := &Claim{Topic: topic, Key: key, relay: r, shard: ShardOf(topic, key), at: time.Now()}
 	if c.lane = r.localLane(); c.lane == nil || key == "" || r.behind() {
@@ -78,7 +77,7 @@ func (r *Relay) Claim(topic, key string) *Claim {
 	return nil
 }
 
-// Release ends the claim, unless HandOver has.
+// Release ends the claim. It does nothing after HandOver.
 func (c *Claim) Release() {
 	if c.ended.Swap(true) {
 		return
@@ -90,14 +89,14 @@ func (c *Claim) Release() {
 	c.held.done()
 }
 
-// Disturbed tells whether this instance has committed a message of the key since: Confirm would fail.
+// Disturbed tells whether this instance has committed a message of the key after the claim, so that Confirm would fail.
 func (c *Claim) Disturbed() bool { return c.disturbed.Load() }
 
-// Failed says that a commit has failed for the claim. For a while the key is not claimed, and after some such failures no key of its topic: what waits there may make
-// others fail too.
+// Failed records that a commit has failed because of the claim. For a while the key is not claimed, and after several failures no key of its topic: the cause may concern all its
+// keys.
 func (c *Claim) Failed() { c.relay.handed.failed(c.Topic, c.Key) }
 
-// HandOver ends the claim by the delivery of a message that was committed with it, before those that wait. What the commit has confirmed is in its context.
+// HandOver ends the claim and delivers a message that was committed with it, before the messages of the key that wait. The context of the message says what the commit has confirmed.
 func (c *Claim) HandOver(w *Message) {
 	if w.ID == 0 {
 		c.Release()
@@ -117,10 +116,10 @@ func (c *Claim) HandOver(w *Message) {
 	c.held.done()
 }
 
-// maxBehind is how many messages of this process may wait for the relay while keys are claimed. With more, Confirm would read them each time.
+// maxBehind is the number of messages of this process that may wait for the relay while keys are claimed, because Confirm reads all of them.
 const maxBehind = 500
 
-// behind tells whether many messages wait for the relay, of this instance or of others.
+// behind tells whether many messages of this or of other instances wait for the relay.
 func (r *Relay) behind() bool {
 	return r.buffer.size() > maxBehind || slices.ContainsFunc(r.lanes, func(l *lane) bool { return l.backlog.Load() })
 }

@@ -1,4 +1,4 @@
-// What the commit of a claim confirms: each place where an earlier message of the key could wait (ADR 38). TestClaimConfirms has all of them.
+// The check in the commit of a claim (ADR 38): it looks at each place where an earlier message of the key could wait. TestClaimConfirms has all of them.
 
 package outbox
 
@@ -22,7 +22,7 @@ func (c *Claim) Confirm(ctx context.Context, consumer string, m cqrs.Meta) error
 	return confirmations.Write(ctx, confirmation{c, consumer, m})
 }
 
-// Failing tells which claims an error of a commit is about; nil: it is another error.
+// Failing returns a function that tells whether a claim is a cause of the error of a commit; nil if no claim is.
 func Failing(err error) func(c *Claim) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	var keys [][2]string

@@ -1,5 +1,5 @@
-// Lanes: rows that do not wait for each other, by topic. What handlers of this process can take does not wait for the broker. A row is always in the same lane of
-// a relay, so the order of a key is that of one lane. TestHandlersGoOnWhileTheBrokerIsAway shows it.
+// Lanes divide rows by topic, so that messages for handlers of this process do not wait for the broker. A row is always in the same lane of a relay, so one lane keeps the order of a
+// key. TestHandlersGoOnWhileTheBrokerIsAway shows it.
 
 package outbox
 
@@ -10,28 +10,28 @@ import (
 	"time"
 )
 
-// lane is a part of the rows, by topic: those of Options.Local, or all others. Lanes do not wait for each other, so a broker that is away or slow does not
-// stop what handlers of this process can take.
+// lane is the rows of the topics of Options.Local, or of all other topics. Lanes do not wait for each other, so a broker that is away or slow does not
+// stop messages for handlers of this process.
 type lane struct {
 	local   bool
 	marks   *lowWaterMarks
 	wake    chan struct{}
-	backlog atomic.Bool // there may be more rows than were read
+	backlog atomic.Bool // the last read has reached its limit
 
 	// Of the local lane:
-	generation atomic.Int64  // of what its sender remembers
-	ready      atomic.Bool   // all messages could be handed over, or sent
-	waiting    map[int16]int // rows that wait for others or for the broker, by shard
-	probed     time.Time     // when it last sent something, or asked whether the broker answers
-	probing    atomic.Bool   // it is being asked
-	answered   atomic.Int64  // when it did, in ns since 1970; 0 once the lane has sent something because of that
+	generation atomic.Int64  // handed.sentGeneration that its sender knows
+	ready      atomic.Bool   // all messages of the last batch could be handed over, or sent
+	waiting    map[int16]int // number of rows that wait for other rows or for the broker, by shard
+	probed     time.Time     // time of the last send or ping
+	probing    atomic.Bool   // a ping is in flight
+	answered   atomic.Int64  // time of the last ping that succeeded, in ns since 1970; 0 after the lane has sent something because of it
 }
 
 func newLane(local bool) *lane {
 	return &lane{local: local, marks: newLowWaterMarks(), wake: make(chan struct{}, 1), waiting: map[int16]int{}}
 }
 
-// waits is how many rows wait for others or for the broker. It is called while no pipeline runs.
+// waits is the number of rows that wait for other rows or for the broker. It is called while no pipeline runs.
 func (l *lane) waits() (n int) {
 	for _, of := range l.waiting {
 		n += of
@@ -39,8 +39,8 @@ func (l *lane) waits() (n int) {
 	return n
 }
 
-// The local lane sends for at most localSend at a time. While the broker is away it sends nothing: what cannot be handed over now may be soon, unless it may have been
-// sent. Each probeEvery the broker is asked whether it answers within probeWithin, which counts for answeredFor, and the lane goes on at once when the other one has sent something.
+// A send of the local lane takes at most localSend. While the broker is away the lane sends nothing: a message that cannot be handed over now may be later, unless it may have been
+// sent. The lane pings the broker every probeEvery. An answer within probeWithin counts for answeredFor. When the other lane has sent something, the local lane continues at once.
 const (
 	localSend   = 2 * time.Second
 	probeEvery  = time.Second
@@ -107,14 +107,14 @@ func (r *Relay) ping(ctx context.Context) error {
 	return r.options.Ping(ctx)
 }
 
-// HandsOver tells whether handlers of this process can take all messages of the local topics that this relay reads, even if the broker is away: it
-// knows what was sent before, and no message waits for the broker.
+// HandsOver tells whether all messages of the local topics that this relay reads can be handed to handlers of this process, even if the broker is away: the relay
+// knows which messages were sent before, and no message waits for the broker.
 func (r *Relay) HandsOver() bool {
 	l := r.localLane()
 	return l != nil && l.ready.Load() && l.generation.Load() == r.handed.generation()
 }
 
-// localLane is the lane of what handlers of this process can take; nil if there is none.
+// localLane is the lane of the topics of Options.Local; nil if there are none.
 func (r *Relay) localLane() *lane {
 	if last := r.lanes[len(r.lanes)-1]; last.local {
 		return last

@@ -77,14 +77,14 @@ func newLeases(o Options, log *slog.Logger) *leases {
 	return &leases{prefers: o.Preferred, dsn: o.DSN, host: host, since: o.Since, log: log, heartbeatNow: make(chan struct{}, 1), inUse: map[int16]int{}, giving: map[int16]bool{}}
 }
 
-// valid tells whether the session's leases still last. The wall clock is compared too, because the monotonic clock stands still while a
+// valid tells whether the session's leases still last. It compares the wall clock too, because the monotonic clock stops while a
 // virtual machine is suspended.
 func (s *session) valid() bool {
 	now := time.Now()
 	return s.ctx.Err() == nil && now.Before(s.until) && now.Round(0).Before(s.until.Round(0))
 }
 
-// use returns a lease on the held shards, or on those of them that are named, nil if there is none. A shard is not given away before its batches are done.
+// use returns a lease on the held shards, or on the named ones of them; nil if there are none. A shard is not given away before its batches are done.
 func (l *leases) use(named ...int16) *lease {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -126,7 +126,7 @@ func (l *leases) use(named ...int16) *lease {
 	}
 }
 
-// holds are the held shards, without those that are being given away: another relay is to send what is committed now.
+// holds returns the held shards, without those that are being given away: another relay will send messages that are committed now.
 func (l *leases) holds() map[int16]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

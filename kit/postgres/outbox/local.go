@@ -9,21 +9,21 @@ import "github.com/ThreeDotsLabs/watermill/message"
 type Local interface {
 	Sender
 
-	// Offer hands a message to this process's handlers, if they would receive it next of its key's messages. More says that an earlier message of
-	// its key was taken and is not done. Taken false: it is to be sent. Done is called once for a message that was taken: acked true if it was
-	// handled, false if it never will be.
+	// Offer hands a message to this process's handlers, if it is the next message of its key that they would receive. More says that an earlier message of
+	// its key was taken and is not done. If Offer returns false, the relay sends the message. Done is called once for a message that was taken: with true
+	// after it was handled, with false if it will not be handled.
 	Offer(topic string, msg *message.Message, more bool, done func(acked bool)) (taken bool)
 
 	// Ready tells whether messages can be offered even if the broker is away.
 	Ready() bool
 
-	// Forget forgets which messages were sent, because another sender may have sent some since. It is called before the first Offer, and as soon as
-	// leases were taken.
+	// Forget makes the sender forget which messages it has sent, because another sender may have sent some since then. It is called before the first Offer, and
+	// after leases were taken.
 	Forget()
 }
 
-// handOver offers the messages of rows to handlers of this process, and returns the rows whose messages are to be sent. The error is errReread
-// if some can neither be taken nor sent.
+// handOver offers the messages of rows to handlers of this process, and returns the rows whose messages must be sent. The error is errReread
+// if some messages can neither be handed over nor sent now.
 func (p *pipeline) handOver(held *lease, rows []outboxRow) (rest []outboxRow, err error) {
 	local, ok := p.sender.(Local)
 	switch {

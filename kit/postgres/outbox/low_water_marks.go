@@ -1,4 +1,4 @@
-// Where reading begins. No row at or below a mark is due, now or later. TestRelayKeepsKeyOrderWhenCommitsStall, TestRelayKeepsKeyOrderAfterASlowCommit and
+// Low-water marks, above which reading begins. No row at or below a mark is due, now or later. TestRelayKeepsKeyOrderWhenCommitsStall, TestRelayKeepsKeyOrderAfterASlowCommit and
 // TestBlockedKeyContinuesAfterReplay show it; `go run ./tests/bench -passed` shows what it is for.
 
 package outbox
@@ -79,7 +79,7 @@ func (l *lowWaterMarks) of(shards []int16) (ids []int64, generation int64, candi
 	return ids, l.generation, candidates
 }
 
-// near returns the mark of a shard. Ok false: it lags far behind, so that to look above it takes long.
+// near returns the mark of a shard. Ok is false if the mark lags far behind, so that reading above it takes long.
 func (l *lowWaterMarks) near(shard int16) (id, generation int64, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -112,7 +112,7 @@ func (l *lowWaterMarks) note(id int64) {
 	l.seen = max(l.seen, id)
 }
 
-// advance does steps 1 and 2. It returns at once if there is nothing to gain. One goroutine calls it.
+// advance does steps 1 and 2. It returns at once if no mark can gain from it. Only one goroutine calls it.
 func (l *lowWaterMarks) advance(ctx context.Context, db *sqlx.DB) error {
 	if !l.begin() {
 		return nil
@@ -167,7 +167,7 @@ func (l *lowWaterMarks) begin() bool {
 	return true
 }
 
-// renew notes the generation that was read. If it is new, all marks are void.
+// renew takes the generation that was read. If it is new, all marks are void.
 func (l *lowWaterMarks) renew(generation int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -31,7 +31,7 @@ const (
 
 func partOf(shard int16) parts { return 1 << shard }
 
-// parse reads a notification. One of a former version, or another one that says nothing, is about everything.
+// parse reads a notification. A notification of a former version, or one that cannot be parsed, is about all shards.
 func parse(notification string) parts {
 	n, err := strconv.ParseUint(notification, 16, 32)
 	if err != nil {
@@ -96,7 +96,7 @@ func (n *Notifier) Run(ctx context.Context) {
 	}
 }
 
-// notified wakes what a notification is about. A shard that is taken later is read then.
+// notified wakes the lanes or the timer goroutine. Shards that this relay takes later are read then.
 func (r *Relay) notified(p parts) {
 	if p&delayed != 0 {
 		wake(r.timers)

@@ -56,9 +56,9 @@ type pipeline struct {
 	sender Sender
 
 	mu      sync.Mutex
-	busy    map[int64]int16 // rows that were read and are not deleted yet, and their shards
-	left    map[int16]int   // rows of claimed keys that the last read has found, by shard
-	gone    map[int64]bool  // rows that were deleted since the current read began, which may still see them
+	busy    map[int64]int16 // shards of the rows that were read and are not deleted yet
+	left    map[int16]int   // number of rows of claimed keys that the last read has found, by shard
+	gone    map[int64]bool  // rows that were deleted since the current read began: it may still see them
 	err     error
 	relayed atomic.Int64
 }
@@ -104,7 +104,7 @@ func (r *Relay) pipeline(ctx context.Context, l *lane, sender Sender) (relayed i
 	return int(p.relayed.Load()), p.failed()
 }
 
-// leftOut is how many rows of claimed keys the last read has found.
+// leftOut is the number of rows of claimed keys that the last read has found.
 func (p *pipeline) leftOut() (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -130,7 +130,7 @@ func (p *pipeline) failed() error {
 
 type keyed struct{ topic, key string }
 
-// errReread ends a pipeline whose rows were read before a message was refused, a dead letter replayed or a topic resumed: some of them may
+// errReread ends a pipeline whose rows were read before a message was refused, a dead letter replayed or a topic resumed: some of the rows may
 // have to wait.
 var errReread = errors.New("rows are read again")
 
@@ -145,7 +145,7 @@ func (p *pipeline) send(b *batch) {
 		k := keyed{row.Topic, row.Key}
 		switch {
 		case wait[k] || (row.Blocked || row.Suspended) && r.handed.busy(k):
-			wait[k], waiting = true, errReread // it is put aside when the messages before it are done
+			wait[k], waiting = true, errReread // the row is moved after the messages before it are done
 		case row.Blocked:
 			behind = append(behind, row)
 		case row.Suspended:
@@ -165,7 +165,7 @@ func (p *pipeline) send(b *batch) {
 		}
 		all, err := move.to(ctx, b.lease, move.rows)
 		if err == nil && !all {
-			err = errReread // a dead letter was replayed, or a topic is no longer suspended: the rows come before those that were read later
+			err = errReread // a dead letter was replayed, or a topic resumed: the rows come before rows that were read later
 		}
 		if err != nil {
 			p.fail(err)

@@ -1,5 +1,5 @@
-// Reading due rows. A read that finds another generation of the outbox than the marks is repeated, so that no released row is passed over, and a row is
-// held once. TestBlockedKeyContinuesAfterReplay, TestDeadLetterReplayAndDropRaceWithRelay and TestTakenRowsAreNotReadInALoop show it.
+// Reading due rows. A read that finds another generation of the outbox than the marks is repeated, so that it does not miss released rows. A pipeline holds a row at most
+// once. TestBlockedKeyContinuesAfterReplay, TestDeadLetterReplayAndDropRaceWithRelay and TestTakenRowsAreNotReadInALoop show it.
 
 package outbox
 
@@ -15,7 +15,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// readEvery is the shortest time between two reads for the broker while there is no backlog: under load, fewer and larger batches reach it. A message that is
+// readEvery is the shortest time between two reads for the broker without a backlog, so that under load the relay sends fewer and larger batches. A message that is
 // committed after a pause is read at once.
 const readEvery = 5 * time.Millisecond
 
@@ -61,12 +61,12 @@ func (p *pipeline) read(ctx context.Context, out chan<- *batch) {
 	}
 }
 
-// maxAgain is how many rows a read may find again with their messages. With more it reads their ids first.
+// maxAgain is the number of rows that a read may find again with their messages. If there may be more, the read returns only ids.
 const maxAgain = 8
 
-// next reads the next rows of some shards that the pipeline does not hold yet, and tells whether there may be more. It reads each shard by an
-// index of its own, so that a shard with a long backlog does not delay another. If the messages may be in the buffer, or the read will find many rows again that
-// are not deleted yet, it reads only the ids of rows.
+// next reads the next rows of some shards that the pipeline does not hold yet, and tells whether there may be more. It reads each shard
+// separately, so that a shard with a long backlog does not delay the others. It reads only the ids of rows if their messages may be in the buffer, or if it will find many rows again
+// that are not deleted yet.
 func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, more bool, err error) {
 	r := p.relay
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -108,14 +108,14 @@ func (p *pipeline) next(ctx context.Context, shards []int16) (rows []outboxRow, 
 			p.backlog.Store(more)
 			left := p.leftOut()
 			rows, err = p.complete(ctx, rows)
-			return rows, more && (len(rows) > 0 || p.leftOut() > left), err // otherwise all are of claimed keys, whose release wakes the lane
+			return rows, more && (len(rows) > 0 || p.leftOut() > left), err // otherwise all rows are of claimed keys, and the end of a claim wakes the lane
 		}
 		p.marks.renew(now)
 	}
 }
 
-// numbers reads the ids of rows and the generation. Enough is false if keys are blocked or topics suspended: then the rows' state is needed
-// too.
+// numbers reads the ids of rows and the generation. Enough is false if keys are blocked or topics suspended, because then the caller needs the rows'
+// state too.
 func (p *pipeline) numbers(ctx context.Context, shards []int16, marks, limits []int64) (rows []outboxRow, generation int64, enough bool, err error) {
 	b := &pgx.Batch{}
 	b.Queue(`
@@ -182,7 +182,7 @@ func (p *pipeline) limits(shards []int16) []int64 {
 	return out
 }
 
-// maxWaiting is how many times as many rows are read beyond those that wait for the broker, so that those behind them can be taken.
+// maxWaiting limits, in batches, the rows that are read in addition because others wait for the broker, so that the rows behind these can be handed over.
 const maxWaiting = 8
 
 // fresh drops the rows that the pipeline or handlers hold.
@@ -224,7 +224,7 @@ func (p *pipeline) complete(ctx context.Context, fresh []outboxRow) ([]outboxRow
 		}
 		if row.message == nil {
 			if row.Headers == nil {
-				continue // it was taken away meanwhile
+				continue // the row was deleted or blocked meanwhile
 			}
 			if err := row.decode(); err != nil {
 				return nil, err

@@ -1,5 +1,5 @@
-// Which shards a relay has: those that it alone prefers, and its part of the others. Where the relay is in the process that handles a shard's keys, commands
-// reach their handlers without the broker (ADR 39). It decides nothing about order, which is for the leases. TestSharesMeet and TestRelaysHaveWhatTheyPrefer show it.
+// The distribution of shards over relays (ADR 39). A relay holds the shards that it alone prefers, and an equal part of the others. If the relay is in the process that handles a shard's
+// keys, commands reach their handlers without the broker. The distribution does not affect the order of messages; the leases keep it. TestSharesMeet and TestRelaysHaveWhatTheyPrefer show it.
 
 package outbox
 
@@ -8,11 +8,11 @@ import (
 	"slices"
 )
 
-// share is what a relay is to change.
+// share is the change of a relay's shards.
 type share struct{ give, take []int16 }
 
-// shareOf says which shards a relay gives away and takes: it has those that it alone prefers, and an equal part of those that nobody prefers, or several. Free are the
-// shards that nobody holds, sole those that one relay prefers. Hosts is the number of hosts that have a part; 0: this relay has none.
+// shareOf returns the shards that a relay gives away and takes. It holds the shards that it alone prefers, and an equal part of those that no relay prefers, or several. Free are the
+// shards that no relay holds, sole those that exactly one relay prefers. Hosts is the number of hosts that have a part; 0 if this relay must hold no shard.
 func shareOf(held map[int16]bool, free, preferred, sole []int16, hosts int) (s share) {
 	own := func(shard int16) bool { return slices.Contains(sole, shard) && slices.Contains(preferred, shard) }
 	part := 0
@@ -46,7 +46,7 @@ func (l *leases) heldBy(s *session) map[int16]bool {
 	return maps.Clone(s.shards)
 }
 
-// give says which shards to give away now. One that is in use is given away later, and no new batch of it begins.
+// give returns the shards that can be given away now. A shard in use is given away later, and no new batch of it begins.
 func (l *leases) give(s *session, shards []int16) (now []int16) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

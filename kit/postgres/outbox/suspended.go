@@ -130,11 +130,11 @@ func (r *Relay) retrySuspended(ctx context.Context) {
 	}
 }
 
-// try sends the suspended messages of a topic for which this relay holds leases, and ends the suspension when no suspended message of the
+// try sends the suspended messages of a topic in the shards that this relay holds, and ends the suspension when no suspended message of the
 // topic is left.
 func (r *Relay) try(ctx context.Context, topic string, attempts int) {
 	if r.down.Load() && slices.Contains(r.options.Local, topic) && r.ping(ctx) != nil {
-		r.postpone(ctx, topic, attempts, nil) // what may have been sent makes the local lane forget what it knows, which it cannot learn now
+		r.postpone(ctx, topic, attempts, nil) // a failed send would make the local lane forget which messages were sent, and it could not find out now
 		return
 	}
 	repairErr := r.options.Repair(ctx, topic)
@@ -189,7 +189,7 @@ func (r *Relay) sendSuspended(ctx context.Context, sender Sender, topic string) 
 	}
 	ids, faults, err := r.transmit(held.ctx, held, sender, rows)
 	if slices.Contains(r.options.Local, topic) && (len(ids) > 0 || err != nil) {
-		r.handed.forgetSent() // the local lane does not know of it
+		r.handed.forgetSent() // the local lane does not know what was sent here
 	}
 	sent, removeErr := r.removeSent(held, ids, nil)
 	return sent, true, faults[topic], errors.Join(removeErr, err)
@@ -229,7 +229,7 @@ func (r *Relay) resume(ctx context.Context, topic string) (resumed bool, err err
 	if _, err := tx.ExecContext(ctx, `SELECT FROM suspended_topics WHERE topic = $1 FOR UPDATE`, topic); err != nil {
 		return false, txn.Classify(err, "end the suspension of "+topic)
 	}
-	// With a new generation, a commit with a claim fails whose key's messages were sent meanwhile.
+	// With a new generation, commits fail whose claims do not know which messages of their keys were sent here.
 	result, err := tx.ExecContext(ctx, `WITH resumed AS (DELETE FROM suspended_topics WHERE topic = $1 AND NOT EXISTS (SELECT FROM outbox WHERE topic = $1 AND due_at = '-infinity') RETURNING topic)
 		UPDATE outbox_epoch SET epoch = epoch + 1 FROM resumed`, topic)
 	if err != nil {

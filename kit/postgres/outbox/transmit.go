@@ -1,5 +1,5 @@
-// Sending and removing rows. Only the holder of the shard's lease sends, and a row is deleted only after its broker has acknowledged it. A row that is refused
-// takes only its own key out of the way. TestLostLeaseFencesSends, TestRefusedRecordBlocksItsKeyOnly and TestEveryKeyArrivesInOrder show it.
+// Sending and deleting rows. Only the holder of the shard's lease sends, and a row is deleted only after the broker has acknowledged its message. A message that the broker refuses
+// blocks only its own key. TestLostLeaseFencesSends, TestRefusedRecordBlocksItsKeyOnly and TestEveryKeyArrivesInOrder show it.
 
 package outbox
 
@@ -32,7 +32,7 @@ func (r *Relay) transmit(sending context.Context, held *lease, sender Sender, ro
 	for i, row := range rows {
 		topics[i], messages[i] = row.Topic, row.message
 	}
-	refused := map[keyed][]outboxRow{} // from the first message on that was not acknowledged
+	refused := map[keyed][]outboxRow{} // by key: its rows from the first refused message on
 	var order []keyed
 	faults = map[string]error{} // by topic
 	ended := r.sends.begin()
@@ -87,7 +87,7 @@ func without(rows []outboxRow, sent []int64) (rest []outboxRow) {
 	return rest
 }
 
-// alone sends the messages of a key one by one. A refused message may only have shared a request with the message that is too large. If it is
+// alone sends the messages of a key one by one. A message may have been refused because it shared a request with one that is too large. If it is
 // refused again, it becomes a dead letter and blocks its key.
 func (r *Relay) alone(ctx, sending context.Context, held *lease, sender Sender, rows []outboxRow) (sent []int64, err error) {
 	for _, row := range rows {
@@ -106,7 +106,7 @@ func (r *Relay) alone(ctx, sending context.Context, held *lease, sender Sender, 
 	return sent, nil
 }
 
-// removeSent deletes rows whose messages the broker has acknowledged, or handlers of this process have handled. The error is ErrLeaseLost if a sent
+// removeSent deletes rows whose messages the broker has acknowledged or handlers of this process have handled. The error is ErrLeaseLost if a sent
 // row is missing, because the lease was lost meanwhile: another relay may then send the messages again, and the inbox of their consumers
 // rejects the duplicates. A handled row may be missing: its handler was active for longer than a lease lasts.
 func (r *Relay) removeSent(held *lease, sent, handled []int64) (deleted int, err error) {
