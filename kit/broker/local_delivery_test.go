@@ -101,7 +101,7 @@ func runWorker(name string) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("worker", name)
-	health := postgres.NewHealthCheck(db, log)
+	health := postgres.NewHealthCheck(dsn, log)
 	go health.Run(context.Background())
 	b := broker.Kafka(kafka.Config{
 		Brokers: strings.Split(os.Getenv("DELIVERY_BROKERS"), ","), ClientID: "test", Instance: uuid.NewString()[:8],

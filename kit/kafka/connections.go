@@ -42,7 +42,11 @@ func (p *Producer) connect() error {
 	s.Producer.RequiredAcks = sarama.WaitForAll
 	s.Net.MaxOpenRequests = 1
 	s.Net.ReadTimeout = 15 * time.Second
-	conns := &connections{dialer: net.Dialer{Timeout: s.Net.DialTimeout, KeepAlive: s.Net.KeepAlive}}
+	dial := p.config.Dial
+	if dial == nil {
+		dial = (&net.Dialer{KeepAlive: s.Net.KeepAlive}).DialContext
+	}
+	conns := &connections{dialer: dialer{dial, s.Net.DialTimeout}}
 	s.Net.Proxy.Enable, s.Net.Proxy.Dialer = true, conns
 	client, err := sarama.NewClient(p.config.Brokers, s)
 	if err == nil {
@@ -70,7 +74,7 @@ func (p *Producer) disconnect() {
 
 // connections are the connections of a client, which can be closed at once. Sarama closes a connection only after its responses have arrived.
 type connections struct {
-	dialer net.Dialer
+	dialer dialer
 	mu     sync.Mutex
 	open   []net.Conn
 }

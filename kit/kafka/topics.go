@@ -168,6 +168,12 @@ func Ping(ctx context.Context, c Config) error {
 		dial = new(net.Dialer).DialContext
 	}
 	c.Dial = func(dialling context.Context, network, address string) (net.Conn, error) {
+		if ctx.Err() != nil {
+			return nil, ctx.Err() // sarama would try the next broker
+		}
+		dialling, stop := context.WithCancel(dialling)
+		defer stop()
+		defer context.AfterFunc(ctx, stop)()
 		conn, err := dial(dialling, network, address)
 		if err == nil {
 			context.AfterFunc(ctx, func() { _ = conn.Close() })

@@ -2,6 +2,7 @@ package kafka_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/kit/kafka"
@@ -102,4 +104,31 @@ func TestMemberWithUnavailableHandlersLeaves(t *testing.T) {
 		return nil
 	})
 	require.Positive(t, a.handled.Load())
+}
+
+// A member that has all partitions leaves too, if the group has another member: a topic may have one partition, and of the instances on a host one has all of them.
+func TestMemberWithAllPartitionsLeaves(t *testing.T) {
+	c := config(t)
+	name := "test." + uuid.NewString()
+	_, err := kafka.EnsureTopics(t.Context(), c, []string{name}, 1)
+	require.NoError(t, err)
+	members := [2]*sick{member(t, c, name), member(t, c, name)}
+	working := 0
+	kittest.Eventually(t, func() error {
+		for n, m := range members {
+			if m.HasAll(name) {
+				working = n
+				return nil
+			}
+		}
+		return errors.New("no member has the partition")
+	})
+	members[working].unavailable.Store(true)
+	produce(t, c, name, 10, 5)
+	kittest.Eventually(t, func() error {
+		if n := members[1-working].handled.Load(); n < 10 {
+			return fmt.Errorf("%d of 10 are handled", n)
+		}
+		return nil
+	})
 }

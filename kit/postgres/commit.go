@@ -37,7 +37,7 @@ const (
 )
 
 // MinConns is the smallest pool of a service. Each of its two UnitsOfWork needs at least one connection for its group, one for a unit with a
-// transaction of its own and one for a unit that waits for a lock: six. Two are left for look-ups and the relay, one of which HealthCheck keeps.
+// transaction of its own and one for a unit that waits for a lock: six. Two are left for look-ups and the relay.
 const MinConns = 8
 
 // ownTransactions is the maximum number of units of a UnitOfWork with transactions of their own, and of detached units that wait for locks.

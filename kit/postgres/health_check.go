@@ -4,19 +4,22 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jmoiron/sqlx"
+
+	"github.com/millrace/millrace/kit/postgres/txn"
 )
 
-// HealthCheck tells whether this process reaches PostgreSQL. It keeps one connection of the pool, so a pool whose connections are all in use does not
+// HealthCheck tells whether this process reaches PostgreSQL. It has a connection of its own, so a pool whose connections are all in use does not
 // count as a failure.
 type HealthCheck struct {
-	db      *sqlx.DB
+	dsn     string
 	log     *slog.Logger
-	conn    *sqlx.Conn // nil: to be opened
+	conn    *pgx.Conn // nil: to be opened
 	failing atomic.Bool
 }
 
@@ -34,8 +37,8 @@ const (
 )
 
 // NewHealthCheck makes a HealthCheck that does not fail until Run finds out otherwise.
-func NewHealthCheck(db *sqlx.DB, log *slog.Logger) *HealthCheck {
-	return &HealthCheck{db: db, log: log}
+func NewHealthCheck(dsn string, log *slog.Logger) *HealthCheck {
+	return &HealthCheck{dsn: dsn, log: log}
 }
 
 // Failing tells whether PostgreSQL has been unreachable for about ten seconds.
@@ -70,27 +73,41 @@ func (h *HealthCheck) Run(ctx context.Context) {
 	}
 }
 
-func (h *HealthCheck) ping(ctx context.Context) (err error) {
+func (h *HealthCheck) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	if h.conn == nil {
-		if h.conn, err = h.db.Connx(ctx); err != nil {
+		config, err := txn.Config(h.dsn, map[string]string{"application_name": "millrace health check"})
+		if err != nil {
+			return err
+		}
+		if h.conn, err = pgx.ConnectConfig(ctx, config); err != nil {
 			h.conn = nil
-			if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == pgTooManyConnections {
-				return nil // PostgreSQL has answered, and the handlers have the other connections of the pool
+			if isFull(err) {
+				return nil // the server has answered, and the handlers have the connections of the pool
 			}
 			return err
 		}
 	}
-	if err = h.conn.PingContext(ctx); err != nil {
+	err := h.conn.Ping(ctx)
+	if err != nil {
 		h.close()
 	}
 	return err
 }
 
+// isFull tells whether PostgreSQL or PgBouncer has refused a connection because there are too many. PgBouncer has no code for it.
+func isFull(err error) bool {
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (refused.Code == pgTooManyConnections || strings.Contains(refused.Message, "no more connections allowed"))
+}
+
 func (h *HealthCheck) close() {
-	if h.conn != nil {
-		_ = h.conn.Close() // it returns to the pool, or was lost
-		h.conn = nil
+	if h.conn == nil {
+		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = h.conn.Close(ctx) // at worst it was lost
+	h.conn = nil
 }

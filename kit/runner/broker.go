@@ -60,12 +60,13 @@ func (s *Instance) startBroker(_ context.Context, _ func(string)) (err error) {
 	return nil
 }
 
-// unavailable starts the health check of PostgreSQL, without which a worker's handlers cannot work. It returns nil for instances without handlers.
+// unavailable starts the health check of PostgreSQL, without which a worker's handlers cannot work. It returns nil for an instance without handlers, and with the embedded broker,
+// where no other instance could handle the messages.
 func (s *Instance) unavailable() func() bool {
-	if !s.config.Roles[Worker] || s.config.Broker != InKafka {
+	if !s.config.Roles[Worker] || s.config.Broker != InKafka || len(s.config.KafkaBrokers) == 0 {
 		return nil
 	}
-	health := postgres.NewHealthCheck(s.db, s.log)
+	health := postgres.NewHealthCheck(s.DSN, s.log)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

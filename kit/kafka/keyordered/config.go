@@ -63,8 +63,8 @@ type Config struct {
 	// it is offered. Another member may have been given the partitions meanwhile and handle the same records, so handlers must refuse what was handled already.
 	KeepOffline func() bool
 
-	// Unavailable tells whether the handlers cannot work, for example because they do not reach their database. Meanwhile a member that has some of the partitions
-	// leaves its group, so that other members handle them. A member that has all partitions stays: there may be no other one, and joining again takes time. Optional.
+	// Unavailable tells whether the handlers cannot work, for example because they do not reach their database. Meanwhile a member leaves its
+	// group, so that other members handle its messages. The only member of a group stays, because joining again takes time. Optional.
 	Unavailable func() bool
 
 	// OnMissing is called while a member has partitions of a topic that does not exist any more, first often, then each thirtieth

@@ -185,7 +185,7 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 		return err
 	}
 	h.note(h.topic, id)
-	known, some := h.hold(session)
+	known := h.hold(session)
 	if h.metadata = metadataOf(id); h.metadata != "" {
 		reset, err := resetForeign(h.client, h.config.Group, h.metadata, session)
 		if err != nil {
@@ -200,7 +200,8 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 		known = partitions // the client could not tell
 	}
 	go h.watch(session.Context(), h.metadata, known, h.end)
-	if some {
+	h.leaves.Store(false)
+	if len(session.Claims()[h.topic]) > 0 {
 		go h.leaveIfUnavailable(session.Context(), h.end)
 	}
 	return nil

@@ -17,8 +17,8 @@ import (
 const offlineCheck = 500 * time.Millisecond
 
 // hold keeps the partitions of a session from now on: to its end, or until the coordinator is reached after that. It returns how many partitions the client knows of
-// the topic, and whether the session has some of them, and others the rest.
-func (h *handler) hold(of sarama.ConsumerGroupSession) (known int, some bool) {
+// the topic.
+func (h *handler) hold(of sarama.ConsumerGroupSession) (known int) {
 	session := of.Context()
 	held, giveUp := context.WithCancel(context.WithoutCancel(session))
 	h.held = held
@@ -59,7 +59,7 @@ func (h *handler) hold(of sarama.ConsumerGroupSession) (known int, some bool) {
 			}
 		}
 	}()
-	return len(partitions), claims > 0 && claims < len(partitions)
+	return len(partitions)
 }
 
 // reaches tells whether the member reaches its coordinator, or is to end anyway.

@@ -29,7 +29,7 @@ type brokerCheck struct {
 	failing  func() time.Duration            // for how long sends have failed or hung; 0: they succeed
 	ping     func(ctx context.Context) error // returns nil if the broker answers
 	cutOff   func()                          // called when the relay becomes cut off
-	restored func()                          // called when the broker answers again
+	restored func()                          // called when the broker has answered a ping
 
 	mu          sync.Mutex
 	peersAsk    bool      // another relay reports that it does not reach the broker
@@ -47,58 +47,57 @@ func (c *brokerCheck) report() string {
 	switch failing := c.failing(); {
 	case failing >= unreachedAfter && c.isCutOff:
 		return brokerCutOff
+	case c.peersAsk && time.Since(c.answered) < pingTimeout: // also if its sends are slow
+		return brokerReached
 	case failing >= unreachedAfter:
 		return brokerUnreached
-	case failing == 0 && c.peersAsk && time.Since(c.answered) < pingTimeout:
-		return brokerReached
 	default:
 		return ""
 	}
 }
 
-// update takes the reports of other relays, and starts a ping if its result can change something.
+// update takes the reports of other relays, and starts a ping if its result can change something. The ping ends with ctx.
 func (c *brokerCheck) update(ctx context.Context, peersAsk, peersReach bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.peersAsk, c.peersReach = peersAsk, peersReach
-	failing := c.failing()
-	suspect := peersReach && failing >= unreachedAfter
+	suspect := c.suspect()
 	if !suspect {
 		c.failedSince, c.isCutOff = time.Time{}, false
 	}
-	if c.pinging || !suspect && (!peersAsk || failing > 0) {
+	if c.pinging || !suspect && !peersAsk {
 		return
 	}
 	c.pinging = true
 	go func() {
 		began := time.Now()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
+		pinging, cancel := context.WithTimeout(ctx, pingTimeout)
 		defer cancel()
-		c.pinged(began, c.ping(ctx))
+		c.pinged(began, c.ping(pinging), ctx.Err() != nil)
 	}()
 }
 
-// pinged takes the result of a ping.
-func (c *brokerCheck) pinged(began time.Time, err error) {
+// suspect tells whether this relay alone may be cut off: its sends fail while another relay reaches the broker.
+func (c *brokerCheck) suspect() bool { return c.peersReach && c.failing() >= unreachedAfter }
+
+// pinged takes the result of a ping. Cancelled says that the ping has no result, because its session has ended.
+func (c *brokerCheck) pinged(began time.Time, err error, cancelled bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pinging = false
-	if err == nil {
-		if c.isCutOff {
-			c.restored() // without shards the relay sends nothing that could show it
-		}
+	switch {
+	case err == nil:
+		c.restored() // the relay may have nothing to send that would show it
 		c.failedSince, c.isCutOff, c.answered = time.Time{}, false, time.Now()
-		return
-	}
-	if !c.peersReach {
-		return
-	}
-	if c.failedSince.IsZero() {
+	case cancelled || !c.suspect():
+	case c.failedSince.IsZero():
 		c.failedSince = began
-	}
-	if time.Since(c.failedSince) >= cutOffAfter && !c.isCutOff {
-		c.isCutOff = true
-		c.cutOff()
+		fallthrough
+	default:
+		if time.Since(c.failedSince) >= cutOffAfter && !c.isCutOff {
+			c.isCutOff = true
+			c.cutOff()
+		}
 	}
 }
 

@@ -58,4 +58,4 @@ func ConfirmQuery() string {
 }
 
 // Down tells whether the last request failed by a fault of the broker.
-func (r *Relay) Down() bool { return r.down.Load() }
+func (r *Relay) Down() bool { return r.down() }

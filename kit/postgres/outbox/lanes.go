@@ -52,28 +52,28 @@ const (
 func (r *Relay) reached(accepted bool, err error) {
 	switch {
 	case err == nil || accepted:
-		if r.down.Swap(false) {
+		if r.downSince.Swap(nil) != nil {
 			r.Wake()
 		}
 	case !errors.Is(err, ErrLeaseLost):
-		if !r.down.Swap(true) {
-			r.downSince.Store(time.Now().UnixNano())
-		}
+		now := time.Now()
+		r.downSince.CompareAndSwap(nil, &now)
 	}
 }
 
+// down tells whether the last request to the broker has failed, by a fault of the broker.
+func (r *Relay) down() bool { return r.downSince.Load() != nil }
+
 // cutOff notes that the broker does not answer, although the send that hangs has not failed.
 func (r *Relay) cutOff() {
-	if !r.down.Load() {
-		r.downSince.Store(time.Now().Add(-unreachedAfter).UnixNano())
-		r.down.Store(true)
-	}
+	since := time.Now().Add(-unreachedAfter)
+	r.downSince.CompareAndSwap(nil, &since)
 }
 
 // failing is for how long sends of this relay have failed or hung; 0: they succeed.
 func (r *Relay) failing() (d time.Duration) {
-	if r.down.Load() {
-		d = max(1, time.Since(time.Unix(0, r.downSince.Load())))
+	if since := r.downSince.Load(); since != nil {
+		d = max(1, time.Since(*since))
 	}
 	if slow := r.sends.longest(); slow > slowAfter {
 		d = max(d, slow)
@@ -84,7 +84,7 @@ func (r *Relay) failing() (d time.Duration) {
 // brokerAway tells whether the local lane must not send now, because the last send to the broker has failed. It then pings the broker in the background.
 func (r *Relay) brokerAway(ctx context.Context, l *lane) bool {
 	switch {
-	case !r.down.Load() || time.Since(time.Unix(0, l.answered.Swap(0))) < answeredFor:
+	case !r.down() || time.Since(time.Unix(0, l.answered.Swap(0))) < answeredFor:
 		l.probed = time.Now()
 		return false
 	case time.Since(l.probed) >= probeEvery && l.probing.CompareAndSwap(false, true):

@@ -22,8 +22,7 @@ type Relay struct {
 	handed    *handed
 	leases    *leases
 	lanes     []*lane
-	down      atomic.Bool  // the last request failed, by a fault of the broker
-	downSince atomic.Int64 // Unix time in ns since which requests fail
+	downSince atomic.Pointer[time.Time] // since when requests fail by a fault of the broker; nil: the last one succeeded
 	sends     sendTimes
 	timers    chan struct{} // wakes the goroutine that looks for due timers
 	nextLook  atomic.Int64  // Unix time in ns at which it looks next

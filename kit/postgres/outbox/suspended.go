@@ -133,7 +133,7 @@ func (r *Relay) retrySuspended(ctx context.Context) {
 // try sends the suspended messages of a topic in the shards that this relay holds, and ends the suspension when no suspended message of the
 // topic is left.
 func (r *Relay) try(ctx context.Context, topic string, attempts int) {
-	if r.down.Load() && slices.Contains(r.options.Local, topic) && r.ping(ctx) != nil {
+	if r.down() && slices.Contains(r.options.Local, topic) && r.ping(ctx) != nil {
 		r.postpone(ctx, topic, attempts, nil) // a failed send would make the local lane forget which messages were sent, and it could not find out now
 		return
 	}
