@@ -3,6 +3,7 @@ package httpapi
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 
@@ -50,9 +51,13 @@ func isPanic(err error) bool {
 	return ok
 }
 
-// Respond answers with a JSON body.
+// Respond answers with a JSON body. It panics if body cannot be encoded, which Border.Recover logs and answers with 500.
 func Respond(w http.ResponseWriter, status int, body any) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		panic(fmt.Errorf("encode the response: %w", err))
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // the client is gone if this fails
+	_, _ = w.Write(append(text, '\n')) // the client is gone if this fails
 }

@@ -1,13 +1,17 @@
 package httpapi_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/millrace/millrace/kit/cqrs"
@@ -24,6 +28,8 @@ type request struct {
 	Sure   bool              `json:"sure"`
 	Labels map[string]string `json:"labels"`
 	Any    any               `json:"any"`
+	At     *time.Time        `json:"at"`
+	ID     uuid.UUID         `json:"id"`
 }
 
 func decode(contentType, body string) (request, error) {
@@ -73,6 +79,13 @@ func TestStrictJSONNamesTheField(t *testing.T) {
 		`{"rate":"1"}`:                                      "400 rate",
 		`{"rate":1e999}`:                                    "400 rate",
 		`{"sure":"true"}`:                                   "400 sure",
+		`{"at":"2027-13-01T00:00:00Z"}`:                     "400 at",
+		`{"at":"tomorrow"}`:                                 "400 at",
+		`{"at":1}`:                                          "400 at",
+		`{"id":"7"}`:                                        "400 id",
+		`{"id":7}`:                                          "400 id",
+		`{"at":"9999-12-31T23:59:59-14:00"}`:                "400 at", // the year 10000 in UTC, which JSON cannot show
+		`{"at":"0001-01-01T00:00:00+14:00"}`:                "400 at",
 		`[]`:                                                "400 ",
 		`null`:                                              "400 ",
 		`"x"`:                                               "400 ",
@@ -89,11 +102,25 @@ func TestStrictJSONNamesTheField(t *testing.T) {
 		status, field := fault(t, err)
 		require.Equal(t, want, fmt.Sprintf("%d %s", status, field), "%.80s: %v", body, err)
 	}
-	v, err := decode("application/json; charset=UTF-8", `{"lines":[{"sku":"Ä\ufffd\ud83d\ude00","quantity":3}],"reason":null,"rate":1e2,"sure":true,"labels":{"A":"1","a":"2"},"any":{"x":[1,"�"]}}`)
+	v, err := decode("application/json; charset=UTF-8", `{"lines":[{"sku":"Ä\ufffd\ud83d\ude00","quantity":3}],"reason":null,"rate":1e2,"sure":true,"labels":{"A":"1","a":"2"},"any":{"x":[1,"�"]},"at":"9999-12-31T23:59:59.5Z","id":"0197f6a2-8c5e-7c1e-9d2b-3f4a5b6c7d8e"}`)
 	require.NoError(t, err)
 	require.Equal(t, "Ä\uFFFD😀", *(*v.Lines)[0].SKU)
 	require.Equal(t, int64(3), *(*v.Lines)[0].Quantity)
 	require.Equal(t, map[string]string{"A": "1", "a": "2"}, v.Labels)
+	require.Equal(t, time.Date(9999, 12, 31, 23, 59, 59, 5e8, time.UTC), *v.At)
+}
+
+// A body that cannot be encoded is a 500 with a line in the log, not a 200 without a body.
+func TestResponseThatCannotBeEncoded(t *testing.T) {
+	var log bytes.Buffer
+	border := &httpapi.Border{Log: slog.New(slog.NewTextHandler(&log, nil))}
+	w := httptest.NewRecorder()
+	border.Recover(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		httpapi.Respond(w, http.StatusOK, time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC))
+	})).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", http.NoBody))
+	require.Equal(t, http.StatusInternalServerError, w.Code)
+	require.Contains(t, w.Body.String(), "this is our fault")
+	require.Contains(t, log.String(), "encode the response")
 }
 
 func TestAnotherContentTypeThanJSONIs415(t *testing.T) {

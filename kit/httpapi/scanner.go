@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/millrace/millrace/kit/cqrs"
@@ -118,6 +120,9 @@ func (s *scanner) value(path string, t reflect.Type) error {
 		t = t.Elem()
 	}
 	kind := t.Kind()
+	if _, text := token.(string); t == reflect.TypeFor[time.Time]() && !text {
+		return Invalid(http.StatusBadRequest, path, "must be a time, not "+describe(token))
+	}
 	if kind == reflect.Interface || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
 		kind = reflect.Interface // it reads itself
 	}
@@ -144,6 +149,9 @@ func (s *scanner) value(path string, t reflect.Type) error {
 			return err
 		}
 	case string:
+		if read, ok := reflect.New(t).Interface().(encoding.TextUnmarshaler); ok {
+			return checkText(path, token, read)
+		}
 		good = good || kind == reflect.String
 	case bool:
 		good = good || kind == reflect.Bool
@@ -151,7 +159,22 @@ func (s *scanner) value(path string, t reflect.Type) error {
 		good = good || number(token, t)
 	}
 	if !good {
-		return Invalid(http.StatusBadRequest, path, "must be a "+jsonName(kind)+", not "+describe(token))
+		return Invalid(http.StatusBadRequest, path, "must be "+jsonName(t)+", not "+describe(token))
+	}
+	return nil
+}
+
+// checkText refuses a text that its type refuses, and a time that JSON cannot show in UTC.
+func checkText(path, text string, to encoding.TextUnmarshaler) error {
+	err := to.UnmarshalText([]byte(text))
+	at, isTime := to.(*time.Time)
+	switch {
+	case isTime && err != nil:
+		return Invalid(http.StatusBadRequest, path, "must be a time as in RFC 3339, like 2006-01-02T15:04:05Z")
+	case isTime && (at.UTC().Year() < 1 || at.UTC().Year() > 9999):
+		return Invalid(http.StatusBadRequest, path, "must be between the years 1 and 9999 in UTC")
+	case err != nil:
+		return Invalid(http.StatusBadRequest, path, err.Error())
 	}
 	return nil
 }
@@ -201,21 +224,24 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// jsonName says what a Go kind is called in JSON.
-func jsonName(kind reflect.Kind) string {
+// jsonName is the name in JSON of the values of a Go type.
+func jsonName(t reflect.Type) string {
+	kind := t.Kind()
 	switch name := kind.String(); {
+	case reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+		return "a string"
 	case strings.HasPrefix(name, "int"), strings.HasPrefix(name, "uint"):
-		return "whole number of at most 64 bits"
+		return "a whole number of at most 64 bits"
 	case strings.HasPrefix(name, "float"):
-		return "number"
+		return "a number"
 	case kind == reflect.Slice, kind == reflect.Array:
-		return "array"
+		return "an array"
 	case kind == reflect.Struct, kind == reflect.Map:
-		return "object"
+		return "an object"
 	case kind == reflect.Bool:
-		return "boolean"
+		return "a boolean"
 	default:
-		return name
+		return "a " + name
 	}
 }
 

@@ -266,8 +266,11 @@ func TestOrderSurvivesFailures(t *testing.T) {
 				if n, ok := bad[key]; ok && fmt.Sprint(n) == text {
 					return refused
 				}
-				if chance.IntN(5) == 0 {
+				switch chance.IntN(10) {
+				case 0:
 					return errors.New("passes")
+				case 1:
+					panic("a publisher may panic")
 				}
 				return nil
 			}}

@@ -9,7 +9,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// PublisherSender sends with any Watermill publisher, one message per call: keys in parallel, each key in order.
+// PublisherSender sends with any Watermill publisher, one message per call: keys in parallel, each key in order. A panic of the publisher is an error of the message.
 func PublisherSender(p message.Publisher) func() Sender {
 	return func() Sender { return throughPublisher{p} }
 }
@@ -38,7 +38,7 @@ func (t throughBatches) Send(ctx context.Context, topics []string, messages []*m
 		}
 		err := context.Cause(ctx)
 		if err == nil {
-			err = t.Publish(topic, batch...)
+			err = cqrs.Protect(func() error { return t.Publish(topic, batch...) })
 		}
 		for _, i := range of {
 			errs[i] = err
@@ -65,7 +65,7 @@ func (t throughPublisher) Send(ctx context.Context, topics []string, messages []
 		wg.Go(func() {
 			for n, i := range of {
 				if errs[i] = context.Cause(ctx); errs[i] == nil {
-					errs[i] = t.Publish(topics[i], messages[i])
+					errs[i] = cqrs.Protect(func() error { return t.Publish(topics[i], messages[i]) })
 				}
 				if errs[i] == nil {
 					continue
