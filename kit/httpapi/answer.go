@@ -9,6 +9,7 @@ import (
 
 	"github.com/millrace/millrace/kit/aggregate"
 	"github.com/millrace/millrace/kit/cqrs"
+	"github.com/millrace/millrace/kit/saga"
 )
 
 // fail answers with the problem details (RFC 9457) of an error. An unexpected error is logged; the client does not receive its text.
@@ -36,6 +37,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 			switch {
 			case errors.Is(err, cqrs.ErrNotFound):
 				status, detail = http.StatusNotFound, err.Error()
+			case errors.Is(err, saga.ErrNotDefined):
+				status, detail = http.StatusConflict, err.Error()
 			case errors.Is(err, cqrs.ErrPermanent) && !errors.Is(err, cqrs.ErrRejected) && !isPanic(err):
 				status, detail = http.StatusUnprocessableEntity, err.Error()
 			case r.Context().Err() == nil:

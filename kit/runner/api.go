@@ -193,5 +193,8 @@ func (s *Instance) check(ctx context.Context) []cqrs.Check {
 		}
 		checks = append(checks, worker)
 	}
+	if missing := s.versions.Load(); missing != nil {
+		checks = append(checks, cqrs.Check{Part: "sagas", Err: *missing})
+	}
 	return checks
 }

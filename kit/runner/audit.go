@@ -15,6 +15,7 @@ import (
 	"github.com/millrace/millrace/kit/embedded"
 	"github.com/millrace/millrace/kit/postgres"
 	"github.com/millrace/millrace/kit/postgres/audit"
+	"github.com/millrace/millrace/kit/postgres/readmodel"
 	"github.com/millrace/millrace/kit/saga"
 )
 
@@ -56,7 +57,22 @@ func (d *Service) Audit(ctx context.Context, dsn string, wait time.Duration, log
 	for _, t := range d.types() {
 		types = append(types, t)
 	}
-	return audit.Run(ctx, db, d.EventStore(db, aggregate.Merge(types...)), []audit.Derived{audit.Snapshots(d.snapshots()), sagaRows})
+	return audit.Run(ctx, db, d.EventStore(db, aggregate.Merge(types...)), []audit.Derived{audit.Snapshots(d.snapshots()), sagaRows, d.sagaVersions()})
+}
+
+// sagaVersions checks that each active saga has a version of its definition that is registered.
+func (d *Service) sagaVersions() audit.Derived {
+	return audit.Derived{
+		Check: "sagas: versions of active ones are registered",
+		Rows:  `SELECT 'sagas/' || saga_id, json_build_object('status', status)::text FROM saga_instances WHERE status NOT IN ('` + string(saga.StatusCompleted) + `', '` + string(saga.StatusCompensated) + `')`,
+		Compare: func(_ []byte, events []cqrs.Event) error {
+			state := saga.Rebuild("", events)
+			if v := (readmodel.SagaVersion{Definition: state.Definition, Version: state.DefVersion}); !d.registered(v) && !state.Status.Ended() {
+				return fmt.Errorf("it runs by version %d of %s, which is not registered", v.Version, v.Definition)
+			}
+			return nil
+		},
+	}
 }
 
 // sagaRows compares the list of sagas with their streams. A row is written when the status changes, so it may be behind in its version

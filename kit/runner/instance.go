@@ -78,6 +78,7 @@ type Instance struct {
 	relay     *outbox.Relay
 	router    *messaging.Router
 	workerOK  atomic.Pointer[string] // what the worker waits for; nil if it runs
+	versions  atomic.Pointer[error]  // versions of active sagas that are not registered; nil if there are none
 
 	stopping chan struct{}
 	cleanups []func(context.Context) error // called by Stop in reverse order

@@ -72,6 +72,7 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 		return fmt.Errorf("add the service's own message handlers: %w", err)
 	}
 	s.runJanitor(ctx)
+	s.runVersionCheck(ctx)
 	s.runKeyQueue(ctx) // before the router, so that it stops after it
 	return s.runRouter(ctx)
 }

@@ -54,6 +54,31 @@ func (r Sagas) Count(ctx context.Context, atMost int) (map[saga.Status]int, erro
 	return CountByStatus[saga.Status](ctx, r.db, "saga_instances", atMost, saga.StatusRunning, saga.StatusCompensating, saga.StatusStuck)
 }
 
+// SagaVersion is a version of a saga's definition.
+type SagaVersion struct {
+	Definition string `db:"definition"`
+	Version    int    `db:"version"`
+}
+
+// Versions counts the sagas that have not ended by the version of their definition. It looks at each of them.
+func (r Sagas) Versions(ctx context.Context) (map[SagaVersion]int, error) {
+	var rows []struct {
+		SagaVersion
+		N int `db:"n"`
+	}
+	err := r.db.SelectContext(ctx, &rows, `SELECT e.definition, e.version, count(*) AS n FROM saga_instances s CROSS JOIN LATERAL (
+			SELECT payload->>'definition' AS definition, (payload->>'version')::int AS version FROM events WHERE stream = $1 || s.saga_id AND version = 1 OFFSET 0) e
+		WHERE s.status IN ('running', 'compensating', 'stuck') GROUP BY e.definition, e.version`, saga.Category+"/")
+	if err != nil {
+		return nil, txn.Classify(err, "count sagas by version")
+	}
+	open := map[SagaVersion]int{}
+	for _, row := range rows {
+		open[row.SagaVersion] = row.N
+	}
+	return open, nil
+}
+
 // OpenSagas identifies the active sagas of a definition with a status.
 type OpenSagas struct {
 	Definition string      `db:"definition"`
