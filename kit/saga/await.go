@@ -7,22 +7,22 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Correlation is an event that a step waits for.
+// Correlation identifies an event that a step waits for, by the event's type and key.
 type Correlation struct {
-	Event string `json:"event"` // its Go type
+	Event string `json:"event"` // its Go type, with its package's name
 	Key   string `json:"key"`
 }
 
-// MaxKey is the greatest length of a key in bytes: PostgreSQL's indexes hold no texts of 2,700 bytes.
+// MaxKey is the greatest length of a correlation key in bytes: PostgreSQL's indexes hold no texts of 2,700 bytes.
 const MaxKey = 1000
 
-// Wait is a step of an instance that waits for an event.
+// Wait is a step of an instance that waits for an event, and the correlation of that event.
 type Wait struct {
 	Step string
 	Correlation
 }
 
-// EventInput is an event that a step waits for. It has been found by its key.
+// EventInput is an event that a step waits for, after the caller has found the step by the event's Correlation.
 type EventInput struct {
 	Step      string
 	Event     any
@@ -31,14 +31,15 @@ type EventInput struct {
 
 func (EventInput) input() {}
 
-// AwaitInfo is what there is to know of an awaited event without its functions.
+// AwaitInfo describes an event that a step waits for: the step and the event's Go type.
 type AwaitInfo struct {
 	Step string
 	Type reflect.Type
 	key  func(any) string
 }
 
-// Correlation is what the event has to be found by. MessageKey is the key of its message.
+// Correlation returns the correlation of an event of type a.Type. MessageKey is the key of the event's message, which is used unless the
+// definition has an EventKey.
 func (a AwaitInfo) Correlation(event any, messageKey string) Correlation {
 	key := messageKey
 	if a.key != nil {
@@ -47,7 +48,7 @@ func (a AwaitInfo) Correlation(event any, messageKey string) Correlation {
 	return Correlation{a.Type.String(), key}
 }
 
-// AwaitedEvents are the events that steps of the saga wait for.
+// AwaitedEvents returns the events that steps with Await wait for.
 func (s *Saga) AwaitedEvents() (all []AwaitInfo) {
 	for i := range s.steps {
 		if st := &s.steps[i]; st.await != nil && !st.starting {
@@ -57,10 +58,10 @@ func (s *Saga) AwaitedEvents() (all []AwaitInfo) {
 	return all
 }
 
-// waits tells whether the step sends no command.
+// waits tells whether the step waits and sends no command.
 func (d *step) waits() bool { return d.delay != nil || d.signal != nil || d.await != nil }
 
-// correlate finds the key of the event that a step is about to wait for, and tells whether it has one.
+// correlate stores the key of the event that a step is about to wait for, and tells whether the step waits. Without a usable key, it refuses the step.
 func (m *machine) correlate(st *step) (bool, error) {
 	key, err := st.await.key(m.state.Data)
 	if err != nil {
@@ -84,7 +85,7 @@ func (m *machine) correlate(st *step) (bool, error) {
 	return true, nil
 }
 
-// event completes the step that waits for it.
+// event completes the step that waits for an event.
 func (m *machine) event(in EventInput) error {
 	i, st := m.find(in.Step), m.state.Step(in.Step)
 	if i < 0 || st == nil || m.saga.steps[i].await == nil {
@@ -92,7 +93,7 @@ func (m *machine) event(in EventInput) error {
 	}
 	def := &m.saga.steps[i]
 	if def.starting && st.Status == StepStatusCompleted {
-		return nil // it has come before
+		return nil // StartAll: the event was received before
 	}
 	if st.Status != StepStatusInProgress || reflect.TypeOf(in.Event) != def.await.received.event {
 		m.record(AnswerIgnored{in.Step, cqrs.BranchAction, reflect.TypeOf(in.Event).String()})
@@ -107,7 +108,7 @@ func (m *machine) event(in EventInput) error {
 	return m.forward(i)
 }
 
-// remind sends the reminder of a step that still waits.
+// remind sends the reminder of a step that still waits, and sets the deadline to the end of the step's timeout.
 func (m *machine) remind(i int) error {
 	st := &m.saga.steps[i]
 	body, err := st.reminder(m.state.Data, "")
@@ -125,7 +126,8 @@ func (m *machine) remind(i int) error {
 	return nil
 }
 
-// changeWaits tells which waits for events have begun and which have ended. One whose event is the input has been found by it.
+// changeWaits adds to the reaction the waits for events that began and those that ended. A wait whose event is the input is left out of the ended waits,
+// because the caller has ended it when it found the wait.
 func (m *machine) changeWaits(before State, in Input) {
 	waits := func(s *State, name string) bool {
 		st := s.Step(name)

@@ -15,7 +15,7 @@ import (
 
 type parcelCame struct{ Parcel, Weight string }
 
-// awaiting is the definition that waits for a parcel in between, at most 14 days, and sends a reminder after 10.
+// awaiting is the definition with a step that waits at most 14 days for a parcel, and sends a reminder after 10 days.
 func awaiting() saga.Definition[data] {
 	d := definition()
 	wait := saga.Step[data]{
@@ -60,7 +60,7 @@ func TestAwait(t *testing.T) {
 	t.Run("the alternative", sagatest.For(d).Given(begun{"1"}, did{}, timeOut).When(timeOut).Leaves(saga.StatusRunning, ask{"tent 1!"}))
 }
 
-// When a reminder is due and when the time is up is counted from the beginning of the step, and the reaction lists the waits that begin and end.
+// The times of the reminder and of the timeout count from the beginning of the step, and the reaction lists the waits that begin and end.
 func TestAwaitTellsItsWaits(t *testing.T) {
 	begin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	run := sagatest.Run{Saga: saga.New(awaiting()), State: saga.State{ID: "saga-1"}, Now: begin}
@@ -111,7 +111,7 @@ func TestAwaitIsChecked(t *testing.T) {
 	require.ErrorContains(t, d.Check(), "after the pivot: it must be optional")
 }
 
-// The clock of an instance may be up to 500 ms behind that of the database, which says when a timer fires. The next timer is set all the same.
+// The clock of a process may be up to 500 ms behind that of the database, which decides when a timer fires. The next timer is set all the same.
 func TestATimerThatFiresEarlyByTheClockOfTheInstance(t *testing.T) {
 	for name, steps := range map[string][]saga.Step[data]{"reminder": {awaiting().Steps[1]}, "command again": {definition().Steps[1]}} {
 		t.Run(name, func(t *testing.T) {
@@ -129,7 +129,7 @@ func TestATimerThatFiresEarlyByTheClockOfTheInstance(t *testing.T) {
 	}
 }
 
-// Types are stored by their names with the last element of their package, so these two would be the same.
+// Event types are stored by their name and the last element of their package's path, so these two types would have the same stored name.
 func TestAwaitedEventsOfTheSameName(t *testing.T) {
 	d := awaiting()
 	d.Steps[1].Await.Received, d.Steps[1].Await.EventKey = saga.Event[html.Template, data](), saga.EventKey{}

@@ -2,8 +2,8 @@ package saga
 
 import "github.com/millrace/millrace/kit/cqrs"
 
-// away continues after step i was refused or has timed out. A step in doubt is compensated first. Then its fallback runs, if it has one for this
-// case; else the saga is compensated.
+// away continues after step i was refused or has timed out. A step in doubt is compensated first. Then the step's fallback runs, if it has one for this
+// case; otherwise the saga is compensated.
 func (m *machine) away(i int) error {
 	switch st := m.state.Step(m.saga.steps[i].name); {
 	case m.state.Compensating:
@@ -14,13 +14,13 @@ func (m *machine) away(i int) error {
 	return m.ask(m.saga.steps[i].fallback, cqrs.BranchAction, 1)
 }
 
-// undoable tells whether something of step i is, or may be, there to undo.
+// undoable tells whether step i has a compensation, and has or may have an effect to compensate.
 func (m *machine) undoable(i int) bool {
 	st := m.state.Step(m.saga.steps[i].name)
 	return st != nil && m.saga.steps[i].undo != nil && st.undoable()
 }
 
-// undoable tells whether something of the step is, or may be, there to undo.
+// undoable tells whether the step has or may have an effect to compensate.
 func (st *StepState) undoable() bool {
 	switch st.Status {
 	case StepStatusCompleted, StepStatusTimedOut, StepStatusInProgress:
@@ -32,8 +32,8 @@ func (st *StepState) undoable() bool {
 	return false
 }
 
-// backward undoes the steps of the last stage that are done or in doubt and not undone yet; when there is none, and none is being undone, it
-// does so with the stage before, and in the end it tells the subject.
+// backward compensates the steps of stage n that are completed or in doubt. While their compensations are in flight it does nothing more; when the
+// stage has no step left to compensate, it continues with the stage before, and after the first stage it sends the command of OnCompensated.
 func (m *machine) backward(n int) error {
 	m.cancelWaits(n)
 	for ; n >= 0; n-- {
@@ -56,8 +56,8 @@ func (m *machine) backward(n int) error {
 	return m.ask(m.abort(), cqrs.BranchAction, 1)
 }
 
-// nextToUndo are the steps of a stage whose compensations are sent now, the last one first: all of them, but of a step that is taken for each no
-// more items than may be in flight. Those in flight are in doubt: each keeps its place.
+// nextToUndo returns the steps of a stage whose compensations are sent now, the last step first: all of them if the stage is parallel, and at most
+// ForEach.AtOnce items of a step. An item whose action is in flight counts already, so its compensation takes no further place.
 func (m *machine) nextToUndo(stage stage) (all []int) {
 	room := map[string]int{}
 	for i := stage.to - 1; i >= stage.from; i-- {
@@ -83,7 +83,7 @@ func (m *machine) nextToUndo(stage stage) (all []int) {
 	return all
 }
 
-// cancelWaits ends what waits in a stage that is compensated.
+// cancelWaits cancels the steps in flight that have no compensation, in a stage that is compensated: waits and steps with Until.
 func (m *machine) cancelWaits(n int) {
 	if n < 0 {
 		return
@@ -101,16 +101,16 @@ func (m *machine) cancelWaits(n int) {
 
 func (m *machine) cancel(in Cancel) error {
 	if m.state.CancelRequested {
-		return nil // a repeated request gets the same answer, at any time
+		return nil // a repeated request succeeds, even after the saga has ended
 	}
 	if m.state.Status != StatusRunning || m.beyond() {
 		return ErrTooLate
 	}
 	m.record(CancelRequested(in))
-	return m.compensateAll() // a fallback is not taken now
+	return m.compensateAll() // no fallback runs now
 }
 
-// beyond tells whether the pivot was sent.
+// beyond tells whether the command of the pivot was sent, or the pivot was skipped.
 func (m *machine) beyond() bool {
 	for i := range m.saga.steps[:m.abort()] {
 		if st := m.state.Step(m.saga.steps[i].name); m.saga.steps[i].pivot && st != nil && st.Status != StepStatusWaiting {
@@ -120,7 +120,7 @@ func (m *machine) beyond() bool {
 	return false
 }
 
-// compensateAll compensates from the last stage on of which something was begun.
+// compensateAll compensates the saga, beginning with the last stage in which a step was started.
 func (m *machine) compensateAll() error {
 	last := -1
 	for i := range m.saga.steps[:m.abort()] {

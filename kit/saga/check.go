@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Check finds every fault of the definition. The service does not start with one.
+// Check returns all the faults of the definition, joined into one error, or nil. The service does not start if a definition has a fault.
 func (d Definition[D]) Check() error {
 	var faults []error
 	fault := func(format string, args ...any) {
@@ -44,7 +44,7 @@ func (d Definition[D]) Check() error {
 	return errors.Join(faults...)
 }
 
-// checkStart checks the events that start the saga.
+// checkStart checks the starting events of the saga.
 func (d Definition[D]) checkStart(fault func(format string, args ...any)) {
 	seen := map[reflect.Type]bool{}
 	for _, e := range d.startEvents() {
@@ -67,7 +67,7 @@ func (d Definition[D]) checkStart(fault func(format string, args ...any)) {
 	}
 }
 
-// checkTypeNames finds events of two packages with the same name, which are the same where events and waits are stored.
+// checkTypeNames finds events of two packages that have the same type name, because events and waits are stored under that name.
 func (d Definition[D]) checkTypeNames(fault func(format string, args ...any)) {
 	all := d.startEvents()
 	for _, st := range d.allSteps() {
@@ -87,7 +87,7 @@ func (d Definition[D]) checkTypeNames(fault func(format string, args ...any)) {
 	}
 }
 
-// checkChildren finds a saga that starts itself by way of others.
+// checkChildren finds a saga that is its own child, directly or by way of its children.
 func (d Definition[D]) checkChildren(fault func(format string, args ...any)) {
 	var follow func(s *Saga, path []string)
 	follow = func(s *Saga, path []string) {
@@ -107,7 +107,7 @@ func (d Definition[D]) checkChildren(fault func(format string, args ...any)) {
 	}
 }
 
-// allSteps are the steps of all stages.
+// allSteps returns the steps of all stages, without fallbacks.
 func (d Definition[D]) allSteps() (all []Step[D]) {
 	for _, st := range d.Steps {
 		if st.Parallel == nil {
@@ -118,14 +118,14 @@ func (d Definition[D]) allSteps() (all []Step[D]) {
 	return all
 }
 
-// checker finds the faults of steps, in the order in which they are taken.
+// checker finds the faults of steps, in the order in which the steps run.
 type checker[D any] struct {
 	fault   func(format string, args ...any)
 	names   map[string]bool
 	signals map[string]bool
 	starts  map[reflect.Type]bool
-	awaited map[reflect.Type]string // by the steps of this stage
-	pivot   string                  // the name of the one that was found
+	awaited map[reflect.Type]string // from an event type to the step that waits for it in this stage
+	pivot   string                  // the name of the pivot; empty: it has not been found yet
 }
 
 // stage checks a stage of parallel steps.
@@ -151,7 +151,7 @@ func (c *checker[D]) stage(i int, s Step[D]) {
 	}
 }
 
-// form checks what every step has, and every fallback.
+// form checks the fields that every step and every fallback with a command needs.
 func (c *checker[D]) form(i int, s Step[D]) {
 	if s.Name == "" || c.names[s.Name] {
 		c.fault("step %d needs a name of its own, has %q", i+1, s.Name)
@@ -165,7 +165,7 @@ func (c *checker[D]) form(i int, s Step[D]) {
 	}
 }
 
-// delay checks a step that only waits.
+// delay checks a step with Delay.
 func (c *checker[D]) delay(i int, s Step[D]) {
 	if s.Name == "" || c.names[s.Name] {
 		c.fault("step %d needs a name of its own, has %q", i+1, s.Name)
@@ -177,7 +177,7 @@ func (c *checker[D]) delay(i int, s Step[D]) {
 	}
 }
 
-// signal checks a step that waits for a person.
+// signal checks a step with Signal.
 func (c *checker[D]) signal(i int, s Step[D]) {
 	g := *s.Signal
 	switch {
@@ -197,7 +197,7 @@ func (c *checker[D]) signal(i int, s Step[D]) {
 	c.wait(i, s, "a signal", g.Optional)
 }
 
-// await checks a step that waits for an event.
+// await checks a step with Await.
 func (c *checker[D]) await(i int, s Step[D]) {
 	a := *s.Await
 	event := a.Received.event
@@ -224,7 +224,7 @@ func (c *checker[D]) await(i int, s Step[D]) {
 	c.wait(i, s, "an event", a.Optional)
 }
 
-// wait checks what a step that waits for a signal or for an event has besides.
+// wait checks the fields that a step with Signal and a step with Await have in common. What names the thing that the step waits for.
 func (c *checker[D]) wait(i int, s Step[D], what string, optional bool) {
 	if s.Name == "" || c.names[s.Name] {
 		c.fault("step %d needs a name of its own, has %q", i+1, s.Name)
@@ -255,7 +255,7 @@ func (c *checker[D]) wait(i int, s Step[D], what string, optional bool) {
 	}
 }
 
-// until checks a step that is repeated.
+// until checks a step with Until.
 func (c *checker[D]) until(s Step[D]) {
 	switch u := s.Until; {
 	case u.Holds == nil || u.Every <= 0 || u.Attempts < 1:
@@ -269,7 +269,7 @@ func (c *checker[D]) until(s Step[D]) {
 	}
 }
 
-// child checks a step that starts another saga.
+// child checks a step with Child.
 func (c *checker[D]) child(s Step[D]) {
 	other := s.Child.definition
 	switch {
@@ -296,7 +296,7 @@ func (s *Saga) hasPivot() bool {
 	return slices.ContainsFunc(s.steps, func(st step) bool { return st.pivot })
 }
 
-// forEach checks a step that is taken for each item of a list.
+// forEach checks a step with ForEach.
 func (c *checker[D]) forEach(s Step[D]) {
 	switch e := s.ForEach; {
 	case e.Items == nil || e.Item == nil:

@@ -9,17 +9,17 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Child is a saga that a step of another one starts. It is made by ChildOf.
+// Child is a saga that a step of another saga, its parent, starts. ChildOf makes one.
 type Child[D any] struct {
 	definition *Saga
 	event      reflect.Type
 	start      func(D, int) any
-	completed  func(*D, json.RawMessage) error // nil: nothing is to be remembered
+	completed  func(*D, json.RawMessage) error // nil: the parent stores nothing of the child's data
 }
 
-// ChildOf starts a saga with an event that start makes, which is one of those that start its definition. Attempt is 1, and more if a child after the
-// pivot was refused and an operator has the step retried: ids for services outside that start derives should differ then. Completed remembers
-// something of the data with which the child ends; nil: nothing. Both definitions are registered.
+// ChildOf returns a Child that is started with the event that start returns, which must be a starting event of the definition. Attempt is 1; it grows
+// when a child after the pivot was compensated and an operator retries the step. Start should then derive other ids for external services. Completed
+// stores some of the data that the child ends with; nil stores nothing. The definitions of the parent and of the child must both be registered.
 func ChildOf[D, C, E any](definition Definition[C], start func(d D, attempt int) E, completed func(*D, C)) *Child[D] {
 	c := &Child[D]{definition: New(definition), event: reflect.TypeFor[E](), start: func(d D, attempt int) any { return start(d, attempt) }}
 	if completed != nil {
@@ -35,7 +35,7 @@ func ChildOf[D, C, E any](definition Definition[C], start func(d D, attempt int)
 	return c
 }
 
-// Saga is the child's definition.
+// Saga returns the compiled definition of the child.
 func (c *Child[D]) Saga() *Saga { return c.definition }
 
 // child is Child without its type parameter.
@@ -72,21 +72,21 @@ func eraseChild[D any](c *Child[D]) *child {
 	}
 }
 
-// noCommand marks a step that has a compensation, the command of which childCommand makes.
+// noCommand is the compensation of a step with a child. It marks that the step has a compensation, and is not called: childCommand makes the command.
 func (*child) noCommand(json.RawMessage, string) (cqrs.Keyed, error) { return nil, errNoCommand }
 
 var errNoCommand = fmt.Errorf("a child saga is compensated by its id")
 
-// Parent is the saga and the step of which another saga is the action.
+// Parent is the saga that started a child saga, and the step that did.
 type Parent struct {
 	SagaID string `json:"saga_id"`
 	Step   string `json:"step"`
 
-	// Root is the id of the first saga of them all.
+	// Root is the id of the saga at the top of the tree, which has no parent.
 	Root string `json:"root"`
 }
 
-// StartChild is the command with which a saga starts another one. If that has ended already, it says so again.
+// StartChild is the command with which a saga starts a child. If the child has ended already, the child tells its parent its end again.
 type StartChild struct {
 	SagaID     string          `json:"saga_id"` // of the child
 	Definition string          `json:"definition"`
@@ -97,14 +97,14 @@ type StartChild struct {
 	Parent     Parent          `json:"parent"`
 }
 
-// CompensateChild is the command with which a saga compensates another one that it has started. It has all that StartChild has: one that it
-// overtakes would find the child compensated.
+// CompensateChild is the command with which a saga compensates a child. It contains the StartChild command, because it may overtake that command: the
+// child is then started and compensated, and the later StartChild finds it compensated.
 type CompensateChild struct {
 	StartChild
 	Reason string `json:"reason"`
 }
 
-// EndChild is the command with which a saga tells its parent how it has ended.
+// EndChild is the command with which a child saga tells its parent how it ended.
 type EndChild struct {
 	ParentID string          `json:"parent_id"`
 	Step     string          `json:"step"`
@@ -114,25 +114,26 @@ type EndChild struct {
 	Data     json.RawMessage `json:"data,omitempty"`
 }
 
-// Key keeps what happens to a child in order.
+// Key returns the id of the child, so that its commands are handled in order.
 func (c StartChild) Key() string { return c.SagaID }
 
-// Key keeps what happens to a parent in order.
+// Key returns the id of the parent, so that its commands are handled in order.
 func (c EndChild) Key() string { return c.ParentID }
 
-// ChildEnded is how the child of a step has ended.
+// ChildEnded tells a saga that the child of a step has ended.
 type ChildEnded struct{ EndChild }
 
-// Compensate has a child saga compensated, also after it was completed.
+// Compensate tells a child saga to compensate its steps, also after it was completed. React returns an error that wraps ErrTooLate if the child's
+// pivot was sent.
 type Compensate struct{ Reason string }
 
 func (ChildEnded) input() {}
 func (Compensate) input() {}
 
-// Children are the sagas that steps start.
+// Children returns the sagas that steps of the saga start.
 func (s *Saga) Children() []*Saga { return s.children }
 
-// StartEvent decodes an event that starts the saga, of which StartChild has the Go type.
+// StartEvent decodes the starting event of a child from the command of its parent. It fails if no event of that Go type starts the saga.
 func (s *Saga) StartEvent(c StartChild) (any, error) {
 	for _, start := range s.starts {
 		if start.event.String() == c.EventType {
@@ -146,16 +147,17 @@ func (s *Saga) StartEvent(c StartChild) (any, error) {
 	return nil, fmt.Errorf("saga %s v%d is not started by %s", s.name, s.version, c.EventType)
 }
 
-// ChildID is the id of the child saga of a step, of the one that was started last or is started next.
+// ChildID returns the id of the present child saga of a step, or of the next one if none was started. After an operator has retried a refused child, it
+// is the id of the new child.
 func (s *State) ChildID(step string) string {
 	generation := 0
-	if st := s.Step(step); st != nil { // a fallback may not be there yet
+	if st := s.Step(step); st != nil { // a fallback has no state before its command is sent
 		generation = st.Generation
 	}
 	return commandID(s.ID, step, "child", generation)
 }
 
-// childCommand makes the command that starts the child of a step, or compensates it.
+// childCommand returns the command that starts the child of a step, or compensates it.
 func (m *machine) childCommand(st *step, branch cqrs.Branch, data json.RawMessage) (cqrs.Keyed, error) {
 	event, err := st.child.start(data, m.state.Step(st.name).Generation+1)
 	if err != nil {
@@ -171,7 +173,7 @@ func (m *machine) childCommand(st *step, branch cqrs.Branch, data json.RawMessag
 	}
 	if branch == cqrs.BranchCompensation {
 		reason := m.state.Reason
-		if !m.state.Compensating { // a fallback stands in for it
+		if !m.state.Compensating { // the child is compensated because a fallback replaces it
 			reason = st.name + ": no answer in time"
 		}
 		return CompensateChild{start, reason}, nil
@@ -179,7 +181,7 @@ func (m *machine) childCommand(st *step, branch cqrs.Branch, data json.RawMessag
 	return start, nil
 }
 
-// childEnded completes or refuses the step whose child has ended, or its compensation.
+// childEnded handles the end of a step's child: it completes or refuses the step, or completes its compensation.
 func (m *machine) childEnded(in ChildEnded) error {
 	i, st := m.find(in.Step), m.state.Step(in.Step)
 	if i < 0 || st == nil || m.state.Status.Ended() || in.ChildID != m.state.ChildID(in.Step) {
@@ -211,11 +213,11 @@ func (m *machine) childEnded(in ChildEnded) error {
 	return nil
 }
 
-// compensate turns a child back that is running or completed.
+// compensate compensates a child saga that is running or completed.
 func (m *machine) compensate(in Compensate) error {
 	switch {
 	case m.state.Compensating:
-		return nil // it tells its parent when it has ended
+		return nil // it is being compensated already, and tells its parent when it has ended
 	case m.beyond():
 		return ErrTooLate
 	}

@@ -58,7 +58,7 @@ func TestChild(t *testing.T) {
 	t.Run("in doubt: compensated first", withFallback.Given(begun{"1"}, did{}, timeOut).When(compensated).Leaves(saga.StatusRunning, ask{"tent 1!"}))
 }
 
-// A refused child is over, so when the step is retried another one is started.
+// A refused child has ended, so a retry of the step starts a new child.
 func TestChildAfterThePivot(t *testing.T) {
 	d := withChild()
 	d.Steps[1], d.Steps[2] = d.Steps[2], d.Steps[1]
@@ -90,7 +90,7 @@ func TestChildAfterThePivot(t *testing.T) {
 	require.Equal(t, saga.StepStatusCompleted, run.State.Step("book hotel").Status)
 }
 
-// A completed child is compensated from its last step on; one that has passed its pivot is not.
+// A completed child is compensated, beginning with its last step. A child whose pivot was sent is not compensated.
 func TestCompensateAChild(t *testing.T) {
 	d := definition()
 	d.Steps = append(d.Steps[:1], stay().Steps[0])
@@ -132,7 +132,7 @@ func TestChildIsChecked(t *testing.T) {
 	}
 }
 
-// A child whose parent goes on by a fallback is told why it is compensated.
+// A child gets the reason of its compensation when a fallback of its parent replaces it.
 func TestChildThatAFallbackStandsInForKnowsWhy(t *testing.T) {
 	d := withChild()
 	d.Steps[1].Fallback = detour().Steps[1].Parallel[1].Fallback

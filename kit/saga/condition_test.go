@@ -9,7 +9,7 @@ import (
 	"github.com/millrace/millrace/kit/saga/sagatest"
 )
 
-// conditional is the definition with a stage of which the seat is needed only once "do a" was seen, the room never, and the last step never.
+// conditional is the definition with a stage whose seat is needed only after "do a" was seen; the room and the last step are never needed.
 func conditional() saga.Definition[data] {
 	d := parallel()
 	d.Steps[1].Parallel[0].SkipIf = func(d data) bool { return d.Seen == "" }

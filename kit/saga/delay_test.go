@@ -44,7 +44,7 @@ func TestDelay(t *testing.T) {
 	require.ErrorContains(t, d.Check(), `step 2 needs a name of its own, has "do a"`)
 }
 
-// A delay has one durable timer, and nothing happens before it fires.
+// A delay sets one durable timer, and nothing happens before the timer fires.
 func TestDelayIsOneTimer(t *testing.T) {
 	run := sagatest.Run{Saga: saga.New(delayed()), State: saga.State{ID: "s"}, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 	_, err := run.Feed(begun{"1"})
@@ -54,7 +54,7 @@ func TestDelayIsOneTimer(t *testing.T) {
 	waits := run.State.Step("wait a month")
 	require.Equal(t, saga.StepStatusInProgress, waits.Status)
 	require.True(t, waits.Wait)
-	first, err := run.Feed(saga.Timeout{SagaID: "s", Step: "do a", Branch: "do", Attempt: 1}) // that of the step before
+	first, err := run.Feed(saga.Timeout{SagaID: "s", Step: "do a", Branch: "do", Attempt: 1}) // the timer of the step before
 	require.NoError(t, err)
 	require.Empty(t, first.Events)
 	require.Len(t, first.Timers, 1, "set anew for the month")

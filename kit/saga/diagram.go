@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Diagram is the definition as a Mermaid state diagram: the way forwards, and every way back. Parallel steps stand between a fork and a join.
+// Diagram returns the definition as a Mermaid state diagram with all steps and all compensations. Parallel steps are drawn between a fork and a join.
 func (s *Saga) Diagram() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, "    "+format+"\n", args...) }
@@ -73,7 +73,7 @@ func (s *Saga) Diagram() string {
 		if st.skipIf != nil {
 			line("%s --> %s: skipped by its condition", id(st.name), s.exit(st.stage))
 		}
-		away := s.back(st.stage - 1) // where the way back goes on if nothing of the step is to be undone
+		away := s.back(st.stage - 1) // the next compensation if the step itself needs none
 		doubt, undone := undo(st.name), away
 		if st.delay != nil {
 			continue
@@ -142,7 +142,7 @@ func (s *Saga) Diagram() string {
 	return b.String()
 }
 
-// drawWait draws what comes of a signal that nobody sends, or of an event that does not come.
+// drawWait draws the transitions of a step whose signal or event does not arrive.
 func (s *Saga) drawWait(line func(format string, args ...any), st *step) {
 	thing := "event"
 	if st.signal != nil {
@@ -163,7 +163,7 @@ func (s *Saga) drawWait(line func(format string, args ...any), st *step) {
 	line("%s --> %s: %s", id(st.name), to, what)
 }
 
-// undoes tells whether steps of a stage have compensations.
+// undoes tells whether a step of a stage has a compensation.
 func (s *Saga) undoes(n int) bool {
 	for _, st := range s.steps[s.stages[n].from:s.stages[n].to] {
 		if st.undo != nil {
@@ -173,7 +173,7 @@ func (s *Saga) undoes(n int) bool {
 	return false
 }
 
-// entry is where a stage begins.
+// entry returns the node at which a stage begins.
 func (s *Saga) entry(n int) string {
 	if s.stages[n].branches > 1 {
 		return fmt.Sprintf("fork_%d", n+1)
@@ -181,7 +181,7 @@ func (s *Saga) entry(n int) string {
 	return id(s.steps[s.stages[n].from].name)
 }
 
-// after is where the way goes on after a stage.
+// after returns the node that follows a stage.
 func (s *Saga) after(n int) string {
 	if n+1 == len(s.stages)-1 {
 		return "[*]"
@@ -189,7 +189,7 @@ func (s *Saga) after(n int) string {
 	return s.entry(n + 1)
 }
 
-// exit is where the way goes on after a step of a stage.
+// exit returns the node that follows a completed step of a stage.
 func (s *Saga) exit(n int) string {
 	if s.stages[n].branches > 1 {
 		return fmt.Sprintf("join_%d", n+1)
@@ -197,7 +197,7 @@ func (s *Saga) exit(n int) string {
 	return s.after(n)
 }
 
-// back is where the way back goes on at a stage or below it.
+// back returns the node of the first compensation to run at stage n or before it.
 func (s *Saga) back(n int) string {
 	for ; n >= 0; n-- {
 		for i := s.stages[n].to - 1; i >= s.stages[n].from; i-- {
@@ -213,7 +213,7 @@ func (s *Saga) back(n int) string {
 	return id(s.steps[len(s.steps)-1].name)
 }
 
-// detours tells each way from a step to its fallback.
+// detours calls way for each transition from a step to its fallback.
 func (d *step) detours(way func(from, why string)) {
 	if d.whenOpen {
 		way(id(d.name), "not asked, its breaker is open")
@@ -229,35 +229,35 @@ func (d *step) detours(way func(from, why string)) {
 func id(name string) string   { return strings.ReplaceAll(strings.ReplaceAll(name, " ", "_"), "-", "_") }
 func undo(name string) string { return "undo_" + id(name) }
 
-// Outline is what there is to know of a step without its functions.
+// Outline describes a step of a definition, without its functions.
 type Outline struct {
 	Name         string
-	Starts       string // of the first step: the event that begins the saga
-	Completed    string // the event that ends it well
+	Starts       string // only of the first step: the events that start the saga, joined by "or" or "and"
+	Completed    string // the Go type of the event that completes the step
 	Refused      []string
 	Compensation bool
 	Compensated  string
 	Timeout      time.Duration
 	Pivot        bool
 	Retriable    bool
-	Alternative  bool          // it is the fallback of the step before it
-	Stage        int           // the number of its stage, from 1
-	Parallel     bool          // its stage has other steps
-	Signal       string        // that it waits for
-	Roles        []string      // who may send it
-	Event        string        // that it waits for
-	Child        string        // the saga that is its action
-	Optional     bool          // the saga goes on when the time is up
-	Reminder     time.Duration // after which a command is sent while it waits; 0: none is
-	Delay        bool          // it only waits
-	Every        time.Duration // it is repeated after this time until a condition holds; 0: it is not
-	Attempts     int           // at most so many times
-	SkipIf       bool          // it has a condition to be skipped
-	AtOnce       int           // it is taken for each item of a list, so many at once; 0: it is not
-	MaxItems     int           // of the list
+	Alternative  bool          // the step is the fallback of the step before it
+	Stage        int           // number of the step's stage, from 1
+	Parallel     bool          // the stage has other steps
+	Signal       string        // name of the signal that the step waits for
+	Roles        []string      // roles that may send the signal
+	Event        string        // Go type of the event that the step waits for
+	Child        string        // name of the saga that the step starts
+	Optional     bool          // the saga continues when the timeout is over
+	Reminder     time.Duration // time after which the reminder of a waiting step is sent; 0: no reminder
+	Delay        bool          // the step only waits
+	Every        time.Duration // interval at which the command is repeated until a condition holds; 0: it is not repeated
+	Attempts     int           // greatest number of repeated commands
+	SkipIf       bool          // the step has a condition to be skipped
+	AtOnce       int           // the step runs for each item of a list, at most so many in flight; 0: it runs once
+	MaxItems     int           // greatest number of items
 }
 
-// Outline lists the steps, each fallback after the step that it stands in for, and the abort step last.
+// Outline returns a description of each step, each fallback after its step, and the step of OnCompensated last.
 func (s *Saga) Outline() []Outline {
 	out := make([]Outline, len(s.steps))
 	for i, st := range s.steps {

@@ -47,7 +47,7 @@ func eraseStep[D any](st Step[D]) step {
 	}
 }
 
-// fromData calls a function of the data, which it gets as JSON.
+// fromData wraps a function of the data as a function of the data's JSON. Nil stays nil.
 func fromData[D, R any](f func(D) R) func(json.RawMessage) (R, error) {
 	if f == nil {
 		return nil
@@ -61,7 +61,7 @@ func fromData[D, R any](f func(D) R) func(json.RawMessage) (R, error) {
 	}
 }
 
-// chosen is ForEach.Item on JSON.
+// chosen wraps ForEach.Item as a function of the data's JSON.
 func chosen[D any](item func(D, int) D) func(json.RawMessage, int) (json.RawMessage, error) {
 	return func(data json.RawMessage, n int) (json.RawMessage, error) {
 		var d D

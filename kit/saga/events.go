@@ -9,15 +9,15 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Category is the name of sagas in streams and topics.
+// Category is the category of sagas in event streams and topics.
 const Category = "sagas"
 
-// HistoryEvent is an event in a saga's own stream; the stream is its history and its timeline.
+// HistoryEvent is an event in the stream of an instance. The stream is the instance's history, and its state is the fold of these events.
 //
 //sumtype:decl
 type HistoryEvent interface{ fact() }
 
-// Started begins an instance.
+// Started starts an instance. Steps are the names of the steps in order, without fallbacks.
 type Started struct {
 	Definition string          `json:"definition"`
 	Version    int             `json:"version"`
@@ -26,20 +26,20 @@ type Started struct {
 	Data       json.RawMessage `json:"data"`
 	Next       *CommandSent    `json:"next,omitempty"`
 
-	// Stages are the numbers of the steps' stages, from 1, if some steps are parallel. Nil: each step is a stage of its own.
+	// Stages are the numbers of the stages of Steps, from 1, if stages of the saga have parallel steps. Nil: each step is a stage of its own.
 	Stages []int32 `json:"stages,omitempty"`
 
-	// Parent is the saga that this one is a step of.
+	// Parent is the saga that started this one as a child; nil: the saga is no child.
 	Parent *Parent `json:"parent,omitempty"`
 }
 
-// CommandsSent says that the commands of several steps were sent at once: the actions or the compensations of a stage.
+// CommandsSent records that the commands of several steps of a stage were sent together: actions or compensations.
 type CommandsSent struct {
 	Sent []CommandSent `json:"sent"`
 }
 
-// CommandSent says that a step's command was sent, or was sent again. If that is what comes of Started, StepCompleted or StepCompensated, it
-// stands in that fact as its Next; else it is a fact of its own.
+// CommandSent records that the command of a step was sent, or was sent again. A command that follows directly from Started, StepCompleted or another
+// event with a field Next is stored in that field; otherwise CommandSent is an event of its own.
 type CommandSent struct {
 	Step      string      `json:"step"`
 	Branch    cqrs.Branch `json:"branch"`
@@ -47,158 +47,159 @@ type CommandSent struct {
 	CommandID string      `json:"command_id"`
 	Deadline  time.Time   `json:"deadline"`
 
-	// InsteadOf names the step that a fallback stands in for.
+	// InsteadOf names the step that a fallback replaces.
 	InsteadOf string `json:"instead_of,omitempty"`
 
-	// Timed says that a timer was set for it. Else one that fires before its deadline will do, and is set anew then: sagas that keep their
-	// time need but one.
+	// Timed tells that a timer was set for this command. Otherwise an earlier timer is pending that fires before the deadline, and is set
+	// anew then: a saga whose answers come in time needs only one timer.
 	Timed bool `json:"timed,omitempty"`
 }
 
-// SkippedByCondition says that steps are not needed, by their conditions: those of one stage.
+// SkippedByCondition records that steps of a stage are skipped, because SkipIf returned true.
 type SkippedByCondition struct {
 	Steps []string     `json:"steps"`
 	Next  *CommandSent `json:"next,omitempty"`
 }
 
-// ItemsCounted says how many items a step that is taken for each has.
+// ItemsCounted records the number of items of a step with ForEach.
 type ItemsCounted struct {
 	Step  string       `json:"step"`
 	Items int          `json:"items"`
 	Next  *CommandSent `json:"next,omitempty"`
 }
 
-// WaitStarted says that a step waits, and sends no command.
+// WaitStarted records that a step with Delay, Signal or Await began to wait.
 type WaitStarted struct {
 	Step     string    `json:"step"`
 	WaitID   string    `json:"wait_id"`
 	Deadline time.Time `json:"deadline"`
-	Signal   string    `json:"signal,omitempty"`  // that it waits for
-	Event    string    `json:"event,omitempty"`   // that it waits for, a Go type; neither: it waits only for the time
+	Signal   string    `json:"signal,omitempty"`  // name of the signal that the step waits for
+	Event    string    `json:"event,omitempty"`   // Go type of the event that the step waits for; with neither Signal nor Event it is a delay or an operator's intervention
 	Key      string    `json:"key,omitempty"`     // of the event
-	Timed    bool      `json:"timed,omitempty"`   // a timer was set for it
-	Attempt  int       `json:"attempt,omitempty"` // if it is not the first
+	Timed    bool      `json:"timed,omitempty"`   // a timer was set for the wait
+	Attempt  int       `json:"attempt,omitempty"` // only if it is not the first
 }
 
-// EventReceived says that the event has come which a step waits for. It completes the step.
+// EventReceived records the event that a step waited for. It completes the step.
 type EventReceived struct {
 	Step      string          `json:"step"`
 	Event     string          `json:"event"` // its Go type
 	MessageID string          `json:"message_id"`
-	Data      json.RawMessage `json:"data,omitempty"` // if there is anything new to remember
+	Data      json.RawMessage `json:"data,omitempty"` // the saga's data, if the event changed it
 	Next      *CommandSent    `json:"next,omitempty"`
 }
 
-// ReminderSent says that a command was sent because a step still waits, and until when it goes on waiting.
+// ReminderSent records that the reminder of a waiting step was sent, and the deadline until which the step continues to wait.
 type ReminderSent struct {
 	Step      string    `json:"step"`
 	CommandID string    `json:"command_id"`
 	WaitID    string    `json:"wait_id"`
 	Deadline  time.Time `json:"deadline"`
-	Timed     bool      `json:"timed,omitempty"` // a timer was set for it
+	Timed     bool      `json:"timed,omitempty"` // a timer was set for the deadline
 }
 
-// WaitsCancelled says that steps do not wait any longer, because the saga is compensated. There is nothing to compensate of them.
+// WaitsCancelled records that steps stopped waiting, because the saga is compensated. The steps themselves need no compensation.
 type WaitsCancelled struct {
 	Steps []string `json:"steps"`
 }
 
-// RepeatScheduled says that a step was answered, that its condition does not hold yet, and when its command is sent again.
+// RepeatScheduled records an answer to a step with Until for which the condition does not hold, and the time at which the command is sent again.
 type RepeatScheduled struct {
 	Step      string          `json:"step"`
 	CommandID string          `json:"command_id"`
-	Data      json.RawMessage `json:"data,omitempty"` // if there is anything new to remember
+	Data      json.RawMessage `json:"data,omitempty"` // the saga's data, if the answer changed it
 	WaitID    string          `json:"wait_id"`
 	At        time.Time       `json:"at"`
-	Timed     bool            `json:"timed,omitempty"` // a timer was set for it
+	Timed     bool            `json:"timed,omitempty"` // a timer was set for At
 }
 
-// SignalReceived says what a person has told the saga. It completes the step.
+// SignalReceived records a signal, its payload and its sender. It completes the step.
 type SignalReceived struct {
 	Step    string          `json:"step"`
 	Signal  string          `json:"signal"`
 	By      string          `json:"by"`
 	Payload json.RawMessage `json:"payload"`
-	Data    json.RawMessage `json:"data,omitempty"` // if there is anything new to remember
+	Data    json.RawMessage `json:"data,omitempty"` // the saga's data, if the signal changed it
 	Next    *CommandSent    `json:"next,omitempty"`
 }
 
-// StepCompleted ends a step well.
+// StepCompleted records that a step was completed.
 type StepCompleted struct {
 	Step      string          `json:"step"`
-	CommandID string          `json:"command_id"`     // or the id of the wait
-	Data      json.RawMessage `json:"data,omitempty"` // if there is anything new to remember
+	CommandID string          `json:"command_id"`     // of the answered command, or the id of a wait
+	Data      json.RawMessage `json:"data,omitempty"` // the saga's data, if the answer changed it
 	Next      *CommandSent    `json:"next,omitempty"`
 }
 
-// StepRefused says why a step comes to nothing.
+// StepRefused records that a step was refused, and the reason.
 type StepRefused struct {
 	Step      string `json:"step"`
-	CommandID string `json:"command_id,omitempty"` // empty if it was not even asked
+	CommandID string `json:"command_id,omitempty"` // empty if no command was answered, for example because the circuit breaker was open
 	Reason    string `json:"reason"`
-	InDoubt   bool   `json:"in_doubt,omitempty"` // the participant gave up in the middle of it: it is undone too
-	Fallback  string `json:"fallback,omitempty"` // what is done instead; empty: all is undone
+	InDoubt   bool   `json:"in_doubt,omitempty"` // the command became a dead letter and the step may have had an effect, so it is compensated
+	Fallback  string `json:"fallback,omitempty"` // the step that runs instead; empty: the saga is compensated
 }
 
-// StepTimedOut says that nobody knows whether it was done.
+// StepTimedOut records that a step was not answered in time. Its effect is unknown.
 type StepTimedOut struct {
 	Step     string `json:"step"`
-	Fallback string `json:"fallback,omitempty"` // what is done instead, once it is undone; empty: all is undone
-	GoesOn   bool   `json:"goes_on,omitempty"`  // the saga goes on without it
+	Fallback string `json:"fallback,omitempty"` // the step that runs instead, after the compensation of this one; empty: the saga is compensated
+	GoesOn   bool   `json:"goes_on,omitempty"`  // the step was optional, and the saga continues
 }
 
-// StepCompensated ends a compensation.
+// StepCompensated records that a compensation was completed.
 type StepCompensated struct {
 	Step      string       `json:"step"`
 	CommandID string       `json:"command_id"`
 	Next      *CommandSent `json:"next,omitempty"`
 }
 
-// CancelRequested says that somebody wants the saga undone.
+// CancelRequested records that a cancellation was accepted: the saga is compensated. It is also recorded when a parent compensates its child.
 type CancelRequested struct {
 	Reason string `json:"reason"`
 }
 
-// AnswerIgnored records an answer that came too late to change anything.
+// AnswerIgnored records an answer or an event that changed nothing, in most cases because it came too late.
 type AnswerIgnored struct {
 	Step   string      `json:"step"`
 	Branch cqrs.Branch `json:"branch"`
 	Event  string      `json:"event"`
 }
 
-// NeedsIntervention asks for a person. What was being asked goes on being asked.
+// NeedsIntervention records that a step is stuck and an operator must decide. Commands in flight continue to be retried.
 type NeedsIntervention struct {
 	Step   string `json:"step"`
 	Reason string `json:"reason"`
 
-	// ChildRefused says that the child saga of the step has compensated itself. Another one is started when the step is retried.
+	// ChildRefused tells that the child saga of the step has compensated itself. A new child is started when the step is retried.
 	ChildRefused bool `json:"child_refused,omitempty"`
 }
 
-// StepRetried says that a person had a stuck step asked again.
+// StepRetried records that an operator had the command of a stuck step sent again.
 type StepRetried struct {
 	Step string `json:"step"`
 	By   string `json:"by"`
 }
 
-// StepSkipped says that a person vouches for a stuck step: it counts as done, or as undone on the way back.
+// StepSkipped records that an operator marked a stuck step as completed, or as compensated if its compensation was stuck.
 type StepSkipped struct {
 	Step   string `json:"step"`
 	By     string `json:"by"`
 	Reason string `json:"reason"`
 }
 
-// Resolved says that a person has done by hand what was left of a stuck saga; only its subject is still told.
+// Resolved records that an operator completed or compensated a step of a stuck saga by hand. There is one event for each step that was in flight. The last
+// command of the saga is still sent.
 type Resolved struct {
 	Step   string `json:"step"`
 	By     string `json:"by"`
 	Reason string `json:"reason"`
 }
 
-// Completed ends the saga well.
+// Completed ends the saga: all steps are completed.
 type Completed struct{}
 
-// Compensated ends the saga with everything undone.
+// Compensated ends the saga: all steps are compensated.
 type Compensated struct {
 	Reason string `json:"reason"`
 }
@@ -235,11 +236,11 @@ func (Resolved) fact()           {}
 func (Completed) fact()          {}
 func (Compensated) fact()        {}
 
-// What a program that knows no better has to be told by another schema version, though the facts of before are read as they are.
-func dataWasAlwaysThere(map[string]any) error { return nil } // data that did not change is left out since
-func nextWasApart(map[string]any) error       { return nil } // the step that is asked next was a fact of its own before
+// These upcasters change nothing. They raise the schema version of an event, so that an older program refuses to read it; older events are read as they are.
+func dataWasAlwaysThere(map[string]any) error { return nil } // since then, data that did not change is left out
+func nextWasApart(map[string]any) error       { return nil } // before, the command that follows was always an event of its own
 
-// HistoryTypes names the facts as they are stored.
+// HistoryTypes maps the events of a saga's history to the names under which they are stored.
 var HistoryTypes = aggregate.TypesOf(
 	aggregate.NewType[Started]("saga.started", nextWasApart),
 	aggregate.NewType[CommandSent]("saga.step-asked"),
@@ -266,19 +267,19 @@ var HistoryTypes = aggregate.TypesOf(
 	aggregate.NewType[Compensated]("saga.compensated"),
 )
 
-// Refused is an answer that every participant can give: no.
+// Refused is the answer of a participant that refuses a command without recording an event.
 type Refused = cqrs.RefusedAnswer
 
-// Failed is the answer in the name of a participant that gave up.
+// Failed is the answer that is sent when a command has become a dead letter at its participant. The step may have had an effect.
 type Failed = cqrs.FailedAnswer
 
-// NothingToCompensate is the answer of a participant that is to undo what it never did.
+// NothingToCompensate is the answer to a compensation whose action never ran at the participant, and cannot run any more.
 type NothingToCompensate = cqrs.NothingToCompensateAnswer
 
-// Processed is the answer of a participant that had nothing to change: the step is done, or undone.
+// Processed is the answer of a participant that had nothing to change: the step is completed, or compensated.
 type Processed = cqrs.ProcessedAnswer
 
-// Answers names the answers that every participant can give. They stand on the participant's event topic.
+// Answers maps the answers that every participant can give to the names under which they are stored. They are published on the participant's event topic.
 var Answers = aggregate.TypesOf(
 	aggregate.NewType[Refused]("saga.refused"),
 	aggregate.NewType[Failed]("saga.failed"),
@@ -286,8 +287,8 @@ var Answers = aggregate.TypesOf(
 	aggregate.NewType[Processed]("saga.processed"),
 )
 
-// Timeout is the command that a timer sends to its saga. It names what was being waited for when the timer was set; if that was answered
-// meanwhile, the timer is set anew for what is being waited for then.
+// Timeout is the command that a timer sends to its saga. It names the step, branch and attempt for which the timer was set. If that attempt was answered
+// meanwhile, the timer is set anew for the step in flight whose answer is due first.
 type Timeout struct {
 	SagaID  string      `json:"saga_id"`
 	Step    string      `json:"step"`
@@ -295,10 +296,10 @@ type Timeout struct {
 	Attempt int         `json:"attempt"`
 }
 
-// Key keeps what happens to a saga in order.
+// Key returns the id of the saga, so that its commands are handled in order.
 func (t Timeout) Key() string { return t.SagaID }
 
-// AnswerTypes are the Go types of Answers.
+// AnswerTypes returns the Go types of Answers.
 func AnswerTypes() []reflect.Type {
 	return []reflect.Type{reflect.TypeFor[Refused](), reflect.TypeFor[Failed](), reflect.TypeFor[NothingToCompensate](), reflect.TypeFor[Processed]()}
 }

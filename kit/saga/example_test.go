@@ -8,7 +8,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// A trip: a room, then a flight. If there is no flight, the room is given back.
+// A trip books a room, then a flight. If there is no flight, the room is freed again.
 type (
 	TripWanted struct{ To string }
 	RoomBooked struct{}
@@ -57,7 +57,7 @@ var travelling = saga.New(saga.Definition[Trip]{
 	},
 })
 
-// React is pure: a state and what happened give facts, commands and timers. Here the engine is driven by hand.
+// React is pure: a state and an input give events, commands and timers. The example calls the engine directly, without the manager.
 func ExampleSaga_React() {
 	env := saga.Env{Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 	state := saga.State{ID: saga.ID("travelling", "trip-1")}

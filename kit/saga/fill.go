@@ -2,7 +2,7 @@ package saga
 
 import "reflect"
 
-// keyOf is what a function of a definition tells, "" if it panics.
+// keyOf returns the result of a function of a definition, or "" if it panics.
 func keyOf(f func() string) (key string) {
 	defer func() {
 		if recover() != nil {
@@ -12,7 +12,7 @@ func keyOf(f func() string) (key string) {
 	return f()
 }
 
-// filled is a value with something in each of its fields, to find out whether a function uses one of them.
+// filled returns a value with a non-zero value in each exported field. Check calls a key function with it: an empty key shows that the function uses none.
 func filled(t reflect.Type) reflect.Value { return fill(t, 0) }
 
 func fill(t reflect.Type, depth int) reflect.Value {

@@ -13,7 +13,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// withItems is the definition with a step for each item of those that are taken for each, as far as the state has them counted.
+// withItems returns a copy of the definition in which each step with ForEach whose items the state has counted is replaced by one step for each item.
 func (s *Saga) withItems(state *State) *Saga {
 	if !s.forEach {
 		return s
@@ -38,7 +38,7 @@ func (s *Saga) withItems(state *State) *Saga {
 			case st.forEach == nil || !st.standsIn && (p == nil || p.Items == nil):
 				add(*st, st.name, 0)
 				continue
-			case st.standsIn: // it is there with its step
+			case st.standsIn: // a fallback is added with the items of its step
 				if _, there := all.index[s.steps[i-1].name]; there {
 					add(*st, st.name, 0)
 				}
@@ -56,13 +56,13 @@ func (s *Saga) withItems(state *State) *Saga {
 	return &all
 }
 
-// itemName is the name of item n, from 0, of a step.
+// itemName returns the name of item n of a step, counted from 0.
 func itemName(step string, n int) string { return step + "#" + strconv.Itoa(n+1) }
 
-// itemOf is the name of the step that a name is an item of, or a repetition; empty: of none.
+// itemOf returns the step of which a name is an item or a repetition; empty: the name is neither.
 func itemOf(name string) string { return name[:max(strings.LastIndexByte(name, '#'), 0)] }
 
-// chosen is the data as the functions of a step get it.
+// chosen returns the data that the functions of a step get: for an item, the data in which ForEach.Item has selected it.
 func (m *machine) chosen(st *step, data json.RawMessage) (json.RawMessage, error) {
 	if st.item == 0 {
 		return data, nil
@@ -74,8 +74,8 @@ func (m *machine) chosen(st *step, data json.RawMessage) (json.RawMessage, error
 	return data, nil
 }
 
-// prepare looks at what steps need of the data before any of them is taken: the items of those that are taken for each, and the keys of those that
-// wait for events. It returns those that have something to do.
+// prepare evaluates the data for steps before any of them starts: it counts the items of steps with ForEach, and computes the keys of steps with
+// Await. It returns the steps that start now.
 func (m *machine) prepare(steps []string) (taken []string, err error) {
 	for _, name := range steps {
 		something := true
@@ -95,7 +95,8 @@ func (m *machine) prepare(steps []string) (taken []string, err error) {
 	return taken, nil
 }
 
-// countItems counts the items of a step, and tells whether there are any to be taken.
+// countItems counts the items of a step, and tells whether there are any to start. With more than Max, it refuses the step, or reports a retriable step
+// as stuck.
 func (m *machine) countItems(st *step) (bool, error) {
 	name := st.name
 	n, err := st.forEach.items(m.state.Data)
@@ -122,7 +123,7 @@ func tooMany(step string, n, max int) string {
 	return fmt.Sprintf("%s: it has %d items, and the most is %d", step, n, max)
 }
 
-// recount counts the items of step i again, which were too many.
+// recount counts the items of step i again, after there were too many.
 func (m *machine) recount(i, attempt int) error {
 	name, n := m.saga.steps[i].name, m.saga.steps[i].stage
 	m.state.Step(name).Attempts = attempt
@@ -139,7 +140,7 @@ func (m *machine) recount(i, attempt int) error {
 	return m.enter(n + 1)
 }
 
-// room is how many more items of a step may be in flight.
+// room returns the number of items of a step that may start now.
 func (m *machine) room(group string) int {
 	st := &m.definition.steps[m.definition.find(group)]
 	room := st.forEach.atOnce - m.state.Step(group).inFlight()
@@ -151,7 +152,7 @@ func (m *machine) room(group string) int {
 	return room
 }
 
-// askItems asks as many of the next items of a step as may be in flight. They are taken in their order.
+// askItems sends the commands of the next items of a step, in order, as many as may be in flight.
 func (m *machine) askItems(group string) error {
 	p := m.state.Step(group)
 	waiting := p.Counts[StepStatusWaiting]
@@ -168,7 +169,7 @@ func (st *StepState) inFlight() int {
 	return st.Counts[StepStatusInProgress] + st.Counts[StepStatusCompensating]
 }
 
-// Branches are the steps in their order, but instead of a step that is taken for each its items.
+// Branches iterates over the steps in order, with the items of a step with ForEach in place of the step.
 func (s *State) Branches() iter.Seq[*StepState] {
 	return func(yield func(*StepState) bool) {
 		for i := range s.Steps {
@@ -187,7 +188,7 @@ func (s *State) Branches() iter.Seq[*StepState] {
 	}
 }
 
-// locate returns the state of a step, or of an item and the step that it belongs to.
+// locate returns the state of a step or of an item, and for an item also the step that it belongs to. It returns nil if there is none.
 func (s *State) locate(name string) (step, of *StepState) {
 	for i := range s.Steps {
 		if s.Steps[i].Name == name {
@@ -210,7 +211,7 @@ func (s *State) locate(name string) (step, of *StepState) {
 	return nil, nil
 }
 
-// insert adds a fallback behind its step, with all its items if it is taken for each; or the step that ends a way back.
+// insert adds a fallback after its step, with its items if the step has items. Without insteadOf it appends the step of OnCompensated.
 func (s *State) insert(name, insteadOf string) (step, of *StepState) {
 	first, group := s.locate(insteadOf)
 	st := StepState{Name: name, InsteadOf: insteadOf}
@@ -230,7 +231,7 @@ func (s *State) insert(name, insteadOf string) (step, of *StepState) {
 	return s.locate(name)
 }
 
-// makeItems gives a step its items. InsteadOf names the step of which it is the fallback; empty: it is none.
+// makeItems creates the items of a step. InsteadOf names the step whose fallback it is; empty: the step is no fallback.
 func (st *StepState) makeItems(n int, insteadOf string) {
 	st.Items, st.Counts = make([]StepState, n), map[StepStatus]int{StepStatusWaiting: n}
 	for k := range st.Items {
@@ -245,7 +246,7 @@ func (st *StepState) makeItems(n int, insteadOf string) {
 	}
 }
 
-// count notes that an item has another status. It does nothing for nil: the step is no item.
+// count updates the counts of a step when the status of one of its items changes. On nil it does nothing: the changed step is no item.
 func (st *StepState) count(before, after StepStatus, at time.Time) {
 	if st == nil {
 		return
@@ -261,12 +262,12 @@ func (st *StepState) count(before, after StepStatus, at time.Time) {
 	}
 }
 
-// overall is the status of a step that is taken for each.
+// overall computes the status of a step with ForEach from the counts of its items.
 func (st *StepState) overall() StepStatus {
 	switch {
 	case st.Counts[StepStatusCompensating] > 0:
 		return StepStatusCompensating
-	case st.Counts[StepStatusInProgress] > 0, st.Counts[StepStatusCompleted] > 0 && st.Counts[StepStatusWaiting] > 0 && st.InsteadOf == "": // a fallback is not taken for every item
+	case st.Counts[StepStatusInProgress] > 0, st.Counts[StepStatusCompleted] > 0 && st.Counts[StepStatusWaiting] > 0 && st.InsteadOf == "": // a fallback does not run for every item
 		return StepStatusInProgress
 	}
 	for _, status := range [...]StepStatus{StepStatusCompleted, StepStatusCompensated, StepStatusRefused, StepStatusTimedOut, StepStatusCancelled} {
@@ -277,7 +278,7 @@ func (st *StepState) overall() StepStatus {
 	return StepStatusWaiting
 }
 
-// cloneSteps copies what a reaction changes.
+// cloneSteps copies the states of the steps, so that a reaction does not change the state that it was given.
 func cloneSteps(steps []StepState) []StepState {
 	steps = slices.Clone(steps)
 	for i := range steps {

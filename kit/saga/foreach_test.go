@@ -13,7 +13,7 @@ import (
 	"github.com/millrace/millrace/kit/saga/sagatest"
 )
 
-// shipment is what a saga that sends several parcels remembers.
+// shipment is the data of a saga that sends several parcels.
 type shipment struct {
 	Parcels []string
 	Chosen  string
@@ -101,7 +101,7 @@ func TestForEachWithFallback(t *testing.T) {
 	t.Run("in doubt: compensated first", theSaga.Given(three, of(1, sent{"a"}), of(2, sent{"b"}), sagatest.TimeOut{}).When(of(3, returned{})).Leaves(saga.StatusRunning, ask{"bike c"}))
 }
 
-// After the pivot there is no way back: a person is asked for.
+// After the pivot nothing is compensated: the saga needs an operator.
 func TestForEachAfterThePivot(t *testing.T) {
 	d := shipping()
 	d.Steps[0], d.Steps[1] = d.Steps[1], d.Steps[0]
@@ -118,7 +118,7 @@ func TestForEachAfterThePivot(t *testing.T) {
 	t.Run("too many, after a while", theSaga.Given(stuck, didB{}, saga.Retry{}, sagatest.TimeOut{}).When(sagatest.TimeOut{}).Leaves(saga.StatusStuck))
 	t.Run("too many, done by hand", theSaga.Given(stuck, didB{}).When(saga.Skip{}).Ends(saga.StatusCompleted))
 
-	// A release raises the bound.
+	// A new release raises Max.
 	run := sagatest.Run{Saga: saga.New(d), State: saga.State{ID: "saga-1"}, Now: time.Now()}
 	for _, in := range []any{stuck, didB{}} {
 		_, err := run.Feed(in)
@@ -147,7 +147,7 @@ func TestForEachNeedsABound(t *testing.T) {
 	}
 }
 
-// The state of a saga is bounded by the items, however long it takes, and says how many stand where.
+// The size of a saga's state is bounded by the number of items, however long the saga runs, and the state counts the items by status.
 func TestForEachOfAThousand(t *testing.T) {
 	d := shipping()
 	d.Steps[0].ForEach.AtOnce, d.Steps[0].ForEach.Max = 10, 1000
@@ -174,7 +174,7 @@ func TestForEachOfAThousand(t *testing.T) {
 	require.Equal(t, "pay", run.Sent[1000].Step)
 }
 
-// What is left of a resolved saga is not in progress when it has ended.
+// The remaining items of a resolved saga are not in progress after the saga has ended.
 func TestItemsThatAreLeftOfAResolvedSaga(t *testing.T) {
 	d := shipping()
 	d.Steps[0].Retriable, d.Steps[0].Compensation, d.Steps[0].Compensated = true, nil, saga.Expected[shipment]{}

@@ -9,31 +9,32 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// ErrNotStuck refuses a person's hand in a saga that needs none.
+// ErrNotStuck refuses Retry, Skip and Resolve for a saga, or for a step, that is not stuck.
 var ErrNotStuck = aggregate.Refuse("the saga is not stuck")
 
-// ErrSeveralStuck refuses a person's hand that names no step while several are stuck.
+// ErrSeveralStuck refuses Retry, Skip and Resolve without a step while several steps are stuck.
 var ErrSeveralStuck = aggregate.Refuse("several steps are stuck: name one of them")
 
-// Retry asks a stuck step again. Step may be empty if only one is stuck, here and below.
+// Retry sends the command of a stuck step again. By is the operator. Step may be empty if only one step is stuck, as in Skip and Resolve.
 type Retry struct{ By, Step string }
 
-// Skip has a stuck step count as done, or as undone on the way back.
+// Skip marks a stuck step as completed, or as compensated if its compensation is stuck. The saga continues after it.
 type Skip struct{ By, Reason, Step string }
 
-// Resolve has all that is left of a stuck saga count as done, except the command to its subject. On the way to a fallback it is only the stuck
-// step's compensation that counts as done.
+// Resolve marks the stuck step and all steps in flight as completed or compensated, and skips the remaining steps, except the last command of the saga:
+// the last stage, or OnCompensated on the way back. If a compensation before a fallback is stuck, only that compensation counts as completed, and the
+// fallback runs.
 type Resolve struct{ By, Reason, Step string }
 
 func (Retry) input()   {}
 func (Skip) input()    {}
 func (Resolve) input() {}
 
-// operate carries out what a person decides about a stuck saga.
+// operate applies an operator's decision about a stuck saga.
 func (m *machine) operate(in Input) error {
 	var step string
 	switch in := in.(type) {
-	case Start, Answer, Timeout, Cancel, SignalInput, EventInput, ChildEnded, Compensate: // not about a stuck step
+	case Start, Answer, Timeout, Cancel, SignalInput, EventInput, ChildEnded, Compensate: // no decisions of operators
 		return nil
 	case Retry:
 		step = in.Step
@@ -58,7 +59,7 @@ func (m *machine) operate(in Input) error {
 		if branch == cqrs.BranchAction || m.state.Compensating {
 			return m.resolve(i, in)
 		}
-		m.record(Resolved{st.Name, in.By, in.Reason}) // the saga goes on by a fallback
+		m.record(Resolved{st.Name, in.By, in.Reason}) // the saga continues with a fallback
 	case Start, Answer, Timeout, Cancel, SignalInput, EventInput, ChildEnded, Compensate:
 	}
 	if branch == cqrs.BranchCompensation {
@@ -67,7 +68,7 @@ func (m *machine) operate(in Input) error {
 	return m.forward(i)
 }
 
-// stuckStep is the index of the stuck step with a name, or of the only one.
+// stuckStep returns the index of the stuck step with a name, or of the only stuck step if the name is empty.
 func (m *machine) stuckStep(name string) (int, error) {
 	stuck := m.state.StuckSteps()
 	switch {
@@ -83,7 +84,7 @@ func (m *machine) stuckStep(name string) (int, error) {
 	return m.find(name), nil
 }
 
-// resolve counts as done what is in flight and what is left, but for the last stage, or for the abort step.
+// resolve marks the stuck step and the steps in flight as completed or compensated, and continues with the last stage, or with the step of OnCompensated.
 func (m *machine) resolve(i int, in Resolve) error {
 	branch := m.state.Step(m.saga.steps[i].name).branch()
 	m.record(Resolved{m.saga.steps[i].name, in.By, in.Reason})
@@ -96,7 +97,7 @@ func (m *machine) resolve(i int, in Resolve) error {
 	switch n := m.saga.steps[i].stage; {
 	case branch == cqrs.BranchCompensation:
 		return m.backward(-1)
-	case n >= last: // the subject is what was being told
+	case n >= last: // the stuck step is in the last stage
 		return m.forward(i)
 	}
 	return m.enter(last)

@@ -25,7 +25,7 @@ type (
 	full     struct{}
 )
 
-// parallel is a definition with a stage of two steps before the pivot, and one after it.
+// parallel is a definition with a stage of two steps before the pivot, and a stage of two after it.
 func parallel() saga.Definition[data] {
 	d := definition()
 	step := func(name string) saga.Step[data] {
@@ -127,12 +127,12 @@ func TestAPersonHelpsEachBranchApart(t *testing.T) {
 	t.Run("backwards: resolved", back(no).When(saga.Resolve{By: "ada", Reason: "r"}).Leaves(saga.StatusCompensating, ask{"give up: full"}))
 }
 
-// A refusal of one branch does not hide that another one needs a person.
+// A stuck branch stays reported as stuck when another branch is refused.
 func TestStuckBranchStaysStuckOnTheWayBack(t *testing.T) {
 	theSaga := sagatest.For(detour())
 	given := []any{
-		begun{"1"}, did{}, sagatest.Reply{Step: "hold room", Event: saga.Failed{Reason: "x"}}, // its compensation leaves, for the fallback
-		sagatest.Reply{Step: "hold room", Event: saga.Refused{Reason: "locked"}}, // which is refused: stuck
+		begun{"1"}, did{}, sagatest.Reply{Step: "hold room", Event: saga.Failed{Reason: "x"}}, // its compensation is sent, before the fallback
+		sagatest.Reply{Step: "hold room", Event: saga.Refused{Reason: "locked"}}, // the compensation is refused: stuck
 	}
 	t.Run("stuck", theSaga.Given(given[:3]...).When(given[3]).Ends(saga.StatusStuck))
 	given = append(given, sagatest.Reply{Step: "hold seat", Event: saga.Refused{Reason: "no"}})
@@ -174,7 +174,7 @@ func TestDiagramOfAStage(t *testing.T) {
 	require.NotContains(t, diagram, "fork_2 --> hold_tent")
 }
 
-// The commands of a stage are one event, which a program that does not know stages refuses to read.
+// The commands of a stage are recorded as one event, which a program that does not know stages refuses to read.
 func TestEventsOfAStage(t *testing.T) {
 	run := sagatest.Run{Saga: saga.New(parallel()), State: saga.State{ID: "s"}, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 	var names []string
@@ -205,7 +205,7 @@ func jsonOf(t require.TestingT, v any) []byte {
 	return text
 }
 
-// One timer is enough for a stage, and it fires when the first answer is due.
+// A stage needs one timer, which fires at the first deadline.
 func TestOneTimerIsEnoughForAStage(t *testing.T) {
 	d := parallel()
 	d.Steps[1].Parallel[1].Timeout = 500 * time.Millisecond
@@ -219,7 +219,7 @@ func TestOneTimerIsEnoughForAStage(t *testing.T) {
 	require.Len(t, reaction.CancelledTimers, 1, "that of the first step fires later")
 }
 
-// TestATimerIsAlwaysDue, for stages: whatever is in flight, a timer fires by every deadline.
+// This is TestATimerIsAlwaysDue for stages: whichever steps are in flight, a timer fires by every deadline.
 func TestATimerIsAlwaysDueInStages(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := detour()

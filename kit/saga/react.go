@@ -13,30 +13,31 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// ErrTooLate refuses the cancellation of a saga that has reached its pivot, or its end.
+// ErrTooLate refuses the cancellation of a saga whose pivot was sent, that is stuck or is already being compensated, or that has ended.
 var ErrTooLate = aggregate.Refuse("it is too late to cancel")
 
-// ErrNotDefined says that an instance runs by a version of a definition that is not listed any more.
+// ErrNotDefined is the error for an instance that runs by a definition, or by a version of it, that is not registered any more.
 var ErrNotDefined = errors.New("no such definition or version of it")
 
-// maxPause bounds the growing pauses between two attempts.
+// maxPause bounds the growing time between two attempts.
 const maxPause = 5 * time.Minute
 
-// Env is what a reaction sees of the world.
+// Env is the environment of a reaction: the inputs that are neither state nor message.
 type Env struct {
 	Now time.Time
 
-	// Open tells whether the breaker of the destination of a command is open. Nil: none is.
+	// Open tells whether the circuit breaker of a command's destination is open. Nil: all breakers count as closed.
 	Open func(command cqrs.Keyed) bool
 }
 
-// React computes what comes of an input. The state is not changed. An error is ErrTooLate or a fault of the definition's
-// functions.
+// React computes the reaction of an instance to an input, and does not change state. Input that is late or repeated gives an empty Reaction or an
+// AnswerIgnored. The error wraps ErrTooLate (Cancel, Compensate), ErrNotAwaited (SignalInput), ErrNotStuck or ErrSeveralStuck (Retry, Skip, Resolve);
+// any other error is an event or a payload of the wrong type, or a fault of the definition's functions.
 func (s *Saga) React(state State, in Input, env Env) (Reaction, error) {
 	m := &machine{definition: s, saga: s.withItems(&state), now: env.Now, open: env.Open, state: state}
 	m.state.Steps = cloneSteps(state.Steps)
 	if in, fired := in.(Timeout); fired && state.timed == commandID(state.ID, in.Step, in.Branch, in.Attempt) && state.fires.After(m.now) {
-		m.now = state.fires // the clock of this instance is behind that of the database
+		m.now = state.fires // the clock of this process is behind that of the database
 	}
 	var before timed
 	if s.parallel {
@@ -79,19 +80,19 @@ func (s *Saga) React(state State, in Input, env Env) (Reaction, error) {
 
 type machine struct {
 	definition *Saga
-	saga       *Saga // it, with a step for each item
+	saga       *Saga // definition, with a step for each item
 	now        time.Time
 	open       func(cqrs.Keyed) bool
 	state      State
 	out        Reaction
 
-	hold bool    // commands are held until those of the whole stage are known
-	held []asked // they
+	hold bool    // commands are held until all commands of the stage are known
+	held []asked // the held commands
 
-	keys map[string]string // of the events that steps begin to wait for, by step
+	keys map[string]string // from a step to the key of the event that it begins to wait for
 
-	timeOut  bool // a timer has fired: it is of no use any more
-	timerSet bool // one was set with a command
+	timeOut  bool // the input is a timer, which has fired and cannot fire again
+	timerSet bool // this reaction has set a timer with a command
 }
 
 func (m *machine) record(f HistoryEvent) {
@@ -102,7 +103,7 @@ func (m *machine) record(f HistoryEvent) {
 	}
 }
 
-// recordAsked records it in the fact that it comes of, if that has a place for it.
+// recordAsked records a CommandSent in the field Next of the last event, if that event has one, and otherwise as an event of its own.
 func (m *machine) recordAsked(next *CommandSent) {
 	if last := len(m.out.Events) - 1; last >= 0 {
 		if f, ok := m.out.Events[last].(interface {
@@ -123,8 +124,8 @@ func (m *machine) stopTimer() {
 	}
 }
 
-// stopLateTimer stops the timer that may have been set anew for a step that is answered now. If several steps may be in flight, resetTimer
-// does it.
+// stopLateTimer cancels the timer that may have been set anew for a step that is answered now. In a saga with parallel steps resetTimer
+// does that.
 func (m *machine) stopLateTimer(st *StepState, branch cqrs.Branch) {
 	if !m.saga.parallel && !m.state.fires.After(m.now) {
 		m.out.CancelledTimers = append(m.out.CancelledTimers, TimerID(commandID(m.state.ID, st.Name, branch, st.Attempts), true))
@@ -168,13 +169,13 @@ func (m *machine) abort() int { return len(m.saga.steps) - 1 }
 
 func (m *machine) find(name string) int { return m.saga.find(name) }
 
-// ask sends a step's command. Its answer is due after the step's time, later ones after growing pauses.
+// ask sends the command of a step. The answer is due after the step's timeout, and after growing times from the second attempt on.
 func (m *machine) ask(i int, branch cqrs.Branch, attempt int) error {
 	st := &m.saga.steps[i]
 	switch {
 	case st.waits():
 		return m.wait(i, attempt)
-	case st.forEach != nil && st.item == 0: // a person, or the timer, has its items counted again
+	case st.forEach != nil && st.item == 0: // an operator or the timer has the items counted again
 		return m.recount(i, attempt)
 	}
 	data, err := m.chosen(st, m.state.Data)
@@ -220,8 +221,8 @@ func (m *machine) ask(i int, branch cqrs.Branch, attempt int) error {
 	return nil
 }
 
-// pause doubles with each attempt up to maxPause, and from the second attempt on lies up to a fifth above or below that,
-// by a hash of the command's id: many sagas that wait for the same service do not come back all at once.
+// pause returns the time to the next attempt. It doubles with each attempt up to maxPause, and is spread by 20% either way from the second attempt on,
+// by a hash of the command's id, so that many sagas that wait for the same service do not send their commands all at once.
 func pause(within time.Duration, attempt int, id string) time.Duration {
 	if attempt == 1 {
 		return within
@@ -231,7 +232,7 @@ func pause(within time.Duration, attempt int, id string) time.Duration {
 		p = min(2*p, max(maxPause, within))
 	}
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(id)) // a hash takes everything
+	_, _ = h.Write([]byte(id)) // Write of a hash returns no error
 	return p + time.Duration((float64(h.Sum32()%1000)/1000-0.5)*0.4*float64(p))
 }
 
@@ -246,7 +247,7 @@ func (m *machine) answer(in Answer) error {
 		return nil // a step of another saga, or of a version that did not have it
 	}
 	if slices.Contains(st.Answered, in.CommandID) {
-		return nil // one of several events of the same command: the first has said it all
+		return nil // a further event of the same command: the first one was the answer
 	}
 	waiting := (in.Branch == cqrs.BranchAction && st.Status == StepStatusInProgress) || (in.Branch == cqrs.BranchCompensation && st.Status == StepStatusCompensating)
 	if !waiting || m.state.Status.Ended() {
@@ -266,7 +267,7 @@ func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
 			return err
 		}
 	}
-	if _, processed := in.Event.(Processed); processed { // there is nothing new to remember
+	if _, processed := in.Event.(Processed); processed { // the data does not change
 		m.stopLateTimer(st, in.Branch)
 		m.record(StepCompleted{Step: in.Step, CommandID: in.CommandID})
 		return m.forward(i)
@@ -284,10 +285,10 @@ func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
 	_, failed := in.Event.(Failed)
 	switch {
 	case !refused:
-		return nil // an event of the participant that this step does not wait for
+		return nil // the participant recorded an event that this step does not expect
 	case def.pivot && st.Attempts > 1 && isRefused(in.Event) && m.otherAttemptAlive(st, in.CommandID):
-		// The participant may accept the other attempt, because it does not remember a refusal without an event. That attempt is answered, or
-		// expires, and then the next one is.
+		// The participant may still accept the other attempt, because it does not remember a refusal without an event. That attempt is answered or
+		// expires, and is then followed by the next one.
 		m.record(AnswerIgnored{in.Step, in.Branch, reflect.TypeOf(in.Event).String()})
 		return nil
 	case def.retriable, failed && def.pivot:
@@ -300,7 +301,7 @@ func (m *machine) doAnswer(i int, st *StepState, in Answer) error {
 	return m.away(i)
 }
 
-// otherAttemptAlive tells whether another attempt at a step than the one that was answered may still be handled.
+// otherAttemptAlive tells whether an attempt at a step, other than the answered one, may still be handled by the participant.
 func (m *machine) otherAttemptAlive(st *StepState, answered string) bool {
 	return answered != commandID(m.state.ID, st.Name, cqrs.BranchAction, st.Attempts) || m.state.alive != nil && !m.state.alive.Before(m.now)
 }
@@ -310,7 +311,7 @@ func isRefused(event any) bool {
 	return refused
 }
 
-// fallback is the name of what is done instead of step i, if it is to be.
+// fallback returns the name of the fallback of step i, or "" if there is none or it is not wanted.
 func (m *machine) fallback(i int, wanted bool) string {
 	if f := m.saga.steps[i].fallback; f > 0 && wanted {
 		return m.saga.steps[f].name
@@ -352,7 +353,7 @@ func (m *machine) undoAnswer(i int, st *StepState, in Answer) error {
 	return m.away(i)
 }
 
-// forward goes on after step i is done.
+// forward continues after step i is completed.
 func (m *machine) forward(i int) error {
 	if i == m.abort() {
 		m.record(Compensated{m.state.Reason})

@@ -12,12 +12,12 @@ import (
 //sumtype:decl
 type Input interface{ input() }
 
-// Start is the event that begins an instance.
+// Start is the event that starts an instance.
 type Start struct {
 	Event     any
 	Subject   string
 	MessageID string
-	Parent    *Parent // nil: it is no child
+	Parent    *Parent // nil: the instance is no child
 }
 
 // Answer is an event that a participant recorded while it handled one of the saga's commands.
@@ -28,7 +28,7 @@ type Answer struct {
 	CommandID string
 }
 
-// Cancel asks for everything to be undone.
+// Cancel requests that the saga is compensated. React returns an error that wraps ErrTooLate if it cannot be cancelled any more.
 type Cancel struct{ Reason string }
 
 func (Start) input()   {}
@@ -36,7 +36,7 @@ func (Answer) input()  {}
 func (Timeout) input() {}
 func (Cancel) input()  {}
 
-// Command is to be sent to a participant.
+// Command is a command that the caller of React sends to a participant.
 type Command struct {
 	ID        string
 	Step      string
@@ -44,14 +44,15 @@ type Command struct {
 	Body      cqrs.Keyed
 	ExpiresAt time.Time
 
-	// Repeat is the number of the attempt at a step that is repeated until a condition holds, if it is not the first one.
+	// Repeat is the number of the attempt at a step with Until, from the second attempt on; otherwise 0.
 	Repeat int
 
-	// Notice marks a command to which no answer is expected.
+	// Notice marks a command that is sent without step, branch and expiry, so that the participant's events are no answers to it.
 	Notice bool
 }
 
-// MessageStep is the step by which the message goes. Each repetition is another step for the barrier, because it is not the same command again.
+// MessageStep returns the step in the metadata of the command's message: "step#3" for the third attempt of a step with Until. Each attempt has its own
+// name, because the participant would otherwise take it for the same command.
 func (c Command) MessageStep() string {
 	if c.Repeat == 0 {
 		return c.Step
@@ -59,20 +60,20 @@ func (c Command) MessageStep() string {
 	return fmt.Sprintf("%s#%d", c.Step, c.Repeat)
 }
 
-// Timer is to come back as a Timeout.
+// Timer sends Timeout to the saga at DueAt.
 type Timer struct {
 	ID      string
 	DueAt   time.Time
 	Timeout Timeout
 }
 
-// Reaction is what comes of an input. It is recorded and sent in one transaction.
+// Reaction is the result of React. The caller records and sends all of it in one transaction.
 type Reaction struct {
 	Events          []HistoryEvent
 	Commands        []Command
 	Timers          []Timer
-	CancelledTimers []string // ids of timers that are of no use any more
-	Waits           []Wait   // for events, that begin
-	EndedWaits      []Wait   // that have ended without their event
-	State           State    // after the facts
+	CancelledTimers []string // ids of timers that are not needed any more
+	Waits           []Wait   // waits for events that begin
+	EndedWaits      []Wait   // waits that ended without their event
+	State           State    // after Events
 }

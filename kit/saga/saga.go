@@ -12,7 +12,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Saga is a definition made ready for the engine, its type parameter gone.
+// Saga is a definition that New has compiled for the engine. It has no type parameter, its methods do not change it, and it is safe for concurrent use.
 type Saga struct {
 	name       string
 	version    int
@@ -23,27 +23,27 @@ type Saga struct {
 	children   []*Saga
 	check      error
 
-	// parallel tells that several steps may be in flight at once.
+	// parallel tells whether several steps may be in flight at once.
 	parallel bool
 
 	awaits  bool           // some steps wait for events
-	forEach bool           // some steps are taken for each item of a list
-	index   map[string]int // of the steps by name, if there is one for each item; nil: they are few
+	forEach bool           // some steps run once for each item of a list
+	index   map[string]int // from a step's name to its index, only for a saga with items; nil: the steps are few enough to scan
 }
 
-// starting is an event that begins an instance.
+// starting is an event that starts an instance.
 type starting struct {
 	on
-	subject  func(any) string // nil: the key of its message
+	subject  func(any) string // nil: the message key is the subject
 	byParent bool
-	step     string // that it completes, if others are needed too
+	step     string // with StartAll, the waiting step that this event completes
 }
 
-// stage is the steps from one index up to another one that are taken together, their fallbacks among them.
+// stage is a range of steps, with their fallbacks, that run together: from is the first index, to is one past the last.
 type stage struct {
 	from, to int
-	parallel bool // several may be in flight
-	branches int  // of the definition
+	parallel bool // several steps may be in flight
+	branches int  // number of steps in the definition, without fallbacks and items
 }
 
 type step struct {
@@ -52,24 +52,24 @@ type step struct {
 	do, undo         func(data json.RawMessage, reason string) (cqrs.Keyed, error)
 	signal           *signal
 	await            *await
-	starting         bool // it waits for an event that may also start the saga
+	starting         bool // the step waits for an event that may also start the saga
 	child            *child
-	optional         bool // it waits, and the saga goes on when the time is up
+	optional         bool // the step waits, and when its timeout ends the saga continues
 	remindAfter      time.Duration
 	reminder         func(data json.RawMessage, reason string) (cqrs.Keyed, error)
-	until            *until // nil: it is not repeated
+	until            *until // nil: the step does not repeat its command
 	delay            func(data json.RawMessage) (time.Duration, error)
-	skipIf           func(data json.RawMessage) (bool, error) // nil: never
+	skipIf           func(data json.RawMessage) (bool, error) // nil: the step is never skipped
 	completed        on
 	undone           on
 	refused          []Refusal
 	within           time.Duration
 	pivot, retriable bool
-	forEach          *forEach // nil: it is taken once
-	item             int      // its number, from 1, if it is that of one item
-	group            string   // the name of the step that is taken for each item, also in its fallbacks
+	forEach          *forEach // nil: the step runs once
+	item             int      // number of the item that the step belongs to, from 1; 0: none
+	group            string   // name of the step with ForEach, also in its items and fallbacks
 
-	fallback               int // its index, or 0: no fallback stands first
+	fallback               int // index of the step's fallback; 0: none, because step 0 is never a fallback
 	standsIn               bool
 	whenOpen, whenTimedOut bool
 	whenRefused            []string
@@ -100,16 +100,16 @@ type signal struct {
 type await struct {
 	received on
 	key      func(data json.RawMessage) (string, error)
-	eventKey func(any) string // nil: the message's
+	eventKey func(any) string // nil: the message key
 }
 
-// on remembers something of an event in data that it gets and returns as JSON.
+// on is Expected without its type parameter. remember applies the event to the data, both as JSON.
 type on struct {
 	event    reflect.Type
 	remember func(data json.RawMessage, event any) (json.RawMessage, error)
 }
 
-// New makes a definition ready. Its faults are kept for Check.
+// New compiles a definition. It does not fail: Check returns the faults of the definition.
 func New[D any](d Definition[D]) *Saga {
 	s := &Saga{name: d.Name, version: d.Version, stuckAfter: d.AlertAfter, check: d.Check()}
 	if s.stuckAfter == 0 {
@@ -142,7 +142,7 @@ func New[D any](d Definition[D]) *Saga {
 	return s
 }
 
-// startEvents are those that begin an instance.
+// startEvents returns the events that start an instance.
 func (d Definition[D]) startEvents() []Expected[D] {
 	if d.StartAll != nil {
 		return d.StartAll.Events
@@ -150,7 +150,7 @@ func (d Definition[D]) startEvents() []Expected[D] {
 	return append([]Expected[D]{d.Start}, d.StartAny...)
 }
 
-// awaitAll makes the first stage of a saga that needs all of its starting events.
+// awaitAll adds the first stage of a saga with StartAll: one step for each starting event.
 func (s *Saga) awaitAll(within time.Duration) {
 	for i := range s.starts {
 		start := &s.starts[i]
@@ -162,7 +162,7 @@ func (s *Saga) awaitAll(within time.Duration) {
 
 func awaitName(event reflect.Type) string { return "await " + event.Name() }
 
-// addStage adds steps that are taken together, each with its fallback behind it.
+// addStage adds a stage of steps that run together, each followed by its fallback.
 func addStage[D any](s *Saga, branches ...Step[D]) {
 	from := len(s.steps)
 	for _, st := range branches {
@@ -191,16 +191,16 @@ func addStage[D any](s *Saga, branches ...Step[D]) {
 	s.parallel = s.parallel || parallel
 }
 
-// Name is the definition's.
+// Name returns the name of the definition.
 func (s *Saga) Name() string { return s.name }
 
-// Version is the definition's.
+// Version returns the version of the definition.
 func (s *Saga) Version() int { return s.version }
 
-// Check returns the definition's faults.
+// Check returns the faults of the definition, joined into one error, or nil.
 func (s *Saga) Check() error { return s.check }
 
-// LongestWait is the longest time that a step may take to be answered, and that step.
+// LongestWait returns the longest timeout of the saga's steps, OnCompensated included, and the name of that step.
 func (s *Saga) LongestWait() (step string, d time.Duration) {
 	for _, st := range s.steps {
 		if st.within > d {
@@ -210,10 +210,10 @@ func (s *Saga) LongestWait() (step string, d time.Duration) {
 	return step, d
 }
 
-// Starts tells whether an event begins an instance, or is one of those that are all needed.
+// Starts tells whether an event starts an instance, or is one of the events of StartAll. It is false for the event of ByParent.
 func (s *Saga) Starts(event any) bool { return s.StartsWith(reflect.TypeOf(event)) }
 
-// StartsWith is Starts for a type of event.
+// StartsWith is Starts for the Go type of an event.
 func (s *Saga) StartsWith(event reflect.Type) bool {
 	start := s.startOf(event)
 	return start != nil && !start.byParent
@@ -228,7 +228,7 @@ func (s *Saga) startOf(event reflect.Type) *starting {
 	return nil
 }
 
-// Subject is the subject of the instance that an event starts. Key is that of its message.
+// Subject returns the subject of the instance that an event starts. It returns key, the key of the event's message, unless OnSubject says otherwise.
 func (s *Saga) Subject(event any, key string) string {
 	if start := s.startOf(reflect.TypeOf(event)); start != nil && start.subject != nil {
 		return start.subject(event)
@@ -236,7 +236,7 @@ func (s *Saga) Subject(event any, key string) string {
 	return key
 }
 
-// EventTypes returns the Go types of all the events that the saga reacts to, those that start it first.
+// EventTypes returns the Go types of all the events that the saga reacts to, the starting events first. The event of ByParent is not among them.
 func (s *Saga) EventTypes() []reflect.Type {
 	types, seen := []reflect.Type{}, map[reflect.Type]bool{}
 	add := func(t reflect.Type) {
@@ -263,11 +263,11 @@ func (s *Saga) EventTypes() []reflect.Type {
 	return types
 }
 
-// Awaits tells whether an event is an answer to the action or to the compensation of a step, by its type.
+// Awaits tells, by the Go type of an event, whether the event is an answer to the action or to the compensation of a step.
 func (s *Saga) Awaits(step string, branch cqrs.Branch, event any) bool {
 	i := s.find(step)
 	if i < 0 {
-		i = s.find(itemOf(step)) // one item of it
+		i = s.find(itemOf(step)) // the name is that of an item
 	}
 	if i < 0 {
 		return false
@@ -279,7 +279,7 @@ func (s *Saga) Awaits(step string, branch cqrs.Branch, event any) bool {
 	return t == s.steps[i].completed.event || slices.ContainsFunc(s.steps[i].refused, func(r Refusal) bool { return r.event == t })
 }
 
-// Has tells whether the definition has a step of this name, or one that the name is an item or a repetition of.
+// Has tells whether the definition has a step of this name, or a step that has an item or a repetition of this name.
 func (s *Saga) Has(step string) bool {
 	for ; step != ""; step = itemOf(step) {
 		if s.find(step) >= 0 {
@@ -304,18 +304,18 @@ func (s *Saga) find(name string) int {
 	return -1
 }
 
-// Sent is a command that a saga sends: at which step, and of which Go type.
+// Sent is a command that a saga sends. Step is the step that sends it, Undo tells whether it is the compensation, and Type is its Go type.
 type Sent struct {
 	Step string
 	Undo bool
 	Type reflect.Type
 }
 
-// Sends returns the commands that the saga sends, as far as the definition's functions tell without data: one that cannot make its command
-// from the zero value of the saga's data is left out.
+// Sends returns the commands that the saga sends, reminders included. It calls the functions of the definition with the zero value of the saga's
+// data, and leaves out a command whose function panics or fails on that. A step with Child sends no command of its own.
 func (s *Saga) Sends() (all []Sent) {
 	add := func(step string, undo bool, make func(json.RawMessage, string) (cqrs.Keyed, error)) {
-		defer func() { _ = recover() }() // it needs data: an element of an empty list, for example
+		defer func() { _ = recover() }() // the function may need data, for example an element of an empty list
 		if make == nil {
 			return
 		}
@@ -331,16 +331,16 @@ func (s *Saga) Sends() (all []Sent) {
 	return all
 }
 
-// namespace makes ids of sagas and their commands differ from other ids that are derived in the same way.
+// namespace separates the ids of sagas and their commands from other ids that are derived by SHA-1.
 var namespace = uuid.MustParse("6c7b1b5e-7d0f-5b38-9a53-6d696c6c7261")
 
-// ID is the id of the instance of a definition for a subject. It is derived, so that an event that starts one twice finds
-// the first.
+// ID returns the id of the instance of a definition for a subject. It is a hash of both, so that a starting event that is delivered twice finds
+// the instance that it started.
 func ID(definition, subject string) string {
 	return uuid.NewSHA1(namespace, []byte(definition+"/"+subject)).String()
 }
 
-// commandID is derived too: a reaction that is computed again sends the same message again.
+// commandID derives the id of a command's message, so that a reaction that is computed again sends a message with the same id.
 func commandID(sagaID, step string, branch cqrs.Branch, attempt int) string {
 	name := make([]byte, 0, 128)
 	for _, part := range [...]string{sagaID, step, string(branch)} {
@@ -349,7 +349,8 @@ func commandID(sagaID, step string, branch cqrs.Branch, attempt int) string {
 	return uuid.NewSHA1(namespace, strconv.AppendInt(name, int64(attempt), 10)).String()
 }
 
-// TimerID is the id of the message of a timer that was set with a command, or late, while its answer was being waited for.
+// TimerID returns the message id of a timer of a command. Late is false for the timer that was set when the command was sent, and true for one that was
+// set later, while the saga waited for the command's answer.
 func TimerID(commandID string, late bool) string {
 	name := "timer/" + commandID
 	if late {

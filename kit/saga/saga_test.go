@@ -16,7 +16,7 @@ import (
 	"github.com/millrace/millrace/kit/saga/sagatest"
 )
 
-// A saga of one's own, without the example: three steps, the second of them the pivot.
+// The tests have their own saga, independent of the example: three steps, of which the second is the pivot.
 type (
 	begun   struct{ ID string }
 	did     struct{ Step string }
@@ -54,7 +54,7 @@ func definition() saga.Definition[data] {
 	}
 }
 
-// withFallback is the definition whose first step can be done another way.
+// withFallback is the definition whose first step has a fallback.
 func withFallback() saga.Definition[data] {
 	d := definition()
 	d.Steps[0].Fallback = &saga.Fallback[data]{
@@ -105,7 +105,7 @@ func TestFallback(t *testing.T) {
 	require.Contains(t, saga.New(withFallback()).Diagram(), "do_a2 --> do_b")
 }
 
-// A participant that gave up on a command may have done half of it.
+// A participant whose command became a dead letter may have executed part of it.
 func TestGivenUp(t *testing.T) {
 	theSaga, failed := sagatest.For(definition()), saga.Failed{Reason: "panic"}
 	t.Run("before the pivot: undone", theSaga.Given(begun{"1"}).When(failed).Leaves(saga.StatusCompensating, ask{"undo a 1"}))
@@ -190,7 +190,7 @@ func TestPausesGrowAndTheSagaIsReported(t *testing.T) {
 
 func TestAPersonHelpsAStuckSaga(t *testing.T) {
 	theSaga, no, timeOut := sagatest.For(definition()), saga.Refused{Reason: "no"}, sagatest.TimeOut{}
-	back := []any{begun{"1"}, timeOut, no}                       // "do a" cannot be undone
+	back := []any{begun{"1"}, timeOut, no}                       // the compensation of "do a" is refused
 	pivot := []any{begun{"1"}, did{}, timeOut, timeOut, timeOut} // "do b" does not answer
 	last := []any{begun{"1"}, did{}, didB{}, no}                 // "do c" is refused
 	abort := []any{begun{"1"}, refused{"why"}, no}               // "give up" is refused
@@ -211,7 +211,7 @@ func TestAPersonHelpsAStuckSaga(t *testing.T) {
 	t.Run("ended: none of it", theSaga.Given(append(last, resolve)...).When(skip).Refused(saga.ErrNotStuck))
 }
 
-// A saga that keeps its time needs one timer, which is stopped when it ends.
+// A saga whose answers come in time needs one timer, which is stopped when the saga ends.
 func TestOneTimerIsEnough(t *testing.T) {
 	run := sagatest.Run{Saga: saga.New(definition()), State: saga.State{ID: "s"}}
 	started, err := run.Feed(begun{"1"})
@@ -231,7 +231,7 @@ func TestOneTimerIsEnough(t *testing.T) {
 	done, err := run.Feed(didC{})
 	require.NoError(t, err)
 	require.Equal(t, []string{started.Timers[0].ID}, done.CancelledTimers)
-	for range 3 { // it fires all the same, and more than once
+	for range 3 { // a stopped timer may still fire, and more than once
 		late, err := run.Feed(started.Timers[0].Timeout)
 		require.NoError(t, err)
 		require.Empty(t, late.Events)
@@ -239,8 +239,8 @@ func TestOneTimerIsEnough(t *testing.T) {
 	}
 }
 
-// Whatever is being waited for, a timer that has not fired is due by then; although what is stored bears times that are a little later
-// than those at which it was decided, and timers fire late, or twice.
+// For every step in flight, a timer that has not fired is due by the step's deadline. This holds although stored events have times a little later
+// than those of the decisions, and although timers fire late or twice.
 func TestATimerIsAlwaysDue(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := withFallback()
@@ -328,8 +328,8 @@ func TestReactionsAreRepeatable(t *testing.T) {
 	}
 }
 
-// Any sequence of answers, repeated, late or reordered, timers and cancellations: the fold of the facts is the state; what has
-// ended stays ended; after the pivot nothing is undone; and whatever happened, answers alone lead to an end.
+// For any sequence of answers (repeated, late or reordered), timers and cancellations: the fold of the events is the state; an ended saga
+// stays ended; nothing is compensated after the pivot; and from every state, answers alone lead to an end.
 func TestEveryWayEnds(t *testing.T) {
 	s := saga.New(withFallback())
 	rapid.Check(t, func(t *rapid.T) {
@@ -403,8 +403,8 @@ func TestDiagramShowsEveryWay(t *testing.T) {
 	require.Equal(t, 12, strings.Count(diagram, "-->"), diagram)
 }
 
-// A participant that refuses without an event does not remember it, so it may accept the next attempt at the pivot, which was sent before the
-// refusal of the first one came. Were everything undone because of that refusal, the pivot's effect would stand alone.
+// A participant that refuses without an event does not remember the refusal, so it may accept the next attempt at the pivot, which was sent before
+// the refusal of the first attempt arrived. If that refusal compensated the saga, the effect of the pivot would remain without the steps before it.
 func TestRefusalOfAnEarlierAttemptAtThePivot(t *testing.T) {
 	theSaga, no := sagatest.For(definition()), saga.Refused{Reason: "not now"}
 	run := sagatest.Run{Saga: saga.New(definition()), State: saga.State{ID: "s"}}

@@ -9,10 +9,10 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// ErrNotAwaited refuses a signal that no step of the saga waits for: not yet, not any more, or never.
+// ErrNotAwaited refuses a signal that no step of the saga waits for at present.
 var ErrNotAwaited = aggregate.Refuse("the saga does not wait for this signal")
 
-// SignalInput is a signal with its payload, a value of the type that the definition names.
+// SignalInput is a signal. Payload is a value of the type in the definition, and By is the sender.
 type SignalInput struct {
 	Name    string
 	By      string
@@ -21,7 +21,7 @@ type SignalInput struct {
 
 func (SignalInput) input() {}
 
-// SignalInfo is what there is to know of a signal without its functions.
+// SignalInfo describes a signal that a step waits for.
 type SignalInfo struct {
 	Name  string
 	Step  string
@@ -29,7 +29,7 @@ type SignalInfo struct {
 	Type  reflect.Type // of the payload
 }
 
-// Signals are those that steps of the saga wait for.
+// Signals returns the signals that steps of the saga wait for.
 func (s *Saga) Signals() (all []SignalInfo) {
 	for _, st := range s.steps {
 		if g := st.signal; g != nil {
@@ -39,7 +39,7 @@ func (s *Saga) Signals() (all []SignalInfo) {
 	return all
 }
 
-// signal completes the step that waits for it.
+// signal completes the step that waits for a signal.
 func (m *machine) signal(in SignalInput) error {
 	for i := range m.saga.steps {
 		def := &m.saga.steps[i]

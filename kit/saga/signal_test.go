@@ -14,7 +14,7 @@ type inspected struct {
 	Grade string `json:"grade"`
 }
 
-// inspection is the definition that waits for an inspector between its first step and the pivot.
+// inspection is the definition with a step that waits for an inspector's signal between its first step and the pivot.
 func inspection() saga.Definition[data] {
 	d := definition()
 	wait := saga.Step[data]{Name: "wait for inspector", Timeout: time.Hour, Signal: &saga.Signal[data]{

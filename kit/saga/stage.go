@@ -6,13 +6,13 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// asked is a command with the event that it was sent.
+// asked is a command and the event that records it. A wait has an event and no command.
 type asked struct {
 	fact    *CommandSent
 	command Command
 }
 
-// enter begins a stage, or the one behind it if all of its steps are skipped.
+// enter starts stage n, or the first later stage of which a step is not skipped. After the last stage the saga is completed.
 func (m *machine) enter(n int) error {
 	for ; n < len(m.saga.stages)-1; n++ {
 		if stage := m.saga.stages[n]; !stage.parallel && m.saga.steps[stage.from].skipIf == nil && m.saga.steps[stage.from].await == nil {
@@ -31,7 +31,7 @@ func (m *machine) enter(n int) error {
 		if len(taken) > 0 {
 			return m.together(func() error { return m.askAll(taken) })
 		}
-		if m.busy(n) { // a person is asked for
+		if m.busy(n) { // a step waits for an operator
 			return nil
 		}
 	}
@@ -39,7 +39,7 @@ func (m *machine) enter(n int) error {
 	return nil
 }
 
-// skip skips the steps of a stage that their conditions tell to skip, and returns the names of the others.
+// skip records the steps of a stage whose SkipIf is true as skipped, and returns the names of the steps that remain.
 func (m *machine) skip(stage stage) (taken []string, err error) {
 	var skipped []string
 	for i := stage.from; i < stage.to; i++ {
@@ -64,7 +64,7 @@ func (m *machine) skip(stage stage) (taken []string, err error) {
 	return taken, nil
 }
 
-// askAll asks steps for their actions.
+// askAll sends the commands of steps.
 func (m *machine) askAll(steps []string) error {
 	for _, name := range steps {
 		var err error
@@ -80,7 +80,7 @@ func (m *machine) askAll(steps []string) error {
 	return nil
 }
 
-// together sends all commands that ask asks for as one, so that one fact tells of them and one timer is enough for them.
+// together sends all the commands that ask sends as a group, recorded by one event and with one timer.
 func (m *machine) together(ask func() error) error {
 	if m.hold {
 		return ask()
@@ -115,7 +115,7 @@ func (m *machine) together(ask func() error) error {
 	return nil
 }
 
-// send records and sends one command.
+// send records and sends one command, with its timer.
 func (m *machine) send(sent *CommandSent, c Command) {
 	m.setTimer(sent, nil)
 	m.recordAsked(sent)
@@ -136,7 +136,7 @@ func (m *machine) recordWait(w *CommandSent) {
 	m.record(wait)
 }
 
-// wait begins a delay, or the wait for a signal, an event or a person.
+// wait starts a delay, or the wait for a signal, for an event or for an operator.
 func (m *machine) wait(i, attempt int) (err error) {
 	st, d := &m.saga.steps[i], m.saga.steps[i].within
 	if st.remindAfter > 0 && attempt == 1 {
@@ -157,7 +157,7 @@ func (m *machine) wait(i, attempt int) (err error) {
 	return nil
 }
 
-// busy tells whether steps of a stage are in flight.
+// busy tells whether a step of a stage is in flight.
 func (m *machine) busy(n int) bool {
 	for i := m.saga.stages[n].from; i < m.saga.stages[n].to; i++ {
 		if st := m.state.Step(m.saga.steps[i].name); st != nil && st.InFlight() {

@@ -20,7 +20,7 @@ func startOf[E any](mark string, subject func(E) string) saga.Expected[data] {
 	return saga.OnSubject(subject, func(d *data, e E) { d.ID = subject(e); d.Seen += mark })
 }
 
-// whenAll needs that an order is paid and packed.
+// whenAll is the definition that starts after an order is paid, packed and ordered.
 func whenAll() saga.Definition[data] {
 	d := definition()
 	d.Start = saga.Expected[data]{}

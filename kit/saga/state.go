@@ -8,10 +8,10 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Status is where an instance stands.
+// Status is the status of an instance.
 type Status string
 
-// An instance runs until it is completed, compensated, or needs a person.
+// An instance runs until it is completed or compensated. A stuck instance needs an operator, and continues when its stuck steps are answered or decided.
 const (
 	StatusRunning      Status = "running"
 	StatusCompensating Status = "compensating"
@@ -20,13 +20,13 @@ const (
 	StatusStuck        Status = "stuck"
 )
 
-// Ended tells whether nothing will happen any more.
+// Ended tells whether the instance has ended. Nothing happens to it any more, except that its parent may compensate a completed child.
 func (s Status) Ended() bool { return s == StatusCompleted || s == StatusCompensated }
 
-// StepStatus is where a step stands.
+// StepStatus is the status of a step.
 type StepStatus string
 
-// The steps' statuses.
+// The statuses of a step.
 const (
 	StepStatusWaiting      StepStatus = "waiting"
 	StepStatusInProgress   StepStatus = "in_progress"
@@ -39,21 +39,21 @@ const (
 	StepStatusCompensated  StepStatus = "compensated"
 )
 
-// StepState is what an instance knows of a step.
+// StepState is the state of a step of an instance.
 type StepState struct {
 	Name      string     `json:"name"`
 	Status    StepStatus `json:"status"`
-	Attempts  int        `json:"attempts"` // of the command that is, or was last, being asked
+	Attempts  int        `json:"attempts"` // number of the present or last attempt
 	StartedAt *time.Time `json:"started_at,omitempty"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`
-	Deadline  *time.Time `json:"deadline,omitempty"`  // of the answer that is being waited for
-	Reason    string     `json:"reason,omitempty"`    // of a refusal, or why it is stuck
-	InDoubt   bool       `json:"in_doubt,omitempty"`  // it was refused by one who may have done it
-	Stuck     bool       `json:"stuck,omitempty"`     // it needs a person
+	Deadline  *time.Time `json:"deadline,omitempty"`  // of the answer or of the wait in flight
+	Reason    string     `json:"reason,omitempty"`    // of a refusal, or why the step is stuck
+	InDoubt   bool       `json:"in_doubt,omitempty"`  // it was refused by a participant that may have executed it
+	Stuck     bool       `json:"stuck,omitempty"`     // it needs an operator
 	Wait      bool       `json:"wait,omitempty"`      // it sends no command
-	Scheduled bool       `json:"scheduled,omitempty"` // it was answered, and its command is sent again at the deadline
-	Stage     int32      `json:"stage,omitempty"`     // its number, from 1, if the saga has parallel steps
-	Fallback  string     `json:"fallback,omitempty"`  // the step that is taken instead
+	Scheduled bool       `json:"scheduled,omitempty"` // it was answered, and its command is sent again at Deadline
+	Stage     int32      `json:"stage,omitempty"`     // number of its stage, from 1, if the saga has parallel steps
+	Fallback  string     `json:"fallback,omitempty"`  // the step that runs instead
 	InsteadOf string     `json:"instead_of,omitempty"`
 
 	// Generation is the number of child sagas of the step before the present one.
@@ -61,16 +61,16 @@ type StepState struct {
 
 	childRefused bool // the child has compensated itself, and an operator decides
 
-	// Items are those of a step that is taken for each, once they are counted. They are named step#1 and so on. The status of the step is
-	// theirs as a whole, and Counts has their number by status.
+	// Items are the items of a step with ForEach, once they are counted. They are named "step#1" and so on. Status is then the overall status
+	// of the items, and Counts is their number by status.
 	Items  []StepState        `json:"items,omitempty"`
 	Counts map[StepStatus]int `json:"counts,omitempty"`
 
-	// Answered are the commands that got their answer: what else they say is no news.
+	// Answered are the ids of the commands that were answered. Further events of these commands are ignored.
 	Answered []string `json:"answered,omitempty"`
 }
 
-// State is an instance: the fold of its facts. The zero State has not started.
+// State is the state of an instance: the fold of its events. The zero State has not started.
 type State struct {
 	ID         string          `json:"saga_id"`
 	Definition string          `json:"definition"`
@@ -80,48 +80,49 @@ type State struct {
 	Steps      []StepState     `json:"steps"`
 	StartedAt  time.Time       `json:"started_at"`
 	EndedAt    *time.Time      `json:"ended_at,omitempty"`
-	Reason     string          `json:"reason,omitempty"` // why it is being undone
+	Reason     string          `json:"reason,omitempty"` // of the compensation
 	Data       json.RawMessage `json:"data,omitempty"`
-	Version    int             `json:"version"` // number of facts
+	Version    int             `json:"version"` // number of events
 
-	// Parent is the saga that this one is a step of; nil: it is no child.
+	// Parent is the saga that started this one; nil: the saga is no child.
 	Parent *Parent `json:"parent,omitempty"`
 
-	// CancelRequested says that a cancellation was accepted.
+	// CancelRequested tells that a cancellation was accepted.
 	CancelRequested bool `json:"cancel_asked,omitempty"`
 
-	// Compensating says that a stuck instance was on its way back.
+	// Compensating tells that the instance is being compensated. It stays true while the instance is stuck and after it has ended.
 	Compensating bool `json:"backwards,omitempty"`
 
-	// Signals are those that steps wait for, or waited for, by the names of the steps. They stand here because few sagas have any.
+	// Signals are the names of the signals that steps wait for, or waited for, by the names of the steps. They are not part of StepState because
+	// few sagas have any.
 	Signals map[string]string `json:"signals,omitempty"`
 
 	// Awaits are the events that steps wait for, or waited for, by the names of the steps.
 	Awaits map[string]Correlation `json:"awaits,omitempty"`
 
-	// Until then the attempt before the last one may be handled, because a person had the command sent again before the deadline. It is
-	// that of the step that was asked last, which is enough for the pivot: it stands alone.
+	// alive is the time until which an attempt before the last one may still be handled, because an operator had the command sent again before
+	// its deadline. It belongs to the step that sent a command last, which is enough for the pivot: the pivot is alone in its stage.
 	alive *time.Time
 
-	// The command with which a timer was last set, and when that fires.
+	// timed is the command with which a timer was last set, and fires is when that timer fires.
 	timed string
 	fires time.Time
 }
 
-// Step returns the state of the step with this name, or of one item of it, or nil. Fallbacks and the abort step are there once they were asked.
+// Step returns the state of the step or item with this name, or nil. Fallbacks and the step of OnCompensated have a state once their command was sent.
 func (s *State) Step(name string) *StepState {
 	step, _ := s.locate(name)
 	return step
 }
 
-// Fold applies a fact that was recorded at a time.
+// Fold applies an event that was recorded at a time.
 func (s *State) Fold(f HistoryEvent, at time.Time) {
 	s.Version++
 	switch f := f.(type) {
 	case Started:
 		s.Definition, s.DefVersion, s.Subject, s.Data = f.Definition, f.Version, f.Subject, f.Data
 		s.Status, s.StartedAt, s.Parent = StatusRunning, at, f.Parent
-		s.Steps = make([]StepState, 0, len(f.Steps)+1) // one more: a fallback, or the step that ends a way back
+		s.Steps = make([]StepState, 0, len(f.Steps)+1) // room for one more: a fallback, or the step of OnCompensated
 		for i, name := range f.Steps {
 			st := StepState{Name: name, Status: StepStatusWaiting}
 			if i < len(f.Stages) {
@@ -157,7 +158,7 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 			s.Awaits[f.Step] = Correlation{f.Event, f.Key}
 		}
 		if f.Signal != "" {
-			s.Signals = maps.Clone(s.Signals) // the state before stays as it is
+			s.Signals = maps.Clone(s.Signals) // the state before must not change
 			if s.Signals == nil {
 				s.Signals = map[string]string{}
 			}
@@ -213,7 +214,7 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 		s.asked(f.Next, at)
 	case CancelRequested:
 		s.CancelRequested = true
-		if s.EndedAt != nil { // a child is compensated after it was completed, when its timer was stopped
+		if s.EndedAt != nil { // a completed child is compensated; its timer was stopped when it was completed
 			s.EndedAt, s.fires = nil, time.Time{}
 		}
 		s.turnBack(f.Reason)
@@ -234,7 +235,7 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 	case Completed:
 		s.Status, s.EndedAt = StatusCompleted, &at
 		for i := range s.Steps {
-			if step := &s.Steps[i]; step.Items != nil && step.InFlight() { // an operator has resolved the saga, and the items that are left are not taken
+			if step := &s.Steps[i]; step.Items != nil && step.InFlight() { // an operator has resolved the saga, so the remaining items do not run
 				step.Status, step.EndedAt = StepStatusCompleted, &at
 			}
 		}
@@ -243,7 +244,7 @@ func (s *State) Fold(f HistoryEvent, at time.Time) {
 	}
 }
 
-// asked applies that a step was asked; nil: none was.
+// asked applies that the command of a step was sent; nil: no command was.
 func (s *State) asked(f *CommandSent, at time.Time) {
 	if f == nil {
 		return
@@ -272,12 +273,12 @@ func (s *State) asked(f *CommandSent, at time.Time) {
 	}
 }
 
-// InFlight tells whether an answer to the step's action or compensation is due.
+// InFlight tells whether the step waits: for the answer to its action or its compensation, or for the end of a wait.
 func (st *StepState) InFlight() bool {
 	return st.Status == StepStatusInProgress || st.Status == StepStatusCompensating
 }
 
-// branch is what the step in flight is asked for.
+// branch returns the branch of the step in flight.
 func (st *StepState) branch() cqrs.Branch {
 	if st.Status == StepStatusCompensating {
 		return cqrs.BranchCompensation
@@ -285,10 +286,10 @@ func (st *StepState) branch() cqrs.Branch {
 	return cqrs.BranchAction
 }
 
-// repeat is the branch of a timer that sends a command again which was answered. Another timer of the step is not meant by it.
+// repeat is the branch of the timer that sends the command of a step with Until again after an answer. It tells this timer from those for an answer.
 const repeat cqrs.Branch = "repeat"
 
-// timerBranch is the branch that a timer for the step in flight names.
+// timerBranch returns the branch in a timer for the step in flight.
 func (st *StepState) timerBranch() cqrs.Branch {
 	if st.Scheduled {
 		return repeat
@@ -296,7 +297,7 @@ func (st *StepState) timerBranch() cqrs.Branch {
 	return st.branch()
 }
 
-// earliest is the step in flight whose answer is due first; nil if none is in flight.
+// earliest returns the step in flight whose deadline is first; nil if no step is in flight.
 func (s *State) earliest() (first *StepState) {
 	for st := range s.Branches() {
 		if st.InFlight() && (first == nil || st.Deadline.Before(*first.Deadline)) {
@@ -306,7 +307,7 @@ func (s *State) earliest() (first *StepState) {
 	return first
 }
 
-// StuckSteps are the names of the steps that need a person.
+// StuckSteps returns the names of the steps and items that need an operator.
 func (s *State) StuckSteps() (names []string) {
 	for st := range s.Branches() {
 		if st.Stuck {
@@ -335,7 +336,7 @@ func (s *State) end(name string, status StepStatus, commandID string, at time.Ti
 	s.unstick(step)
 }
 
-// unstick applies that a step does not need a person any more.
+// unstick applies that a step does not need an operator any more.
 func (s *State) unstick(step *StepState) {
 	if !step.Stuck {
 		return
@@ -350,7 +351,7 @@ func (s *State) unstick(step *StepState) {
 	}
 }
 
-// vouched ends a stuck step by a person's word.
+// vouched ends a stuck step by an operator's decision.
 func (s *State) vouched(step string, at time.Time) {
 	if s.Step(step).Status == StepStatusCompensating {
 		s.end(step, StepStatusCompensated, "", at)
@@ -359,7 +360,7 @@ func (s *State) vouched(step string, at time.Time) {
 	}
 }
 
-// detour goes on by a fallback, or turns back.
+// detour continues with a fallback, or compensates the saga if the fallback is empty.
 func (s *State) detour(step *StepState, fallback, reason string) {
 	step.Fallback = fallback
 	if fallback == "" {
@@ -374,7 +375,7 @@ func (s *State) turnBack(reason string) {
 	}
 }
 
-// Rebuild folds a history of facts, each with its time.
+// Rebuild returns the state of the instance with an id by folding its history. The bodies of the events must be of type HistoryEvent.
 func Rebuild(id string, history []cqrs.Event) State {
 	s := State{ID: id}
 	for _, e := range history {

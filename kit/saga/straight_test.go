@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// stored is an event of a saga as the event store holds it.
+// stored is an event of a saga in the form in which the event store holds it.
 type stored struct {
 	Type    string          `json:"type"`
 	Schema  int             `json:"schema"`
@@ -25,7 +25,7 @@ type stored struct {
 	Payload json.RawMessage `json:"payload"`
 }
 
-// straightRun gives a saga random inputs, derived from a seed, and returns its history and everything that its reactions said.
+// straightRun feeds a saga random inputs, derived from a seed, and returns its history and a text of all its reactions.
 func straightRun(t *testing.T, s *saga.Saga, seed uint64) (history []stored, said string) {
 	t.Helper()
 	chance := rand.New(rand.NewPCG(seed, 1))
@@ -72,7 +72,7 @@ func straightRun(t *testing.T, s *saga.Saga, seed uint64) (history []stored, sai
 				event = other[chance.IntN(len(other))]
 			}
 			if _, is := event.(saga.Refused); is && c.Step == "do b" && state.Step("do b").Attempts > 1 {
-				continue // what comes of it was wrong in the version before: TestRefusalOfAnEarlierAttemptAtThePivot
+				continue // the version before was wrong here: TestRefusalOfAnEarlierAttemptAtThePivot
 			}
 			feed(saga.Answer{Event: event, Step: c.Step, Branch: c.Branch, CommandID: c.ID})
 		case n < 16:
@@ -93,12 +93,12 @@ func straightRun(t *testing.T, s *saga.Saga, seed uint64) (history []stored, sai
 	return history, log.String()
 }
 
-// The straight definitions of which histories lie in testdata.
+// straight returns the definitions without parallel steps whose histories are in testdata.
 func straight() []*saga.Saga { return []*saga.Saga{saga.New(definition()), saga.New(withFallback())} }
 
 const straightRuns = 2000
 
-// What a saga whose steps are strictly in a row records, sends and sets is what it was before definitions had stages: the files in testdata were
+// A saga without parallel steps records, sends and sets the same as before definitions had stages: the files in testdata were
 // written by that version. SAGA_GOLDEN=write writes them anew.
 func TestStraightHistoriesAreByteCompatible(t *testing.T) {
 	var sums, histories bytes.Buffer
@@ -126,7 +126,7 @@ func TestStraightHistoriesAreByteCompatible(t *testing.T) {
 	require.Equal(t, string(sum), fmt.Sprintf("%x\n", sha256.Sum256(sums.Bytes())), "%d runs of each definition", straightRuns)
 }
 
-// An instance that began before definitions had stages goes on from wherever it stands.
+// An instance that began before definitions had stages continues from every status.
 func TestStoredStraightHistoriesGoOn(t *testing.T) {
 	file, err := os.ReadFile("testdata/straight.histories")
 	require.NoError(t, err)

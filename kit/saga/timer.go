@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// timed is a step in flight as a timer names it; the zero value: none is in flight.
+// timed identifies a step in flight, as in a timer, with its deadline. Zero: no step is in flight.
 type timed struct {
 	step     string
 	branch   cqrs.Branch
@@ -15,7 +15,7 @@ type timed struct {
 	deadline time.Time
 }
 
-// earliest is the step in flight whose answer is due first.
+// earliest returns the step in flight whose deadline is first.
 func (m *machine) earliest() timed {
 	st := m.state.earliest()
 	if st == nil {
@@ -28,27 +28,27 @@ func (m *machine) lateTimerID(t timed) string {
 	return TimerID(commandID(m.state.ID, t.step, t.branch, t.attempt), true)
 }
 
-// setLateTimer sets the timer anew for a step whose command was sent before.
+// setLateTimer sets a timer for a step whose command was sent by an earlier reaction.
 func (m *machine) setLateTimer(t timed) {
 	m.out.Timers = append(m.out.Timers, Timer{m.lateTimerID(t), t.deadline, Timeout{m.state.ID, t.step, t.branch, t.attempt}})
 }
 
-// setTimer sets a timer with a command, if none is under way that fires by its deadline. The others are those that are sent with it.
+// setTimer sets a timer with a command, unless a pending timer fires by its deadline. Others are the commands that are sent together with it.
 func (m *machine) setTimer(sent *CommandSent, others []asked) {
 	deadline := sent.Deadline
 	switch underWay := m.state.fires.After(m.now) && !m.timeOut; {
 	case underWay && !m.state.fires.After(deadline):
 		return
 	case !underWay && m.saga.parallel && m.due(sent.Step, others, deadline):
-		return // resetTimer sees to it
+		return // resetTimer sets it
 	}
 	sent.Timed = true
 	m.timerSet = true
-	m.stopTimer() // which fires later
+	m.stopTimer() // a pending timer fires later than the deadline
 	m.out.Timers = append(m.out.Timers, Timer{TimerID(sent.CommandID, false), deadline, Timeout{m.state.ID, sent.Step, sent.Branch, sent.Attempt}})
 }
 
-// timeFirst sets a timer for what is due first of what is sent at once.
+// timeFirst sets a timer for the earliest deadline of commands that are sent together.
 func (m *machine) timeFirst(held []asked) {
 	if len(held) == 0 {
 		return
@@ -62,7 +62,7 @@ func (m *machine) timeFirst(held []asked) {
 	m.setTimer(first, held)
 }
 
-// due tells whether the answer to another step than those that are asked now is due by a deadline.
+// due tells whether the deadline of a step in flight, other than the steps whose commands are sent now, is not after a time.
 func (m *machine) due(step string, others []asked, deadline time.Time) bool {
 	for st := range m.state.Branches() {
 		if !st.InFlight() || st.Name == step || st.Deadline.After(deadline) {
@@ -79,8 +79,8 @@ func (m *machine) due(step string, others []asked, deadline time.Time) bool {
 	return false
 }
 
-// resetTimer keeps, where several steps may be in flight, what holds for one by itself: a timer that was set with a command and has not fired
-// is due by every deadline; and once it has fired, a timer is set anew for the step whose answer is due first. Before is that step before the
+// resetTimer keeps two invariants when several steps may be in flight; with one step, they hold by themselves. A timer that was set with a command and
+// has not fired is due by every deadline. Once it has fired, a timer is set for the step whose deadline is first. Before is that step before the
 // input, and fired tells whether the timer had fired by then.
 func (m *machine) resetTimer(before timed, fired bool) {
 	next := m.earliest()
@@ -93,7 +93,7 @@ func (m *machine) resetTimer(before timed, fired bool) {
 	}
 }
 
-// timeout handles every step whose time is up. The timer may have been set for another one.
+// timeout handles every step whose deadline has passed, although the timer names one of them, or none that is still in flight.
 func (m *machine) timeout(in Timeout) error {
 	var again, gone, done, remind []string
 	for st := range m.state.Branches() {
@@ -110,7 +110,7 @@ func (m *machine) timeout(in Timeout) error {
 		}
 		i := m.find(st.Name)
 		switch def := &m.saga.steps[i]; {
-		case def.waits() && m.state.Compensating: // it is cancelled with the one that has turned the saga back
+		case def.waits() && m.state.Compensating: // it is cancelled with the step that caused the compensation
 		case def.delay != nil:
 			m.record(StepCompleted{Step: st.Name, CommandID: commandID(m.state.ID, st.Name, branch, st.Attempts)})
 			done = append(done, st.Name)
@@ -130,7 +130,7 @@ func (m *machine) timeout(in Timeout) error {
 				m.stuck(st, fmt.Sprintf("no answer after %d attempts", st.Attempts))
 			}
 			again = append(again, st.Name)
-		case m.state.Compensating: // because of another one whose time is up: it is undone with that one
+		case m.state.Compensating: // another step that timed out caused the compensation; this step is compensated with it
 		default:
 			m.record(StepTimedOut{Step: st.Name, Fallback: m.fallback(i, def.whenTimedOut)})
 			gone = append(gone, st.Name)
@@ -140,7 +140,7 @@ func (m *machine) timeout(in Timeout) error {
 		for _, name := range again {
 			i, st := m.find(name), m.state.Step(name)
 			if m.state.Compensating && st.Status == StepStatusInProgress && i != m.abort() {
-				continue // another one whose time is up has turned the saga back meanwhile
+				continue // another step that timed out has caused the compensation of the saga
 			}
 			if err := m.ask(i, st.branch(), st.Attempts+1); err != nil {
 				return err

@@ -6,7 +6,7 @@ import (
 	"reflect"
 )
 
-// repeated handles an answer to a step that is repeated; one that completes or refuses it is left to doAnswer.
+// repeated handles an answer to a step with Until. It leaves an answer that completes or refuses the step to doAnswer, and returns false.
 func (m *machine) repeated(i int, st *StepState, in Answer) (handled bool, err error) {
 	def := &m.saga.steps[i]
 	var data json.RawMessage
@@ -45,7 +45,7 @@ func (m *machine) repeated(i int, st *StepState, in Answer) (handled bool, err e
 	return true, nil
 }
 
-// outOfAttempts tells whether a step is not repeated once more. A retriable one is, but an operator is asked for.
+// outOfAttempts tells whether the step has used all its attempts. A retriable step never has, but is reported as stuck at that point.
 func (m *machine) outOfAttempts(i int, st *StepState) bool {
 	def := &m.saga.steps[i]
 	if st.Attempts < def.until.attempts {

@@ -13,7 +13,7 @@ import (
 
 type looked struct{ Ready bool }
 
-// polling is the definition that asks every hour, at most three times, whether something is ready.
+// polling is the definition with a step that polls an external service every hour, at most three times.
 func polling() saga.Definition[data] {
 	d := definition()
 	poll := saga.Step[data]{
@@ -80,7 +80,7 @@ func TestUntil(t *testing.T) {
 	}
 }
 
-// Each repetition is another step for the barrier of the participant, and the timer of an answered command does not repeat it too early.
+// Each repetition has a step name of its own for the participant's barrier, and the timer of an answered command does not repeat it too early.
 func TestRepetitionsAreOtherMessages(t *testing.T) {
 	run := sagatest.Run{Saga: saga.New(polling()), State: saga.State{ID: "s"}, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 	var timers []saga.Timer
