@@ -9,10 +9,11 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// TakesInline tells whether an event may concern a definition, and whether an instance may handle it in the unit of work that records it,
-// before events that are still on their way (cqrs.InlineConsumer). An answer to a command may be: answers to different commands have no order, as they
-// come from different topics. So may the first event of an aggregate, which has none before it, if StartsInline: otherwise a deadline would begin while the
-// command cannot get through. An event that is awaited comes by the broker, in its order.
+// TakesInline tells whether an event may concern a definition, and whether an instance may handle the event in the unit of work that records it, before
+// earlier events that the broker has not delivered yet (cqrs.InlineConsumer). An answer to a command may be handled inline: answers to different commands
+// have no order, because they come from different topics. The first event of an aggregate may start an instance inline, because no event is before it,
+// but only if StartsInline: otherwise the timeout would begin although the command cannot reach its handler. An awaited event always comes by the
+// broker, in order.
 func (m *Manager) TakesInline(s *saga.Saga, e cqrs.Event) (concerns, inline bool) {
 	event := reflect.TypeOf(e.Body)
 	if !m.Concerns(s.Name(), event, e.Meta.SagaID, e.Meta.SagaStep) {
@@ -33,11 +34,11 @@ type inlineKey struct{}
 
 func isInline(ctx context.Context) bool { return ctx.Value(inlineKey{}) != nil }
 
-// errNotInline leaves an event to the broker.
+// errNotInline leaves an event to the broker, which delivers it again in a transaction of its own.
 var errNotInline = fmt.Errorf("waits for events change in a transaction of their own: %w", cqrs.ErrConflict)
 
-// Inline is Event in the unit of work that records the event. The error is cqrs.ErrConflict if the instance begins or ends to wait for events, which needs a
-// transaction of its own. After an error the caller drops what was done.
+// Inline is Event in the unit of work that records the event. The error wraps cqrs.ErrConflict if the instance begins or ends to wait for events, which
+// needs a transaction of its own. After an error the caller must roll back the changes that Inline has made.
 func (m *Manager) Inline(ctx context.Context, s *saga.Saga, e cqrs.Event) error {
 	return m.Event(context.WithValue(ctx, inlineKey{}, true), s, e)
 }

@@ -1,5 +1,5 @@
-// Package manager runs sagas: it loads an instance from its event stream, gives the engine what has happened, stores the events that the
-// engine decides on, and sends the commands and timers, all in the unit of work of the message that is handled.
+// Package manager runs sagas: it loads an instance from its event stream, passes an input to the engine, stores the events that the
+// engine returns, and sends the commands and timers, all in the unit of work of the message that is handled.
 package manager
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// ErrRole refuses a signal of a person without a role for it.
+// ErrRole refuses a signal whose sender has none of the signal's roles.
 var ErrRole = errors.New("one of these roles is needed")
 
 // Streams is the event store as the manager uses it, inside a unit of work.
@@ -23,42 +23,42 @@ type Streams interface {
 	// History returns a stream's events, oldest first. The error wraps cqrs.ErrNotFound if there are none.
 	History(ctx context.Context, category, id string) ([]cqrs.Event, error)
 
-	// Record adds facts after the first expected ones; somebody else's having done so is cqrs.ErrConflict, then or
-	// at the commit.
+	// Record appends events to a stream that holds exactly expected events. If another transaction has appended events to the stream, Record or the
+	// commit fails with an error that wraps cqrs.ErrConflict.
 	Record(ctx context.Context, category, id string, expected int, facts []any) error
 }
 
-// Timers holds commands back that are due later.
+// Timers cancels timers, which are delayed messages.
 type Timers interface {
-	// Stop withdraws delayed messages. One that is on its way already arrives all the same.
+	// Stop cancels delayed messages by their ids. A message that was sent already arrives all the same.
 	Stop(ctx context.Context, messageIDs []string) error
 }
 
-// Rows is the list of instances, which is written with them.
+// Rows is the list of instances, a read model that is written in the unit of work of the instance.
 type Rows interface {
-	// Save keeps where an instance stands, when the unit of work of ctx commits.
+	// Save stores the row of an instance, when the unit of work of ctx commits.
 	Save(ctx context.Context, s saga.State) error
 }
 
-// Manager runs sagas. Every method works inside the unit of work of its context.
+// Manager runs sagas. Its methods open no transaction: each works inside the unit of work of its context. It is safe for concurrent use if its fields are.
 type Manager struct {
-	Sagas    []*saga.Saga // old versions that still have running instances included
+	Sagas    []*saga.Saga // all registered definitions, with the old versions that still have running instances
 	Streams  Streams
-	Rows     Rows  // nil: nobody lists them
-	Waits    Waits // nil: no definition waits for events
+	Rows     Rows  // nil: there is no list of instances
+	Waits    Waits // nil: no definition may wait for events
 	Commands cqrs.Commands
-	Timers   Timers     // nil: a timer that is of no use any more fires, and changes nothing
+	Timers   Timers     // nil: timers are not cancelled; a timer that is not needed any more fires, and changes nothing
 	Clock    cqrs.Clock // nil: time.Now
 
-	// Open tells whether the breaker of a command's destination is open, as far as this instance knows. Nil: none is.
+	// Open tells whether the circuit breaker of a command's destination is open, as far as this process knows. Nil: all breakers count as closed.
 	Open func(command cqrs.Keyed) bool
 
-	// StartsInline tells whether commands reach their handlers even if the broker is away, because this process handles all of them. Then the first event
-	// of an aggregate may start an instance in the unit of work that records it. Nil: none does.
+	// StartsInline tells whether commands reach their handlers even if the broker is not available, because this process handles all of them. Then the
+	// first event of an aggregate may start an instance in the unit of work that records it. Nil: false.
 	StartsInline func() bool
 }
 
-// Handlers are the commands that sagas themselves handle: their timers, and what parents and children tell each other.
+// Handlers returns the handlers of the commands that are sent to sagas: timers, and the commands between parents and children.
 func (m *Manager) Handlers() []cqrs.Handler {
 	return cqrs.ForAggregate(saga.Category,
 		cqrs.Handle("TimeOutStep", m.Timeout), cqrs.Handle("StartChildSaga", m.startChild), cqrs.Handle("CompensateChildSaga", m.compensateChild),
@@ -68,7 +68,8 @@ func (m *Manager) Handlers() []cqrs.Handler {
 	)
 }
 
-// Receive has a consumer's saga handle an event once.
+// Receive handles an event for a consumer's saga once, through the inbox. An event that does not concern the saga is cqrs.Processed without an entry in
+// the inbox.
 func (m *Manager) Receive(ctx context.Context, inbox cqrs.Inbox, consumer string, s *saga.Saga, e cqrs.Event) (cqrs.Outcome, error) {
 	if !m.Concerns(s.Name(), reflect.TypeOf(e.Body), e.Meta.SagaID, e.Meta.SagaStep) {
 		return cqrs.Processed, nil
@@ -76,8 +77,8 @@ func (m *Manager) Receive(ctx context.Context, inbox cqrs.Inbox, consumer string
 	return inbox.Handle(ctx, cqrs.Delivery{Consumer: consumer, Meta: e.Meta}, func(ctx context.Context) error { return m.Event(ctx, s, e) })
 }
 
-// Concerns tells whether an event may be some of a definition's business: it starts an instance, is awaited, or answers a step of this name. Two
-// definitions that react to the same types of events would otherwise load each other's instances for each of them.
+// Concerns tells whether an event may concern a definition: a version of it is started by the event, awaits it, or has the step of this name. Without
+// this check, two definitions that react to the same types of events would load each other's instances for each of the events.
 func (m *Manager) Concerns(definition string, event reflect.Type, sagaID, step string) bool {
 	for _, s := range m.Sagas {
 		if s.Name() == definition && (s.StartsWith(event) || awaits(s, event) || sagaID != "" && s.Has(step)) {
@@ -91,7 +92,7 @@ func awaits(s *saga.Saga, event reflect.Type) bool {
 	return slices.ContainsFunc(s.AwaitedEvents(), func(a saga.AwaitInfo) bool { return a.Type == event })
 }
 
-// Event tells the saga s of an event. It begins an instance, answers one, or is none of the saga's business.
+// Event passes an event to the saga s: it starts an instance, answers a step, or completes a step that waits for it. Any other event changes nothing.
 func (m *Manager) Event(ctx context.Context, s *saga.Saga, e cqrs.Event) error {
 	if started, err := m.start(ctx, s, e); started || err != nil {
 		return err
@@ -105,8 +106,9 @@ func (m *Manager) Event(ctx context.Context, s *saga.Saga, e cqrs.Event) error {
 	return m.deliver(ctx, s.Name(), e)
 }
 
-// start begins an instance with an event, or tells one that has begun with another one. An instance knows the events that start the version that it
-// has begun with. S is the newest one: to an instance of another version, an event that starts s may be an answer or awaited, and the other way round.
+// start starts an instance with an event, or passes the event to an instance that one of the starting events has started. An instance uses the starting
+// events of the version that it runs by. S is the newest version: to an instance of an older one, an event that starts s may be an answer or an awaited
+// event, and the other way round.
 func (m *Manager) start(ctx context.Context, s *saga.Saga, e cqrs.Event) (started bool, err error) {
 	tell := func(version *saga.Saga, must bool) (bool, error) {
 		if !version.Starts(e.Body) {
@@ -114,7 +116,7 @@ func (m *Manager) start(ctx context.Context, s *saga.Saga, e cqrs.Event) (starte
 		}
 		subject := version.Subject(e.Body, e.Key)
 		if subject == "" && e.Key != "" {
-			return false, nil // OnSubject says that it belongs to none
+			return false, nil // OnSubject says that the event belongs to no subject
 		}
 		id := saga.ID(s.Name(), subject)
 		if must {
@@ -136,19 +138,19 @@ func (m *Manager) start(ctx context.Context, s *saga.Saga, e cqrs.Event) (starte
 	return tell(s, false)
 }
 
-// Timeout tells an instance that an answer is overdue.
+// Timeout passes the message of a timer to its instance.
 func (m *Manager) Timeout(ctx context.Context, t saga.Timeout) error {
 	return m.react(ctx, nil, t.SagaID, t)
 }
 
-// react loads an instance, asks the engine, and records and sends what it says. Only is the definition that the input is
-// meant for; nil means whichever the instance has.
+// react loads an instance, passes the input to the engine, and records and sends the reaction. Only is the definition that the input is
+// for; nil is the definition of the instance.
 func (m *Manager) react(ctx context.Context, only *saga.Saga, id string, in saga.Input) error {
 	_, err := m.reactOwn(ctx, only, id, in)
 	return err
 }
 
-// reactOwn is react, and tells whether the instance is one of only.
+// reactOwn is react, and tells whether the instance belongs to the definition only.
 func (m *Manager) reactOwn(ctx context.Context, only *saga.Saga, id string, in saga.Input) (own bool, err error) {
 	history, err := m.Streams.History(ctx, saga.Category, id)
 	if err != nil && !errors.Is(err, cqrs.ErrNotFound) {
@@ -164,12 +166,12 @@ func (m *Manager) reactOwn(ctx context.Context, only *saga.Saga, id string, in s
 			return true, err
 		}
 		if start, starts := in.(saga.Start); starts && start.Parent == nil && !definition.Starts(start.Event) {
-			return false, nil // it does not start this version
+			return false, nil // the event does not start this version
 		}
 	} else if _, starts := in.(saga.Start); !starts {
 		return false, nil
 	}
-	// Facts and commands bear the saga's id, whatever message brought the input.
+	// Events and commands have the saga's id, whichever message has brought the input.
 	at := cqrs.MetaFromContext(ctx)
 	at.SagaID, at.SagaStep, at.Branch = id, "", ""
 	ctx = cqrs.WithMeta(ctx, at)
@@ -199,7 +201,7 @@ func (m *Manager) carryOut(ctx context.Context, before saga.State, r saga.Reacti
 		return err
 	}
 	if m.Rows != nil && (before.Version == 0 || before.Status != r.State.Status) {
-		history, err := m.Streams.History(ctx, saga.Category, before.ID) // with the times that the facts got
+		history, err := m.Streams.History(ctx, saga.Category, before.ID) // with the times at which the events were recorded
 		if err != nil {
 			return err
 		}

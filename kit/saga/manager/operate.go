@@ -11,13 +11,13 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// Cancel has the instance for a subject undone. The error wraps saga.ErrTooLate from its pivot on. As the event that
-// starts an instance may still be on its way, it is started here with the subject's first event if need be.
+// Cancel cancels the instance for a subject and compensates it. The error wraps saga.ErrTooLate once its pivot was sent or it has ended. Subject is the
+// first event of the subject: Cancel starts the instance with it if there is none yet, because the event itself may not have arrived.
 func (m *Manager) Cancel(ctx context.Context, s *saga.Saga, subject cqrs.Event, reason string) error {
 	key := s.Subject(subject.Body, subject.Key)
 	id := saga.ID(s.Name(), key)
 	at := cqrs.MetaFromContext(ctx)
-	at.Correlation = subject.Meta.Correlation // what comes of it belongs to what the subject began
+	at.Correlation = subject.Meta.Correlation // what follows has the correlation id of the subject
 	ctx = cqrs.WithMeta(ctx, at)
 	if err := m.react(ctx, s, id, saga.Start{Event: subject.Body, Subject: key, MessageID: subject.Meta.ID}); err != nil {
 		return err
@@ -25,8 +25,8 @@ func (m *Manager) Cancel(ctx context.Context, s *saga.Saga, subject cqrs.Event, 
 	return m.react(ctx, s, id, saga.Cancel{Reason: reason})
 }
 
-// Operate carries out what a person decides about an instance: saga.Retry, saga.Skip or saga.Resolve. The error wraps
-// saga.ErrNotStuck, or cqrs.ErrNotFound.
+// Operate applies an operator's decision about an instance: saga.Retry, saga.Skip or saga.Resolve. The error wraps saga.ErrNotStuck,
+// saga.ErrSeveralStuck, or cqrs.ErrNotFound if there is no such instance.
 func (m *Manager) Operate(ctx context.Context, id string, in saga.Input) error {
 	if _, err := m.Streams.History(ctx, saga.Category, id); err != nil {
 		return err
@@ -34,8 +34,9 @@ func (m *Manager) Operate(ctx context.Context, id string, in saga.Input) error {
 	return m.react(ctx, nil, id, in)
 }
 
-// Signal tells an instance what a person has decided. Decode reads the payload into a pointer to the type that the definition names. The error wraps
-// saga.ErrNotAwaited, ErrRole, or cqrs.ErrNotFound if there is no such instance, or no such signal in its definition.
+// Signal sends a signal of the principal in ctx to an instance. Decode reads the payload into a pointer to the type in the definition. The error wraps
+// saga.ErrNotAwaited, ErrRole, or cqrs.ErrNotFound if there is no such instance, or no such signal in its definition. Errors of decode, and of the
+// payload's method Validate() error if it has one, are returned as they are.
 func (m *Manager) Signal(ctx context.Context, id, name string, decode func(payload any) error) error {
 	history, err := m.Streams.History(ctx, saga.Category, id)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// Projection builds the list of sagas again from their facts. While the service runs, the list is written together with the facts.
+// Projection rebuilds the list of sagas from their events. While the service runs, the manager writes the list in the transaction of the events.
 func Projection(rows Rows) cqrs.Projection {
 	p := &projection{rows: rows, open: map[string]saga.State{}}
 	return cqrs.Projection{Name: "sagas", Category: saga.Category, Inline: true, On: []cqrs.EventHandler{
@@ -18,7 +18,7 @@ func Projection(rows Rows) cqrs.Projection {
 	}}
 }
 
-// projection holds the instances that have not ended where it reads, and the completed children, which may still be compensated.
+// projection holds the state of the instances that have not ended so far, and of completed children, because a parent may still compensate them.
 type projection struct {
 	rows Rows
 	open map[string]saga.State
@@ -28,12 +28,12 @@ func on[F saga.HistoryEvent](p *projection) cqrs.EventHandler {
 	return cqrs.On(func(ctx context.Context, f F, m cqrs.Meta) error {
 		before, known := p.open[m.SagaID]
 		if known && m.Version <= before.Version {
-			return nil // seen already
+			return nil // handled before
 		}
 		state := before
 		state.ID = m.SagaID
 		state.Fold(f, m.Time)
-		state.Data = nil // the list does not have it
+		state.Data = nil // the list does not show the data
 		p.open[m.SagaID] = state
 		if state.Status == saga.StatusCompensated || state.Status == saga.StatusCompleted && state.Parent == nil {
 			delete(p.open, m.SagaID)

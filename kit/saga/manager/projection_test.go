@@ -13,7 +13,7 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// rows keeps what was saved last, as the table does: a row of an older version is not written.
+// rows keeps the last saved state of each instance. Like the table, it ignores the state of an older version.
 type rows map[string]saga.State
 
 func (r rows) Save(_ context.Context, s saga.State) error {

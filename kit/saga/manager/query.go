@@ -7,19 +7,19 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// ByID asks for one instance. It is answered from its history, and never behind.
+// ByID returns one instance. Its state is computed from its history, so it is never behind.
 type ByID struct {
 	cqrs.Result[saga.State]
 	ID string
 }
 
-// History asks for the facts of one instance, oldest first.
+// History returns the events of one instance, oldest first.
 type History struct {
 	cqrs.Result[[]cqrs.Event]
 	ID string
 }
 
-// List asks for instances, newest first.
+// List returns instances, newest first.
 type List struct {
 	cqrs.Result[[]saga.State]
 	Status saga.Status // empty: all
@@ -32,7 +32,7 @@ type Lists interface {
 	List(ctx context.Context, q List) ([]string, error)
 }
 
-// Histories reads sagas' facts.
+// Histories reads the events of sagas.
 type Histories interface {
 	// History returns the events of one aggregate, oldest first. The error wraps cqrs.ErrNotFound if there are none.
 	History(ctx context.Context, category, id string) ([]cqrs.Event, error)
@@ -41,7 +41,7 @@ type Histories interface {
 	Histories(ctx context.Context, category string, ids []string) ([][]cqrs.Event, error)
 }
 
-// Queries lists the questions about sagas.
+// Queries returns the handlers of the queries about sagas.
 func Queries(histories Histories, rows Lists) []cqrs.QueryHandler {
 	return []cqrs.QueryHandler{
 		cqrs.HandleQuery("SagaByID", func(ctx context.Context, q ByID) (saga.State, error) {

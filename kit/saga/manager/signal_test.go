@@ -43,7 +43,7 @@ var returning = saga.Definition[parcel]{
 	OnCompensated: saga.FinalStep[parcel]{Name: "close", Timeout: time.Minute, Completed: saga.Event[closed, parcel](), Action: func(parcel, string) cqrs.Keyed { return work{} }},
 }
 
-// streams are histories in memory.
+// streams holds histories in memory.
 type streams map[string][]cqrs.Event
 
 func (s streams) History(_ context.Context, _, id string) ([]cqrs.Event, error) {
@@ -60,7 +60,7 @@ func (s streams) Record(_ context.Context, _, id string, _ int, facts []any) err
 	return nil
 }
 
-// sent swallows commands and timers.
+// sent discards commands and timers.
 type sent struct{}
 
 func (sent) Send(context.Context, cqrs.Command) error    { return nil }

@@ -15,7 +15,7 @@ import (
 
 type paid struct{ ID string }
 
-// waits keeps waits and events in memory.
+// waits holds waits and events in memory.
 type waits struct {
 	waiting []manager.Waiting
 	kept    []saga.Correlation
@@ -39,7 +39,7 @@ func (w *waits) Begin(_ context.Context, _ string, began manager.Waiting) (*mana
 
 func (w *waits) End(context.Context, string, []manager.Waiting) error { return nil }
 
-// What starts one version of a definition is awaited by instances of another one, or nothing to them.
+// An event that starts one version of a definition is awaited by instances of another version, or does not concern them.
 func TestVersionsThatStartWithOtherEvents(t *testing.T) {
 	known := returning
 	known.Version = 2
@@ -57,7 +57,7 @@ func TestVersionsThatStartWithOtherEvents(t *testing.T) {
 
 	for name, test := range map[string]struct {
 		old, newest saga.Definition[parcel]
-		step        string // that is taken by then
+		step        string // the step in progress after the event
 	}{
 		"it knows nothing of it": {returning, known, "inspect parcel"},
 		"it waits for it":        {waiting, all, "inspect parcel"},
@@ -77,7 +77,7 @@ func TestVersionsThatStartWithOtherEvents(t *testing.T) {
 	}
 }
 
-// Events that belong to no subject are not all of one instance.
+// An event without a subject starts no instance, so that such events do not share one.
 func TestAnEventWithoutASubjectStartsNothing(t *testing.T) {
 	d := returning
 	d.StartAny = []saga.Expected[parcel]{saga.OnSubject(func(e paid) string { return e.ID }, func(*parcel, paid) {})}

@@ -13,36 +13,37 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// errNoWaits says that the manager was made without a part that a definition needs.
+// errNoWaits tells that the manager has no Waits, which a definition needs.
 var errNoWaits = errors.New("its saga waits for an event, and the manager has no Waits")
 
-// Waits brings events to the instances that wait for them. An event that comes first is kept until somebody waits for it. The methods lock the
-// correlations that they are called with until the unit of work of ctx ends, so that an event and a wait that come at the same time find each other.
+// Waits matches events with the instances that wait for them. An event that arrives first is kept until an instance waits for it. The methods lock the
+// correlations in their arguments until the unit of work of ctx ends, so that an event and a wait that arrive at the same time find each other.
 type Waits interface {
-	// Deliver finds the oldest wait of a definition for one of the correlations of an event, and ends it. If there is none, it keeps the event.
+	// Deliver finds and ends the oldest wait of a definition for one of the correlations of an event. If there is none, it keeps the event and
+	// returns nil.
 	Deliver(ctx context.Context, definition string, event KeptEvent, by []saga.Correlation) (saga *Waiting, err error)
 
-	// Begin finds the oldest event that was kept for a correlation, and takes it away. If there is none, it keeps the wait.
+	// Begin finds and removes the oldest kept event of a correlation. If there is none, it stores the wait and returns nil.
 	Begin(ctx context.Context, definition string, w Waiting) (*KeptEvent, error)
 
-	// End ends waits.
+	// End removes waits that ended without their event.
 	End(ctx context.Context, definition string, waits []Waiting) error
 }
 
-// Waiting is an instance that waits for an event at a step.
+// Waiting is an instance with a step that waits for an event.
 type Waiting struct {
 	SagaID string
 	saga.Wait
 }
 
-// KeptEvent is an event as Waits keeps it.
+// KeptEvent is an event in the form in which Waits keeps it. Body is its JSON.
 type KeptEvent struct {
 	MessageID string
 	Body      json.RawMessage
 	Time      time.Time
 }
 
-// UnmatchedEvent is an event that no saga waits for, or not yet.
+// UnmatchedEvent is an event that was kept because no saga waits for it yet. HappenedAt is when it was recorded, ReceivedAt when it was kept.
 type UnmatchedEvent struct {
 	Definition string          `db:"definition" json:"definition"`
 	Event      string          `db:"event" json:"event"`
@@ -53,10 +54,10 @@ type UnmatchedEvent struct {
 	ReceivedAt time.Time       `db:"received_at" json:"received_at"`
 }
 
-// deliver brings an event to the instance of a definition that waits for it.
+// deliver passes an event to the instance of a definition that waits for it.
 func (m *Manager) deliver(ctx context.Context, definition string, e cqrs.Event) error {
 	var by []saga.Correlation
-	for _, s := range m.Sagas { // instances run by several versions
+	for _, s := range m.Sagas { // an instance may run by any version
 		if s.Name() != definition {
 			continue
 		}
@@ -86,7 +87,7 @@ func (m *Manager) deliver(ctx context.Context, definition string, e cqrs.Event) 
 	return m.react(ctx, nil, found.SagaID, saga.EventInput{Step: found.Step, Event: e.Body, MessageID: e.Meta.ID})
 }
 
-// changeWaits keeps the waits for events that have begun, and ends those that have ended. An event that was kept is handled at once.
+// changeWaits stores the waits for events that began, and removes those that ended. If an event was kept for a wait, the instance handles it at once.
 func (m *Manager) changeWaits(ctx context.Context, r saga.Reaction) error {
 	if m.Waits == nil && len(r.Waits) > 0 {
 		return fmt.Errorf("%s, step %q: %w", r.State.Definition, r.Waits[0].Step, errNoWaits)
@@ -119,7 +120,7 @@ func (m *Manager) changeWaits(ctx context.Context, r saga.Reaction) error {
 	return nil
 }
 
-// decode reads an event that was kept as the type that a step waits for.
+// decode reads a kept event into the type that a step waits for.
 func (m *Manager) decode(state saga.State, step string, body json.RawMessage) (any, error) {
 	definition, err := m.find(state.Definition, state.DefVersion)
 	if err != nil {
