@@ -18,59 +18,59 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// Faults runs sagas with everything going wrong that can: crashes before and after every commit, conflicts, messages that come
-// twice, late, again after a long time or as dead letters, timers that fire twice or before their answer, services outside that
-// are down or did it although they say they did not, open breakers, cancellations. First each such thing alone, at every place
-// where it can happen; then many by chance. However it went, once nothing goes wrong any more all sagas must come to their end,
-// and the user's own invariant must hold.
+// Faults tests sagas in a deterministic simulation that injects faults: crashes before and after every commit, conflicts, messages that are delivered
+// twice, late, again after a long time or as dead letters, timers that fire twice or before their answer, external services that are unavailable or
+// report a failure although they acted, open circuit breakers, cancellations. The first runs inject a single fault each, at every place where it can
+// happen; the runs after them inject faults at random. In every run, after the last fault all sagas must end, no saga may still wait for an event, and
+// Play.Check must return nil.
 //
-// A failure prints the choices that led to it, made as few as possible, and the story. SAGATEST_RUNS sets the number of runs by
-// chance, SAGATEST_SEED the seed of the first.
+// A failure prints the choices that led to it, shrunk to as few as possible, and the story of the run. SAGATEST_RUNS sets the number of random
+// runs, SAGATEST_SEED the seed of the first one.
 type Faults struct {
 	Sagas []*saga.Saga
 
-	// Play sets up a world: its participants, how subjects start, what must hold at rest.
+	// Play sets up a run: the handlers of the participants, how subjects start, and what must hold at the end.
 	Play func(w *Environment) Play
 
-	// Subjects is how many subjects a world has. Default 3.
+	// Subjects is the number of subjects in each run. 0 means 3.
 	Subjects int
 
-	// Runs is how many worlds are run by chance. Default 1000.
+	// Runs is the number of random runs. 0 means 1000.
 	Runs int
 
-	// Rate is the part of all choices that are faults. Default 0.05.
+	// Rate is the average share of the random choices that are faults. 0 means 0.05.
 	Rate float64
 
-	// shape makes the definitions of a world, and what happens in it, by choices of the tape, so that a failure shrinks to a small definition.
-	// Nil: those of Sagas and Play.
+	// shape makes the definitions of a run, and its Play, from choices of the tape, so that a failure shrinks to a small definition.
+	// Nil: Sagas and Play are used.
 	shape func(t *tape) shape
 }
 
 // shape is a random definition.
 type shape struct {
-	sagas []*saga.Saga // the first one, and its children
-	text  []string     // it, for a person
+	sagas []*saga.Saga // the definition, followed by its children
+	text  []string     // description of the definition, for the printed story
 	play  func(w *Environment) Play
 }
 
-// Play is what happens in a world.
+// Play is the setup of one run.
 type Play struct {
 	Handlers []cqrs.Handler
 
-	// Start begins the nth subject, in a unit of work of its own.
+	// Start starts the nth subject, counted from 0. It is called in a unit of work of its own.
 	Start func(ctx context.Context, n int) error
 
-	// Check is the user's invariant, when all sagas are at rest.
+	// Check tests the invariant of the caller, after all sagas have ended.
 	Check func() error
 }
 
-// maxSteps bounds the part of a run in which things go wrong, a subject, and the calm part after it.
+// maxSteps bounds the steps with faults, for each subject, and maxCalm the steps without faults after them.
 const (
 	maxSteps = 400
 	maxCalm  = 20_000
 )
 
-// result is what a run was.
+// result is the result of a run.
 type result struct {
 	err    error
 	choice []int
@@ -103,7 +103,7 @@ func (f Faults) run(t *tape) (r result) {
 	play := begin(w)
 	w.add(play.Handlers)
 	for n := range f.Subjects {
-		w.quiet = true // a subject that was never begun is no subject
+		w.quiet = true // no faults: every run has all its subjects
 		err := w.Within(context.Background(), func(ctx context.Context) error { return play.Start(ctx, n) })
 		w.quiet = false
 		if err != nil {
@@ -144,8 +144,8 @@ func (f Faults) run(t *tape) (r result) {
 	return r
 }
 
-// Replay runs the world in which things go as these choices say, and then nothing goes wrong any more. It is for fuzzing: any list
-// is a run.
+// Replay runs the simulation with these choices; when they are used up, no more faults happen. It returns the error of the run. It is for fuzzing:
+// every list of integers is a valid run.
 func (f Faults) Replay(choices []int) error {
 	if f.Subjects == 0 {
 		f.Subjects = defaultSubjects
@@ -155,7 +155,7 @@ func (f Faults) Replay(choices []int) error {
 
 const defaultSubjects = 3
 
-// Run runs them all.
+// Run runs the single-fault runs and then the random runs, on all processors, and fails t at the first failure. See Faults.
 func (f Faults) Run(t *testing.T) {
 	t.Helper()
 	if f.Subjects == 0 {
@@ -205,7 +205,7 @@ func (f Faults) Run(t *testing.T) {
 		f.Runs*f.Subjects, f.Runs, faults.Load(), steps.Load(), alone, time.Since(began).Round(time.Millisecond), seed)
 }
 
-// alone runs a world for each single thing that can go wrong in the ordinary course, and returns how many there are.
+// alone runs each single fault that can happen in a run without faults, one fault for each run, and returns the number of runs.
 func (f Faults) alone(t *testing.T) (n int) {
 	t.Helper()
 	f.Subjects = 1
@@ -228,7 +228,7 @@ func (f Faults) alone(t *testing.T) (n int) {
 	return n
 }
 
-// report makes a failure small and prints it.
+// report shrinks a failure and prints it.
 func (f Faults) report(t *testing.T, r result, which string) {
 	t.Helper()
 	small := shrink(r.choice, func(choices []int) bool { return f.run(&tape{play: choices}).err != nil })
@@ -236,10 +236,10 @@ func (f Faults) report(t *testing.T, r result, which string) {
 	t.Errorf("%s: %v\nas few choices as do it: %v\n%v\n%s", which, r.err, small, again.err, strings.Join(again.short(), "\n"))
 }
 
-// maxStory bounds the lines of a story that is printed.
+// maxStory is the greatest number of lines of a printed story.
 const maxStory = 100
 
-// short is the story's beginning and its end.
+// short returns the story, without its middle if it is long.
 func (r result) short() []string {
 	const head = 30
 	if len(r.story) <= maxStory {

@@ -10,7 +10,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// recorded returns the events that a unit will store.
+// recorded returns the events that a unit will store when it commits.
 func (w *Environment) recorded(ctx context.Context, u *unit) (events []cqrs.Event) {
 	for _, stream := range u.order {
 		if l, ok := u.loaded[stream]; ok {
@@ -26,11 +26,12 @@ func (w *Environment) recorded(ctx context.Context, u *unit) (events []cqrs.Even
 	return events
 }
 
-// inline has sagas handle events in the unit that records them, before events of the same instance that are still on their way, and handlers the commands that are
-// sent, as the unit of work in PostgreSQL does. By choice the broker delivers them, also after what was done was dropped.
+// inline has sagas handle events in the unit of work that records them, before earlier events of the same instance are delivered, and handlers the
+// commands that are sent, as the unit of work in PostgreSQL does. A choice can leave a message to the broker, also after it was handled inline and
+// rolled back.
 func (w *Environment) inline(ctx context.Context) {
 	w.consume(ctx, w.results(ctx))
-	tried := map[string]bool{} // keys of messages that are not handled, with their topics
+	tried := map[string]bool{} // topics and keys of messages that stay with the broker
 	for from := 0; from < len(w.unit.sent); {
 		events, handled := w.handleSent(ctx, from, tried)
 		if !handled {
@@ -41,7 +42,7 @@ func (w *Environment) inline(ctx context.Context) {
 	}
 }
 
-// results returns the events and answers of the message that is handled.
+// results returns the events and answers of the message in flight.
 func (w *Environment) results(ctx context.Context) []cqrs.Event {
 	u := w.unit
 	events := w.recorded(ctx, u)
@@ -54,7 +55,7 @@ func (w *Environment) results(ctx context.Context) []cqrs.Event {
 	return append(slices.Clip(events), u.answers...)
 }
 
-// handleSent has a command that the unit sends handled in the unit, if nothing of its key is on its way.
+// handleSent handles a command that the unit sends inside the unit, if no other message of its key is undelivered.
 func (w *Environment) handleSent(ctx context.Context, n int, tried map[string]bool) (events []cqrs.Event, handled bool) {
 	u := w.unit
 	m := u.sent[n]
@@ -84,7 +85,7 @@ func (w *Environment) handleSent(ctx context.Context, n int, tried map[string]bo
 	}
 	own := w.unit
 	w.unit = u
-	nothing := !slices.ContainsFunc(own.order, func(stream string) bool { return len(own.appended[stream]) > 0 }) // refused, or silent
+	nothing := !slices.ContainsFunc(own.order, func(stream string) bool { return len(own.appended[stream]) > 0 }) // refused, or handled without an event
 	if err != nil || nothing || ways == 2 {
 		w.tell("    dropped: %v", err)
 		w.rollBack(own)
@@ -101,7 +102,7 @@ func (w *Environment) handleSent(ctx context.Context, n int, tried map[string]bo
 	return events, true
 }
 
-// calls tells whether a handler of a destination calls a service outside.
+// calls tells whether a handler of a destination calls an external service.
 func (w *Environment) calls(destination string) bool {
 	for _, h := range w.handlers {
 		if h.Destination == destination && h.Call != nil {
@@ -111,7 +112,7 @@ func (w *Environment) calls(destination string) bool {
 	return false
 }
 
-// consume has sagas handle events of the unit.
+// consume has sagas handle the events of the unit.
 func (w *Environment) consume(ctx context.Context, events []cqrs.Event) {
 	categories := map[string]bool{}
 	for _, e := range events {
@@ -156,7 +157,7 @@ func (w *Environment) handleInline(ctx context.Context, s *saga.Saga, category s
 	}
 }
 
-// mark is a place in a unit.
+// mark is a savepoint of a unit.
 type mark struct {
 	order, sent, stopped, undo int
 	appended                   map[string]int
@@ -180,5 +181,5 @@ func (u *unit) rollBackTo(m mark) {
 	}
 }
 
-// consumerOf is the name of a saga's consumer of the events of a category.
+// consumerOf returns the name of a saga's consumer of the events of a category.
 func consumerOf(s *saga.Saga, category string) string { return "saga." + s.Name() + "." + category }

@@ -13,7 +13,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// Sagas of random shape, with everything going wrong that can. SAGATEST_RUNS sets the number of worlds; each has three sagas.
+// Runs sagas of random shape with all kinds of faults. SAGATEST_RUNS sets the number of runs; each has three sagas.
 func TestRandomSagas(t *testing.T) {
 	runs := 2000
 	if testing.Short() {
@@ -26,7 +26,7 @@ func newChance(seed, n uint64) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, n))
 }
 
-// The random definitions do have all constructs in them.
+// The random definitions contain all constructs of the package saga.
 func TestRandomShapesHaveAllConstructs(t *testing.T) {
 	var seen strings.Builder
 	for n := range 300 {
@@ -43,7 +43,7 @@ func TestRandomShapesHaveAllConstructs(t *testing.T) {
 	}
 }
 
-// A failure is a small definition and a short story.
+// A failure is shrunk to a small definition and a short story.
 func TestAFailureOfARandomSagaIsSmall(t *testing.T) {
 	f := Faults{Subjects: 1, shape: func(t *tape) shape {
 		made := randomShape(t)
@@ -78,13 +78,13 @@ func TestAFailureOfARandomSagaIsSmall(t *testing.T) {
 	}
 }
 
-// plan is a random definition as the rules of order see it.
+// plan is a random definition in the form that the checks of the order of effects use.
 type plan struct {
 	stages  [][]branch
-	arrives []func(w *Environment, subject string) // of the events that are awaited
+	arrives []func(w *Environment, subject string) // schedule the awaited events
 }
 
-// part is the stages of a definition that is being made.
+// part is the steps and stages of a definition that is being made.
 type part struct {
 	steps  []saga.Step[note]
 	stages [][]branch
@@ -93,16 +93,16 @@ type part struct {
 type branch struct {
 	step, fallback string
 	skip           func(subject string) bool // nil: never
-	polls          bool                      // the step has no effect; a fallback has
-	items          []string                  // the ends of the names of its items
-	atOnce         int                       // 0: it is not taken for each item
-	child          [][]branch                // the stages of the saga that it starts
+	polls          bool                      // the step has no effect; its fallback has
+	items          []string                  // suffixes of the names of its items
+	atOnce         int                       // 0: the step has no items
+	child          [][]branch                // stages of the saga that the step starts
 }
 
-// taken tells whether the branch is taken for a subject.
+// taken tells whether the branch runs for a subject.
 func (b branch) taken(subject string) bool { return b.skip == nil || !b.skip(subject) }
 
-// ends are the ends of the names of its items, or one that is empty.
+// ends returns the suffixes of the names of its items, or one empty suffix.
 func (b branch) ends() []string {
 	if b.atOnce == 0 {
 		return []string{""}
@@ -116,20 +116,20 @@ func (b branch) has(name string) bool {
 	return name == b.step || b.fallback != "" && name == b.fallback || stageOf(b.child, name) >= 0
 }
 
-// stageOf is the index of the stage that has a name, or -1.
+// stageOf returns the index of the stage that has a step of this name, or -1.
 func stageOf(stages [][]branch, name string) int {
 	return slices.IndexFunc(stages, func(all []branch) bool {
 		return slices.ContainsFunc(all, func(b branch) bool { return b.has(name) })
 	})
 }
 
-// snapshot are the effects for a subject that took place and were not undone.
+// snapshot is the set of effects for a subject that took place and were not compensated.
 type snapshot struct {
 	subject string
 	stands  map[string]bool
 }
 
-// complete tells whether all that a stage is to do stands, of the item of a parent that an end names.
+// complete tells whether all effects of a stage are in place, for the item of the parent that end names.
 func (s snapshot) complete(stage []branch, end string) bool {
 	for _, b := range stage {
 		for _, item := range b.ends() {
@@ -146,7 +146,7 @@ func (s snapshot) whole(b branch, end string) bool {
 	switch {
 	case !b.taken(s.subject):
 		return s.empty([]branch{b}, end)
-	case b.polls: // by itself, or by its fallback
+	case b.polls: // completed by the step, or by its fallback
 		return true
 	case b.child == nil:
 		return s.stands[b.step+end] != instead
@@ -156,7 +156,7 @@ func (s snapshot) whole(b branch, end string) bool {
 	return !slices.ContainsFunc(b.child, func(stage []branch) bool { return !s.complete(stage, end) })
 }
 
-// empty tells whether nothing of a stage stands, of the item of a parent that an end names.
+// empty tells whether no effect of a stage is in place, for the item of the parent that end names.
 func (s snapshot) empty(stage []branch, end string) bool {
 	for name, stand := range s.stands {
 		_, items, _ := strings.Cut(name, "#")
@@ -167,7 +167,7 @@ func (s snapshot) empty(stage []branch, end string) bool {
 	return true
 }
 
-// order tells what is wrong with an effect: the stages before it must stand, and when it is undone those behind it must not.
+// order checks an effect: the effects of the stages before must be in place, and when it is compensated those of later stages must not be.
 func (s snapshot) order(stages [][]branch, e effect, end string) error {
 	n := stageOf(stages, e.step)
 	for other, stage := range stages {
@@ -183,7 +183,7 @@ func (s snapshot) order(stages [][]branch, e effect, end string) error {
 		if stageOf(b.child, base) < 0 {
 			continue
 		}
-		if b.atOnce > 0 { // of which item
+		if b.atOnce > 0 { // the item
 			item := "#" + strings.Split(items, "#")[strings.Count(end, "#")]
 			return s.order(b.child, e, end+item)
 		}
@@ -192,7 +192,7 @@ func (s snapshot) order(stages [][]branch, e effect, end string) error {
 	return nil
 }
 
-// randomShape makes a definition. The more choices are 0, the smaller it is.
+// randomShape makes a definition. It is the smaller the more choices are 0.
 func randomShape(t *tape) shape {
 	var p plan
 	d := saga.Definition[note]{
@@ -204,7 +204,7 @@ func randomShape(t *tape) shape {
 	}
 	text, names, depth, children := []string{}, 0, 0, []*saga.Saga{}
 	var stage func(to *part, pivot, after bool)
-	// child makes a step that starts another saga. Of one after the pivot nothing took effect when it is refused, because it is started again then.
+	// child makes a step that starts another saga. After the pivot, the child must have no effect when it is refused, because a retry starts it again.
 	child := func(pivot, after bool) (saga.Step[note], branch, string) {
 		depth++
 		defer func() { depth-- }()
@@ -251,7 +251,7 @@ func randomShape(t *tape) shape {
 				line = fmt.Sprintf("%s (event in %s, optional %v)", name, waits.Timeout, optional)
 				p.arrives = append(p.arrives, func(w *Environment, subject string) {
 					switch when := t.pick(4); when {
-					case 0: // before the saga waits for it, or has even begun
+					case 0: // before the saga waits for the event, or has started
 						w.arrive(awaits[n].come(subject), 0)
 					case 3: // never
 					default:
@@ -393,7 +393,7 @@ func randomShape(t *tape) shape {
 	return shape{append([]*saga.Saga{saga.New(d)}, children...), text, p.play}
 }
 
-// play sets up a world for the definition.
+// play sets up a run with the definition.
 func (p plan) play(w *Environment) Play {
 	b := &book{stands: map[string]bool{}, undone: map[string]bool{}, refused: map[string]string{}}
 	subjects := NewStore(w, "subjects", func(history []any) *ledger {
@@ -437,7 +437,7 @@ func (p plan) play(w *Environment) Play {
 	return play
 }
 
-// effects are those for a subject, in the order in which they took place.
+// effects returns the effects for a subject, in the order in which they took place.
 func effects(w *Environment, b *book, subject string) []effect {
 	all := slices.DeleteFunc(slices.Clone(b.log), func(e effect) bool { return e.subject != subject })
 	for _, category := range []string{"p0", "p1", "p2"} {
@@ -460,7 +460,7 @@ func number(id string) (n int) {
 func (e acted[P]) effect() (string, bool)    { return e.Step, false }
 func (e reversed[P]) effect() (string, bool) { return e.Step, true }
 
-// bounds replays a history: of a step that is taken for each no more items are in flight than may be.
+// bounds replays a history and checks that at most AtOnce items of a step are in flight at any time.
 func (p plan) bounds(history []cqrs.Event) error {
 	var state saga.State
 	for _, e := range history {
@@ -480,8 +480,9 @@ func (p plan) bounds(history []cqrs.Event) error {
 	return nil
 }
 
-// check replays the effects of one saga and of its children: each took place and was undone at most once, a stage only while all stages before it
-// stood, and was undone only when nothing of the stages behind it stood; at the end either one way of each branch stands, or nothing does.
+// check replays the effects of one saga and of its children. Each effect takes place and is compensated at most once. A stage takes effect only while all
+// stages before it are complete, and is compensated only when no effect of a later stage is in place. At the end, either each branch has its effect,
+// by its step or its fallback, or there is no effect at all.
 func (p plan) check(subject string, state saga.State, all []effect) error {
 	now, seen := snapshot{subject, map[string]bool{}}, map[effect]bool{}
 	var story []string

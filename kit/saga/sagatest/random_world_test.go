@@ -9,7 +9,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// Participants of a world. Each has its own topic and its own kinds of messages; the last three call a service outside.
+// The participants of a run. Each has its own topic and its own message types; the last three call an external service.
 type (
 	p0 struct{}
 	p1 struct{}
@@ -21,8 +21,8 @@ type (
 	act[P any] struct {
 		ID, Step string
 		Undo     bool
-		Poll     bool // it has no effect
-		Firm     bool // the step is retriable: it is not refused for good
+		Poll     bool // the command has no effect
+		Firm     bool // the step is retriable and is not refused permanently
 	}
 	acted[P any]  struct{ Step string }
 	polled[P any] struct {
@@ -32,10 +32,10 @@ type (
 	reversed[P any] struct{ Step string }
 	declined[P any] struct{ Step, Why string }
 
-	// Events that no command causes, each of which one step of a definition waits for.
+	// Events that no command causes. Each is awaited by one step of a definition.
 	came[P any] struct{ For string }
 
-	// What is needed besides to start, and what starts a child.
+	// The second starting event of StartAll, and the event that starts a child.
 	also    struct{ ID string }
 	toChild struct{ ID, Of string }
 
@@ -47,12 +47,12 @@ type (
 		ID   string   `json:"id"`
 		Done []string `json:"done"`
 		Yes  []string `json:"yes"`
-		Item int      `json:"item,omitempty"` // that a function is called for
-		Of   string   `json:"of,omitempty"`   // the item of the parent that a child is for
+		Item int      `json:"item,omitempty"` // for which a function is called
+		Of   string   `json:"of,omitempty"`   // item of the parent that the child belongs to
 	}
 )
 
-// item is what distinguishes the commands for the items of a step.
+// item returns the suffix that distinguishes the commands for the items of a step.
 func (d note) item() string {
 	if d.Item == 0 {
 		return d.Of
@@ -63,7 +63,7 @@ func (d note) item() string {
 func (a act[P]) Key() string { return a.ID }
 func (e end) Key() string    { return e.ID }
 
-// participant makes steps that a participant carries out, and its handlers.
+// participant makes the steps that a participant executes, and its handlers.
 type participant struct {
 	step    func(name string, firm bool) saga.Step[note]
 	poll    func(name string, firm bool) saga.Step[note]
@@ -111,7 +111,7 @@ func newParticipant[P any](category string, calls bool) participant {
 	}
 }
 
-// awaits makes steps that wait for an event, each for one of its own type.
+// awaits makes steps that wait for an event, each for an event type of its own.
 var awaits = []struct {
 	step func(name string) *saga.Await[note]
 	come func(subject string) any
@@ -136,7 +136,7 @@ type ledger struct{ domain.Root[any] }
 
 func (l *ledger) add(e any) { l.Record(func(any) {}, e) }
 
-// doLocally relies on the inbox: a command that is handled twice has its effect twice.
+// doLocally relies on the inbox for deduplication: if a command is handled twice, its effect happens twice.
 func doLocally[P any](w *Environment, category string, l *ledger, c act[P]) error {
 	if c.Poll {
 		l.add(answerPoll[P](w, c))
@@ -162,7 +162,7 @@ func doLocally[P any](w *Environment, category string, l *ledger, c act[P]) erro
 	return nil
 }
 
-// answerPoll is an answer to a step that is repeated.
+// answerPoll returns an answer to a step with Until.
 func answerPoll[P any](w *Environment, c act[P]) any {
 	switch w.Choose("poll", "not yet", "no") {
 	case 1:
@@ -175,7 +175,7 @@ func answerPoll[P any](w *Environment, c act[P]) any {
 	return polled[P]{c.Step, true}
 }
 
-// standing tells whether an action took effect and was not undone.
+// standing tells whether an action took effect and was not compensated.
 func standing[P any](w *Environment, category string, c act[P]) bool {
 	stands := false
 	for _, e := range w.streams[category+"/"+c.ID] {
@@ -189,7 +189,7 @@ func standing[P any](w *Environment, category string, c act[P]) bool {
 	return stands
 }
 
-// calling is a handler that calls a service outside, which does everything once an id and nothing that was taken back before.
+// calling returns a handler that calls an external service, which executes each id at most once, and rejects an action that was compensated before.
 func calling[P any](w *Environment, b *book, store *Store[*ledger, any], name string) cqrs.Handler {
 	return cqrs.CallThenRecord(name, func(_ context.Context, c act[P]) (refused string, err error) {
 		key := c.ID + "/" + c.Step
@@ -241,13 +241,13 @@ var participants = []participant{
 	newParticipant[p3]("p3", true), newParticipant[p4]("p4", true), newParticipant[p5]("p5", true),
 }
 
-// effect is something that took effect at a participant.
+// effect is an effect of a command at a participant.
 type effect struct {
 	id, subject, step string
 	undo              bool
 }
 
-// book is what services outside hold, and the effects in their order.
+// book holds the state of the external services, and the effects in order.
 type book struct {
 	stands, undone map[string]bool
 	refused        map[string]string

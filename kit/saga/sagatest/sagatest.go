@@ -1,5 +1,5 @@
-// Package sagatest tests sagas: given what has happened, when an event comes, then these commands are sent. Faults runs a saga many times in
-// a deterministic simulation with lost, repeated and reordered messages and crashes.
+// Package sagatest tests sagas. A scenario says: given a history, when an event arrives, then the saga sends these commands. Faults runs a saga many
+// times in a deterministic simulation with lost, repeated and reordered messages and crashes.
 //
 //	fulfilment := sagatest.For(fulfilment.Definition)
 //	t.Run("reserved: authorise", fulfilment.Given(placed).When(reserved).Then(command.AuthorisePayment{…}))
@@ -20,23 +20,23 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// TimeOut is the input that lets the newest timer fire.
+// TimeOut is the input that fires the timer that is due first, and moves the time of the scenario to it. It is an error if no timer is set.
 type TimeOut struct{}
 
-// Reply is an answer to the step of this name, which is in flight. It is needed where an event alone does not tell which of several parallel
-// steps it answers: for saga.Refused, saga.Failed, saga.Processed and saga.NothingToCompensate.
+// Reply is an answer to the step of this name, which must be in flight. It is needed for events that do not identify the step: saga.Refused,
+// saga.Failed, saga.Processed and saga.NothingToCompensate, when several steps are in flight.
 type Reply struct {
 	Step  string
 	Event any
 }
 
-// ChildStarted stands for the command that starts a child saga, in Then: its definition and the event.
+// ChildStarted represents the command that starts a child saga in Then and Leaves: the child's definition and its starting event.
 type ChildStarted struct {
 	Definition string
 	Event      any
 }
 
-// ChildCompensated stands for the command that compensates a child saga, in Then.
+// ChildCompensated represents the command that compensates a child saga in Then and Leaves.
 type ChildCompensated struct{ Definition string }
 
 // Key implements cqrs.Keyed.
@@ -45,16 +45,16 @@ func (ChildStarted) Key() string { return "" }
 // Key implements cqrs.Keyed.
 func (ChildCompensated) Key() string { return "" }
 
-// ChildCompletes is the input that the child saga of a step is completed, with its data.
+// ChildCompletes is the input that reports that the child saga of a step is completed. Data is the data that the child ended with.
 type ChildCompletes struct {
 	Step string
 	Data any
 }
 
-// ChildIsCompensated is the input that the child saga of a step is compensated, by itself or by its parent.
+// ChildIsCompensated is the input that reports that the child saga of a step is compensated, by itself or by its parent.
 type ChildIsCompensated struct{ Step, Reason string }
 
-// readable is a command as Then has it.
+// readable returns a command in the form that Then expects.
 func (k Kit) readable(c cqrs.Keyed) cqrs.Keyed {
 	switch c := c.(type) {
 	case saga.StartChild:
@@ -69,7 +69,7 @@ func (k Kit) readable(c cqrs.Keyed) cqrs.Keyed {
 	return c
 }
 
-// Late is an answer to an earlier command: the one of this step and branch.
+// Late is an answer to the last command that was sent for this step and branch, even if it was answered before.
 type Late struct {
 	Event  any
 	Step   string
@@ -82,44 +82,44 @@ type Kit struct {
 	open func(cqrs.Keyed) bool
 }
 
-// For makes the kit of a definition.
+// For returns the kit of a definition.
 func For[D any](d saga.Definition[D]) Kit { return Kit{saga: saga.New(d)} }
 
-// While is the kit where the breakers of some commands' destinations are open.
+// While returns a kit for scenarios in which the circuit breaker of a command's destination is open if the function returns true for the command.
 func (k Kit) While(open func(command cqrs.Keyed) bool) Kit { return Kit{k.saga, open} }
 
-// Given is what has happened: the event that starts the saga, then events, saga.Cancel, TimeOut, Reply or Late. An event is the answer to
-// the newest command in flight whose step waits for an event of this type, and if there is none, to the command that was sent last. An event that
-// a step awaits completes it; if none awaits it yet, it does so later.
+// Given begins a scenario with a history: the event that starts the saga, then events, saga.Cancel, TimeOut, Reply, Late or any other saga.Input. An event
+// is the answer to the newest command in flight whose step expects an event of this type, and if there is none, to the command that was sent last. An
+// event that a step with Await waits for completes the step; if no step waits for it yet, it is kept until one does.
 func (k Kit) Given(inputs ...any) Scenario { return Scenario{k, inputs} }
 
-// Scenario has its history and waits for what happens.
+// Scenario is a definition and a history. Given makes one.
 type Scenario struct {
 	kit   Kit
 	given []any
 }
 
-// When is what happens now.
+// When adds the input whose outcome is tested.
 func (s Scenario) When(input any) Outcome { return Outcome{s, input} }
 
-// Outcome waits to be judged.
+// Outcome is a scenario with its last input. Each of its methods returns a test for testing.T.Run.
 type Outcome struct {
 	scenario Scenario
 	when     any
 }
 
-// Then passes if just these commands are sent.
+// Then passes if exactly these commands are sent.
 func (o Outcome) Then(want ...cqrs.Keyed) func(*testing.T) { return o.judge("", nil, want) }
 
-// Ends passes if no command is sent and the saga stands at status.
+// Ends passes if no command is sent and the saga then has this status.
 func (o Outcome) Ends(status saga.Status) func(*testing.T) { return o.judge(status, nil, nil) }
 
-// Leaves passes if the saga stands at status after just these commands.
+// Leaves passes if exactly these commands are sent and the saga then has this status.
 func (o Outcome) Leaves(status saga.Status, want ...cqrs.Keyed) func(*testing.T) {
 	return o.judge(status, nil, want)
 }
 
-// Refused passes if the input is refused with this error.
+// Refused passes if the input is refused with an error that wraps want.
 func (o Outcome) Refused(want error) func(*testing.T) { return o.judge("", want, nil) }
 
 func (o Outcome) judge(status saga.Status, wantErr error, want []cqrs.Keyed) func(*testing.T) {
@@ -131,8 +131,8 @@ func (o Outcome) judge(status saga.Status, wantErr error, want []cqrs.Keyed) fun
 	}
 }
 
-// verdict plays the scenario. The error says in what it differs from what is wanted; it is also the fault of a definition that the
-// service would refuse to start with.
+// verdict runs the scenario. The error tells the difference from the expected outcome, or the fault of a definition with which the
+// service would refuse to start.
 func (o Outcome) verdict(status saga.Status, wantErr error, want []cqrs.Keyed) error {
 	if err := o.scenario.kit.saga.Check(); err != nil {
 		return fmt.Errorf("the service would not start with this definition: %w", err)
@@ -160,7 +160,7 @@ func (o Outcome) verdict(status saga.Status, wantErr error, want []cqrs.Keyed) e
 	return nil
 }
 
-// typed shows commands with their types.
+// typed formats commands with their types.
 func typed(commands []cqrs.Keyed) string {
 	texts := make([]string, len(commands))
 	for i, c := range commands {
@@ -169,19 +169,19 @@ func typed(commands []cqrs.Keyed) string {
 	return "[" + strings.Join(texts, ", ") + "]"
 }
 
-// Run feeds inputs to an instance, one after the other.
+// Run feeds inputs to an instance, one after the other. Saga and State.ID must be set. Now grows by a millisecond with each input.
 type Run struct {
 	Saga  *saga.Saga
 	State saga.State
 	Now   time.Time
 	Open  func(cqrs.Keyed) bool
-	Sent  []saga.Command // all so far
+	Sent  []saga.Command // all commands so far
 
-	timers []saga.Timer // that have not fired
-	early  []any        // events that came before the saga waits for them
+	timers []saga.Timer // timers that have not fired
+	early  []any        // events that arrived before the saga waits for them
 }
 
-// Feed reacts to an input and remembers what came of it.
+// Feed passes an input to the engine, with the inputs of Kit.Given, and stores the new state. It returns the reaction, and the errors of Saga.React.
 func (r *Run) Feed(input any) (saga.Reaction, error) {
 	if _, isInput := input.(saga.Input); !isInput && r.State.Version > 0 {
 		switch step, known := r.awaited(input); {
@@ -205,12 +205,12 @@ func (r *Run) Feed(input any) (saga.Reaction, error) {
 	r.Sent = append(r.Sent, reaction.Commands...)
 	r.timers = append(r.timers, reaction.Timers...)
 	if _, timeout := input.(TimeOut); timeout && len(reaction.Events) == 0 && len(reaction.Timers) > 0 {
-		return r.Feed(input) // it was set for another step, and was set anew
+		return r.Feed(input) // the timer was set for another step and was set anew
 	}
 	return r.feedEarly(reaction)
 }
 
-// feedEarly handles the events that came before the saga waited for them. What comes of them is added to a reaction.
+// feedEarly feeds the events that arrived before the saga waited for them, and adds their reactions to a reaction.
 func (r *Run) feedEarly(reaction saga.Reaction) (saga.Reaction, error) {
 	for _, w := range reaction.Waits {
 		i := slices.IndexFunc(r.early, func(e any) bool { return reflect.TypeOf(e).String() == w.Event })
@@ -228,7 +228,7 @@ func (r *Run) feedEarly(reaction saga.Reaction) (saga.Reaction, error) {
 	return reaction, nil
 }
 
-// awaited is the step that waits for an event, or "" and whether one of the definition does.
+// awaited returns the step that waits for an event, or "", and whether a step of the definition waits for such events at all.
 func (r *Run) awaited(event any) (step string, known bool) {
 	for _, a := range r.Saga.AwaitedEvents() {
 		if a.Type != reflect.TypeOf(event) {
@@ -292,7 +292,7 @@ func (r *Run) input(input any) (saga.Input, error) {
 	return saga.Answer{Event: input, Step: last.Step, Branch: last.Branch, CommandID: last.ID}, nil
 }
 
-// asked is the newest command in flight that an event answers, or nil.
+// asked returns the newest command in flight that an event answers, or nil.
 func (r *Run) asked(event any) *saga.Command {
 	for i, c := range slices.Backward(r.Sent) {
 		if st := r.State.Step(c.Step); st.InFlight() && (st.Status == saga.StepStatusCompensating) == (c.Branch == cqrs.BranchCompensation) && r.Saga.Awaits(c.Step, c.Branch, event) {

@@ -38,7 +38,7 @@ func definition() saga.Definition[memory] {
 	}
 }
 
-// A scenario must not pass with a definition that the service refuses to start with.
+// A scenario must fail with a definition with which the service would refuse to start.
 func TestGivenWhenThenRefusesAnInvalidDefinition(t *testing.T) {
 	require.NoError(t, For(definition()).Given().When(begun{}).verdict("", nil, []cqrs.Keyed{work{1}}))
 
@@ -55,7 +55,7 @@ func TestADifferenceIsShownWithTypes(t *testing.T) {
 	require.EqualError(t, err, "sent [sagatest.work{N:1}], want [sagatest.work{N:2}]")
 }
 
-// subject is an aggregate that only begins.
+// subject is an aggregate that only starts.
 type subject struct{ domain.Root[any] }
 
 func (s *subject) begin() {
@@ -70,19 +70,19 @@ func rebuild(history []any) *subject {
 	return s
 }
 
-// A step whose handler succeeds without recording an event is answered, forwards and backwards, whatever goes wrong.
+// A step whose handler succeeds without recording an event is answered, for actions and compensations, whatever faults happen.
 func TestAStepWithoutAnEventIsAnswered(t *testing.T) {
 	Faults{
 		Sagas: []*saga.Saga{saga.New(definition())}, Runs: 500,
 		Play: func(w *Environment) Play {
 			subjects := NewStore(w, "subjects", rebuild)
-			handler := cqrs.Handle("DoWork", func(context.Context, work) error { return nil }) // there was nothing to change
+			handler := cqrs.Handle("DoWork", func(context.Context, work) error { return nil }) // the handler has nothing to change
 			return Play{
 				Handlers: cqrs.ForAggregate("subjects", handler),
 				Start: func(ctx context.Context, n int) error {
 					return subjects.Update(ctx, fmt.Sprint(n), func(s *subject) error { s.begin(); return nil })
 				},
-				Check: func() error { return nil }, // that all sagas have ended is checked before
+				Check: func() error { return nil }, // Faults checks before that all sagas have ended
 			}
 		},
 	}.Run(t)

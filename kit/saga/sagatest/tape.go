@@ -2,14 +2,14 @@ package sagatest
 
 import "math/rand/v2"
 
-// tape holds the choices of a run: made by chance, or played from a list. 0 is always the ordinary course, so that a list that
-// is too short, or has zeros in it, is a run in which less goes wrong.
+// tape holds the choices of a run, which are made at random or read from a list. 0 always means no fault, so a shorter list, or one with more
+// zeros, is a run with fewer faults.
 type tape struct {
-	chance *rand.Rand // nil: play
+	chance *rand.Rand // nil: the choices are read from play
 	rate   float64    // of faults
 	play   []int
 	made   []int
-	ways   []int // how many there were to choose from
+	ways   []int // number of alternatives of each choice
 	tell   bool
 }
 
@@ -27,10 +27,10 @@ func (t *tape) choose(n int, make func() int) int {
 	return v
 }
 
-// pick chooses one of n.
+// pick returns a number below n, all with equal probability.
 func (t *tape) pick(n int) int { return t.choose(n, func() int { return t.chance.IntN(n) }) }
 
-// fault chooses 0, or rarely one of the n-1 others.
+// fault returns 0 for no fault, or with probability rate the number of a fault, from 1 to n-1.
 func (t *tape) fault(n int) int {
 	return t.choose(n, func() int {
 		if t.chance.Float64() >= t.rate {
@@ -40,7 +40,7 @@ func (t *tape) fault(n int) int {
 	})
 }
 
-// shrink looks for a shorter and calmer list of choices that fails too, and returns it.
+// shrink returns a shorter list of choices, or one with more zeros, that still fails.
 func shrink(choices []int, fails func([]int) bool) []int {
 	best := choices
 	tries := 0

@@ -13,33 +13,33 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// unit is a unit of work: what it will leave behind if it commits.
+// unit is a unit of work: the changes that a commit applies.
 type unit struct {
-	parent   *unit // that of the message that has sent the command that this one handles inline
+	parent   *unit // the unit of the message that sent the command, if the command is handled inline
 	loaded   map[string]loaded
 	order    []string
 	appended map[string][]cqrs.Event
 	sent     []sent
 	stopped  []string
-	undo     []func()    // of inbox rows
-	barrier  string      // that this unit has taken
-	silent   *cqrs.Event // what is published if no event is recorded
+	undo     []func()    // reverts changes of the inbox and the waits
+	barrier  string      // the barrier that this unit has inserted
+	silent   *cqrs.Event // the answer that is published if no event is recorded
 	answers  []cqrs.Event
 }
 
 type loaded struct {
 	aggregate    aggregate
 	category, id string
-	taken        int // changes that are among the unit's appended events
+	taken        int // number of changes that are already in the unit's appended events
 }
 
-// aggregate is what the store needs to see of one.
+// aggregate is the part of an aggregate that the store needs.
 type aggregate interface {
 	Version() int
 	Changes() []any
 }
 
-// all are the unit and those that it is part of, outermost first.
+// all returns the unit and the units that it is nested in, outermost first.
 func (u *unit) all() []*unit {
 	if u == nil {
 		return nil
@@ -154,7 +154,7 @@ func (w *Environment) Execute(ctx context.Context, c cqrs.Command) error {
 	return w.Within(ctx, func(ctx context.Context) error { return w.handlers[reflect.TypeOf(c.Body)].Handle(ctx, c.Body, nil) })
 }
 
-// streams is the event store as the process manager sees it.
+// streams is the event store for the manager.
 type streams struct{ w *Environment }
 
 var _ manager.Streams = streams{}
@@ -180,7 +180,7 @@ func (s streams) Record(ctx context.Context, category, id string, expected int, 
 	return nil
 }
 
-// waits is what sagas wait for, and what came before they did. That the tables in PostgreSQL do the same is shown by a test there.
+// waits holds the waits of sagas, and the events that arrived before their waits. A test of the PostgreSQL tables shows that they behave the same.
 type waits struct {
 	world   *Environment
 	waiting []awaited
@@ -201,7 +201,7 @@ type keptEvent struct {
 
 var _ manager.Waits = (*waits)(nil)
 
-// change changes the lists, and puts them back if the unit is not committed.
+// change changes the lists, and restores them if the unit is rolled back.
 func (w *waits) change(f func()) {
 	waiting, kept := slices.Clone(w.waiting), slices.Clone(w.kept)
 	w.world.unit.undo = append(w.world.unit.undo, func() { w.waiting, w.kept = waiting, kept })
@@ -249,14 +249,14 @@ func (t timers) Stop(_ context.Context, ids []string) error {
 	return nil
 }
 
-// Store is an cqrs.Store of one kind of aggregate in a world.
+// Store is a cqrs.Store for one type of aggregate in an Environment.
 type Store[A aggregate, E any] struct {
 	world    *Environment
 	category string
 	rebuild  func([]E) A
 }
 
-// NewStore makes the store of the aggregates of a category.
+// NewStore returns the store of the aggregates of a category. Rebuild makes an aggregate from its events, oldest first.
 func NewStore[A aggregate, E any](w *Environment, category string, rebuild func([]E) A) *Store[A, E] {
 	return &Store[A, E]{w, category, rebuild}
 }
@@ -284,7 +284,7 @@ func (s *Store[A, E]) UpdateAll(_ context.Context, ids []string, decide func([]A
 	return decide(all)
 }
 
-// Load rebuilds an aggregate for looking at it.
+// Load rebuilds an aggregate from its committed events, for reading.
 func (s *Store[A, E]) Load(id string) A {
 	history := s.world.streams[s.category+"/"+id]
 	events := make([]E, len(history))
@@ -294,7 +294,7 @@ func (s *Store[A, E]) Load(id string) A {
 	return s.rebuild(events)
 }
 
-// IDs are those of all aggregates, sorted.
+// IDs returns the ids of all aggregates of the store, sorted.
 func (s *Store[A, E]) IDs() (ids []string) {
 	for stream := range s.world.streams {
 		if id, ok := strings.CutPrefix(stream, s.category+"/"); ok {
@@ -319,7 +319,7 @@ func (w *Environment) Handle(ctx context.Context, d cqrs.Delivery, work func(ctx
 	return outcome, err
 }
 
-// inboxUnit is the table of the inbox. That it does what the one in PostgreSQL does is shown by a test there.
+// inboxUnit is the table of the inbox. A test of the PostgreSQL inbox shows that it behaves the same.
 type inboxUnit struct{ w *Environment }
 
 func barrier(consumer string, m cqrs.Meta, branch cqrs.Branch) string {

@@ -15,15 +15,14 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// Environment is all that is around sagas, as a small deterministic model: event streams, inbox, outbox, a broker with consumers,
-// timers, services outside, and faults everywhere. One goroutine, one choice after the other, its own time. What is modelled is
-// storage and transport; the engine, the process manager, the protocol of the inbox, the handlers and the aggregates are the
-// real ones.
+// Environment is a small deterministic model of everything around sagas: event streams, inbox, outbox, a broker with consumers, timers and external
+// services, with faults in each. It runs in one goroutine, makes one choice after the other, and has its own time. Only storage and transport are
+// modelled; the engine, the manager, the protocol of the inbox, the handlers and the aggregates are the real code. It is not safe for concurrent use.
 type Environment struct {
 	choices  *tape
 	now      time.Time
 	ids      int
-	unit     *unit // the one that is running
+	unit     *unit // the unit of work that is running
 	streams  map[string][]cqrs.Event
 	inbox    map[string]cqrs.Outcome // by consumer and message
 	barriers map[string]cqrs.Outcome // by consumer, saga, step and branch
@@ -34,19 +33,19 @@ type Environment struct {
 	consumer map[string][]consumer // by topic
 	handlers map[reflect.Type]cqrs.Handler
 	sagas    map[string]*saga.Saga // the newest version by name
-	quiet    bool                  // no faults any more
-	loses    bool                  // a command may be lost
-	retries  bool                  // a person may retry what is stuck
+	quiet    bool                  // no more faults
+	loses    bool                  // commands may be lost
+	retries  bool                  // an operator may retry stuck steps
 	manager  *manager.Manager
 	waits    *waits
 	started  []cqrs.Event // the first events of subjects, in order
 	names    []string     // of the sagas, sorted
-	endUnit  error        // what the unit of the delivery ends with instead of its commit
+	endUnit  error        // if not nil, the error with which the unit of the delivery ends instead of its commit
 	faults   int
 	story    []string
 }
 
-// sent is a message on its way.
+// sent is a message that was sent and not yet delivered.
 type sent struct {
 	topic string
 	key   string
@@ -62,11 +61,11 @@ type consumer struct {
 	command bool
 }
 
-// queue holds what is on its way to a consumer under one key, in order.
+// queue holds the undelivered messages of a consumer under one key, in order.
 type queue struct {
 	consumer consumer
 	waiting  []sent
-	handled  []sent // for repetition
+	handled  []sent // to deliver them again
 }
 
 type dead struct {
@@ -95,14 +94,14 @@ func newWorld(choices *tape, all []*saga.Saga) *Environment {
 	return w
 }
 
-// Calm is a world in which nothing goes wrong, to compare others with.
+// Calm returns an environment without faults and without sagas, for example to compare states with.
 func Calm() *Environment { return newWorld(&tape{}, nil) }
 
-// Now is the world's time.
+// Now returns the time of the environment.
 func (w *Environment) Now() time.Time { return w.now }
 
-// External calls a service outside: do is carried out or not, and what comes back may not be what happened. The error is
-// cqrs.ErrUnavailable then.
+// External simulates a call of an external service, which do executes. By choice it calls do once and returns nil, calls do twice and returns nil, or
+// returns an error that wraps cqrs.ErrUnavailable, with or without having called do.
 func (w *Environment) External(what string, do func()) error {
 	switch w.fault("call "+what, "down", "time-out after it was done", "carried out twice") {
 	case 1:
@@ -117,10 +116,10 @@ func (w *Environment) External(what string, do func()) error {
 	return nil
 }
 
-// Choose makes a choice of the business: 0 is the ordinary course.
+// Choose returns a choice of the simulated business: 0 is the ordinary course, n is the nth of ways, counted from 1.
 func (w *Environment) Choose(what string, ways ...string) int { return w.fault(what, ways...) }
 
-// add has handlers and sagas consume.
+// add registers handlers and sagas as consumers.
 func (w *Environment) add(handlers []cqrs.Handler) {
 	categories := map[string]bool{saga.Category: true, outside: true}
 	for _, h := range append(handlers, w.manager.Handlers()...) {
@@ -157,13 +156,13 @@ func (w *Environment) add(handlers []cqrs.Handler) {
 // outside is the category of events that no command of a saga causes.
 const outside = "outside"
 
-// arrive has an event come after a time that no command of a saga causes.
+// arrive schedules an event that no command of a saga causes.
 func (w *Environment) arrive(body any, after time.Duration) {
 	meta := cqrs.Meta{ID: w.id(), Type: typeName(body), Time: w.now}
 	w.timers = append(w.timers, sent{topic: "events." + outside, key: "any", body: body, meta: meta, due: w.now.Add(after)})
 }
 
-// send puts a message on its way to all consumers of its topic.
+// send adds a message to the queues of all consumers of its topic.
 func (w *Environment) send(m sent) {
 	for _, c := range w.consumer[m.topic] {
 		w.enqueue(w.queue(c, m.key), m)
@@ -183,7 +182,7 @@ func (w *Environment) queue(c consumer, key string) *queue {
 
 func (w *Environment) enqueue(q *queue, m sent) { q.waiting = append(q.waiting, m) }
 
-// step lets one thing happen. It returns false when there is nothing left that could.
+// step delivers one message or fires a timer. It returns false when there is nothing left to do.
 func (w *Environment) step() bool {
 	var busy []*queue
 	for _, q := range w.queues {
@@ -216,7 +215,7 @@ func (w *Environment) step() bool {
 	return true
 }
 
-// pass lets time pass until the next timer.
+// pass moves the time to the next timer and fires it. It returns false if there is no timer.
 func (w *Environment) pass() bool {
 	if len(w.timers) == 0 {
 		return false
@@ -276,7 +275,7 @@ func (w *Environment) cancel() {
 	}
 }
 
-// retry has an operator retry each step that is stuck.
+// retry has an operator retry each stuck step.
 func (w *Environment) retry() {
 	for _, stream := range slices.Sorted(maps.Keys(w.streams)) {
 		id, ok := strings.CutPrefix(stream, saga.Category+"/")
@@ -293,7 +292,7 @@ func (w *Environment) retry() {
 	}
 }
 
-// signal has a person send each signal that a saga waits for, and one that was sent before.
+// signal has a person send each signal that a saga waits for, and those that were received before.
 func (w *Environment) signal() {
 	ctx := cqrs.WithPrincipal(context.Background(), cqrs.Guest)
 	for _, stream := range slices.Sorted(maps.Keys(w.streams)) {
@@ -318,10 +317,10 @@ func (w *Environment) signal() {
 	}
 }
 
-// errCrash stands for the process's end.
+// errCrash simulates the end of the process.
 var errCrash = errors.New("the process ends here")
 
-// deliver hands the next message of a queue to its consumer.
+// deliver delivers the first message of a queue to its consumer.
 func (w *Environment) deliver(q *queue) {
 	m := q.waiting[0]
 	w.tell("%s: %s %s %s for %s", w.now.Format("15:04:05.000"), m.meta.Type, m.meta.SagaStep, m.meta.Branch, q.consumer.name)
@@ -347,7 +346,7 @@ func (w *Environment) deliver(q *queue) {
 	switch {
 	case err != nil && cqrs.KindOf(err) != cqrs.KindUnavailable && !errors.Is(err, errCrash) && cqrs.KindOf(err) != cqrs.KindConflict:
 		panic(fmt.Sprintf("%s for %s: %v", m.meta.Type, q.consumer.name, err))
-	case err != nil, after == 2: // it is redelivered
+	case err != nil, after == 2: // the message is delivered again
 		w.tell("    again: %v", err)
 		return
 	}
@@ -355,7 +354,7 @@ func (w *Environment) deliver(q *queue) {
 	q.handled = append(q.handled, m)
 }
 
-// bury makes a command a dead letter, of which its saga is told.
+// bury makes a command a dead letter, and publishes the answer Failed to its saga.
 func (w *Environment) bury(q *queue, m sent) {
 	h := w.handlers[reflect.TypeOf(m.body)]
 	d := cqrs.Delivery{Consumer: q.consumer.name, Meta: m.meta, Command: true, Category: h.Category, Key: m.key}
@@ -388,7 +387,7 @@ func (w *Environment) tell(format string, args ...any) {
 	}
 }
 
-// fault chooses among the ordinary course, 0, and faults.
+// fault chooses between no fault, 0, and one of the faults, counted from 1.
 func (w *Environment) fault(what string, faults ...string) int {
 	if w.quiet {
 		return 0
