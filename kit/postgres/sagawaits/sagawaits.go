@@ -1,6 +1,6 @@
-// Package sagawaits brings events to the sagas that wait for them. Of a definition, a type of event and a key there are either instances that wait,
-// or events that came before anybody waited, and never both: each side looks for the other one, and leaves its own row, under one lock.
-// TestAnEventAndAWaitFindEachOther shows it with both at the same moment.
+// Package sagawaits matches events with the sagas that wait for them. For one definition, event type and key, the tables hold either instances that wait
+// or events that arrived before any instance waited, and never both: an event and a wait each look for the other, and store a row if there is none,
+// under the same lock. TestAnEventAndAWaitFindEachOther shows it for events and waits that arrive at the same time.
 package sagawaits
 
 import (
@@ -18,19 +18,20 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// Waits implements manager.Waits on the tables saga_waits and saga_events. Its methods are called inside a unit of work, which then commits by
-// itself.
+// Waits implements manager.Waits on the tables saga_waits and saga_events. Its methods must be called inside a unit of work, and give that unit a
+// transaction of its own, which is not part of a group commit. Outside a unit of work, and in a unit that is part of a group commit already, they return
+// an error.
 type Waits struct{}
 
 var _ manager.Waits = Waits{}
 
-// lock makes the unit the only one that looks for events and waits of some correlations, until it ends.
+// lock locks correlations of a definition until the transaction ends. It blocks while another transaction holds one of these locks.
 func lock(ctx context.Context, tx *sqlx.Tx, definition string, by []saga.Correlation) error {
 	names := make([]string, len(by))
 	for i, c := range by {
 		names[i] = definition + "\x1f" + c.Event + "\x1f" + c.Key
 	}
-	slices.Sort(names) // in one order, so that two units do not wait for each other
+	slices.Sort(names) // the same order in each transaction prevents deadlocks
 	for _, name := range slices.Compact(names) {
 		if _, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1, 18))`, name); err != nil {
 			return txn.Classify(err, "lock what sagas wait for")
@@ -39,7 +40,7 @@ func lock(ctx context.Context, tx *sqlx.Tx, definition string, by []saga.Correla
 	return nil
 }
 
-// row is a wait in its table.
+// row is a row of saga_waits.
 type row struct {
 	SagaID string `db:"saga_id"`
 	Step   string `db:"step"`
@@ -47,7 +48,7 @@ type row struct {
 	Key    string `db:"key"`
 }
 
-// Deliver implements manager.Waits.
+// Deliver implements manager.Waits. An event that is delivered twice is kept once.
 func (Waits) Deliver(ctx context.Context, definition string, e manager.KeptEvent, by []saga.Correlation) (*manager.Waiting, error) {
 	tx, err := txn.FromContext(ctx)
 	if err != nil {
@@ -89,7 +90,7 @@ func (Waits) Begin(ctx context.Context, definition string, w manager.Waiting) (*
 		Body      string    `db:"body"`
 		Time      time.Time `db:"happened_at"`
 	}
-	for again := true; again; { // the oldest one may be deleted meanwhile: it is past its retention, or taken by another one of its keys
+	for again := true; again; { // the oldest event may be deleted meanwhile: its retention is over, or a wait for another of its keys has received it
 		err = tx.GetContext(ctx, &kept, `DELETE FROM saga_events WHERE definition = $1 AND event = $2 AND key = $3 AND message_id = (
 				SELECT message_id FROM saga_events WHERE definition = $1 AND event = $2 AND key = $3 ORDER BY seq LIMIT 1)
 			RETURNING message_id, body, happened_at`, definition, w.Event, w.Key)
@@ -104,7 +105,7 @@ func (Waits) Begin(ctx context.Context, definition string, w manager.Waiting) (*
 		_, err = tx.ExecContext(ctx, `INSERT INTO saga_waits (saga_id, step, definition, event, key) VALUES ($1, $2, $3, $4, $5)
 			ON CONFLICT (saga_id, step) DO UPDATE SET event = excluded.event, key = excluded.key`, w.SagaID, w.Step, definition, w.Event, w.Key)
 		return nil, txn.Classify(err, "begin to wait for an event")
-	case err == nil: // it may have been kept by other keys too
+	case err == nil: // the event may have been kept under other keys too
 		_, err = tx.ExecContext(ctx, `DELETE FROM saga_events WHERE definition = $1 AND message_id = $2`, definition, kept.MessageID)
 	}
 	if err != nil {
@@ -134,13 +135,13 @@ func (Waits) End(ctx context.Context, definition string, waits []manager.Waiting
 	return nil
 }
 
-// List returns the events that no saga waits for, the newest first, at most so many.
+// List returns the events that no saga waits for, the newest first, at most atMost.
 func List(ctx context.Context, db *sqlx.DB, atMost int) (all []manager.UnmatchedEvent, err error) {
 	err = db.SelectContext(ctx, &all, `SELECT definition, event, key, message_id, body, happened_at, received_at FROM saga_events ORDER BY received_at DESC, seq DESC LIMIT $1`, atMost)
 	return all, txn.Classify(err, "list the events that no saga waits for")
 }
 
-// Count counts the events that no saga waits for by definition, up to atMost in all.
+// Count returns the number of events that no saga waits for, by definition. It counts at most atMost events in all.
 func Count(ctx context.Context, db *sqlx.DB, atMost int) (map[string]int, error) {
 	var rows []struct {
 		Definition string `db:"definition"`

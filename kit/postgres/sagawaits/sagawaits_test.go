@@ -29,7 +29,7 @@ func within(db *sqlx.DB, work func(ctx context.Context) error) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() // after a commit it does nothing
+	defer tx.Rollback() // no effect after a commit
 	if err := work(txn.WithTx(context.Background(), tx)); err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func deliver(t *testing.T, db *sqlx.DB, id string, keys ...string) (sagaID strin
 	return sagaID
 }
 
-// begin begins a wait and returns the message that had come before.
+// begin starts a wait and returns the id of the event that had arrived before, or "".
 func begin(t *testing.T, db *sqlx.DB, id, key string) (message string) {
 	t.Helper()
 	require.NoError(t, within(db, func(ctx context.Context) error {
@@ -99,7 +99,7 @@ func TestWaits(t *testing.T) {
 	}))
 	require.Empty(t, deliver(t, db, "m5", "b"), "it does not wait any more")
 
-	// One event for two keys, as two versions of a definition see it.
+	// One event with two keys, as when two versions of a definition extract different keys.
 	require.Empty(t, deliver(t, db, "m6", "x", "y"))
 	require.Equal(t, "m6", begin(t, db, "s5", "y"))
 	require.Empty(t, begin(t, db, "s6", "x"), "it completes one wait")
@@ -115,7 +115,7 @@ func TestWaits(t *testing.T) {
 	require.ErrorContains(t, err, "outside a unit of work")
 }
 
-// Whatever comes first, and at the very same moment: each event completes one wait, and nothing is left on both sides.
+// In either order, and at the same time: each event completes one wait, and no wait and no event is left.
 func TestAnEventAndAWaitFindEachOther(t *testing.T) {
 	db, _ := kittest.Database(t)
 	const pairs, keys = 400, 7
@@ -151,7 +151,7 @@ func TestAnEventAndAWaitFindEachOther(t *testing.T) {
 	require.Zero(t, left)
 }
 
-// An event that is deleted while a wait begins, because it is past its retention, does not hide the next one of its key.
+// An event that is deleted while a wait begins, because its retention is over, does not hide the next event of its key.
 func TestAWaitBeginsWhileTheOldestEventIsDeleted(t *testing.T) {
 	db, _ := kittest.Database(t)
 	for _, id := range []string{"m1", "m2"} {
