@@ -1,5 +1,5 @@
-// Command saga shows a saga in a Watermill program: its commands and events go over Watermill's command bus, event bus and processors, the
-// participants are handlers of Watermill's, and a step that is refused makes the saga compensate the steps before it.
+// Command saga shows a saga in a Watermill program. Its commands and events use Watermill's command bus, event bus and processors, and the
+// participants are Watermill handlers. A step is refused, so the saga compensates the steps before it.
 package main
 
 import (
@@ -64,7 +64,7 @@ func run(ctx context.Context, dsn string) error {
 	go func() { relay.Run(relayCtx); close(stopped) }()
 	defer func() { stop(); <-stopped }()
 
-	// The saga: its instances are streams of the event store.
+	// The saga. Its instances are streams of the event store.
 	store := eventstore.New(db, saga.HistoryTypes)
 	uow := postgres.NewUnitOfWork(db, store, messaging.EventsFromBus(events), time.Now)
 	uow.OnCommit = func([]cqrs.Event, []*outbox.Message) { relay.Wake() }

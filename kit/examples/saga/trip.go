@@ -26,14 +26,14 @@ type (
 	CancelTrip  struct{ Trip, Reason string }
 )
 
-// Key says which messages keep their order.
+// Key returns the message key. Messages with the same key are delivered in order.
 func (e TripRequested) Key() string { return e.ID }
 func (c ReserveSeat) Key() string   { return c.Trip }
 func (c ReleaseSeat) Key() string   { return c.Trip }
 func (c ChargeCard) Key() string    { return c.Trip }
 func (c CancelTrip) Key() string    { return c.Trip }
 
-// Trip is what an instance of the saga remembers.
+// Trip is the data of an instance of the saga.
 type Trip struct{ ID, To, Seat string }
 
 // definition reserves a seat, then charges the card. If the card is refused, the seat is released and the trip is cancelled.
@@ -61,7 +61,7 @@ var definition = saga.Definition[Trip]{
 	},
 }
 
-// participants are the handlers of the saga's commands. Each answers by an event, or refuses.
+// participants returns the handlers of the saga's commands. Each handler answers with an event, or refuses its command.
 func participants(events *wcqrs.EventBus) []wcqrs.CommandHandler {
 	return []wcqrs.CommandHandler{
 		wcqrs.NewCommandHandler("reserve seat", func(ctx context.Context, c *ReserveSeat) error {
