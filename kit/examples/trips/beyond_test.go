@@ -20,7 +20,7 @@ func letter(t *testing.T, i *kittest.Instance, name, trip string) {
 	require.Equal(t, http.StatusAccepted, answer.Status, answer.Body)
 }
 
-// unmatched are the keys of the events that no saga waits for.
+// unmatched returns the definitions and keys of the events that no saga waits for.
 func unmatched(t *testing.T, i *kittest.Instance) (keys []string) {
 	t.Helper()
 	var list struct {
@@ -33,7 +33,7 @@ func unmatched(t *testing.T, i *kittest.Instance) (keys []string) {
 	return keys
 }
 
-// Letters come before the saga waits for them, while it waits, twice, and for nobody.
+// Letters arrive before the saga waits for them, while it waits, twice, and without a saga.
 func TestAwaitedEvents(t *testing.T) {
 	a, b := start(t)
 	letter(t, a, "l-1", "early")
@@ -68,7 +68,7 @@ func TestAwaitedEvents(t *testing.T) {
 	require.Zero(t, code, output)
 	require.Contains(t, output, "main.DocumentsDelivered")
 
-	// Each of them started an itinerary too, which is sent once when both are there.
+	// Each letter also started an itinerary, which is sent once, after the trip was requested.
 	for _, trip := range []string{"early", "late"} {
 		as(t, a).ended(t, saga.ID("itinerary", trip), "completed")
 		require.Equal(t, "itinerary-sent", booked(t, a, trip)["itinerary"])
@@ -76,7 +76,7 @@ func TestAwaitedEvents(t *testing.T) {
 	require.Equal(t, "in_progress", as(t, a).saga(t, saga.ID("itinerary", "nobody")).Statuses()["await TripRequested"])
 }
 
-// Events and waits meet at the same moment on two instances, one of which is killed. Nothing is lost, and nothing counts twice.
+// Events and waits arrive at the same time on two instances, one of which is killed. No event is lost, and none counts twice.
 func TestAwaitedEventsWhileAnInstanceIsKilled(t *testing.T) {
 	a, b := start(t)
 	if !kittest.Real() {
@@ -131,8 +131,8 @@ func TestChildSagas(t *testing.T) {
 
 }
 
-// A small pool is enough for many sagas that begin to wait for events at the same time: units with a transaction of their own leave connections to the
-// group commits that they wait for.
+// A small connection pool is enough for many sagas that begin to wait for events at the same time: units of work with a transaction of their own leave
+// connections to the group commits that they wait for.
 func TestAwaitedEventsWithASmallPool(t *testing.T) {
 	a, _ := start(t, "POSTGRES_MAX_CONNS=8")
 	const trips = 150

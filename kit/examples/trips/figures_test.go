@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// one starts one instance.
+// one starts one instance of the service.
 func one(t *testing.T) *kittest.Instance {
 	t.Helper()
 	e := kittest.NewEnvironment(t, "RATE_LIMIT=0")
@@ -32,7 +32,7 @@ type timedStep struct {
 
 type timedSaga struct{ Steps []timedStep }
 
-// At low load, the stage of three parallel steps beside a stage of one step with the same command, in the same sagas.
+// At low load, the test compares a stage of three parallel steps with a stage of one step that has the same command, in the same sagas.
 func TestFigureOfAStage(t *testing.T) {
 	kittest.Long(t)
 	i := one(t)
@@ -41,7 +41,7 @@ func TestFigureOfAStage(t *testing.T) {
 	for n := range 110 {
 		id := place(t, i, fmt.Sprint("t-", n), `"luggage":true,"visa_checks":1`)
 		c.inStep(t, id, "wait for approval", "in_progress")
-		if n < 10 { // until connections and caches are warm
+		if n < 10 { // warm up connections and caches
 			continue
 		}
 		var s timedSaga
@@ -58,8 +58,7 @@ func TestFigureOfAStage(t *testing.T) {
 	t.Logf("p50 of %d sagas: three parallel steps %s, one step %s, ratio %.2f", len(three), three[50], single[50], ratio)
 }
 
-// Many sagas wait for months. The test prints what they cost at rest, and how late a delay of one more saga ends.
-// WAITING_SAGAS is their number.
+// Many sagas wait for months. The test prints their cost at rest, and how late one more delay ends. WAITING_SAGAS is the number of sagas.
 func TestFigureOfWaitingSagas(t *testing.T) {
 	kittest.Long(t)
 	sagas := 10_000
@@ -119,7 +118,7 @@ func TestFigureOfWaitingSagas(t *testing.T) {
 	})
 	t.Logf("%d sagas wait after %s", sagas, time.Since(began).Round(time.Second))
 	rest(fmt.Sprint(sagas, " sagas wait"))
-	time.Sleep(45 * time.Second) // projections and offsets of the beginning are done, and the cache was collected
+	time.Sleep(45 * time.Second) // until projections and offsets have caught up, and the cache was collected
 	rest(fmt.Sprint(sagas, " sagas still wait"))
 	for n := range 5 {
 		answer := i.Do(http.MethodPost, "/naps", fmt.Sprintf(`{"id":"due-%d","for":"3s"}`, n))
@@ -134,7 +133,7 @@ func TestFigureOfWaitingSagas(t *testing.T) {
 	}
 }
 
-// A step that is taken for each of many items. The test prints how long it takes, and how large the saga becomes. ITEMS is their number.
+// A step runs for each of many items. The test prints how long this takes, and the size of the saga's history. ITEMS is the number of items.
 func TestFigureOfItems(t *testing.T) {
 	kittest.Long(t)
 	items := "1000"

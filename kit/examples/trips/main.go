@@ -1,7 +1,7 @@
-// Command trips is a service whose saga is more than a straight line: a stage of three parallel steps, a step that a condition skips, a delay, a
-// step that is repeated until its condition holds, a step that waits for a person, a step that is taken for each traveller, one that waits for a letter, and one that is
-// another saga. Its participants are in the same program. A request says how
-// they behave, so that refusals, slow answers and compensations can be tried:
+// Command trips is a service whose saga uses all kinds of steps: a stage of three parallel steps, a step that a condition skips, a delay, a step that is
+// repeated until its condition holds, a step that waits for a person's approval, a step that runs once for each traveller, a step that waits for a
+// letter, and a step that starts another saga. The participants are in the same program. A request tells how they behave, so that refusals, slow
+// answers and compensations can be tried:
 //
 //	go run ./examples/trips
 //	curl localhost:8080/trips -d '{"id":"t-1","luggage":true,"cooling_off":"2s","visa_checks":3,"bookings":{"room":{"takes":"1s"}}}'
@@ -30,7 +30,7 @@ import (
 
 func main() { os.Exit(runner.Main(service())) }
 
-// trips and bookings are the aggregates. They record what happens and decide nothing.
+// trips, bookings, naps and letters are the types of aggregates. They record events and decide nothing.
 var (
 	trips = runner.AggregateOf("trips", aggregate.TypesOf(
 		aggregate.NewType[TripRequested]("trip.requested"), aggregate.NewType[CardCharged]("trip.card-charged"),
@@ -83,7 +83,7 @@ func service() runner.Service {
 	}
 }
 
-// request is the handler of a command.
+// request returns an HTTP handler that executes a command of type C.
 func request[C any](k *runner.Kit) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var c C
@@ -99,7 +99,7 @@ func request[C any](k *runner.Kit) http.HandlerFunc {
 	}
 }
 
-// commands are the handlers. Those of bookings act as an external service does that takes its time.
+// commands returns the handlers of all commands. The handler of Hold simulates a slow external service.
 func commands(trips, bookings, letters, naps cqrs.Store[*Recorder], refusals func() string) []cqrs.Handler {
 	record := func(ctx context.Context, store cqrs.Store[*Recorder], id string, event func(*Recorder) any) error {
 		return store.Update(ctx, id, func(r *Recorder) error { r.Record(r.apply, event(r)); return nil })
@@ -166,7 +166,7 @@ func commands(trips, bookings, letters, naps cqrs.Store[*Recorder], refusals fun
 	)
 }
 
-// refused tells whether the folder of refusals names a command.
+// refused tells whether the folder of refusals has a file that is named after the key of a command.
 func refused(folder string, c cqrs.Keyed) bool {
 	_, err := os.Stat(filepath.Join(folder, c.Key()))
 	return folder != "" && err == nil

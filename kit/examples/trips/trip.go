@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// Duration is a duration whose JSON is a text such as "2s".
+// Duration is a time.Duration whose JSON is a text such as "2s".
 type Duration time.Duration
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -28,21 +28,21 @@ func (d *Duration) UnmarshalJSON(text []byte) error {
 // MarshalJSON implements json.Marshaler.
 func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
 
-// Behaviour is what the participant of one booking does.
+// Behaviour tells how the participant of one booking behaves: how long it takes to answer, and whether it refuses.
 type Behaviour struct {
 	Takes   Duration `json:"takes"`
 	Refused string   `json:"refused,omitempty"` // the reason; empty: it accepts
 }
 
-// RequestTrip starts a trip. Bookings have the behaviours of the seat, the room and the car.
+// RequestTrip starts a trip. Bookings are the behaviours of the bookings by name, for example "seat", "room" and "car".
 type RequestTrip struct {
 	ID         string               `json:"id"`
 	Luggage    bool                 `json:"luggage"`
 	CoolingOff Duration             `json:"cooling_off"`
-	VisaChecks int                  `json:"visa_checks"` // the number of checks until it is granted
-	Travellers int                  `json:"travellers"`  // each gets a ticket
-	Hotel      bool                 `json:"hotel"`       // is booked by a saga of its own
-	Documents  bool                 `json:"documents"`   // must arrive
+	VisaChecks int                  `json:"visa_checks"` // number of checks until the visa is granted
+	Travellers int                  `json:"travellers"`  // each traveller gets a ticket
+	Hotel      bool                 `json:"hotel"`       // the trip includes a hotel, which a child saga books
+	Documents  bool                 `json:"documents"`   // the trip waits for a letter with documents
 	Bookings   map[string]Behaviour `json:"bookings"`
 }
 
@@ -66,7 +66,7 @@ type (
 		Number int
 	}
 
-	// DeliverDocuments says that a letter has come, which names its trip.
+	// DeliverDocuments reports that a letter with the documents of a trip has arrived.
 	DeliverDocuments struct {
 		Letter string `json:"letter"`
 		Trip   string `json:"trip"`
@@ -81,7 +81,7 @@ type (
 	SendItinerary     struct{ Trip string }
 )
 
-// Key says which messages keep their order.
+// Key returns the message key. Messages with the same key are delivered in order.
 func (c RequestTrip) Key() string       { return c.ID }
 func (c ChargeCard) Key() string        { return c.ID }
 func (c ConfirmTrip) Key() string       { return c.ID }
@@ -115,7 +115,7 @@ type (
 	Reminded           struct{}
 	ItinerarySent      struct{}
 
-	// HotelWanted starts the saga of a hotel.
+	// HotelWanted starts the saga of a hotel. A parent makes it, and it is not recorded.
 	HotelWanted struct{ Trip TripRequested }
 )
 
@@ -126,7 +126,7 @@ type Trip struct {
 	Nights  int
 	Note    string
 
-	Traveller int // that a ticket is issued for, from 1
+	Traveller int // number of the traveller whose ticket is issued, from 1
 }
 
 // Approval is the payload of the signal.
@@ -136,7 +136,7 @@ type Approval struct {
 	Note     string `json:"note"`
 }
 
-// Validate refuses an approval that a saga cannot use.
+// Validate refuses an approval that the saga cannot use: for less than one night.
 func (a Approval) Validate() error {
 	if a.Nights < 1 {
 		return aggregate.InField("nights", errors.New("must be at least 1"))
@@ -144,7 +144,7 @@ func (a Approval) Validate() error {
 	return nil
 }
 
-// hold is a step that holds a seat, a room or the like.
+// hold returns a step that holds a seat, a room or another booking.
 func hold(name string) saga.Step[Trip] {
 	return saga.Step[Trip]{
 		Name: "hold " + name, Timeout: 30 * time.Second,
@@ -191,14 +191,14 @@ var definition = saga.Definition[Trip]{
 	},
 }
 
-// insurance is not needed without luggage.
+// insurance returns the step that holds an insurance. It is skipped without luggage.
 func insurance() saga.Step[Trip] {
 	s := hold("insurance")
 	s.SkipIf = func(t Trip) bool { return !t.Request.Luggage }
 	return s
 }
 
-// tickets are issued to all travellers, three at once.
+// tickets returns the step that issues a ticket to each traveller, at most three at once.
 func tickets() saga.Step[Trip] {
 	return saga.Step[Trip]{
 		Name: "issue ticket", Timeout: 10 * time.Second, Retriable: true,
@@ -210,7 +210,7 @@ func tickets() saga.Step[Trip] {
 	}
 }
 
-// stay is the saga of a hotel, which the saga of a trip starts.
+// stay is the saga that books a hotel. The saga of a trip starts it as a child.
 var stay = saga.Definition[Trip]{
 	Name: "stay", Version: 1,
 	Start:         saga.ByParent(func(t *Trip, e HotelWanted) { t.Request = e.Trip }),
@@ -225,7 +225,7 @@ func hotel() saga.Step[Trip] {
 	}
 }
 
-// documents are waited for, if there are any.
+// documents returns the step that waits for the letter with the documents. It is skipped if the trip needs none.
 func documents() saga.Step[Trip] {
 	return saga.Step[Trip]{
 		Name: "await documents", Timeout: time.Hour, SkipIf: func(t Trip) bool { return !t.Request.Documents },
@@ -236,7 +236,7 @@ func documents() saga.Step[Trip] {
 	}
 }
 
-// itinerary is sent when the trip is requested and its documents are there, whichever is first.
+// itinerary is the saga that sends the itinerary after the trip was requested and its documents have arrived, in either order.
 var itinerary = saga.Definition[Trip]{
 	Name: "itinerary", Version: 1,
 	StartAll: &saga.StartAll[Trip]{Timeout: time.Hour, Events: []saga.Expected[Trip]{
@@ -249,7 +249,7 @@ var itinerary = saga.Definition[Trip]{
 	OnCompensated: saga.FinalStep[Trip]{Name: "release itinerary", Timeout: 10 * time.Second, Completed: saga.Event[Released, Trip](), Action: func(t Trip, _ string) cqrs.Keyed { return Release{t.Request.ID, "itinerary"} }},
 }
 
-// nap is a saga that waits and then does something, for the figures.
+// nap is a saga that waits and then sends a command. The performance tests use it.
 var nap = saga.Definition[NapTaken]{
 	Name: "nap", Version: 1, Start: saga.On(func(n *NapTaken, e NapTaken) { *n = e }),
 	Steps: []saga.Step[NapTaken]{

@@ -21,8 +21,8 @@ import (
 
 const secret = "a secret of at least thirty-two characters"
 
-// start starts two instances that share the work, on the embedded PostgreSQL and Kafka of a third one, or on real ones. After the test, kittest
-// audits what they have stored.
+// start starts two instances that share the work, on the embedded PostgreSQL and Kafka of a third instance, or on real ones. After the test, kittest
+// audits the stored data.
 func start(t *testing.T, more ...string) (a, b *kittest.Instance) {
 	t.Helper()
 	e := kittest.NewEnvironment(t, append([]string{"LOAD_DISTRIBUTION=instances", "REFUSALS=" + t.TempDir()}, more...)...)
@@ -65,7 +65,7 @@ func (c client) saga(t *testing.T, id string) (s kittest.Saga) {
 	return s
 }
 
-// until waits until a saga is as a test needs it.
+// until waits until a condition holds for a saga, and returns the saga. What describes the condition.
 func (c client) until(t *testing.T, id, what string, holds func(kittest.Saga) bool) (s kittest.Saga) {
 	t.Helper()
 	kittest.Eventually(t, func() error {
@@ -90,7 +90,7 @@ func (c client) inStep(t *testing.T, id, step, status string) kittest.Saga {
 	return c.until(t, id, step+" "+status, func(s kittest.Saga) bool { return s.Statuses()[step] == status })
 }
 
-// booked returns the events of a trip's bookings, as "held", "refused" and "released", by their names.
+// booked returns the events of each booking of a trip, in order and separated by spaces, for example "held released", by the booking's name.
 func booked(t *testing.T, i *kittest.Instance, trip string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -121,7 +121,7 @@ func TestTripToItsEnd(t *testing.T) {
 	require.Equal(t, "completed", c.inStep(t, insured, "wait for approval", "in_progress").Statuses()["hold insurance"])
 }
 
-// Without any Kafka: parallel steps, an awaited event, a child saga, a signal and a step for each traveller on tables of PostgreSQL, while an instance
+// Without Kafka, on tables of PostgreSQL: parallel steps, an awaited event, a child saga, a signal and a step for each traveller, while an instance
 // is killed.
 func TestTripsWithPostgresInKafkasPlace(t *testing.T) {
 	a, b := start(t, "BROKER=postgres", "KAFKA_BROKERS=")
@@ -163,7 +163,7 @@ func TestTripsWithPostgresInKafkasPlace(t *testing.T) {
 	require.Equal(t, []string{"40"}, kittest.Column(t, kittest.OpenDB(t, a.DSN()), `SELECT count(*)::text FROM events WHERE type = 'booking.ticket-issued'`))
 }
 
-// One of three parallel steps is refused while the others are in flight, whose participants take their time and accept.
+// One of three parallel steps is refused while the slow participants of the other steps are still working; they accept later.
 func TestRefusalInAStageCompensatesEachActionOnce(t *testing.T) {
 	a, b := start(t)
 	refusedFirst := place(t, a, "t-1", `"bookings":{"seat":{"takes":"1500ms"},"room":{"takes":"1s"},"car":{"takes":"100ms","refused":"no car"}}`)
@@ -207,7 +207,7 @@ func TestSignalByHTTP(t *testing.T) {
 		body, field string
 		status      int
 	}{
-		{`{"accepted":true,"nights":"two"}`, "nights", http.StatusBadRequest}, // not of the form that the payload has
+		{`{"accepted":true,"nights":"two"}`, "nights", http.StatusBadRequest}, // not the format of the payload
 		{`{"accepted":true,"nights":2,"colour":"red"}`, "colour", http.StatusBadRequest},
 		{`{"accepted":true,"nights":0}`, "nights", http.StatusUnprocessableEntity}, // Validate refuses it
 	} {
@@ -231,7 +231,7 @@ func TestSignalByHTTP(t *testing.T) {
 	require.Equal(t, []string{"1"}, kittest.Column(t, kittest.OpenDB(t, a.DSN()), `SELECT count(*)::text FROM events WHERE type = 'trip.card-charged'`))
 }
 
-// Many send a signal at once, through two instances: it counts once.
+// Many clients send a signal at once, through two instances. The signal counts once.
 func TestSignalsAtOnceCountOnce(t *testing.T) {
 	a, b := start(t)
 	id := place(t, a, "t-1", `"visa_checks":1`)
@@ -254,7 +254,7 @@ func TestSignalsAtOnceCountOnce(t *testing.T) {
 	as(t, a).ended(t, id, "completed")
 }
 
-// commandLine runs a command of the program against an instance.
+// commandLine runs a command of the program against an instance, and returns its output and exit code.
 func commandLine(t *testing.T, i *kittest.Instance, args ...string) (output string, code int) {
 	t.Helper()
 	command := i.Environment().Command(append(args, "--url", i.URL)...)
@@ -294,7 +294,7 @@ func TestSignalByCommandLineAndPage(t *testing.T) {
 	as(t, a).ended(t, byForm, "completed")
 }
 
-// A step is taken for each traveller. Two tickets are refused after the pivot; an operator decides about each by its name.
+// A step runs for each traveller. Two tickets are refused after the pivot, and an operator decides about each ticket by its name.
 func TestStuckItemsAreDecidedApart(t *testing.T) {
 	a, b := start(t)
 	refusals := a.Environment().Setting("REFUSALS")
@@ -333,7 +333,7 @@ func TestStuckItemsAreDecidedApart(t *testing.T) {
 	require.Equal(t, []string{"6"}, kittest.Column(t, kittest.OpenDB(t, a.DSN()), `SELECT count(*)::text FROM events WHERE type = 'booking.ticket-issued'`))
 }
 
-// Two compensations of a stage are refused. An operator decides about each.
+// Two compensations of a stage are refused, and an operator decides about each.
 func TestTwoStuckStepsAreDecidedApart(t *testing.T) {
 	a, b := start(t)
 	refusals := a.Environment().Setting("REFUSALS")
@@ -408,7 +408,7 @@ func TestKillInTheMiddleOfStages(t *testing.T) {
 		}
 		ids[trip] = place(t, a, trip, `"visa_checks":1,"bookings":{"seat":{"takes":"1s"},"room":{"takes":"400ms"},"car":{"takes":"700ms"`+car+`}}`)
 	}
-	kittest.Eventually(t, func() error { // some stages are half done
+	kittest.Eventually(t, func() error { // some stages are partly completed
 		if len(kittest.Column(t, kittest.OpenDB(t, a.DSN()), `SELECT stream FROM events WHERE type = 'booking.held' LIMIT 10`)) < 10 {
 			return fmt.Errorf("no bookings yet")
 		}
