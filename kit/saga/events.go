@@ -74,7 +74,7 @@ type WaitStarted struct {
 	WaitID   string    `json:"wait_id"`
 	Deadline time.Time `json:"deadline"`
 	Signal   string    `json:"signal,omitempty"`  // name of the signal that the step waits for
-	Event    string    `json:"event,omitempty"`   // Go type of the event that the step waits for; with neither Signal nor Event it is a delay or an operator's intervention
+	Event    string    `json:"event,omitempty"`   // Go type of the event that the step waits for; neither: a delay, or an operator
 	Key      string    `json:"key,omitempty"`     // of the event
 	Timed    bool      `json:"timed,omitempty"`   // a timer was set for the wait
 	Attempt  int       `json:"attempt,omitempty"` // only if it is not the first

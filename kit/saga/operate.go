@@ -22,7 +22,7 @@ type Retry struct{ By, Step string }
 type Skip struct{ By, Reason, Step string }
 
 // Resolve marks the stuck step and all steps in flight as completed or compensated, and skips the remaining steps, except the last command of the saga:
-// the last stage, or OnCompensated on the way back. If a compensation before a fallback is stuck, only that compensation counts as completed, and the
+// the last stage, or OnCompensated during compensation. If a compensation before a fallback is stuck, only that compensation counts as completed, and the
 // fallback runs.
 type Resolve struct{ By, Reason, Step string }
 
