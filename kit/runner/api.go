@@ -68,7 +68,7 @@ func (s *Instance) handlers() (public, ops http.Handler, err error) {
 	return public, ops, err
 }
 
-// hosts are the names that requests without tokens may use: those of HTTP_HOSTS, and those of the listeners.
+// hosts are the host names that requests without tokens may be sent to: the names in HTTP_HOSTS and the host names of the listeners.
 func (s *Instance) hosts() []string {
 	hosts := s.config.Hosts
 	for _, addr := range []string{s.config.HTTPAddr, s.config.OpsAddr} {
@@ -91,7 +91,7 @@ func (s *Instance) unmatched(ctx context.Context, atMost int) ([]manager.Unmatch
 	return sagawaits.List(ctx, s.db, atMost)
 }
 
-// saga finds the newest version of a definition.
+// saga returns the newest version of a definition, nil if the service has no saga of that name.
 func (s *Instance) saga(name string) *saga.Saga {
 	var newest *saga.Saga
 	for _, sg := range s.core.sagas {
@@ -130,7 +130,7 @@ func (s *Instance) backlog(ctx context.Context) (cqrs.Backlog, error) {
 	return out, err
 }
 
-// suspended is an error that names the suspended topics.
+// suspended returns an error that names the suspended topics, nil if no topic is suspended.
 func (s *Instance) suspended(ctx context.Context) error {
 	topics, err := outbox.SuspendedTopics(ctx, s.db)
 	for _, t := range topics {
@@ -139,8 +139,8 @@ func (s *Instance) suspended(ctx context.Context) error {
 	return err
 }
 
-// missing is an error that names the topics of external services that this instance consumes and that do not exist. Consumers of other topics
-// work meanwhile.
+// missing returns an error that names the topics of external services that this instance consumes and that do not exist. Consumers of other
+// topics work in the meantime.
 func (s *Instance) missing(ctx context.Context) error {
 	if !s.config.Roles[Worker] {
 		return nil
@@ -152,8 +152,8 @@ func (s *Instance) missing(ctx context.Context) error {
 	return err
 }
 
-// ready checks the parts that this instance's roles need. Without Kafka the API still accepts requests, and a worker cannot work. The parts
-// are checked at most once a second, however many probes there are.
+// ready checks the parts that the roles of this instance need. Without Kafka an instance with the role api is still ready, because it accepts
+// requests, but an instance with the role worker alone is not. The parts are checked at most once a second, whatever the number of probes.
 func (s *Instance) ready(ctx context.Context) []cqrs.Check {
 	return s.checks.get(func() []cqrs.Check {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)

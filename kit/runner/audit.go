@@ -19,11 +19,11 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// audit checks the stored data of a service, whether the service runs or not.
+// audit checks the stored data of a service. The service may be running or stopped.
 func (p *Program) audit(ctx context.Context) (report cli.Audit, err error) {
 	var dsn string
 	if p.config.PostgresDSN == "" {
-		dsn = embedded.Running(p.config.DataDir) // that of a running service
+		dsn = embedded.Running(p.config.DataDir) // the DSN of a running service
 	}
 	if dsn == "" {
 		var stop func() error
@@ -40,7 +40,8 @@ func (p *Program) audit(ctx context.Context) (report cli.Audit, err error) {
 	return report, err
 }
 
-// Audit checks the data that this service has stored in a database. It waits until the database is available.
+// Audit checks the data that this service has stored in the database at dsn. It waits for at most wait until the database is available, and
+// returns an error if the schema is not up to date. Inconsistent data is reported in the report, not as an error.
 func (d *Service) Audit(ctx context.Context, dsn string, wait time.Duration, log *slog.Logger) (report audit.Report, err error) {
 	db, err := postgres.Open(dsn, 2)
 	if err != nil {
@@ -75,8 +76,8 @@ func (d *Service) sagaVersions() audit.Derived {
 	}
 }
 
-// sagaRows compares the list of sagas with their streams. A row is written when the status changes, so it may be behind in its version
-// and in nothing else.
+// sagaRows compares the rows of the list of sagas with the streams of the sagas. A row is written when the status of a saga changes, so only the
+// version of a row may be older than its stream.
 var sagaRows = audit.Derived{
 	Check: "sagas: rows equal to the fold of their streams",
 	Rows: `SELECT stream, max(value) FROM (

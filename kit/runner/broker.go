@@ -21,18 +21,18 @@ import (
 	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
-// BrokerEnv is what an adapter needs to make a broker.
+// BrokerEnv has the values that Service.Broker needs to make a broker.
 type BrokerEnv struct {
 	Config  Config
-	DSN     string // of the database, the embedded one included
+	DSN     string // of the database; it is the embedded PostgreSQL if POSTGRES_DSN is not set
 	DB      *sqlx.DB
-	Kafka   kafka.Config // from the settings; its brokers are the embedded one if none are set
+	Kafka   kafka.Config // from the settings; Brokers is the embedded broker if KAFKA_BROKERS is not set
 	Options broker.KafkaOptions
 	Log     watermill.LoggerAdapter
 }
 
-// startBroker makes the broker by the service's adapter, and starts the embedded Kafka if no other is set. It does not connect: the service
-// accepts orders while the broker is unavailable.
+// startBroker makes the broker with Service.Broker, and starts the embedded Kafka if KAFKA_BROKERS is not set. It does not connect to Kafka: the
+// service accepts requests while the broker is unavailable.
 func (s *Instance) startBroker(_ context.Context, _ func(string)) (err error) {
 	if s.config.Broker == InKafka {
 		s.Brokers = s.config.KafkaBrokers
@@ -104,14 +104,14 @@ func (s *Instance) ensureTopics(ctx context.Context) bool {
 	}
 }
 
-// newBreaker makes a breaker of gobreaker's settings.
+// newBreaker makes a circuit breaker with these settings and registers it by its name.
 func (s *Instance) newBreaker(settings gobreaker.Settings, failed func(error) bool) *breaker.Breaker {
 	b := breaker.New(settings, breaker.Options{Failed: failed, OnChange: s.telemetry.BreakerChanged, Stopping: s.stopping})
 	s.breakers[settings.Name] = b
 	return b
 }
 
-// startRelay starts the relay on instances with that role. Other instances notify relays after their commits.
+// startRelay starts the relay on instances with the role relay. Other instances notify the relays after their commits.
 func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 	notifier := outbox.NewNotifier(s.db)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -129,7 +129,7 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 	if err != nil {
 		return err
 	}
-	// A request is a whole batch, and after a failure the next one comes later and later.
+	// A call through the breaker is a whole batch. After each failure the relay waits longer before the next batch.
 	down := func(err error) bool {
 		return err != nil && !s.broker.Refused(err) && !s.broker.TopicFault(err) && !errors.Is(err, outbox.ErrLeaseLost)
 	}
@@ -171,16 +171,16 @@ func (s *Instance) startRelay(ctx context.Context, _ func(string)) error {
 	return nil
 }
 
-// repairTopic creates a topic of this service again if it has disappeared.
+// repairTopic creates a topic of this service again if it was deleted.
 func (s *Instance) repairTopic(ctx context.Context, topic string) error {
 	if !slices.Contains(s.core.topics, topic) {
-		return nil // it is for its owner to make it
+		return nil // the owner of the topic creates it
 	}
 	_, err := s.broker.Ensure(ctx, []string{topic})
 	return err
 }
 
-// guarded is the relay's sender behind a circuit breaker, which counts faults of the broker only.
+// guarded is the relay's sender behind a circuit breaker. The breaker counts only faults of the broker.
 type guarded struct {
 	outbox.Sender
 	guard *breaker.Breaker
@@ -198,7 +198,7 @@ func (s guarded) Send(ctx context.Context, topics []string, messages []*message.
 		}
 		return nil
 	})
-	if errs == nil { // it is open
+	if errs == nil { // the breaker is open
 		errs = slices.Repeat([]error{err}, len(messages))
 	}
 	return errs

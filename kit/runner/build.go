@@ -22,11 +22,11 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// core is the parts that every role uses.
+// core has the parts that every role uses.
 type core struct {
 	store          *eventstore.Store
 	uow            *postgres.UnitOfWork
-	projecting     *postgres.UnitOfWork // of projections, which are committed apart from what makes the events
+	projecting     *postgres.UnitOfWork // of projections, which commit in transactions of their own
 	marshaler      messaging.Marshaler
 	publisher      outbox.Publisher
 	handlers       []cqrs.Handler
@@ -40,12 +40,12 @@ type core struct {
 	keyQueue       *keyqueue.Queue
 	topics         []string
 	externalTopics []string                // topics of external services
-	consumedTopics []string                // the consumed ones of externalTopics
+	consumedTopics []string                // those of externalTopics that this instance consumes
 	wake           func()                  // wakes the relay of this or of another instance
 	offer          func([]*outbox.Message) // passes committed messages to the relay of this or of another instance
 }
 
-// build makes the core. It checks the sagas and starts nothing.
+// build makes the core and checks the sagas. It starts no part.
 func (s *Instance) build(_ context.Context, _ func(string)) error {
 	c := &s.core
 	c.wake, c.offer = func() {}, func([]*outbox.Message) {}
@@ -119,7 +119,7 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 	return nil
 }
 
-// eventBus publishes the events of the categories that are published.
+// eventBus publishes the events of the published categories and drops all other events.
 type eventBus struct {
 	*wcqrs.EventBus
 	published map[string]aggregate.Types
@@ -133,7 +133,7 @@ func (b eventBus) Publish(ctx context.Context, event any) error {
 	return b.EventBus.Publish(ctx, event)
 }
 
-// open tells a saga whether the breaker of a command's destination is open here.
+// open tells a saga whether the breaker of a command's destination is open on this instance.
 func (s *Instance) open(c cqrs.Keyed) bool {
 	b := s.guards[s.core.commands.Destination(c)]
 	return b != nil && b.Snapshot().State == "open"
@@ -143,8 +143,8 @@ type timers struct{}
 
 func (timers) Stop(ctx context.Context, ids []string) error { return outbox.CancelTimers(ctx, ids) }
 
-// checkSagas refuses definitions with which a saga would wait for ever: a faulty definition, an event that no aggregate records, a command
-// without a handler. Handlers include the commands of external services.
+// checkSagas returns an error for each definition with which a saga would wait for ever: a faulty definition, an event that no aggregate records,
+// a command without a handler. Handlers include the commands of external services.
 func (d *Service) checkSagas(handlers []cqrs.Handler) error {
 	handled := map[reflect.Type]bool{}
 	for _, h := range handlers {
@@ -176,7 +176,7 @@ func (d *Service) checkSagas(handlers []cqrs.Handler) error {
 	return errors.Join(faults...)
 }
 
-// sourceOf finds the type of aggregate, of this service or of an external one, that records an event.
+// sourceOf finds the type of aggregate, of this or of an external service, that records an event.
 func (d *Service) sourceOf(event reflect.Type) (messaging.Source, bool) {
 	one := reflect.Zero(event).Interface()
 	for category, types := range d.types() {

@@ -19,7 +19,7 @@ type giveBack struct{}
 
 func (giveBack) Key() string { return "k" }
 
-// A command that nobody handles would leave its saga waiting for an answer that never comes.
+// A command without a handler would leave its saga waiting for an answer that never comes.
 func TestASagaThatSendsACommandNobodyHandlesIsRefusedAtStart(t *testing.T) {
 	type data struct{ Lines []string }
 	answered := saga.Event[saga.Completed, data]()
@@ -32,7 +32,7 @@ func TestASagaThatSendsACommandNobodyHandlesIsRefusedAtStart(t *testing.T) {
 		OnCompensated: saga.FinalStep[data]{Name: "say no", Action: func(d data, _ string) cqrs.Keyed { return lend{d.Lines[:1]} }, Completed: answered, Timeout: time.Second},
 	})
 	lends := cqrs.Handle("Lend", func(context.Context, lend) error { return nil })
-	gives := cqrs.ExternalCommand[giveBack]("GiveBack") // another service handles it
+	gives := cqrs.ExternalCommand[giveBack]("GiveBack") // an external service handles it
 
 	err := (&Service{Sagas: []*saga.Saga{lending}}).checkSagas(nil)
 	require.ErrorContains(t, err, `saga lending, step "lend book" sends runner.lend, which no handler is registered for`)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// cached keeps a value for a second, so that many requests cost one computation. Requests that arrive during the computation wait for it.
+// cached keeps a value for one second, so that many requests cause one computation. Requests that arrive during the computation wait for it.
 type cached[T any] struct {
 	mu   sync.Mutex
 	made time.Time
@@ -20,7 +20,7 @@ func (c *cached[T]) get(make func() T) T {
 	defer c.mu.Unlock()
 	if c.made.IsZero() || time.Since(c.made) > cacheFor {
 		c.last = make()
-		c.made = time.Now() // the end of the computation, so that a slow one is not repeated at once
+		c.made = time.Now() // the end of the computation, so that a slow computation is not repeated at once
 	}
 	return c.last
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Probes and scrapers of many machines must not ask the database once each.
+// Probes and scrapers of many machines share one query of the database.
 func TestReadinessFiguresAreMadeOnceForAllWhoAsk(t *testing.T) {
 	var c cached[int64]
 	var made atomic.Int64

@@ -13,7 +13,8 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// StartQuiet starts an instance that logs errors only, for a command that needs a running service. Stop stops it.
+// StartQuiet starts an instance that logs errors only, for a command that needs a running service. The function stop stops the instance and waits
+// for at most 10 seconds.
 func (p *Program) StartQuiet(ctx context.Context) (s *Instance, stop func() error, err error) {
 	p.config.LogLevel = max(p.config.LogLevel, slog.LevelError)
 	p.log = newLog(p.config, p.stderr)
@@ -27,8 +28,9 @@ func (p *Program) StartQuiet(ctx context.Context) (s *Instance, stop func() erro
 	}, nil
 }
 
-// CheckTopics compares the event store with the topics: each stored event must be there at least once, and those of a stream in order. Events of
-// sagas are left out: they are on a topic only since they were asked for.
+// CheckTopics compares the event store with the topics: a topic must contain each stored event at least once, and the events of a stream in order.
+// It returns a text for each fault. It does not check the events of sagas, because they are on a topic only since the settings or a consumer made
+// the service publish them.
 func (s *Instance) CheckTopics(ctx context.Context) (faults []string, err error) {
 	var topics []string
 	for _, a := range s.def.Aggregates {

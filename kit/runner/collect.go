@@ -7,19 +7,19 @@ import (
 	"sync"
 )
 
-// By how much the heap may grow until it is collected. Messages are small and short-lived: with Go's default, 100 %, garbage collection takes a
-// quarter of the time at full load.
+// Limits of the growth of the heap until the next garbage collection. Messages are small and short-lived: with Go's default, 100 %, garbage
+// collection takes a quarter of the time at full load.
 const (
-	most   = 400 // percent of what is live
+	most   = 400 // percent of the live heap
 	least  = 100
 	growth = 120 << 20 // bytes, between the two
 )
 
 var bounded sync.Once
 
-// BoundGarbage makes this process collect garbage as a Program without a memory limit does: there are never more than 120 MiB of it, or as
-// much as is live if that is more. Go's own settings are a part of what is live, or a limit that must be above all that will ever be live.
-// It can be called several times.
+// BoundGarbage configures the garbage collector of this process in the same way as a Program without a memory limit does: garbage grows to at most
+// 120 MiB, or to the size of the live heap if that is more. Go's own settings cannot express this: GOGC is a percentage of the live heap, and
+// GOMEMLIMIT must be above the largest live heap. Calls after the first one have no effect.
 func BoundGarbage() {
 	bounded.Do(func() { (&collection{}).adjust() })
 }
@@ -34,7 +34,7 @@ func (c *collection) adjust() {
 	runtime.SetFinalizer(c, (*collection).adjust)
 }
 
-// percent is the growth of the heap after which it is collected, for so many bytes that are live.
+// percent is the value for debug.SetGCPercent at this size of the live heap in bytes.
 func percent(live uint64) int {
 	return int(max(least, min(most, 100*growth/max(live, 1)))) // at most 400
 }

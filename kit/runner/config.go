@@ -22,39 +22,39 @@ import (
 	"github.com/millrace/millrace/kit/telemetry"
 )
 
-// Config is the settings. .env.example describes each.
+// Config is the settings of a service. .env.example describes each setting.
 type Config struct {
 	HTTPAddr         string
-	OpsAddr          string         // a second listener for operators and probes; empty: one listener serves everything
-	Hosts            []string       // names that requests may be sent to without tokens
+	OpsAddr          string         // a second listener, for operators and probes; empty: one listener serves everything
+	Hosts            []string       // host names that requests without tokens may be sent to
 	Proxies          []netip.Prefix // trusted for X-Forwarded-* headers
-	MaxStreams       int            // event streams of an instance
-	PostgresDSN      string         // empty: the embedded one
+	MaxStreams       int            // limit of event streams of an instance
+	PostgresDSN      string         // empty: the embedded PostgreSQL
 	PostgresPool     int
 	PostgresWait     time.Duration
 	Migrate          bool
 	Broker           Broker
-	KafkaBrokers     []string // empty: the embedded one
+	KafkaBrokers     []string // empty: the embedded Kafka
 	Partitions       int32
-	Debezium         bool // Debezium sends the outbox's messages
+	Debezium         bool // Debezium sends the messages of the outbox, not the relay
 	DebeziumSlot     string
 	InstanceID       string
 	LoadDistribution LoadDistribution
 	TopicPrefix      string
-	LocalDelivery    bool              // commands of the service to itself are handed over where possible
-	SagaEvents       bool              // they are published, also if nothing in the service consumes them
+	LocalDelivery    bool              // the relay hands commands of the service to itself over to consumers in its process where possible
+	SagaEvents       bool              // events of sagas are published, also if nothing in the service consumes them
 	ExternalPrefixes map[string]string // the topic prefixes of external services, by service
 	Retention        postgres.Retention
 	MaxMessage       int
 	DataDir          string
-	Gateways         map[string]string // URLs of external services, by the names of their gateways; empty: not set
+	Gateways         map[string]string // URLs of external services by the names of their gateways; empty: not set
 	SandboxMeant     bool              // SANDBOX=on
-	Own              map[string]any    // the service's own settings, by their names
+	Own              map[string]any    // values of Service.Settings by their names
 	Roles            map[Role]bool
 	ClockOffset      time.Duration
 	Auth             identity.Config
-	NoAuth           bool   // on purpose, also beyond loopback
-	Token            string // for the command line
+	NoAuth           bool   // AUTH_MODE=none: no authentication, even on addresses that other hosts can reach
+	Token            string // of the command line's requests
 	RateLimit        int
 	KafkaAuth        kafka.Security
 	Traces           string // none, otlp, console
@@ -65,7 +65,7 @@ type Config struct {
 // Broker is the kind of message broker.
 type Broker string
 
-// The brokers.
+// The values of BROKER.
 const (
 	InKafka    Broker = "kafka"
 	InPostgres Broker = "postgres" // for small installations: docs/brokers.md
@@ -74,9 +74,9 @@ const (
 // LoadDistribution says whether partitions and shards of the outbox are distributed over hosts or over instances.
 type LoadDistribution string
 
-// Whom work is distributed to.
+// The values of LOAD_DISTRIBUTION.
 const (
-	OverHosts     LoadDistribution = "hosts" // of the instances on one host, one works and the others stand by
+	OverHosts     LoadDistribution = "hosts" // of the instances on one host, one is active and the rest are on standby
 	OverInstances LoadDistribution = "instances"
 )
 
@@ -90,13 +90,13 @@ const (
 	Relay  Role = "relay"
 )
 
-// removedSettings has the reason for each removed setting.
+// removedSettings has the reason why each removed setting is ignored.
 var removedSettings = map[string]string{
 	"KAFKA_SERIAL": "every Kafka consumer handles many messages of a partition at once, those of one key in order",
 }
 
-// renamedSettings has, for each former name of a setting, its current name, and its values by their former names. The former name still
-// works.
+// renamedSettings has the current name of each renamed setting by its former name, and the current values by the former ones. Former names still
+// work.
 var renamedSettings = map[string]struct {
 	name   string
 	values map[string]string
@@ -104,7 +104,7 @@ var renamedSettings = map[string]struct {
 	"SPREAD": {"LOAD_DISTRIBUTION", map[string]string{"machines": string(OverHosts)}},
 }
 
-// withRenamed reads settings that are set by their former names only.
+// withRenamed wraps getenv so that a setting that is set only by its former name is found by its current name.
 func withRenamed(getenv func(string) string) func(string) string {
 	return func(name string) string {
 		if text := getenv(name); text != "" {
@@ -133,10 +133,10 @@ func warnOfFormer(getenv func(string) string, log *slog.Logger) {
 	}
 }
 
-// reader reads the kit's settings.
+// reader reads the settings of the kit.
 type reader struct{ *settings.Reader }
 
-// ReadConfig reads the settings of a service from a function like os.Getenv. The error joins a *settings.Error for each that is wrong.
+// ReadConfig reads the settings of a service. Getenv is a function like os.Getenv. The error joins a *settings.Error for each wrong setting.
 func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 	s := reader{settings.NewReader(withRenamed(getenv))}
 	c := Config{
@@ -189,7 +189,7 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 	}
 	if c.PostgresDSN != "" {
 		if db, err := postgres.Open(c.PostgresDSN, 1); err != nil {
-			s.Fault("POSTGRES_DSN", "is not a connection string of PostgreSQL") // which may hold a password, so it is not shown
+			s.Fault("POSTGRES_DSN", "is not a connection string of PostgreSQL") // the value may contain a password, so it is not shown
 		} else {
 			_ = db.Close() // it was never connected
 		}
@@ -235,7 +235,7 @@ func ReadConfig(d *Service, getenv func(string) string) (Config, error) {
 	return c, s.Err()
 }
 
-// checkEmbedded returns an error for each setting without which an embedded part would be needed that this binary does not have.
+// checkEmbedded returns a *settings.Error for each setting that must be set because this binary was built without the embedded parts.
 func (c Config) checkEmbedded() error {
 	var faults []error
 	if embedded.Available {
@@ -250,7 +250,7 @@ func (c Config) checkEmbedded() error {
 	return errors.Join(faults...)
 }
 
-// checkRetention refuses settings with which ids of processed messages are deleted while the messages can be delivered again.
+// checkRetention reports settings with which ids of processed messages are deleted while the messages can still be redelivered.
 func (s reader) checkRetention(c Config, all []*saga.Saga) {
 	if c.Retention.Idempotency < time.Minute {
 		s.Fault("IDEMPOTENCY_RETENTION", "must be at least 1m")
@@ -267,7 +267,7 @@ func (s reader) checkRetention(c Config, all []*saga.Saga) {
 	}
 }
 
-// longestWait is the step of all sagas with the longest timeout.
+// longestWait finds the step with the longest timeout of all sagas.
 func longestWait(all []*saga.Saga) (step, name string, longest time.Duration) {
 	for _, each := range all {
 		if st, d := each.LongestWait(); d > longest {
@@ -277,7 +277,7 @@ func longestWait(all []*saga.Saga) (step, name string, longest time.Duration) {
 	return step, name, longest
 }
 
-// traces chooses the exporter: none, unless an endpoint or an exporter is set.
+// traces reads the exporter of traces. The default is none, or otlp if an endpoint is set.
 func (s reader) traces() string {
 	otherwise := telemetry.NoTraces
 	if s.Text("OTEL_EXPORTER_OTLP_ENDPOINT", "")+s.Text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "") != "" {
@@ -296,7 +296,7 @@ func (s reader) traces() string {
 	return exporter
 }
 
-// checkAuth refuses an address beyond loopback without authentication.
+// checkAuth reports an address that other hosts can reach if authentication is off.
 func (s reader) checkAuth(c *Config) {
 	switch mode := s.Text("AUTH_MODE", ""); mode {
 	case "", "none":
@@ -308,7 +308,7 @@ func (s reader) checkAuth(c *Config) {
 	case secret != "" && c.Auth.JWKSURL != "":
 		s.Fault("AUTH_SECRET", "and AUTH_JWKS_URL exclude each other")
 	case secret != "" && len(secret) < 32:
-		s.Fault("AUTH_SECRET", "must have at least 32 characters; openssl rand -hex 32 makes one") // it is not shown
+		s.Fault("AUTH_SECRET", "must have at least 32 characters; openssl rand -hex 32 makes one") // the value is a secret, so it is not shown
 	case c.Auth.On() && c.NoAuth:
 		s.Fault("AUTH_MODE", "none contradicts AUTH_SECRET and AUTH_JWKS_URL")
 	case !c.Auth.On() && !c.NoAuth && c.OpsAddr != "" && !settings.Loopback(c.OpsAddr):
@@ -317,7 +317,7 @@ func (s reader) checkAuth(c *Config) {
 		s.Fault("HTTP_ADDR", fmt.Sprintf("%s is beyond loopback, and without AUTH_SECRET or AUTH_JWKS_URL everybody there could operate: set one of them, or AUTH_MODE=none if that is meant", c.HTTPAddr))
 	}
 	if keys := c.Auth.JWKSURL; keys != "" {
-		// Without these a token that the provider made for another service, or for one of its other tenants, would be good here.
+		// Without issuer and audience this service would accept tokens that the provider made for another service or for another tenant.
 		if c.Auth.Audience == "" {
 			s.Fault("AUTH_AUDIENCE", "must be set with AUTH_JWKS_URL: else every token of that provider is good here, whatever service it was made for")
 		}

@@ -29,7 +29,7 @@ func TestEverySettingIsWrongByName(t *testing.T) {
 	}
 }
 
-// A provider signs tokens for many services: one that does not say for whom it is must not be good here.
+// A provider signs tokens for many services: a token without an audience must not be accepted.
 func TestJWKSNeedsIssuerAudienceAndHTTPS(t *testing.T) {
 	read := func(settings map[string]string) error {
 		_, err := ReadConfig(&Service{Name: "millrace"}, func(name string) string { return settings[name] })
@@ -46,7 +46,7 @@ func TestJWKSNeedsIssuerAudienceAndHTTPS(t *testing.T) {
 	require.ErrorContains(t, err, "AUTH_ISSUER: ")
 }
 
-// With fewer connections, units of work that hold transactions of their own or wait for locks could use up the pool, and then need one more.
+// With fewer connections, units of work that hold their own transactions or wait for locks could use up the pool and then need one more connection.
 func TestPoolMustBeLargeEnough(t *testing.T) {
 	_, err := ReadConfig(&Service{Name: "millrace"}, func(name string) string {
 		if name == "POSTGRES_MAX_CONNS" {

@@ -1,5 +1,5 @@
 // Package runner runs a service: it reads the settings, starts the parts in order, serves HTTP, runs the roles (api, worker, relay) and stops
-// cleanly. A service is one literal, Service, that registers everything it consists of.
+// cleanly. A service is one value of type Service, which registers all its parts; Main runs it as a program.
 package runner
 
 import (
@@ -28,15 +28,16 @@ import (
 	"github.com/millrace/millrace/kit/settings"
 )
 
-// Service is everything that a service registers. Fields that are functions of a Kit are called once for each instance that starts, and also
-// without an instance, to describe the service: then the Kit's parts are empty, and the functions must only make values of them.
+// Service has everything that a service registers. Fields that are functions of a *Kit are called once for each instance that starts. Commands and
+// Consumers are also called without an instance, to describe the service: then the parts of the Kit are empty, and the functions must only make
+// values of them, not use them.
 type Service struct {
-	// Name is the name of the binary and, unless TOPIC_PREFIX is set, the prefix of topics: lower-case letters and digits. Title is the name for
-	// people, Summary one line about the service.
+	// Name is the name of the binary and, unless TOPIC_PREFIX is set, the prefix of topics: lower-case letters and digits. Title is the name that
+	// the pages show, Summary describes the service in one line.
 	Name, Title, Summary string
 
-	// Settings declares the service's own settings, which are read before anything is started; Kit.Text, Kit.Duration and the like return them.
-	// CheckSettings reports what is wrong with several of them together. Both are optional.
+	// Settings declares the service's own settings. They are read before any part is started; Kit.Text, Kit.Number, Kit.Duration and Kit.On return
+	// their values. CheckSettings reports faults of settings that depend on each other. Both are optional.
 	Settings      []settings.Setting
 	CheckSettings func(r *settings.Reader, c Config)
 
@@ -44,57 +45,60 @@ type Service struct {
 	Commands    func(k *Kit) []cqrs.Handler
 	Queries     func(k *Kit) []cqrs.QueryHandler
 	Projections []readmodel.Model
-	Sagas       []*saga.Saga // old versions that still have running instances included
+	Sagas       []*saga.Saga // including old versions that still have running instances
 	Consumers   func(k *Kit) []cqrs.EventConsumer
-	External    []cqrs.ExternalService // aggregates of other services that sagas send commands to, or whose events they wait for
-	Codecs      []messaging.Codec      // of messages that are not, or not only, in JSON
-	Migrations  fs.FS                  // of the service's own tables, in goose's format
+	External    []cqrs.ExternalService // aggregates of other services that sagas send commands to or whose events they wait for
+	Codecs      []messaging.Codec      // of messages that are not, or not only, encoded as JSON
+	Migrations  fs.FS                  // of the service's own tables, in the format of goose
 
-	// Middleware is added to the message router, outside the middleware of single handlers. It runs for each attempt at a message, inside the
-	// kit's own middleware; messages of one key that wait may be in it at once. Router adds handlers of Watermill's, with subscribers and publishers of any kind; the kit's for them are
-	// Kit.Subscriber, Kit.Publisher and Kit.Middleware. It is called on instances with the role worker. Both are optional.
+	// Middleware is added to the message router, outside the middleware of single handlers. It runs for each attempt at a message, inside the kit's
+	// own middleware. Several waiting messages of one key may run in it at the same time.
+	//
+	// Router adds handlers of Watermill with subscribers and publishers of any kind. Kit.Subscriber, Kit.Publisher and Kit.Middleware return the
+	// kit's own. Router is called on instances with the role worker. Both are optional.
 	Middleware []message.HandlerMiddleware
 	Router     func(k *Kit, r *message.Router) error
 
-	// Gateways are the external services that commands call. Breaker has the settings of the circuit breaker of one of them, by its name;
-	// breaker.Default if it is nil.
+	// Gateways are the external services that commands call. Breaker returns the settings of the circuit breaker of the gateway with this name; nil
+	// means breaker.Default.
 	Gateways []Gateway
 	Breaker  func(name string) gobreaker.Settings
 
-	// Database opens the database, EventStore makes the event store in it, Outbox the publisher that writes messages into the outbox, and
-	// Broker the broker. All are required: adapters of the service choose them.
+	// Database opens the database, EventStore makes the event store in that database, Outbox writes messages into the outbox, and Broker makes the
+	// broker. All four are required. The service chooses the implementations with them.
 	Database   func(dsn string, maxConns int) (*sqlx.DB, error)
 	EventStore func(db *sqlx.DB, types aggregate.Types) *eventstore.Store
 	Outbox     outbox.Insert
 	Broker     func(e BrokerEnv) (broker.Broker, error)
 
-	// Prepare starts parts that commands need, beside the sandbox. It is called after the database and the broker were started, before
-	// Commands. Optional.
+	// Prepare starts parts that commands need. It is called after the database, the broker and the sandbox were started and before Commands.
+	// Optional.
 	Prepare func(ctx context.Context, k *Kit) error
 
-	// Seed fills a new database of the embedded PostgreSQL. Optional.
+	// Seed fills a new database of the embedded PostgreSQL. It is called once, when the database is created. Optional.
 	Seed func(ctx context.Context, k *Kit) error
 
-	// Hints are commands that the banner suggests. Optional.
+	// Hints returns commands that the banner suggests. Optional.
 	Hints func(k *Kit) []string
 
-	// CLI are additional commands of the command line. Optional.
+	// CLI returns additional commands for the command line. Optional.
 	CLI func(p *Program) []*cobra.Command
 
-	// Routes are the routes of the service, Mounts handlers beside the API, and Pages its own pages. Optional.
+	// Routes returns the API of the service, Mounts handlers beside the API, and Pages the service's own pages in the UI. Optional.
 	Routes func(k *Kit) *httpapi.Service
 	Mounts func(k *Kit) []httpapi.Mount
 	Pages  func(k *Kit) opsui.Extension
 }
 
-// Aggregate is a type of aggregate that a service registers; AggregateOf makes it.
+// Aggregate is a type of aggregate that a service registers. AggregateOf makes it.
 type Aggregate interface {
 	category() string
-	Types() aggregate.Types // the events
+	Types() aggregate.Types // the types of its events
 	snapshot() (audit.Snapshot, bool)
 }
 
-// AggregateType is a type of aggregate: the category of its streams and topics, its events, and the function that rebuilds it from them.
+// AggregateType is a type of aggregate: the category of its streams and topics, the types of its events, and the function that rebuilds an aggregate
+// from its events.
 type AggregateType[A eventstore.Aggregate, E any] struct {
 	name    string
 	events  aggregate.Types
@@ -102,30 +106,30 @@ type AggregateType[A eventstore.Aggregate, E any] struct {
 	options eventstore.Options
 }
 
-// AggregateOf registers a type of aggregate.
+// AggregateOf makes a type of aggregate for Service.Aggregates.
 func AggregateOf[A eventstore.Aggregate, E any](category string, events aggregate.Types, rebuild func([]E) A, o eventstore.Options) AggregateType[A, E] {
 	return AggregateType[A, E]{category, events, rebuild, o}
 }
 
-// Store is the store that handlers of the type use.
+// Store returns the store that command handlers use to load and save aggregates of this type.
 func (t AggregateType[A, E]) Store(k *Kit) cqrs.Store[A] {
 	return eventstore.NewRepository(k.store(), t.name, t.rebuild, t.options)
 }
 
 func (t AggregateType[A, E]) category() string { return t.name }
 
-// Types are the events of the type.
+// Types returns the types of events of this type of aggregate.
 func (t AggregateType[A, E]) Types() aggregate.Types { return t.events }
 
 func (t AggregateType[A, E]) snapshot() (audit.Snapshot, bool) {
 	if t.options.SnapshotEvery == 0 {
 		return audit.Snapshot{}, false
 	}
-	rebuild := func(history []E) eventstore.Snapshotter { return any(t.rebuild(history)).(eventstore.Snapshotter) } // NewRepository has checked it
+	rebuild := func(history []E) eventstore.Snapshotter { return any(t.rebuild(history)).(eventstore.Snapshotter) } // NewRepository checks the type
 	return audit.SnapshotOf(eventstore.FoldSnapshot(rebuild, t.options)), true
 }
 
-// heard are the events of external services that the service handles: those of its consumers, and those that sagas wait for.
+// heard are the events of external services that the service handles: events for its consumers and events that its sagas wait for.
 func (d *Service) heard(k *Kit) []cqrs.EventConsumer {
 	all := slices.Clip(d.consumers(k))
 	for _, n := range d.External {
@@ -138,7 +142,7 @@ func (d *Service) heard(k *Kit) []cqrs.EventConsumer {
 	return all
 }
 
-// Event types by the categories that hold them, the sagas' included.
+// types are the event types by their categories, including the events of sagas.
 func (d *Service) types() map[string]aggregate.Types {
 	all := map[string]aggregate.Types{saga.Category: saga.HistoryTypes}
 	for _, a := range d.Aggregates {
@@ -147,8 +151,8 @@ func (d *Service) types() map[string]aggregate.Types {
 	return all
 }
 
-// published are the types that are sent to topics. What sagas record is in the store in any case; it is published if the settings ask for it, or
-// if a projection or a saga consumes it.
+// published are the event types that are published on topics, by their categories. Events of sagas are always stored; they are published only if
+// the settings ask for it, or if a projection or a saga consumes them.
 func (d *Service) published(c Config) map[string]aggregate.Types {
 	all := d.types()
 	consumed := slices.ContainsFunc(d.Projections, func(m readmodel.Model) bool { return m.Category == saga.Category && !m.Inline }) ||
@@ -174,7 +178,7 @@ func (d *Service) snapshots() map[string]audit.Snapshot {
 	return all
 }
 
-// readModels are the service's read models, and the kit's: the list of sagas.
+// readModels are the read models of the service and the read model of the kit, the list of sagas.
 func (d *Service) readModels() []readmodel.Model {
 	return append(slices.Clip(d.Projections), readmodel.Model{Projection: manager.Projection(readmodel.Sagas{}), Table: "saga_instances"})
 }

@@ -10,7 +10,8 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// What sagas record is published if the settings ask for it, or if a projection consumes it. A projection that is written with the events does not.
+// Events of sagas are published if the settings ask for it, or if a projection consumes them from the broker. A projection that is written with the
+// events does not count.
 func TestSagaEventsArePublishedWhereTheyAreConsumed(t *testing.T) {
 	of := func(inline bool) *Service {
 		return &Service{Projections: []readmodel.Model{{Projection: cqrs.Projection{Name: "own", Category: saga.Category, Inline: inline}}}}

@@ -12,7 +12,7 @@ func (d *Service) asyncAPI(c Config, handlers []cqrs.Handler) ([]byte, error) {
 	return messaging.AsyncAPI(d.Title, c.TopicPrefix, handlers, d.published(c), saga.Answers, d.heard(&Kit{}), c.ExternalPrefixes)
 }
 
-// AsyncAPI describes the messages of a service with these settings, without an instance, as AsyncAPI 3.0.
+// AsyncAPI describes the messages of a service with these settings as an AsyncAPI 3.0 document. It needs no running instance.
 func (d *Service) AsyncAPI(c Config) ([]byte, error) {
 	handlers := append(d.commands(&Kit{}), (&manager.Manager{}).Handlers()...)
 	for _, n := range d.External {

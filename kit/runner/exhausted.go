@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// limit is a resource that can run out. Each loop of the service then fails repeatedly.
+// limit is a resource that can run out. While it is exhausted, each loop of the service fails repeatedly.
 type limit struct {
-	signs []string // texts of errors
+	signs []string // texts of errors that the limit causes
 	began string
 	over  string
-	raise string // the setting
+	raise string // the setting that raises the limit
 }
 
 var limits = []*limit{
@@ -32,12 +32,12 @@ var limits = []*limit{
 	},
 }
 
-// overAfter is the time without an error of a limit after which it counts as over. Loops retry at least every two seconds.
+// overAfter is the time without an error of a limit after which the limit counts as no longer reached. Loops retry at least every two seconds.
 const overAfter = 10 * time.Second
 
-// exhaustion is a log handler. Of the errors that one limit causes it logs one line at the beginning, which names the setting to raise, and
-// one at the end. It drops the lines of the relay, the key queue, the listeners and other loops meanwhile, because each would come once a
-// second. It keeps lines about a single message that is not retried.
+// exhaustion is a log handler for errors that repeat while a limit is reached. It logs one line when the limit is reached, which names the setting
+// to raise, and one line when the limit is no longer reached. In between it drops the lines of the relay, the key queue, the listeners and other
+// loops, because each loop would log one line a second. It keeps lines about a single message that is not retried.
 type exhaustion struct {
 	slog.Handler
 	states *exhausted
@@ -74,7 +74,7 @@ func (e exhaustion) Handle(ctx context.Context, r slog.Record) error {
 	if began := e.states.note(l, !final, func(lasted time.Duration, hidden int) {
 		over := slog.NewRecord(time.Now(), slog.LevelWarn, l.over, 0)
 		over.AddAttrs(slog.Duration("lasted", lasted), slog.Int("lines_left_out", hidden))
-		_ = e.Handler.Handle(context.Background(), over) // as with any line
+		_ = e.Handler.Handle(context.Background(), over) // an error of the log is ignored, as for any line
 	}); began {
 		first := slog.NewRecord(r.Time, slog.LevelWarn, l.began, r.PC)
 		first.AddAttrs(slog.String("raise", l.raise), slog.String("first", r.Message), slog.String("error", text))
@@ -88,7 +88,7 @@ func (e exhaustion) Handle(ctx context.Context, r slog.Record) error {
 	return nil
 }
 
-// note records an error of a limit, and tells whether it is the first one. Over is called when no error has come for a while.
+// note records an error of a limit and reports whether it is the first one. It calls over when no error of the limit has occurred for overAfter.
 func (s *exhausted) note(l *limit, hide bool, over func(lasted time.Duration, hidden int)) (began bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,7 +110,8 @@ func (s *exhausted) note(l *limit, hide bool, over func(lasted time.Duration, hi
 	return true
 }
 
-// limitOf finds the limit that has caused a record's error, if one has. Final tells that the record is about a message that is not retried.
+// limitOf finds the limit that caused the error of a record, nil if no limit did. Final reports that the record is about a message that is not
+// retried.
 func limitOf(r slog.Record) (found *limit, text string, final bool) {
 	if r.Level < slog.LevelWarn {
 		return nil, "", false

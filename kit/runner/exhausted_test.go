@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// logText is what was logged.
+// logText is a writer that holds the logged text.
 type logText struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -39,8 +39,8 @@ func (l *logText) lines() []string {
 	return strings.Split(text, "\n")
 }
 
-// While connections or file descriptors have run out, loops that fail for it log one line when it begins, which names the setting to raise,
-// and one when it is over. Other errors are logged as ever.
+// While connections or file descriptors have run out, loops that fail log one line at the beginning, which names the setting to raise, and one at the
+// end. Other errors are logged as usual.
 func TestExhaustedLimitsAreLoggedOnce(t *testing.T) {
 	refused := fmt.Errorf("lease blocked keys: %w", &pgconn.PgError{Severity: "FATAL", Code: "53300", Message: "sorry, too many clients already"})
 	dial := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
@@ -80,7 +80,7 @@ func TestExhaustedLimitsAreLoggedOnce(t *testing.T) {
 	}
 }
 
-// The HTTP listener tries again by itself when no file descriptor is left.
+// The HTTP listener retries by itself when no file descriptor is left.
 func TestListenerLogsThatNoFileDescriptorIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &logText{}

@@ -20,18 +20,18 @@ import (
 	"github.com/millrace/millrace/kit/settings"
 )
 
-// Gateway registers an external service that commands call. Its URL is a setting, its calls have a circuit breaker, and a stand-in can take its
-// place.
+// Gateway registers an external service that commands call. The URL of the service is a setting, its calls have a circuit breaker, and a stand-in
+// in the sandbox can replace it.
 type Gateway struct {
-	Name        string // of the breaker and the stand-in
-	Destination string // of the commands that call it; empty: Name
-	Setting     string // its URL; empty: NAME_URL
+	Name        string // of the circuit breaker and of the stand-in
+	Destination string // of the commands that call the service; empty: Name
+	Setting     string // name of the setting with the URL; empty: NAME_URL, with NAME in upper case
 
-	// StandIn is served by the sandbox, which runs where the settings of all gateways that are not Optional are empty, or with SANDBOX=on where some
-	// are. Nil: there is none.
+	// StandIn makes the stand-in that the sandbox serves. The sandbox runs if the settings of all gateways that are not Optional are empty, or, with
+	// SANDBOX=on, if some are empty. Nil means that there is no stand-in.
 	StandIn func() *sandbox.Service
 
-	// Optional is for a service that may be missing where the others are set. Its URL is empty then.
+	// Optional marks a service that may be absent while the URLs of the other gateways are set. Its URL is empty then.
 	Optional bool
 }
 
@@ -39,7 +39,7 @@ func (g Gateway) setting() string {
 	return cmp.Or(g.Setting, strings.ToUpper(strings.ReplaceAll(g.Name, "-", "_"))+"_URL")
 }
 
-// gateways reads the URLs of the external services. It refuses the sandbox where clients could take it for the real services.
+// gateways reads the URLs of the external services. It reports a fault if clients could take the sandbox for the real services.
 func (s reader) gateways(c *Config, all []Gateway) {
 	c.Gateways = map[string]string{}
 	c.SandboxMeant = s.OnOff("SANDBOX", false)
@@ -71,7 +71,7 @@ func standIns(all []Gateway) (out []*sandbox.Service) {
 	return out
 }
 
-// needsSandbox tells whether a service that is required, or the only one, has no URL.
+// needsSandbox reports whether the service has stand-ins, and a required gateway, or every gateway, has no URL.
 func (d *Service) needsSandbox(c Config) bool {
 	set := false
 	for _, g := range d.Gateways {
@@ -83,7 +83,7 @@ func (d *Service) needsSandbox(c Config) bool {
 	return !set && len(standIns(d.Gateways)) > 0
 }
 
-// startSandbox starts the sandbox if no external services are set.
+// startSandbox starts the sandbox if needsSandbox says so.
 func (s *Instance) startSandbox(ctx context.Context, _ func(string)) error {
 	if !s.def.needsSandbox(s.config) {
 		return nil
@@ -113,7 +113,7 @@ func (s *Instance) startSandbox(ctx context.Context, _ func(string)) error {
 	return nil
 }
 
-// sandboxAddress is where the fault settings of the stand-ins are, for the banner.
+// sandboxAddress is the URL of the fault settings of the stand-ins, for the banner.
 func (s *Instance) sandboxAddress() string {
 	var names []string
 	for _, g := range s.def.Gateways {
@@ -132,7 +132,8 @@ func (s *Instance) mountSandbox() []httpapi.Mount {
 	return []httpapi.Mount{{Pattern: "/sandbox/*", Handler: http.StripPrefix("/sandbox", s.sandbox.Handler())}}
 }
 
-// GatewayURL is the URL of a gateway's service, by the gateway's name: the one that is set, or the sandbox's. Empty: there is neither.
+// GatewayURL returns the URL of a gateway's service: the value of its setting, or the URL of its stand-in in the sandbox. It is empty if there is
+// neither.
 func (k *Kit) GatewayURL(name string) string {
 	if k.instance == nil {
 		return ""
@@ -146,10 +147,10 @@ func (k *Kit) GatewayURL(name string) string {
 	return k.instance.sandboxURL + "/" + name
 }
 
-// Sandbox tells whether stand-ins of the external services run in this instance.
+// Sandbox reports whether the sandbox with the stand-ins of the external services runs in this instance.
 func (k *Kit) Sandbox() bool { return k.instance.sandbox != nil }
 
-// guard makes the breakers of the destinations whose commands call an external service.
+// guard makes the circuit breakers of the destinations whose commands call an external service.
 func (s *Instance) guard(failed func(error) bool) {
 	chosen := s.def.Breaker
 	if chosen == nil {
@@ -160,7 +161,7 @@ func (s *Instance) guard(failed func(error) bool) {
 	}
 }
 
-// sandboxCommand runs the sandbox alone, for several instances to share.
+// sandboxCommand is the command that runs only the sandbox, for several instances to share.
 func (p *Program) sandboxCommand() *cobra.Command {
 	addr := "127.0.0.1:8090"
 	c := &cobra.Command{Use: "sandbox", Short: "Run the stand-ins of the external services alone, for several instances to share", Args: cli.Args(0), RunE: func(c *cobra.Command, _ []string) error {
@@ -191,7 +192,7 @@ func (p *Program) runSandbox(ctx context.Context, addr string) error {
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		<-ctx.Done()
-		_ = server.Close() // slow answers are not waited for
+		_ = server.Close() // it does not wait for slow answers
 	}()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return errors.Join(err, box.Close())

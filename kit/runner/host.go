@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// hostID identifies the host that an instance runs on; empty: the instance counts as a host of its own. A container or a pod is a host.
+// hostID identifies the host that an instance runs on. A container or a pod is a host. Empty means that the instance counts as a host of its own.
 func hostID(over LoadDistribution) string {
 	name, err := os.Hostname()
 	if over == OverInstances || err != nil {

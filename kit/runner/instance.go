@@ -34,10 +34,10 @@ import (
 	"github.com/millrace/millrace/kit/telemetry"
 )
 
-// Instance is a running instance of a service.
+// Instance is a running instance of a service. Start makes it.
 type Instance struct {
-	// URL is the address of HTTP, OpsURL that for operators (the same, unless OPS_ADDR is set). DSN and Brokers are the database and the brokers
-	// that the instance uses, embedded ones included.
+	// URL is the address of the HTTP API, OpsURL the address for operators, which is the same unless OPS_ADDR is set. DSN and Brokers are the
+	// database and the brokers that the instance uses, including embedded ones.
 	URL     string
 	OpsURL  string
 	DSN     string
@@ -51,12 +51,12 @@ type Instance struct {
 	clock     cqrs.Clock
 
 	brokerClock cqrs.Clock
-	host        string    // of this instance; empty: a host of its own
+	host        string    // ID of the host; empty: the instance counts as a host of its own
 	since       time.Time // start of the instance
 
-	postgres *embedded.Postgres // nil without the embedded one
+	postgres *embedded.Postgres // nil if POSTGRES_DSN is set
 	broker   broker.Broker
-	verifier *identity.Verifier // nil: no tokens
+	verifier *identity.Verifier // nil: authentication is off
 
 	streams *httpapi.Streams
 	checks  cached[[]cqrs.Check]
@@ -65,7 +65,7 @@ type Instance struct {
 	kit    Kit
 	locked bool // the data directory is locked
 
-	sandbox    *sandbox.Sandbox // nil if it does not run here
+	sandbox    *sandbox.Sandbox // nil if the sandbox does not run in this instance
 	sandboxURL string
 
 	announced [][2]string // lines of the banner: a part and its address
@@ -73,11 +73,11 @@ type Instance struct {
 	watch     *postgres.Watch
 	core      core
 	limit     atomic.Int64                // max.message.bytes of the topics
-	breakers  map[string]*breaker.Breaker // by name
-	guards    map[string]*breaker.Breaker // by the destination of commands
+	breakers  map[string]*breaker.Breaker // by their names
+	guards    map[string]*breaker.Breaker // by the destination of the commands that they guard
 	relay     *outbox.Relay
 	router    *messaging.Router
-	workerOK  atomic.Pointer[string] // what the worker waits for; nil if it runs
+	workerOK  atomic.Pointer[string] // text that says what the worker waits for; nil if the worker runs
 	versions  atomic.Pointer[error]  // versions of active sagas that are not registered; nil if there are none
 
 	stopping chan struct{}
@@ -87,8 +87,8 @@ type Instance struct {
 	failed   chan error
 }
 
-// Start builds and starts an instance of a service. Logf receives progress messages for a terminal. If a part fails to start, the parts that
-// were started are stopped again.
+// Start builds and starts an instance of a service and returns when it serves HTTP. Logf receives progress messages for a terminal. If a part fails
+// to start, Start stops the parts that it has started and returns the error.
 func Start(ctx context.Context, d *Service, c Config, log *slog.Logger, logf func(string)) (*Instance, error) {
 	s := &Instance{
 		def: d, config: c, log: log, telemetry: telemetry.New(log), clock: time.Now, brokerClock: time.Now, watch: postgres.NewWatch(), breakers: map[string]*breaker.Breaker{},
@@ -104,7 +104,7 @@ func Start(ctx context.Context, d *Service, c Config, log *slog.Logger, logf fun
 	}
 	for _, step := range []func(context.Context, func(string)) error{s.startTraces, s.startAuth, s.lockEmbedded, s.startStorage, s.startBroker, s.startSandbox, s.prepare, s.build, s.startRelay, s.startWorker, s.serve(listeners)} {
 		if err := step(ctx, logf); err != nil {
-			closeAll(listeners) // nobody was served
+			closeAll(listeners) // no request was served
 			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 			defer cancel()
 			return nil, errors.Join(err, s.Stop(stopCtx))
@@ -165,12 +165,12 @@ func (s *Instance) startAuth(ctx context.Context, _ func(string)) (err error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.onStop(func(context.Context) error { cancel(); return nil })
 	config := s.config.Auth
-	config.Clock = func() time.Time { return s.clock() } // that of the database, once it is known
+	config.Clock = func() time.Time { return s.clock() } // the clock of the database, which is set later
 	s.verifier, err = identity.NewVerifier(ctx, config, func(err error) { s.log.Warn("cannot fetch the keys of tokens", "error", err) })
 	return err
 }
 
-// lockEmbedded locks the data directory if an embedded part keeps its data there.
+// lockEmbedded locks the data directory if an embedded part stores its data there.
 func (s *Instance) lockEmbedded(context.Context, func(string)) error {
 	if s.config.PostgresDSN != "" && (len(s.config.KafkaBrokers) > 0 || s.config.Broker == InPostgres) {
 		return nil
@@ -178,7 +178,7 @@ func (s *Instance) lockEmbedded(context.Context, func(string)) error {
 	return s.lockData()
 }
 
-// prepare starts the parts that the service's commands need.
+// prepare starts the service's own parts.
 func (s *Instance) prepare(ctx context.Context, _ func(string)) error {
 	if s.def.Prepare == nil {
 		return nil
@@ -188,15 +188,15 @@ func (s *Instance) prepare(ctx context.Context, _ func(string)) error {
 
 func (s *Instance) onStop(f func(context.Context) error) { s.cleanups = append(s.cleanups, f) }
 
-// Failed receives the error of a part that has ended by itself.
+// Failed returns a channel that receives the error of a part that has ended by itself. The caller should then call Stop.
 func (s *Instance) Failed() <-chan error { return s.failed }
 
-// stopGrace is the time of each part after the time for a clean stop is over: the embedded PostgreSQL must be stopped even if another part
-// hangs.
+// stopGrace is how long Stop still waits for each part once its context is done: the embedded PostgreSQL must be stopped even if another part hangs.
 const stopGrace = 2 * time.Second
 
-// Stop accepts nothing new, finishes messages in flight, leaves the consumer groups and closes the parts, in the reverse order of the start.
-// It gives up waiting for a part that hangs when ctx is done.
+// Stop accepts no new requests, finishes messages in flight, leaves the consumer groups and closes the parts in the reverse order of the start. When
+// ctx is done, Stop waits for at most two more seconds for each part that hangs. The error joins the errors of all parts. Further calls return the
+// same error.
 func (s *Instance) Stop(ctx context.Context) error {
 	s.stopOnce.Do(func() {
 		close(s.stopping)

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// listener logs when no connection can be accepted because no file descriptor is left. The HTTP server tries again by itself, and logs that
-// below our level.
+// listener logs when it cannot accept a connection because no file descriptor is left. The HTTP server retries by itself, but logs this below
+// our level.
 type listener struct {
 	net.Listener
 	log *slog.Logger
@@ -18,7 +18,7 @@ type listener struct {
 func (l *listener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-		l.log.Warn("cannot accept HTTP connections", "error", err) // once, by exhaustion
+		l.log.Warn("cannot accept HTTP connections", "error", err) // exhaustion keeps only the first of these lines
 	}
 	return conn, err
 }

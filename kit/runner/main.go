@@ -24,14 +24,14 @@ import (
 // stopWithin limits a clean stop.
 const stopWithin = 10 * time.Second
 
-// Main runs a service as a program: it executes the command line, ends early on SIGINT and SIGTERM, and returns the exit code.
+// Main runs a service as a program: it executes the command line and returns the exit code. SIGINT and SIGTERM stop it.
 func Main(d Service) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return Run(ctx, d, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
 }
 
-// Run executes a command line and returns the exit code. It ends early when ctx is done.
+// Run executes a command line and returns the exit code, which is 2 for wrong settings. It ends early when ctx is done.
 func Run(ctx context.Context, d Service, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	config, err := ReadConfig(&d, getenv)
 	if err == nil && (len(args) == 0 || args[0] == "serve" || args[0] == "demo") {
@@ -70,7 +70,7 @@ func newLog(c Config, w io.Writer) *slog.Logger {
 	return slog.New(newExhaustion(slog.NewTextHandler(w, options)))
 }
 
-// ReachableAddr is a loopback address for an instance that listens on all addresses.
+// ReachableAddr returns a loopback address if addr means all addresses of the host; otherwise it returns addr.
 func ReachableAddr(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if err == nil && (host == "" || net.ParseIP(host).IsUnspecified()) {
@@ -88,7 +88,7 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// Program is the command line of a service while it is executed.
+// Program is the command line of a service. Service.CLI gets it.
 type Program struct {
 	*cli.App
 	def            *Service
@@ -98,10 +98,10 @@ type Program struct {
 	stdout, stderr io.Writer
 }
 
-// Config is the settings of the kit.
+// Config is the settings of the service.
 func (p *Program) Config() Config { return p.config }
 
-// token is the bearer token of the command line's requests.
+// token is the bearer token that the command line sends.
 func (p *Program) token() string {
 	if p.config.Token != "" || p.config.Auth.Secret == "" {
 		return p.config.Token
@@ -120,7 +120,7 @@ func (p *Program) sign(subject, role string, valid time.Duration) (string, error
 	return p.config.Auth.Sign(subject, role, time.Now().Add(valid))
 }
 
-// Say writes a line for people to stderr.
+// Say writes a line to stderr, for the user of the command line.
 func (p *Program) Say(line string) { _, _ = fmt.Fprintln(p.stderr, line) }
 
 func (p *Program) serve(ctx context.Context) error {
@@ -168,7 +168,7 @@ func (s *Instance) banner(memory memory) string {
 	return b.String()
 }
 
-// database is the configured database, or the embedded one, which is started here; stop stops it.
+// database returns the configured database, or starts the embedded PostgreSQL, which stop stops.
 func (p *Program) database(ctx context.Context) (dsn string, stop func() error, err error) {
 	if p.config.PostgresDSN != "" {
 		return p.config.PostgresDSN, func() error { return nil }, nil
@@ -218,12 +218,12 @@ func (p *Program) migrate(ctx context.Context, action string) (err error) {
 	return err
 }
 
-// diagram draws a saga by its name.
+// diagram draws the newest version of a saga.
 func (p *Program) diagram(name string) (string, error) {
 	var known []string
 	for _, s := range p.def.Sagas {
 		if s.Name() == name {
-			return s.Diagram(), nil // the newest version stands first
+			return s.Diagram(), nil // a service lists the newest version first
 		}
 		known = append(known, s.Name())
 	}

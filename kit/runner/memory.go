@@ -22,8 +22,8 @@ type memory struct {
 // GOMEMLIMIT and GOGC, which the Go runtime reads itself, take precedence.
 func limitMemory(getenv func(string) string) memory {
 	var m memory
-	if limit, err := memlimit.FromCgroup(); err == nil && limit < math.MaxInt64 { // an error: no cgroup, or no limit
-		m.cgroup = int64(limit) // compared above
+	if limit, err := memlimit.FromCgroup(); err == nil && limit < math.MaxInt64 { // an error means no cgroup or no limit
+		m.cgroup = int64(limit) // fits: compared above
 	}
 	switch {
 	case getenv("GOMEMLIMIT") != "":
@@ -45,21 +45,21 @@ func limitMemory(getenv func(string) string) memory {
 }
 
 // Shares of the memory limit: an eighth for cached aggregates, an eighth for records in flight, an eighth for prefetched records, and an eighth for
-// the relay's rows. About sixteen consumer groups share the second and the third. Of a backlog the relay reads its batch of each of
-// 16 shards, and about eight such reads of rows of 3 KiB are in flight.
+// the rows of the relay. About 16 consumer groups share the second and the third. When the relay reads a backlog, it reads a batch from each of
+// 16 shards, and about eight such reads, of rows of 3 KiB, are in flight.
 const (
 	cacheShare  = 8
 	groupsShare = 8 * 16
 	relayShare  = 8 * 16 * 8 * (3 << 10)
 )
 
-// memoryFor returns the limit of a queue or a cache, in bytes: a share of the memory limit, between least and most; most if there is no
-// limit.
+// memoryFor returns the limit of a queue or a cache in bytes: a share of the memory limit, at least least and at most most. It returns most if there
+// is no memory limit.
 func memoryFor(most, share, least int) int {
 	return int(min(int64(most), max(int64(least), debug.SetMemoryLimit(-1)/int64(share))))
 }
 
-// String is for the banner.
+// String returns the text for the banner.
 func (m memory) String() string {
 	switch {
 	case m.limit == 0:

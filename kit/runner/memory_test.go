@@ -24,7 +24,7 @@ func TestMemoryLimitBoundsQueuesAndCaches(t *testing.T) {
 	require.Equal(t, 1<<20, memoryFor(64<<20, groupsShare, 1<<20), "the least with which it works")
 }
 
-// GOMEMLIMIT is read by the Go runtime, and stays.
+// The Go runtime reads GOMEMLIMIT, and the service does not change it.
 func TestMemoryLimitOfTheUserWins(t *testing.T) {
 	before := debug.SetMemoryLimit(100 << 20)
 	t.Cleanup(func() { debug.SetMemoryLimit(before) })
@@ -32,7 +32,7 @@ func TestMemoryLimitOfTheUserWins(t *testing.T) {
 	require.EqualValues(t, 100<<20, debug.SetMemoryLimit(-1))
 }
 
-// What is collected keeps garbage below a bound, whatever is live, and the collector never works more often than with Go's default.
+// percent keeps garbage below a bound, whatever the size of the live heap, and the collector never works more often than with Go's default.
 func TestGarbageIsBounded(t *testing.T) {
 	for live := uint64(0); live < 4<<30; live += 1 << 20 {
 		garbage := live * uint64(percent(live)) / 100
@@ -42,7 +42,7 @@ func TestGarbageIsBounded(t *testing.T) {
 	require.Equal(t, most, percent(1<<20), "a small heap")
 }
 
-// The part follows what is live: live after a collection are first 100 MiB more, then not.
+// The percentage follows the live heap: first 100 MiB more are live after a collection, then they are not.
 func TestGarbageCollectionFollowsWhatIsLive(t *testing.T) {
 	before := debug.SetGCPercent(most)
 	t.Cleanup(func() { debug.SetGCPercent(before) })

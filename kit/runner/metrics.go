@@ -22,8 +22,8 @@ import (
 	"github.com/millrace/millrace/kit/telemetry"
 )
 
-// gauges registers the metrics that are read at a scrape, at most once a second. The queries become slower neither with the history nor with
-// a backlog, of which they count at most outbox.MaxCounted messages.
+// gauges registers the metrics that are read when they are scraped, at most once a second. The queries get slower neither with the history nor with
+// a backlog, because they count at most outbox.MaxCounted messages.
 func (s *Instance) gauges() {
 	s.telemetry.Registry.MustRegister(collectors.NewDBStatsCollector(s.db.DB, "millrace"))
 	s.telemetry.Gauges([]telemetry.Gauge{
@@ -57,13 +57,13 @@ func (s *Instance) gauges() {
 	})
 }
 
-// figures are the last results of the database.
+// figures are the last results of the queries for gauges.
 type figures struct {
 	samples []telemetry.Sample
 	err     error
 }
 
-// scrapeTimeout bounds the queries of one look at the metrics.
+// scrapeTimeout limits the time of the queries of one scrape.
 const scrapeTimeout = 5 * time.Second
 
 func (s *Instance) readDatabase() ([]telemetry.Sample, error) {
@@ -102,7 +102,7 @@ func (s *Instance) readDatabase() ([]telemetry.Sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, sg := range s.core.sagas { // 0 is a value too
+	for _, sg := range s.core.sagas { // definitions without messages or sagas report 0
 		if sg == s.saga(sg.Name()) && len(sg.AwaitedEvents()) > 0 {
 			samples = append(samples, telemetry.Sample{Name: "millrace_saga_unmatched_events", Labels: []string{sg.Name()}, Value: float64(unmatched[sg.Name()])})
 		}
@@ -116,7 +116,7 @@ func (s *Instance) readDatabase() ([]telemetry.Sample, error) {
 	return samples, nil
 }
 
-// measured tells how long each saga took, once its end is committed.
+// measured reports how long each saga took, after the end of the saga is committed.
 type measured struct {
 	manager.Rows
 	ended func(definition, status string, took time.Duration)
@@ -135,7 +135,7 @@ var (
 	constForm = regexp.MustCompile(`constLabels: \{([a-z_]+)=`)
 )
 
-// Metrics are the names of all metrics that an instance can report, with their labels: for tests of alerts and dashboards.
+// Metrics returns the names of all metrics that an instance can report, with their labels, for tests of alerts and dashboards.
 func Metrics() map[string][]string {
 	db := sqlx.NewDb(sql.OpenDB(nil), "pgx") // never connected
 	s := &Instance{db: db, telemetry: telemetry.New(slog.New(slog.DiscardHandler))}

@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/readmodel"
 )
 
-// listProjections prints the projections, with the dead letters of each if there is a database.
+// listProjections prints the projections, with the number of dead letters of each if there is a database.
 func (p *Program) listProjections(ctx context.Context) error {
 	dsn := p.config.PostgresDSN
 	if dsn == "" {
@@ -50,7 +50,7 @@ func (p *Program) listProjections(ctx context.Context) error {
 	return nil
 }
 
-// rebuild rebuilds a read model from the event store, whether the service runs or not.
+// rebuild rebuilds a read model from the event store. The service may be running or stopped.
 func (p *Program) rebuild(ctx context.Context, name string, logf func(done float64, text string)) (err error) {
 	all := p.def.readModels()
 	at := slices.IndexFunc(all, func(m readmodel.Model) bool { return m.Name == name })
@@ -63,7 +63,7 @@ func (p *Program) rebuild(ctx context.Context, name string, logf func(done float
 	}
 	var dsn string
 	if p.config.PostgresDSN == "" {
-		dsn = embedded.Running(p.config.DataDir) // that of a service beside us
+		dsn = embedded.Running(p.config.DataDir) // the DSN of a running service
 	}
 	if dsn == "" {
 		var stop func() error

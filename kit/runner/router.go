@@ -16,14 +16,14 @@ func (s *Instance) addOwn() error {
 	return s.def.Router(&s.kit, s.router.Router)
 }
 
-// Publisher is the publisher of the outbox. It writes in the unit of work of a message's context: a handler under Middleware has one.
+// Publisher is the publisher of the outbox. It writes in the unit of work of a message's context. A handler that uses Middleware has a unit of work.
 func (k *Kit) Publisher() message.Publisher { return k.instance.core.publisher }
 
-// Inbox is the inbox of Middleware, for handlers that have only messaging.Inbox or messaging.CommandInbox.
+// Inbox is the inbox that Middleware uses, for handlers that use only messaging.Inbox or messaging.CommandInbox.
 func (k *Kit) Inbox() cqrs.Inbox { return k.instance.core.uow }
 
-// Subscriber makes the subscriber of a consumer, a group of the broker's: messages of different keys at the same time, those of one key in
-// order, and among them those that the key queue redelivers. Give the handler the name of the consumer.
+// Subscriber returns the subscriber of a consumer, which is a consumer group of the broker. It delivers messages of different keys concurrently and
+// messages of one key in order, including messages that the key queue redelivers. The handler must have the name of the consumer.
 func (k *Kit) Subscriber(consumer string) (message.Subscriber, error) {
 	inner, err := k.instance.broker.Subscriber(consumer, messaging.Subscription{})
 	if err != nil {
@@ -32,8 +32,8 @@ func (k *Kit) Subscriber(consumer string) (message.Subscriber, error) {
 	return k.instance.core.keyQueue.Subscriber(consumer, inner), nil
 }
 
-// Middleware is the kit's middleware for handlers that Service.Router adds: KeyOrder, DeadLetters, Retry and Inbox of package messaging.
-// The handler's subscriber must be one of Subscriber.
+// Middleware returns the kit's middleware for handlers that Service.Router adds: KeyOrder, DeadLetters, Retry and Inbox of package messaging. The
+// handler must use a subscriber that Subscriber returned.
 func (k *Kit) Middleware() []message.HandlerMiddleware {
 	s := k.instance
 	return messaging.Middleware(s.core.keyQueue, s.core.uow, messaging.Options{OnFailure: s.telemetry.Failed, Stopping: s.stopping, Log: s.log})

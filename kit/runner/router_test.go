@@ -41,18 +41,18 @@ func rebuild(history []noted) *note {
 	return n
 }
 
-// writeDown is a command that the kit handles.
+// writeDown is a command that a handler of the kit handles.
 type writeDown struct{ ID, Text string }
 
 func (c writeDown) Key() string { return c.ID }
 
-// ping is an event, and remind a command, of plain Watermill handlers; they come by a broker of the service's own.
+// ping is an event and remind a command of plain Watermill handlers; they use a broker of the service's own.
 type (
 	ping   struct{ ID string }
 	remind struct{ ID string }
 )
 
-// A service brings a subscriber, a publisher, handlers and middleware of Watermill's, and uses them beside the kit's.
+// A service brings a subscriber, a publisher, handlers and middleware of Watermill and uses them beside the kit's own.
 func TestHandlersMiddlewarePublishersAndSubscribersOfWatermill(t *testing.T) {
 	_, dsn := kittest.Database(t)
 	prefix := "t" + strings.ReplaceAll(watermill.NewUUID(), "-", "")[:12]
@@ -80,7 +80,7 @@ func TestHandlersMiddlewarePublishersAndSubscribersOfWatermill(t *testing.T) {
 			}
 		}},
 		Router: func(k *runner.Kit, r *message.Router) error {
-			// An event handler on the service's own subscriber. It sends a command of the kit's, in a unit of work.
+			// An event handler on the service's own subscriber. It sends a command of the kit in a unit of work.
 			events, err := wcqrs.NewEventProcessorWithConfig(r, wcqrs.EventProcessorConfig{
 				GenerateSubscribeTopic: func(wcqrs.EventProcessorGenerateSubscribeTopicParams) (string, error) { return "pings", nil },
 				SubscriberConstructor: func(wcqrs.EventProcessorSubscriberConstructorParams) (message.Subscriber, error) {
@@ -99,7 +99,7 @@ func TestHandlersMiddlewarePublishersAndSubscribersOfWatermill(t *testing.T) {
 			}
 			added.AddMiddleware(messaging.Inbox(k.Inbox()))
 
-			// A handler on the kit's topic by the kit's subscriber, under the kit's middleware. It publishes a command to the outbox.
+			// A handler on the kit's topic with the kit's subscriber and middleware. It publishes a command to the outbox.
 			subscriber, err := k.Subscriber(prefix + ".own.notes")
 			if err != nil {
 				return err
@@ -115,13 +115,13 @@ func TestHandlersMiddlewarePublishersAndSubscribersOfWatermill(t *testing.T) {
 			}
 			r.AddConsumerHandler(prefix+".own.notes", messaging.EventTopic(prefix, "notes"), subscriber, func(msg *message.Message) error {
 				if failures.Add(1) == 1 {
-					return fmt.Errorf("the first attempt: %w", cqrs.ErrUnavailable) // it is retried from the key queue
+					return fmt.Errorf("the first attempt: %w", cqrs.ErrUnavailable) // the key queue retries it
 				}
 				seen <- msg.Metadata[cqrs.HeaderKey]
 				return bus.Send(msg.Context(), remind{msg.Metadata[cqrs.HeaderKey]})
 			}).AddMiddleware(k.Middleware()...)
 
-			// A command handler of Watermill's.
+			// A command handler of Watermill.
 			commands, err := wcqrs.NewCommandProcessorWithConfig(r, wcqrs.CommandProcessorConfig{
 				GenerateSubscribeTopic: func(wcqrs.CommandProcessorGenerateSubscribeTopicParams) (string, error) {
 					return prefix + ".commands.notes.own", nil
@@ -162,7 +162,7 @@ func TestHandlersMiddlewarePublishersAndSubscribersOfWatermill(t *testing.T) {
 	}
 	msg, err := json.Marshal(ping{"note-1"})
 	require.NoError(t, err)
-	kittest.Eventually(t, func() error { // it is lost before the router has subscribed
+	kittest.Eventually(t, func() error { // messages are lost before the router has subscribed
 		if err := own.Publish("pings", msg.Copy()); err != nil || len(seen) == 0 {
 			time.Sleep(100 * time.Millisecond)
 			return fmt.Errorf("no event yet: %w", err)

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// setting reads one of the service's own settings. It panics if the service has not declared it with this type: that is a mistake in the program, which
-// shows at every start.
+// setting returns one of the service's own settings. It panics if the service has not declared it with this type: that is a mistake in the program,
+// which shows at every start.
 func setting[T any](k *Kit, name string) (value T) {
 	if k.instance == nil {
 		return value
@@ -22,15 +22,15 @@ func setting[T any](k *Kit, name string) (value T) {
 	return value
 }
 
-// Text is one of the service's own settings, declared by settings.Text or settings.URL. Like the functions below it is the zero value where the service
-// is described without an instance.
+// Text returns one of the service's own settings, declared by settings.Text or settings.URL. Like Number, Duration and On it returns the zero value
+// without an instance, and panics if Service.Settings does not declare the setting with this type.
 func (k *Kit) Text(name string) string { return setting[string](k, name) }
 
-// Number is one of the service's own settings.
+// Number returns one of the service's own settings, declared as a number.
 func (k *Kit) Number(name string) int { return setting[int](k, name) }
 
-// Duration is one of the service's own settings.
+// Duration returns one of the service's own settings, declared as a duration.
 func (k *Kit) Duration(name string) time.Duration { return setting[time.Duration](k, name) }
 
-// On is one of the service's own settings, declared by settings.OnOff.
+// On returns one of the service's own settings, declared by settings.OnOff.
 func (k *Kit) On(name string) bool { return setting[bool](k, name) }

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// subscribing is a subscriber that takes its time to subscribe.
+// subscribing is a subscriber whose Subscribe blocks.
 type subscribing struct{ begun, goOn chan struct{} }
 
 func (s subscribing) Subscribe(ctx context.Context, _ string) (<-chan *message.Message, error) {
@@ -39,7 +39,7 @@ func newRouter(t *testing.T) (router *message.Router, s subscribing, done chan s
 	return router, s, done
 }
 
-// A service that is stopped while its router subscribes stops: Close was skipped between Run and IsRunning, and Stop hung.
+// A service stops while its router subscribes. Stop used to hang because Close was skipped between Run and IsRunning.
 func TestStopWhileTheRouterSubscribes(t *testing.T) {
 	router, s, done := newRouter(t)
 	stopped := make(chan error, 1)
@@ -58,7 +58,7 @@ func TestStopOfTheRouterIsBoundedByItsContext(t *testing.T) {
 	close(s.goOn)
 }
 
-// Whatever part hangs or panics, Stop returns, and the other parts were stopped.
+// Stop returns and stops the other parts even if a part hangs or panics.
 func TestStopIsBoundedByItsContext(t *testing.T) {
 	s := &Instance{stopping: make(chan struct{})}
 	var order []string

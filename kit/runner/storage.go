@@ -10,10 +10,10 @@ import (
 	"github.com/millrace/millrace/kit/postgres/migrations"
 )
 
-// schema is the kit's tables and the service's.
+// schema is the migrations of the kit and of the service.
 func (d *Service) schema() migrations.Schema { return migrations.New(d.Migrations) }
 
-// startStorage connects to PostgreSQL, starts the embedded one if no other is set, and migrates the schema.
+// startStorage starts the embedded PostgreSQL if POSTGRES_DSN is not set, connects to the database and migrates the schema.
 func (s *Instance) startStorage(ctx context.Context, logf func(string)) (err error) {
 	s.DSN = s.config.PostgresDSN
 	if s.DSN == "" {
@@ -46,10 +46,10 @@ func (s *Instance) migrate(ctx context.Context) error {
 	return s.def.schema().Up(ctx, s.db.DB)
 }
 
-// brokerTime is the database's time without a test's clock offset: Kafka refuses timestamps in the future.
+// brokerTime is the time of the database without CLOCK_OFFSET: Kafka refuses timestamps in the future.
 func (s *Instance) brokerTime() time.Time { return s.brokerClock() }
 
-// startClock makes this instance use the database's time.
+// startClock makes this instance use the time of the database.
 func (s *Instance) startClock(ctx context.Context) error {
 	local := func() time.Time { return time.Now().Add(s.config.ClockOffset) }
 	clock := postgres.NewClock(s.db, local, s.log)

@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/settings"
 )
 
-// startWorker starts the consumers of commands, sagas and projections, on instances with that role.
+// startWorker starts the consumers of commands, sagas and projections on instances with the role worker.
 func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	if !s.config.Roles[Worker] {
 		return nil
@@ -73,11 +73,11 @@ func (s *Instance) startWorker(ctx context.Context, _ func(string)) error {
 	}
 	s.runJanitor(ctx)
 	s.runVersionCheck(ctx)
-	s.runKeyQueue(ctx) // before the router, so that it stops after it
+	s.runKeyQueue(ctx) // before the router, so that the key queue stops after it
 	return s.runRouter(ctx)
 }
 
-// localTopics are the topics of the commands that the relay may hand to this process's own consumers.
+// localTopics are the topics of the commands that the relay may hand over to consumers in this process.
 func (s *Instance) localTopics() (topics []string) {
 	if _, can := s.broker.(broker.LocalDelivery); !can || !s.config.LocalDelivery || !s.config.Roles[Worker] {
 		return nil
@@ -90,13 +90,14 @@ func (s *Instance) localTopics() (topics []string) {
 	return topics
 }
 
-// handlesAll tells whether this instance alone relays and handles the commands of the service, and hands them over, so that they don't need the broker.
+// handlesAll reports whether this instance alone relays and handles the commands of the service and hands them over, so that commands do not need
+// the broker.
 func (s *Instance) handlesAll() bool {
 	to, can := s.broker.(broker.LocalDelivery)
 	return can && s.relay != nil && s.relay.HoldsAll() && s.relay.HandsOver() && to.HandsOverAll()
 }
 
-// preferredShards are the shards of the outbox that this instance's relay is to have, because its handlers receive their commands.
+// preferredShards are the shards of the outbox that the relay of this instance should hold, because handlers in this process receive their commands.
 func (s *Instance) preferredShards() []int16 {
 	if to, can := s.broker.(broker.LocalDelivery); can && s.config.LocalDelivery {
 		return to.Shards()
@@ -104,20 +105,20 @@ func (s *Instance) preferredShards() []int16 {
 	return nil
 }
 
-// inlineCommand returns a message as a command that may be handled in the unit of work that sends it, or handed over after its commit.
+// inlineCommand returns a message as a command that may be handled in the unit of work that sends it, or handed over after the commit.
 func (s *Instance) inlineCommand(topic string, msg *message.Message) *cqrs.InlineCommand {
 	c := s.router.InlineCommand(topic, msg)
 	if c != nil && (len(s.def.Middleware) > 0 || s.def.Router != nil) {
-		c.Handle = nil // it needs the service's own middleware
+		c.Handle = nil // the command must pass the service's own middleware
 	}
 	return c
 }
 
-// sources are the types of aggregates whose events a version of the saga handles.
+// sources are the types of aggregates whose events one of these versions of a saga handles.
 func (s *Instance) sources(versions []*saga.Saga) (all []messaging.Source) {
 	for _, sg := range versions {
 		for _, t := range sg.EventTypes() {
-			source, _ := s.def.sourceOf(t) // it was checked
+			source, _ := s.def.sourceOf(t) // checkSagas has checked it
 			at := slices.IndexFunc(all, func(known messaging.Source) bool {
 				return known.Service == source.Service && known.Category == source.Category
 			})
@@ -142,7 +143,7 @@ func byName(all []*saga.Saga) map[string][]*saga.Saga {
 	return out
 }
 
-// sweepEvery is the pause between two sweeps of rows past their retention.
+// sweepEvery is the pause between two deletions of rows whose retention is over.
 const sweepEvery = 10 * time.Minute
 
 func (s *Instance) runJanitor(ctx context.Context) {
@@ -155,7 +156,7 @@ func (s *Instance) runJanitor(ctx context.Context) {
 	s.onStop(func(context.Context) error { cancel(); <-done; return nil })
 }
 
-// checkRetention refuses an INBOX_RETENTION with which ids are deleted while Kafka can deliver the messages again.
+// checkRetention returns an error if INBOX_RETENTION is so short that ids are deleted while Kafka can still redeliver the messages.
 func (s *Instance) checkRetention() error {
 	if s.config.Retention.Inbox == 0 {
 		return nil
@@ -176,8 +177,8 @@ func (s *Instance) checkRetention() error {
 	return nil
 }
 
-// checkExternalRetention logs if topics of external services keep messages for longer than the inbox keeps ids. The service starts all the
-// same, because the other service may change its topics at any time.
+// checkExternalRetention logs a warning if topics of external services keep messages for longer than the inbox keeps ids. The service starts
+// anyway, because the other service may change its topics at any time.
 func (s *Instance) checkExternalRetention() {
 	longest, topic, _, err := s.broker.LongestRetention(s.core.consumedTopics)
 	if err == nil && longest > s.config.Retention.Inbox {
@@ -193,7 +194,7 @@ func shownRetention(d time.Duration) string {
 	return d.String()
 }
 
-// runKeyQueue delivers messages that wait for a retry to their consumers.
+// runKeyQueue starts the key queue, which redelivers messages that wait for a retry to their consumers.
 func (s *Instance) runKeyQueue(ctx context.Context) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
@@ -219,7 +220,7 @@ func (s *Instance) runRouter(ctx context.Context) error {
 			return
 		}
 		s.workerOK.Store(nil)
-		// Its context is not ours: Close, not a cancelled context, is what ends it.
+		// Run gets a context that is never cancelled, because Close must end the router.
 		if err := s.router.Run(context.WithoutCancel(ctx)); err != nil {
 			s.failed <- fmt.Errorf("worker: %w", err)
 		}
@@ -231,8 +232,8 @@ func (s *Instance) runRouter(ctx context.Context) error {
 	return nil
 }
 
-// closeRouter closes a router and waits until done, which is closed when its Run has returned. A router that is still subscribing cannot be
-// closed: Watermill's Close would wait for handlers that were never started, so it is closed when it runs.
+// closeRouter closes a router and waits until done, which is closed when the router's Run has returned. Watermill's Close would wait for handlers
+// that were never started if the router is still subscribing, so closeRouter waits until the router runs or has ended.
 func closeRouter(ctx context.Context, router interface {
 	Running() chan struct{}
 	Close() error
@@ -242,7 +243,7 @@ func closeRouter(ctx context.Context, router interface {
 		select {
 		case <-router.Running():
 			closed <- router.Close()
-		case <-done: // it never ran
+		case <-done: // the router never ran
 			closed <- nil
 		}
 	}()
