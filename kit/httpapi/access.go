@@ -11,26 +11,26 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// access is who may call an operation, as x-access declares.
+// access says who may call an operation. The specification declares it with x-access.
 type access string
 
 const (
-	forOperators access = "operator" // also what no specification lists
+	forOperators access = "operator" // the default for routes that the specification does not list
 	forCustomers access = "customer"
 	forAll       access = "public"
 )
 
-// operation is what the specification says of an operation beside its form.
+// operation has the extensions that the specification declares for an operation.
 type operation struct {
 	access access
-	probe  bool // x-listener: ops. It is for probes and scrapers, not for clients.
-	always bool // x-listener: any
+	probe  bool // x-listener: ops. The operation is for probes and scrapers, not for clients.
+	always bool // x-listener: any. Every listener serves the operation.
 }
 
-// methods are the keys of a path in OpenAPI that are operations.
+// methods are the keys of a path item in OpenAPI that are operations.
 var methods = []string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodOptions, http.MethodHead, http.MethodPatch, http.MethodTrace}
 
-// readAccess reads who may call each operation: "GET /v1/orders/{id}". The error names every operation that does not declare it.
+// readAccess reads who may call each operation, by keys such as "GET /v1/orders/{id}". The error names every operation that does not declare it.
 func readAccess(spec []byte) (map[string]operation, error) {
 	var document struct {
 		Paths map[string]map[string]yaml.Node `yaml:"paths"`

@@ -12,7 +12,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// fail answers with the problem details (RFC 9457) of an error. An unexpected error is logged; the client does not receive its text.
+// fail answers with the problem details (RFC 9457) of an error. It logs an unexpected error, whose text the client does not receive.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	Failed(r.Context(), err)
 	status, detail, fields := http.StatusInternalServerError, "this is our fault; the log says more", []FieldError(nil)
@@ -54,7 +54,8 @@ func isPanic(err error) bool {
 	return ok
 }
 
-// Respond answers with a JSON body. It panics if body cannot be encoded, which Border.Recover logs and answers with 500.
+// Respond answers with a JSON body. It panics if body cannot be encoded, which Border.Recover logs and answers with 500. It ignores errors of writing, because the
+// client is gone then.
 func Respond(w http.ResponseWriter, status int, body any) {
 	text, err := json.Marshal(body)
 	if err != nil {

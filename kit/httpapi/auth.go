@@ -11,11 +11,11 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Verify reads a bearer token. The error says why the token is refused.
+// Verify verifies a bearer token and returns its principal. The error says why the token is refused.
 type Verify func(token string) (cqrs.Principal, error)
 
-// authenticate reads the principal from the bearer token, and refuses a request that the specification does not allow the principal. A
-// request without a valid token counts for the rate limit of its address, which slows down guessing tokens.
+// authenticate reads the principal from the bearer token and refuses requests that the specification does not allow the principal. Requests
+// without a valid token count for the rate limit of their address, which slows down the guessing of tokens.
 func (s *Server) authenticate(limit func(http.Handler) http.Handler) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -41,7 +41,7 @@ func (s *Server) authenticate(limit func(http.Handler) http.Handler) func(http.H
 			}
 			principal, err := s.Verify(strings.TrimSpace(token))
 			if err != nil {
-				if _, text := errors.AsType[*cqrs.TextError](err); !text { // answered by 400
+				if _, text := errors.AsType[*cqrs.TextError](err); !text { // fail answers it with 400
 					err = &RequestError{Status: http.StatusUnauthorized, Detail: err.Error()}
 				}
 				refuse(`Bearer realm="millrace", error="invalid_token"`, err)
@@ -59,7 +59,7 @@ func (s *Server) authenticate(limit func(http.Handler) http.Handler) func(http.H
 	}
 }
 
-// limit restricts how many requests a second a client may send. A client is a principal, or an address where there is none.
+// limit limits how many requests a client may send in a second. A client is a principal, or an address if the request has no principal.
 func (s *Server) limit() func(http.Handler) http.Handler {
 	if s.RateLimit == 0 {
 		return func(next http.Handler) http.Handler { return next }
@@ -68,7 +68,7 @@ func (s *Server) limit() func(http.Handler) http.Handler {
 		if p := cqrs.PrincipalFromContext(r.Context()); p.Subject != "" && p != cqrs.Guest {
 			return "subject " + p.Subject, nil
 		}
-		return "address " + ClientOf(r.Context()).Addr, nil // from a header only if a trusted proxy wrote it
+		return "address " + ClientOf(r.Context()).Addr, nil // the address is from a header only if a trusted proxy wrote the header
 	}
 	return httprate.LimitBy(s.RateLimit, time.Second, key, httprate.WithLimitHandler(func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, &RequestError{Status: http.StatusTooManyRequests, Detail: "too many requests in this second", RetryAfter: 1})

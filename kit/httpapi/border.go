@@ -15,40 +15,41 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Border checks every request before it is routed: its Host, its address behind trusted proxies, and panics of its handler.
+// Border has middleware that checks every request before it is routed: Enter checks the Host and finds the client's address behind trusted proxies,
+// Recover handles panics.
 type Border struct {
-	// Hosts are the names that a request may have as Host, beside loopback names; "*" is any name. They are checked where requests need no
-	// token (CheckHost): without the check, a page of another site could resolve its own name to this service (DNS rebinding) and operate
-	// the service through the browser of a visitor.
+	// Hosts are the names that a request may have as Host, in addition to loopback names; "*" allows any name. They are checked if CheckHost is set,
+	// which is for services that need no tokens: without the check, a page of another site could resolve its own name to this service (DNS rebinding)
+	// and operate the service through the browser of a visitor.
 	Hosts     []string
 	CheckHost bool
 
-	// Proxies are the addresses whose X-Forwarded-For and X-Forwarded-Proto count.
+	// Proxies are the addresses of trusted proxies, whose X-Forwarded-For and X-Forwarded-Proto are used.
 	Proxies []netip.Prefix
 
 	Log     *slog.Logger
 	OnPanic func() // optional
 
-	// Fail answers with an error.
+	// Fail answers a request with an error. Required.
 	Fail func(w http.ResponseWriter, r *http.Request, err error)
 }
 
 // Client is the origin of a request.
 type Client struct {
-	Addr     string // its IP address, as far as trusted proxies tell
-	HTTPS    bool   // it speaks TLS, with us or with a trusted proxy
-	Loopback bool   // it asked for a loopback name
+	Addr     string // IP address; a trusted proxy may have reported it
+	HTTPS    bool   // the client uses TLS, to this service or to a trusted proxy
+	Loopback bool   // the Host of the request is a loopback name
 }
 
 type clientKey struct{}
 
-// ClientOf returns the origin of the request of ctx.
+// ClientOf returns the origin of the request of ctx, which Border.Enter has stored. Without it, the Client is the zero value.
 func ClientOf(ctx context.Context) Client {
 	c, _ := ctx.Value(clientKey{}).(Client)
 	return c
 }
 
-// Recover answers 500 when a handler panics, counts it and logs the stack.
+// Recover is middleware. When a handler panics it answers 500, calls OnPanic and logs the stack. It does not recover http.ErrAbortHandler.
 func (b *Border) Recover(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -69,7 +70,7 @@ func (b *Border) Recover(next http.Handler) http.Handler {
 	})
 }
 
-// Enter finds the client of a request, and refuses a request whose Host is not a name of this service.
+// Enter is middleware. It finds the client of a request (see ClientOf), and answers 421 through Fail if the Host is not a name of this service.
 func (b *Border) Enter(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := HostName(r.Host)
@@ -89,7 +90,7 @@ func (b *Border) Enter(next http.Handler) http.Handler {
 	})
 }
 
-// addr is the last address in X-Forwarded-For that is not a trusted proxy: a client can only write addresses before it.
+// addr is the last address in X-Forwarded-For that is not a trusted proxy, because a client can only write addresses before it.
 func (b *Border) addr(r *http.Request) string {
 	at := peer(r)
 	var hops []string
@@ -116,7 +117,7 @@ func (b *Border) trusts(addr netip.Addr) bool {
 	return slices.ContainsFunc(b.Proxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// peer is the address at the other end of the connection; not valid if it has none.
+// peer is the address at the other end of the connection, or the zero Addr if RemoteAddr is no address.
 func peer(r *http.Request) netip.Addr {
 	at, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -125,7 +126,7 @@ func peer(r *http.Request) netip.Addr {
 	return at.Addr().Unmap().WithZone("")
 }
 
-// last is the last element of a header's list: what the nearest proxy has written.
+// last is the last element of a header's list, which the nearest proxy has written.
 func last(values []string) string {
 	if len(values) == 0 {
 		return ""
@@ -134,7 +135,7 @@ func last(values []string) string {
 	return strings.TrimSpace(parts[len(parts)-1])
 }
 
-// HostName is the name in a Host header, without its port.
+// HostName returns the name in a Host header in lower case, without the port, the brackets of IPv6 and a final dot.
 func HostName(host string) string {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -153,8 +154,8 @@ const maxText = 4096
 // readHeaders are the headers that this package reads and that may reach the database.
 var readHeaders = []string{"Idempotency-Key", "Prefer", "Last-Event-Id", "Content-Type", "X-Request-Id"}
 
-// CheckText checks the text of a request: the parameters of its path by their names, its query, and readHeaders. The error names the
-// field.
+// CheckText checks the text of a request: the parameters of its path (by their names), the path, the query, and the headers that this package reads.
+// The error is a *cqrs.TextError that names the field, or a *RequestError if the query cannot be parsed.
 func CheckText(r *http.Request, path map[string]string) error {
 	for name, value := range path {
 		if err := cqrs.CheckText(name, value, cqrs.MaxKey); err != nil {

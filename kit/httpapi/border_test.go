@@ -27,7 +27,7 @@ func fail(w http.ResponseWriter, _ *http.Request, err error) {
 	httpapi.WriteProblem(w, f.Status, f.Detail, f.Fields)
 }
 
-// A page of another site whose name was made to resolve to this service (DNS rebinding) sends that name as Host.
+// A page of another site sends its own name as Host after that name was made to resolve to this service (DNS rebinding).
 func TestHostMustBeLoopbackOrListed(t *testing.T) {
 	status := func(b *httpapi.Border, host string) int {
 		b.Fail = fail
@@ -147,7 +147,7 @@ func TestStreamsAreBounded(t *testing.T) {
 	require.Zero(t, streams.Open())
 }
 
-// A client that accepts nothing must not hold a stream for ever.
+// A client that reads nothing must not hold a stream for ever.
 func TestStreamEndsWhenItsClientAcceptsNothing(t *testing.T) {
 	ended := make(chan error, 1)
 	streams := &httpapi.Streams{WriteWithin: 200 * time.Millisecond}
@@ -167,7 +167,7 @@ func TestStreamEndsWhenItsClientAcceptsNothing(t *testing.T) {
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", server.Listener.Addr().String())
 	require.NoError(t, err)
 	defer conn.Close()
-	_, err = fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // and never read
+	_, err = fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // and the client reads nothing
 	require.NoError(t, err)
 	select {
 	case err := <-ended:

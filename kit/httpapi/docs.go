@@ -6,7 +6,7 @@ import (
 	"github.com/swaggest/swgui/v5emb"
 )
 
-// documents serves /asyncapi.yaml, and a page to read and try /openapi.yaml. The page loads nothing from other hosts.
+// documents serves /asyncapi.yaml, and at /docs/ a page that shows /openapi.yaml and can send requests. The page loads nothing from other hosts.
 func (s *Server) documents(title string) []Mount {
 	asyncAPI := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/yaml")

@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A request that changes something does not wait for ever behind others that change the same. One that reads may: it may be a stream.
+// A request that changes something does not wait for ever for other requests that change the same data. A request that only reads has no limit, because
+// it may be a stream.
 func TestRequestsThatChangeSomethingAreLimited(t *testing.T) {
 	for method, limited := range map[string]bool{http.MethodGet: false, http.MethodHead: false, http.MethodPost: true, http.MethodPut: true, http.MethodDelete: true} {
 		called, limit, ok := false, time.Time{}, false

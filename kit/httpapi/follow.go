@@ -10,27 +10,27 @@ import (
 	"time"
 )
 
-// Snapshot is what the client of an event stream follows, as it is at one moment.
+// Snapshot has the objects that the client of an event stream follows, as they are at one moment.
 type Snapshot struct {
-	// Parts are the objects that the client follows: the main one first. A change is sent from the last part to the first, so that a client
-	// that stops at the end of the main object has received the others. Their number and order must not change: the versions of all parts,
-	// in this order, are the id of an event, which a client sends as Last-Event-ID to go on after an interruption.
+	// Parts are the objects that the client follows, the main object first. Changes are sent from the last part to the first, so that a client that
+	// stops at the end of the main object has received the changes of the other parts. The number and the order of the parts must not change: the
+	// versions of all parts, in this order, are the id of an event, which a client sends as Last-Event-ID to continue after an interruption.
 	Parts []Part
 
-	// AtRest tells that no part will change any more. The stream ends then.
+	// AtRest says that no part will change any more. Then the stream ends.
 	AtRest bool
 }
 
-// Part is one object of a Snapshot. It is sent if its version is greater than the version that the client has.
+// Part is one object of a Snapshot. It is sent if its version is greater than the version that the client has received.
 type Part struct {
 	Event   string // the name of the server-sent event
-	Version int    // from 1; 0: the object does not exist yet
-	Data    any    // sent as JSON
+	Version int    // at least 1; 0: the object does not exist yet, and is not sent
+	Data    any    // encoded as JSON
 }
 
-// Follow answers with server-sent events: the objects that read returns, now and after each change of one of the streams of the event store,
-// until they are at rest, the client leaves, or the service stops. The answer is 204 if the client has all of an object at rest; a browser
-// does not connect again then.
+// Follow answers with a stream of server-sent events: the parts that read returns, now and after each change of one of these streams of the event
+// store. It blocks until the parts are at rest, the client disconnects, or the service stops. It answers 204 if the client has already received all
+// parts and they are at rest; a browser does not reconnect after 204.
 func (a *API) Follow(w http.ResponseWriter, r *http.Request, streams []string, read func(ctx context.Context) (Snapshot, error)) {
 	changes, stop := a.server.Watch(streams...) // before the first read, so that no change between the two is lost
 	defer stop()
@@ -50,7 +50,7 @@ func (a *API) Follow(w http.ResponseWriter, r *http.Request, streams []string, r
 		return
 	}
 	if stream == nil {
-		return // it was a HEAD
+		return // the request was a HEAD
 	}
 	defer done()
 	ticker := time.NewTicker(Heartbeat)
@@ -72,12 +72,12 @@ func (a *API) Follow(w http.ResponseWriter, r *http.Request, streams []string, r
 			return
 		}
 		if now, err = read(r.Context()); err != nil {
-			return // the client connects again, and receives the problem if there is still one
+			return // the client reconnects, and receives the problem if the error persists
 		}
 	}
 }
 
-// news tells whether a part has a version that the client has not seen.
+// news reports whether a part has a version that the client has not received.
 func (s Snapshot) news(seen []int) bool {
 	for i, part := range s.Parts {
 		if part.Version > seen[i] {
@@ -87,7 +87,7 @@ func (s Snapshot) news(seen []int) bool {
 	return false
 }
 
-// send sends the parts that the client has not seen, and notes their versions in seen.
+// send sends the parts that the client has not received, and stores their versions in seen.
 func (s *Stream) send(now Snapshot, seen []int) error {
 	for i, part := range slices.Backward(now.Parts) {
 		if part.Version <= seen[i] {
@@ -105,7 +105,7 @@ func (s *Stream) send(now Snapshot, seen []int) error {
 	return nil
 }
 
-// eventID is the id of an event: the versions of all parts, "5-9".
+// eventID is the id of an event: the versions of all parts, such as "5-9".
 func eventID(versions []int) string {
 	texts := make([]string, len(versions))
 	for i, v := range versions {
@@ -114,8 +114,8 @@ func eventID(versions []int) string {
 	return strings.Join(texts, "-")
 }
 
-// lastSeen reads the id of the last event that a client received before it was interrupted. If the id is not one of this stream, all
-// versions are 0: everything is sent.
+// lastSeen parses the id of the last event that a client received before it was interrupted. If the id does not belong to this stream, all versions
+// are 0, so that all parts are sent.
 func lastSeen(id string, parts int) (versions []int, resumed bool) {
 	texts := strings.Split(id, "-")
 	versions = make([]int, parts)

@@ -29,7 +29,7 @@ type (
 
 func (order) Key() string { return "" }
 
-// shipping sends parcels after its pivot, so a refused one is stuck.
+// shipping sends parcels after its pivot, so a refused parcel is stuck.
 func shipping(parcels, atOnce int) *sagatest.Run {
 	command := func(shipment) cqrs.Keyed { return order{} }
 	s := saga.New(saga.Definition[shipment]{
@@ -63,7 +63,7 @@ func item(n int, event any) sagatest.Reply {
 	return sagatest.Reply{Step: fmt.Sprint("send parcel#", n), Event: event}
 }
 
-// A step that is taken for each item has numbers by status, and lists the items in flight, the stuck ones first. Its items are operated on by name.
+// A for-each step shows the numbers of its items by status, and lists the items in flight, stuck items first. Operators address items by their names.
 func TestSagaWithAStepForEach(t *testing.T) {
 	run := shipping(1000, 100)
 	feed(t, run, packed{1000}, sent{}, item(1, sent{}), item(90, refused{}), item(100, refused{}))
@@ -114,7 +114,7 @@ func TestSagaWithAStepForEach(t *testing.T) {
 	require.Nil(t, shown.Steps[1].Stuck)
 }
 
-// No stuck item is left out, however many there are.
+// Every stuck item is listed, however many there are.
 func TestSagaWithManyStuckItems(t *testing.T) {
 	run := shipping(100, 100)
 	feed(t, run, packed{100}, sent{})

@@ -6,7 +6,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// History is the body of an answer with the events of an aggregate.
+// History is the JSON body of a response with the events of an aggregate.
 type History struct {
 	Events []HistoryEvent `json:"events"`
 }
@@ -14,12 +14,12 @@ type History struct {
 // HistoryEvent is an event in a History.
 type HistoryEvent struct {
 	Version int       `json:"version"`
-	Type    string    `json:"type"` // the stored name
+	Type    string    `json:"type"` // the stored name of the event type
 	At      time.Time `json:"at"`
 	Data    any       `json:"data"`
 }
 
-// NewHistory makes the body of events, oldest first.
+// NewHistory makes a History of events, which must be oldest first.
 func NewHistory(events []cqrs.Event) History {
 	history := History{make([]HistoryEvent, len(events))}
 	for i, e := range events {

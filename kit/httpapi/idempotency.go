@@ -15,40 +15,40 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Idempotency is middleware: a request with an Idempotency-Key takes effect once. The handler and the record of the key are in one unit of
-// work, so both are committed or neither is: a repeated request finds the answer if and only if the first request took effect. A request that
-// is refused stores nothing, and its key can be used again.
+// Idempotency is middleware: a POST request with an Idempotency-Key takes effect once. The handler and the record of the key are in one unit of work,
+// so both are committed or neither is: a repeated request gets the stored answer if and only if the first request took effect. A request that is
+// refused stores nothing, and its key can be used again.
 type Idempotency struct {
 	UnitOfWork cqrs.UnitOfWork
 	Store      IdempotencyStore
 
-	// Committed is called after a request had its effects. Optional.
+	// Committed is called after the unit of work of a request was committed. Optional.
 	Committed func()
 
 	Fail func(w http.ResponseWriter, r *http.Request, err error)
 }
 
-// IdempotencyStore keeps the answers to requests that had a key, in the unit of work of ctx.
+// IdempotencyStore stores the answers to requests that had a key, in the unit of work of ctx.
 type IdempotencyStore interface {
-	// Find returns the answer that a request (its hash) with this key got, nil if there was none. The error is cqrs.ErrKeyReused if that was
-	// another request.
+	// Find returns the stored answer to a request with this key, nil if there is none. The parameter request is a hash of the request. The error wraps
+	// cqrs.ErrKeyReused if the key was used for another request.
 	Find(ctx context.Context, key cqrs.IdempotencyKey, request []byte) (*cqrs.StoredResponse, error)
 
-	// Keep keeps an answer. If another unit of work has used the key meanwhile, this one fails with cqrs.ErrConflict.
+	// Keep stores an answer. If another unit of work has used the key in the meantime, it returns an error that wraps cqrs.ErrConflict.
 	Keep(ctx context.Context, key cqrs.IdempotencyKey, request []byte, answer cqrs.StoredResponse) error
 }
 
-// Headers of idempotent requests.
+// Names of the headers of idempotent requests.
 const (
 	headerKey      = "Idempotency-Key"
 	headerReplayed = "Idempotency-Replayed"
 )
 
-// errRefused rolls back a unit of work whose request is answered with an error. That answer is sent.
+// errRefused rolls back the unit of work of a request whose answer is an error. The answer is still sent.
 var errRefused = errors.New("the request was refused")
 
-// Handler applies the middleware to next. All effects of next must be in the unit of work of the request's context. Next may run several
-// times; only its last attempt is committed.
+// Handler applies the middleware to next. All effects of next must be in the unit of work of the request's context. Next may run several times; only
+// the last run is committed and answered.
 func (i *Idempotency) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		values := r.Header.Values(headerKey)
@@ -98,7 +98,7 @@ func (i *Idempotency) once(r *http.Request, key cqrs.IdempotencyKey, body []byte
 		next.ServeHTTP(answer, again)
 		switch {
 		case answer.failure != nil:
-			return errors.Join(errRefused, answer.failure) // a conflict has the unit of work tried again
+			return errors.Join(errRefused, answer.failure) // the unit of work is retried after a conflict
 		case answer.Status >= http.StatusBadRequest:
 			return errRefused
 		}
@@ -107,8 +107,8 @@ func (i *Idempotency) once(r *http.Request, key cqrs.IdempotencyKey, body []byte
 	return answer, err
 }
 
-// fingerprint is a hash of the query and of the canonical JSON of the body, so that white space and the order of fields do not matter. Its
-// length differs from that of the hashes stored before migration 00010.
+// fingerprint is a hash of the query and of the canonical JSON of the body, so that white space and the order of fields do not matter. It has one byte
+// more than the hashes that were stored before migration 00010, so it never equals one of those.
 func fingerprint(r *http.Request, body []byte) []byte {
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.UseNumber()
@@ -124,14 +124,15 @@ func fingerprint(r *http.Request, body []byte) []byte {
 
 type recorderKey struct{}
 
-// Failed records the error that a request is answered with, so that a unit of work around its handler rolls back.
+// Failed records the error that a request is answered with, so that Idempotency rolls back the unit of work of the request. API.Fail calls it. It does
+// nothing for a request without an Idempotency-Key.
 func Failed(ctx context.Context, err error) {
 	if answer, ok := ctx.Value(recorderKey{}).(*Recorder); ok {
 		answer.failure = err
 	}
 }
 
-// Recorder buffers an answer until its unit of work is committed.
+// Recorder is an http.ResponseWriter that buffers an answer until the unit of work of its request is committed. NewRecorder makes it.
 type Recorder struct {
 	Status  int
 	Body    bytes.Buffer
@@ -139,7 +140,7 @@ type Recorder struct {
 	failure error
 }
 
-// NewRecorder returns an empty Recorder.
+// NewRecorder returns an empty Recorder with the status 200.
 func NewRecorder() *Recorder { return &Recorder{Status: http.StatusOK, header: http.Header{}} }
 
 // Header implements http.ResponseWriter.
@@ -151,7 +152,7 @@ func (a *Recorder) WriteHeader(status int) { a.Status = status }
 // Write implements http.ResponseWriter.
 func (a *Recorder) Write(p []byte) (int, error) { return a.Body.Write(p) }
 
-// WriteTo sends the answer.
+// WriteTo sends the buffered answer to w.
 func (a *Recorder) WriteTo(w http.ResponseWriter) {
 	maps.Copy(w.Header(), a.header)
 	w.WriteHeader(a.Status)

@@ -14,10 +14,10 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// MaxBody limits a request's body, in bytes.
+// MaxBody limits the body of a request, in bytes.
 const MaxBody = 1 << 20
 
-// ReadBody reads a request's body. The error is a RequestError.
+// ReadBody reads the body of a request. The error is a *RequestError: 413 if the body is larger than MaxBody, otherwise 400.
 func ReadBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
@@ -29,9 +29,9 @@ func ReadBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// Decode reads a JSON body into v, a pointer to a struct, strictly: Content-Type is JSON, the body is one object in UTF-8, every name is
-// known, in its exact case and only once, every value has its type, and no text has NUL. The error is a RequestError that names the field by
-// its path: lines[0].quantity.
+// Decode reads a JSON body strictly into v, a pointer to a struct: Content-Type must be JSON, the body one object in UTF-8, every name known, in its
+// exact case and not repeated, every value of the right type, and no text may contain NUL. The error is a *RequestError or a *cqrs.TextError. It names
+// the field by its path, such as lines[0].quantity.
 func Decode(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := ReadBody(w, r)
 	if err != nil {
@@ -40,7 +40,7 @@ func Decode(w http.ResponseWriter, r *http.Request, v any) error {
 	return decode(body, r, v)
 }
 
-// decode is Decode for a body that was read already.
+// decode is Decode for a body that was already read.
 func decode(body []byte, r *http.Request, v any) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return &RequestError{Status: http.StatusBadRequest, Detail: "the body is empty; a JSON object is expected"}
@@ -51,12 +51,12 @@ func decode(body []byte, r *http.Request, v any) error {
 	return DecodeBytes(body, v)
 }
 
-// NoBody refuses a body of a request that takes none, so that nothing that a client sends is ignored. An empty object is allowed.
+// NoBody returns an error if a request that takes no body has one, so that nothing that a client sends is ignored. An empty object is allowed.
 func NoBody(w http.ResponseWriter, r *http.Request) error {
 	return DecodeOptional(w, r, &struct{}{})
 }
 
-// DecodeOptional is Decode for a request whose body may be left out.
+// DecodeOptional is Decode for a request whose body is optional. Without a body it leaves v unchanged.
 func DecodeOptional(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := ReadBody(w, r)
 	if err != nil || len(bytes.TrimSpace(body)) == 0 {
@@ -80,7 +80,7 @@ func checkType(r *http.Request) error {
 	return nil
 }
 
-// DecodeBytes is Decode for a body that was read already.
+// DecodeBytes is Decode for a body that was already read. It does not check the Content-Type.
 func DecodeBytes(body []byte, v any) error {
 	s := &scanner{text: body, decoder: json.NewDecoder(bytes.NewReader(body))}
 	s.decoder.UseNumber()

@@ -157,7 +157,7 @@ func TestNoBodyIsExpected(t *testing.T) {
 	require.Equal(t, http.StatusUnsupportedMediaType, status)
 }
 
-// Whatever a body holds, it is read without a panic, or refused.
+// DecodeBytes decodes or refuses any body, and never panics.
 func FuzzDecode(f *testing.F) {
 	f.Add(`{"lines":[{"sku":"A","quantity":1}],"any":{"a":[null,1.5,"\ud800"]}}`)
 	f.Add(`{"any":{"any":[[[{}]]]}}`)

@@ -10,7 +10,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Page reads the parameters limit (1 to 100, 20 if it is nil) and cursor of a list.
+// Page reads the parameters of a list: limit (1 to 100; nil means 20) and cursor (nil means the first page). The error is a *RequestError.
 func Page(limit *int, cursor *string) (cqrs.Page, error) {
 	p := cqrs.Page{Before: cqrs.Newest, Limit: 20}
 	if limit != nil {
@@ -29,8 +29,8 @@ func Page(limit *int, cursor *string) (cqrs.Page, error) {
 	return p, nil
 }
 
-// More cuts rows to the length of the page, and returns the cursor of the next page if there is one. The query must have asked for p.Limit+1
-// rows.
+// More cuts rows to the length of the page and returns the cursor of the next page, nil if there is none. The query of the rows must have the limit
+// p.Limit+1.
 func More[T any](rows []T, p cqrs.Page, at func(T) cqrs.Cursor) ([]T, *string) {
 	if len(rows) <= p.Limit {
 		return rows, nil
@@ -40,7 +40,8 @@ func More[T any](rows []T, p cqrs.Page, at func(T) cqrs.Cursor) ([]T, *string) {
 	return rows, &next
 }
 
-// OneOf reads a parameter that filters a list by one of the known values. Nil and the empty text are no filter.
+// OneOf reads a parameter that filters a list by one of the known values. Nil and the empty text mean no filter and return "". The error is a
+// *RequestError.
 func OneOf[S ~string](field string, text *string, known ...S) (S, error) {
 	if text == nil || *text == "" {
 		return "", nil
@@ -55,11 +56,11 @@ func OneOf[S ~string](field string, text *string, known ...S) (S, error) {
 	return "", Invalid(http.StatusBadRequest, field, "must be one of "+strings.Join(names, ", "))
 }
 
-// NewID makes an id. Ids that are made later are greater.
-func NewID() string { return uuid.Must(uuid.NewV7()).String() } // only a machine without random numbers has no id
+// NewID makes an id, a UUID of version 7. Ids that are made later are greater. It panics if the machine has no random numbers.
+func NewID() string { return uuid.Must(uuid.NewV7()).String() }
 
-// CheckID checks that a text has the form of an id. One that has not is answered by 404, like an unknown id. Noun has its article: "an
-// order".
+// CheckID checks that a text has the form of an id. The error is a *RequestError with status 404, the answer that an unknown id gets too. Noun has
+// its article: "an order".
 func CheckID(noun, id string) error {
 	if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
 		message := "is not the id of " + noun

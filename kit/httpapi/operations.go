@@ -10,7 +10,7 @@ import (
 // handlers implements operations.ServerInterface: the operations API.
 type handlers struct {
 	*Server
-	document []byte // at /openapi.yaml
+	document []byte // served at /openapi.yaml
 }
 
 // ListBreakers implements operations.ServerInterface.

@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// begin gives the request a message id, which becomes the correlation of all messages that it causes, continues the trace of the caller,
+// begin gives the request a message id, which becomes the correlation id of all messages that the request causes, continues the trace of the caller,
 // and measures the request.
 func (s *Server) begin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -48,7 +48,7 @@ func (s *Server) begin(next http.Handler) http.Handler {
 	})
 }
 
-// methodLabel bounds the values of a metric's label: a client can make up any number of methods.
+// methodLabel bounds the values of a metric's label, because a client can send any number of different methods.
 func methodLabel(method string) string {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
@@ -57,7 +57,7 @@ func methodLabel(method string) string {
 	return "other"
 }
 
-// secure sets the headers that restrict what a browser does with an answer. Pages that need more set their own.
+// secure sets the headers that restrict what a browser does with an answer. Pages that need more permissions set their own headers.
 func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// DecodeRequired is Decode for a type that oapi-codegen generates: a field that the specification requires, which has no omitempty in its tag, must
-// be there and must not be null. The error is a RequestError with every field that is missing, also those of objects in lists.
+// DecodeRequired is Decode for a type that oapi-codegen generates. It also checks that every field that the specification requires is present and not
+// null; such a field has no omitempty in its tag. The error is a *RequestError with every missing field, including fields of objects in lists.
 func DecodeRequired(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := ReadBody(w, r)
 	if err != nil {
@@ -28,7 +28,7 @@ func DecodeRequired(w http.ResponseWriter, r *http.Request, v any) error {
 	return nil
 }
 
-// missing lists the required fields of a type that a value of JSON lacks.
+// missing lists the required fields of a type that a JSON value does not have.
 func missing(path string, t reflect.Type, value any) (fields []FieldError) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()

@@ -10,14 +10,14 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// Serves says which routes a listener has; /healthz is always one.
+// Serves says which routes a listener serves. /healthz is served on every listener.
 type Serves struct {
-	API       bool // public operations and those for customers
+	API       bool // operations for the public and for customers
 	Operators bool // operations for operators, and the pages
 	Probes    bool // /readyz and /metrics
 }
 
-// Everything is for a service with one listener.
+// Everything is the value for a service with one listener.
 var Everything = Serves{true, true, true}
 
 func (s Serves) operation(o operation) bool {
@@ -52,7 +52,7 @@ type routes struct {
 type routed struct {
 	pattern string // empty: no route
 	access  access
-	api     bool // it is an operation of the specification
+	api     bool // the route is an operation of the specification
 }
 
 type routedKey struct{}
@@ -64,8 +64,8 @@ func routedOf(ctx context.Context) *routed {
 	return &routed{}
 }
 
-// route looks the route of a request up before other middleware runs, and checks the text of the request. HEAD takes the route of GET. Access
-// is decided here and nowhere else: a route that the specification does not list, and that is no Mount, is for operators.
+// route finds the route of a request before other middleware runs, and checks the text of the request. HEAD uses the route of GET. Only route decides
+// about access: a route that the specification does not list, and that is not a Mount, is for operators.
 func (s *Server) route(all *routes) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -96,7 +96,7 @@ func (s *Server) route(all *routes) func(http.Handler) http.Handler {
 	}
 }
 
-// forOperations applies a middleware to the operations of the specification only.
+// forOperations applies a middleware only to the operations of the specification.
 func forOperations(middleware func(http.Handler) http.Handler) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		inner := middleware(next)
@@ -110,10 +110,10 @@ func forOperations(middleware func(http.Handler) http.Handler) func(http.Handler
 	}
 }
 
-// changeWithin is how long a request that changes something may take. Then it is answered with 503, and nothing has changed.
+// changeWithin limits the time of a request that changes something. After that time the request is answered with 503, and nothing has changed.
 const changeWithin = 30 * time.Second
 
-// finite limits the time of requests that change something. They may have to wait for many others that change the same.
+// finite limits the time of requests that change something, because they may wait for many other requests that change the same data.
 func finite(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -125,7 +125,8 @@ func finite(next http.Handler) http.Handler {
 	})
 }
 
-// find returns the pattern that a request matches, the method that the request is handled as, and the parameters of its path.
+// find returns the pattern of the route that a request matches, the method of the route, and the parameters of the path. The pattern is empty if no
+// route matches.
 func (all *routes) find(r *http.Request) (pattern, method string, params map[string]string) {
 	path, unescape := r.URL.Path, func(s string) string { return s }
 	if r.URL.RawPath != "" {
@@ -155,7 +156,7 @@ func (all *routes) find(r *http.Request) (pattern, method string, params map[str
 	return "", r.Method, nil
 }
 
-// withoutEmpty removes parameters that have no value.
+// withoutEmpty removes parameters without a value from a query.
 func withoutEmpty(query url.Values) string {
 	maps.DeleteFunc(query, func(_ string, values []string) bool { return len(values) == 1 && values[0] == "" })
 	return query.Encode()

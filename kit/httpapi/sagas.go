@@ -109,7 +109,7 @@ func (h *handlers) operate(w http.ResponseWriter, r *http.Request, id string, in
 	h.showSaga(w, r, http.StatusAccepted, id)
 }
 
-// decision reads the body of an operator's decision: a reason, if it needs one, and the step that it is about.
+// decision reads the body of an operator's decision: the step and, if needsReason is set, the reason.
 func decision(w http.ResponseWriter, r *http.Request, needsReason bool) (reason, step string, err error) {
 	var about struct {
 		Step string `json:"step"`
@@ -139,7 +139,7 @@ const (
 	maxStep   = 200
 )
 
-// Saga reads a saga. One that has not started yet is the zero State.
+// Saga returns the state of a saga. If no saga has this id, it returns the zero State, because the saga may start later.
 func (a *API) Saga(ctx context.Context, id string) (saga.State, error) {
 	state, err := cqrs.Execute(ctx, a.Queries, manager.ByID{ID: id})
 	if errors.Is(err, cqrs.ErrNotFound) {
@@ -148,7 +148,7 @@ func (a *API) Saga(ctx context.Context, id string) (saga.State, error) {
 	return state, err
 }
 
-// SagaPart is the part of a Snapshot that shows a saga, in the form of GET /v1/sagas/{id}.
+// SagaPart returns the part of a Snapshot that shows a saga, in the format of GET /v1/sagas/{id}.
 func SagaPart(state saga.State) Part {
 	return Part{Event: "saga", Version: state.Version, Data: toSaga(state)}
 }
@@ -170,7 +170,7 @@ func toSaga(s saga.State) operations.Saga {
 	return out
 }
 
-// maxUnmatched bounds the events of ListUnmatchedEvents.
+// maxUnmatched limits the number of events that ListUnmatchedEvents returns.
 const maxUnmatched = 100
 
 // ListUnmatchedEvents implements operations.ServerInterface.
@@ -183,7 +183,7 @@ func (h *handlers) ListUnmatchedEvents(w http.ResponseWriter, r *http.Request) {
 	list := operations.UnmatchedEventList{Events: make([]operations.UnmatchedEvent, len(kept))}
 	for i, k := range kept {
 		e := operations.UnmatchedEvent{Definition: k.Definition, Event: k.Event, Key: k.Key, MessageId: k.MessageID, HappenedAt: k.HappenedAt.UTC(), ReceivedAt: k.ReceivedAt.UTC()}
-		if err := json.Unmarshal(k.Body, &e.Body); err != nil { // an event may be something else than an object
+		if err := json.Unmarshal(k.Body, &e.Body); err != nil { // the body of an event may be another JSON value than an object
 			e.Body = map[string]any{"value": k.Body}
 		}
 		list.Events[i] = e
@@ -191,7 +191,7 @@ func (h *handlers) ListUnmatchedEvents(w http.ResponseWriter, r *http.Request) {
 	Respond(w, http.StatusOK, list)
 }
 
-// maxInFlight bounds the items of a step that are listed and not stuck.
+// maxInFlight limits the number of items of a step that are listed although they are not stuck.
 const maxInFlight = 50
 
 func toStep(s *saga.State, step *saga.StepState) operations.Step {
@@ -223,7 +223,7 @@ func toStep(s *saga.State, step *saga.StepState) operations.Step {
 	return st
 }
 
-// addItems adds the numbers of a step's items, and those in flight.
+// addItems adds the number of a step's items by their status, and the stuck items and items in flight.
 func addItems(s *saga.State, step *saga.StepState, st *operations.Step) {
 	counts := map[string]int{}
 	for status, n := range step.Counts {

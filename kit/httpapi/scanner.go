@@ -17,8 +17,8 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// scanner compares a JSON text with the Go type that it is to be read into. encoding/json alone merges the values of a repeated name,
-// accepts names in any case, and replaces bytes that are not UTF-8.
+// scanner compares a JSON text with the Go type that the text will be decoded into. encoding/json alone would merge the values of a repeated name,
+// accept names in any case, and replace bytes that are not UTF-8.
 type scanner struct {
 	text    []byte
 	decoder *json.Decoder
@@ -45,7 +45,7 @@ func (s *scanner) document(t reflect.Type) error {
 	return nil
 }
 
-// next reads a token. A string is checked as it stands in the text.
+// next reads a token. It checks a string in its raw form in the text, before the decoder replaces invalid bytes.
 func (s *scanner) next(path string) (json.Token, error) {
 	before := s.decoder.InputOffset()
 	token, err := s.decoder.Token()
@@ -60,7 +60,7 @@ func (s *scanner) next(path string) (json.Token, error) {
 	if !utf8.Valid(raw) {
 		return nil, &cqrs.TextError{Field: path, Reason: "is not valid UTF-8"}
 	}
-	// A lone surrogate, \ud800, is no character, and is read as U+FFFD.
+	// A lone surrogate such as \ud800 is no character. The decoder replaces it by U+FFFD.
 	if strings.ContainsRune(text, utf8.RuneError) && !bytes.ContainsRune(raw, utf8.RuneError) && !bytes.Contains(bytes.ToLower(raw), []byte(`\ufffd`)) {
 		return nil, &cqrs.TextError{Field: path, Reason: "is not valid Unicode"}
 	}
@@ -75,7 +75,7 @@ func (s *scanner) object(path string, t reflect.Type) error {
 		if err != nil {
 			return err
 		}
-		name, _ := token.(string) // the decoder has seen to it
+		name, _ := token.(string) // the decoder accepts only strings as names
 		at := join(path, name)
 		inner, known := fields[name]
 		if !isStruct {
@@ -110,7 +110,7 @@ func (s *scanner) value(path string, t reflect.Type) error {
 		return err
 	}
 	if token == nil {
-		return nil // null: as if it were not there
+		return nil // null counts as an absent value
 	}
 	if s.depth++; s.depth > maxDepth {
 		return Invalid(http.StatusBadRequest, path, fmt.Sprintf("is nested more than %d deep", maxDepth))
@@ -124,7 +124,7 @@ func (s *scanner) value(path string, t reflect.Type) error {
 		return Invalid(http.StatusBadRequest, path, "must be a time, not "+describe(token))
 	}
 	if kind == reflect.Interface || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
-		kind = reflect.Interface // it reads itself
+		kind = reflect.Interface // the type decodes itself
 	}
 	good := kind == reflect.Interface
 	switch token := token.(type) {
@@ -179,7 +179,7 @@ func checkText(path, text string, to encoding.TextUnmarshaler) error {
 	return nil
 }
 
-// number tells whether a number is one of a Go type.
+// number reports whether a number fits into a Go type.
 func number(n json.Number, t reflect.Type) bool {
 	v, err := reflect.New(t).Elem(), error(nil)
 	switch {
@@ -195,7 +195,7 @@ func number(n json.Number, t reflect.Type) bool {
 	return err == nil
 }
 
-// fieldsOf are the types of a struct's fields, by their names in JSON.
+// fieldsOf returns the types of a struct's fields by their names in JSON.
 func fieldsOf(t reflect.Type) (fields map[string]reflect.Type, isStruct bool) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()

@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// plain runs units of work without a database.
+// plain is a unit of work without a database.
 type plain struct{}
 
 func (plain) Within(ctx context.Context, work func(context.Context) error) error { return work(ctx) }
@@ -34,7 +34,7 @@ paths:
     delete: {operationId: deleteTrip, x-access: operator, responses: {}}
 `
 
-// things is a server with as much as the middleware needs.
+// things is a server with the fields that the middleware needs.
 func things() *Server {
 	return &Server{
 		Service: &Service{OpenAPI: []byte(trips), Mount: func(api *API) {

@@ -16,14 +16,14 @@ import (
 //go:embed operations.yaml
 var operationsYAML []byte
 
-// specification is the OpenAPI document that a server serves and reads access from.
+// specification is the OpenAPI document that a server serves, and the access of each operation in the document.
 type specification struct {
 	document   []byte
 	title      string
 	operations map[string]operation // "GET /v1/orders/{id}"
 }
 
-// specification merges the document of the service with operations.yaml, and reads access from the result.
+// specification merges the document of the service with operations.yaml and reads the access of each operation from the result.
 func (s *Server) specification() (spec specification, err error) {
 	spec.document = operationsYAML
 	if s.Service != nil && len(s.Service.OpenAPI) > 0 {
@@ -44,8 +44,8 @@ func (s *Server) specification() (spec specification, err error) {
 	return spec, err
 }
 
-// merge adds the paths and the components of operations to the document of a service, whose title and other parts stay. The error names
-// every operation that both have, and every component that differs.
+// merge adds the paths and the components of operations to the document of a service, and keeps the title and the other parts of that document. The
+// error names every operation that both documents have, and every component that differs.
 func merge(service, operations []byte) ([]byte, error) {
 	into, err := parse("the service's openapi.yaml", service)
 	if err != nil {
@@ -109,7 +109,7 @@ func parse(name string, document []byte) (*yaml.Node, error) {
 	return node.Content[0], nil
 }
 
-// child is what a mapping has under a key; nil if it has nothing.
+// child returns the value of a key of a mapping; nil if there is no such key.
 func child(of *yaml.Node, key string) (found *yaml.Node) {
 	eachEntry(of, func(k, v *yaml.Node) {
 		if k.Value == key {
@@ -119,7 +119,7 @@ func child(of *yaml.Node, key string) (found *yaml.Node) {
 	return found
 }
 
-// mapping is the mapping under a key of a mapping. It is made if it is missing or empty.
+// mapping returns the mapping under a key of a mapping. It creates the mapping if it is missing or empty.
 func mapping(of *yaml.Node, key string) *yaml.Node {
 	found := child(of, key)
 	if found == nil {
@@ -146,7 +146,7 @@ func eachEntry(of *yaml.Node, visit func(key, v *yaml.Node)) {
 	}
 }
 
-// equal compares what two nodes say, not how they are written.
+// equal compares the values of two nodes, not their notation.
 func equal(a, b *yaml.Node) bool {
 	var left, right any
 	return a.Decode(&left) == nil && b.Decode(&right) == nil && reflect.DeepEqual(left, right)

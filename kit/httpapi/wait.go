@@ -9,27 +9,27 @@ import (
 	"time"
 )
 
-// MaxWait limits Prefer: wait.
+// MaxWait is the longest time that a client can wait with Prefer: wait.
 const MaxWait = 30 * time.Second
 
-// pollEvery is how often a waiting request reads again what another instance may have changed: Watch reports the commits of this instance
-// only.
+// pollEvery is the interval at which a waiting request reads the outcome again, because Watch reports only commits of this instance.
 const pollEvery = 250 * time.Millisecond
 
-// Wait lets a client that sends Prefer: wait=N wait for the outcome of the operation that it started. Both functions receive the last element
-// of the answer's Location header: the id of what was made.
+// Wait lets a client that sends Prefer: wait=N wait for the outcome of the operation that it started. Both functions receive the last element of the
+// answer's Location header, which is the id of the object that the operation creates.
 type Wait struct {
 	// Streams are the streams of the event store whose changes may bring the outcome.
 	Streams func(id string) []string
 
-	// Outcome returns the body of the answer 200, and whether the outcome is known already.
+	// Outcome returns the body of the answer with status 200, and whether the outcome is known yet.
 	Outcome func(ctx context.Context, id string) (body any, known bool, err error)
 }
 
-// WaitFor has clients of an operation ("POST /v1/orders") that answers 202 with a Location wait for its outcome, if they prefer that.
+// WaitFor lets clients of an operation wait for its outcome if they send Prefer: wait. Operation is such as "POST /v1/orders"; it must answer 202 with a
+// Location header.
 func (a *API) WaitFor(operation string, w Wait) { a.waits[operation] = w }
 
-// waiting applies the Wait of an operation. It runs outside of the unit of work of the request, so it waits after the commit.
+// waiting applies the Wait of an operation. It runs outside the unit of work of the request, so it waits after the commit.
 func (a *API) waiting(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		operation, waits := a.waits[r.Method+" "+routedOf(r.Context()).pattern]
@@ -83,7 +83,7 @@ func preferredWait(prefer []string) (time.Duration, error) {
 	return 0, nil
 }
 
-// outcome waits until the outcome of an operation is known, the wait is over, or the service stops.
+// outcome waits until the outcome of an operation is known, the time is over, or the service stops.
 func (a *API) outcome(ctx context.Context, operation Wait, id string, wait time.Duration) (body any, known bool, err error) {
 	changes, stop := a.server.Watch(operation.Streams(id)...)
 	defer stop()
