@@ -14,10 +14,10 @@ const (
 	maxReason    = 500
 )
 
-// confirmation is the page that asks before an action is executed.
+// confirmation is the data of the page that asks for confirmation before an action runs.
 type confirmation struct {
 	Question, Button string
-	Fields           map[string]string // of the form, sent again with the confirmation
+	Fields           map[string]string // fields of the form, which the confirmation sends again
 	Path, Back       string
 	Irreversible     bool
 }
@@ -56,7 +56,7 @@ func (s *Server) act(a Action) http.HandlerFunc {
 	}
 }
 
-// reason reads the field of this name, which operators must fill in.
+// reason reads the field "reason" of a form, which operators must fill in.
 func reason(r *http.Request) (string, error) {
 	text := strings.TrimSpace(r.PostForm.Get("reason"))
 	if text == "" || len(text) > maxReason {

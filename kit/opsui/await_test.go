@@ -13,7 +13,7 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// A step that waits for an event says for which one, and what has come of it.
+// A step that waits for an event shows the event and its key, and later how the wait ended.
 func TestSagaPageWithAnAwaitedEvent(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	history := []cqrs.Event{

@@ -13,7 +13,7 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// A saga that is the step of another one, and that one, link to each other.
+// The pages of a parent saga and of its child saga link to each other.
 func TestSagaPageOfParentAndChild(t *testing.T) {
 	child := shipping()
 	child.Start = saga.ByParent(func(d *shipment, e packed) { d.Parcels = e.Parcels })

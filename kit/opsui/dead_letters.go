@@ -24,10 +24,10 @@ func (s *Server) deadLetters() Page {
 	}}
 }
 
-// deadLetterData is the page of a dead letter.
+// deadLetterData is the data of the page of a dead letter.
 type deadLetterData struct {
 	cqrs.DeadLetter
-	Names []string // of the headers, sorted
+	Names []string // names of the headers, sorted
 	Text  string   // the payload in its most readable form
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// Registered is what the running service was built from.
+// Registered has everything that the running service has registered.
 type Registered struct {
 	Sagas       []*saga.Saga
 	Commands    []Message
@@ -20,15 +20,15 @@ type Registered struct {
 	Projections []Projection
 }
 
-// Message is a type of message and its topic.
+// Message describes a type of message and its topic.
 type Message struct {
 	Name, Topic string
 	Schema      int
-	Fields      []string // "order_id string"
-	External    bool     // its handler calls an external service
+	Fields      []string // the JSON name and the Go type, such as "order_id string"
+	External    bool     // the handler of the message calls an external service
 }
 
-// NewMessage describes a type of message by the JSON names of its fields.
+// NewMessage describes a type of message. The names of its fields are the JSON names.
 func NewMessage(t aggregate.Type, topic string, external bool) Message {
 	m := Message{Name: t.Name, Topic: topic, Schema: t.Schema, External: external}
 	for f := range reflect.TypeOf(t.New()).Elem().Fields() {
@@ -38,14 +38,14 @@ func NewMessage(t aggregate.Type, topic string, external bool) Message {
 	return m
 }
 
-// Projection is a read model.
+// Projection describes a read model.
 type Projection struct {
 	Name, Table string
 	Events      []string
 	Inline      bool // written in the transaction that appends the events, not from Kafka
 }
 
-// definitionData is the page of a saga's definition.
+// definitionData is the data of the page of a saga's definition.
 type definitionData struct {
 	Saga    *saga.Saga
 	Outline []saga.Outline

@@ -9,7 +9,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// diagram is a drawn definition: the steps down the left side, the compensations up the right side. The path of an instance is highlighted.
+// diagram is a drawing of a definition: the steps run down the left side, the compensations up the right side. The path of an instance is highlighted.
 type diagram struct {
 	Width, Height int
 	Boxes         []box
@@ -25,14 +25,14 @@ type box struct {
 	State      string // the text below the name
 	Class      string
 
-	NameWidth, StateWidth int // that the texts are condensed to; 0: they are not
+	NameWidth, StateWidth int // width to which each text is condensed; 0: not condensed
 }
 
 type line struct {
-	D, Class string // an SVG path
+	D, Class string // D is an SVG path
 }
 
-// Arrow tells whether the line has a tip.
+// Arrow reports whether the line has an arrowhead.
 func (l line) Arrow() bool {
 	kind, _, _ := strings.Cut(l.Class, " ")
 	return kind != "pivot" && kind != "bar" && kind != "rail"
@@ -43,7 +43,7 @@ type note struct {
 	Text, Class string
 }
 
-// Measures of the diagram in its own units. It is 360 wide, like the screen of a phone.
+// Measures of the diagram in its own units. The diagram is 360 units wide, like the screen of a phone.
 const (
 	diagramWidth = 360
 	rowHeight    = 74
@@ -55,30 +55,30 @@ const (
 	spine        = 22 // x of the forward path beside fallbacks
 	indent       = 30
 	gap          = 179 // x of the path from a refused step to the compensations
-	barGap       = 7   // between the boxes of a stage of parallel steps and its bars
-	railGap      = 4   // between the edge of a column and the rails of such a stage
-	exitDown     = 10  // from the middle of a box to where a lane leaves an action, or enters a compensation
-	padding      = 10  // of the texts in a box
-	nameWidth    = 80  // of a letter on average, in tenths
+	barGap       = 7   // between the boxes of a stage of parallel steps and the bars of the stage
+	railGap      = 4   // between the edge of a column and the rails of a stage of parallel steps
+	exitDown     = 10  // from the middle of a box down to the point where a path leaves an action or enters a compensation
+	padding      = 10  // between the texts and the edges of a box
+	nameWidth    = 80  // average width of a letter, in tenths
 	stateWidth   = 60
-	laneGap      = 8 // between the edge of a column and the boxes of such a stage
+	laneGap      = 8 // between the edge of a column and the boxes of a stage of parallel steps
 )
 
-// drawing is a diagram of a saga that is being drawn. The path of the instance is highlighted; nil: there is no instance.
+// drawing is a diagram while it is drawn. If instance is nil, no path is highlighted.
 type drawing struct {
 	diagram
 	steps    []saga.Outline // without the last command of a compensated saga
 	instance *SagaView
 }
 
-// drawSaga draws the outline of a definition, and highlights the path of the instance v. Nil: there is no instance.
+// drawSaga draws the outline of a definition and highlights the path of the instance v. If v is nil, no path is highlighted.
 func drawSaga(name string, outline []saga.Outline, v *SagaView) diagram {
 	steps, abort := outline[:len(outline)-1], outline[len(outline)-1]
 	p := &drawing{diagram{Width: diagramWidth, Height: (len(steps)+2)*rowHeight + 10}, steps, v}
 	// Row 0 is the start on the left, and the last command of a compensated saga on the right.
 	p.box(box{X: leftX, Y: top(0), W: leftWidth, H: boxHeight, Name: outline[0].Starts, State: "starts the saga", Class: lit(v != nil, "completed")})
 	p.box(box{X: rightX, Y: top(0), W: rightWidth, H: boxHeight, Name: abort.Name, State: text(p.run(abort.Name, false), "ends the compensation"), Class: "back " + p.class(abort.Name, false)})
-	bottom := top(0) + boxHeight // of what the forward path comes from
+	bottom := top(0) + boxHeight // bottom of the previous box of the forward path
 	for i := 0; i < len(steps); {
 		last := p.last(i)
 		if steps[i].Parallel {
@@ -101,7 +101,7 @@ func drawSaga(name string, outline []saga.Outline, v *SagaView) diagram {
 	return p.diagram
 }
 
-// top is the y of a row's boxes.
+// top is the y coordinate of the boxes of a row.
 func top(row int) int { return 8 + row*rowHeight }
 
 func middle(row int) int { return top(row) + boxHeight/2 }
@@ -119,11 +119,11 @@ func (p *drawing) box(b box) {
 	p.Boxes = append(p.Boxes, b)
 }
 
-// fit makes a text as wide as its box, if it is wider: it is condensed, and cut if that is not enough. Width is that of a letter in tenths. 0: it
-// keeps its own width.
+// fit fits a text into a box with this room. A text that is too wide is condensed, and cut off if it is still too wide. Width is the average width of a
+// letter in tenths. The result is the text and its condensed width; 0 means that the text is not condensed.
 func fit(text string, width, room int) (string, int) {
 	letters := []rune(text)
-	wide := len(text) - len(letters) // marks and the like: they are of two or three bytes, and wider than letters
+	wide := len(text) - len(letters) // symbols of two or three bytes, which are wider than letters
 	if (len(letters)+wide/2)*width <= 10*room {
 		return text, 0
 	}
@@ -150,7 +150,7 @@ func (p *drawing) class(step string, undo bool) string {
 	return "waiting"
 }
 
-// last is the last step of the stage that begins with step i, its fallbacks included.
+// last is the index of the last step of the stage that begins with step i, including fallbacks.
 func (p *drawing) last(i int) int {
 	for n := i + 1; n < len(p.steps); n++ {
 		same := p.steps[i].Parallel && p.steps[n].Stage == p.steps[i].Stage
@@ -161,7 +161,7 @@ func (p *drawing) last(i int) int {
 	return len(p.steps) - 1
 }
 
-// target is the y at which a path up to the compensations of step i or below it ends.
+// target is the y coordinate of the end of a path that runs up to the compensation of step i or, if it has none, of the last earlier step with one.
 func (p *drawing) target(i int) int {
 	for ; i >= 0; i-- {
 		switch {
@@ -174,7 +174,7 @@ func (p *drawing) target(i int) int {
 	return top(0) + boxHeight
 }
 
-// aside is the y at which a path from the left to the compensations of step i or below it ends.
+// aside is the y coordinate of the end of a path that runs from the left to the same compensation as target.
 func (p *drawing) aside(i int) int {
 	y := p.target(i)
 	for i >= 0 && !p.steps[i].Compensation {
@@ -186,7 +186,7 @@ func (p *drawing) aside(i int) int {
 	return y - boxHeight/2 + 8
 }
 
-// fork draws the bars and the rails of a stage of parallel steps from one step to another one. Its lanes are rows: the action on the left, the
+// fork draws the bars and the rails of the stage of parallel steps between the indexes from and to. Each row of the stage has an action on the left and a
 // compensation on the right.
 func (p *drawing) fork(from, to, bottom int) {
 	above, below := top(from+1)-barGap, top(to+1)+boxHeight+barGap
@@ -203,7 +203,7 @@ func (p *drawing) fork(from, to, bottom int) {
 	done = done && begun && !p.instance.State.Compensating
 	p.line(fmt.Sprintf("M%d %d V%d", spine, bottom, above-2), lit(begun, "completed"))
 	p.line(fmt.Sprintf("M%d %d H%d", leftX, above, leftX+leftWidth), "bar "+lit(begun, "completed"))
-	lowest := to // that begins with the stage
+	lowest := to // the last step of the stage that is no fallback
 	for p.steps[lowest].Alternative {
 		lowest--
 	}
@@ -220,7 +220,7 @@ func (p *drawing) fork(from, to, bottom int) {
 		}
 		p.line(fmt.Sprintf("M%d %d H%d", rightX, below, rightX+rightWidth), "bar "+lit(undoing, "compensating"))
 		p.line(fmt.Sprintf("M%d %d V%d", rightX+railGap, middle(from+1)+exitDown, below), "rail "+lit(undoing, "compensating"))
-		lowest := to // that has a compensation
+		lowest := to // the last step of the stage that has a compensation
 		for !p.steps[lowest].Compensation {
 			lowest--
 		}
@@ -228,7 +228,7 @@ func (p *drawing) fork(from, to, bottom int) {
 	}
 }
 
-// instanceSteps are the states of the steps from one to another one.
+// instanceSteps returns the states of the steps between the indexes from and to.
 func (p *drawing) instanceSteps(from, to int) (all []saga.StepState) {
 	if p.instance == nil {
 		return nil
@@ -241,7 +241,7 @@ func (p *drawing) instanceSteps(from, to int) (all []saga.StepState) {
 	return all
 }
 
-// step draws the row of a step: its action, its compensation, and the paths between them. Last is the last row of its stage.
+// step draws the row of a step: its action, its compensation, and the paths between both. Last is the index of the last step of its stage.
 func (p *drawing) step(i, last int) {
 	st, row := p.steps[i], i+1
 	forward := p.run(st.Name, false)
@@ -279,7 +279,7 @@ func (p *drawing) step(i, last int) {
 	}
 }
 
-// fallback places the box of a fallback, and draws the paths to it and from it.
+// fallback places the box of a fallback and draws the paths to and from the box.
 func (p *drawing) fallback(b *box, i int, forward *run) {
 	b.X, b.W, b.Class = leftX+indent, b.X+b.W-leftX-indent, b.Class+" standsin"
 	kind := "fallback"
@@ -298,7 +298,7 @@ func (p *drawing) fallback(b *box, i int, forward *run) {
 	}
 }
 
-// compensation draws the compensation of a step, whose action is in box b.
+// compensation draws the compensation of step i, whose action is drawn in box b.
 func (p *drawing) compensation(i int, b box) {
 	st, row := p.steps[i], i+1
 	undo := p.run(st.Name, true)
@@ -315,7 +315,7 @@ func (p *drawing) compensation(i int, b box) {
 	p.line(fmt.Sprintf("M%d %d H%d", b.X+b.W, middle(row), back.X-2), "turn "+lit(undo != nil, "compensating"))
 }
 
-// about is the kind of a step, in the few words that its box has room for.
+// about describes the kind of a step in a text that fits into its box.
 func about(st saga.Outline) string {
 	kind := within(st.Timeout)
 	switch {
@@ -340,7 +340,7 @@ func about(st saga.Outline) string {
 
 func atOnce(st saga.Outline) string { return fmt.Sprintf("for each, %d at once", st.AtOnce) }
 
-// within is the timeout of a step, if the outline has it.
+// within is the text for the timeout of a step; empty if there is none.
 func within(d time.Duration) string {
 	if d == 0 {
 		return ""
@@ -348,7 +348,7 @@ func within(d time.Duration) string {
 	return "timeout " + span(d)
 }
 
-// following is the next step that is no fallback; -1: there is none.
+// following is the index of the next step that is no fallback; -1 if there is none.
 func following(steps []saga.Outline, i int) int {
 	for n := i + 1; n < len(steps); n++ {
 		if !steps[n].Alternative {
@@ -358,7 +358,7 @@ func following(steps []saga.Outline, i int) int {
 	return -1
 }
 
-// text is the second line of a box.
+// text is the second line of a box: the result of a run, or otherwise if there is no run.
 func text(r *run, otherwise string) string {
 	if r == nil {
 		return otherwise

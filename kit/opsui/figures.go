@@ -6,7 +6,7 @@ import (
 	"github.com/bojanz/currency"
 )
 
-// NewGroup is a Group with a figure for each status, which links to the page at address with the filter set to that status.
+// NewGroup returns a Group with one figure for each status. A figure links to the page at address with the filter set to its status.
 func NewGroup[S ~string](title, address string, counts map[S]int, statuses ...S) Group {
 	g := Group{Title: title}
 	for _, s := range statuses {
@@ -15,7 +15,7 @@ func NewGroup[S ~string](title, address string, counts map[S]int, statuses ...S)
 	return g
 }
 
-// Names are statuses as NewList takes them.
+// Names converts statuses to the strings that NewList takes.
 func Names[S ~string](statuses ...S) []string {
 	names := make([]string, len(statuses))
 	for i, s := range statuses {
@@ -24,8 +24,8 @@ func Names[S ~string](statuses ...S) []string {
 	return names
 }
 
-// Money formats minor units with the decimals that ISO 4217 gives the currency: 12.50 EUR, 1250 JPY, 1.250 KWD. The decimals of a code that is not in
-// use are unknown. Templates call it as "money".
+// Money formats an amount in minor units with the decimals that ISO 4217 defines for the currency: 12.50 EUR, 1250 JPY, 1.250 KWD. If the code of the
+// currency is unknown, it returns the number of minor units and says so. Templates call it as "money".
 func Money(minor int64, code string) string {
 	a, err := currency.NewAmountFromInt64(minor, code)
 	if err != nil {

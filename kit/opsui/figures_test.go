@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The decimals are those of ISO 4217. CLDR, which golang.org/x/text/currency follows, has none for IQD and COP.
+// The decimals are those of ISO 4217. CLDR, which golang.org/x/text/currency uses, has none for IQD and COP.
 func TestMoneyHasTheDecimalsOfItsCurrency(t *testing.T) {
 	for want, code := range map[string]string{
 		"12.50 EUR": "EUR", "1250 JPY": "JPY", "1.250 KWD": "KWD", "1.250 IQD": "IQD", "12.50 COP": "COP", "1250 QQQ (minor units)": "QQQ",

@@ -29,7 +29,7 @@ type (
 
 func (o order) Key() string { return o.Text }
 
-// shipping sends parcels, at most ten at once, and by bike those that are refused as "full".
+// shipping sends parcels, at most ten at once. If a parcel is refused as "full", its fallback sends it by bike.
 func shipping() saga.Definition[shipment] {
 	command := func(text string) func(shipment) cqrs.Keyed { return func(shipment) cqrs.Keyed { return order{text} } }
 	return saga.Definition[shipment]{
@@ -84,7 +84,7 @@ func (r *shippingRun) feed(inputs ...any) *shippingRun {
 	return r
 }
 
-// each feeds an event of each item of a step, from one to another one.
+// each feeds one event for each item of a step, from index from to index to.
 func (r *shippingRun) each(step string, from, to int, event any) *shippingRun {
 	r.t.Helper()
 	for n := from; n <= to; n++ {
@@ -117,7 +117,7 @@ func (r *shippingRun) texts() (all []string) {
 	return all
 }
 
-// Items are one row of the timeline, with their numbers by status.
+// The items of a step are one row of the timeline, with their numbers by status.
 func TestForEachIsOneRow(t *testing.T) {
 	r := newShipping(t, 20).each("send parcel", 1, 5, sent{})
 	v := r.view()
@@ -201,7 +201,7 @@ func TestForEachWithFallback(t *testing.T) {
 	require.Equal(t, 2, refusals, "a refusal has a line of its own")
 }
 
-// Each stuck item has its forms.
+// The page has forms for each stuck item.
 func TestForEachStuckItems(t *testing.T) {
 	d := shipping()
 	last := d.Steps[0]
@@ -231,7 +231,7 @@ func TestForEachStuckItems(t *testing.T) {
 	require.Contains(t, r.texts(), "send parcel#4: command sent, attempt 2")
 }
 
-// The page of a thousand items has about as many lines as one of fifty.
+// The page of a thousand items has about as many lines as a page of fifty items.
 func TestForEachOfAThousandIsFolded(t *testing.T) {
 	r := newShipping(t, 1000).each("send parcel", 1, 700, sent{})
 	v := r.view()
@@ -255,7 +255,7 @@ func TestForEachOfAThousandIsFolded(t *testing.T) {
 	require.Equal(t, "send parcel, for each: 10 compensating", r.texts()[4])
 }
 
-// A refusal for which a fallback stands in has a line of its own, but not a thousand times.
+// A refusal that has a fallback has its own line in the history, but a thousand refusals are folded.
 func TestForEachRefusedAThousandTimes(t *testing.T) {
 	r := newShipping(t, 200)
 	for n := 1; n <= 200; n++ {
@@ -265,7 +265,7 @@ func TestForEachRefusedAThousandTimes(t *testing.T) {
 	require.Contains(t, strings.Join(r.texts(), "\n"), "150 refused")
 }
 
-// The engine counts the items of a definition with more than it may have.
+// The saga refuses a step with more items than its definition allows, and the reason has the number of items.
 func TestForEachWithTooManyItems(t *testing.T) {
 	r := newShipping(t, 1001)
 	require.Contains(t, r.texts(), "send parcel refused: send parcel: it has 1001 items, and the most is 1000")

@@ -10,18 +10,18 @@ import (
 // perPage is the number of rows of a list.
 const perPage = 20
 
-// List is the data of a page with a list. The part "filter" shows the statuses to choose from, the part "pager" the links to other pages.
+// List is the data of a page with a list. The partial template "filter" shows the statuses to filter by, "pager" the links to other pages.
 type List[T any] struct {
 	Rows     []T
-	Status   string // the filter
+	Status   string // the status that the list is filtered by; empty: no filter
 	Statuses []string
 	Search   string
-	Next     string // address of the next page; empty: this is the last
+	Next     string // address of the next page; empty: this is the last page
 	First    bool
 }
 
-// NewList reads the filter and the position of a list from a request, and returns what to query for: one row more than is shown, so that
-// SetRows knows whether there is a next page.
+// NewList reads the filter and the position of a list from a request. It also returns the page to query for, which has one row more than the list shows,
+// so that SetRows knows whether there is a next page. The error is that of Invalid if the position is malformed.
 func NewList[T any](r *http.Request, statuses ...string) (List[T], cqrs.Page, error) {
 	q := r.URL.Query()
 	l := List[T]{Status: q.Get("status"), Statuses: statuses, Search: strings.TrimSpace(q.Get("search")), First: q.Get("after") == ""}
@@ -32,7 +32,7 @@ func NewList[T any](r *http.Request, statuses ...string) (List[T], cqrs.Page, er
 	return l, cqrs.Page{Before: before, Limit: perPage + 1}, nil
 }
 
-// SetRows sets the rows that the query of NewList has found. At returns the position of a row.
+// SetRows sets the rows that the query for the page of NewList returned. At returns the cursor of a row.
 func (l *List[T]) SetRows(r *http.Request, rows []T, at func(row T) cqrs.Cursor) {
 	l.Rows = rows
 	if len(rows) <= perPage {

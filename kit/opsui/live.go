@@ -10,13 +10,13 @@ import (
 	"github.com/millrace/millrace/kit/httpapi"
 )
 
-// pollEvery is how often an open page is rendered without a commit on this instance: commits of other instances do not reach Watch.
+// pollEvery is the interval at which an open page is rendered without a commit on this instance, because Watch does not report commits of other instances.
 const pollEvery = time.Second
 
-// minPause is the least time between two updates of a page.
+// minPause is the minimum time between two updates of a page.
 const minPause = 100 * time.Millisecond
 
-// live sends the live part of a page, at first and after every change.
+// live sends the live part of a page when the page is opened and after every change.
 func (s *Server) live(w http.ResponseWriter, r *http.Request, p Page) {
 	if p.Streams == nil {
 		w.WriteHeader(http.StatusNoContent) // an EventSource does not reconnect after 204
@@ -34,7 +34,7 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request, p Page) {
 	changes, stop := s.Watch(p.Streams(r)...)
 	defer stop()
 	var sent []byte
-	seen := r.Header.Get("Last-Event-ID") // what the browser shows, if it has reconnected
+	seen := r.Header.Get("Last-Event-ID") // id of the version that the browser shows, if it has reconnected
 	heartbeat := time.NewTicker(httpapi.Heartbeat)
 	defer heartbeat.Stop()
 	for {

@@ -1,7 +1,7 @@
-// Package opsui serves the pages for operators: overview, sagas, dead letters, breakers, definitions. The server renders them, server-sent
-// events keep them up to date, and they work without JavaScript. A service adds its own pages with an Extension.
+// Package opsui serves the pages for operators: overview, sagas, dead letters, breakers, definitions, and the sandbox. The pages are rendered on the server
+// and work without JavaScript; with it, server-sent events keep them up to date. A service adds its own pages with an Extension.
 //
-// A request for a page with "Accept: text/event-stream" gets the live part of the page, at first and after every change.
+// The answer to a request for a page with "Accept: text/event-stream" is a stream with the live part of the page, at first and after every change.
 package opsui
 
 import (
@@ -22,26 +22,26 @@ import (
 //go:embed templates static
 var files embed.FS
 
-// Server holds everything that the pages read and call. Name, Instance, Verify and Extension are optional.
+// Server serves the pages. Its fields are the data and the functions that the pages use. Name, Instance, Sandbox, Registered, Extension and Verify are
+// optional.
 type Server struct {
-	Name     string // of the service, for the header and the titles; empty: Millrace
-	Instance string // of the instance that serves the pages; shown beside the figures that only this instance knows
+	Name     string // name of the service in the header and the titles; empty: Millrace
+	Instance string // name of this instance; shown beside figures that only this instance knows
 
 	Queries     *cqrs.Queries // must have the queries of the saga manager
 	DeadLetters DeadLetters
 	Log         *slog.Logger
 
-	// Operate executes the decision of an operator about a stuck saga.
+	// Operate applies the decision of an operator to a stuck saga.
 	Operate func(ctx context.Context, sagaID string, in saga.Input) error
 
 	// Signal sends a signal to a saga. Decode reads the payload into a pointer.
 	Signal func(ctx context.Context, sagaID, name string, decode func(payload any) error) error
 
-	// Watch returns a channel that receives a value after every commit on this instance to one of the streams; to any stream, if none is
-	// named.
+	// Watch returns a channel that receives a value after commits on this instance to one of these streams; to any stream if none is named.
 	Watch func(streams ...string) (changes <-chan struct{}, stop func())
 
-	// Wake makes the relay look into the outbox now.
+	// Wake makes the relay read the outbox at once.
 	Wake func()
 
 	Breakers func() []cqrs.Breaker
@@ -53,19 +53,19 @@ type Server struct {
 	// Sandbox has the stand-ins of external services. Nil: there is no page for it.
 	Sandbox *sandbox.Sandbox
 
-	// Registered is what the service was built from.
+	// Registered has what the service has registered, for the page "Definitions" and the diagrams.
 	Registered Registered
 
-	// Extension has the pages of the service itself.
+	// Extension has the service's own pages.
 	Extension Extension
 
-	// Verify checks a token. Nil: no sign-in, and every visitor is an operator.
+	// Verify verifies a token. Nil: there is no sign-in, and every visitor is an operator.
 	Verify func(token string) (cqrs.Principal, error)
 
 	// Streams limits the number of open event streams.
 	Streams *httpapi.Streams
 
-	// Stopping is closed when the service stops; it ends the event streams.
+	// Stopping is closed when the service stops. Then the event streams end.
 	Stopping <-chan struct{}
 
 	rates      *rates
@@ -81,8 +81,8 @@ type DeadLetters interface {
 	Drop(ctx context.Context, id, by, reason string) error
 }
 
-// Handler serves the pages below /ui/. The error names the fault of the Extension: a template that cannot be parsed, a page without a
-// template, or an address that is used twice. Call Handler once per Server.
+// Handler returns the handler of the pages below /ui/. The error names a fault of the Extension: a template that cannot be parsed, a page without a
+// template, or an address that is used twice. Call Handler only once per Server. It starts a goroutine that runs until Stopping is closed.
 func (s *Server) Handler() (http.Handler, error) {
 	var err error
 	if s.templates, err = s.parse(); err != nil {
@@ -122,7 +122,7 @@ func (s *Server) Handler() (http.Handler, error) {
 	return secure(mux), nil
 }
 
-// pages are those of the kit, with those of the service after the overview.
+// pages are the pages of the kit and of the service, which follow the overview.
 func (s *Server) pages() []Page {
 	all := append([]Page{s.overview()}, s.Extension.Pages...)
 	if s.Sandbox != nil {
@@ -133,7 +133,7 @@ func (s *Server) pages() []Page {
 	)
 }
 
-// register adds a handler. ServeMux panics if the pattern is wrong or taken; here that is an error.
+// register adds a handler to mux. It returns an error where ServeMux panics, because the pattern is malformed or already used.
 func register(mux *http.ServeMux, pattern string, h http.Handler) (err error) {
 	defer func() {
 		if fault := recover(); fault != nil {
@@ -155,7 +155,7 @@ func assets() http.Handler {
 	})
 }
 
-// secure sets the headers that allow the browser to load from this server only.
+// secure sets the headers that restrict the browser to loading from this server.
 func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()

@@ -20,7 +20,7 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// newServer is a service without pages of its own, a saga or a dead letter.
+// newServer is a server without own pages, sagas and dead letters.
 func newServer(t *testing.T) *Server {
 	t.Helper()
 	return &Server{
@@ -44,7 +44,7 @@ func (noDeadLetters) List(context.Context, cqrs.Cursor, int) ([]cqrs.DeadLetter,
 	return nil, nil
 }
 
-// serve answers one request; a body is sent as a form.
+// serve sends one request to a server; a body is sent as a form.
 func serve(t *testing.T, s *Server, method, path, form string) *httptest.ResponseRecorder {
 	t.Helper()
 	h, err := s.Handler()
@@ -80,7 +80,7 @@ func TestPagesWithoutExtension(t *testing.T) {
 	require.Contains(t, w.Body.String(), "there is no page at /ui/nothing")
 }
 
-// books is an extension with a page, an action and a status that the kit has too.
+// library is an extension with a page, an action and a status that the kit has too.
 func library(lent *string) Extension {
 	return Extension{
 		Templates: fstest.MapFS{"books.html": {Data: []byte(`{{define "live"}}{{range .Page}}<p>{{shout .}} {{template "status" "open"}}</p>{{end}}{{end}}`)}},

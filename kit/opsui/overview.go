@@ -12,17 +12,17 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// Counts are figures of the kit's tables. A number above MaxCount is shown as "more than".
+// Counts has figures of the kit's tables. A number above MaxCount is shown as "more than".
 type Counts struct {
 	Sagas       map[saga.Status]int
 	DeadLetters int
-	Unmatched   []manager.UnmatchedEvent // events that no saga waits for, the newest first; at most MaxUnmatched
+	Unmatched   []manager.UnmatchedEvent // events that no saga waits for, newest first; at most MaxUnmatched
 }
 
-// MaxUnmatched bounds the events that no saga waits for on the first page.
+// MaxUnmatched limits the number of events on the overview that no saga waits for.
 const MaxUnmatched = 10
 
-// overviewData is what the first page shows.
+// overviewData is the data of the overview.
 type overviewData struct {
 	Faults      []string // sentences; none: the service is healthy
 	Own         []ownFigures
@@ -35,13 +35,13 @@ type overviewData struct {
 	Checks      []cqrs.Check
 }
 
-// figure is a number and the address of the page that lists what was counted.
+// figure is a number and the address of the page that lists the counted objects.
 type figure struct {
 	Name, Count, Address string
 	Alert                bool
 }
 
-// ownFigures are a group of figures of the service itself.
+// ownFigures is a group of the service's own figures.
 type ownFigures struct {
 	Title string
 	Of    []figure
@@ -95,10 +95,10 @@ func (s *Server) count(ctx context.Context, d *overviewData) (Counts, error) {
 	return counts, err
 }
 
-// oldAge is the age in seconds from which the oldest message of the outbox is a fault.
+// oldAge is the age in seconds from which the oldest message of the outbox counts as a fault.
 const oldAge = 10
 
-// faults says in sentences what is wrong and what it means.
+// faults describes each fault and its effect in a sentence.
 func faults(d overviewData, c Counts) (out []string) {
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	for _, check := range d.Checks {

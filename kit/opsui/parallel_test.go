@@ -14,7 +14,7 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// Parallel steps stand between bars, wait at the same time, and are decided about each apart.
+// Parallel steps are drawn between bars, the saga waits for all of them at once, and operators decide about each one separately.
 func TestSagaPageWithParallelSteps(t *testing.T) {
 	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	asked := func(step string, branch cqrs.Branch) saga.CommandSent {

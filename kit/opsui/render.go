@@ -14,14 +14,14 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// view is what the layout shows around a page.
+// view is the data of the layout around a page.
 type view struct {
 	Name, Instance string
 	Title, Nav     string
 	Notice         string
 	Live           bool
 	Navigation     []link
-	SignedIn       string // empty: there is no sign-in
+	SignedIn       string // subject of the principal; empty: there is no sign-in
 	Page           any
 
 	subject func(saga.State) (noun, address string)
@@ -30,7 +30,7 @@ type view struct {
 // link is an entry of the navigation.
 type link struct{ Nav, Address, Text string }
 
-// Subject is the link to what a saga is about.
+// Subject returns the link to the subject of a saga.
 func (v view) Subject(state saga.State) subjectLink {
 	l := subjectLink{ID: state.Subject}
 	if v.subject != nil {
@@ -80,10 +80,10 @@ func (s *Server) render(w http.ResponseWriter, status int, name string, v view) 
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write(out.Bytes()) // fails only if the client is gone
+	_, _ = w.Write(out.Bytes()) // an error means that the client is gone
 }
 
-// fail shows an error. The text of an unexpected error is logged, not shown.
+// fail shows an error page. The text of an unexpected error is only logged.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status, title, detail := http.StatusInternalServerError, "Internal error", "The log of the service has the details."
 	var field *aggregate.FieldError

@@ -10,7 +10,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// read makes the runs and the history from the events of an instance.
+// read makes the runs and the history of the view from the events of an instance.
 func (v *SagaView) read(events []cqrs.Event) {
 	for _, e := range events {
 		at := e.Meta.Time
@@ -133,8 +133,8 @@ func (v *SagaView) line(at time.Time, class, format string, args ...any) *entry 
 	return &entry{After: at.Sub(v.State.StartedAt), At: at, Text: fmt.Sprintf(format, args...), Class: class}
 }
 
-// plain adds a line that can be counted if it is about an item: plain lines of a step, with nothing else between them, are folded into one. What is
-// the word that they are counted by.
+// plain adds a line that is folded if it is about an item: successive plain lines of one step become one line with counts. What is the word under which
+// the line is counted.
 func (v *SagaView) plain(step, what string, at time.Time, class, format string, args ...any) {
 	of := v.steps[step]
 	if of == "" {
@@ -161,7 +161,7 @@ func (v *SagaView) plain(step, what string, at time.Time, class, format string, 
 	fold.Tally[i].n++
 }
 
-// notable adds a line about an item that an operator looks for. It is not folded, unless the step has very many.
+// notable adds a line about an item that an operator may look for. It is not folded, unless the step has more than maxItems such lines.
 func (v *SagaView) notable(step, what string, at time.Time, class, format string, args ...any) {
 	of := v.steps[step]
 	if v.noted[of]++; of != "" && v.noted[of] > maxItems {
@@ -171,7 +171,7 @@ func (v *SagaView) notable(step, what string, at time.Time, class, format string
 	v.add(at, class, format, args...)
 }
 
-// unfold puts the numbers of folded lines into words. One line alone stands as it is.
+// unfold writes the text of folded lines with their counts. A fold of one line becomes that line.
 func (v *SagaView) unfold() {
 	for _, e := range v.History {
 		switch len(e.Lines) {
@@ -227,7 +227,7 @@ func (v *SagaView) sent(at time.Time, f *saga.CommandSent) {
 	r.repeated = false
 }
 
-// run returns the run of a step, or of one of its items, and begins it if need be.
+// run returns the run of a step or of an item. It creates the run if there is none.
 func (v *SagaView) run(step string, compensate bool) *run {
 	if r := v.find(step, compensate); r != nil {
 		return r
@@ -254,7 +254,7 @@ func (v *SagaView) end(step string, compensate bool, at time.Time, class, result
 	r.Ended, r.Took, r.Class, r.Result, r.Reason, r.Deadline = true, at.Sub(r.Started), class, result, reason, nil
 }
 
-// endByHand ends what an operator has vouched for: the compensation if it is active, and the action otherwise.
+// endByHand ends the run of a step that an operator has skipped or resolved: the compensation if it is active, otherwise the action.
 func (v *SagaView) endByHand(step string, at time.Time, result, reason string) {
 	if r := v.find(step, true); r != nil && !r.Ended {
 		v.end(step, true, at, "compensated", result, reason)

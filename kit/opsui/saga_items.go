@@ -10,32 +10,33 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// maxItems bounds the items of a step, and the folded lines of the history, that a page shows. A step can have thousands of them.
+// maxItems limits the items of a step, and the folded lines of the history, that a page shows, because a step can have thousands of items.
 const maxItems = 50
 
-// urgency orders items by how much an operator needs to see them, and names them in counts. A status that is not here comes last.
+// urgency has the classes of items and their names in counts. Apart from the first two, which are finished, the classes are in the order in which a page
+// lists their items.
 var urgency = []struct{ class, words string }{
 	{"completed", "completed"}, {"compensated", "compensated"}, {"stuck", "stuck"}, {"refused", "refused"}, {"timed_out", "timed out"}, {"in_doubt", "in doubt"},
 	{"in_progress", "in flight"}, {"compensating", "in flight"}, {"cancelled", "cancelled"}, {"skipped", "skipped"},
 }
 
-// rank is the place of an item in the list of a row: the finished ones are last.
+// rank is the position of an item in the list of a row. Finished items, and items of a class that urgency does not have, are last.
 func rank(class string) int {
 	i := slices.IndexFunc(urgency, func(u struct{ class, words string }) bool { return u.class == class })
-	if i < 2 { // finished, or without a name
+	if i < 2 { // finished or unknown
 		return len(urgency)
 	}
 	return i
 }
 
-// markStuck shows a step that needs an operator as stuck.
+// markStuck shows the run of a step that needs an operator as stuck.
 func (r *run) markStuck(st *saga.StepState) {
 	if st.Stuck && r.Compensate == (st.Status == saga.StepStatusCompensating) {
 		r.Class, r.Result, r.Reason = "stuck", "stuck", st.Reason
 	}
 }
 
-// foldItems makes rows of the runs of items: their times, their status as a whole and their numbers.
+// foldItems combines the runs of a step's items into one row: their times, a common status and counts.
 func (v *SagaView) foldItems() {
 	for _, r := range v.Runs {
 		switch st := v.State.Step(r.Step); {
@@ -74,7 +75,7 @@ func (v *SagaView) foldRun(r *run, st *saga.StepState) {
 	if r.Compensate || st.InsteadOf == "" {
 		total += waiting
 	} else {
-		waiting = 0 // a fallback is for some items only
+		waiting = 0 // a fallback runs for some items only
 	}
 	r.Ended = r.Ended && (waiting == 0 || over && !r.Compensate)
 	r.Took = end.Sub(r.Started)
@@ -85,7 +86,7 @@ func (v *SagaView) foldRun(r *run, st *saga.StepState) {
 	r.Items = runs[:len(runs)-r.More]
 }
 
-// notBegun is the number of items whose action, or whose compensation, is still to be started.
+// notBegun is the number of items whose action or compensation has not started yet.
 func (v *SagaView) notBegun(r *run, st *saga.StepState) (n int) {
 	if !r.Compensate {
 		return st.Counts[saga.StepStatusWaiting]
@@ -96,7 +97,7 @@ func (v *SagaView) notBegun(r *run, st *saga.StepState) (n int) {
 	return 0
 }
 
-// overall is the class of a row. An item that was refused and has a fallback does not make the row a refused one.
+// overall is the class of a row. Refused items that have a fallback do not make the whole row refused.
 func overall(counts map[string]int, st *saga.StepState, r *run, more bool) string {
 	active, done := "in_progress", "completed"
 	if r.Compensate {
@@ -125,7 +126,7 @@ func overall(counts map[string]int, st *saga.StepState, r *run, more bool) strin
 	return done
 }
 
-// count puts the numbers of a row into words: all of them for the timeline, the first two for the box of the diagram.
+// count writes the counts of a row as text: all counts for the timeline, the first two for the box of the diagram.
 func (r *run) count(counts map[string]int, total, waiting int, over bool) {
 	var words []string
 	done := "completed"
@@ -148,7 +149,7 @@ func (r *run) count(counts map[string]int, total, waiting int, over bool) {
 	r.Counts = strings.Join(append([]string{fmt.Sprintf("for each: %d of %d %s", counts[done], total, done)}, words...), ", ")
 }
 
-// inFlight says what a saga waits for: each step, but the items of one step together.
+// inFlight lists what a saga waits for, one text for each step. Several items of one step share one text.
 func (v *SagaView) inFlight() (all []string) {
 	for i := range v.State.Steps {
 		st := &v.State.Steps[i]
@@ -175,7 +176,7 @@ func (v *SagaView) inFlight() (all []string) {
 	return all
 }
 
-// waitsFor says what a step in flight, or an item of one, waits for.
+// waitsFor says what a step in flight, or an item in flight, waits for.
 func (v *SagaView) waitsFor(st *saga.StepState) string {
 	until := v.until(st.Name, st.Attempts, *st.Deadline)
 	signal, event := v.State.Signals[st.Name], v.State.Awaits[st.Name]
@@ -190,7 +191,7 @@ func (v *SagaView) waitsFor(st *saga.StepState) string {
 	return fmt.Sprintf("the result of %q", st.Name)
 }
 
-// stuckSentence names the stuck steps, and counts the items of one step.
+// stuckSentence names the stuck steps, with the number of stuck items of each step.
 func (v *SagaView) stuckSentence() string {
 	var sentences []string
 	for i := range v.State.Steps {
@@ -207,7 +208,7 @@ func (v *SagaView) stuckSentence() string {
 	return strings.Join(sentences, " ")
 }
 
-// itemsByStatus are the numbers of the items of a step in words; empty: it is not taken for each item.
+// itemsByStatus is a text with the numbers of a step's items by status; empty if the step is no for-each step.
 func itemsByStatus(st saga.StepState) string {
 	var words []string
 	for _, status := range []saga.StepStatus{
@@ -220,7 +221,7 @@ func itemsByStatus(st saga.StepState) string {
 	return strings.Join(words, ", ")
 }
 
-// stepStatus is the status of a step, or "stuck" if it, or an item of it, needs an operator.
+// stepStatus is the status of a step, or "stuck" if the step or one of its items needs an operator.
 func stepStatus(st saga.StepState) string {
 	if st.Stuck || slices.ContainsFunc(st.Items, func(item saga.StepState) bool { return item.Stuck }) {
 		return "stuck"

@@ -12,46 +12,46 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// SagaView is an instance as the part "saga" shows it: where it stands, its diagram, its steps and its history.
+// SagaView is an instance of a saga in the form that the partial template "saga" shows: its status, its diagram, its steps and its history.
 type SagaView struct {
 	State   saga.State
 	Diagram diagram
 	Runs    []*run
 	History []*entry
 	Stuck   []saga.StepState // the steps that need the decision of an operator
-	Signals []awaited        // that the saga waits for, if its definition is registered
-	Summary string           // where the saga stands, in a sentence
+	Signals []awaited        // the signals that the saga waits for, if its definition is registered
+	Summary string           // the status of the saga in a sentence
 
-	reminders map[string]time.Duration // by the step: how long it still waits after its reminder
+	reminders map[string]time.Duration // by step: how long the step still waits after its reminder
 
 	planned []string          // the steps that the first event names
-	steps   map[string]string // the step that an item belongs to, by the item's name
-	folds   map[string]*entry // the lines of the history that plain events of items are folded into now, by the step
-	noted   map[string]int    // lines of the history about items of a step that are not folded
+	steps   map[string]string // by the name of an item: the step that the item belongs to
+	folds   map[string]*entry // by step: the line of the history into which plain lines of items are currently folded
+	noted   map[string]int    // by step: the number of lines about its items that are not folded
 }
 
-// run is the action or the compensation of one step, with all attempts. Of a step that is taken for each item of a list it is that of all items.
+// run is the action or the compensation of one step, with all attempts. The run of a for-each step combines the runs of its items.
 type run struct {
 	Step       string
 	Compensate bool
 	Class      string // in_progress, completed, refused, timed_out, compensating, compensated
 	Result     string
 	Started    time.Time
-	Took       time.Duration // if it has ended
+	Took       time.Duration // set if the run has ended
 	Ended      bool
 	Attempts   int
 	Deadline   *time.Time
-	Commands   []string // ids of the messages
+	Commands   []string // ids of the command messages
 	Reason     string
-	Child      string  // the id of the saga that is the action of the step
-	From, To   float64 // its part of the whole time, in per cent
+	Child      string  // id of the child saga that the step runs
+	From, To   float64 // start and end, in per cent of the whole time
 
-	Counts string // of the items, in words
-	Items  []*run // those that need an operator, or are in flight, first; maxItems at most
-	More   int    // so many items are left out
+	Counts string // counts of the items, as text
+	Items  []*run // at most maxItems; items that need an operator or are in flight are first
+	More   int    // number of items that are left out
 
-	items    map[string]*run // all of them by their names; nil: the step is not taken for each
-	repeated bool            // its condition did not hold, and the command is sent again
+	items    map[string]*run // all items by their names; nil: the step is no for-each step
+	repeated bool            // the condition of the step did not hold, so its command is sent again
 }
 
 // entry is a line of the history.
@@ -61,19 +61,20 @@ type entry struct {
 	Text  string
 	Class string
 
-	Lines []*entry // that are folded into this one; maxItems at most
-	More  int      // so many lines are left out
-	Tally []tally  // of what the lines say
+	Lines []*entry // lines that are folded into this line; at most maxItems
+	More  int      // number of lines that are left out
+	Tally []tally  // counts of the folded lines
 	Last  time.Duration
 }
 
-// tally is how often something happened to items of a step.
+// tally counts how often something happened to items of a step.
 type tally struct {
 	what string
 	n    int
 }
 
-// LoadSaga loads the view of an instance. The error wraps cqrs.ErrNotFound if it has not started.
+// LoadSaga reads the history of an instance and returns its view. Registered are the definitions of the service. The error wraps cqrs.ErrNotFound if the
+// instance has not started.
 func LoadSaga(ctx context.Context, queries *cqrs.Queries, registered []*saga.Saga, id string) (*SagaView, error) {
 	events, err := cqrs.Execute(ctx, queries, manager.History{ID: id})
 	if err != nil {
@@ -82,7 +83,7 @@ func LoadSaga(ctx context.Context, queries *cqrs.Queries, registered []*saga.Sag
 	return NewSagaView(id, events, registered), nil
 }
 
-// NewSagaView makes the view of an instance from its events. If its version of the definition is not registered, the diagram is drawn from
+// NewSagaView makes the view of an instance from its events. If the instance's version of the definition is not in registered, the diagram is drawn from
 // the events alone.
 func NewSagaView(id string, events []cqrs.Event, registered []*saga.Saga) *SagaView {
 	v := &SagaView{State: saga.Rebuild(id, events), reminders: map[string]time.Duration{}, steps: map[string]string{}, folds: map[string]*entry{}, noted: map[string]int{}}
@@ -121,7 +122,7 @@ func NewSagaView(id string, events []cqrs.Event, registered []*saga.Saga) *SagaV
 	return v
 }
 
-// deadline is when a step's time is up. The events of its first attempt have the time of its reminder, if it has one.
+// deadline is the time at which a step times out. If the step has a reminder, the events of its first attempt have the time of the reminder instead.
 func (v *SagaView) deadline(step string, attempt int, at time.Time) (end time.Time, reminder bool) {
 	if rest := v.reminders[step]; rest > 0 && attempt <= 1 {
 		return at.Add(rest), true
@@ -129,7 +130,7 @@ func (v *SagaView) deadline(step string, attempt int, at time.Time) (end time.Ti
 	return at, false
 }
 
-// until says when a step's time is up, and when its reminder is sent.
+// until is a text with the time at which a step times out, and the time of its reminder.
 func (v *SagaView) until(step string, attempt int, at time.Time) string {
 	end, reminder := v.deadline(step, attempt, at)
 	text := end.UTC().Format(time.DateTime)
@@ -139,7 +140,7 @@ func (v *SagaView) until(step string, attempt int, at time.Time) string {
 	return text
 }
 
-// summary says where a saga stands.
+// summary describes the status of a saga in a sentence.
 func summary(v *SagaView) string {
 	switch v.State.Status {
 	case saga.StatusRunning:
@@ -159,8 +160,8 @@ func summary(v *SagaView) string {
 	return ""
 }
 
-// outline is what the events tell about a definition that is not registered: the planned steps, and the fallbacks and compensations that
-// were taken. The events do not name the pivot.
+// outline derives the outline of a definition that is not registered from the events: the planned steps, and the fallbacks and compensations that have
+// started. The events do not name the pivot.
 func (v *SagaView) outline() []saga.Outline {
 	var steps []saga.Outline
 	stages := map[int32]int{}
@@ -185,7 +186,7 @@ func (v *SagaView) outline() []saga.Outline {
 	return append(steps, last)
 }
 
-// scale gives each run its part of the whole time. An active run extends to the end.
+// scale sets the start and the end of each run in per cent of the whole time. An active run extends to the end.
 func (v *SagaView) scale() {
 	last := v.State.StartedAt
 	for _, e := range v.History {
@@ -217,7 +218,7 @@ func (r *run) scale(start time.Time, whole float64) {
 	r.To = max(min(r.To, 100), r.From+1)
 }
 
-// addChildren adds the ids of the sagas that steps have started. The events do not have them.
+// addChildren adds the ids of the child sagas that steps have started, because the events do not have these ids.
 func (v *SagaView) addChildren(outline []saga.Outline) {
 	for _, st := range outline {
 		if st.Child == "" {
@@ -241,7 +242,7 @@ func (v *SagaView) addChildren(outline []saga.Outline) {
 // Title implements the title of a page.
 func (v *SagaView) Title() string { return "Saga " + Short(v.State.ID) }
 
-// Name is the step, or "compensate" and the step.
+// Name is the name of the step, after "compensate" if the run is a compensation.
 func (r *run) Name() string {
 	if r.Compensate {
 		return "compensate " + r.Step
@@ -249,10 +250,10 @@ func (r *run) Name() string {
 	return r.Step
 }
 
-// Width is the length of the bar in per cent.
+// Width is the length of the run's bar in per cent.
 func (r *run) Width() float64 { return r.To - r.From }
 
-// find returns the run of a step, or of one of its items; nil: it has not begun.
+// find returns the run of a step or of an item; nil if the run has not begun.
 func (v *SagaView) find(step string, compensate bool) *run {
 	if of := v.steps[step]; of != "" {
 		if r := v.find(of, compensate); r != nil {
@@ -266,8 +267,8 @@ func (v *SagaView) find(step string, compensate bool) *run {
 	return nil
 }
 
-// StuckShown are the stuck steps that the page has forms for.
+// StuckShown returns the stuck steps for which the page shows forms.
 func (v *SagaView) StuckShown() []saga.StepState { return v.Stuck[:min(len(v.Stuck), maxItems)] }
 
-// StuckMore is the number of the other stuck steps.
+// StuckMore is the number of stuck steps for which the page shows no forms.
 func (v *SagaView) StuckMore() int { return len(v.Stuck) - len(v.StuckShown()) }

@@ -31,7 +31,7 @@ func (s *Server) saga() Page {
 	}}
 }
 
-// actions are those of the kit's forms.
+// actions are the actions of the kit's forms, by their paths.
 func (s *Server) actions() map[string]Action {
 	all := map[string]Action{
 		"/ui/sagas/{id}/retry": s.operate("Retry saga %s now? It sends the command of the stuck step again.", "Retry", "The command is sent again.",
@@ -50,7 +50,7 @@ func (s *Server) actions() map[string]Action {
 	return all
 }
 
-// operate is the decision of an operator about a stuck saga. All but a retry need a reason and cannot be undone.
+// operate is the action for the decision of an operator about a stuck saga. Every decision but a retry needs a reason and is irreversible.
 func (s *Server) operate(question, button, notice string, input func(by, reason, step string) saga.Input) Action {
 	_, retry := input("", "", "").(saga.Retry)
 	return Action{

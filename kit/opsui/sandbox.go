@@ -19,7 +19,7 @@ func (s *Server) sandbox() Page {
 	}}
 }
 
-// setFaults is what the form of a stand-in sends.
+// setFaults handles the form with the fault settings of a stand-in.
 func (s *Server) setFaults(r *http.Request) (notice, next string, err error) {
 	service := s.Sandbox.Service(r.PathValue("service"))
 	if service == nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/millrace/millrace/kit/httpapi"
 )
 
-// tokenCookie is the cookie with the token of the operator. Browsers accept the prefix __Host- from this host and over TLS only; on
-// loopback without TLS the cookie has another name.
+// tokenCookie is the name of the cookie with the token of the operator. Browsers accept the prefix __Host- only over TLS, so the cookie has another name
+// on loopback without TLS.
 func tokenCookie(r *http.Request) string {
 	if plainLoopback(r) {
 		return "millrace_token"
@@ -24,7 +24,7 @@ func plainLoopback(r *http.Request) bool {
 	return client.Loopback && !client.HTTPS
 }
 
-// guard admits operators only. Without Verify every visitor is an operator.
+// guard lets only operators pass. Without Verify every visitor is an operator.
 func (s *Server) guard(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.Verify == nil {
@@ -51,7 +51,7 @@ func (s *Server) guard(next http.HandlerFunc) http.Handler {
 
 type loginForm struct{ Next, Fault string }
 
-// signIn is the sign-in page. It has no navigation, because the links lead to pages that the visitor cannot see yet.
+// signIn is the data of the sign-in page. The page has no navigation, because the visitor cannot see the linked pages yet.
 func (s *Server) signIn(r *http.Request, form loginForm) view {
 	v := s.view(r, "Sign in", "", form)
 	v.Navigation, v.SignedIn = nil, ""
@@ -62,7 +62,7 @@ func (s *Server) loginPage(w http.ResponseWriter, r *http.Request) {
 	s.render(w, http.StatusOK, "login", s.signIn(r, loginForm{Next: inside(r.URL.Query().Get("next"))}))
 }
 
-// login stores a valid token in a cookie that no script and no other site can use.
+// login stores a valid token in a cookie that scripts and other sites cannot read.
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	token, next := strings.TrimSpace(r.PostFormValue("token")), inside(r.PostFormValue("next"))
@@ -93,8 +93,8 @@ func (s *Server) logout(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/ui/login", http.StatusSeeOther)
 }
 
-// setCookie sets a cookie for these pages only; no script and no other site can read it. Negative seconds delete it; 0 keeps it until the
-// browser ends.
+// setCookie sets a cookie for these pages, which scripts and other sites cannot read. Negative seconds delete the cookie; 0 keeps it until the browser is
+// closed.
 func setCookie(w http.ResponseWriter, r *http.Request, name, value string, seconds int) {
 	path := "/ui/"
 	if name == tokenCookie(r) && !plainLoopback(r) {
@@ -106,7 +106,7 @@ func setCookie(w http.ResponseWriter, r *http.Request, name, value string, secon
 	})
 }
 
-// inside returns next if it is an address of these pages, and the overview otherwise: a link must not redirect to another site.
+// inside returns next if it is an address of these pages, otherwise the overview, because a link must not redirect to another site.
 func inside(next string) string {
 	if u, err := url.Parse(next); err == nil && u.Host == "" && u.Scheme == "" && strings.HasPrefix(u.Path, "/ui/") && !strings.Contains(next, "\\") {
 		return u.RequestURI()
@@ -114,7 +114,7 @@ func inside(next string) string {
 	return "/ui/"
 }
 
-// back is the address of the page with the form.
+// back is the address of the page with the form; empty if the request does not say it.
 func back(r *http.Request) string {
 	if u, err := url.Parse(r.Referer()); err == nil && u.Host == r.Host {
 		return inside(u.RequestURI())

@@ -60,7 +60,7 @@ func inputType(t reflect.Type) string {
 	return "text"
 }
 
-// jsonName is the name of a field that a form can fill: a text, a number or a truth value.
+// jsonName returns the JSON name of a field, and reports whether a form can fill the field: a text, a number or a boolean.
 func jsonName(f reflect.StructField) (string, bool) {
 	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 	kind := f.Type.Kind()
@@ -92,7 +92,7 @@ func fill(payload any, form url.Values) error {
 	return nil
 }
 
-// signal is the form of a signal.
+// signal is the action of the form of a signal.
 func (s *Server) signal() Action {
 	return Action{
 		Irreversible: true,

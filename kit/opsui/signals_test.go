@@ -33,7 +33,7 @@ func signalling() *saga.Saga {
 	})
 }
 
-// The page of a saga that waits for a person has a form with the fields of the payload.
+// The page of a saga that waits for a signal of an operator has a form with the fields of the payload.
 func TestSignalForm(t *testing.T) {
 	const address = "/ui/sagas/01980000-0000-7000-8000-000000000000"
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

@@ -13,7 +13,7 @@ import (
 	"github.com/millrace/millrace/kit/sandbox"
 )
 
-// parse parses every page together with the layout and the parts, by the name of the page's file.
+// parse parses every page together with the layout and the partial templates. The key of a page is the name of its file without ".html".
 func (s *Server) parse() (map[string]*template.Template, error) {
 	base, err := template.New("").Funcs(functions).Funcs(statusFunctions(nil)).ParseFS(files, "templates/layout.html", "templates/parts.html")
 	if err != nil {
@@ -49,12 +49,12 @@ func (s *Server) parse() (map[string]*template.Template, error) {
 	return parsed, nil
 }
 
-// functions are what templates can call.
+// functions are the functions that templates can call.
 var functions = template.FuncMap{
 	"labelled": func(label string, messages []Message) labelled { return labelled{label, messages} },
 	"money":    Money,
 	"string":   func(v any) string { return fmt.Sprint(v) },
-	"split":    strings.Fields, // the words of a heading, so that "…e34da5b38264" does not break after the dots
+	"split":    strings.Fields, // splits a heading into words, so that "…e34da5b38264" does not break after the dots
 	"short":    Short,
 	"span":     span,
 	"time":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000") },
@@ -72,7 +72,7 @@ var functions = template.FuncMap{
 	"after":      func(d time.Duration) string { return fmt.Sprintf("+%.3f s", d.Seconds()) },
 }
 
-// look is how a status is shown.
+// look is the tone and the symbol of a status.
 type look struct {
 	tone Tone
 	mark string
@@ -88,13 +88,13 @@ var looks = map[string]look{
 	"compensating": {ToneUndone, "◀"}, "compensated": {ToneUndone, "↩"},
 }
 
-// marks tell statuses apart without colours.
+// marks are symbols that distinguish statuses without colours.
 var marks = map[Tone]string{ToneActive: "▶", ToneGood: "✓", ToneBad: "✕", ToneLate: "⏱", ToneUndone: "↩"}
 
 func mark(status string) string { return looks[status].mark }
 
-// statusFunctions are "tone" and "mark" of a status. The statuses of a service count in its own templates only: another word for "open"
-// must not change how an open breaker looks.
+// statusFunctions returns the functions "tone" and "mark" of a status. A service's own statuses apply only to its own templates: a tone of its own for
+// "open" must not change how an open breaker looks.
 func statusFunctions(own map[string]Tone) template.FuncMap {
 	all := maps.Clone(looks)
 	for status, tone := range own {
@@ -111,7 +111,8 @@ func statusFunctions(own map[string]Tone) template.FuncMap {
 	}
 }
 
-// Short is the end of a UUID: enough to tell ids apart on a page. The beginning of a UUIDv7 is the time, and the same for many.
+// Short returns the last 12 digits of a UUID, which suffice to tell ids apart on a page; the first digits of a UUIDv7 are a time, which many ids share.
+// It returns any other text unchanged.
 func Short(id string) string {
 	if len(id) != 36 {
 		return id
@@ -127,7 +128,7 @@ type labelled struct {
 
 func attempts(n int) string { return counted(n, "attempt") }
 
-// counted is a number of something. Unlike plural it is exact.
+// counted is a number with a noun. Unlike plural it does not cut the number off at MaxCount.
 func counted(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
