@@ -13,14 +13,14 @@ import (
 	"github.com/millrace/millrace/kit/cli"
 )
 
-// Client calls the HTTP API of a service.
+// Client calls the HTTP API of a service at URL with HTTP.
 type Client struct {
 	URL  string
 	HTTP *http.Client
 }
 
-// Do sends a request with a JSON body, unless that is nil, and decodes the answer, unless that is nil. The error of an answer with another status
-// than 2xx wraps a *cli.StatusError.
+// Do sends a request. A body that is not nil is encoded as JSON; the answer is decoded from JSON unless answer is nil. The error of a response whose status
+// is not 2xx wraps a *cli.StatusError.
 func (c Client) Do(ctx context.Context, method, path string, headers map[string]string, body, answer any) error {
 	var payload bytes.Buffer
 	if body != nil {
@@ -44,18 +44,18 @@ func (c Client) Do(ctx context.Context, method, path string, headers map[string]
 	return cli.Call(c.HTTP, request, answer)
 }
 
-// Get reads what is at a path.
+// Get sends a GET request and decodes the answer.
 func (c Client) Get(ctx context.Context, path string, answer any) error {
 	return c.Do(ctx, http.MethodGet, path, nil, nil, answer)
 }
 
-// NotFound tells whether an error is the status 404.
+// NotFound reports whether an error is a response with status 404.
 func NotFound(err error) bool {
 	status, ok := errors.AsType[*cli.StatusError](err)
 	return ok && status.Status == http.StatusNotFound
 }
 
-// List reads all pages of a list: List[order](ctx, c, "/v1/orders", "orders").
+// List reads all pages of a list. Field is the JSON name of the rows: List[order](ctx, c, "/v1/orders", "orders").
 func List[T any](ctx context.Context, c Client, path, field string) (all []T, err error) {
 	separator := "?"
 	if strings.Contains(path, "?") {
@@ -81,10 +81,11 @@ func List[T any](ctx context.Context, c Client, path, field string) (all []T, er
 	}
 }
 
-// ErrPatience is the error of Until when the time is over.
+// ErrPatience is the error that Until returns when the time is over.
 var ErrPatience = errors.New("it has not happened in time")
 
-// Until asks again and again until the answer is yes.
+// Until calls done at the interval every until it returns true or an error. It returns ErrPatience after the time patience, and the error of ctx when ctx
+// is done.
 func Until(ctx context.Context, every, patience time.Duration, done func() (bool, error)) error {
 	for deadline := time.Now().Add(patience); ; {
 		if yes, err := done(); err != nil || yes {

@@ -1,6 +1,6 @@
-// Package demo makes a command that shows a service at work: it begins a number of tasks through the HTTP API, follows each until it has ended, shows
-// a live table, checks the invariants afterwards, and prints the result as a table or as JSON. The service says what a task is and which invariants
-// hold; tests use the client and the checks too.
+// Package demo makes a command that demonstrates a service: it starts a number of tasks through the HTTP API, follows each task until it has ended, shows a
+// live table, checks the invariants afterwards, and prints the result as a table or as JSON. The service defines its tasks and its invariants. Tests can use
+// the client and the checks too.
 package demo
 
 import (
@@ -17,66 +17,66 @@ import (
 	"github.com/millrace/millrace/kit/runner"
 )
 
-// Bounds of a demo.
+// Limits of a demo.
 const (
-	inFlight      = 48              // tasks
-	taskPatience  = 3 * time.Minute // of a task
+	inFlight      = 48              // tasks that run at the same time
+	taskPatience  = 3 * time.Minute // until a task must have ended
 	checkPatience = 30 * time.Second
 	callTimeout   = 40 * time.Second
 )
 
-// Demo describes the demo of a service.
+// Demo describes the demo of a service. Command makes the command.
 type Demo struct {
-	Noun     string   // what tasks are, in the plural: "orders"; the number is set with --orders
-	Short    string   // one line about the command
-	Statuses []string // that a task can end with, in the order of the table
-	Outage   Outage   // of --chaos
+	Noun     string   // the word for tasks, in the plural, such as "orders"; the flag --orders sets their number
+	Short    string   // the description of the command in one line
+	Statuses []string // the statuses with which a task can end, in the order of the table
+	Outage   Outage   // the fault that --chaos causes; without it the command has no such flag
 
-	// Prepare makes ready what the tasks need. Optional.
+	// Prepare creates what the tasks need. Optional.
 	Prepare func(ctx context.Context, c Client, total int) error
 
-	// Task begins the nth task of so many and waits until it has ended. Its context ends with an error if that takes too long.
+	// Task starts the task with number n (from 0) of total tasks and waits until it has ended. The context is cancelled after three minutes.
 	Task func(ctx context.Context, c Client, n, total int) (Outcome, error)
 
-	// Slow says what the tasks with a slow Outcome do: "wait for the payment provider's time-out".
+	// Slow describes the tasks whose Outcome is slow, as the predicate of a sentence, such as "wait for the payment provider's time-out".
 	Slow string
 
-	// Check checks the invariants. It is called until they hold, or for thirty seconds.
+	// Check checks the invariants. It is called repeatedly until they hold, for at most 30 seconds.
 	Check func(ctx context.Context, c Client, total int) (Report, error)
 
-	// JSON makes what --json prints of a result.
+	// JSON converts a result to the value that --json prints.
 	JSON func(r Result) any
 
-	// Instead are other demos, by the flags that choose them: "returns" is run by demo --returns. The flags of this one hold for them too.
+	// Instead has other demos by the flags that choose them: the demo "returns" runs with demo --returns. The other flags of this demo apply to them too.
 	Instead map[string]Demo
 }
 
-// Outcome is how a task has ended.
+// Outcome is the result of a task.
 type Outcome struct {
 	Status, Reason string
-	Slow           bool // the task waits for a time-out by design: rate and latencies leave it out
+	Slow           bool // the task waits for a time-out by design, so the rate and the latencies do not include it
 }
 
-// Result is what a demo found.
+// Result is the result of a demo.
 type Result struct {
 	Total     int
 	ByStatus  map[string]int
 	ByReason  map[string]int
-	Slow      int           // of all tasks
-	Took      time.Duration // of all tasks
-	PerSecond float64       // without slow tasks
-	P50, P99  time.Duration // until a task had ended, without slow ones
-	Happened  []Happening   // of --chaos
+	Slow      int           // number of slow tasks
+	Took      time.Duration // until all tasks had ended
+	PerSecond float64       // ended tasks per second, without slow tasks
+	P50, P99  time.Duration // latencies of tasks, without slow tasks
+	Happened  []Happening   // events of --chaos
 	Report    Report
 }
 
-// Happening is something that the demo did or saw.
+// Happening is an action or an observation of the demo.
 type Happening struct {
-	At   float64 `json:"at"` // seconds since the beginning
+	At   float64 `json:"at"` // seconds since the start of the tasks
 	What string  `json:"what"`
 }
 
-// Command is the command demo.
+// Command returns the command "demo". It uses the running service, or starts one for the demo if none answers. It fails if the invariants do not hold.
 func (d Demo) Command(p *runner.Program) *cobra.Command {
 	total, url, asJSON, chaos, instead := 100, "", false, false, map[string]*bool{}
 	c := &cobra.Command{Use: "demo", Short: d.Short, Args: cli.Args(0), RunE: func(c *cobra.Command, _ []string) error {

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// api serves fixed answers by path.
+// api serves fixed answers by their paths.
 func api(t *testing.T, answers map[string]string) Client {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -102,7 +102,7 @@ func TestWaitChecksUntilConsistent(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// books is a demo whose every third task is refused, and whose first one is slow.
+// books is a demo in which every third task is refused, and the first task is slow.
 func books() Demo {
 	return Demo{
 		Noun: "books", Statuses: []string{"lent", "refused"}, Slow: "wait for a reader",
@@ -183,7 +183,7 @@ func TestDemoShowsResult(t *testing.T) {
 	require.JSONEq(t, `{"books":4,"lent":3}`, out.String())
 }
 
-// The stand-in is down until its breaker is open and a saga compensates, and works again whatever happens.
+// The stand-in is down until its circuit breaker is open and a saga compensates. It works again afterwards in any case.
 func TestOutage(t *testing.T) {
 	var down atomic.Bool
 	var asked atomic.Int64

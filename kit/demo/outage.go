@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// Outage is the fault of --chaos: a stand-in of the sandbox is down until its breaker is open and a saga has timed out.
+// Outage is the fault of --chaos: a stand-in of the sandbox is down until its circuit breaker is open and a saga has timed out.
 type Outage struct {
-	Service string // of the sandbox, and its breaker: "payments"
-	Called  string // "the payment provider"
+	Service string // name of the stand-in and of its circuit breaker, such as "payments"
+	Called  string // the name in messages, such as "the payment provider"
 }
 
-// downAtMost bounds how long a stand-in is down, and how long its breaker may take to close.
+// downAtMost limits how long a stand-in is down, and how long its circuit breaker may take to close.
 const downAtMost = 40 * time.Second
 
-// strike has the outage happen when a quarter of the tasks has ended. The second half of them begins only then, or they could all have ended before.
+// strike starts the outage when a quarter of the tasks has ended. The second half of the tasks waits until then; otherwise all tasks could end before.
 func (o Outage) strike(ctx context.Context, r *run) (err error) {
 	begun := sync.OnceFunc(func() { close(r.struck) })
 	defer begun()

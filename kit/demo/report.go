@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// Report is the result of a check of the invariants: what must hold while no saga runs.
+// Report is the result of a check of the invariants, which must hold while no saga runs.
 type Report struct{ Faults []string } // empty: consistent
 
-// Consistent tells whether there are no faults.
+// Consistent reports whether there are no faults.
 func (r *Report) Consistent() bool { return len(r.Faults) == 0 }
 
-// Fault adds a fault.
+// Fault adds a fault to the report.
 func (r *Report) Fault(format string, args ...any) {
 	r.Faults = append(r.Faults, fmt.Sprintf(format, args...))
 }
 
-// AtRest adds a fault for each saga that has not ended, and one for an outbox that is not empty.
+// AtRest adds a fault for each saga that has not ended, and a fault if the outbox is not empty. It lists at most ten sagas of each status.
 func (c Client) AtRest(ctx context.Context, r *Report) error {
 	for _, status := range []string{"running", "compensating", "stuck"} {
 		var page struct {
@@ -45,8 +45,8 @@ func (c Client) AtRest(ctx context.Context, r *Report) error {
 	return nil
 }
 
-// Wait checks the invariants until they hold or patience ends, and returns the last report. A report is a Report, or a pointer to a struct that embeds
-// one.
+// Wait calls check until the invariants hold or the time patience is over, and returns the last report. The type of a report is *Report, or a pointer to a
+// struct that embeds Report. If the last check failed with an error, Wait returns the error.
 func Wait[R interface{ Consistent() bool }](ctx context.Context, patience time.Duration, check func(ctx context.Context) (R, error)) (last R, err error) {
 	var failure error // of the last check
 	err = Until(ctx, 250*time.Millisecond, patience, func() (bool, error) {
@@ -59,7 +59,7 @@ func Wait[R interface{ Consistent() bool }](ctx context.Context, patience time.D
 	return last, err
 }
 
-// Sentence is the report in a line.
+// Sentence returns the report in one line.
 func (r *Report) Sentence() string {
 	if r.Consistent() {
 		return "balanced"

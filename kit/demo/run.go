@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// run is a demo while its tasks run.
+// run is a demo whose tasks are running.
 type run struct {
 	demo   Demo
 	client Client
@@ -17,15 +17,15 @@ type run struct {
 	began  time.Time
 
 	placed, ended atomic.Int64
-	struck        chan struct{} // closed when the outage has begun, if there is one
+	struck        chan struct{} // closed when the outage has begun
 
 	mu        sync.Mutex
 	result    Result
-	latencies []time.Duration // of all but the slow ones
-	prompt    time.Duration   // from the beginning until the last of these had ended
+	latencies []time.Duration // of all tasks but slow ones
+	prompt    time.Duration   // from the start until the last task that is not slow has ended
 }
 
-// measure runs the tasks.
+// measure runs the tasks and returns their result.
 func (d Demo) measure(ctx context.Context, client Client, total int, chaos bool, live func(context.Context, func() []byte) func()) (Result, error) {
 	r := &run{demo: d, client: client, total: total, struck: make(chan struct{}), result: Result{Total: total, ByStatus: map[string]int{}, ByReason: map[string]int{}}}
 	if d.Prepare != nil {
@@ -41,7 +41,7 @@ func (d Demo) measure(ctx context.Context, client Client, total int, chaos bool,
 	return r.result, err
 }
 
-// tasks runs all tasks, and the outage beside them. The first error ends all.
+// tasks runs all tasks and the outage. The first error ends all tasks.
 func (r *run) tasks(ctx context.Context, chaos bool) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)

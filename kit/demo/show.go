@@ -16,7 +16,7 @@ import (
 // Round rounds to two decimals.
 func Round(v float64) float64 { return float64(int64(v*100+0.5)) / 100 }
 
-// table is what is known so far.
+// table is the live table with the progress of the tasks.
 func (r *run) table() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -38,7 +38,7 @@ func (r *run) table() []byte {
 	return out.Bytes()
 }
 
-// show prints a result.
+// show prints the result as a table or as JSON.
 func (d Demo) show(w io.Writer, r Result, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(w).Encode(d.JSON(r))
