@@ -2,5 +2,5 @@
 
 package embedded
 
-// Available tells whether the embedded PostgreSQL and Kafka are in this binary.
+// Available reports whether this binary contains the embedded PostgreSQL and Kafka.
 const Available = true

@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// repository is where PostgreSQL is downloaded from.
+// repository is the Maven repository that PostgreSQL is downloaded from.
 const repository = "https://repo1.maven.org/maven2"
 
-// reported is the progress between two messages, in percent.
+// reported is the progress, in percent, between two messages.
 const reported = 10
 
-// watched is a local proxy of the repository that reports the progress of downloads, because the library that downloads does not.
+// watched starts a local proxy of the repository that reports the progress of downloads, because the library that downloads does not.
 func watched(ctx context.Context, repository string, logf func(string)) (address string, stop func(), err error) {
 	upstream, err := url.Parse(repository)
 	if err != nil {
@@ -43,7 +43,7 @@ func watched(ctx context.Context, repository string, logf func(string)) (address
 	return "http://" + listener.Addr().String(), func() { _ = server.Close() }, nil
 }
 
-// counted reports how much of a download was read.
+// counted reports the progress of reading a download.
 type counted struct {
 	io.ReadCloser
 	read, total, said int64

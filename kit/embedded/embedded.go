@@ -1,3 +1,3 @@
-// Package embedded runs a real PostgreSQL beside this process and a Kafka broker in it, with their data in a directory, so that `go run .`
-// needs nothing else. The build tag noembedded leaves both out of a binary, with the libraries that they need.
+// Package embedded runs a real PostgreSQL as a child process and a Kafka broker in this process, with their data in a directory, so that `go run .` needs
+// no other services. The build tag noembedded leaves both, and the libraries that they need, out of a binary.
 package embedded

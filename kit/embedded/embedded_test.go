@@ -19,7 +19,7 @@ import (
 )
 
 func TestPostgresKeepsItsDataAndTakesALeftoverOver(t *testing.T) {
-	dir, ctx := t.TempDir(), context.Background() // closed to others: root's server must get through all the same
+	dir, ctx := t.TempDir(), context.Background() // closed to other users: the server of root must start anyway
 	logf := func(line string) { t.Log(line) }
 
 	first, err := embedded.StartPostgres(ctx, dir, logf)
@@ -27,7 +27,7 @@ func TestPostgresKeepsItsDataAndTakesALeftoverOver(t *testing.T) {
 	require.True(t, first.Fresh)
 	exec(t, first.DSN, `CREATE TABLE kept (x int); INSERT INTO kept VALUES (7)`)
 
-	// The first is not stopped, as if its parent had been killed.
+	// The first server is not stopped, as if its parent had been killed.
 	second, err := embedded.StartPostgres(ctx, dir, logf)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, second.Stop()) })
@@ -77,7 +77,7 @@ func TestDataDirectoryHasOneInstance(t *testing.T) {
 	require.NoError(t, release())
 }
 
-// libpq's variables are of the databases that the user works with. They reach neither the embedded server nor our connections to it.
+// The variables of libpq are for databases that the user works with. They affect neither the embedded server nor connections to it.
 func TestEmbeddedPostgresIgnoresLibpqVariables(t *testing.T) {
 	for name, value := range map[string]string{
 		"PGSERVICE": "production", "PGSERVICEFILE": "/nowhere", "PGOPTIONS": "-c default_transaction_read_only=on", "PGHOST": "db.example", "PGPORT": "1", "PGUSER": "ada",
@@ -94,7 +94,7 @@ func TestEmbeddedPostgresIgnoresLibpqVariables(t *testing.T) {
 	require.Equal(t, pg.DSN, embedded.Running(dir))
 }
 
-// Who stops the service while it starts leaves no server behind.
+// A start that is cancelled leaves no server behind.
 func TestEmbeddedPostgresIsStoppedWhenTheStartIsCancelled(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -104,14 +104,14 @@ func TestEmbeddedPostgresIsStoppedWhenTheStartIsCancelled(t *testing.T) {
 	require.Empty(t, embedded.Running(dir))
 }
 
-// Root hands nothing over to the unprivileged user but directories that it has made itself.
+// Root gives the unprivileged user only directories that it has created itself.
 func TestEmbeddedPostgresOfRootChangesNoOwnerOfWhatOthersPrepared(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("is about root")
 	}
 	temporary := t.TempDir()
 	t.Setenv("TMPDIR", temporary)
-	prepared := filepath.Join(temporary, "millrace-postgres") // where earlier versions kept downloads
+	prepared := filepath.Join(temporary, "millrace-postgres") // earlier versions stored downloads there
 	require.NoError(t, os.Mkdir(prepared, 0o777))
 	file := filepath.Join(prepared, "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))

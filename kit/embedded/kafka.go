@@ -10,13 +10,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 )
 
-// Kafka is a broker in this process that speaks Kafka's protocol on loopback and keeps its log on disk.
+// Kafka is a broker in this process. It speaks Kafka's protocol on loopback and stores its log on disk.
 type Kafka struct {
 	Brokers []string
 	cluster *kfake.Cluster
 }
 
-// StartKafka starts it on the data below dir, on a port, or on any free one if that is 0.
+// StartKafka starts a broker with its data below dir. It listens on the port, or on any free port if port is 0.
 func StartKafka(dir string, port int) (*Kafka, error) {
 	data := filepath.Join(dir, "kafka")
 	if err := os.MkdirAll(data, 0o750); err != nil {

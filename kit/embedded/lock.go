@@ -7,8 +7,9 @@ import (
 	"syscall"
 )
 
-// Lock locks a data directory until the process ends or release is called. Without the lock, a second instance on the same directory would
-// stop the first one's server as a leftover.
+// Lock locks a data directory until release is called or the process ends. It creates the directory if it does not exist. Without the lock, a second
+// instance on the same directory would stop the PostgreSQL of the first as a leftover. The error says that another instance holds the lock; Lock does not
+// wait.
 func Lock(dir string) (release func() error, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the user that runs PostgreSQL must get through
 		return nil, fmt.Errorf("DATA_DIR: %w", err)

@@ -8,7 +8,7 @@ import (
 	"unsafe"
 )
 
-// What the kernel calls them; package syscall does not have them.
+// Constants of the kernel that package syscall does not have.
 const (
 	prSetSecurebits       = 28
 	noSetuidFixup         = 1 << 2
@@ -28,13 +28,13 @@ type capabilityHeader struct {
 
 type capabilityData struct{ effective, permitted, inheritable uint32 }
 
-// asUser runs f on this thread, which the caller has locked and will not unlock, with another identity. The raw calls are
-// the point: syscall.Setresuid would change every thread.
+// asUser runs f with another identity on this thread, which the caller has locked and will not unlock. It uses raw system calls, because syscall.Setresuid
+// would change the identity of every thread.
 //
-// One capability is kept where the kernel lets us: to pass through directories that are closed to others, because the data
-// directory of a user who is root often lies below one (/root, mktemp -d).
+// If the kernel permits it, the thread keeps one capability: to pass through directories that are closed to others. The data directory of root often lies
+// below such a directory (/root, mktemp -d).
 func asUser(o owner, f func() error) error {
-	// Without this bit, changing the user drops every capability, and access(2), which PostgreSQL asks, ignores those we have.
+	// Without this bit, changing the user drops every capability, and access(2), which PostgreSQL calls, ignores capabilities.
 	_, _, dropped := syscall.RawSyscall(syscall.SYS_PRCTL, prSetSecurebits, noSetuidFixup, 0)
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
 		return fmt.Errorf("leave root's groups: %w", errno)
@@ -67,7 +67,7 @@ func keepOnlyReadSearch() error {
 	return nil
 }
 
-// mayPass tells whether asUser will be able to keep its capability: whether we have it now.
+// mayPass reports whether asUser will be able to keep its capability, which is so if this process has it.
 func mayPass() bool {
 	header := capabilityHeader{version: capabilityVersion3}
 	var data [capabilityDataEntries]capabilityData

@@ -23,18 +23,20 @@ import (
 	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
 )
 
-// version is the version of PostgreSQL that is downloaded, once for all data directories.
+// version is the version of PostgreSQL that is downloaded. It is downloaded once for all data directories.
 const version = embeddedpostgres.V18
 
-// Postgres is a running server.
+// Postgres is a running PostgreSQL server. StartPostgres starts it.
 type Postgres struct {
 	DSN   string
 	Fresh bool // the data directory is new
 	stop  func() error
 }
 
-// StartPostgres starts a server on the data below dir, as another user if this process runs as root. It stops a server that an earlier run
-// has left behind first. If it returns an error, no server is running. Logf is called before slow steps.
+// StartPostgres starts a server with its data below dir, and blocks until it accepts connections. If this process runs as root, the server runs as another
+// user. If an earlier run has left a server behind, StartPostgres stops it first. It downloads PostgreSQL if it is not cached, and uses an installed version
+// if the download fails. It removes the PG* variables from the environment of this process. Logf is called before slow steps. If there is an error, no
+// server is running.
 func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postgres, err error) {
 	ignoreLibpqVariables()
 	if dir, err = filepath.Abs(dir); err != nil {
@@ -63,7 +65,7 @@ func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postg
 	}
 	defer func() {
 		if err != nil {
-			_ = os.RemoveAll(work) // else the next start does
+			_ = os.RemoveAll(work) // if this fails, the next start removes it
 		}
 	}()
 	if err := copyArchives(cache, work); err != nil {
@@ -73,7 +75,7 @@ func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postg
 	binaries, source := "", repository
 	unpacked := filepath.Join(cache, "unpacked-"+string(version))
 	if copyTree(unpacked, filepath.Join(work, "binaries")) == nil {
-		binaries = filepath.Join(work, "binaries") // without the 2 s of work that unpacking takes
+		binaries = filepath.Join(work, "binaries") // this saves the 2 s that unpacking takes
 	}
 	if binaries == "" && !downloaded(work) {
 		logf("downloading PostgreSQL " + string(version) + " (15 MB, once)")
@@ -90,7 +92,7 @@ func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postg
 	}
 	var log bytes.Buffer
 	start := func() (*embeddedpostgres.EmbeddedPostgres, error) {
-		// The library replaces a directory of another major version. That would delete the user's data, so it is refused here.
+		// The library would replace, and so delete, the data of another major version. sameMajor returns an error instead.
 		if err := sameMajor(cluster, wanted); err != nil {
 			return nil, err
 		}
@@ -126,8 +128,8 @@ func StartPostgres(ctx context.Context, dir string, logf func(string)) (_ *Postg
 	return &Postgres{DSN: dsnOf(strconv.Itoa(int(port))), Fresh: fresh, stop: stop}, nil
 }
 
-// workDir creates a directory for the downloads, logs and temporary files of one run. It is new for each run, because it belongs to the user
-// who runs the server; the cache of downloads belongs to this process's user. It removes directories of runs that were killed.
+// workDir creates a directory for the downloads, logs and temporary files of one run. Each run needs a new directory, because the directory belongs to the
+// user that runs the server, while the cache of downloads belongs to the user of this process. workDir removes the directories of runs that were killed.
 func workDir(data string, o owner) (string, error) {
 	left, err := filepath.Glob(filepath.Join(data, "start-*"))
 	if err != nil {
@@ -145,17 +147,18 @@ func workDir(data string, o owner) (string, error) {
 	return dir, os.Lchown(dir, o.uid, o.gid)
 }
 
-// ignoreLibpqVariables removes PGHOST, PGSERVICE, PGOPTIONS and similar variables from this process's environment: they are meant for other
-// databases, and would change the embedded server's programs and the connections to it.
+// ignoreLibpqVariables removes PGHOST, PGSERVICE, PGOPTIONS and similar variables from the environment of this process. They are meant for other databases,
+// and would change the programs of the embedded server and the connections to it.
 func ignoreLibpqVariables() {
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "PG") {
-			_ = os.Unsetenv(name) // fails on odd names only
+			_ = os.Unsetenv(name) // fails only for malformed names
 		}
 	}
 }
 
-// Running returns the DSN of the server that runs on the data below dir, for another process; empty if there is none.
+// Running returns the DSN of the server that runs with its data below dir, for example in another process; empty if there is none. Like StartPostgres it
+// removes the PG* variables from the environment of this process.
 func Running(dir string) string {
 	ignoreLibpqVariables()
 	cluster := filepath.Join(dir, "postgres", "cluster")
@@ -175,19 +178,20 @@ func dsnOf(port string) string {
 	return "postgres://millrace:millrace@127.0.0.1:" + port + "/millrace?sslmode=disable"
 }
 
-// Stop stops the server cleanly.
+// Stop stops the server cleanly and waits until it has ended.
 func (p *Postgres) Stop() error { return p.stop() }
 
-// cacheDir is where downloads are kept for all data directories.
+// cacheDir is the directory with the downloads for all data directories.
 func cacheDir(dir string) string {
 	base, err := os.UserCacheDir()
 	if err != nil {
-		return filepath.Join(dir, "cache") // a user without a home keeps it with the data
+		return filepath.Join(dir, "cache") // a user without a home directory has the cache in the data directory
 	}
 	return filepath.Join(base, "millrace-postgres")
 }
 
-// copyArchives copies downloads that are missing in to. It skips links and other special files, because from may belong to another user.
+// copyArchives copies downloads from one directory to another unless they are there. It skips links and special files, because the first directory may
+// belong to another user.
 func copyArchives(from, to string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {
@@ -220,7 +224,7 @@ func keepArchives(work, cache string) error {
 	return err
 }
 
-// keepUnpacked copies the unpacked programs to the cache, atomically.
+// keepUnpacked copies the unpacked programs to the cache atomically.
 func keepUnpacked(from, to string) error {
 	beside, err := os.MkdirTemp(filepath.Dir(to), "unpacking-")
 	if err != nil {
@@ -230,13 +234,13 @@ func keepUnpacked(from, to string) error {
 	if err := copyTree(from, filepath.Join(beside, "all")); err != nil {
 		return err
 	}
-	if err := os.Rename(filepath.Join(beside, "all"), to); err != nil && !errors.Is(err, fs.ErrExist) { // another process was first
+	if err := os.Rename(filepath.Join(beside, "all"), to); err != nil && !errors.Is(err, fs.ErrExist) { // another process has copied them first
 		return err
 	}
 	return nil
 }
 
-// copyTree copies directories, files and links to files of the same tree, so that every user can read and execute the copy.
+// copyTree copies directories, files and links to files of the same tree. Every user can read and execute the copy.
 func copyTree(from, to string) error {
 	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
@@ -296,13 +300,13 @@ func downloaded(cache string) bool {
 	return err == nil && len(found) > 0
 }
 
-// installed finds the newest PostgreSQL that is installed on this host: the directory with bin/postgres, and its version.
+// installed finds the newest PostgreSQL on this host. It returns the directory that contains bin/initdb, and the version.
 func installed(ctx context.Context) (dir string, version embeddedpostgres.PostgresVersion) {
 	var candidates []string
 	for _, pattern := range []string{
 		"/usr/lib/postgresql/*/bin/initdb", "/opt/homebrew/opt/postgresql*/bin/initdb", "/usr/local/opt/postgresql*/bin/initdb",
 	} {
-		found, _ := filepath.Glob(pattern) // constant patterns are good
+		found, _ := filepath.Glob(pattern) // a constant pattern has no error
 		slices.Reverse(found)
 		candidates = append(candidates, found...)
 	}
@@ -334,14 +338,14 @@ func sameMajor(cluster string, wanted embeddedpostgres.PostgresVersion) error {
 	return err
 }
 
-// nobody is the user id of the server where this process runs as root, because PostgreSQL refuses to run as root. It needs no account.
+// nobody is the user id of the server if this process runs as root, because PostgreSQL refuses to run as root. The id needs no account.
 const nobody = 65534
 
-// owner is the user who runs the server.
+// owner is the user that runs the server.
 type owner struct{ uid, gid int }
 
-// ownerOf returns the user who runs the server on a data directory: this process's user or, if that is root, the owner of the directory. A
-// new directory is given to nobody. The owner of existing files never changes.
+// ownerOf returns the user that runs the server on a data directory: the user of this process or, if that is root, the owner of the directory. A new
+// directory of root is given to nobody. The owner of existing files never changes.
 func ownerOf(data string) (owner, error) {
 	if os.Geteuid() != 0 {
 		return owner{os.Geteuid(), os.Getegid()}, nil
@@ -369,8 +373,8 @@ func ownerOf(data string) (owner, error) {
 	return owner{nobody, nobody}, nil
 }
 
-// run calls f as the owner. Only one thread changes its identity, by raw system calls, and the server, which is forked there, inherits it.
-// The thread ends with its goroutine, because the goroutine never unlocks it. The owner must be able to enter the first of dirs; the last one
+// run calls f as the owner. Only one thread changes its identity, with raw system calls, and the server inherits the identity because it is forked on that
+// thread. The goroutine never unlocks the thread, so the thread ends with the goroutine. The owner must be able to enter the first of dirs; the last of dirs
 // is for temporary files. A panic of the library is returned as an error.
 func (o owner) run(f func() error, dirs ...string) error {
 	safe := func() (err error) {
@@ -388,9 +392,9 @@ func (o owner) run(f func() error, dirs ...string) error {
 		if err := reachable(dirs[0]); err != nil && !mayPass() {
 			return err
 		}
-		// The library writes a temporary file; root's directory for those may be closed to others.
+		// The library writes a temporary file, and root's directory for temporary files may be closed to others.
 		before, had := os.LookupEnv("TMPDIR")
-		_ = os.Setenv("TMPDIR", dirs[len(dirs)-1]) // fails on odd names only
+		_ = os.Setenv("TMPDIR", dirs[len(dirs)-1]) // fails only for malformed names
 		defer func() {
 			if had {
 				_ = os.Setenv("TMPDIR", before)
@@ -407,7 +411,7 @@ func (o owner) run(f func() error, dirs ...string) error {
 	return <-done
 }
 
-// reachable returns an error that names the directory above dir that other users cannot enter.
+// reachable returns an error that names a directory above dir that other users cannot enter.
 func reachable(dir string) error {
 	for parent := filepath.Dir(dir); parent != "/" && parent != "."; parent = filepath.Dir(parent) {
 		info, err := os.Stat(parent)
@@ -421,7 +425,7 @@ func reachable(dir string) error {
 	return nil
 }
 
-// stopLeftover stops a server that still holds the data directory because its parent was killed.
+// stopLeftover stops a server that still uses the data directory because its parent was killed.
 func stopLeftover(cluster string) error {
 	pidFile := filepath.Join(cluster, "postmaster.pid")
 	content, err := os.ReadFile(pidFile) //nolint:gosec // below the data directory
@@ -433,10 +437,10 @@ func stopLeftover(cluster string) error {
 	if err != nil || pid < 2 || !isServer(pid, cluster) {
 		return nil //nolint:nilerr // PostgreSQL itself removes a file of a server that is gone
 	}
-	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT} { // fast, then immediate shutdown
-		_ = syscall.Kill(pid, signal) // gone already is what we want
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT} { // fast shutdown, then immediate shutdown
+		_ = syscall.Kill(pid, signal) // an error means that the server has already ended
 		for range 100 {
-			if !isServer(pid, cluster) { // one that only waits for its parent to notice does not count
+			if !isServer(pid, cluster) { // a zombie is no longer a server
 				return nil
 			}
 			time.Sleep(50 * time.Millisecond)
@@ -445,11 +449,11 @@ func stopLeftover(cluster string) error {
 	return fmt.Errorf("the PostgreSQL server %d still holds %s and does not stop", pid, cluster)
 }
 
-// isServer tells whether a process is the server of this cluster, and not another process with the same id.
+// isServer reports whether a process is the server of this cluster, and not another process with the same id.
 func isServer(pid int, cluster string) bool {
 	output, err := exec.Command("ps", "-o", "args=", "-p", strconv.Itoa(pid)).Output() //nolint:gosec,noctx // a number; ends at once
 	if err != nil {
-		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // where ps is not installed
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // for hosts without ps
 		return err == nil && strings.Contains(string(raw), cluster)
 	}
 	return strings.Contains(string(output), cluster)
