@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Certificate makes a self-signed certificate for 127.0.0.1, and a PEM file with it.
+// Certificate makes a self-signed certificate for 127.0.0.1, which is valid for an hour, and a PEM file that contains the certificate.
 func Certificate(t *testing.T) (certificate tls.Certificate, authority string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

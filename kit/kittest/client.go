@@ -11,41 +11,42 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Client sends HTTP requests to an instance.
+// Client sends HTTP requests to an instance. NewClient makes it.
 type Client struct {
 	URL  string
 	t    *testing.T
 	http *http.Client
 }
 
-// NewClient makes a client of a base URL.
+// NewClient makes a client for a base URL. Its time limit is 45 seconds for a request.
 func NewClient(t *testing.T, url string) Client {
 	return Client{url, t, &http.Client{Timeout: 45 * time.Second}}
 }
 
-// Response is a response that was read to its end.
+// Response is a response with its whole body.
 type Response struct {
 	Status int
 	Header http.Header
 	Body   string
 }
 
-// JSON decodes the body.
+// JSON decodes the body into v.
 func (r Response) JSON(t *testing.T, v any) {
 	t.Helper()
 	require.NoError(t, json.Unmarshal([]byte(r.Body), v), "%d: %s", r.Status, r.Body)
 }
 
-// Problem is an error's body.
+// Problem is the JSON body of an error response (RFC 9457).
 type Problem struct {
 	Type, Title, Detail string
 	Status              int
 	Errors              []struct{ Field, Message string }
 }
 
-// Try sends a request. Headers are "Name: value" pairs, flat.
+// Try sends a request and returns an error if there is no response. Headers are alternately names and values. A request with a body has the Content-Type of
+// JSON.
 func (c Client) Try(method, path, body string, headers ...string) (Response, error) {
-	request, err := http.NewRequest(method, c.URL+path, bytes.NewBufferString(body)) // the client has a time-out
+	request, err := http.NewRequest(method, c.URL+path, bytes.NewBufferString(body)) // the client has a time limit
 	if err != nil {
 		return Response{}, err
 	}
@@ -72,7 +73,7 @@ func (c Client) Do(method, path, body string, headers ...string) Response {
 	return response
 }
 
-// Get is for polling: it returns errors.
+// Get sends a GET request. It returns an error instead of failing the test, so it is suited to polling.
 func (c Client) Get(path string) (status int, body string, err error) {
 	response, err := c.Try(http.MethodGet, path, "")
 	return response.Status, response.Body, err
@@ -95,12 +96,12 @@ type Step struct {
 	Reason   string `json:"reason"`
 	Stuck    bool   `json:"stuck"`
 
-	// Items are the numbers of the items by status, and InFlight those in flight, of a step that is taken for each item of a list.
+	// Items has the numbers of a for-each step's items by status, InFlight its items in flight.
 	Items    map[string]int `json:"items"`
 	InFlight []Step         `json:"in_flight"`
 }
 
-// Statuses are the statuses of the steps, and of the items in flight, by their names.
+// Statuses returns the statuses of the steps and of their items in flight, by name.
 func (s Saga) Statuses() map[string]string {
 	statuses := map[string]string{}
 	for _, step := range s.Steps {
@@ -112,7 +113,7 @@ func (s Saga) Statuses() map[string]string {
 	return statuses
 }
 
-// Saga reads a saga.
+// Saga reads a saga and fails the test if there is none with this id.
 func (c Client) Saga(id string) (saga Saga) {
 	c.t.Helper()
 	response := c.Do(http.MethodGet, "/v1/sagas/"+id, "")

@@ -20,10 +20,11 @@ import (
 	"github.com/millrace/millrace/kit/postgres/migrations"
 )
 
-// server is the PostgreSQL of this test process.
+// server is the DSN of the PostgreSQL of this test process.
 var server string
 
-// Main runs a package's tests on POSTGRES_DSN, or on an embedded PostgreSQL of their own. Call it from TestMain.
+// Main runs the tests of a package on the PostgreSQL of POSTGRES_DSN, or on an embedded PostgreSQL that it starts for them. TestMain must call it. It does
+// not return.
 func Main(m *testing.M) { os.Exit(mainCode(m)) }
 
 func mainCode(m *testing.M) int {
@@ -44,7 +45,7 @@ func mainCode(m *testing.M) int {
 	return m.Run()
 }
 
-// Database makes a database with the kit's tables and those of a service's migrations, and removes it at the end of the test.
+// Database creates a database with the tables of the kit and of a service's migrations, and removes it at the end of the test. It needs Main.
 func Database(t testing.TB, service ...fs.FS) (db *sqlx.DB, dsn string) {
 	t.Helper()
 	name := "t" + strings.ReplaceAll(uuid.NewString(), "-", "")
@@ -67,8 +68,8 @@ func schema(service []fs.FS) migrations.Schema {
 	return migrations.New(nil)
 }
 
-// ClockAhead connects to the database of db with a clock that is ahead: rows that are written there have a later time, and existing rows
-// become older.
+// ClockAhead connects to the database of db in sessions whose clock is ahead by d: rows that are written in them have a later time, and existing rows appear
+// older. It needs Main.
 func ClockAhead(t *testing.T, db *sqlx.DB, d time.Duration) *sqlx.DB {
 	t.Helper()
 	var name string
@@ -82,7 +83,7 @@ func ClockAhead(t *testing.T, db *sqlx.DB, d time.Duration) *sqlx.DB {
 	return ahead
 }
 
-// ClockAheadDSN is a database with a clock that is ahead.
+// ClockAheadDSN returns the DSN with a setting that makes the clock of its sessions ahead by d, in whole seconds.
 func ClockAheadDSN(t *testing.T, dsn string, d time.Duration) string {
 	t.Helper()
 	u, err := url.Parse(dsn)
@@ -93,14 +94,14 @@ func ClockAheadDSN(t *testing.T, dsn string, d time.Duration) string {
 	return u.String()
 }
 
-// ExampleDatabase is Database for examples, which have no test. Done removes it.
+// ExampleDatabase is Database for examples, which have no testing.T. It panics on errors. Done removes the database.
 func ExampleDatabase() (db *sqlx.DB, dsn string, done func()) {
 	name := "t" + strings.ReplaceAll(uuid.NewString(), "-", "")
 	u, err := url.Parse(server)
 	must(err)
 	admin, err := postgres.Open(server, 2)
 	must(err)
-	_, err = admin.Exec("CREATE DATABASE " + name) // a name of our own making
+	_, err = admin.Exec("CREATE DATABASE " + name) // the name is generated above
 	must(err)
 	u.Path = "/" + name
 	db, err = postgres.Open(u.String(), 10)
@@ -119,7 +120,7 @@ func must(err error) {
 	}
 }
 
-// Kafka is KAFKA_BROKERS, or an embedded broker of the test's own.
+// Kafka returns the addresses in KAFKA_BROKERS, or of an embedded broker that runs until the end of the test.
 func Kafka(t *testing.T) []string {
 	t.Helper()
 	if brokers := os.Getenv("KAFKA_BROKERS"); brokers != "" {

@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Instance is a running process of the service, started by the test or before it.
+// Instance is a running process of the service, which the test has started, or which was started before the tests (see Attach).
 type Instance struct {
 	Client
 	t       *testing.T
@@ -29,14 +29,13 @@ type Instance struct {
 	command *exec.Cmd
 	exited  chan struct{}
 	exit    error
-	own     []string // settings of this one
-	mark    int      // where the output of the last process begins
+	own     []string // settings of this instance, which Restart keeps
+	mark    int      // length of the output of earlier processes
 	mu      sync.Mutex
 	output  strings.Builder
 }
 
-// Host starts the instance that runs the embedded PostgreSQL and Kafka, where no real ones are set. Instances that are started
-// after it share them.
+// Host starts the instance that runs the embedded PostgreSQL and Kafka, unless real ones are set. Instances that are started afterwards use its services.
 func (w *Environment) Host(settings ...string) *Instance {
 	w.t.Helper()
 	i := w.StartWith(settings...)
@@ -51,7 +50,8 @@ func (w *Environment) Host(settings ...string) *Instance {
 	return i
 }
 
-// Start starts an instance and waits until it is ready. It is stopped at the test's end.
+// Start starts an instance and waits until it is ready. The instance is stopped at the end of the test. Settings are "NAME=value". A restart does not use them:
+// see StartWith.
 func (w *Environment) Start(settings ...string) *Instance {
 	w.t.Helper()
 	i := w.Launch(settings...)
@@ -59,7 +59,7 @@ func (w *Environment) Start(settings ...string) *Instance {
 	return i
 }
 
-// StartWith starts an instance whose settings it keeps when it is started again.
+// StartWith is Start with settings that Restart and Again use too.
 func (w *Environment) StartWith(settings ...string) *Instance {
 	w.t.Helper()
 	i := &Instance{t: w.t, env: w, addr: FreeAddr(w.t), own: settings}
@@ -69,16 +69,16 @@ func (w *Environment) StartWith(settings ...string) *Instance {
 	return i
 }
 
-// HTTP is the HTTP client for the instance.
+// HTTP returns the HTTP client that sends requests to the instance.
 func (i *Instance) HTTP() *http.Client { return i.http }
 
-// Again starts a new process after the last one has ended, and does not wait.
+// Again starts a new process of the instance and does not wait until it is ready. The last process must have ended.
 func (i *Instance) Again() {
 	i.t.Helper()
 	i.launch()
 }
 
-// Launch starts an instance and does not wait.
+// Launch is Start, but does not wait until the instance is ready.
 func (w *Environment) Launch(settings ...string) *Instance {
 	w.t.Helper()
 	i := &Instance{t: w.t, env: w, addr: FreeAddr(w.t)}
@@ -92,7 +92,7 @@ func (i *Instance) launch(settings ...string) {
 	if i.Client.t == nil {
 		i.Client = NewClient(i.t, "http://"+i.addr)
 	}
-	i.command = i.env.Command("serve") // ended by cleanup
+	i.command = i.env.Command("serve") // cleanup stops it
 	i.command.Env = append(i.command.Env, "HTTP_ADDR="+i.addr)
 	if i.env.host != nil && i.env.host != i {
 		for name, value := range i.env.shared {
@@ -119,7 +119,7 @@ func (i *Instance) launch(settings ...string) {
 	}()
 }
 
-// Command is the binary with this environment's settings, and any arguments.
+// Command returns a command that runs the binary with these arguments and the settings of the environment.
 func (w *Environment) Command(args ...string) *exec.Cmd {
 	w.t.Helper()
 	line := append(append(slices.Clone(w.runBy), w.binary()), args...)
@@ -141,7 +141,8 @@ func level() string {
 	return "info"
 }
 
-// Stopped waits until nothing accepts connections at addresses, and fails if something does after 10 s: a test of an outage must not run without one.
+// Stopped waits until no process accepts connections at the addresses, for at most 10 seconds each. Then it fails the test, because a test of an outage must
+// not run without an outage.
 func Stopped(t *testing.T, addresses ...string) {
 	t.Helper()
 	for _, address := range addresses {
@@ -152,12 +153,12 @@ func Stopped(t *testing.T, addresses ...string) {
 	}
 }
 
-// FreeAddr is an address on loopback whose port is free now.
+// FreeAddr returns a loopback address with a port that is free at the moment.
 func FreeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") // local, at once
+	l, err := net.Listen("tcp", "127.0.0.1:0") // local, so it does not block
 	require.NoError(t, err)
-	defer l.Close() // nothing was sent
+	defer l.Close() // no data was sent
 	return l.Addr().String()
 }
 
@@ -180,7 +181,7 @@ func (i *Instance) waitReady() {
 	})
 }
 
-// Output is what the instance has printed so far.
+// Output returns the text that the instance has printed so far, to stdout and stderr.
 func (i *Instance) Output() string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -194,7 +195,7 @@ func (i *Instance) Kill() {
 	<-i.exited
 }
 
-// Attach returns an instance that was started before the tests, as COMPONENT_URL names one.
+// Attach returns an instance that was started before the tests, such as that of COMPONENT_URL. It waits until the instance is ready.
 func Attach(t *testing.T, url string) *Instance {
 	t.Helper()
 	i := &Instance{Client: NewClient(t, url), t: t}
@@ -211,7 +212,7 @@ func (i *Instance) Signal(s syscall.Signal) {
 	require.NoError(i.t, i.command.Process.Signal(s))
 }
 
-// Exited tells whether the process has ended.
+// Exited reports whether the process has ended.
 func (i *Instance) Exited() bool {
 	select {
 	case <-i.exited:
@@ -221,7 +222,7 @@ func (i *Instance) Exited() bool {
 	}
 }
 
-// Terminate asks the process to stop and returns its exit code and how long it took.
+// Terminate sends SIGTERM to the process, waits until it ends, and returns its exit code and the time that this took.
 func (i *Instance) Terminate() (code int, took time.Duration) {
 	i.t.Helper()
 	began := time.Now()
@@ -229,7 +230,7 @@ func (i *Instance) Terminate() (code int, took time.Duration) {
 	return i.Wait(), time.Since(began)
 }
 
-// Wait waits for the process's end and returns its exit code.
+// Wait waits until the process ends and returns its exit code. It fails the test after the time Patience.
 func (i *Instance) Wait() int {
 	i.t.Helper()
 	select {
@@ -240,7 +241,7 @@ func (i *Instance) Wait() int {
 	return i.command.ProcessState.ExitCode()
 }
 
-// ClockAhead stops the process, sets the clock of the database, which all instances follow, ahead, and starts the process again.
+// ClockAhead stops the process, sets the clock of the database ahead by d, and starts the process again. All instances follow that clock.
 func (i *Instance) ClockAhead(d time.Duration) {
 	i.t.Helper()
 	db := OpenDB(i.t, i.DSN())
@@ -253,14 +254,15 @@ func (i *Instance) ClockAhead(d time.Duration) {
 	i.Restart()
 }
 
-// Restart starts a new process with the same settings, and waits until it is ready.
+// Restart starts a new process and waits until it is ready. It uses the settings of the environment and of StartWith or Host, but not those of Start and
+// Launch. The last process must have ended.
 func (i *Instance) Restart() {
 	i.t.Helper()
 	i.launch()
 	i.waitReady()
 }
 
-// Audit runs millrace audit on the instance's database and returns what it prints and its exit code.
+// Audit runs the command "audit" on the database of the instance and returns its output and its exit code.
 func (i *Instance) Audit(args ...string) (output string, code int) {
 	i.t.Helper()
 	return i.env.audit(i.DSN(), args...)
@@ -268,7 +270,7 @@ func (i *Instance) Audit(args ...string) (output string, code int) {
 
 func (w *Environment) audit(dsn string, args ...string) (output string, code int) {
 	w.t.Helper()
-	command := exec.Command(w.binary(), append([]string{"audit"}, args...)...) // read to its end
+	command := exec.Command(w.binary(), append([]string{"audit"}, args...)...) // CombinedOutput waits for its end
 	command.Env = append(os.Environ(), "POSTGRES_DSN="+dsn, "KAFKA_BROKERS=", "TOPIC_PREFIX="+w.Prefix)
 	out, err := command.CombinedOutput()
 	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
@@ -277,17 +279,17 @@ func (w *Environment) audit(dsn string, args ...string) (output string, code int
 	return string(out), command.ProcessState.ExitCode()
 }
 
-// ExpectFaults says that the test spoils what is stored: the audit at its end is left out.
+// ExpectFaults says that the test corrupts the stored data. Then there is no audit at the end of the test.
 func (i *Instance) ExpectFaults() { i.env.spoilt = true }
 
-// audited fails the test if the audit of what it has stored finds something. An embedded database is audited before the instance stops
-// that it is embedded in, a real one before it is dropped.
+// audited fails the test if the audit of the stored data finds a fault. An embedded database is audited before the instance that runs it stops, a real
+// database before it is dropped.
 func (w *Environment) audited(dsn string) {
 	if w.spoilt || w.t.Failed() || w.t.Skipped() {
 		return
 	}
 	if len(Column(w.t, OpenDB(w.t, dsn), `SELECT 'there' WHERE to_regclass('events') IS NOT NULL`)) == 0 {
-		return // the test never came as far as to have a schema
+		return // the test ended before there was a schema
 	}
 	if output, code := w.audit(dsn); code != 0 {
 		w.t.Errorf("the audit exits with %d:\n%s", code, output)
@@ -322,7 +324,7 @@ var (
 	brokersForm = regexp.MustCompile(`kafka +(\S+:\d+)`)
 )
 
-// DSN is the instance's database.
+// DSN returns the DSN of the instance's database. It skips the test for an instance of Attach.
 func (i *Instance) DSN() string {
 	i.t.Helper()
 	if i.env == nil {
@@ -339,7 +341,7 @@ func (i *Instance) DSN() string {
 	return found[len(found)-1]
 }
 
-// Brokers is the instance's Kafka.
+// Brokers returns the addresses of the instance's Kafka. It skips the test for an instance of Attach.
 func (i *Instance) Brokers() []string {
 	i.t.Helper()
 	if i.env == nil {
@@ -356,5 +358,5 @@ func (i *Instance) Brokers() []string {
 	return []string{found[len(found)-1][1]}
 }
 
-// Topic is the full name of a topic.
+// Topic returns the full name of a topic: the topic prefix of the environment and the name.
 func (i *Instance) Topic(name string) string { return i.env.Prefix + "." + name }

@@ -1,6 +1,6 @@
-// Package kittest starts a service as a process and sends it HTTP requests, and gives tests of adapters a real PostgreSQL and Kafka. The
-// environment chooses: POSTGRES_DSN and KAFKA_BROKERS, if both are set, with a database and a topic prefix for each test; COMPONENT_URL, an
-// instance that was started before the tests (docker-compose); otherwise the embedded default.
+// Package kittest starts a service as a process and sends HTTP requests to it, and provides a real PostgreSQL and Kafka for tests of adapters. Environment
+// variables choose the services: POSTGRES_DSN and KAFKA_BROKERS, if both are set, with a database and a topic prefix for each test; COMPONENT_URL, an
+// instance that was started before the tests (docker-compose); otherwise the embedded PostgreSQL and Kafka.
 package kittest
 
 import (
@@ -23,12 +23,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Patience is the time limit of conditions in tests, long enough for a busy computer.
+// Patience is the time limit of conditions in tests. It is long enough for a busy computer.
 const Patience = 120 * time.Second
 
 var (
 	buildMu  sync.Mutex
-	binaries = map[string]string{} // paths by the folders of programs
+	binaries = map[string]string{} // paths of binaries, by the folders of their programs
 )
 
 func build(program string) (string, error) {
@@ -46,7 +46,7 @@ func build(program string) (string, error) {
 	if os.Getenv("HARNESS_RACE") != "" {
 		args = append(args, "-race")
 	}
-	command := exec.Command("go", append(args, ".")...) // go build, at most once a program
+	command := exec.Command("go", append(args, ".")...) // go build, at most once for each program
 	command.Dir = program
 	if out, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
@@ -55,7 +55,7 @@ func build(program string) (string, error) {
 	return path, nil
 }
 
-// Binary builds the program in the root of the module whose tests run, once per test process.
+// Binary builds the program in the root of the module whose tests run, once per test process, and returns the path of the binary.
 func Binary(t *testing.T) string {
 	t.Helper()
 	module, err := exec.Command("go", "env", "GOMOD").Output() // go env
@@ -63,7 +63,7 @@ func Binary(t *testing.T) string {
 	return Build(t, filepath.Dir(strings.TrimSpace(string(module))))
 }
 
-// Build builds the program in a folder, once per test process.
+// Build builds the program in a folder, once per test process, and returns the path of the binary.
 func Build(t *testing.T, program string) string {
 	t.Helper()
 	folder, err := filepath.Abs(program)
@@ -73,32 +73,33 @@ func Build(t *testing.T, program string) string {
 	return path
 }
 
-// Environment is what the instances of a test share: a database, a broker, a data directory.
+// Environment has what the instances of a test share: a database, a broker, a data directory and settings. NewEnvironment makes it.
 type Environment struct {
 	t       *testing.T
 	env     map[string]string
 	DataDir string
 	Prefix  string
-	admin   string // DSN to drop the database with
-	spoilt  bool   // a test has spoilt what is stored
+	admin   string // the DSN with which the database is dropped
+	spoilt  bool   // the test has corrupted the stored data
 	host    *Instance
-	shared  map[string]string // settings of the instances beside the host
+	shared  map[string]string // settings of the instances that use the services of the host
 	runBy   []string
 
-	// Program is the folder of the program that instances run. Empty: the root of the module whose tests run.
+	// Program is the folder of the program that the instances run. Empty: the root of the module whose tests run.
 	Program string
 
-	// FromHost returns settings of the instances beside the host that name parts which run in the host's process. Nil: there are none.
+	// FromHost returns settings for the other instances that name services in the process of the host, such as the sandbox. Optional.
 	FromHost func(host *Instance) map[string]string
 }
 
-// External is the URL of an instance that was started before the tests, or empty.
+// External returns the URL of an instance that was started before the tests (COMPONENT_URL); empty if there is none.
 func External() string { return os.Getenv("COMPONENT_URL") }
 
-// Real tells whether real services are set.
+// Real reports whether POSTGRES_DSN and KAFKA_BROKERS are set.
 func Real() bool { return os.Getenv("POSTGRES_DSN") != "" && os.Getenv("KAFKA_BROKERS") != "" }
 
-// NewEnvironment makes a world of one's own. Settings are added to the environment of each instance.
+// NewEnvironment makes an environment of the test's own, which is removed at the end of the test. Settings are "NAME=value" and apply to each instance. The
+// test is skipped if COMPONENT_URL is set.
 func NewEnvironment(t *testing.T, settings ...string) *Environment {
 	t.Helper()
 	if External() != "" {
@@ -129,13 +130,13 @@ func (w *Environment) binary() string {
 	return Build(w.t, w.Program)
 }
 
-// Set adds a setting to the environment of each instance that is started from now on.
+// Set sets a setting of all instances that are started afterwards.
 func (w *Environment) Set(name, value string) { w.env[name] = value }
 
-// Setting is the value of a setting of all instances, or empty.
+// Setting returns the value of a setting of all instances, empty if it is not set.
 func (w *Environment) Setting(name string) string { return w.env[name] }
 
-// DSN is the database of the world's instances, if it is a real one.
+// DSN returns the DSN of the real database of the environment; empty if the host embeds it.
 func (w *Environment) DSN() string { return w.env["POSTGRES_DSN"] }
 
 func (w *Environment) newDatabase(dsn string) string {
@@ -154,7 +155,7 @@ func exec1(t testing.TB, dsn, statement string) {
 	require.NoError(t, err)
 }
 
-// OpenDB connects to a database until the test's end.
+// OpenDB connects to a database. The connection is closed at the end of the test.
 func OpenDB(t testing.TB, dsn string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("pgx", dsn)
@@ -163,7 +164,7 @@ func OpenDB(t testing.TB, dsn string) *sql.DB {
 	return db
 }
 
-// Column reads one column of text.
+// Column returns the rows of a query with one column of text.
 func Column(t *testing.T, db *sql.DB, query string, args ...any) (values []string) {
 	t.Helper()
 	rows, err := db.QueryContext(context.Background(), query, args...)
@@ -178,7 +179,7 @@ func Column(t *testing.T, db *sql.DB, query string, args ...any) (values []strin
 	return values
 }
 
-// tearDown removes what is left: a server whose instance was killed, the data, the database.
+// tearDown removes what the test leaves behind: a server whose instance was killed, the data directory, the database.
 func (w *Environment) tearDown() {
 	content, err := os.ReadFile(filepath.Join(w.DataDir, "postgres/cluster/postmaster.pid"))
 	if err == nil {
@@ -195,14 +196,14 @@ func (w *Environment) tearDown() {
 	}
 	_ = os.RemoveAll(w.DataDir)
 	if w.admin != "" {
-		if dsn := w.env["POSTGRES_DSN"]; dsn != "" { // else the test has chosen the embedded one
+		if dsn := w.env["POSTGRES_DSN"]; dsn != "" { // empty if the test has chosen the embedded PostgreSQL
 			w.audited(dsn)
 		}
 		exec1(w.t, w.admin, "DROP DATABASE "+w.Prefix+" WITH (FORCE)")
 	}
 }
 
-// Eventually tries until there is no error.
+// Eventually calls try until it returns no error. It fails the test after the time Patience.
 func Eventually(t *testing.T, try func() error) {
 	t.Helper()
 	var err error
@@ -214,7 +215,7 @@ func Eventually(t *testing.T, try func() error) {
 	t.Fatalf("not within %s: %v", Patience, err)
 }
 
-// LastingPlan is the plan that PostgreSQL keeps for all calls of a statement with so many parameters.
+// LastingPlan returns the generic plan of a statement with this number of parameters, which PostgreSQL uses for all calls of a prepared statement.
 func LastingPlan(t *testing.T, db *sqlx.DB, query string, parameters int) string {
 	t.Helper()
 	conn, err := db.Connx(t.Context())
@@ -228,10 +229,11 @@ func LastingPlan(t *testing.T, db *sqlx.DB, query string, parameters int) string
 	return strings.Join(lines, "\n")
 }
 
-// LongTests tells whether LONG_TESTS is set.
+// LongTests reports whether LONG_TESTS is set.
 func LongTests() bool { return os.Getenv("LONG_TESTS") != "" }
 
-// Long leaves a test out that takes long, or that proves the kit rather than the service, unless LONG_TESTS is set: make long-test, and CI, do.
+// Long skips the test unless LONG_TESTS is set, as make long-test and CI do. It is for tests that take long, and for tests of the kit rather than of the
+// service.
 func Long(t *testing.T) {
 	t.Helper()
 	if !LongTests() {

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// OwnServices returns the settings of a PostgreSQL and a Kafka that run outside of the instance's process: the real ones, or embedded
-// ones in the test's process. Limits that are set for an instance then hold for the instance alone. It needs kittest.Main.
+// OwnServices returns settings for a PostgreSQL and a Kafka that run outside the process of the instance: none for real services, otherwise embedded services
+// in the process of the test. Limits that are set for an instance then apply to the instance alone. It needs Main.
 func OwnServices(t *testing.T, service ...fs.FS) []string {
 	t.Helper()
 	if Real() {
@@ -24,16 +24,16 @@ func OwnServices(t *testing.T, service ...fs.FS) []string {
 	return []string{"POSTGRES_DSN=" + dsn, "KAFKA_BROKERS=" + strings.Join(Kafka(t), ",")}
 }
 
-// RunBy has all commands of this world started by another program, which limits them: prlimit, for example.
+// RunBy makes another program run all commands of this environment, such as prlimit, which limits them. Prefix is its command line.
 func (w *Environment) RunBy(prefix ...string) { w.runBy = prefix }
 
 // Cgroup is a memory cgroup, version 1 or 2.
 type Cgroup struct {
 	dir             string
-	peak, oomEvents string // names of files
+	peak, oomEvents string // names of files in dir
 }
 
-// MemoryCgroup makes a memory cgroup with a limit, in bytes. The test is skipped where that is not possible.
+// MemoryCgroup makes a memory cgroup with a limit in bytes, which is removed at the end of the test. The test is skipped if no cgroup can be made.
 func MemoryCgroup(t *testing.T, limit int) *Cgroup {
 	t.Helper()
 	name := "millrace-test-" + uuid.NewString()[:8]
@@ -46,12 +46,12 @@ func MemoryCgroup(t *testing.T, limit int) *Cgroup {
 			continue
 		}
 		if os.WriteFile(filepath.Join(dir, c.limit), []byte(strconv.Itoa(limit)), 0o600) != nil {
-			_ = os.Remove(dir) // the controller is not enabled here
+			_ = os.Remove(dir) // the controller is not enabled
 			continue
 		}
-		_ = os.WriteFile(filepath.Join(dir, "memory.swap.max"), []byte("0"), 0o600) // version 2, where there is swap
+		_ = os.WriteFile(filepath.Join(dir, "memory.swap.max"), []byte("0"), 0o600) // version 2, on hosts with swap
 		t.Cleanup(func() {
-			Eventually(t, func() error { return os.Remove(dir) }) // once its last process has ended
+			Eventually(t, func() error { return os.Remove(dir) }) // succeeds once the last process of the cgroup has ended
 		})
 		return &Cgroup{dir, c.peak, c.oomEvents}
 	}
@@ -59,12 +59,12 @@ func MemoryCgroup(t *testing.T, limit int) *Cgroup {
 	return nil
 }
 
-// RunIn has all commands of this world started in a cgroup.
+// RunIn makes all commands of this environment run in a cgroup. It replaces RunBy.
 func (w *Environment) RunIn(c *Cgroup) {
 	w.RunBy("sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, c.dir)
 }
 
-// Peak is the most memory that was used, in bytes.
+// Peak returns the maximum memory that the cgroup has used, in bytes.
 func (c *Cgroup) Peak(t *testing.T) int {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(c.dir, c.peak))
@@ -74,7 +74,7 @@ func (c *Cgroup) Peak(t *testing.T) int {
 	return n
 }
 
-// Kills is how many processes the kernel has killed because the limit was reached.
+// Kills returns the number of processes that the kernel has killed because the limit was reached.
 func (c *Cgroup) Kills(t *testing.T) int {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(c.dir, c.oomEvents))

@@ -12,15 +12,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Publish sends an event of another service to a topic, as that service would: the headers of CloudEvents and a JSON payload. Prefix is what the
-// topics of the other service begin with, as a setting like AIRLINE_TOPICS says, and category the kind of its aggregates.
+// Publish sends an event of an external service to a topic, with the headers of CloudEvents and a JSON payload, and waits until it is acknowledged. Prefix is
+// the topic prefix of the external service, as a setting like AIRLINE_TOPICS has it, and category the type of its aggregates.
 func (i *Instance) Publish(prefix, category, key, eventType, payload string) {
 	i.t.Helper()
 	config := sarama.NewConfig()
 	config.Producer.Return.Successes = true
 	p, err := sarama.NewSyncProducer(i.Brokers(), config)
 	require.NoError(i.t, err)
-	defer p.Close() // the message is acknowledged
+	defer p.Close() // the message is already acknowledged
 	header := func(name, value string) sarama.RecordHeader {
 		return sarama.RecordHeader{Key: []byte(name), Value: []byte(value)}
 	}
@@ -35,7 +35,7 @@ func (i *Instance) Publish(prefix, category, key, eventType, payload string) {
 	})
 }
 
-// Bearer is the header with a token for somebody, for requests to instances of a world with AUTH_SECRET.
+// Bearer returns the header with a token for a subject, as a name and a value, for requests to instances of an environment with AUTH_SECRET.
 func (w *Environment) Bearer(subject, role string) []string {
 	w.t.Helper()
 	output, err := w.Command("token", "--subject", subject, "--role", role).Output()
@@ -43,8 +43,8 @@ func (w *Environment) Bearer(subject, role string) []string {
 	return []string{"Authorization", "Bearer " + strings.TrimSpace(string(output))}
 }
 
-// Joined waits until each consumer group of the broker is stable and has so many members. An instance that is killed while it joins a group of the
-// embedded Kafka stays a member for ever, because kfake sets no session timer if the response to its join cannot be sent.
+// Joined waits until each consumer group of the broker is stable and has this number of members. An instance that is killed while it joins a group of the
+// embedded Kafka remains a member for ever, because kfake sets no session timer if it cannot send the response to the join.
 func (i *Instance) Joined(members int) {
 	i.t.Helper()
 	admin, err := sarama.NewClusterAdmin(i.Brokers(), sarama.NewConfig())

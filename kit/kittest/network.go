@@ -9,9 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Network is a TCP connection of one process to a server, which a test can cut.
+// Network is a TCP proxy between one process and a server, which a test can cut. NewNetwork makes it.
 type Network struct {
-	Address  string // where the process is to connect
+	Address  string // the address that the process must connect to
 	listener net.Listener
 	server   string
 
@@ -21,7 +21,7 @@ type Network struct {
 	ended bool
 }
 
-// NewNetwork returns the network to a server at host:port. It works until the test's end, or until Cut.
+// NewNetwork returns a network to a server at host:port. It works until Cut, and ends with the test.
 func NewNetwork(t *testing.T, server string) *Network {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -49,7 +49,7 @@ func NewNetwork(t *testing.T, server string) *Network {
 	return n
 }
 
-// ToPostgres returns the network to the server of a DSN, and the DSN with which a process uses it.
+// ToPostgres returns a network to the server of a DSN, and the DSN with which a process connects through the network.
 func ToPostgres(t *testing.T, dsn string) (n *Network, through string) {
 	t.Helper()
 	at, err := url.Parse(dsn)
@@ -59,7 +59,7 @@ func ToPostgres(t *testing.T, dsn string) (n *Network, through string) {
 	return n, at.String()
 }
 
-// Cut makes what is sent in either direction arrive only after Heal, and connections stay open.
+// Cut interrupts the network: data in both directions arrives only after Heal, and connections stay open.
 func (n *Network) Cut() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -68,7 +68,7 @@ func (n *Network) Cut() {
 	}
 }
 
-// Drop closes the connections. Those that are made while the network is cut get no answer.
+// Drop closes the connections. Connections that are made while the network is cut get no answer.
 func (n *Network) Drop() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -77,7 +77,7 @@ func (n *Network) Drop() {
 	}
 }
 
-// Heal ends Cut.
+// Heal ends the effect of Cut.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -121,7 +121,7 @@ func (n *Network) serve(client net.Conn) {
 	copying.Wait()
 }
 
-// keep registers a connection until it is closed by the returned function.
+// keep registers a connection. The returned function closes and removes the connection.
 func (n *Network) keep(conn net.Conn) (end func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// SecuredKafka starts an Apache Kafka that asks for TLS and SASL, from the jars in KAFKA_LIBS: bob by PLAIN, ada by SCRAM-SHA-512, both with the
-// password s3cret. Properties are lines that are added to its configuration.
+// SecuredKafka starts an Apache Kafka that requires TLS and SASL, and returns its address. The user bob signs in with PLAIN, ada with SCRAM-SHA-512, both with
+// the password s3cret. Properties are lines that are added to the configuration. The test is skipped without java and the jars in KAFKA_LIBS.
 func SecuredKafka(t *testing.T, certificate tls.Certificate, properties ...string) []string {
 	t.Helper()
 	libs := os.Getenv("KAFKA_LIBS")
