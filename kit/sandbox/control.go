@@ -11,10 +11,11 @@ import (
 	"github.com/millrace/millrace/kit/httpapi"
 )
 
-// ControlPath is where Control serves each stand-in, by its name.
+// ControlPath is the path below which Control serves each stand-in by its name.
 const ControlPath = "/v1/sandbox/"
 
-// Control serves GET and PUT /v1/sandbox/{service}: the fault settings and the ledger.
+// Control serves GET and PUT /v1/sandbox/{service}. Both answer with the fault settings and the ledger of a stand-in; PUT changes the fault settings
+// that its JSON body names.
 func (b *Sandbox) Control() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s := b.Service(strings.TrimPrefix(r.URL.Path, ControlPath))
@@ -24,7 +25,7 @@ func (b *Sandbox) Control() http.Handler {
 			return
 		}
 		if r.Method == http.MethodPut {
-			faults := s.Faults() // what is not named stays
+			faults := s.Faults() // settings that the body does not name keep their values
 			err := httpapi.Decode(w, r, &faults)
 			if err == nil {
 				err = faults.Validate()
@@ -44,7 +45,7 @@ func (b *Sandbox) Control() http.Handler {
 	})
 }
 
-// refuse answers a request that is wrong.
+// refuse answers an invalid request with 400, or with the status of the error.
 func refuse(w http.ResponseWriter, err error) {
 	problem := &httpapi.RequestError{Status: http.StatusBadRequest, Detail: err.Error()}
 	if text, ok := errors.AsType[*cqrs.TextError](err); ok {
@@ -61,7 +62,7 @@ func (b *Sandbox) names() (names []string) {
 	return slices.Sorted(slices.Values(names))
 }
 
-// document has the fault settings and the ledger each in an object, and their fields once more beside each other.
+// document has the fault settings and the ledger in one object each, and also all their fields at the top level.
 func (s *Service) document() (map[string]any, error) {
 	out, faults, ledger := map[string]any{}, s.Faults(), s.Ledger()
 	text, err := json.Marshal(faults)

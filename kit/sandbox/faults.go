@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// Faults are the fault settings of a stand-in.
+// Faults are the fault settings of a stand-in. The zero value means no faults.
 type Faults struct {
-	Down        bool     `json:"down"`         // every call answers 503 and does nothing
-	FailureRate float64  `json:"failure_rate"` // part of the calls that answer 500, half of them after doing the work
-	RefusalRate float64  `json:"refusal_rate"` // part of the requests that are refused
-	Latency     Duration `json:"latency"`      // before each answer, after the work is done
-	Twice       bool     `json:"twice"`        // every call is carried out twice
+	Down        bool     `json:"down"`         // every call answers 503 and has no effect
+	FailureRate float64  `json:"failure_rate"` // share of the calls that answer 500, from 0 to 1; half of them have their effect before
+	RefusalRate float64  `json:"refusal_rate"` // share of the requests that are refused, from 0 to 1
+	Latency     Duration `json:"latency"`      // delay of each answer, after the effect
+	Twice       bool     `json:"twice"`        // every call is executed twice
 }
 
-// Duration is a time.Duration that JSON shows as "1.5s".
+// Duration is a time.Duration that is a string in JSON, such as "1.5s". It must not be negative.
 type Duration time.Duration
 
 // MarshalJSON implements json.Marshaler.
@@ -38,7 +38,7 @@ func (d *Duration) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Validate names the setting that is out of range.
+// Validate returns an error that names a setting that is out of range.
 func (f Faults) Validate() error {
 	for name, rate := range map[string]float64{"failure_rate": f.FailureRate, "refusal_rate": f.RefusalRate} {
 		if rate < 0 || rate > 1 {
@@ -48,34 +48,34 @@ func (f Faults) Validate() error {
 	return nil
 }
 
-// Faults are the fault settings.
+// Faults returns the current fault settings.
 func (s *Service) Faults() Faults {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.faults
 }
 
-// SetFaults changes the fault settings.
+// SetFaults replaces the fault settings. They apply to calls that begin afterwards. They are not stored on disk.
 func (s *Service) SetFaults(f Faults) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = f
 }
 
-// answer is the body of an answer.
+// answer is the JSON body of an answer.
 type answer struct {
 	Reference string `json:"reference,omitempty"`
 	Reason    string `json:"reason,omitempty"`
 }
 
-// reply is an answer with its status, and how long it is delayed.
+// reply is an answer with its status and its delay.
 type reply struct {
 	status int
 	body   answer
 	delay  time.Duration
 }
 
-// Handler serves the operations.
+// Handler serves the operations of this stand-in at their paths.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, o := range s.operations {
@@ -84,7 +84,7 @@ func (s *Service) Handler() http.Handler {
 	return mux
 }
 
-// serve answers the requests of an operation and applies the fault settings to them.
+// serve handles the requests of an operation and applies the fault settings.
 func (s *Service) serve(o operation) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		faults := s.Faults()
@@ -121,7 +121,7 @@ func (s *Service) serve(o operation) http.HandlerFunc {
 	}
 }
 
-// call decides about a request, writes the decision into the journal, and applies it.
+// call decides about a request, writes the decision into the journal, and applies the decision.
 func (s *Service) call(o operation, body []byte, refuse bool) reply {
 	id, decide, err := o.read(body)
 	if err != nil {
@@ -153,5 +153,5 @@ func (s *Service) call(o operation, body []byte, refuse bool) reply {
 func respond(w http.ResponseWriter, r reply) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(r.status)
-	_ = json.NewEncoder(w).Encode(r.body) // the caller is gone if this fails
+	_ = json.NewEncoder(w).Encode(r.body) // an error means that the client is gone
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// entry is one call: a line of the journal. Effects are computed from the entries alone, so that they are the same after a restart.
+// entry is one call, which is a line of the journal. Effects are computed only from the entries, so that they are the same after a restart.
 type entry struct {
 	Op      string `json:"op"` // the name of the operation; "authorise, never capture" if capture will be refused later
 	ID      string `json:"id"`
@@ -30,10 +30,11 @@ func (e entry) operation() (name, never string) {
 	return name, never
 }
 
-// journal is a file with an entry in each line.
+// journal is a file with one entry in each line.
 type journal struct{ *os.File }
 
-// openJournal has apply called for each entry, and cuts an incomplete last line: the process was killed while it wrote the line, before it answered.
+// openJournal calls apply for each entry of a journal. It cuts off an incomplete last line, which a process leaves that was killed while it wrote the
+// line, before it answered.
 func openJournal(path string, apply func(entry) error) (journal, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o640) //nolint:gosec // the data directory is the operator's choice
 	if err != nil {
@@ -46,7 +47,7 @@ func openJournal(path string, apply func(entry) error) (journal, error) {
 			break
 		}
 		if err := apply(e); err != nil {
-			_ = file.Close() // nothing was written
+			_ = file.Close() // no data was written
 			return journal{}, err
 		}
 	}
@@ -54,7 +55,7 @@ func openJournal(path string, apply func(entry) error) (journal, error) {
 		return journal{}, err
 	}
 	if end > 0 {
-		_, err = file.WriteString("\n") // the decoder's offset is before it
+		_, err = file.WriteString("\n") // the offset of the decoder is before the line break
 	}
 	return journal{file}, err
 }

@@ -22,7 +22,7 @@ type hold struct {
 	Kind   string `json:"kind"`
 }
 
-// cards holds money, takes it, and releases what is held.
+// cards is a stand-in that holds money, captures held money, and releases it.
 func cards() *sandbox.Service {
 	return sandbox.New("cards", func(h hold) string { return h.ID }, []string{"held", "taken"},
 		sandbox.Operation[hold]{

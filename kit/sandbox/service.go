@@ -10,59 +10,59 @@ import (
 	"time"
 )
 
-// Operation is a call that a stand-in answers, with requests of type R in JSON.
+// Operation is a call that a stand-in answers. R is the type of its requests, which are JSON.
 type Operation[R any] struct {
-	Name      string // in the journal, and in Undoes
-	Path      string // POST /bookings
-	Reference string // what the reference of an effect begins with; the id follows
+	Name      string // its name in the journal and in Undoes
+	Path      string // such as "/bookings" for POST /bookings
+	Reference string // the prefix of the reference of an effect; the id follows
 
-	// Undoes names the operation that this one undoes. It is never refused: if there is nothing to undo, it bars the operation, whose request
-	// may still be on its way.
+	// Undoes is the name of the operation that this operation compensates. This operation is never refused: if the other operation has no effect for the
+	// id, it bars that operation, whose request may still arrive later.
 	Undoes string
 
-	// Barred is the reason for which the operation is refused after it was undone.
+	// Barred is the reason with which the operation is refused after it was compensated or barred.
 	Barred string
 
-	// Refusal is the reason of refusals by chance (Faults.RefusalRate). Empty: there are none.
+	// Refusal is the reason of random refusals (Faults.RefusalRate) and of refusals because of Decision.Never.
 	Refusal string
 
-	// Status is that of refusals. 0: 422.
+	// Status is the status of the answer to a refused request. 0 means 422.
 	Status int
 
-	// Decide decides about a request, knowing which operations with its id are in effect. It is called for repeated requests too; the first
-	// decision stays. Nil: every request is accepted.
+	// Decide decides about a request; done has the operations with its id that are in effect. Decide is also called for repeated requests, but only the
+	// first decision counts. Nil means that every request is accepted.
 	Decide func(request R, done Effects) Decision
 
-	// Count adds an effect to the ledger. It is called once for each, an undoing included if there was something to undo; done has what was in
-	// effect before. Optional.
+	// Count adds an effect to the ledger. It is called once for each effect, including the effect of an operation with Undoes if the other operation was in
+	// effect. Done has the operations that were in effect before. Optional.
 	Count func(l Ledger, amount int64, done Effects)
 }
 
-// Decision is what happens to a request. The zero Decision lets it take effect.
+// Decision is the result of Operation.Decide. The zero Decision lets the request take effect.
 type Decision struct {
-	Amount  int64         // what the effect is about, in any unit
-	Refused string        // the reason; the refusal is final for the operation and the id
-	Status  int           // answers with this status and Refused, and decides nothing: a later request may have another answer
-	Delay   time.Duration // before the answer
-	Never   string        // an operation that will be refused later
+	Amount  int64         // the amount of the effect, in any unit
+	Refused string        // the reason of a refusal, which is final for the operation and the id; empty: accepted
+	Status  int           // not 0: the answer has this status and the reason Refused, and nothing is decided, so a later request may get another answer
+	Delay   time.Duration // delay of the answer
+	Never   string        // name of an operation that will be refused later for this id
 }
 
-// Ledger has figures by their names.
+// Ledger has the figures of a stand-in by their names.
 type Ledger map[string]int64
 
-// Effects are the operations that are in effect for an id.
+// Effects has the operations that are in effect for an id.
 type Effects struct {
 	operations map[string]int
 	states     []state
 }
 
-// Has tells whether an operation is in effect.
+// Has reports whether an operation is in effect.
 func (e Effects) Has(operation string) bool {
 	at, known := e.operations[operation]
 	return known && at < len(e.states) && e.states[at].stage == inEffect
 }
 
-// Amount is that of an operation in effect, 0 otherwise.
+// Amount returns the amount of an operation, 0 if the operation is not in effect.
 func (e Effects) Amount(operation string) int64 {
 	if !e.Has(operation) {
 		return 0
@@ -70,7 +70,7 @@ func (e Effects) Amount(operation string) int64 {
 	return e.states[e.operations[operation]].amount
 }
 
-// stage of an operation for an id.
+// stage is the progress of an operation for an id.
 type stage uint8
 
 const (
@@ -80,20 +80,20 @@ const (
 	refused
 )
 
-// state of an operation for an id.
+// state is the state of an operation for an id.
 type state struct {
 	stage  stage
 	amount int64
 	reason string // of the refusal
 }
 
-// Figures that every ledger has.
+// Names of the figures that every ledger has.
 const (
-	calls   = "calls"   // requests that were decided, and repeated ones
-	repeats = "repeats" // those that changed nothing, because an earlier one had done so
+	calls   = "calls"   // number of requests that were decided, including repeated requests
+	repeats = "repeats" // number of requests that had no effect, because an earlier request of the id had decided
 )
 
-// Service is the stand-in of one external service. New makes it.
+// Service is the stand-in of one external service. New makes it. It is safe for concurrent use.
 type Service struct {
 	name       string
 	figures    []string
@@ -107,17 +107,18 @@ type Service struct {
 	journal journal
 }
 
-// operation is an Operation without its type of requests.
+// operation is an Operation without the type of its requests.
 type operation struct {
 	name, path, reference, barred, refusal string
-	undoes                                 int // -1: nothing
+	undoes                                 int // index of the operation that this operation compensates; -1: none
 	status                                 int
 	read                                   func(body []byte) (id string, decide func(Effects) Decision, err error)
 	count                                  func(Ledger, int64, Effects)
 }
 
-// New makes a stand-in. Id returns the id of a request: operations with the same id belong together. Figures are those of the ledger, in the order in
-// which a page shows them. New panics if an operation undoes one that is not in front of it.
+// New makes a stand-in; Open must open it before it is called. Id returns the id of a request: operations with the same id belong together. Figures are the
+// names of the ledger's figures, in the order in which a page shows them. New panics if an operation undoes an operation that is not before it in the
+// list.
 func New[R any](name string, id func(R) string, figures []string, operations ...Operation[R]) *Service {
 	s := &Service{name: name, figures: append(slices.Clone(figures), calls, repeats), byName: map[string]int{}, ledger: Ledger{}, states: map[string][]state{}}
 	for _, f := range s.figures {
@@ -156,16 +157,16 @@ func New[R any](name string, id func(R) string, figures []string, operations ...
 	return s
 }
 
-// Name is the name of the stand-in.
+// Name returns the name of the stand-in.
 func (s *Service) Name() string { return s.name }
 
-// Figure is a figure of the ledger.
+// Figure is a figure of a Ledger with its name.
 type Figure struct {
 	Name  string
 	Value int64
 }
 
-// Figures are those of the ledger, in their order.
+// Figures returns the figures of the ledger in the order of New, and after them the numbers of calls and of repeats.
 func (s *Service) Figures() []Figure {
 	ledger := s.Ledger()
 	out := make([]Figure, len(s.figures))
@@ -175,14 +176,14 @@ func (s *Service) Figures() []Figure {
 	return out
 }
 
-// Ledger is a copy of the ledger.
+// Ledger returns a copy of the ledger.
 func (s *Service) Ledger() Ledger {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.ledger)
 }
 
-// apply computes the effect of an entry, at the call and at a restart. The result depends on the entries alone.
+// apply computes the effect of an entry, at the call and after a restart. The result depends only on the entries.
 func (s *Service) apply(e entry) (o operation, now state, err error) {
 	name, never := e.operation()
 	at, known := s.byName[name]
