@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/httpapi"
 )
 
-// desk executes PlaceOrder by the rules of the aggregate and stores nothing.
+// desk executes PlaceOrder with the rules of the aggregate and stores nothing.
 type desk struct{ placed *command.PlaceOrder }
 
 func (d *desk) Within(ctx context.Context, work func(context.Context) error) error { return work(ctx) }
@@ -30,7 +30,7 @@ func (d *desk) Execute(_ context.Context, c cqrs.Command) error {
 	return order.Rebuild(nil).Place(place.OrderID, place.CustomerID, place.Currency, place.PaymentMethod, place.Lines)
 }
 
-// Whatever a body holds, the answer is 202 with an order that obeys the rules, or problem details that say what is wrong: never 500.
+// For any body the answer is 202 with an order that obeys the rules, or problem details that say what is wrong; never 500.
 func FuzzPlaceOrder(f *testing.F) {
 	for _, body := range []string{
 		`{"lines":[{"sku":"MUG-01","quantity":2,"unit_price":1250}],"currency":"EUR","payment_method":"pm_ok"}`,

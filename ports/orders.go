@@ -16,8 +16,8 @@ import (
 	"github.com/millrace/millrace/sagas/fulfilment"
 )
 
-// PlaceOrder implements ServerInterface. The order is placed in the transaction of the request, together with the event that starts its saga,
-// so the order exists before the client has the answer.
+// PlaceOrder implements ServerInterface. It places the order in the transaction of the request, together with the event that starts the saga of the order,
+// so the order exists before the client receives the response.
 func (h *handlers) PlaceOrder(w http.ResponseWriter, r *http.Request, _ PlaceOrderParams) {
 	var request NewOrder
 	id := uuid.Must(uuid.NewV7()).String()
@@ -35,7 +35,7 @@ func (h *handlers) PlaceOrder(w http.ResponseWriter, r *http.Request, _ PlaceOrd
 	h.Answer(w, r, http.StatusAccepted, AcceptedOrder{OrderId: id, Status: string(order.Pending)}, err)
 }
 
-// decided is the outcome that a client waits for with Prefer: wait.
+// decided returns the outcome that a client waits for with Prefer: wait.
 func (h *handlers) decided(ctx context.Context, id string) (any, bool, error) {
 	o, err := cqrs.Execute(ctx, h.Queries, query.OrderByID{ID: id})
 	return toOrder(o), o.Status != order.Pending, err
@@ -53,7 +53,7 @@ func (h *handlers) order(ctx context.Context, id string) (query.Order, error) {
 	}
 	o, err := cqrs.Execute(ctx, h.Queries, query.OrderByID{ID: id})
 	if err == nil && !cqrs.PrincipalFromContext(ctx).Owns(o.CustomerID) {
-		// 404, not 403: a customer must not learn which ids of other customers exist.
+		// The answer is 404, not 403, because a customer must not learn the ids of other customers' orders.
 		return query.Order{}, fmt.Errorf("%s/%s: %w", order.Category, id, cqrs.ErrNotFound)
 	}
 	return o, err
@@ -103,7 +103,7 @@ func (h *handlers) GetOrderHistory(w http.ResponseWriter, r *http.Request, id Id
 	h.Answer(w, r, http.StatusOK, httpapi.NewHistory(events), err)
 }
 
-// StreamOrder implements ServerInterface: the order and its saga.
+// StreamOrder implements ServerInterface. It streams the order and its saga.
 func (h *handlers) StreamOrder(w http.ResponseWriter, r *http.Request, id Id) {
 	if _, err := h.order(r.Context(), id); err != nil {
 		h.Fail(w, r, err)

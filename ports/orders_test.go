@@ -14,7 +14,7 @@ import (
 	"github.com/millrace/millrace/kit/httpapi"
 )
 
-// server is as much of the service as requests need that do not reach a handler's command or query.
+// server is the service for requests that do not reach the command or the query of a handler.
 func server() *httpapi.Server {
 	return &httpapi.Server{Service: Routes(Deps{}), UnitOfWork: &desk{}, Log: slog.New(slog.DiscardHandler), Streams: &httpapi.Streams{}, Wake: func() {}}
 }
@@ -60,7 +60,7 @@ func TestTextOfOrdersThatCannotBeStoredNamesTheField(t *testing.T) {
 	}
 }
 
-// The kit's operations and this service's routes are described by one document.
+// One document describes the kit's operations and this service's routes.
 func TestSpecificationListsAllRoutes(t *testing.T) {
 	spec := ask(t, server(), httpapi.Everything, http.MethodGet, "/openapi.yaml").Body.String()
 	for _, path := range []string{

@@ -1,4 +1,4 @@
-// Package ports is the HTTP API of this service, as openapi.yaml describes it: a file for each resource. The kit adds the operations API.
+// Package ports is the HTTP API of this service, which openapi.yaml describes: one file per resource. The kit adds the operations API.
 package ports
 
 import (
@@ -14,7 +14,7 @@ import (
 //go:embed openapi.yaml
 var openapi []byte
 
-// Deps is what the handlers need of the service.
+// Deps has the functions of the service that the handlers call.
 type Deps struct {
 	// Cancel has the saga of an order compensate, or returns an error if the saga is past its pivot.
 	Cancel func(ctx context.Context, orderID string) error
@@ -23,7 +23,7 @@ type Deps struct {
 	ParcelArrived func(ctx context.Context, number string) error
 }
 
-// Routes are the routes of this service.
+// Routes returns the routes of this service.
 func Routes(deps Deps) *httpapi.Service {
 	return &httpapi.Service{OpenAPI: openapi, Mount: func(api *httpapi.API) {
 		h := &handlers{deps, api}

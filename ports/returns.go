@@ -12,10 +12,11 @@ import (
 	"github.com/millrace/millrace/kit/httpapi"
 )
 
-// ReturnOrder implements ServerInterface. The return is requested in the transaction of the request, together with the event that starts its saga.
+// ReturnOrder implements ServerInterface. It requests the return in the transaction of the request, together with the event that starts the saga of the
+// return.
 func (h *handlers) ReturnOrder(w http.ResponseWriter, r *http.Request, id Id, _ ReturnOrderParams) {
 	var request NewReturn
-	var before query.Order // a request with an Idempotency-Key sees its own effect only after it has ended
+	var before query.Order // read before, because the request sees its own effect only after its commit
 	err := httpapi.DecodeRequired(w, r, &request)
 	if err == nil {
 		before, err = h.order(r.Context(), id)

@@ -19,7 +19,7 @@ import (
 
 const returnable = "0198c0de-0000-7000-8000-000000000001"
 
-// shop has one confirmed order, of ada.
+// shop has one confirmed order of the customer ada.
 type shop struct {
 	desk
 
@@ -30,7 +30,7 @@ func (s *shop) Execute(_ context.Context, c cqrs.Command) error {
 	return s.order.RequestReturn(c.Body.(command.RequestReturn).Lines)
 }
 
-// post sends a request in the name of a person.
+// post sends a request in the name of a principal.
 func (s *shop) post(t *testing.T, who, path, body string) *httptest.ResponseRecorder {
 	t.Helper()
 	server := &httpapi.Server{
@@ -70,7 +70,7 @@ func TestReturnOrder(t *testing.T) {
 		require.Equal(t, c.status, w.Code, "%s: %s", name, w.Body)
 		require.Contains(t, w.Body.String(), c.want, name)
 	}
-	for range 2 { // the same request again has the same answer
+	for range 2 { // the repeated request gets the same answer
 		w := s.post(t, "ada", path, body)
 		require.Equal(t, http.StatusAccepted, w.Code, w.Body)
 		require.JSONEq(t, `{"order_id":"`+returnable+`","status":"requested","parcel_number":"R-`+returnable+`"}`, w.Body.String())

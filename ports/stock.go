@@ -10,7 +10,7 @@ import (
 	"github.com/millrace/millrace/kit/httpapi"
 )
 
-// maxReceipt limits one receipt.
+// maxReceipt limits the quantity of one receipt.
 const maxReceipt = 1_000_000_000_000
 
 func checkSKU(sku string) error {
@@ -32,7 +32,7 @@ func (h *handlers) GetStock(w http.ResponseWriter, r *http.Request, sku Sku) {
 	}, err)
 }
 
-// ReceiveStock implements ServerInterface. The command goes through the outbox, so GetStock shows the receipt a moment later.
+// ReceiveStock implements ServerInterface. It sends the command through the outbox, so GetStock shows the receipt a moment later.
 func (h *handlers) ReceiveStock(w http.ResponseWriter, r *http.Request, sku Sku, _ ReceiveStockParams) {
 	var request Receipt
 	err := checkSKU(sku)

@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/sagas/orderreturn"
 )
 
-// All lists the sagas, old versions that still have running instances included.
+// All lists the sagas, including old versions that still have running instances.
 func All() []*saga.Saga {
 	return []*saga.Saga{
 		saga.New(fulfilment.Definition),

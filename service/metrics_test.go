@@ -20,7 +20,7 @@ var (
 	exprForm   = regexp.MustCompile(`(?m)^\s+expr: (.*)$`)
 )
 
-// faults are the names in an expression that no metric has.
+// faults returns the names in an expression that are not metrics.
 func faults(known map[string][]string, expr string) (faults []string) {
 	var all []string
 	for _, found := range metricForm.FindAllStringSubmatch(expr, -1) {

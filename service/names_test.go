@@ -6,8 +6,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Stored names and versions never change, because events under them lie in tables and on topics. A new one is added here,
-// and a new version by hand, together with its upcaster.
+// Stored names and versions never change, because stored events and messages on topics use them. Add a new name here; add a new version by hand, together
+// with its upcaster.
 func TestStoredNames(t *testing.T) {
 	golden := map[string]int{
 		"order.placed": 2, "order.confirmed": 1, "order.cancelled": 1,

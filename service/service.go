@@ -1,4 +1,4 @@
-// Package service is the service: one literal that registers everything it consists of.
+// Package service is the definition of the service: one value that registers all its parts.
 package service
 
 import (
@@ -48,7 +48,7 @@ var (
 // cancelled is the reason of an order that its customer has cancelled.
 const cancelled = "cancelled by the customer"
 
-// New is the service.
+// New returns the definition of the service.
 func New() runner.Service {
 	return runner.Service{
 		Name: "millrace", Title: "Millrace", Summary: "Orders that are fulfilled by a saga",

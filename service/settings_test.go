@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/kit/runner"
 )
 
-// .env.example lists every setting that is read, and no other, each with the default that it has.
+// .env.example lists every setting that the service reads and no other setting, each with its default.
 func TestTheExampleListsEverySetting(t *testing.T) {
 	service := New()
 	file, err := os.Open("../.env.example")

@@ -1,4 +1,4 @@
-// Package breakers chooses when calls of an external service are suspended: by a circuit breaker of gobreaker for each.
+// Package breakers chooses when the circuit breakers of external services open. Each service has a breaker of gobreaker.
 package breakers
 
 import (
@@ -7,8 +7,8 @@ import (
 	"github.com/sony/gobreaker"
 )
 
-// Settings are those of the breaker of a gateway, by the gateway's name. It opens when half of at least ten calls within ten seconds have failed,
-// and lets three calls try again after five seconds.
+// Settings returns the settings of the circuit breaker of the gateway with this name. The breaker opens when at least half of ten or more calls within ten
+// seconds have failed. Five seconds later it lets three calls through.
 func Settings(name string) gobreaker.Settings {
 	return gobreaker.Settings{
 		Name: name, Interval: 10 * time.Second, Timeout: 5 * time.Second, MaxRequests: 3,

@@ -9,12 +9,12 @@ import (
 	"github.com/millrace/millrace/kit/runner"
 )
 
-// records makes messages of records: CloudEvents in Kafka's binary form. Records that watermill-kafka's publisher writes have the form of
-// wkafka.DefaultMarshaler.
+// records converts records of Kafka to messages. The records are CloudEvents in Kafka's binary mode. Records that watermill-kafka's publisher writes have
+// the format of wkafka.DefaultMarshaler.
 var records wkafka.Unmarshaler = kafka.CloudEvents{}
 
-// New makes the broker that BROKER names. That on Kafka sends through the kit's batching producer and consumes through its key-ordered subscriber: many
-// messages of a partition at once, those of one key in order.
+// New makes the broker that BROKER names. The broker on Kafka sends through the kit's batching producer and consumes through the kit's key-ordered
+// subscriber, which handles many messages of a partition at once and messages of one key in order.
 func New(e runner.BrokerEnv) (broker.Broker, error) {
 	if e.Config.Broker == runner.InPostgres {
 		return inPostgres(e)

@@ -12,19 +12,19 @@ import (
 	"github.com/millrace/millrace/kit/sandbox"
 )
 
-// CarrierService and CourierService register the carrier, and the one that takes its place when it cannot come.
+// CarrierService and CourierService register the carrier, and the courier that replaces the carrier when the carrier cannot deliver.
 var (
 	CarrierService = runner.Gateway{Name: "carrier", Destination: shipment.Category, StandIn: func() *sandbox.Service { return carrierStandIn("carrier") }}
 	CourierService = runner.Gateway{Name: "courier", Destination: command.Couriers, StandIn: func() *sandbox.Service { return carrierStandIn("courier") }, Optional: true}
 )
 
-// Carrier is a carrier.
+// Carrier is the client of a carrier. It implements command.Carrier.
 type Carrier struct {
 	name   string
 	client httpclient.Client
 }
 
-// NewCarrier makes the client of a carrier with this name at a base URL. Without a URL it refuses every booking.
+// NewCarrier makes the client of the carrier with this name at a base URL. Without a URL the client refuses every booking.
 func NewCarrier(name, base string) Carrier { return Carrier{name, httpclient.New(base)} }
 
 // Name implements command.Carrier.
@@ -49,7 +49,7 @@ func (c Carrier) Cancel(ctx context.Context, id string) error {
 	return httpclient.Accepted(answer, err, "cancel shipment "+id)
 }
 
-// carrierStandIn plays a carrier, which refuses the SKU HEAVY-99.
+// carrierStandIn is the stand-in of a carrier. It refuses the SKU HEAVY-99.
 func carrierStandIn(name string) *sandbox.Service {
 	return sandbox.New(name, func(r shipmentRequest) string { return r.ShipmentID }, []string{"booked", "cancelled"},
 		sandbox.Operation[shipmentRequest]{

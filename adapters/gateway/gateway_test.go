@@ -72,7 +72,7 @@ func TestPaymentsTakeEffectOnce(t *testing.T) {
 	require.Equal(t, int64(500), want["captured"])
 	require.Zero(t, want["held"])
 
-	again, err := sandbox.Open(dir, standIns()...) // as after kill -9: nothing was closed
+	again, err := sandbox.Open(dir, standIns()...) // as after kill -9: the first sandbox was not closed
 	require.NoError(t, err)
 	require.Equal(t, want, again.Service("payments").Ledger(), "the ledger is on disk")
 }

@@ -16,10 +16,10 @@ import (
 // PaymentsService registers the payment provider.
 var PaymentsService = runner.Gateway{Name: "payments", Destination: payment.Category, StandIn: paymentsStandIn}
 
-// Payments is the payment provider.
+// Payments is the client of the payment provider. It implements command.Provider.
 type Payments struct{ client httpclient.Client }
 
-// NewPayments makes the client of the provider at a base URL.
+// NewPayments makes the client of the payment provider at a base URL.
 func NewPayments(base string) Payments { return Payments{httpclient.New(base)} }
 
 type paymentRequest struct {
@@ -50,8 +50,8 @@ func (p Payments) Refund(ctx context.Context, id string, amount money.Money) (cq
 	return p.client.Post(ctx, "/refunds", id, paymentRequest{PaymentID: id, Amount: amount.Amount, Currency: amount.Currency}, false)
 }
 
-// paymentsStandIn plays the provider. By method: pm_ok pays, pm_declined is declined, pm_error answers 500, pm_slow does the work and answers
-// after a minute, pm_capture_refused is authorised but never captured.
+// paymentsStandIn is the stand-in of the provider. The payment method chooses its answer: pm_ok is accepted, pm_declined is declined, pm_error answers 500,
+// pm_slow is accepted but answered after a minute, pm_capture_refused is authorised but its capture is refused.
 func paymentsStandIn() *sandbox.Service {
 	return sandbox.New("payments", func(r paymentRequest) string { return r.PaymentID }, []string{"authorised", "captured", "voided", "refunded", "held"},
 		sandbox.Operation[paymentRequest]{

@@ -1,4 +1,4 @@
-// Package outbox chooses how messages get into the outbox: by watermill-sql's publisher, in the transaction that makes them.
+// Package outbox chooses how messages are written into the outbox: with the publisher of watermill-sql, in the transaction that creates the messages.
 package outbox
 
 import (
@@ -7,8 +7,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Insert makes the publisher for one transaction. The kit gives the schema of its table and sends the statement with the others of the unit of
-// work.
+// Insert makes the publisher for one transaction. The kit provides the schema of its table, and sends the statement together with the other statements of
+// the unit of work.
 func Insert(tx sql.ContextExecutor, schema sql.SchemaAdapter) (message.Publisher, error) {
 	return sql.NewPublisher(tx, sql.PublisherConfig{SchemaAdapter: schema}, watermill.NopLogger{})
 }

@@ -1,4 +1,4 @@
-// Package store chooses where events and read models are stored: in PostgreSQL, by sqlx over pgx's database/sql driver.
+// Package store chooses where events and read models are stored: in PostgreSQL, with sqlx on the database/sql driver of pgx.
 package store
 
 import (
@@ -9,7 +9,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/eventstore"
 )
 
-// Open makes the pool of connections. The kit's pool sets what its transactions need, such as time limits for locks.
+// Open makes the connection pool. The kit's pool configures the sessions for its transactions, such as time limits for locks.
 func Open(dsn string, maxConns int) (*sqlx.DB, error) {
 	pool, err := postgres.Pool(dsn, maxConns)
 	if err != nil {
@@ -18,5 +18,5 @@ func Open(dsn string, maxConns int) (*sqlx.DB, error) {
 	return sqlx.NewDb(pool, "pgx"), nil
 }
 
-// Events is the event store.
+// Events makes the event store.
 func Events(db *sqlx.DB, types aggregate.Types) *eventstore.Store { return eventstore.New(db, types) }

@@ -12,12 +12,12 @@ import (
 	"github.com/millrace/millrace/migrations"
 )
 
-// TestFormerNamesOfTablesDuringARollingUpdate has a role that does not own the tables write by the names that the version before knows.
+// TestFormerNamesOfTablesDuringARollingUpdate writes with a role that does not own the tables, by the table names that the previous version uses.
 func TestFormerNamesOfTablesDuringARollingUpdate(t *testing.T) {
 	db, dsn := kittest.Database(t, migrations.Files)
 	schema := kitmigrations.New(migrations.Files)
 	var renamed string
-	for !t.Failed() { // down to before the tables were renamed
+	for !t.Failed() { // down to the version before the tables were renamed
 		require.NoError(t, db.Get(&renamed, `SELECT COALESCE(to_regclass('saga_instances')::text, '')`))
 		if renamed == "" {
 			break
@@ -78,7 +78,7 @@ func newRole(t *testing.T, db *sqlx.DB) (name string) {
 	return name
 }
 
-// loginAs is the DSN with a role of newRole.
+// loginAs is the DSN for a role of newRole.
 func loginAs(t *testing.T, dsn, role string) string {
 	t.Helper()
 	u, err := url.Parse(dsn)

@@ -12,7 +12,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/readmodel"
 )
 
-// Orders is the list of orders.
+// Orders is the read model of orders.
 type Orders struct{ db *sqlx.DB }
 
 // NewOrders makes an Orders.
@@ -47,7 +47,7 @@ func (r Orders) Decide(ctx context.Context, o query.Order) error {
 	return orders.Update(ctx, row, "status", "reason", "updated_at")
 }
 
-// Count counts the orders of each status, up to a limit, so that it does not become slower with the history.
+// Count counts the orders of each status, at most atMost of each, so that it does not get slower with the history.
 func (r Orders) Count(ctx context.Context, atMost int) (map[order.Status]int, error) {
 	return readmodel.CountByStatus(ctx, r.db, "order_view", atMost, order.Pending, order.IsConfirmed, order.IsCancelled)
 }

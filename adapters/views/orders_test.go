@@ -45,7 +45,7 @@ func rows(t *testing.T, db *sqlx.DB) (n int) {
 	return n
 }
 
-// schemaOf lists what belongs to a table: indexes, constraints, grants.
+// schemaOf lists the indexes, constraints and grants of a table.
 func schemaOf(t *testing.T, db *sqlx.DB, table string) (all []string) {
 	t.Helper()
 	require.NoError(t, db.Select(&all, `
@@ -96,7 +96,7 @@ func TestRebuildRepairsRowsAndLeavesEqualOnesAlone(t *testing.T) {
 	require.Equal(t, 1, total)
 }
 
-// The rights are those of docs/guides/security.md for a role that does not own the tables.
+// The grants are those of docs/guides/security.md for a role that does not own the tables.
 func TestRebuildNeedsNoRightsButThoseOfTheGuide(t *testing.T) {
 	db, dsn := kittest.Database(t, migrations.Files)
 	storeOrders(t, db, 1, 3)
@@ -110,7 +110,7 @@ func TestRebuildNeedsNoRightsButThoseOfTheGuide(t *testing.T) {
 	require.Equal(t, 3, rows(t, db))
 }
 
-// A rebuild that ends early, whenever that is, changes nothing.
+// A rebuild that is interrupted at any point changes nothing.
 func TestRebuildIsAllOrNothing(t *testing.T) {
 	db, dsn := kittest.Database(t, migrations.Files)
 	storeOrders(t, db, 1, 3)
@@ -127,7 +127,7 @@ func TestRebuildIsAllOrNothing(t *testing.T) {
 	require.Equal(t, 3, rows(t, db))
 	ended(t, db)
 
-	// Its connection is killed while it has the lock, or waits for it.
+	// The connection of the rebuild is killed while it holds the lock or waits for the lock.
 	for _, state := range []string{"", "locked"} {
 		killed := rebuilding(dsn)
 		if state == "" {
@@ -158,7 +158,7 @@ func TestRebuildIsAllOrNothing(t *testing.T) {
 	require.Equal(t, 5003, rows(t, db))
 }
 
-// ended waits until PostgreSQL has ended the sessions of a rebuild, and with them its lock.
+// ended waits until PostgreSQL has ended the sessions of a rebuild and released its lock.
 func ended(t *testing.T, db *sqlx.DB) {
 	t.Helper()
 	kittest.Eventually(t, func() error {
@@ -178,7 +178,7 @@ func kill(t *testing.T, db *sqlx.DB) {
 	}
 }
 
-// A transaction that has appended events and is still open, as a stuck instance leaves it, does not hold a rebuild's lock up.
+// A transaction that has appended events and stays open, like that of a stuck instance, does not delay the lock of a rebuild.
 func TestRebuildCatchesUpUnderItsLock(t *testing.T) {
 	db, dsn := kittest.Database(t, migrations.Files)
 	storeOrders(t, db, 1, 10)
@@ -189,9 +189,9 @@ func TestRebuildCatchesUpUnderItsLock(t *testing.T) {
 		if !late {
 			late = true
 			blocker := db.MustBegin()
-			blocker.MustExec(`LOCK TABLE order_view IN ROW EXCLUSIVE MODE`) // as a projection that is writing
+			blocker.MustExec(`LOCK TABLE order_view IN ROW EXCLUSIVE MODE`) // like a projection that writes
 			time.AfterFunc(time.Second, func() {
-				storeOrders(t, db, 11, 10) // after the rebuild has caught up, before it has the lock
+				storeOrders(t, db, 11, 10) // after the rebuild has caught up and before it has the lock
 				_ = blocker.Commit()
 			})
 		}
@@ -202,7 +202,7 @@ func TestRebuildCatchesUpUnderItsLock(t *testing.T) {
 	require.Equal(t, 20, rows(t, db))
 }
 
-// One event that can never be handled becomes a dead letter, wherever it fails; the others go on.
+// An event that can never be processed becomes a dead letter, wherever it fails; the other events are processed.
 func TestRebuildIsolatesABadEvent(t *testing.T) {
 	db, dsn := kittest.Database(t, migrations.Files)
 	storeOrders(t, db, 1, 5000)

@@ -10,7 +10,7 @@ import (
 	"github.com/millrace/millrace/kit/postgres/readmodel"
 )
 
-// Stock has one row per SKU.
+// Stock is the read model of stock. It has one row per SKU.
 type Stock struct{ db *sqlx.DB }
 
 // NewStock makes a Stock.

@@ -19,8 +19,8 @@ import (
 
 func TestMain(m *testing.M) { kittest.Main(m) }
 
-// A rebuilding catches up while the service goes on, and partitions change hands: then two write the same events at the same time. Each
-// is counted once.
+// A rebuild catches up while the service runs, and partitions move to other instances, so two consumers may write the same events at the same time. Each event
+// counts once.
 func TestStockIsCountedOnce(t *testing.T) {
 	db, _ := kittest.Database(t, migrations.Files)
 	stock := views.NewStock(db)
@@ -40,7 +40,7 @@ func TestStockIsCountedOnce(t *testing.T) {
 	const rounds = 50
 	for round := range rounds {
 		sku := fmt.Sprint("SKU-", round)
-		for step := range 4 { // the first one makes the row
+		for step := range 4 { // the first step creates the row
 			var both sync.WaitGroup
 			for range 3 {
 				both.Go(func() {

@@ -13,7 +13,7 @@ import (
 	"github.com/millrace/millrace/kit/runner"
 )
 
-// ParcelArrived makes the function that has a parcel arrive. Nil: the sandbox does not run.
+// ParcelArrived returns a function that simulates the arrival of the parcel with a number. The function is nil if the sandbox does not run.
 func ParcelArrived(k *runner.Kit) func(ctx context.Context, number string) error {
 	if !k.Sandbox() {
 		return nil

@@ -5,7 +5,7 @@ import (
 	"github.com/millrace/millrace/kit/messaging"
 )
 
-// DeliveryArrivedCodec reads the warehouse's delivery.arrived, which may come as Protocol Buffers too.
+// DeliveryArrivedCodec decodes the warehouse's delivery.arrived, which may be encoded as Protocol Buffers instead of JSON.
 var DeliveryArrivedCodec = messaging.Protobuf("delivery.arrived",
 	func(e consumer.DeliveryArrived) *DeliveryArrived {
 		return &DeliveryArrived{Sku: e.SKU, Quantity: e.Quantity}

@@ -1,4 +1,5 @@
-// Package warehousepb is the warehouse's messages as Protocol Buffers.
+// Package warehousepb has the warehouse's messages as Protocol Buffers.
 package warehousepb
 
-// make proto, which needs protoc, writes warehouse.pb.go anew. The module's path is not in it, so that a renaming leaves it sound.
+// make proto, which needs protoc, generates warehouse.pb.go. The file does not contain the path of the module, so it stays valid when the module is
+// renamed.

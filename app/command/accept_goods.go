@@ -11,10 +11,10 @@ import (
 type AcceptGoods struct {
 	OrderID  string `json:"order_id"`
 	Damaged  bool   `json:"damaged"`
-	Rejected string `json:"rejected,omitempty"` // the reason; empty: they are accepted
+	Rejected string `json:"rejected,omitempty"` // the reason of a rejection; empty: the goods are accepted
 }
 
-// Key keeps the commands of an order in order.
+// Key is the id of the order: commands of one order are handled in order.
 func (c AcceptGoods) Key() string { return c.OrderID }
 
 type acceptGoods struct{ orders cqrs.Store[*order.Order] }

@@ -8,8 +8,8 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Provider is the payment provider. Every call carries the payment's id, so that it takes effect once, however often it is repeated. Errors
-// wrap cqrs.ErrUnavailable; a refusal is an answer.
+// Provider is the payment provider. Every call has the id of the payment, so that it takes effect once, however often it is repeated. Errors wrap
+// cqrs.ErrUnavailable; a refusal is a result, not an error.
 type Provider interface {
 	Authorise(ctx context.Context, paymentID string, amount money.Money, method string) (cqrs.CallResult, error)
 	Capture(ctx context.Context, paymentID string, amount money.Money) (cqrs.CallResult, error)
@@ -25,7 +25,7 @@ type AuthorisePayment struct {
 	Method    string      `json:"method"`
 }
 
-// Key keeps the commands of a payment in order.
+// Key is the id of the payment: commands of one payment are handled in order.
 func (c AuthorisePayment) Key() string { return c.PaymentID }
 
 type authorisePayment struct {

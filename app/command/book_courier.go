@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// BookCourier is BookShipment with the second carrier, the courier.
+// BookCourier books a shipment with the courier, the second carrier.
 type BookCourier struct{ BookShipment }
 
 // CancelCourier compensates BookCourier.

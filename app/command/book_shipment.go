@@ -8,8 +8,8 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Carrier delivers goods to customers. Every call carries the shipment's id, so that it takes effect once, however often it is repeated.
-// Errors wrap cqrs.ErrUnavailable; a refusal is an answer.
+// Carrier delivers goods to customers. Every call has the id of the shipment, so that it takes effect once, however often it is repeated. Errors wrap
+// cqrs.ErrUnavailable; a refusal is a result, not an error.
 type Carrier interface {
 	Name() string
 	Book(ctx context.Context, shipmentID string, lines []order.Line) (cqrs.CallResult, error)
@@ -23,7 +23,7 @@ type BookShipment struct {
 	Lines      []order.Line `json:"lines"`
 }
 
-// Key keeps the commands of a shipment in order.
+// Key is the id of the shipment: commands of one shipment are handled in order.
 func (c BookShipment) Key() string { return c.ShipmentID }
 
 type bookShipment struct {

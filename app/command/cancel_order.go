@@ -13,7 +13,7 @@ type CancelOrder struct {
 	Reason  string `json:"reason"`
 }
 
-// Key keeps the commands of an order in order.
+// Key is the id of the order: commands of one order are handled in order.
 func (c CancelOrder) Key() string { return c.OrderID }
 
 type cancelOrder struct{ orders cqrs.Store[*order.Order] }

@@ -13,7 +13,7 @@ type CancelShipment struct {
 	OrderID    string `json:"order_id"`
 }
 
-// Key keeps the commands of a shipment in order.
+// Key is the id of the shipment: commands of one shipment are handled in order.
 func (c CancelShipment) Key() string { return c.ShipmentID }
 
 type cancelShipment struct {

@@ -15,7 +15,7 @@ type CapturePayment struct {
 	Amount    money.Money `json:"amount"`
 }
 
-// Key keeps the commands of a payment in order.
+// Key is the id of the payment: commands of one payment are handled in order.
 func (c CapturePayment) Key() string { return c.PaymentID }
 
 type capturePayment struct {

@@ -12,7 +12,7 @@ type CloseReturn struct {
 	OrderID string `json:"order_id"`
 }
 
-// Key keeps the commands of an order in order.
+// Key is the id of the order: commands of one order are handled in order.
 func (c CloseReturn) Key() string { return c.OrderID }
 
 type closeReturn struct{ orders cqrs.Store[*order.Order] }

@@ -1,4 +1,4 @@
-// Package command has the commands of the service and their handlers: one file per command, all listed here.
+// Package command has the commands of the service and their handlers: one file per command. All lists them.
 package command
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Deps is what the handlers need.
+// Deps has the dependencies of the handlers.
 type Deps struct {
 	Orders    cqrs.Store[*order.Order]
 	Stock     cqrs.Store[*inventory.Stock]
@@ -25,7 +25,7 @@ type Deps struct {
 // Couriers is a destination of its own, so that calls of the courier do not wait for the carrier or behind its breaker.
 const Couriers = "couriers"
 
-// All lists every command by its destination. Names are stored and never change.
+// All lists every command by its destination. The names of commands are stored, so they never change.
 func All(d Deps) []cqrs.Handler {
 	return slices.Concat[[]cqrs.Handler](
 		cqrs.ForAggregate(order.Category,

@@ -14,7 +14,7 @@ type CommitStock struct {
 	Lines   []order.Line `json:"lines"`
 }
 
-// Key keeps the commands of a SKU in order.
+// Key is the lowest SKU of the lines: see lowest.
 func (c CommitStock) Key() string { return lowest(c.Lines) }
 
 type commitStock struct{ stock cqrs.Store[*inventory.Stock] }

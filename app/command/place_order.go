@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// PlaceOrder places an order. The caller chooses its id, so that repeating the command does not place two orders.
+// PlaceOrder places an order. The caller chooses the id of the order, so that a repeated command does not place two orders.
 type PlaceOrder struct {
 	OrderID       string       `json:"order_id"`
 	CustomerID    string       `json:"customer_id"`
@@ -16,7 +16,7 @@ type PlaceOrder struct {
 	PaymentMethod string       `json:"payment_method"`
 }
 
-// Key keeps the commands of an order in order.
+// Key is the id of the order: commands of one order are handled in order.
 func (c PlaceOrder) Key() string { return c.OrderID }
 
 type placeOrder struct{ orders cqrs.Store[*order.Order] }

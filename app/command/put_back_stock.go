@@ -14,7 +14,7 @@ type PutBackStock struct {
 	Lines   []order.Line `json:"lines"`
 }
 
-// Key keeps the commands of a SKU in order.
+// Key is the lowest SKU of the lines: see lowest.
 func (c PutBackStock) Key() string { return lowest(c.Lines) }
 
 type putBackStock struct{ stock cqrs.Store[*inventory.Stock] }

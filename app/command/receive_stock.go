@@ -13,7 +13,7 @@ type ReceiveStock struct {
 	Quantity int64  `json:"quantity"`
 }
 
-// Key keeps the receipts of a SKU in order.
+// Key is the SKU: receipts of one SKU are handled in order.
 func (c ReceiveStock) Key() string { return c.SKU }
 
 type receiveStock struct{ stock cqrs.Store[*inventory.Stock] }

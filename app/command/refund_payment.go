@@ -8,14 +8,14 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// RefundPayment makes the provider give a part of the captured money back.
+// RefundPayment makes the provider refund a part of the captured money.
 type RefundPayment struct {
 	PaymentID string      `json:"payment_id"`
 	OrderID   string      `json:"order_id"`
 	Amount    money.Money `json:"amount"`
 }
 
-// Key keeps the commands of a payment in order.
+// Key is the id of the payment: commands of one payment are handled in order.
 func (c RefundPayment) Key() string { return c.PaymentID }
 
 type refundPayment struct {

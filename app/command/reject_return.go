@@ -13,7 +13,7 @@ type RejectReturn struct {
 	Reason  string `json:"reason"`
 }
 
-// Key keeps the commands of an order in order.
+// Key is the id of the order: commands of one order are handled in order.
 func (c RejectReturn) Key() string { return c.OrderID }
 
 type rejectReturn struct{ orders cqrs.Store[*order.Order] }

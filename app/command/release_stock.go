@@ -14,7 +14,7 @@ type ReleaseStock struct {
 	Lines   []order.Line `json:"lines"`
 }
 
-// Key keeps the commands of a SKU in order.
+// Key is the lowest SKU of the lines: see lowest.
 func (c ReleaseStock) Key() string { return lowest(c.Lines) }
 
 type releaseStock struct{ stock cqrs.Store[*inventory.Stock] }

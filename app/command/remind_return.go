@@ -7,12 +7,12 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// RemindReturn reminds the customer of a parcel that has not arrived. Nobody waits for an answer.
+// RemindReturn reminds the customer of a parcel that has not arrived. Its saga does not wait for a result.
 type RemindReturn struct {
 	OrderID string `json:"order_id"`
 }
 
-// Key keeps the commands of an order in order.
+// Key is the id of the order: commands of one order are handled in order.
 func (c RemindReturn) Key() string { return c.OrderID }
 
 type remindReturn struct{ orders cqrs.Store[*order.Order] }

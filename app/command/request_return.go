@@ -13,7 +13,7 @@ type RequestReturn struct {
 	Lines   []order.ReturnLine `json:"lines"`
 }
 
-// Key keeps the commands of an order in order.
+// Key is the id of the order: commands of one order are handled in order.
 func (c RequestReturn) Key() string { return c.OrderID }
 
 type requestReturn struct{ orders cqrs.Store[*order.Order] }

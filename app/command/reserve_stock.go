@@ -9,13 +9,13 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// ReserveStock reserves every line of an order, or none.
+// ReserveStock reserves the stock for every line of an order, or for no line.
 type ReserveStock struct {
 	OrderID string       `json:"order_id"`
 	Lines   []order.Line `json:"lines"`
 }
 
-// Key keeps the commands of a SKU in order.
+// Key is the lowest SKU of the lines: see lowest.
 func (c ReserveStock) Key() string { return lowest(c.Lines) }
 
 type reserveStock struct{ stock cqrs.Store[*inventory.Stock] }
@@ -27,7 +27,7 @@ func (h reserveStock) handle(ctx context.Context, c ReserveStock) error {
 			enough = enough && stocks[i].Lack(line.SKU, line.Quantity) == ""
 		}
 		for i, line := range c.Lines {
-			// If the stock of one line does not suffice, only such lines record a rejection.
+			// If the stock does not suffice for every line, only the lines without enough stock record a rejection.
 			if enough || stocks[i].Lack(line.SKU, line.Quantity) != "" {
 				if err := stocks[i].Reserve(line.SKU, c.OrderID, line.Quantity); err != nil {
 					return err
@@ -38,8 +38,8 @@ func (h reserveStock) handle(ctx context.Context, c ReserveStock) error {
 	})
 }
 
-// lowest is the SKU that is the key of commands for these lines: it keeps them in order and on one instance. If two instances change the
-// other SKUs of these lines at the same time, one of the two units of work conflicts and runs again.
+// lowest is the lowest SKU of these lines. As the key of their commands it makes one instance handle the commands in order. If another instance changes
+// another SKU of the lines at the same time, one of the two units of work conflicts and runs again.
 func lowest(lines []order.Line) string {
 	if len(lines) == 0 {
 		return ""

@@ -13,7 +13,7 @@ type VoidPayment struct {
 	OrderID   string `json:"order_id"`
 }
 
-// Key keeps the commands of a payment in order.
+// Key is the id of the payment: commands of one payment are handled in order.
 func (c VoidPayment) Key() string { return c.PaymentID }
 
 type voidPayment struct {

@@ -1,10 +1,10 @@
-// Package consumer handles events of external services: one file per consumer, all listed here. A consumer translates an event into commands
-// of this service, so that the external service's types stay out of the domain.
+// Package consumer handles events of external services: one file per consumer. All lists them. A consumer translates an event into commands of this
+// service, so that the domain does not use the types of external services.
 package consumer
 
 import "github.com/millrace/millrace/kit/cqrs"
 
-// Deps is what the consumers need.
+// Deps has the dependencies of the consumers.
 type Deps struct {
 	Commands cqrs.Commands
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// DeliveryArrived has the fields of the warehouse's delivery.arrived that matter here.
+// DeliveryArrived has the fields of the warehouse's delivery.arrived that this service uses.
 type DeliveryArrived struct {
 	SKU      string `json:"sku"`
 	Quantity int64  `json:"quantity"`

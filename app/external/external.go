@@ -1,5 +1,5 @@
-// Package external has the messages of other services that sagas send or wait for: one file per service, all listed here. Its types have the fields that
-// matter here.
+// Package external has the messages of external services that sagas send or wait for: one file per service. All lists the services. The types have only
+// the fields that this service uses.
 package external
 
 import "github.com/millrace/millrace/kit/cqrs"

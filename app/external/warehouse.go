@@ -10,7 +10,7 @@ type ParcelArrived struct {
 	ParcelNumber string `json:"parcel_number"`
 }
 
-// Warehouse has the parcels that customers send back.
+// Warehouse is the service that receives the parcels of returned orders.
 var Warehouse = cqrs.ExternalService{
 	Service: "warehouse", Category: "parcels",
 	Events: aggregate.TypesOf(aggregate.NewType[ParcelArrived]("parcel.arrived")),

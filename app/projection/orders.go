@@ -8,18 +8,18 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// OrderRows stores the list of orders.
+// OrderRows stores the read model of orders.
 type OrderRows interface {
-	// Put adds an order, unless it is there already.
+	// Put adds an order, unless the order is already there.
 	Put(ctx context.Context, o query.Order) error
 
-	// Decide sets the final status, unless version was applied already.
+	// Decide sets the final status of an order, unless version was already applied.
 	Decide(ctx context.Context, o query.Order) error
 }
 
 type orders struct{ rows OrderRows }
 
-// Orders builds the list of orders.
+// Orders is the projection that builds the read model of orders.
 func Orders(rows OrderRows) cqrs.Projection {
 	p := orders{rows}
 	return cqrs.Projection{Name: "orders", Category: order.Category, On: []cqrs.EventHandler{

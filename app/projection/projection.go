@@ -1,2 +1,2 @@
-// Package projection says how read models are built from events: one file each. adapters/views stores them and lists them all.
+// Package projection builds read models from events: one file per projection. Package adapters/views stores and lists them.
 package projection

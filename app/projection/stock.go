@@ -7,20 +7,20 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// StockChange is what an event adds to the row of a SKU.
+// StockChange is the change that an event makes to the row of a SKU.
 type StockChange struct {
 	SKU                        string
 	Received, OnHand, Reserved int64
 	Version                    int // of the SKU's stream
 }
 
-// StockRows stores one row per SKU.
+// StockRows stores the read model of stock, with one row per SKU.
 type StockRows interface {
-	// Change applies a change, unless its version is applied already. A gap before it is an error.
+	// Change applies a change, unless its version was already applied. It returns an error if an earlier version is missing.
 	Change(ctx context.Context, c StockChange) error
 }
 
-// Stock counts the stock of each SKU.
+// Stock is the projection that builds the read model of stock.
 func Stock(rows StockRows) cqrs.Projection {
 	return cqrs.Projection{Name: "stock", Category: inventory.Category, On: []cqrs.EventHandler{
 		cqrs.On(func(ctx context.Context, e inventory.Received, m cqrs.Meta) error {

@@ -7,12 +7,12 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// ListOrders lists orders, newest first. The result may lag behind by as long as the projection takes.
+// ListOrders lists orders, newest first. The result lags behind the events by the time that the projection needs.
 type ListOrders struct {
 	cqrs.Result[[]Order]
-	Status     order.Status // empty: all
-	CustomerID string       // empty: everybody's
-	Search     string       // the id of an order or of a customer; empty: all
+	Status     order.Status // empty: orders of every status
+	CustomerID string       // empty: orders of all customers
+	Search     string       // the id of an order or of a customer; empty: all orders
 	cqrs.Page
 }
 

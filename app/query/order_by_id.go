@@ -9,7 +9,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Order is an order for clients.
+// Order is an order in the form that queries return.
 type Order struct {
 	ID         string
 	CustomerID string
@@ -17,13 +17,13 @@ type Order struct {
 	Reason     string
 	Lines      []order.Line
 	Total      money.Money
-	Return     order.Return // only of OrderByID
+	Return     order.Return // set only by OrderByID
 	PlacedAt   time.Time
 	UpdatedAt  time.Time
 	Version    int
 }
 
-// OrderByID reads one order. It is computed from the events, so a client never sees less than an earlier response contained.
+// OrderByID reads one order. The result is computed from the events, so it is never older than an earlier response to a client.
 type OrderByID struct {
 	cqrs.Result[Order]
 	ID string

@@ -1,9 +1,9 @@
-// Package query has the queries of the service: one file per query, all listed here.
+// Package query has the queries of the service: one file per query. All lists them.
 package query
 
 import "github.com/millrace/millrace/kit/cqrs"
 
-// Deps is what the handlers need.
+// Deps has the dependencies of the handlers.
 type Deps struct {
 	History cqrs.History
 	Orders  OrderRows

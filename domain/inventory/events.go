@@ -29,7 +29,7 @@ type Rejected struct {
 	Reason    string `json:"reason"`
 }
 
-// Released says that a reservation was released. Quantity 0: there was none, and a later one is refused.
+// Released says that a reservation was released. Quantity 0 means that there was no reservation.
 type Released struct {
 	SKU      string `json:"sku"`
 	OrderID  string `json:"order_id"`
@@ -43,7 +43,7 @@ type Committed struct {
 	Quantity int64  `json:"quantity"`
 }
 
-// PutBack says that goods of a returned order are on hand again.
+// PutBack says that goods of a returned order are in stock again.
 type PutBack struct {
 	SKU      string `json:"sku"`
 	OrderID  string `json:"order_id"`

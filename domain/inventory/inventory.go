@@ -11,7 +11,7 @@ import (
 // Category names the streams and topics of this aggregate.
 const Category = "inventory"
 
-// Refusals of a stock.
+// Refusals of Stock.
 var (
 	ErrQuantity    = aggregate.Refuse("a quantity is at least 1")
 	ErrTooMuch     = aggregate.Refuse("the stock cannot count that many")
@@ -19,47 +19,47 @@ var (
 	ErrSKU         = aggregate.Refuse("a stock needs a SKU")
 )
 
-// Stock is the aggregate of one SKU. Rules: never more reserved than on hand; an order has at most one reservation; what
-// is on hand and reserved never falls below zero.
+// Stock is the aggregate of one SKU. Its rules: the reserved quantity is at most the quantity on hand; an order has at most one reservation; the quantities
+// on hand and reserved are never negative.
 type Stock struct {
 	aggregate.Root[Event]
 	state state
 }
 
-// state is what a snapshot contains. It has the open reservations only, so it does not grow with the stock's history.
+// state is the content of a snapshot. It has only the open reservations, so it does not grow with the history of the stock.
 type state struct {
-	Known        bool             `json:"known"` // something was received once
+	Known        bool             `json:"known"` // the SKU has a receipt
 	OnHand       int64            `json:"on_hand"`
 	Reserved     int64            `json:"reserved"`
 	Reservations map[string]int64 `json:"reservations"`
 }
 
-// Rebuild folds a history.
+// Rebuild rebuilds a Stock from its history.
 func Rebuild(history []Event) *Stock {
 	s := &Stock{state: state{Reservations: map[string]int64{}}}
 	s.Replay(s.apply, history)
 	return s
 }
 
-// State is what a snapshot contains.
+// State returns the content of a snapshot.
 func (s *Stock) State() any { return &s.state }
 
-// Continue folds the events after a snapshot.
+// Continue applies the events after a snapshot.
 func (s *Stock) Continue(history []Event) { s.Replay(s.apply, history) }
 
 // OnHand is the quantity in the warehouse.
 func (s *Stock) OnHand() int64 { return s.state.OnHand }
 
-// Reserved is the reserved part of it.
+// Reserved is the part of OnHand that is reserved.
 func (s *Stock) Reserved() int64 { return s.state.Reserved }
 
-// Available can be reserved.
+// Available is the part of OnHand that is not reserved.
 func (s *Stock) Available() int64 { return s.state.OnHand - s.state.Reserved }
 
-// Reservations returns the open ones by order.
+// Reservations returns the reserved quantities by the ids of their orders.
 func (s *Stock) Reservations() map[string]int64 { return maps.Clone(s.state.Reservations) }
 
-// Receive adds goods.
+// Receive adds received goods. Errors are ErrSKU, ErrQuantity or ErrTooMuch.
 func (s *Stock) Receive(sku string, quantity int64) error {
 	switch {
 	case sku == "":
@@ -73,7 +73,7 @@ func (s *Stock) Receive(sku string, quantity int64) error {
 	return nil
 }
 
-// PutBack adds goods of a returned order. They came from this stock, so they are not received.
+// PutBack adds goods of a returned order. They came from this stock, so they are not received again. Errors are ErrQuantity or ErrTooMuch.
 func (s *Stock) PutBack(sku, orderID string, quantity int64) error {
 	switch {
 	case quantity < 1:
@@ -85,7 +85,7 @@ func (s *Stock) PutBack(sku, orderID string, quantity int64) error {
 	return nil
 }
 
-// Lack is the reason why quantity cannot be reserved; empty if it can.
+// Lack returns the reason why quantity cannot be reserved, or the empty string if it can be reserved.
 func (s *Stock) Lack(sku string, quantity int64) string {
 	switch {
 	case !s.state.Known:
@@ -96,7 +96,7 @@ func (s *Stock) Lack(sku string, quantity int64) string {
 	return ""
 }
 
-// Reserve reserves a quantity for an order, or records that it cannot. A second reservation for the order changes nothing.
+// Reserve reserves a quantity for an order. If the stock does not suffice, it records a rejection. A second reservation for an order changes nothing.
 func (s *Stock) Reserve(sku, orderID string, quantity int64) error {
 	if quantity < 1 {
 		return ErrQuantity
@@ -112,13 +112,13 @@ func (s *Stock) Reserve(sku, orderID string, quantity int64) error {
 	return nil
 }
 
-// Release releases a reservation. If there is none, it records quantity 0.
+// Release releases the reservation of an order. If there is none, it records a release of quantity 0.
 func (s *Stock) Release(sku, orderID string) error {
 	s.Record(s.apply, Released{sku, orderID, s.state.Reservations[orderID]})
 	return nil
 }
 
-// Commit ships reserved goods.
+// Commit removes the reserved goods of an order from the stock. The error is ErrNotReserved if there is no reservation.
 func (s *Stock) Commit(sku, orderID string) error {
 	quantity, ok := s.state.Reservations[orderID]
 	if !ok {

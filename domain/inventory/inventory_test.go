@@ -51,8 +51,8 @@ func TestStock(t *testing.T) {
 	t.Run("nothing is not received", aStock.Given().When(func(s *inventory.Stock) error { return s.Receive("MUG-01", 0) }).Refused(inventory.ErrQuantity))
 }
 
-// Any sequence of commands: never more reserved than on hand, nothing below zero, the reservations add up, and both the
-// fold and a snapshot give the state that recorded the events.
+// After any sequence of commands the reserved quantity is at most the quantity on hand, no quantity is negative, the reservations add up, and both a rebuild
+// from all events and a rebuild from a snapshot give the state that recorded the events.
 func TestStockProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := inventory.Rebuild(nil)

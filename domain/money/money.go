@@ -1,4 +1,4 @@
-// Package money has amounts in integers of a currency's minor unit. It refuses overflows and mixed currencies.
+// Package money has amounts of money, as integers in the minor unit of a currency. It refuses overflows and mixed currencies.
 package money
 
 import (
@@ -23,7 +23,8 @@ type Money struct {
 	Currency string `json:"currency"`
 }
 
-// New checks amount (minor units) and currency (three capital letters; whether it is in use is not checked).
+// New makes an amount in minor units. It checks that the currency has three capital letters, but not whether such a currency exists. Errors wrap ErrNegative
+// or ErrCurrency.
 func New(amount int64, currency string) (Money, error) {
 	if amount < 0 {
 		return Money{}, fmt.Errorf("%d: %w", amount, ErrNegative)
@@ -34,7 +35,7 @@ func New(amount int64, currency string) (Money, error) {
 	return Money{amount, currency}, nil
 }
 
-// Times multiplies by a count.
+// Times multiplies the amount by n. Errors wrap ErrNegative or ErrTooMuch.
 func (m Money) Times(n int64) (Money, error) {
 	if n < 0 {
 		return Money{}, fmt.Errorf("%d times: %w", n, ErrNegative)
@@ -45,7 +46,7 @@ func (m Money) Times(n int64) (Money, error) {
 	return Money{m.Amount * n, m.Currency}, nil
 }
 
-// Plus adds an amount of the same currency.
+// Plus adds an amount of the same currency. Errors wrap ErrMixed or ErrTooMuch.
 func (m Money) Plus(other Money) (Money, error) {
 	if m.Currency != other.Currency {
 		return Money{}, fmt.Errorf("%s and %s: %w", m.Currency, other.Currency, ErrMixed)

@@ -24,7 +24,7 @@ func TestMoneyRefusesInvalidAmounts(t *testing.T) {
 	require.ErrorIs(t, err, money.ErrNegative)
 }
 
-// Sums and products are those of whole numbers without bounds, or refused because they do not fit.
+// Sums and products equal those of unbounded integers, or are refused because they do not fit.
 func TestMoneyNeverOverflows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		amount := rapid.Int64Range(0, math.MaxInt64)

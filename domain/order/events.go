@@ -21,23 +21,23 @@ type Placed struct {
 	PaymentMethod string      `json:"payment_method"`
 }
 
-// Confirmed completes the order.
+// Confirmed says that the order is confirmed, which is final.
 type Confirmed struct {
 	OrderID string `json:"order_id"`
 }
 
-// Cancelled ends the order; the saga compensates everything that was done for it.
+// Cancelled says that the order is cancelled, which is final; its saga has compensated all completed steps.
 type Cancelled struct {
 	OrderID string `json:"order_id"`
 	Reason  string `json:"reason"`
 }
 
-// ReturnRequested says that the customer sends these lines back in a parcel with this number.
+// ReturnRequested says that the customer returns these lines in the parcel with this number.
 type ReturnRequested struct {
 	OrderID      string       `json:"order_id"`
 	ParcelNumber string       `json:"parcel_number"`
 	Lines        []ReturnLine `json:"lines"`
-	Refund       money.Money  `json:"refund"` // of the lines that are not replaced
+	Refund       money.Money  `json:"refund"` // for the lines that are not replaced
 }
 
 // ReturnReminded says that the parcel has not arrived yet, and that the customer is reminded.
@@ -58,13 +58,13 @@ type GoodsRejected struct {
 	Reason  string `json:"reason"`
 }
 
-// Returned completes the return.
+// Returned says that the return is completed.
 type Returned struct {
 	OrderID string      `json:"order_id"`
 	Refund  money.Money `json:"refund"`
 }
 
-// ReturnRejected ends the return without a refund.
+// ReturnRejected says that the return has ended without a refund.
 type ReturnRejected struct {
 	OrderID string `json:"order_id"`
 	Reason  string `json:"reason"`
@@ -93,7 +93,7 @@ var Types = aggregate.TypesOf(
 	aggregate.NewType[ReturnRejected]("order.return-rejected"),
 )
 
-// totalGetsCurrency upcasts schema version 1, in which total was a number of euro cents.
+// totalGetsCurrency is the upcaster of schema version 1, in which total was a number of euro cents.
 func totalGetsCurrency(fields map[string]any) error {
 	amount, _ := fields["total"].(json.Number)
 	fields["total"] = map[string]any{"amount": amount, "currency": "EUR"}

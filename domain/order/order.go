@@ -1,4 +1,4 @@
-// Package order is a customer's order: placed once, then either confirmed or cancelled. A confirmed order can be returned once.
+// Package order is the order of a customer. An order is placed once and is then confirmed or cancelled. A confirmed order can be returned once.
 package order
 
 import (
@@ -36,13 +36,13 @@ var (
 
 var skuForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// ValidSKU tells whether a text has the form of a SKU.
+// ValidSKU reports whether a text has the form of a SKU.
 func ValidSKU(sku string) bool { return skuForm.MatchString(sku) }
 
 // Status is the status of an order.
 type Status string
 
-// An order is pending until its saga has ended.
+// Statuses of an order. An order is pending until its saga has ended.
 const (
 	Pending     Status = "pending"
 	IsConfirmed Status = "confirmed"
@@ -53,10 +53,10 @@ const (
 type Line struct {
 	SKU       string `json:"sku"`
 	Quantity  int64  `json:"quantity"`
-	UnitPrice int64  `json:"unit_price"` // minor units
+	UnitPrice int64  `json:"unit_price"` // in minor units
 }
 
-// Order is the aggregate. Rules: placed once; decided once; never empty; its total is the sum of its lines.
+// Order is the aggregate of an order. Its rules: it is placed once and decided once; it has at least one line; its total is the sum of its lines.
 type Order struct {
 	aggregate.Root[Event]
 	id, customer, method string
@@ -67,14 +67,15 @@ type Order struct {
 	returned             Return
 }
 
-// Rebuild folds a history.
+// Rebuild rebuilds an Order from its history.
 func Rebuild(history []Event) *Order {
 	o := &Order{}
 	o.Replay(o.apply, history)
 	return o
 }
 
-// Place places the order. A refusal is an *aggregate.FieldError that wraps one of this package's or money's refusals.
+// Place places the order. The error is ErrPlaced if it is already placed; otherwise it is an *aggregate.FieldError that wraps a refusal of this package or of
+// package money.
 func (o *Order) Place(id, customer, currency, method string, lines []Line) error {
 	if o.status != "" {
 		return ErrPlaced
@@ -90,7 +91,7 @@ func (o *Order) Place(id, customer, currency, method string, lines []Line) error
 	return nil
 }
 
-// Total checks lines and adds them up.
+// Total checks the lines and returns the sum of their prices. The error is an *aggregate.FieldError.
 func Total(currency string, lines []Line) (money.Money, error) {
 	total, err := money.New(0, currency)
 	if err != nil {
@@ -134,7 +135,7 @@ func (l Line) check(seen map[string]bool) (field string, err error) {
 	return "", nil
 }
 
-// Confirm completes a pending order. Confirming twice changes nothing.
+// Confirm confirms a pending order. Confirming twice changes nothing. Errors are ErrDecided or ErrUnknown.
 func (o *Order) Confirm() error {
 	switch o.status {
 	case Pending:
@@ -148,7 +149,7 @@ func (o *Order) Confirm() error {
 	return ErrUnknown
 }
 
-// Cancel ends a pending order with a reason. Cancelling twice changes nothing.
+// Cancel cancels a pending order. Cancelling twice changes nothing. Errors are ErrReason, ErrDecided or ErrUnknown.
 func (o *Order) Cancel(reason string) error {
 	if strings.TrimSpace(reason) == "" {
 		return ErrReason
@@ -165,7 +166,7 @@ func (o *Order) Cancel(reason string) error {
 	return ErrUnknown
 }
 
-// ID is the order's id, empty until it is placed.
+// ID is the id of the order, empty until the order is placed.
 func (o *Order) ID() string { return o.id }
 
 // Customer is the id of the customer.

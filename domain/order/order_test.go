@@ -82,7 +82,7 @@ func TestWhatAnOrderRefusesNamesTheField(t *testing.T) {
 	}
 }
 
-// Any sequence of commands: decided once, and the fold of what was recorded is the state that recorded it.
+// After any sequence of commands the order is decided at most once, and a rebuild gives the state that recorded the events.
 func TestOrderProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		o := order.Rebuild(nil)
@@ -119,12 +119,12 @@ func TestPlacedOfSchemaVersion1IsUpcasted(t *testing.T) {
 	upcasted, err := order.Types.Decode("order.placed", 1, []byte(stored))
 	require.NoError(t, err)
 	want := placed
-	want.Total = money.Money{Amount: 9007199254740993, Currency: "EUR"} // more than a float64 holds
+	want.Total = money.Money{Amount: 9007199254740993, Currency: "EUR"} // more than a float64 can represent
 	require.Equal(t, want, upcasted)
 }
 
-// Whatever stands in an old event, it is lifted to the newest shape or refused; it never becomes an order that breaks its own rules
-// silently: what was decoded is encoded and decoded to the same.
+// Whatever an old event contains, it is upcast to the newest schema or refused. It never silently becomes an order that breaks its rules: encoding and
+// decoding a decoded event gives the same event.
 func FuzzUpcasting(f *testing.F) {
 	f.Add(1, []byte(`{"order_id":"o","customer_id":"c","lines":[{"sku":"A","quantity":1,"unit_price":5}],"total":5,"currency":"EUR","payment_method":"pm"}`))
 	f.Add(2, []byte(`{"order_id":"o","lines":null,"total":{"amount":1,"currency":"EUR"}}`))

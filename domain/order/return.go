@@ -21,7 +21,7 @@ var (
 // ReturnStatus is the status of a return.
 type ReturnStatus string
 
-// A return is requested until an inspection accepts the goods. Returned and rejected are final.
+// Statuses of a return. A return is requested until an inspection accepts the goods. Returned and rejected are final.
 const (
 	ReturnIsRequested ReturnStatus = "requested"
 	ReturnIsAccepted  ReturnStatus = "accepted"
@@ -29,30 +29,30 @@ const (
 	ReturnIsRejected  ReturnStatus = "rejected"
 )
 
-// ReturnLine is a quantity of one SKU that comes back. It is replaced by new goods, or its price is refunded.
+// ReturnLine is a returned quantity of one SKU. The goods are replaced by new goods if Replace is set; otherwise their price is refunded.
 type ReturnLine struct {
 	Line
 	Replace bool `json:"replace,omitempty"`
 }
 
-// Return is the return of an order. Without a status there is none.
+// Return is the return of an order. The zero Return means that no return was requested.
 type Return struct {
 	Status       ReturnStatus
 	ParcelNumber string
 	Lines        []ReturnLine
 	Refund       money.Money
 	Damaged      bool
-	Reason       string // of a rejection
+	Reason       string // of the rejection
 }
 
-// ParcelNumber is the number of the parcel in which an order comes back.
+// ParcelNumber returns the number of the parcel in which an order is returned.
 func ParcelNumber(orderID string) string { return "R-" + orderID }
 
-// Return is the return of the order.
+// Return is the return of the order, the zero Return if none was requested.
 func (o *Order) Return() Return { return o.returned }
 
-// RequestReturn records which lines come back. The same request again changes nothing. Prices are those of the order. A refusal of a line is an
-// *aggregate.FieldError.
+// RequestReturn records the lines that the customer returns, with the prices of the order. A request with the same lines as before changes nothing. Errors
+// are ErrNotConfirmed, ErrUnknown, ErrReturned, or an *aggregate.FieldError about a line.
 func (o *Order) RequestReturn(asked []ReturnLine) error {
 	switch o.status {
 	case IsConfirmed:
@@ -74,14 +74,14 @@ func (o *Order) RequestReturn(asked []ReturnLine) error {
 	return ErrReturned
 }
 
-// priced checks the lines of a return, puts them in the order of the ordered lines, and adds up what is refunded: a part of the total, so it does not
-// overflow.
+// priced checks the lines of a return, sorts them in the order of the ordered lines, and adds up the refund. The refund is a part of the total, so it does
+// not overflow.
 func (o *Order) priced(asked []ReturnLine) (lines []ReturnLine, refund money.Money, err error) {
 	refund.Currency = o.total.Currency
 	if len(asked) == 0 {
 		return nil, refund, aggregate.InField("lines", ErrReturnLines)
 	}
-	at := make([]int, len(o.lines)) // the place in asked, from 1
+	at := make([]int, len(o.lines)) // index in asked plus 1, by the index of the ordered line; 0: not returned
 	for i, line := range asked {
 		n := slices.IndexFunc(o.lines, func(l Line) bool { return l.SKU == line.SKU })
 		switch {
@@ -108,7 +108,7 @@ func (o *Order) priced(asked []ReturnLine) (lines []ReturnLine, refund money.Mon
 	return lines, refund, nil
 }
 
-// RemindReturn records that the customer is reminded of the parcel. After an inspection there is nothing to remind of.
+// RemindReturn records that the customer is reminded of the parcel. It does nothing after the inspection.
 func (o *Order) RemindReturn() error {
 	if o.returned.Status == ReturnIsRequested {
 		o.Record(o.apply, ReturnReminded{OrderID: o.id, ParcelNumber: o.returned.ParcelNumber})
@@ -116,7 +116,7 @@ func (o *Order) RemindReturn() error {
 	return nil
 }
 
-// AcceptGoods records that an inspection accepts the returned goods. Accepting twice changes nothing.
+// AcceptGoods records that an inspection accepts the returned goods. Accepting twice changes nothing. The error is ErrNoReturn.
 func (o *Order) AcceptGoods(damaged bool) error {
 	switch o.returned.Status {
 	case ReturnIsRequested:
@@ -129,7 +129,8 @@ func (o *Order) AcceptGoods(damaged bool) error {
 	return ErrNoReturn
 }
 
-// RejectGoods records that an inspection does not accept the returned goods; the return must still be rejected. It is recorded each time.
+// RejectGoods records that an inspection does not accept the returned goods. It does not end the return: RejectReturn must follow. Each call records an
+// event. The error is ErrNoReturn.
 func (o *Order) RejectGoods(reason string) error {
 	if o.returned.Status != ReturnIsRequested {
 		return ErrNoReturn
@@ -138,7 +139,7 @@ func (o *Order) RejectGoods(reason string) error {
 	return nil
 }
 
-// CloseReturn completes an accepted return. Closing twice changes nothing.
+// CloseReturn completes an accepted return. Closing twice changes nothing. The error is ErrNoReturn.
 func (o *Order) CloseReturn() error {
 	switch o.returned.Status {
 	case ReturnIsAccepted:
@@ -151,7 +152,7 @@ func (o *Order) CloseReturn() error {
 	return ErrNoReturn
 }
 
-// RejectReturn ends a return that was not accepted. Rejecting twice changes nothing.
+// RejectReturn ends a return that was not accepted. Rejecting twice changes nothing. The error is ErrNoReturn.
 func (o *Order) RejectReturn(reason string) error {
 	switch o.returned.Status {
 	case ReturnIsRequested:

@@ -35,7 +35,7 @@ var (
 
 func TestReturn(t *testing.T) {
 	anOrder := aggregatetest.For(order.Rebuild)
-	ask := request(back("TEE-02", 1, true), back("MUG-01", 1, false)) // lines stand in the order of the order
+	ask := request(back("TEE-02", 1, true), back("MUG-01", 1, false)) // the lines are in the order of the order's lines
 	accept := func(o *order.Order) error { return o.AcceptGoods(true) }
 	rejectGoods := func(o *order.Order) error { return o.RejectGoods("no") }
 	reject := func(o *order.Order) error { return o.RejectReturn("no") }

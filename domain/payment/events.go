@@ -15,7 +15,7 @@ type Authorised struct {
 	PaymentID string      `json:"payment_id"`
 	OrderID   string      `json:"order_id"`
 	Amount    money.Money `json:"amount"`
-	Reference string      `json:"reference"` // the provider's
+	Reference string      `json:"reference"` // the provider's reference
 }
 
 // Declined says that the provider has refused to hold the money.
@@ -25,7 +25,7 @@ type Declined struct {
 	Reason    string `json:"reason"`
 }
 
-// Voided says that no money is held any more. Amount 0: none was held.
+// Voided says that the provider does not hold the money any more. Amount 0 means that it held none.
 type Voided struct {
 	PaymentID string `json:"payment_id"`
 	OrderID   string `json:"order_id"`
@@ -46,15 +46,15 @@ type CaptureRefused struct {
 	Reason    string `json:"reason"`
 }
 
-// Refunded says that the provider has given money back.
+// Refunded says that the provider has refunded money.
 type Refunded struct {
 	PaymentID string      `json:"payment_id"`
 	OrderID   string      `json:"order_id"`
 	Amount    money.Money `json:"amount"`
-	Reference string      `json:"reference"` // the provider's
+	Reference string      `json:"reference"` // the provider's reference
 }
 
-// RefundRefused says that the provider has refused to give money back.
+// RefundRefused says that the provider has refused to refund money.
 type RefundRefused struct {
 	PaymentID string `json:"payment_id"`
 	OrderID   string `json:"order_id"`

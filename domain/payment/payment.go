@@ -1,4 +1,5 @@
-// Package payment is the payment of one order: held by the provider, then captured or voided. A part of a captured payment can be refunded once.
+// Package payment is the payment of one order. The provider holds the money, then the payment is captured or voided. A part of a captured payment can be
+// refunded once.
 package payment
 
 import (
@@ -22,7 +23,7 @@ var (
 // Status is the status of a payment.
 type Status string
 
-// A payment is new until the provider has answered. Declined, voided and captured are final.
+// Statuses of a payment. A payment is new until the provider has answered. Voided and captured are final. A declined payment can only become voided.
 const (
 	New        Status = ""
 	Held       Status = "held"
@@ -31,8 +32,8 @@ const (
 	IsCaptured Status = "captured"
 )
 
-// Payment is the aggregate. Rules: never captured more than authorised; refunded once, never more than captured; no way out of a final status, except that voiding
-// may be repeated.
+// Payment is the aggregate of a payment. Its rules: it captures at most the authorised amount; it is refunded once, with at most the captured amount; a final
+// status does not change, except that a declined payment can be voided.
 type Payment struct {
 	aggregate.Root[Event]
 	status     Status
@@ -41,26 +42,27 @@ type Payment struct {
 	refunded   int64
 }
 
-// Rebuild folds a history.
+// Rebuild rebuilds a Payment from its history.
 func Rebuild(history []Event) *Payment {
 	p := &Payment{}
 	p.Replay(p.apply, history)
 	return p
 }
 
-// Status is where it stands.
+// Status is the current status.
 func (p *Payment) Status() Status { return p.status }
 
-// AuthorisedAmount is what the provider held at first.
+// AuthorisedAmount is the amount that the provider has authorised, in minor units.
 func (p *Payment) AuthorisedAmount() int64 { return p.authorised.Amount }
 
-// CapturedAmount is what became ours, in minor units.
+// CapturedAmount is the amount that was captured, in minor units.
 func (p *Payment) CapturedAmount() int64 { return p.captured }
 
-// RefundedAmount is what was given back, in minor units.
+// RefundedAmount is the amount that was refunded, in minor units.
 func (p *Payment) RefundedAmount() int64 { return p.refunded }
 
-// Authorise records that the provider holds amount. Repeating it changes nothing.
+// Authorise records that the provider holds amount. Repeating it changes nothing. Errors are ErrNotCounted, or ErrVoided for a declined or voided
+// payment.
 func (p *Payment) Authorise(id, orderID string, amount money.Money, reference string) error {
 	switch p.status {
 	case New:
@@ -76,7 +78,8 @@ func (p *Payment) Authorise(id, orderID string, amount money.Money, reference st
 	return ErrVoided
 }
 
-// Decline records that the provider has refused to hold the money.
+// Decline records that the provider has refused to hold the money. Repeating it changes nothing. The error is ErrVoided if the provider has given another
+// answer.
 func (p *Payment) Decline(id, orderID, reason string) error {
 	switch p.status {
 	case New:
@@ -89,7 +92,8 @@ func (p *Payment) Decline(id, orderID, reason string) error {
 	return ErrVoided
 }
 
-// Void records that no money is held any more. Voiding a payment that was never authorised succeeds, and rejects a later authorisation.
+// Void records that the provider does not hold the money any more. Voiding a payment that was never authorised succeeds, and makes a later authorisation
+// fail. The error is ErrCaptured.
 func (p *Payment) Void(id, orderID string) error {
 	switch p.status {
 	case New, Held, IsDeclined, IsVoided:
@@ -104,7 +108,7 @@ func (p *Payment) Void(id, orderID string) error {
 	return ErrCaptured
 }
 
-// Capture records that amount was captured. Repeating it changes nothing.
+// Capture records that amount was captured. Repeating it changes nothing. Errors are ErrMoreThan or ErrNotHeld.
 func (p *Payment) Capture(id, orderID string, amount money.Money) error {
 	switch p.status {
 	case Held:
@@ -120,7 +124,7 @@ func (p *Payment) Capture(id, orderID string, amount money.Money) error {
 	return ErrNotHeld
 }
 
-// RefuseCapture records that the provider has refused the capture; the authorisation must still be voided.
+// RefuseCapture records that the provider has refused the capture. The authorisation must still be voided. The error is ErrCaptured.
 func (p *Payment) RefuseCapture(id, orderID, reason string) error {
 	if p.status == IsCaptured {
 		return ErrCaptured
@@ -129,7 +133,7 @@ func (p *Payment) RefuseCapture(id, orderID, reason string) error {
 	return nil
 }
 
-// Refund records that amount was given back. Repeating it changes nothing.
+// Refund records that amount was refunded. Repeating it changes nothing. Errors are ErrNotCounted or ErrRefund.
 func (p *Payment) Refund(id, orderID string, amount money.Money, reference string) error {
 	switch {
 	case amount.Amount < 1:
@@ -142,7 +146,7 @@ func (p *Payment) Refund(id, orderID string, amount money.Money, reference strin
 	return nil
 }
 
-// RefuseRefund records that the provider has refused the refund.
+// RefuseRefund records that the provider has refused the refund. It does nothing after a refund.
 func (p *Payment) RefuseRefund(id, orderID, reason string) error {
 	if p.refunded == 0 {
 		p.Record(p.apply, RefundRefused{id, orderID, reason})

@@ -58,8 +58,8 @@ func TestPayment(t *testing.T) {
 	t.Run("capture refused: still held", aPayment.Given(held, payment.CaptureRefused{}).When(void).Then(voided))
 }
 
-// Any sequence of commands: never captured more than authorised or refunded more than captured, no way out of declined, voided or captured, and the fold
-// gives the state that recorded the events.
+// After any sequence of commands the captured amount is at most the authorised amount, the refunded amount is at most the captured amount, a payment stays
+// declined, voided or captured, and a rebuild gives the state that recorded the events.
 func TestPaymentProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := payment.Rebuild(nil)
@@ -85,7 +85,7 @@ func TestPaymentProperties(t *testing.T) {
 			if p.CapturedAmount() > p.AuthorisedAmount() {
 				t.Fatalf("captured %d of %d", p.CapturedAmount(), p.AuthorisedAmount())
 			}
-			// A declined payment may still be voided, which changes nothing for anybody.
+			// A declined payment may be voided, which has no effect.
 			if final != "" && p.Status() != final && (final != payment.IsDeclined || p.Status() != payment.IsVoided) {
 				t.Fatalf("%s after it was %s", p.Status(), final)
 			}

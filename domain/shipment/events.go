@@ -22,7 +22,7 @@ type Refused struct {
 	Reason     string `json:"reason"`
 }
 
-// Cancelled says that the booking was cancelled, or that there was none and none will be accepted.
+// Cancelled says that the booking was cancelled. If there was no booking, none will be accepted later.
 type Cancelled struct {
 	ShipmentID string `json:"shipment_id"`
 	OrderID    string `json:"order_id"`

@@ -15,7 +15,7 @@ var (
 // Status is the status of a shipment.
 type Status string
 
-// A shipment is new until the carrier has answered. Refused and cancelled are final.
+// Statuses of a shipment. A shipment is new until the carrier has answered. Cancelled is final.
 const (
 	New         Status = ""
 	IsBooked    Status = "booked"
@@ -23,23 +23,23 @@ const (
 	IsCancelled Status = "cancelled"
 )
 
-// Shipment is the aggregate. Rules: a cancelled or refused shipment is never booked.
+// Shipment is the aggregate of a shipment. Its rule: a cancelled or refused shipment is never booked.
 type Shipment struct {
 	aggregate.Root[Event]
 	status Status
 }
 
-// Rebuild folds a history.
+// Rebuild rebuilds a Shipment from its history.
 func Rebuild(history []Event) *Shipment {
 	s := &Shipment{}
 	s.Replay(s.apply, history)
 	return s
 }
 
-// Status is where it stands.
+// Status is the current status.
 func (s *Shipment) Status() Status { return s.status }
 
-// Book records the carrier's acceptance. Repeating it changes nothing.
+// Book records that the carrier has accepted the shipment. Repeating it changes nothing. Errors are ErrAnswered or ErrCancelled.
 func (s *Shipment) Book(id, orderID, carrier, tracking string) error {
 	switch s.status {
 	case New:
@@ -54,7 +54,7 @@ func (s *Shipment) Book(id, orderID, carrier, tracking string) error {
 	return ErrCancelled
 }
 
-// Refuse records the carrier's refusal.
+// Refuse records that the carrier has refused the shipment. Repeating it changes nothing. Errors are ErrAnswered or ErrCancelled.
 func (s *Shipment) Refuse(id, orderID, reason string) error {
 	switch s.status {
 	case New:
@@ -69,7 +69,7 @@ func (s *Shipment) Refuse(id, orderID, reason string) error {
 	return ErrCancelled
 }
 
-// Cancel records that the booking was cancelled. Cancelling a shipment that was never booked succeeds, and rejects a later booking.
+// Cancel records that the booking was cancelled. Cancelling a shipment that was never booked succeeds, and makes a later booking fail.
 func (s *Shipment) Cancel(id, orderID string) error {
 	s.Record(s.apply, Cancelled{id, orderID})
 	return nil

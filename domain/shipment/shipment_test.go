@@ -29,7 +29,7 @@ func TestShipment(t *testing.T) {
 	t.Run("cancelled first: never booked", aShipment.Given(cancelled).When(book).Refused(shipment.ErrCancelled))
 }
 
-// Any sequence of commands: nothing is booked once it was refused or cancelled, and the fold gives the state that recorded it.
+// After any sequence of commands no shipment is booked after it was refused or cancelled, and a rebuild gives the state that recorded the events.
 func TestShipmentProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := shipment.Rebuild(nil)

@@ -21,7 +21,7 @@ import (
 
 var statuses = []order.Status{order.Pending, order.IsConfirmed, order.IsCancelled}
 
-// outcome is an order that ends in a known way in the sandbox.
+// outcome is an order whose outcome in the sandbox is known.
 type outcome struct{ Name, Text, SKU, Method string }
 
 var outcomes = []outcome{
@@ -33,10 +33,10 @@ var outcomes = []outcome{
 	{"slow", "cancelled: payment provider times out", "MUG-01", "pm_slow"},
 }
 
-// ordersData is the list of orders, and the form to place one.
+// ordersData is the data of the page with the list of orders and the form to place an order.
 type ordersData struct {
 	opsui.List[query.Order]
-	Outcomes []outcome // empty: there is no sandbox
+	Outcomes []outcome // empty: the sandbox does not run
 }
 
 func (p Pages) orders() opsui.Page {
@@ -55,16 +55,16 @@ func (p Pages) orders() opsui.Page {
 	}}
 }
 
-// orderData is the page of an order.
+// orderData is the data of the page of an order.
 type orderData struct {
 	Order   query.Order
 	History []cqrs.Event
 	Saga    *opsui.SagaView // nil: the saga has not started yet
-	Open    bool            // a cancellation is possible, unless the saga has passed its pivot meanwhile
+	Open    bool            // the order can be cancelled, unless its saga has passed its pivot in the meantime
 
 	Returnable   bool   // a return can be requested
-	ReturnSaga   string // its id
-	ParcelButton bool   // the sandbox can have the parcel arrive
+	ReturnSaga   string // id of the saga of the return
+	ParcelButton bool   // the page has the button that simulates the arrival of the parcel in the sandbox
 }
 
 // Title implements the title of a page.
@@ -95,10 +95,10 @@ func (p Pages) order() opsui.Page {
 	}}
 }
 
-// sagaOf is the id of an order's saga.
+// sagaOf is the id of the saga of an order.
 func sagaOf(orderID string) string { return saga.ID(fulfilment.Name, orderID) }
 
-// placeOrder is what the form sends.
+// placeOrder handles the form that places an order.
 func (p Pages) placeOrder(r *http.Request) (notice, next string, err error) {
 	quantity, err := strconv.ParseInt(r.PostForm.Get("quantity"), 10, 64)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package pages has the pages of this service, a file each. Package opsui of the kit serves them, beside its own pages.
+// Package pages has the pages of this service, one file per page. The kit's package opsui serves them together with its own pages.
 package pages
 
 import (
@@ -16,7 +16,7 @@ import (
 //go:embed templates
 var files embed.FS
 
-// Pages is what the pages read and call.
+// Pages has the data and the functions that the pages use.
 type Pages struct {
 	Commands cqrs.Commands
 	Queries  *cqrs.Queries
@@ -35,7 +35,7 @@ type Pages struct {
 	Sandbox bool
 }
 
-// Extension registers the pages.
+// Extension returns the pages for the kit's UI.
 func (p Pages) Extension() opsui.Extension {
 	return opsui.Extension{
 		Templates: files,

@@ -24,7 +24,7 @@ import (
 	"github.com/millrace/millrace/sagas/orderreturn"
 )
 
-// service has one order in yen, whose saga has not started.
+// service has one order in yen whose saga has not started.
 type service struct {
 	cqrs.Commands
 

@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/kit/opsui"
 )
 
-// returnOrder is what the form for a return sends: a quantity and a choice for each SKU.
+// returnOrder handles the form for a return, which has a quantity and a choice for each SKU.
 func (p Pages) returnOrder(r *http.Request) (notice, next string, err error) {
 	c := command.RequestReturn{OrderID: r.PathValue("id")}
 	quantities := r.PostForm["quantity"]
@@ -28,7 +28,7 @@ func (p Pages) returnOrder(r *http.Request) (notice, next string, err error) {
 	return "The return is requested.", "/ui/orders/" + url.PathEscape(c.OrderID), err
 }
 
-// arriveParcel has the parcel of a return arrive, while the sandbox runs.
+// arriveParcel simulates the arrival of the parcel of a return while the sandbox runs.
 func (p Pages) arriveParcel(r *http.Request) (notice, next string, err error) {
 	id := r.PathValue("id")
 	if p.ParcelArrived == nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/sagas/fulfilment"
 )
 
-// outside is a service that keeps promises: it does everything once an id, and nothing that was taken back before.
+// outside is an external service that keeps its promises: each call takes effect once for an id, and not after its compensation.
 type outside struct {
 	world                *sagatest.Environment
 	name                 string
@@ -82,7 +82,7 @@ func (p provider) Capture(_ context.Context, id string, _ money.Money) (answer c
 	return answer, err
 }
 
-// Refund is for another saga.
+// Refund implements command.Provider. This saga does not call it.
 func (p provider) Refund(context.Context, string, money.Money) (cqrs.CallResult, error) {
 	return cqrs.CallResult{}, nil
 }
@@ -97,10 +97,10 @@ func (c carrier) Book(_ context.Context, id string, _ []order.Line) (cqrs.CallRe
 
 func (c carrier) Cancel(_ context.Context, id string) error { return c.undo(id) }
 
-// The books balance, whatever went wrong.
+// The invariants hold after every fault.
 func TestFaults(t *testing.T) { faults().Run(t) }
 
-// Any sequence of answers, repeated, reordered, late or never given, ends with the books balanced. Each byte is a choice.
+// After any sequence of answers that are repeated, reordered, late or missing, the invariants hold. Each byte is a choice.
 func FuzzFaults(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0, 0, 0, 0, 0, 1, 2, 0, 3, 0, 0, 4})
@@ -116,7 +116,7 @@ func FuzzFaults(f *testing.F) {
 }
 
 func faults() sagatest.Faults {
-	const received = 5 // two an order: not enough for all three
+	const received = 5 // an order needs two, so the stock does not suffice for three orders
 	return sagatest.Faults{
 		Sagas: []*saga.Saga{saga.New(fulfilment.Definition), saga.New(fulfilment.V1)},
 		Runs:  5_000,

@@ -1,5 +1,5 @@
-// Package fulfilment is the saga of a placed order: reserve stock, authorise the payment, book a shipment, capture the payment, take the
-// stock out, confirm the order. If a step fails before the pivot, it compensates in reverse.
+// Package fulfilment is the saga of a placed order: reserve stock, authorise the payment, book a shipment, capture the payment, take the stock out, confirm
+// the order. If a step fails before the pivot, the saga compensates the completed steps in reverse order and cancels the order.
 package fulfilment
 
 import (
@@ -16,11 +16,10 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// Name is the definition's name in histories, on the command line and on pages.
+// Name is the name of the definition, in histories, on the command line and on pages.
 const Name = "order-fulfilment"
 
-// Data is the state of an instance. An order has one payment and one shipment, with the order's id; a courier's shipment has an id of its
-// own.
+// Data is the state of an instance. An order has one payment and one shipment, both with the id of the order; a shipment with the courier has another id.
 type Data struct {
 	OrderID string       `json:"order_id"`
 	Lines   []order.Line `json:"lines"`
@@ -120,7 +119,7 @@ var Definition = saga.Definition[Data]{
 
 func courier(orderID string) string { return "courier-" + orderID }
 
-// V1 is the version before the courier. Instances that began with it end with it.
+// V1 is the version without the courier. Instances that have started with V1 also end with V1.
 var V1 = func() saga.Definition[Data] {
 	d := Definition
 	d.Version, d.Steps = 1, slices.Clone(d.Steps)

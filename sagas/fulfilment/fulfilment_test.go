@@ -79,7 +79,7 @@ func TestBackwards(t *testing.T) {
 	t.Run("refused: stuck", theSaga.Given(append(refused, unbooked)...).When(saga.Refused{Reason: "captured"}).Ends(saga.StatusStuck))
 }
 
-// A second carrier stands in for the first.
+// The courier replaces the carrier.
 func TestCourier(t *testing.T) {
 	bookCourier := command.BookCourier{BookShipment: command.BookShipment{ShipmentID: "courier-o", OrderID: "o", Lines: lines}}
 	unbookCourier := command.CancelCourier{CancelShipment: command.CancelShipment{ShipmentID: "courier-o", OrderID: "o"}}
@@ -94,7 +94,7 @@ func TestCourier(t *testing.T) {
 	t.Run("before there was one", sagatest.For(fulfilment.V1).Given(placed, reserved, authorised).When(full).Then(void))
 }
 
-// A step that timed out may have happened: it is undone too.
+// A step that timed out may have taken effect, so it is compensated too.
 func TestTimedOut(t *testing.T) {
 	t.Run("reserve stock", theSaga.Given(placed).When(timeOut).Then(release))
 	t.Run("authorise payment", theSaga.Given(placed, reserved).When(timeOut).Then(void))
@@ -120,13 +120,13 @@ func TestCustomerCancels(t *testing.T) {
 	t.Run("why", theSaga.Given(placed, byHand).When(released).Then(cancel("cancelled by the customer")))
 }
 
-// Several lines are reserved in one go, and each SKU says so. The first has said it all.
+// One command reserves several lines, and each SKU records an event. The first event completes the step.
 func TestSecondEventOfACommandIsIgnored(t *testing.T) {
 	second := sagatest.Late{Event: inventory.Reserved{SKU: "TEE-02", OrderID: "o", Quantity: 1}, Step: "reserve stock", Branch: cqrs.BranchAction}
 	t.Run("nothing", theSaga.Given(placed, reserved).When(second).Leaves(saga.StatusRunning))
 }
 
-// The check at the start that each command has a handler sees all commands of this saga.
+// The check at the start that every command has a handler covers all commands of this saga.
 func TestSagaListsItsCommands(t *testing.T) {
 	sends := saga.New(fulfilment.Definition).Sends()
 	if len(sends) < 10 {

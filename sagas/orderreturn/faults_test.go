@@ -20,11 +20,11 @@ import (
 	"github.com/millrace/millrace/sagas/orderreturn"
 )
 
-// outside is the payment provider and the carrier. It does everything once for an id.
+// outside is the payment provider and the carrier. Each call takes effect once for an id.
 type outside struct {
 	world    *sagatest.Environment
 	refunded map[string]int64
-	shipped  map[string]int64 // the quantity, by shipment
+	shipped  map[string]int64 // quantity by shipment
 }
 
 func (o outside) Refund(_ context.Context, id string, amount money.Money) (cqrs.CallResult, error) {
@@ -35,7 +35,7 @@ func (o outside) Book(_ context.Context, id string, lines []order.Line) (cqrs.Ca
 	return cqrs.CallResult{Reference: id}, o.world.External("carrier", func() { o.shipped[id] = lines[0].Quantity })
 }
 
-// provider and carrier have calls that this saga does not make.
+// provider and carrier have methods that this saga does not call.
 type (
 	provider struct {
 		command.Provider
@@ -57,7 +57,7 @@ func (c carrier) Book(ctx context.Context, id string, lines []order.Line) (cqrs.
 	return c.outside.Book(ctx, id, lines)
 }
 
-// inspect has an inspector send the signal.
+// inspect sends the signal of an inspector.
 type inspect struct {
 	OrderID    string
 	Inspection orderreturn.Inspection
@@ -65,10 +65,10 @@ type inspect struct {
 
 func (c inspect) Key() string { return c.OrderID }
 
-// The invariants hold, whatever went wrong.
+// The invariants hold after every fault.
 func TestFaults(t *testing.T) { faults().Run(t) }
 
-// Any sequence of answers, repeated, reordered, late or never given, ends with the invariants. Each byte is a choice.
+// After any sequence of answers that are repeated, reordered, late or missing, the invariants hold. Each byte is a choice.
 func FuzzFaults(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0, 0, 0, 0, 0, 1, 2, 0, 3, 0, 0, 4})
@@ -85,11 +85,11 @@ func FuzzFaults(f *testing.F) {
 
 const (
 	received = 10
-	tees     = 5 // three orders of one, and two to replace them: not enough for all three
+	tees     = 5 // three orders of one, and two replacements: not enough for all
 	day      = 24 * time.Hour
 )
 
-// world is what a play is about.
+// world is the state of one run.
 type world struct {
 	*sagatest.Environment
 	orders   *sagatest.Store[*order.Order, order.Event]
@@ -113,7 +113,7 @@ func faults() sagatest.Faults {
 			})
 			inspector := cqrs.WithDestination("inspections", cqrs.ForAggregate(order.Category, cqrs.Handle("Inspect", func(ctx context.Context, c inspect) error {
 				err := w.Signal(ctx, saga.ID(orderreturn.Name, c.OrderID), orderreturn.SignalInspection, c.Inspection)
-				if errors.Is(err, saga.ErrNotAwaited) || errors.Is(err, cqrs.ErrNotFound) { // the inspector is too early or too late
+				if errors.Is(err, saga.ErrNotAwaited) || errors.Is(err, cqrs.ErrNotFound) { // the signal is too early or too late
 					return nil
 				}
 				return err
@@ -123,7 +123,7 @@ func faults() sagatest.Faults {
 	}
 }
 
-// start has an order confirmed, and its return requested. The parcel and the inspector come early, in time, late, or never.
+// start places an order, which is confirmed, and requests its return. The parcel and the inspection are early, in time, late, or missing.
 func (w *world) start(ctx context.Context, n int) error {
 	id := fmt.Sprint("o-", n)
 	lines := []order.Line{{SKU: "A", Quantity: 2, UnitPrice: 100}, {SKU: "B", Quantity: 1, UnitPrice: 70}}

@@ -1,6 +1,6 @@
-// Package orderreturn is the saga of a requested return: reserve replacements, wait for the parcel and for its inspection, accept the goods; then refund
-// the payment, put the goods back, ship the replacements, close the return. If a step fails before the pivot, the replacements are released and the
-// return is rejected.
+// Package orderreturn is the saga of a requested return: reserve replacements, wait for the parcel and for its inspection, accept the goods; then refund the
+// payment, put the goods back into stock, take the replacements out and ship them, close the return. If a step fails before the pivot, the saga releases
+// the replacements and rejects the return.
 package orderreturn
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// Name is the definition's name, and SignalInspection that of the inspector's signal.
+// Name is the name of the definition, and SignalInspection is the name of the inspector's signal.
 const (
 	Name             = "order-return"
 	SignalInspection = "inspection"
@@ -28,28 +28,28 @@ const (
 
 const (
 	day    = 24 * time.Hour
-	atOnce = 4 // replacements
+	atOnce = 4 // replacements that are handled at the same time
 )
 
 // Data is the state of an instance.
 type Data struct {
 	OrderID      string       `json:"order_id"`
 	ParcelNumber string       `json:"parcel_number"`
-	Lines        []order.Line `json:"lines"` // all that come back
+	Lines        []order.Line `json:"lines"` // all returned lines
 	Replaced     []order.Line `json:"replaced"`
 	Refund       money.Money  `json:"refund"`
 	Inspection   Inspection   `json:"inspection"`
-	Chosen       []order.Line `json:"chosen,omitempty"` // one of Replaced, for the steps that are taken for each
+	Chosen       []order.Line `json:"chosen,omitempty"` // the one line of Replaced that an item of a for-each step handles
 }
 
-// Inspection is what an inspector says about the returned goods.
+// Inspection is the payload of the inspector's signal: the result of the inspection.
 type Inspection struct {
 	Accepted bool   `json:"accepted"`
 	Damaged  bool   `json:"damaged"`
 	Note     string `json:"note"`
 }
 
-// Validate refuses a rejection without a reason.
+// Validate returns an *aggregate.FieldError if a rejection has no note with the reason.
 func (i Inspection) Validate() error {
 	if !i.Accepted && strings.TrimSpace(i.Note) == "" {
 		return aggregate.InField("note", errors.New("goods that are not accepted need a note with the reason"))
@@ -57,7 +57,7 @@ func (i Inspection) Validate() error {
 	return nil
 }
 
-// forEach takes a step once for each replaced line.
+// forEach runs a step once for each replaced line.
 var forEach = &saga.ForEach[Data]{
 	Items:  func(d Data) int { return len(d.Replaced) },
 	Item:   func(d Data, n int) Data { d.Chosen = d.Replaced[n : n+1]; return d },
@@ -69,7 +69,7 @@ var Definition = saga.Definition[Data]{
 	Name:    Name,
 	Version: 1,
 	Start: saga.On(func(d *Data, e order.ReturnRequested) {
-		// If nobody inspects the goods in time, the customer gets the money, and goods that nobody has seen do not go back into stock.
+		// The default if nobody inspects the goods in time: the customer gets the refund, and the uninspected goods do not go back into stock.
 		*d = Data{OrderID: e.OrderID, ParcelNumber: e.ParcelNumber, Refund: e.Refund, Inspection: Inspection{Accepted: true, Damaged: true}}
 		for _, line := range e.Lines {
 			d.Lines = append(d.Lines, line.Line)
@@ -179,5 +179,5 @@ var Definition = saga.Definition[Data]{
 	},
 }
 
-// replacement is the id of the shipment of a replaced line.
+// replacement is the id of the shipment of a replacement.
 func replacement(orderID, sku string) string { return "replacement-" + orderID + "-" + sku }

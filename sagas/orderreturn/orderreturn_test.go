@@ -107,7 +107,7 @@ func TestRefused(t *testing.T) {
 	t.Run("cancelled by an operator", given(reserved).When(saga.Cancel{Reason: "no"}).Then(release))
 }
 
-// After the pivot every step is asked again until it succeeds.
+// After the pivot every step is retried until it succeeds.
 func TestAfterThePivot(t *testing.T) {
 	done := []any{reserved, arrived, fine, accepted}
 	t.Run("the pivot is asked again", given(done[:3]...).When(timeOut).Leaves(saga.StatusRunning, accept))

@@ -1,4 +1,4 @@
-// Package demo places orders of every outcome through the API of a service and checks the invariants afterwards.
+// Package demo demonstrates the service: it places orders of every outcome through the API and checks the invariants afterwards.
 package demo
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/service/demo/invariants"
 )
 
-// Orders is the command demo.
+// Orders describes the command "demo".
 var Orders = demo.Demo{
 	Noun: "orders", Short: "Place orders of every outcome and check that nothing was lost or done twice",
 	Statuses: []string{"confirmed", "cancelled"},
@@ -31,7 +31,7 @@ var Orders = demo.Demo{
 	},
 }
 
-// result is what demo --json prints.
+// result is the JSON that demo --json prints.
 type result struct {
 	Orders          int            `json:"orders"`
 	Confirmed       int            `json:"confirmed"`
@@ -54,7 +54,7 @@ func check(ctx context.Context, c demo.Client, total int) (demo.Report, error) {
 	return report.Report, err
 }
 
-// stockUp receives stock on a database that the embedded default has not filled.
+// stockUp receives stock, unless the service has enough of it, as a new embedded database does.
 func stockUp(ctx context.Context, c demo.Client, total int) error {
 	for _, sku := range []string{"MUG-01", "TEE-02", "CAP-03", "HEAVY-99"} {
 		wanted := int64(total)*10 + 1000
@@ -82,10 +82,10 @@ type line struct {
 	UnitPrice int    `json:"unit_price"`
 }
 
-// slowMethod is a payment method for which the sandbox's provider does not answer in time, so that the order is cancelled after 20 s.
+// slowMethod is a payment method that the sandbox's payment provider does not answer in time, so that the order is cancelled after 20 s.
 const slowMethod = "pm_slow"
 
-// kind is the nth order of so many. Every outcome is among a hundred orders but the slow one, which a longer demo has.
+// kind returns the order with number n of total orders. A hundred orders contain every outcome except the slow one, which only more orders contain.
 func kind(n, total int) (lines []line, method string, cancel bool) {
 	lines = []line{{"MUG-01", 1 + n%3, 1250}, {"TEE-02", 1, 1999}}
 	if n%2 == 1 {
@@ -125,7 +125,7 @@ func place(ctx context.Context, c demo.Client, n, total int) (demo.Outcome, erro
 		return demo.Outcome{}, err
 	}
 	if cancel {
-		// It may be too late already, and that is an outcome too.
+		// If it is too late to cancel, the order is confirmed, which is a valid outcome.
 		_ = c.Do(ctx, http.MethodPost, "/v1/orders/"+o.ID+"/cancel", nil, nil, nil)
 	}
 	for o.Status == "pending" {

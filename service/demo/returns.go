@@ -14,7 +14,7 @@ import (
 	"github.com/millrace/millrace/sagas/orderreturn"
 )
 
-// returns is the demo --returns.
+// returns describes the demo with --returns.
 var returns = demo.Demo{
 	Noun: "returns", Short: "place orders, return them with every outcome, and check that nothing was lost or done twice",
 	Statuses: []string{"returned", "rejected"},
@@ -29,7 +29,7 @@ var returns = demo.Demo{
 	},
 }
 
-// returnsResult is what demo --returns --json prints.
+// returnsResult is the JSON that demo --returns --json prints.
 type returnsResult struct {
 	Returns    int            `json:"returns"`
 	Returned   int            `json:"returned"`
@@ -49,7 +49,7 @@ type returned struct {
 	} `json:"return"`
 }
 
-// giveBack has an order confirmed, and returns it. The demo plays the customer, the warehouse and the inspector.
+// giveBack places an order that is confirmed, and returns it. It acts as the customer, the warehouse and the inspector.
 func giveBack(ctx context.Context, c demo.Client, n, _ int) (demo.Outcome, error) {
 	lines := []line{{"MUG-01", 2, 1250}, {"TEE-02", 1, 1999}}
 	var o returned
@@ -78,7 +78,7 @@ func giveBack(ctx context.Context, c demo.Client, n, _ int) (demo.Outcome, error
 		return c.Do(ctx, http.MethodPost, "/v1/sandbox/warehouse/parcels/"+order.ParcelNumber(o.ID), nil, nil, nil)
 	}
 	steps := []func() error{ask, arrive}
-	if n%4 == 1 { // the parcel is faster than the request: its event is kept until the saga waits for it
+	if n%4 == 1 { // the parcel arrives before the request: the saga's event is stored until the saga waits for it
 		steps = []func() error{arrive, ask}
 	}
 	for _, step := range steps {
@@ -90,7 +90,7 @@ func giveBack(ctx context.Context, c demo.Client, n, _ int) (demo.Outcome, error
 	if err := follow(ctx, o.ID, "waits for no inspection", func() (bool, error) {
 		err := c.Do(ctx, http.MethodPost, signal, nil, inspection, nil)
 		if status, ok := errors.AsType[*cli.StatusError](err); ok && (status.Status == http.StatusConflict || status.Status == http.StatusNotFound) {
-			return false, nil // it does not wait for the inspector yet
+			return false, nil // the saga does not wait for the inspector yet
 		}
 		return true, err
 	}); err != nil {
@@ -106,7 +106,7 @@ func giveBack(ctx context.Context, c demo.Client, n, _ int) (demo.Outcome, error
 	return demo.Outcome{Status: o.Return.Status, Reason: what}, err
 }
 
-// follow asks until the answer is yes, or the time of the task is over.
+// follow calls done until it returns true or an error, or until ctx is done.
 func follow(ctx context.Context, orderID, problem string, done func() (bool, error)) error {
 	err := demo.Until(ctx, 50*time.Millisecond, time.Hour, done)
 	if ctx.Err() != nil {

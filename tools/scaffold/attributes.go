@@ -13,17 +13,17 @@ import (
 	"unicode"
 )
 
-// attribute is a field of an event, a command or a row.
+// attribute is a field of an event, a command or a row of a read model. Examples are behind its fields.
 type attribute struct {
 	Name string // customer_id
 	Go   string // CustomerID
 	Type string // string
 }
 
-// goTypes are the types of fields by the words of --fields.
+// goTypes are the Go types of fields by the type names of --fields.
 var goTypes = map[string]string{"text": "string", "int": "int64", "bool": "bool", "time": "time.Time"}
 
-// columns reads --fields: names with commas between them, each with a type behind a colon if it is no text.
+// columns parses --fields: names separated by commas, each followed by a colon and a type unless the type is text.
 func (p *piece) columns(fields string) error {
 	for part := range strings.SplitSeq(fields, ",") {
 		if part = strings.TrimSpace(part); part == "" {
@@ -45,15 +45,15 @@ func (p *piece) columns(fields string) error {
 	return nil
 }
 
-// Key is the column of the aggregate's id.
+// Key is the column with the id of the aggregate.
 func (p *piece) Key() attribute { return attribute{p.ID, p.Type + "ID", "string"} }
 
-// Timed tells whether a column is a time.
+// Timed reports whether a column is a time.
 func (p *piece) Timed() bool {
 	return slices.ContainsFunc(p.Columns, func(a attribute) bool { return a.Type == "time.Time" })
 }
 
-// imports are the packages that the columns need.
+// imports are the imports that the columns need.
 func (p *piece) imports() []change {
 	if p.Timed() {
 		return []change{needs("time")}
@@ -61,7 +61,7 @@ func (p *piece) imports() []change {
 	return nil
 }
 
-// tag is the tag of a field for a column, where the column's name does not follow from the field's.
+// tag is the struct tag of the field for a column, empty if the name of the column follows from the name of the field.
 func tag(a attribute) string {
 	if snake(a.Go) == a.Name {
 		return ""
@@ -69,7 +69,7 @@ func tag(a attribute) string {
 	return `db:"` + a.Name + `"`
 }
 
-// SQL is the type of a column, which is never NULL.
+// SQL is the type of the column. Columns are never NULL.
 func (a attribute) SQL() string {
 	switch a.Type {
 	case "int64", "int", "int32":
@@ -85,7 +85,7 @@ func (a attribute) SQL() string {
 	}
 }
 
-// Schema is the type in openapi.yaml.
+// Schema is the schema of the attribute in openapi.yaml.
 func (a attribute) Schema() string {
 	switch a.Type {
 	case "string":
@@ -103,7 +103,7 @@ func (a attribute) Schema() string {
 	}
 }
 
-// attributesOf are the fields of a struct in a Go file, embedded ones left out.
+// attributesOf returns the fields of a struct in a Go file, without embedded fields.
 func attributesOf(source, name string) (fields []attribute, err error) {
 	file, err := parser.ParseFile(token.NewFileSet(), "", source, parser.SkipObjectResolution)
 	if err != nil {
@@ -138,7 +138,7 @@ func attributesOf(source, name string) (fields []attribute, err error) {
 	return fields, nil
 }
 
-// splitWords splits a line as a shell does, with quotes around words that contain blanks. What comes behind # is a comment.
+// splitWords splits a line in the way of a shell: words that contain blanks are quoted, and # begins a comment.
 func splitWords(line string) (words []string, err error) {
 	var word strings.Builder
 	var quote rune

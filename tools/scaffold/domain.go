@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// literal is the file with the one literal that registers everything.
+// literal is the file with the value of type runner.Service, which registers all parts.
 const literal = "service/service.go"
 
 func makeAggregate(p *piece, args []string, flags map[string]string) error {
@@ -75,7 +75,7 @@ func makeCommand(p *piece, args []string, flags map[string]string) error {
 	return edit("app/command/command.go", registered("", p.Package+".Category", call))
 }
 
-// makeDecision adds a decision to an aggregate, unless the aggregate has it.
+// makeDecision adds a decision to an aggregate, unless the aggregate already has it.
 func makeDecision(p *piece) error {
 	if err := checkName("--decision", p.Decision, "Book", typeName); err != nil {
 		return err
@@ -92,7 +92,7 @@ func makeDecision(p *piece) error {
 	return p.attach("decision", filepath.Join("domain", p.Package, p.Package+".go"), " *"+p.Type+") "+p.Decision+"(", append(p.imports(), needs("errors"))...)
 }
 
-// useCase makes the file of a command. One that calls a decision has nothing to test beside the decision.
+// useCase makes the file of a command. A command that calls a decision gets no test, because the decision has one.
 func (p *piece) useCase(name string) error {
 	if p.Decision != "" {
 		return p.write(name+".tmpl", filepath.Join("app/command", p.File))
@@ -100,7 +100,7 @@ func (p *piece) useCase(name string) error {
 	return p.withTest("app/command", name)
 }
 
-// makeCall makes a command whose handler calls an external service: it adds the call to the service's interface, its gateway and its stand-in.
+// makeCall makes a command whose handler calls an external service. It adds the call to the interface, the gateway and the stand-in of the service.
 func makeCall(p *piece, gateway, compensates string) error {
 	if err := checkName("--gateway", gateway, "cards", dashed); err != nil {
 		return err
@@ -174,8 +174,8 @@ func makeQuery(p *piece, args []string, flags map[string]string) error {
 	return edit("app/query/query.go", returned("All", fmt.Sprintf("cqrs.HandleQuery(%q, %s{}.handle)", p.Name, p.Lower)))
 }
 
-// makeViewQuery makes a query that selects rows of a read model by one of their columns: one row by the first column, which is the key, a list by
-// another one.
+// makeViewQuery makes a query that selects rows of a read model by a column: one row by the first column, which is the key, or a list of rows by another
+// column.
 func makeViewQuery(p *piece, projection, by string) error {
 	if err := checkName("--projection", projection, "open-invoices", dashed); err != nil {
 		return err
@@ -220,10 +220,10 @@ func makeViewQuery(p *piece, projection, by string) error {
 	)
 }
 
-// List tells whether a query has a list as its result.
+// List reports whether the result of the query is a list.
 func (p *piece) List() bool { return p.By != nil && p.By.Name != p.Columns[0].Name }
 
-// Selected are the columns of a read model, as SQL lists them.
+// Selected are the columns of a read model, separated by commas, for SQL.
 func (p *piece) Selected() string {
 	var names []string
 	for _, c := range p.Columns {
@@ -311,13 +311,13 @@ func makeSaga(p *piece, args []string, flags map[string]string) error {
 		edit("sagas/sagas.go", needs(p.Module+"/sagas/"+p.Package), returned("All", "saga.New("+p.Package+".Definition)")))
 }
 
-// stepKinds are what a step can be besides a command that is sent once.
+// stepKinds are the kinds of steps besides the default, a command that is sent once.
 var stepKinds = []string{"if", "each", "until", "delay", "signal", "event", "saga"}
 
-// waitKinds are those of the steps that send no command.
+// waitKinds are the kinds of steps that send no command.
 var waitKinds = []string{"delay", "signal", "event"}
 
-// stagesOf reads --steps: stages are separated by commas, their parallel steps by +, and a step's kind stands before its name.
+// stagesOf parses --steps: stages are separated by commas, parallel steps of a stage by +, and the kind of a step is before its name.
 func stagesOf(steps, pivot, on string) (stages []sagaStage, err error) {
 	passed := false
 	for stage := range strings.SplitSeq(steps, ",") {
@@ -355,7 +355,7 @@ func stagesOf(steps, pivot, on string) (stages []sagaStage, err error) {
 	return stages, nil
 }
 
-// eventExists refuses an event that the domain does not have.
+// eventExists returns an error if the domain does not have the event.
 func (p *piece) eventExists(aggregate string) error {
 	text, err := os.ReadFile(filepath.Join("domain", p.OnPkg, "events.go"))
 	if err != nil {
@@ -367,7 +367,7 @@ func (p *piece) eventExists(aggregate string) error {
 	return nil
 }
 
-// nextMigration is the file that makes a table, or will.
+// nextMigration is the path of the migration that creates a table: an existing file, or the next free number.
 func nextMigration(table string) (path string, err error) {
 	there, err := filepath.Glob("migrations/*.sql")
 	if err != nil {

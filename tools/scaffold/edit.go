@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// write makes a file of a template, unless it is there.
+// write makes a file from a template, unless the file exists.
 func (p *piece) write(name, path string) error {
 	if exists(path) {
 		fmt.Println("is there already:", path)
@@ -38,13 +38,13 @@ func (p *piece) write(name, path string) error {
 	return os.WriteFile(path, formatted, 0o600) //nolint:gosec // a file of the service
 }
 
-// exists tells whether the service has a file or a directory.
+// exists reports whether the service has a file or a directory.
 func exists(path string) bool {
 	_, err := fs.Stat(os.DirFS("."), filepath.ToSlash(path))
 	return err == nil
 }
 
-// writeAll makes a file of each template. The arguments alternate: the name of a template, the path of a file.
+// writeAll makes files from templates. The arguments are alternately the name of a template and the path of a file.
 func (p *piece) writeAll(namesAndPaths ...string) error {
 	for i := 0; i < len(namesAndPaths); i += 2 {
 		if err := p.write(namesAndPaths[i]+".tmpl", namesAndPaths[i+1]); err != nil { //nolint:gosec // an even number
@@ -54,7 +54,7 @@ func (p *piece) writeAll(namesAndPaths ...string) error {
 	return nil
 }
 
-// writeOr makes a file of a template, or changes the file that is there.
+// writeOr makes a file from a template, or calls change if the file exists.
 func (p *piece) writeOr(name, path string, change func() error) error {
 	if exists(path) {
 		return change()
@@ -62,12 +62,12 @@ func (p *piece) writeOr(name, path string, change func() error) error {
 	return p.write(name+".tmpl", path)
 }
 
-// withTest makes a use case's file, and the one of its test.
+// withTest makes the file of a use case and the file of its test.
 func (p *piece) withTest(dir, name string) error {
 	return p.writeAll(name, filepath.Join(dir, p.File), name+"_test", filepath.Join(dir, strings.TrimSuffix(p.File, ".go")+"_test.go"))
 }
 
-// rewrite changes a file that is not Go. The change returns the text as it is if it has been made before.
+// rewrite changes a file that is not Go. Change returns the new text, or the same text if it was applied before.
 func rewrite(path string, change func(text string) (string, error)) error {
 	before, err := os.ReadFile(path) //nolint:gosec // a file of the service
 	if err != nil {
@@ -95,10 +95,10 @@ func exampleSetting(name, value, comment string) error {
 	})
 }
 
-// change returns a text to insert and its offset. The text is empty if the change has been made before.
+// change returns a text to insert and its offset. The text is empty if the change was applied before.
 type change func(file *ast.File, source string, at func(token.Pos) int) (text string, offset int, err error)
 
-// edit changes a Go file, one change after the other.
+// edit applies changes to a Go file one after the other.
 func edit(path string, changes ...change) error {
 	before, err := os.ReadFile(path) //nolint:gosec // a file of the service
 	if err != nil {
@@ -129,7 +129,7 @@ func edit(path string, changes ...change) error {
 	return os.WriteFile(path, formatted, 0o600) //nolint:gosec // a file of the service
 }
 
-// needs imports a package. Packages of the standard library come first, the others in a block of their own.
+// needs imports a package. Packages of the standard library come first, and the other packages are in a second block.
 func needs(path string) change {
 	return func(file *ast.File, _ string, at func(token.Pos) int) (string, int, error) {
 		if len(file.Imports) == 0 {
@@ -159,7 +159,7 @@ func needs(path string) change {
 
 func standard(path string) bool { return !strings.Contains(strings.Split(path, "/")[0], ".") }
 
-// find returns the first node of a type for which f holds.
+// find returns the first node of type N for which f returns true.
 func find[N ast.Node](root ast.Node, f func(N) bool) (found N, ok bool) {
 	ast.Inspect(root, func(n ast.Node) bool {
 		if node, is := n.(N); is && !ok && f(node) {
@@ -196,7 +196,7 @@ func field(structName, name, typeText string) change {
 	}
 }
 
-// entry adds a key and its value to the first literal in the file whose type's text ends with typeText.
+// entry adds a key and its value to the first composite literal in the file whose type ends with typeText.
 func entry(typeText, key, value string) change {
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
 		literal, ok := find(file, func(l *ast.CompositeLit) bool {
@@ -214,7 +214,8 @@ func entry(typeText, key, value string) change {
 	}
 }
 
-// element adds an element to the list, of a type, that is the value of a key of a literal. Where the literal has no such key, it gets one.
+// element adds an element to the list that is the value of a key in a composite literal. If the literal does not have the key, element adds the key with a list
+// of type listType.
 func element(owner, key, listType, value string) change {
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
 		pair, ok := find(file, func(p *ast.KeyValueExpr) bool {
@@ -228,7 +229,7 @@ func element(owner, key, listType, value string) change {
 	}
 }
 
-// returned adds an element to the list that a function returns.
+// returned adds an element to the list literal that a function returns.
 func returned(function, value string) change {
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
 		f, ok := find(file, func(f *ast.FuncDecl) bool { return f.Name.Name == function })
@@ -252,7 +253,7 @@ func listElement(literal *ast.CompositeLit, source string, at func(token.Pos) in
 	return asLast(literal, source, at, value), at(literal.Rbrace), nil
 }
 
-// variable adds a variable to the first block of variables, which it makes where there is none: in front of the first function.
+// variable adds a variable to the first block of variables. If there is none, it adds a block before the first function.
 func variable(name, value string) change {
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
 		block, ok := find(file, func(d *ast.GenDecl) bool { return d.Tok == token.VAR && d.Lparen.IsValid() })
@@ -274,7 +275,7 @@ func variable(name, value string) change {
 	}
 }
 
-// newLine begins a line before an offset, unless one begins there.
+// newLine returns a line break, unless a line begins at the offset.
 func newLine(source string, offset int) string {
 	if strings.HasSuffix(strings.TrimRight(source[:offset], " \t"), "\n") {
 		return ""
@@ -282,7 +283,7 @@ func newLine(source string, offset int) string {
 	return "\n"
 }
 
-// asLast is an element on a line of its own behind the others.
+// asLast is the text of an element on a line of its own after the last element.
 func asLast(literal *ast.CompositeLit, source string, at func(token.Pos) int, element string) string {
 	before := "\n"
 	if n := len(literal.Elts); n > 0 {
@@ -297,7 +298,7 @@ func asLast(literal *ast.CompositeLit, source string, at func(token.Pos) int, el
 	return before + element + ",\n"
 }
 
-// step adds one to a saga's definition, as the last.
+// addStage adds a stage to the definition of a saga, after the last stage.
 func addStage(added sagaStage) change {
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
 		steps, ok := find(file, func(p *ast.KeyValueExpr) bool { return text(source, p.Key, at) == "Steps" })
@@ -333,7 +334,7 @@ func callOf(source, function string, at func(token.Pos) int) func(*ast.CallExpr)
 	return func(c *ast.CallExpr) bool { return text(source, c.Fun, at) == function }
 }
 
-// argument adds an argument, on a line of its own, to the first call of a function.
+// argument adds an argument on a line of its own to the first call of a function.
 func argument(function, value string) change {
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
 		call, ok := find(file, callOf(source, function, at))
@@ -355,7 +356,7 @@ func argument(function, value string) change {
 	}
 }
 
-// registered adds a command to the list of all, among those of its destination and aggregate. Without a destination it is the aggregate's own.
+// registered adds a command to the list of all commands, in the group of its destination and aggregate. An empty destination means that of the aggregate.
 func registered(destination, category, value string) change {
 	const list, of, with = "slices.Concat[[]cqrs.Handler]", "cqrs.ForAggregate", "cqrs.WithDestination"
 	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
@@ -413,7 +414,7 @@ func method(p *piece) change {
 	}
 }
 
-// Returned is what the call of a command returns.
+// Returned is the result type of the call of a command.
 func (p *piece) Returned() string {
 	if p.Compensates != "" {
 		return "error"
@@ -421,7 +422,7 @@ func (p *piece) Returned() string {
 	return "(cqrs.CallResult, error)"
 }
 
-// attach adds what a template makes to the end of a file, unless the file has it, and imports what it needs.
+// attach appends the text of a template to a file, unless the file contains mark, and adds the imports that the text needs.
 func (p *piece) attach(template, path, mark string, needed ...change) error {
 	changes := []change{func(_ *ast.File, source string, _ func(token.Pos) int) (string, int, error) {
 		if strings.Contains(source, mark) {
@@ -434,7 +435,7 @@ func (p *piece) attach(template, path, mark string, needed ...change) error {
 	return edit(path, append(changes, needed...)...)
 }
 
-// event adds the type of an event, and that it is one, before the registration of all.
+// event adds the type of an event and its marker method before the registration of the events.
 func event(p *piece) change {
 	return func(file *ast.File, _ string, at func(token.Pos) int) (string, int, error) {
 		if _, ok := find(file, func(t *ast.TypeSpec) bool { return t.Name.Name == p.Name }); ok {

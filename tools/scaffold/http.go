@@ -55,7 +55,8 @@ func makeRoute(p *piece, args []string, flags map[string]string) error {
 
 const owner = "CustomerID"
 
-// request reads what the handler fills in: the parameters of the path, the customer who asks, a new id, the body.
+// request determines how the handler fills in the fields of the command or query: from the parameters of the path, the customer of the request, a new id, or
+// the body.
 func (p *piece) request(source string) error {
 	fields, err := attributesOf(source, p.Name)
 	if err != nil {
@@ -83,7 +84,7 @@ var keyForm = regexp.MustCompile(`\) Key\(\) string \{ return c\.(\w+) \}`)
 
 func isOwner(a attribute) bool { return a.Go == owner && a.Type == "string" }
 
-// BodySchema describes the body in openapi.yaml.
+// BodySchema is the schema of the request body in openapi.yaml.
 func (p *piece) BodySchema() string {
 	if len(p.Body) == 0 {
 		return "{type: object}"
@@ -96,8 +97,8 @@ func (p *piece) BodySchema() string {
 	return "{type: object, required: [" + strings.Join(names, ", ") + "], properties: {" + strings.Join(properties, ", ") + "}}"
 }
 
-// filled are the fields that parameters of a path fill, by the parameters: by their name in JSON or in Go, or else id fills the first field
-// whose name ends in ID, unless it says whose it is.
+// filled returns the fields that the parameters of a path fill, by parameter. A parameter fills the field with its name in JSON or in Go. If there is none,
+// the parameter id fills the first field whose name ends in ID, except the field with the owner.
 func filled(fields []attribute, parameters []string) map[string]string {
 	by := map[string]string{}
 	for _, f := range fields {
@@ -115,7 +116,7 @@ var (
 	allPaths = regexp.MustCompile(`(?m)^paths:\n(?:(?: .*)?\n)*`)
 )
 
-// operation adds the operation to openapi.yaml, at the end of its path or of all paths.
+// operation adds the operation to openapi.yaml, at the end of its path or, for a new path, of all paths.
 func (p *piece) operation(text string) (string, error) {
 	text = noPaths.ReplaceAllString(text, "paths:")
 	paths := allPaths.FindStringIndex(text)
@@ -184,13 +185,13 @@ func makeSetting(p *piece, args []string, flags map[string]string) error {
 	return p.setting(p.Setting + " is to be described here.")
 }
 
-// kinds of settings: how they are declared, their default in .env.example, how the service reads them.
+// kinds are the kinds of settings: the text of their declaration, their default in .env.example, and the method that reads them.
 var kinds = map[string]struct{ declared, value, read string }{
 	"text": {`settings.Text(%q, "")`, "", "Text"}, "url": {"settings.URL(%q)", "", "Text"},
 	"duration": {"settings.Duration(%q, 0)", "0s", "Duration"}, "onoff": {"settings.OnOff(%q, false)", "off", "On"},
 }
 
-// setting declares a setting in the literal and in .env.example.
+// setting declares a setting in the service and in .env.example.
 func (p *piece) setting(comment string) error {
 	kind, ok := kinds[p.Kind]
 	if !ok {

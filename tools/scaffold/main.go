@@ -1,6 +1,6 @@
-// Scaffold writes the beginning of a part of the service and registers it. go run ./tools/scaffold lists the parts; go run ./tools/scaffold -
-// reads parts from its input, one a line. It can be run again: then it keeps existing code, and adds steps that a saga lacks. The code that it
-// writes builds; its tests fail and say where code is missing.
+// Scaffold writes the beginning of a part of the service and registers the part. "go run ./tools/scaffold" lists the parts; "go run ./tools/scaffold -" reads
+// parts from its input, one per line. It can run repeatedly: it keeps existing code, and adds steps that a saga does not have. The code that it writes
+// builds; its tests fail and say where code is missing.
 package main
 
 import (
@@ -39,7 +39,7 @@ func main() {
 // kit is the module path of the kit, which is the same in every service.
 const kit = "github.com/millrace/millrace/kit"
 
-// piece is the data of the templates.
+// piece is the data of the templates. Examples are behind its fields.
 type piece struct {
 	Module, Kit string
 	Package     string // invoice
@@ -53,48 +53,48 @@ type piece struct {
 	Name        string // of the command, query, event or page: IssueInvoice
 	Lower       string // issueInvoice
 	File        string // issue_invoice.go
-	Table       string // of a projection
-	Stored      string // its name: open-invoices
+	Table       string // of the read model of a projection
+	Stored      string // name of the projection: open-invoices
 	Columns     []attribute
 
 	On, OnPkg, OnName string // the event that starts a saga, its package and its aggregate
 	Stages            []sagaStage
-	From              string // another service
+	From              string // an external service
 	Receives          []received
 
 	Method, Path, Access string
 	Parameters           []string // of the path
 	Fields               map[string]string
-	NewID                string      // the field that is given a new id
-	Owned, Checked       bool        // whether a field has the customer who asks; whether the result says whose it is
+	NewID                string      // the field that gets a new id
+	Owned, Checked       bool        // whether a field has the customer of the request; whether the result has the owner
 	Body                 []attribute // of the request
-	Gateway              string      // that a command calls: CreditCards
+	Gateway              string      // the gateway that a command calls: CreditCards
 	GatewayName          string      // credit-cards
 	GatewayNoun          string      // credit cards
-	Compensates          string      // the call that the call of a command undoes: HoldRoom
+	Compensates          string      // the call that the call of this command compensates: HoldRoom
 	Decision             string      // Hold
-	By                   *attribute  // what a query selects by
+	By                   *attribute  // the column that a query selects by
 	Setting              string      // CARDS_URL
 	Kind                 string      // of a setting
 }
 
-// sagaStep is a step and whether it comes before, at or after the pivot.
+// sagaStep is a step, its kind, and its position before, at or after the pivot.
 type sagaStep struct {
 	Kind, Name, On                string
 	Compensated, Pivot, Retriable bool
 	BeforePivot                   bool
 }
 
-// Signal is the step's name as that of a signal.
+// Signal is the name of the signal that the step waits for.
 func (s sagaStep) Signal() string { return strings.ReplaceAll(s.Name, " ", "-") }
 
-// sagaStage is a step, or several parallel ones.
+// sagaStage is one step, or several parallel steps.
 type sagaStage []sagaStep
 
-// received is a message of another service.
+// received is a message of an external service.
 type received struct{ Message, Name, Lower string } // invoice.paid, InvoicePaid, invoicePaid
 
-// maker makes a kind of part.
+// maker makes one kind of part.
 type maker struct {
 	kind, usage string
 	args        int
@@ -151,7 +151,7 @@ func run(args []string) error {
 	return m.make(&piece{Module: strings.TrimSpace(string(module)), Kit: kit}, words, flags)
 }
 
-// runAll makes the parts that the lines of a text name.
+// runAll makes a part for each line of its input.
 func runAll(parts io.Reader) error {
 	lines := bufio.NewScanner(parts)
 	for n := 1; lines.Scan(); n++ {
@@ -166,7 +166,7 @@ func runAll(parts io.Reader) error {
 	return lines.Err()
 }
 
-// parse takes flags before, between and after the words.
+// parse parses the arguments of a part. Flags may be before, between and after the words.
 func (m maker) parse(args []string) (words []string, flags map[string]string, err error) {
 	set := flag.NewFlagSet(m.kind, flag.ContinueOnError)
 	set.SetOutput(io.Discard)

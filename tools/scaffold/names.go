@@ -12,7 +12,7 @@ import (
 	"unicode"
 )
 
-// initialisms are written in one case in Go names: InvoiceID, not InvoiceId.
+// initialisms are words that Go names write in upper case: InvoiceID, not InvoiceId.
 var initialisms = strings.Fields("api csv html http https id ip json jwt pdf rpc sql tls uri url utc uuid vat xml")
 
 func capital(s string) string {
@@ -25,7 +25,7 @@ func capital(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// pascal makes a Go name of words with dashes or blanks between them: book-trip becomes BookTrip.
+// pascal joins words that are separated by dashes or blanks to a Go name: book-trip becomes BookTrip.
 func pascal(words string) string {
 	parts := strings.FieldsFunc(words, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
 	for i, p := range parts {
@@ -34,7 +34,7 @@ func pascal(words string) string {
 	return strings.Join(parts, "")
 }
 
-// camel makes the first word of a Go name lower case: URLCheck becomes urlCheck.
+// camel converts the first word of a Go name to lower case: URLCheck becomes urlCheck.
 func camel(name string) string {
 	words := strings.Split(snake(name), "_")
 	return words[0] + name[len(words[0]):]
@@ -53,7 +53,7 @@ func snake(name string) string {
 	return string(out)
 }
 
-// plural is the usual plural of a word; --plural is for others.
+// plural is the regular plural of a word. For irregular plurals there is --plural.
 func plural(word string) string {
 	switch {
 	case regexp.MustCompile(`[^aeiou]y$`).MatchString(word):
@@ -76,7 +76,7 @@ var (
 	parameter   = regexp.MustCompile(`\{([a-z0-9_]+)\}`)
 )
 
-// checkName refuses a name that Go could not take as an identifier or a package.
+// checkName returns an error if a name does not have the required form, or is a keyword or a predeclared identifier of Go.
 func checkName(what, name, form string, matches *regexp.Regexp) error {
 	word := strings.ReplaceAll(name, "-", "")
 	switch {
@@ -92,7 +92,7 @@ func checkName(what, name, form string, matches *regexp.Regexp) error {
 
 var category = regexp.MustCompile(`(?m)^const Category = "([^"]+)"$`)
 
-// aggregate sets the names of an aggregate. Without a plural it is the one of the aggregate that is there, or the usual one.
+// aggregate sets the names of an aggregate. If many is empty, the plural is that of the existing aggregate or, if there is none, the regular plural.
 func (p *piece) aggregate(name, many string) error {
 	if err := checkName("AGGREGATE", name, "invoice or booking-request", dashed); err != nil {
 		return err
@@ -121,7 +121,7 @@ func (p *piece) aggregate(name, many string) error {
 	return nil
 }
 
-// there refuses an aggregate that does not exist.
+// there returns an error if the aggregate does not exist.
 func (p *piece) there() error {
 	if _, err := os.Stat(filepath.Join("domain", p.Package)); err != nil {
 		return fmt.Errorf("there is no aggregate %s yet: go run ./tools/scaffold aggregate %s", p.Package, p.Package)

@@ -1,5 +1,5 @@
-// Package invariants checks what must hold when no saga runs: every order is confirmed or cancelled, every return is closed or rejected, and goods,
-// money, shipments and messages add up. The demo checks it, and so does every test that breaks something.
+// Package invariants checks the invariants of the service, which must hold when no saga runs: every order is confirmed or cancelled, every return is closed
+// or rejected, and goods, money, shipments and messages add up. The demo checks them, and so does every test that injects a fault.
 package invariants
 
 import (
@@ -15,36 +15,36 @@ import (
 	"github.com/millrace/millrace/sagas/orderreturn"
 )
 
-// Report is what was found.
+// Report is the result of a check.
 type Report struct {
 	demo.Report
 	Orders    int
 	Confirmed int
 	Cancelled int
-	ByReason  map[string]int // of cancellations
-	Returns   int            // that are closed or rejected
+	ByReason  map[string]int // number of cancelled orders by reason
+	Returns   int            // number of requested returns
 }
 
-// books are what the orders and returns say.
+// books are sums over the orders and the returns.
 type books struct {
-	sold    map[string]int64 // of each SKU, less what is back in stock
-	worth   int64            // of confirmed orders, less refunds
-	shipped int64            // shipments
+	sold    map[string]int64 // quantity of each SKU in confirmed orders, less the returned goods in stock
+	worth   int64            // total of confirmed orders, less refunds
+	shipped int64            // number of shipments
 }
 
-// Client reads what the invariants are about through the API of a service.
+// Client reads the data for the invariants through the API of a service at URL.
 type Client struct {
 	URL  string
 	HTTP *http.Client
-	// AtLeast is how many orders there must be: the list is a read model, and one that has not caught up is consistent with itself.
+	// AtLeast is the minimum number of orders. Without it a list of orders that lags behind the events could look consistent.
 	AtLeast int
 
-	// SandboxURL is where the sandbox's ledgers are, if not at the service itself.
+	// SandboxURL is the URL of the service with the sandbox; empty: URL.
 	SandboxURL string
 }
 
-// Wait checks the invariants until they hold or patience ends, and returns the last report. All orders are read only when nothing is in flight, so
-// that waiting costs the service little.
+// Wait checks the invariants until they hold or the time patience is over, and returns the last report. It reads the orders only when no saga runs and the
+// outbox is empty, so that waiting causes little load.
 func (c Client) Wait(ctx context.Context, patience time.Duration) (Report, error) {
 	last, err := demo.Wait(ctx, patience, func(ctx context.Context) (*Report, error) {
 		resting := Report{}
@@ -60,7 +60,7 @@ func (c Client) Wait(ctx context.Context, patience time.Duration) (Report, error
 	return c.Read(ctx)
 }
 
-// Read checks the invariants now. The error means that something could not be read.
+// Read checks the invariants once. The error means that the data could not be read.
 func (c Client) Read(ctx context.Context) (Report, error) {
 	report := Report{ByReason: map[string]int{}}
 	service := demo.Client{URL: c.URL, HTTP: c.HTTP}
@@ -80,7 +80,7 @@ func (c Client) Read(ctx context.Context) (Report, error) {
 	return report, err
 }
 
-// orders counts the orders. What is sold of the SKUs of other orders than confirmed ones is 0.
+// orders counts the orders. It adds each SKU of an order that is not confirmed with the quantity 0.
 func (c Client) orders(ctx context.Context, service demo.Client, r *Report) (*books, error) {
 	type order struct {
 		ID     string `json:"order_id"`
@@ -125,7 +125,7 @@ func (c Client) orders(ctx context.Context, service demo.Client, r *Report) (*bo
 	return b, nil
 }
 
-// returns applies the returns. Lists of orders do not show them, so each is read by the subject of its saga.
+// returns applies the returns. It reads each order with a return by the subject of the return's saga, because lists of orders do not contain returns.
 func returns(ctx context.Context, c demo.Client, r *Report, b *books) error {
 	type listed struct{ Definition, Subject string }
 	sagas, err := demo.List[listed](ctx, c, "/v1/sagas", "sagas")
@@ -175,7 +175,7 @@ func returns(ctx context.Context, c demo.Client, r *Report, b *books) error {
 	return nil
 }
 
-// stock compares each SKU with what was sold of it.
+// stock compares the stock of each SKU with the sold quantity.
 func stock(ctx context.Context, c demo.Client, r *Report, sold map[string]int64) error {
 	for _, sku := range slices.Sorted(maps.Keys(sold)) {
 		var s struct {
@@ -184,7 +184,7 @@ func stock(ctx context.Context, c demo.Client, r *Report, sold map[string]int64)
 			Reserved int64 `json:"reserved"`
 		}
 		err := c.Get(ctx, "/v1/stock/"+url.PathEscape(sku), &s)
-		if err != nil && !demo.NotFound(err) { // of what was never received nothing can be sold
+		if err != nil && !demo.NotFound(err) { // a SKU without receipts has no stock to compare
 			return err
 		}
 		if s.Received != s.OnHand+sold[sku] {
@@ -197,7 +197,7 @@ func stock(ctx context.Context, c demo.Client, r *Report, sold map[string]int64)
 	return nil
 }
 
-// ledgers compares with the sandbox. The ledgers of real services cannot be read.
+// ledgers compares the sums with the ledgers of the sandbox. It does nothing without a sandbox, because the ledgers of real services cannot be read.
 func ledgers(ctx context.Context, c demo.Client, r *Report, b *books) error {
 	var payments struct{ Captured, Refunded, Held int64 }
 	if err := c.Get(ctx, "/v1/sandbox/payments", &payments); err != nil {
