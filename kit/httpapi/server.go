@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// Server serves the routes of a service and the operations API. Fields are required unless their comment says otherwise.
+// Server serves the routes of a service and the operations API. Its pointers, interfaces and functions are required unless their comment says otherwise.
 type Server struct {
 	// Service has the routes of the service. Nil: only the operations API is served.
 	Service *Service

@@ -153,7 +153,7 @@ func (s *Instance) missing(ctx context.Context) error {
 }
 
 // ready checks the parts that the roles of this instance need. Without Kafka an instance with the role api is still ready, because it accepts
-// requests, but an instance with the role worker alone is not. The parts are checked at most once a second, whatever the number of probes.
+// requests, but an instance without that role is not. The parts are checked at most once a second, whatever the number of probes.
 func (s *Instance) ready(ctx context.Context) []cqrs.Check {
 	return s.checks.get(func() []cqrs.Check {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)

@@ -25,7 +25,7 @@ import (
 type Gateway struct {
 	Name        string // of the circuit breaker and of the stand-in
 	Destination string // of the commands that call the service; empty: Name
-	Setting     string // name of the setting with the URL; empty: NAME_URL, with NAME in upper case
+	Setting     string // name of the setting with the URL; empty: CARD_READER_URL for the Name card-reader
 
 	// StandIn makes the stand-in that the sandbox serves. The sandbox runs if the settings of all gateways that are not Optional are empty, or, with
 	// SANDBOX=on, if some are empty. Nil means that there is no stand-in.
