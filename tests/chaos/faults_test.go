@@ -205,12 +205,15 @@ func (s *stage) kafka() *sarama.Config {
 
 const copied = "chaos_copy"
 
-// republish copies every record of every topic to its end, from an offset on, for a while: those that come in meanwhile, or old
-// ones. A copy is not copied again. What fails because Kafka is away as well is left out.
+// republish copies every record of every topic to the end of its partition, from an offset on, for a while: those that arrive meanwhile, or old
+// ones. A copy is not copied again. Copies that fail because Kafka is away as well are left out. A key that has moved because partitions were added keeps the partition of the
+// record, or the audit would find an old event behind a new one.
 func (s *stage) republish(from int64, d time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
-	client, err := sarama.NewClient(s.brokers, s.kafka())
+	config := s.kafka()
+	config.Producer.Partitioner = sarama.NewManualPartitioner
+	client, err := sarama.NewClient(s.brokers, config)
 	if err != nil {
 		return
 	}
@@ -261,7 +264,7 @@ func (s *stage) republish(from int64, d time.Duration) {
 }
 
 func copyOf(r *sarama.ConsumerMessage) *sarama.ProducerMessage {
-	m := &sarama.ProducerMessage{Topic: r.Topic, Key: sarama.ByteEncoder(r.Key), Value: sarama.ByteEncoder(r.Value)}
+	m := &sarama.ProducerMessage{Topic: r.Topic, Partition: r.Partition, Key: sarama.ByteEncoder(r.Key), Value: sarama.ByteEncoder(r.Value)}
 	for _, h := range r.Headers {
 		if string(h.Key) == copied {
 			return nil
