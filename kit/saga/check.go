@@ -165,13 +165,16 @@ func (c *checker[D]) form(i int, s Step[D]) {
 	}
 }
 
-// delay checks a step with Delay.
+// delay checks a step with Delay or DelayUntil.
 func (c *checker[D]) delay(i int, s Step[D]) {
 	if s.Name == "" || c.names[s.Name] {
 		c.fault("step %d needs a name of its own, has %q", i+1, s.Name)
 	}
 	c.names[s.Name] = true
-	s.Name, s.Delay, s.SkipIf = "", nil, nil
+	if s.Delay != nil && s.DelayUntil != nil {
+		c.fault("step %q has Delay and DelayUntil: set one of them", s.Name)
+	}
+	s.Name, s.Delay, s.DelayUntil, s.SkipIf = "", nil, nil, nil
 	if !reflect.ValueOf(s).IsZero() {
 		c.fault("step %d is a delay: it only waits, so no other field is set but Name and SkipIf", i+1)
 	}
@@ -312,7 +315,7 @@ func (c *checker[D]) forEach(s Step[D]) {
 
 func (c *checker[D]) step(i int, s Step[D], parallel bool) {
 	switch {
-	case s.Delay != nil:
+	case s.Delay != nil, s.DelayUntil != nil:
 		c.delay(i, s)
 		return
 	case s.Signal != nil:

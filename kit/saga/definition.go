@@ -88,6 +88,10 @@ type Step[D any] struct {
 	// of the step begins; with 0 or less the step is completed at once. The only other fields that may be set are Name and SkipIf.
 	Delay func(D) time.Duration
 
+	// DelayUntil is Delay until a time of the database's clock, for example the day before an appointment. With a time in the past the step is
+	// completed at once.
+	DelayUntil func(D) time.Time
+
 	// Until sends the command again, at intervals, until a condition on the data holds: to poll an external service. The command must
 	// have no effect, so the step has no compensation. Nil: the first completing event completes the step.
 	Until *Until[D]

@@ -44,6 +44,27 @@ func TestDelay(t *testing.T) {
 	require.ErrorContains(t, d.Check(), `step 2 needs a name of its own, has "do a"`)
 }
 
+// DelayUntil ends at a time, which is compared with the engine's clock and not with that of the process.
+func TestDelayUntil(t *testing.T) {
+	now := time.Date(2026, 12, 1, 9, 0, 0, 0, time.UTC)
+	until := func(at time.Time) *time.Time {
+		d := delayed()
+		d.Steps[1] = saga.Step[data]{Name: "wait", DelayUntil: func(data) time.Time { return at }}
+		run := sagatest.Run{Saga: saga.New(d), State: saga.State{ID: "s"}, Now: now}
+		for _, input := range []any{begun{"1"}, did{}} {
+			_, err := run.Feed(input)
+			require.NoError(t, err)
+		}
+		return run.State.Step("wait").Deadline
+	}
+	require.Equal(t, now.Add(48*time.Hour), *until(now.Add(48 * time.Hour).In(time.FixedZone("", 3600))))
+	require.WithinDuration(t, now, *until(now.Add(-time.Hour)), time.Second, "a time in the past is over at once")
+
+	d := delayed()
+	d.Steps[1] = saga.Step[data]{Name: "wait", Delay: func(data) time.Duration { return 0 }, DelayUntil: func(data) time.Time { return now }}
+	require.ErrorContains(t, d.Check(), `step "wait" has Delay and DelayUntil: set one of them`)
+}
+
 // A delay sets one durable timer, and nothing happens before the timer fires.
 func TestDelayIsOneTimer(t *testing.T) {
 	run := sagatest.Run{Saga: saga.New(delayed()), State: saga.State{ID: "s"}, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}

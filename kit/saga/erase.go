@@ -43,7 +43,30 @@ func eraseStep[D any](st Step[D]) step {
 		optional: st.Signal != nil && st.Signal.Optional || st.Await != nil && st.Await.Optional,
 		name:     st.Name, completed: erase(st.Completed), undone: erase(st.Compensated), refused: st.Refused,
 		do: command(st.Action), undo: undo, child: other, within: st.Timeout, pivot: st.Pivot, retriable: st.Retriable,
-		skipIf: fromData(st.SkipIf), delay: fromData(st.Delay),
+		skipIf: fromData(st.SkipIf), delay: delay(st),
+	}
+}
+
+// delay returns a function of the data's JSON and the current time: when the delay of a step ends. Nil: the step is no delay.
+func delay[D any](st Step[D]) func(data json.RawMessage, now time.Time) (time.Time, error) {
+	switch {
+	case st.Delay != nil:
+		d := fromData(st.Delay)
+		return func(data json.RawMessage, now time.Time) (time.Time, error) {
+			after, err := d(data)
+			return now.Add(max(after, 0)), err
+		}
+	case st.DelayUntil != nil:
+		until := fromData(st.DelayUntil)
+		return func(data json.RawMessage, now time.Time) (time.Time, error) {
+			at, err := until(data)
+			if at.Before(now) {
+				at = now
+			}
+			return at.UTC(), err
+		}
+	default:
+		return nil
 	}
 }
 

@@ -58,7 +58,7 @@ type step struct {
 	remindAfter      time.Duration
 	reminder         func(data json.RawMessage, reason string) (cqrs.Keyed, error)
 	until            *until // nil: the step does not repeat its command
-	delay            func(data json.RawMessage) (time.Duration, error)
+	delay            func(data json.RawMessage, now time.Time) (until time.Time, err error)
 	skipIf           func(data json.RawMessage) (bool, error) // nil: the step is never skipped
 	completed        on
 	undone           on

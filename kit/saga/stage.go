@@ -142,12 +142,13 @@ func (m *machine) wait(i, attempt int) (err error) {
 	if st.remindAfter > 0 && attempt == 1 {
 		d = st.remindAfter
 	}
+	deadline := m.now.Add(max(d, 0))
 	if st.delay != nil {
-		if d, err = st.delay(m.state.Data); err != nil {
+		if deadline, err = st.delay(m.state.Data, m.now); err != nil {
 			return fmt.Errorf("step %s: %w", st.name, err)
 		}
 	}
-	w := &CommandSent{Step: st.name, Branch: cqrs.BranchAction, Attempt: attempt, CommandID: commandID(m.state.ID, st.name, cqrs.BranchAction, attempt), Deadline: m.now.Add(max(d, 0))}
+	w := &CommandSent{Step: st.name, Branch: cqrs.BranchAction, Attempt: attempt, CommandID: commandID(m.state.ID, st.name, cqrs.BranchAction, attempt), Deadline: deadline}
 	if m.hold {
 		m.held = append(m.held, asked{fact: w})
 		return nil
