@@ -125,7 +125,7 @@ func (a *App) operateSaga(ctx context.Context, base, action, id, reason, step st
 	return a.postSaga(ctx, base+"/v1/sagas/"+url.PathEscape(id)+"/"+action, body)
 }
 
-// postSaga sends a request that is answered with a saga, and prints how it stands.
+// postSaga sends a request that is answered with a saga, and prints its status.
 func (a *App) postSaga(ctx context.Context, address string, body []byte) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {
@@ -136,7 +136,7 @@ func (a *App) postSaga(ctx context.Context, address string, body []byte) error {
 	if err := Call(a.Client(callTimeout, nil), request, &s); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.Stdout, "saga %s is %s\n", s.ID, s.Status)
+	_, err = fmt.Fprintf(a.Stdout, "saga %s: accepted; its status is now %s\n", s.ID, s.Status)
 	return err
 }
 

@@ -7,6 +7,7 @@ package cqrs
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/kit/aggregate"
@@ -118,6 +119,16 @@ type Handler struct {
 	// AfterCommit says that a command is handled only after the transaction that sends it. Otherwise it may be handled in that transaction, and what Handle
 	// reads besides its aggregate, as by SQL, can be what was stored before.
 	AfterCommit bool
+
+	// FormerNames are stored names that the command had before it was renamed. See Formerly.
+	FormerNames []string
+}
+
+// Formerly makes a handler also handle commands that were sent under former names, before the command was renamed: they may wait in the outbox, in Kafka,
+// for a retry or as dead letters. Remove the names when none is left.
+func (h Handler) Formerly(names ...string) Handler {
+	h.FormerNames = append(slices.Clip(h.FormerNames), names...)
+	return h
 }
 
 // AfterItsCommit makes a handler one that handles a command only after the transaction that sends it.

@@ -41,9 +41,12 @@ func (r *Router) AddCommands(handlers []cqrs.Handler) error {
 			return err
 		}
 		var typed []wcqrs.GroupEventHandler
-		r.types[group] = map[string]bool{}
+		r.types[group], r.former[group] = map[string]bool{}, map[string]string{}
 		for goType, h := range byType {
 			r.categories[group], r.types[group][h.Type.Name] = h.Category, true
+			for _, former := range h.FormerNames {
+				r.former[group][former] = h.Type.Name
+			}
 			serve := cqrs.Serve(r.config.Inbox, h, group)
 			endpoint := r.config.Decorate(h.Type.Name, serve)
 			typed = append(typed, typedHandler{goType, func(ctx context.Context, body any) error {

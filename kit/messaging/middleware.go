@@ -132,6 +132,9 @@ func (r *Router) renameHeaders(consumer string, msg *message.Message) {
 			delete(msg.Metadata, former)
 		}
 	}
+	if name, renamed := r.former[consumer][msg.Metadata[cqrs.HeaderType]]; renamed {
+		msg.Metadata[cqrs.HeaderType] = name
+	}
 }
 
 // inFlight reports messages that are being processed. A message without a time is not reported.

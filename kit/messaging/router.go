@@ -74,6 +74,7 @@ type Router struct {
 	commands   map[string]func(*message.Message) *cqrs.InlineCommand // by topic and type
 	external   map[string]bool                                       // consumers of other services' topics
 	types      map[string]map[string]bool                            // names of the events that a consumer handles
+	former     map[string]map[string]string                          // current names of the commands of a consumer, by their former ones
 	remote     map[string]bool                                       // those of them whose services answer sagas of this one
 	categories map[string]string                                     // of the aggregates that consumers of commands change
 
@@ -106,7 +107,7 @@ func NewRouter(c Config) (*Router, error) {
 	if c.InFlight == nil {
 		c.InFlight = func(string, time.Time) func() { return func() {} }
 	}
-	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, ownSagas: map[string]ownSaga{}, commands: map[string]func(*message.Message) *cqrs.InlineCommand{}, calling: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, categories: map[string]string{}}
+	r := &Router{Router: inner, config: c, consumers: map[string]bool{}, guards: map[string]message.HandlerMiddleware{}, sagaGroups: map[string]bool{}, ownSagas: map[string]ownSaga{}, commands: map[string]func(*message.Message) *cqrs.InlineCommand{}, calling: map[string]bool{}, external: map[string]bool{}, remote: map[string]bool{}, types: map[string]map[string]bool{}, former: map[string]map[string]string{}, categories: map[string]string{}}
 	o := Options{Received: r.received, Answer: r.answer, Early: func(consumer string) bool { return !r.calling[consumer] }, OnFailure: c.OnFailure, Stopping: c.Stopping, Log: c.Log}
 	for _, m := range []message.HandlerMiddleware{
 		r.inFlight, r.formerHeaders, KeyOrder(c.KeyQueue, o), DeadLetters(c.KeyQueue, c.UnitOfWork, o), r.recognise, Retry(c.KeyQueue, o), r.breakers,

@@ -54,19 +54,25 @@ func (v *SagaView) awaits(definition *saga.Saga) (all []awaited) {
 }
 
 func inputType(t reflect.Type) string {
+	if t == reflect.TypeFor[time.Time]() {
+		return "datetime-local"
+	}
 	if t.Kind() >= reflect.Int && t.Kind() <= reflect.Uint64 {
 		return "number"
 	}
 	return "text"
 }
 
-// jsonName returns the JSON name of a field, and reports whether a form can fill the field: a text, a number or a boolean.
+// jsonName returns the JSON name of a field, and reports whether a form can fill the field: a text, a number, a boolean or a time.
 func jsonName(f reflect.StructField) (string, bool) {
 	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 	kind := f.Type.Kind()
-	simple := kind == reflect.String || kind == reflect.Bool || kind >= reflect.Int && kind <= reflect.Int64
+	simple := f.Type == reflect.TypeFor[time.Time]() || kind == reflect.String || kind == reflect.Bool || kind >= reflect.Int && kind <= reflect.Int64
 	return cmp.Or(name, f.Name), f.IsExported() && name != "-" && simple
 }
+
+// formTime is the layout of the value of <input type="datetime-local">.
+const formTime = "2006-01-02T15:04"
 
 // fill sets the fields of a payload from a form.
 func fill(payload any, form url.Values) error {
@@ -77,6 +83,12 @@ func fill(payload any, form url.Values) error {
 			continue
 		}
 		switch text := form.Get(name); v.Field(i).Kind() {
+		case reflect.Struct:
+			at, err := time.Parse(formTime, strings.TrimSpace(text))
+			if err != nil {
+				return Invalid(name, "must be a time, in UTC")
+			}
+			v.Field(i).Set(reflect.ValueOf(at))
 		case reflect.Bool:
 			v.Field(i).SetBool(text != "")
 		case reflect.String:

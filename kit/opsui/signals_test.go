@@ -17,10 +17,11 @@ type (
 	tripBegun struct{}
 	tripData  struct{}
 	verdict   struct {
-		Damaged bool   `json:"damaged"`
-		Note    string `json:"note"`
-		Pieces  int8   `json:"pieces"`
-		Photos  []byte `json:"photos"`
+		Damaged bool      `json:"damaged"`
+		Note    string    `json:"note"`
+		Pieces  int8      `json:"pieces"`
+		At      time.Time `json:"arrived_at"`
+		Photos  []byte    `json:"photos"`
 	}
 )
 
@@ -57,16 +58,18 @@ func TestSignalForm(t *testing.T) {
 	for _, text := range []string{
 		`The saga waits for the signal &#34;inspection&#34;, until 2026-01-02 04:04:05.`, `action="` + address + `/signals/inspection"`, `type="checkbox" id="inspection-damaged"`,
 		`<input type="text" id="inspection-note" name="note">`, `<input type="number" id="inspection-pieces" name="pieces" required>`, "waits for the signal inspection until",
+		`<label for="inspection-arrived_at">arrived at (UTC)</label> <input type="datetime-local" id="inspection-arrived_at" name="arrived_at" required>`,
 	} {
 		require.Contains(t, page, text)
 	}
 	require.NotContains(t, page, "photos")
 
 	require.Contains(t, serve(t, s, http.MethodPost, address+"/signals/inspection", "note=ok").Body.String(), "Send the signal inspection to saga")
-	answer := serve(t, s, http.MethodPost, address+"/signals/inspection", "sure=yes&damaged=yes&note=+a+scratch&pieces=2")
+	answer := serve(t, s, http.MethodPost, address+"/signals/inspection", "sure=yes&damaged=yes&note=+a+scratch&pieces=2&arrived_at=2026-12-01T09:30")
 	require.Equal(t, http.StatusSeeOther, answer.Code, answer.Body)
-	require.Equal(t, verdict{Damaged: true, Note: "a scratch", Pieces: 2}, got)
+	require.Equal(t, verdict{Damaged: true, Note: "a scratch", Pieces: 2, At: time.Date(2026, 12, 1, 9, 30, 0, 0, time.UTC)}, got)
 	require.Equal(t, http.StatusUnprocessableEntity, serve(t, s, http.MethodPost, address+"/signals/inspection", "sure=yes&pieces=999").Code)
+	require.Contains(t, serve(t, s, http.MethodPost, address+"/signals/inspection", "sure=yes&pieces=2&arrived_at=soon").Body.String(), "arrived_at: must be a time, in UTC")
 	fault = manager.ErrRole
 	require.Equal(t, http.StatusForbidden, serve(t, s, http.MethodPost, address+"/signals/inspection", "sure=yes").Code)
 

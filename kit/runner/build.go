@@ -74,7 +74,7 @@ func (s *Instance) build(_ context.Context, _ func(string)) error {
 		c.externalTopics = append(c.externalTopics, messaging.EventTopic(prefix, n.Category))
 		c.consumedTopics = append(c.consumedTopics, messaging.EventTopic(prefix, n.Category))
 	}
-	if err := s.def.checkSagas(c.handlers); err != nil {
+	if err := errors.Join(checkCommands(c.handlers), s.def.checkSagas(c.handlers)); err != nil {
 		return err
 	}
 	all = append(all, sagaEvents...)
@@ -142,6 +142,26 @@ func (s *Instance) open(c cqrs.Keyed) bool {
 type timers struct{}
 
 func (timers) Stop(ctx context.Context, ids []string) error { return outbox.CancelTimers(ctx, ids) }
+
+// checkCommands refuses commands that share a name or a Go type.
+func checkCommands(handlers []cqrs.Handler) error {
+	var faults []error
+	names, types := map[string]reflect.Type{}, map[reflect.Type]string{}
+	for _, h := range handlers {
+		goType := reflect.TypeOf(h.Type.New()).Elem()
+		if other, twice := types[goType]; twice {
+			faults = append(faults, fmt.Errorf("commands %s and %s have the same Go type %s: to rename a command, register it once, under its new name, with Formerly(former name)", other, h.Type.Name, goType))
+		}
+		types[goType] = h.Type.Name
+		for _, name := range append([]string{h.Type.Name}, h.FormerNames...) {
+			if other, twice := names[name]; twice {
+				faults = append(faults, fmt.Errorf("commands %s and %s have the same name %s", other, goType, name))
+			}
+			names[name] = goType
+		}
+	}
+	return errors.Join(faults...)
+}
 
 // checkSagas returns an error for each definition with which a saga would wait for ever: a faulty definition, an event that no aggregate records,
 // a command without a handler. Handlers include the commands of external services.

@@ -40,3 +40,13 @@ func TestASagaThatSendsACommandNobodyHandlesIsRefusedAtStart(t *testing.T) {
 	require.ErrorContains(t, (&Service{Sagas: []*saga.Saga{lending}}).checkSagas([]cqrs.Handler{lends}), "runner.giveBack")
 	require.NoError(t, (&Service{Sagas: []*saga.Saga{lending}}).checkSagas([]cqrs.Handler{lends, gives}))
 }
+
+// A command that is registered twice, for example under its former name too, is refused with the way to rename it.
+func TestCommandsOfOneTypeOrNameAreRefusedAtStart(t *testing.T) {
+	handle := func(context.Context, lend) error { return nil }
+	require.NoError(t, checkCommands([]cqrs.Handler{cqrs.Handle("Lend", handle).Formerly("LendBook")}))
+	require.ErrorContains(t, checkCommands([]cqrs.Handler{cqrs.Handle("Lend", handle), cqrs.Handle("LendBook", handle)}),
+		"commands Lend and LendBook have the same Go type runner.lend: to rename a command, register it once, under its new name, with Formerly(former name)")
+	require.ErrorContains(t, checkCommands([]cqrs.Handler{cqrs.Handle("Lend", handle), cqrs.ExternalCommand[giveBack]("GiveBack").Formerly("Lend")}),
+		"commands runner.lend and runner.giveBack have the same name Lend")
+}
