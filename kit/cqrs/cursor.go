@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// ErrBadCursor says that a text is not a cursor of this service.
+// ErrBadCursor is the error for a text that is not a cursor of this service.
 var ErrBadCursor = errors.New("not a cursor that this service gave")
 
 // Cursor is a position in a list that is sorted by time and id, newest first.
@@ -19,12 +19,12 @@ type Cursor struct {
 // Newest is the position before the newest row.
 var Newest = Cursor{At: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}
 
-// String is the cursor for clients, who must not interpret it.
+// String encodes the cursor for clients. The text is opaque: a client must not interpret it.
 func (c Cursor) String() string {
 	return base64.RawURLEncoding.EncodeToString([]byte(c.At.UTC().Format(time.RFC3339Nano) + " " + c.ID))
 }
 
-// ParseCursor reads what String made. Empty is Newest; the error is ErrBadCursor.
+// ParseCursor decodes the text that String returns. An empty text gives Newest. Any other text that is not a cursor gives ErrBadCursor.
 func ParseCursor(text string) (Cursor, error) {
 	if text == "" {
 		return Newest, nil
@@ -43,6 +43,6 @@ func ParseCursor(text string) (Cursor, error) {
 
 // Page is a part of a list, newest first.
 type Page struct {
-	Before Cursor // where the page before ended; Newest for the first
+	Before Cursor // the position at which the previous page ended; Newest for the first page
 	Limit  int    // 1 to 100
 }

@@ -2,11 +2,11 @@ package cqrs
 
 import "time"
 
-// DeadLetter is a message that could not be processed or sent, with the reason. Its texts are for people, with unprintable characters
-// escaped. The message itself is stored beside them as bytes.
+// DeadLetter is a message that could not be processed or sent, with the reason. Unprintable characters in its fields are escaped, because the fields
+// are shown to operators. The exact bytes of the message are stored separately.
 type DeadLetter struct {
 	ID        string
-	Consumer  string // the consumer that gave up; "relay" for a message that the broker refused
+	Consumer  string // the consumer that failed; "relay" for a message that the broker refused
 	MessageID string
 	Topic     string
 	Key       string

@@ -2,5 +2,5 @@ package cqrs
 
 import "reflect"
 
-// EventTypes are Go types of events.
+// EventTypes are the Go types of events.
 type EventTypes []reflect.Type

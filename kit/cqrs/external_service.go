@@ -2,19 +2,19 @@ package cqrs
 
 import "github.com/millrace/millrace/kit/aggregate"
 
-// ExternalService describes a type of aggregate of another service: the commands that it accepts, if any, and the events that it publishes. The types
-// have the fields that matter here.
+// ExternalService describes a type of aggregate of another service: the commands that it accepts, if any, and the events that it publishes. The Go
+// types need only the fields that this service uses.
 type ExternalService struct {
-	Service  string // a setting gives the prefix of its topics
+	Service  string // the other service's name; a setting gives the prefix of its topics
 	Category string
 	Commands []Handler
 	Events   aggregate.Types
 }
 
-// ExternalCommand registers a command that another service handles, under that service's name for it.
+// ExternalCommand registers a command that another service handles. Name is that service's stored name of the command.
 func ExternalCommand[C Keyed](name string) Handler { return Handler{Type: aggregate.NewType[C](name)} }
 
-// Handlers are the registrations of its commands, with their destinations.
+// Handlers returns the registrations of the service's commands, with their category, destination and service set.
 func (n ExternalService) Handlers() []Handler {
 	all := ForAggregate(n.Category, n.Commands...)
 	for i := range all {

@@ -2,13 +2,14 @@ package cqrs
 
 import "time"
 
-// Breaker is the state of a circuit breaker for operators. Requests and failures count since its last change or the beginning of its window.
+// Breaker is the state of a circuit breaker, for operators. Requests and Failures count since the last state change or the start of the breaker's
+// window.
 type Breaker struct {
 	Name               string
 	State              string // closed, half-open, open
 	Requests, Failures int
-	OpenedAt           time.Time       // zero if it never was
-	Changes            []BreakerChange // the last ones, newest first
+	OpenedAt           time.Time       // zero if the breaker never opened
+	Changes            []BreakerChange // the latest state changes, newest first
 }
 
 // BreakerChange is a state change of a circuit breaker.
@@ -21,10 +22,10 @@ type BreakerChange struct {
 type Backlog struct {
 	Pending int     // due
 	Delayed int     // due later: timers
-	Blocked int     // behind a message of their key that could not be sent or processed
-	Oldest  float64 // seconds that the oldest due message has waited
+	Blocked int     // waiting behind an earlier message of the same key that could not be sent or processed
+	Oldest  float64 // age of the oldest due message in seconds
 
-	Suspended int              // messages of topics that cannot be sent to
+	Suspended int              // messages of topics to which sending fails
 	Topics    []SuspendedTopic // those topics
 }
 
@@ -37,9 +38,9 @@ type SuspendedTopic struct {
 	Attempts int
 }
 
-// Check is the state of one part of the service.
+// Check is the result of a health check of one part of the service.
 type Check struct {
 	Part  string
 	Err   error
-	Fatal bool // the service is not ready without it
+	Fatal bool // the service is not ready if this part fails
 }

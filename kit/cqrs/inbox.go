@@ -7,23 +7,27 @@ type Delivery struct {
 	Consumer string
 	Meta     Meta
 
-	// Command says that the message is a command, so the barrier applies, and not an event that a command has caused.
+	// Command says that the message is a command. If it is, the inbox keeps a saga's actions and compensations apart. The saga headers of an event
+	// name the command that caused the event, so the inbox ignores them.
 	Command bool
 
-	// Category is the type of aggregate that a command changes; the saga is answered on its event topic. Key is its partition key.
+	// Category is the type of aggregate that a command changes; the answer to its saga is published on the event topic of this category. Key is the
+	// message's partition key.
 	Category, Key string
 
-	// Asked says that the handler has called an external service. Its compensation is then recorded even if its action was not.
+	// Asked says that the handler calls an external service. Its compensation then runs even if no action was recorded, because the external service
+	// may have acted.
 	Asked bool
 }
 
 // Inbox makes each consumer process each message once.
 type Inbox interface {
-	// NeedsProcessing tells whether an external call is needed: not if the message was processed, was rejected, or has expired.
+	// NeedsProcessing tells whether a handler must make its external call. It returns false if the message was processed or rejected before, or has
+	// expired.
 	NeedsProcessing(ctx context.Context, d Delivery) (bool, error)
 
-	// Handle inserts the inbox row of a message and calls work, in one unit of work. A duplicate, rejected or expired message has no effect. If
-	// work refuses, the refusal is recorded, the saga that sent the command is answered, and the error is nil. A refusal for which no saga waits
-	// is returned.
+	// Handle inserts the inbox row of a message and calls work, in one unit of work. It does not call work for a duplicate, rejected or expired
+	// message. If work returns a refusal and a saga sent the command, Handle records the refusal, sends the saga an answer, and returns a nil error.
+	// If no saga waits for an answer, it returns the refusal.
 	Handle(ctx context.Context, d Delivery, work func(ctx context.Context) error) (Outcome, error)
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A confirmation counts once, and for a moment.
+// A confirmation is valid once, and only for a short time.
 func TestConfirmation(t *testing.T) {
 	ctx := WithConfirmation(context.Background(), time.Now(), true)
 	require.True(t, OrderConfirmed(ctx))

@@ -15,15 +15,15 @@ type Kind int
 const (
 	KindNone         Kind = iota // no error
 	KindUnknown                  // an unexpected error: a few attempts, then a dead letter
-	KindRefused                  // a domain rule rejects the command: an answer, no failure
-	KindConflict                 // another unit of work was first: retried at once
+	KindRefused                  // a domain rule rejects the command: an answer, not a failure
+	KindConflict                 // another unit of work changed the same data first: retried at once
 	KindTransient                // the database or the broker is unavailable: retried later
-	KindUnavailable              // an external service is unavailable or too slow: retried later, and counted by its breaker
+	KindUnavailable              // an external service is unavailable or too slow: retried later, and counted by its circuit breaker
 	KindPermanent                // a retry cannot succeed: a dead letter at once
-	KindShuttingDown             // the service stops: the message is redelivered
+	KindShuttingDown             // the service is stopping: the broker delivers the message again
 )
 
-// Errors with a kind. Wrap them with the operation that failed.
+// Errors that KindOf classifies. Wrap them with the operation that failed. ErrNotFound and ErrKeyReused have KindUnknown.
 var (
 	ErrConflict    = errors.New("changed by another unit of work")
 	ErrTransient   = errors.New("temporarily unavailable")
@@ -33,11 +33,11 @@ var (
 	ErrKeyReused   = errors.New("the idempotency key was used for another request")
 )
 
-// ErrRejected says that the database rejects a statement, also when it is repeated. It is permanent, and a fault of the service rather than
-// of its caller.
+// ErrRejected is the error for a statement that the database rejects, and would reject again. It wraps ErrPermanent. The fault is in the service, not
+// in its caller.
 var ErrRejected = fmt.Errorf("the database rejects it: %w", ErrPermanent)
 
-// KindOf classifies an error by what it wraps.
+// KindOf returns the kind of the errors that err wraps: KindNone for nil, and KindUnknown if err wraps no known error.
 func KindOf(err error) Kind {
 	switch {
 	case err == nil:
@@ -58,7 +58,7 @@ func KindOf(err error) Kind {
 	return KindUnknown
 }
 
-// Retryable tells whether the same attempt may succeed later. A loop that retries until it succeeds must stop at an error that is not
+// Retryable tells whether the same operation may succeed later. A loop that retries until an operation succeeds must stop at an error that is not
 // retryable.
 func Retryable(err error) bool {
 	switch KindOf(err) {

@@ -5,8 +5,8 @@ import (
 	"reflect"
 )
 
-// Projection builds a read model from the events of one type of aggregate. Its handlers must tolerate duplicates: they get the events of each
-// aggregate in order, and any of them more than once.
+// Projection builds a read model from the events of one type of aggregate. Its handlers receive the events of each aggregate in order, and may
+// receive an event more than once, so they must tolerate duplicates.
 type Projection struct {
 	Name     string
 	Category string
