@@ -15,9 +15,11 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// AsyncAPI describes the topics and messages of a service as AsyncAPI 3.0 (https://www.asyncapi.com/docs/reference/specification/v3.0.0) in
-// YAML: the commands of its handlers, which it receives, and the events of its aggregates, which it sends. Answers are the events by which
-// every type of aggregate may answer a saga. Consumers are the event consumers, and prefixes the topic prefixes of external services.
+// AsyncAPI describes the topics and messages of a service as an AsyncAPI 3.0 document in YAML
+// (https://www.asyncapi.com/docs/reference/specification/v3.0.0): the commands that its handlers receive or that it sends to other services, the
+// events that its aggregates publish, and the events that its consumers receive. Prefix is the topic prefix of the service. Events are its event
+// types by category. Answers are the events by which every category may answer a saga. Prefixes are the topic prefixes of other services by their
+// names.
 func AsyncAPI(title, prefix string, handlers []cqrs.Handler, events map[string]aggregate.Types, answers aggregate.Types, consumers []cqrs.EventConsumer, prefixes map[string]string) ([]byte, error) {
 	d := document{
 		AsyncAPI: "3.0.0", DefaultContentType: "application/json",
@@ -97,7 +99,7 @@ type described struct {
 	Binding map[string]any `yaml:"bindings"`
 }
 
-// add adds a type of message to a topic, under the key as.
+// add adds a message type to a channel and its operation. The message and its schema have the key as in the document.
 func (d *document) add(name, topic, action, as string, t aggregate.Type) error {
 	if _, known := d.Components.Messages[as]; !known {
 		schema, err := schemaOf(reflect.TypeOf(t.New()).Elem())
@@ -125,7 +127,7 @@ func (d *document) add(name, topic, action, as string, t aggregate.Type) error {
 	return nil
 }
 
-// schemaOf is the JSON Schema of a Go type, as the type's JSON is.
+// schemaOf returns the JSON Schema of the JSON encoding of a Go type.
 func schemaOf(t reflect.Type) (map[string]any, error) {
 	schema, err := jsonschema.ForType(t, &jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
 		reflect.TypeFor[json.RawMessage](): {Types: []string{"object", "array", "string", "number", "boolean", "null"}},
@@ -143,12 +145,12 @@ func schemaOf(t reflect.Type) (map[string]any, error) {
 	return out, err
 }
 
-// open allows additional fields, which a later version may add.
+// open allows additional fields in every object of a schema, because a later version may add fields.
 func open(schema map[string]any) {
 	switch more := schema["additionalProperties"].(type) {
 	case bool:
 		delete(schema, "additionalProperties")
-	case map[string]any: // of a map, what its values are
+	case map[string]any: // the schema of a map's values; {"not": …} forbids additional fields
 		if _, none := more["not"]; none {
 			delete(schema, "additionalProperties")
 		}
@@ -167,7 +169,7 @@ func open(schema map[string]any) {
 	}
 }
 
-// headers are what a consumer finds beside the payload.
+// headers is the JSON Schema of the message headers.
 var headers = map[string]any{
 	"type":     "object",
 	"required": []string{cqrs.HeaderSpec, cqrs.HeaderID, cqrs.HeaderType, cqrs.HeaderSource, cqrs.HeaderTime, cqrs.HeaderKey, cqrs.HeaderSchema},

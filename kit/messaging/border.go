@@ -14,8 +14,8 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// checkPayload checks the text of a decoded payload that comes from outside. JSON can carry a NUL character as \u0000, which PostgreSQL's
-// text and json cannot hold. The error names the field.
+// checkPayload checks the text in a decoded payload from outside. JSON can hold a NUL character as \u0000, which PostgreSQL's types text and json
+// cannot store. The error is permanent and names the field.
 func (m Marshaler) checkPayload(msg *message.Message, body any) error {
 	payload := msg.Payload
 	if c, ok := m.other(msg); ok {

@@ -9,7 +9,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Text that the database cannot hold is found in payloads from outside, and the field is named.
+// checkPayload finds text that the database cannot store, and its error names the field.
 func TestPayloadTextFromOutside(t *testing.T) {
 	for payload, want := range map[string]string{
 		`{"text":"a\u0000b"}`:                      "text: contains a NUL character",
@@ -29,7 +29,7 @@ func TestPayloadTextFromOutside(t *testing.T) {
 	}
 }
 
-// The headers of sagas count on this service's own topics and on those of a service that takes part in its sagas, by either name.
+// Saga headers are used on this service's own topics and on topics of a service that takes part in its sagas, under their former and current names.
 func TestInternalHeadersOfUnknownProducersAreIgnored(t *testing.T) {
 	r := &Router{external: map[string]bool{"events of a stranger": true, "answers": true}, remote: map[string]bool{"answers": true}, sagaGroups: map[string]bool{"answers": true}}
 	for _, names := range [][4]string{{"saga_id", "saga_step", "saga_branch", "expires_at"}, {cqrs.HeaderSagaID, cqrs.HeaderSagaStep, cqrs.HeaderBranch, cqrs.HeaderExpires}} {

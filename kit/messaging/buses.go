@@ -15,13 +15,13 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// CommandTopic is the topic of a destination's commands.
+// CommandTopic returns the name of the command topic of a destination.
 func CommandTopic(prefix, destination string) string { return prefix + ".commands." + destination }
 
-// EventTopic is the topic of the events of a type of aggregate.
+// EventTopic returns the name of the event topic of a type of aggregate.
 func EventTopic(prefix, category string) string { return prefix + ".events." + category }
 
-// NewEventBus makes the bus that publishes cqrs.Event on its topic.
+// NewEventBus makes Watermill's event bus for values of type cqrs.Event. It publishes each event on the event topic of its category.
 func NewEventBus(prefix string, publisher message.Publisher, m Marshaler, clock cqrs.Clock, logger watermill.LoggerAdapter) (*wcqrs.EventBus, error) {
 	return wcqrs.NewEventBusWithConfig(publisher, wcqrs.EventBusConfig{
 		GeneratePublishTopic: func(p wcqrs.GenerateEventPublishTopicParams) (string, error) {
@@ -32,7 +32,7 @@ func NewEventBus(prefix string, publisher message.Publisher, m Marshaler, clock 
 	})
 }
 
-// complete adds to an outgoing message what its context knows: an id and a time if it has none, and the trace.
+// complete adds an id, a correlation id and a time to an outgoing message that has none, and the trace of its context.
 func complete(msg *message.Message, clock cqrs.Clock) error {
 	if msg.UUID == "" {
 		id, err := uuid.NewV7()
@@ -52,14 +52,14 @@ func complete(msg *message.Message, clock cqrs.Clock) error {
 	return nil
 }
 
-// Commands implements cqrs.Commands with Watermill's command bus.
+// Commands implements cqrs.Commands with Watermill's command bus. Register must not run concurrently with the other methods.
 type Commands struct {
 	bus      *wcqrs.CommandBus
 	uow      cqrs.UnitOfWork
 	handlers map[reflect.Type]cqrs.Handler
 }
 
-// NewCommands makes the command bus. Prefixes are the topic prefixes of external services.
+// NewCommands makes the command bus. Prefixes are the topic prefixes of external services by their names. Call Register before the bus is used.
 func NewCommands(prefix string, prefixes map[string]string, publisher message.Publisher, m Marshaler, uow cqrs.UnitOfWork, clock cqrs.Clock, logger watermill.LoggerAdapter) (*Commands, error) {
 	c := &Commands{uow: uow, handlers: map[reflect.Type]cqrs.Handler{}}
 	bus, err := wcqrs.NewCommandBusWithConfig(publisher, wcqrs.CommandBusConfig{
@@ -77,7 +77,7 @@ func NewCommands(prefix string, prefixes map[string]string, publisher message.Pu
 	return c, err
 }
 
-// Register adds the handlers. It is separate from NewCommands because some handlers send commands themselves.
+// Register adds the handlers of commands. It is separate from NewCommands because some handlers need the bus to send commands.
 func (c *Commands) Register(handlers []cqrs.Handler) {
 	for _, h := range handlers {
 		c.handlers[reflect.TypeOf(h.Type.New()).Elem()] = h
@@ -92,10 +92,11 @@ func (c *Commands) handler(body any) (cqrs.Handler, error) {
 	return h, nil
 }
 
-// Destination is the destination of a command; empty if it has no handler.
+// Destination returns the destination of a command; empty if the command has no handler.
 func (c *Commands) Destination(body any) string { return c.handlers[reflect.TypeOf(body)].Destination }
 
-// Send implements cqrs.Commands.
+// Send implements cqrs.Commands. It sets the command's causation and correlation from the message that ctx handles. A command without a registered
+// handler is an error.
 func (c *Commands) Send(ctx context.Context, command cqrs.Command) error {
 	at := cqrs.MetaFromContext(ctx)
 	m := &command.Meta
@@ -107,8 +108,8 @@ func (c *Commands) Send(ctx context.Context, command cqrs.Command) error {
 	return c.uow.Within(ctx, func(ctx context.Context) error { return c.bus.Send(ctx, command) })
 }
 
-// Execute implements cqrs.Commands. It sends a command whose handler calls an external service, because the call must not be made in the
-// caller's transaction.
+// Execute implements cqrs.Commands. It returns an error for a command without a handler, for a command that another service handles, and for a
+// command whose handler calls an external service, because such a call must not be made inside the caller's transaction. Use Send for the last two.
 func (c *Commands) Execute(ctx context.Context, command cqrs.Command) error {
 	h, err := c.handler(command.Body)
 	if err != nil {

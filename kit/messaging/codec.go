@@ -11,17 +11,17 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Codec is another format than JSON for the payloads of one type of message. An incoming message has this format if its header content-type
-// says so, and is JSON otherwise. Outgoing messages always have it.
+// Codec encodes and decodes the payloads of one type of message in a format other than JSON. An incoming message is decoded with it if its header
+// content-type equals ContentType, and as JSON otherwise. Outgoing messages are always encoded with it.
 type Codec struct {
-	Name        string // of the message: "delivery.arrived"
+	Name        string // the stored name of the message type: "delivery.arrived"
 	ContentType string
 	Encode      func(body any) ([]byte, error)
 	Decode      func(payload []byte) (any, error)
 }
 
-// Protobuf is the codec of a message whose payload is a P, by Watermill's Protobuf marshaler. E is the type for handlers. An Avro codec would
-// be written like it, with its own two functions.
+// Protobuf makes the codec of a message whose payload is the Protocol Buffers message P; P is a pointer type. It uses Watermill's Protobuf marshaler.
+// E is the type that handlers receive; to and from convert between E and P. A codec for another format, such as Avro, sets Encode and Decode itself.
 func Protobuf[E any, P proto.Message](name string, to func(E) P, from func(P) E) Codec {
 	m := wcqrs.ProtoMarshaler{}
 	return Codec{
@@ -43,7 +43,7 @@ func Protobuf[E any, P proto.Message](name string, to func(E) P, from func(P) E)
 	}
 }
 
-// In sets the codecs of messages in other formats than JSON.
+// In returns a marshaler with these codecs, in place of any codecs of m.
 func (m Marshaler) In(codecs ...Codec) Marshaler {
 	m.codecs = map[string]Codec{}
 	for _, c := range codecs {
@@ -52,7 +52,7 @@ func (m Marshaler) In(codecs ...Codec) Marshaler {
 	return m
 }
 
-// encode puts a body into its other form, if it has one.
+// encode replaces the JSON payload of an outgoing message if a codec is set for its type.
 func (m Marshaler) encode(msg *message.Message, body any) error {
 	c, ok := m.codecs[msg.Metadata[cqrs.HeaderType]]
 	if !ok {
@@ -66,7 +66,7 @@ func (m Marshaler) encode(msg *message.Message, body any) error {
 	return nil
 }
 
-// other is the codec of an incoming message; false: JSON.
+// other returns the codec of an incoming message. It returns false if the payload is JSON.
 func (m Marshaler) other(msg *message.Message) (Codec, bool) {
 	c, ok := m.codecs[msg.Metadata.Get(cqrs.HeaderType)]
 	return c, ok && msg.Metadata.Get(cqrs.HeaderContent) == c.ContentType

@@ -15,10 +15,11 @@ type arrived struct {
 	Quantity int64
 }
 
-// A message goes out as Protocol Buffers and comes back the same; it is understood in JSON as well, and what is neither is poison.
+// A message is encoded as Protocol Buffers and decoded to the same value. A JSON payload is decoded too, and a payload in neither format is a
+// permanent error.
 func TestProtobufBothWays(t *testing.T) {
 	codec := Protobuf("delivery.arrived",
-		func(e arrived) *typepb.EnumValue { return &typepb.EnumValue{Name: e.SKU, Number: int32(e.Quantity)} }, // a generated type of that shape
+		func(e arrived) *typepb.EnumValue { return &typepb.EnumValue{Name: e.SKU, Number: int32(e.Quantity)} }, // a generated type with the same fields
 		func(p *typepb.EnumValue) arrived { return arrived{p.GetName(), int64(p.GetNumber())} })
 	types := aggregate.TypesOf(aggregate.NewType[arrived]("delivery.arrived"))
 	plain := NewMarshaler(types, "/warehouse")

@@ -12,7 +12,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// AddCommands adds the consumers of the commands of each destination.
+// AddCommands adds a consumer for each destination of the handlers. It ignores commands that another service handles.
 func (r *Router) AddCommands(handlers []cqrs.Handler) error {
 	destinations := map[string]map[reflect.Type]cqrs.Handler{}
 	for _, h := range handlers {
@@ -27,7 +27,8 @@ func (r *Router) AddCommands(handlers []cqrs.Handler) error {
 	for name, byType := range destinations {
 		group := r.config.Prefix + ".commands." + name
 		r.calling[group] = slices.ContainsFunc(slices.Collect(maps.Values(byType)), func(h cqrs.Handler) bool { return h.Call != nil })
-		// A group, because Watermill's CommandProcessor makes a subscription for each type of command: the commands of a key would lose their order.
+		// One group per destination: Watermill's CommandProcessor subscribes once for each type of command, so the commands of a key would lose their
+		// order.
 		processor, err := wcqrs.NewEventGroupProcessorWithConfig(r.Router, wcqrs.EventGroupProcessorConfig{
 			GenerateSubscribeTopic: func(wcqrs.EventGroupProcessorGenerateSubscribeTopicParams) (string, error) {
 				return CommandTopic(r.config.Prefix, name), nil

@@ -14,9 +14,9 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// listen adds a group that handles events, each by the endpoint for its type; prefix is that of their topics.
+// listen adds a consumer group that handles each type of event with its endpoint. Prefix is the prefix of the topic.
 func (r *Router) listen(group, prefix, category string, m Marshaler, handlers map[reflect.Type]cqrs.Endpoint) error {
-	if len(handlers) == 0 { // Watermill refuses a group without handlers. A projection that was begun just now has none yet.
+	if len(handlers) == 0 { // Watermill refuses a group without handlers. The scaffold of a new projection has none.
 		return nil
 	}
 	names := map[string]bool{}
@@ -35,7 +35,7 @@ func (r *Router) listen(group, prefix, category string, m Marshaler, handlers ma
 		SubscriberConstructor: func(wcqrs.EventGroupProcessorSubscriberConstructorParams) (message.Subscriber, error) {
 			return r.subscriber(group)
 		},
-		AckOnUnknownEvent: true, // of a type that this group does not handle; unknown types were refused before
+		AckOnUnknownEvent: true, // an event type that this group does not handle; unregistered types were refused before
 		Marshaler:         inspecting(m, r.external[group]), Logger: r.config.Watermill,
 	})
 	if err != nil {
@@ -54,10 +54,10 @@ func (r *Router) listen(group, prefix, category string, m Marshaler, handlers ma
 	return processor.AddHandlersGroup(group, typed...)
 }
 
-// maxTogether is how many messages of a key that have queued up are handled together, in one unit of work.
+// maxTogether is the maximum number of waiting messages of a key that are delivered at once and may share one unit of work.
 const maxTogether = 64
 
-// subscriber makes the subscriber of a consumer: messages of the broker, and messages that wait for a retry.
+// subscriber makes the subscriber of a consumer. It delivers the messages of the broker and those that wait in the key queue for a retry.
 func (r *Router) subscriber(consumer string) (message.Subscriber, error) {
 	subscription := Subscription{Run: maxTogether}
 	if r.sagaGroups[consumer] {
@@ -73,7 +73,8 @@ func (r *Router) subscriber(consumer string) (message.Subscriber, error) {
 	return r.config.KeyQueue.Subscriber(consumer, inner), nil
 }
 
-// Topics lists every topic that the service reads or writes.
+// Topics returns the names of the service's own topics: the command topics of the handlers' destinations, and the event topics of the categories.
+// Topics of other services are not included.
 func Topics(prefix string, handlers []cqrs.Handler, categories ...string) []string {
 	var topics []string
 	seen := map[string]bool{}
@@ -89,17 +90,17 @@ func Topics(prefix string, handlers []cqrs.Handler, categories ...string) []stri
 	return topics
 }
 
-// Source is a type of aggregate whose events a saga handles.
+// Source is one type of aggregate whose events a saga handles.
 type Source struct {
 	Category string
-	Types    cqrs.EventTypes // those that the saga waits for
+	Types    cqrs.EventTypes // the events that the saga waits for
 
-	// Of another service: its name, the prefix of its topics, and what it says that is known here.
+	// For an aggregate of another service: the service's name, the prefix of its topics, and its event types that are registered here.
 	Service, Prefix string
 	Known           aggregate.Types
 }
 
-// AddSaga adds the consumers of a saga.
+// AddSaga adds a consumer for each source of a saga's events.
 func (r *Router) AddSaga(s *saga.Saga, manager *manager.Manager, sources []Source) error {
 	for _, source := range sources {
 		group, prefix, marshaler := r.config.Prefix+".saga."+s.Name()+"."+source.Category, r.config.Prefix, r.config.Marshaler
@@ -126,12 +127,12 @@ func (r *Router) AddSaga(s *saga.Saga, manager *manager.Manager, sources []Sourc
 	return nil
 }
 
-// ProjectionConsumer is the name of the consumer that builds a projection.
+// ProjectionConsumer returns the name of the consumer that updates a projection.
 func ProjectionConsumer(prefix, projection string) string {
 	return prefix + ".projection." + projection
 }
 
-// AddProjection adds the consumer of a projection.
+// AddProjection adds the consumer that updates a projection. Two handlers for the same type of event are an error.
 func (r *Router) AddProjection(p cqrs.Projection) error {
 	group := ProjectionConsumer(r.config.Prefix, p.Name)
 	handlers := map[reflect.Type]cqrs.Endpoint{}
@@ -146,7 +147,7 @@ func (r *Router) AddProjection(p cqrs.Projection) error {
 	return r.listen(group, r.config.Prefix, p.Category, r.config.Marshaler, handlers)
 }
 
-// AddConsumer adds a consumer of another service's events. Prefix is that of its topics.
+// AddConsumer adds a consumer of another service's events. Prefix is the prefix of that service's topics.
 func (r *Router) AddConsumer(a cqrs.EventConsumer, prefix string) error {
 	group := r.config.Prefix + ".reaction." + a.Name
 	r.external[group] = true

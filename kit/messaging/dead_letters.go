@@ -1,5 +1,5 @@
-// Dead letters. A message that fails for good is acknowledged only after its bytes are stored with the reason, in one transaction with the answer to its
-// sender. TestHostileRecordsEndAsDeadLetters and TestDeadCommandIsAnswered show it.
+// Dead letters. A message that fails permanently is acknowledged only after its bytes and the reason are stored; the answer to the message's sender
+// is published in the same transaction. TestHostileRecordsEndAsDeadLetters and TestDeadCommandIsAnswered show it.
 
 package messaging
 
@@ -22,12 +22,13 @@ type panicked struct {
 
 func (p panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 
-// DeadLetters makes a message a dead letter if its handler fails for good: a permanent error, a refusal, a panic, or an error that Retry has
-// given up on. The message is acknowledged then. If storing it fails, and when the program stops, the message is delivered again, so it is never
-// lost. Add it inside KeyOrder and outside Retry.
+// DeadLetters stores a message as a dead letter if its handler fails permanently: with a permanent error, a refusal, a panic, or an error that Retry
+// has given up on. The message is then acknowledged. If it cannot be stored, or the program stops, the broker delivers the message again, so it is
+// never lost. Add this middleware inside KeyOrder and outside Retry.
 //
-// The key of the message stays blocked until a person has replayed or dropped the dead letter, with two exceptions. The sender that is
-// answered decides by itself. And a message that the domain refuses has no effect that a later message could miss.
+// The key of the message stays blocked until an operator replays or drops the dead letter, with two exceptions. If Options.Answer answers the sender,
+// the key is not blocked, because the sender decides how to continue. If the domain refuses the message, the key is not blocked, because a refused
+// message has no effect that a later message could depend on.
 func DeadLetters(queue KeyQueue, uow cqrs.UnitOfWork, o Options) message.HandlerMiddleware {
 	o = o.complete()
 	return func(next message.HandlerFunc) message.HandlerFunc {
@@ -74,28 +75,28 @@ func (o Options) deadLetter(queue KeyQueue, uow cqrs.UnitOfWork, msg *message.Me
 	return err
 }
 
-// answer publishes to the saga of a command that the command is a dead letter.
+// answer returns a function that tells the saga of a command that the command has become a dead letter.
 func (r *Router) answer(msg *message.Message, reason error) (publish func(ctx context.Context) error, answered bool) {
 	event, answered := r.failed(message.HandlerNameFromCtx(msg.Context()), msg, reason)
 	return func(ctx context.Context) error { return r.config.Events.Publish(ctx, event) }, answered
 }
 
-// failed is the answer to the saga of a command that has become a dead letter.
+// failed returns the answer to the saga whose command has become a dead letter. It returns false if no saga sent the message.
 func (r *Router) failed(consumer string, msg *message.Message, reason error) (cqrs.Event, bool) {
 	category, ok := r.categories[consumer]
 	if !ok {
-		return cqrs.Event{}, false // no command
+		return cqrs.Event{}, false // the message is not a command
 	}
 	meta, err := r.metaOf(consumer, msg)
 	if err != nil {
-		return cqrs.Event{}, false // the saga is unknown
+		return cqrs.Event{}, false // the saga cannot be read from the headers
 	}
 	delivery := cqrs.Delivery{Consumer: consumer, Meta: meta, Command: true, Category: category, Key: msg.Metadata[cqrs.HeaderKey]}
 	text, _, _ := strings.Cut(reason.Error(), "\n")
 	return delivery.Answer(cqrs.FailedAnswer{Reason: strings.ToValidUTF8(strings.ReplaceAll(fmt.Sprintf("%.200s", text), "\x00", "\uFFFD"), "\uFFFD")}, r.config.Clock())
 }
 
-// shownID is a message's id for a log line; an id from outside may be long.
+// shownID returns a message's id for log lines. It shortens an id of more than 100 bytes, because ids may come from outside.
 func shownID(msg *message.Message) string {
 	const most = 100
 	if len(msg.UUID) > most {

@@ -21,8 +21,8 @@ type counted[N any] struct {
 	Lines []string
 }
 
-// BenchmarkDispatch measures what finding the handler of a message costs in a group of n types, unmarshalling included. It must stay small
-// beside the few hundred microseconds that a unit of work takes.
+// BenchmarkDispatch measures the cost of finding the handler of a message in a group of n types, including unmarshalling. The cost must stay small
+// compared with the few hundred microseconds of a unit of work.
 func BenchmarkDispatch(b *testing.B) {
 	types := []aggregate.Type{
 		aggregate.NewType[counted[int]]("t.0"), aggregate.NewType[counted[int8]]("t.1"), aggregate.NewType[counted[int16]]("t.2"), aggregate.NewType[counted[int32]]("t.3"),

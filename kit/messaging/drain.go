@@ -9,12 +9,12 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Drain decorates the subscriber of BROKER=postgres so that a stop finishes the messages in flight. (The Kafka subscriber does so by itself.)
-// Watermill's router cancels its subscriptions as soon as it is closed, and with them the contexts of active handlers; the broker would
-// deliver those messages again. With Drain, closing delivers no new message, waits for the acknowledgements of delivered messages, and only
-// then closes the inner subscriber.
+// Drain decorates the subscriber of BROKER=postgres so that closing it finishes the messages in flight. The Kafka subscriber does this by itself.
+// Watermill's router cancels its subscriptions as soon as it is closed, and with them the contexts of active handlers; the broker would then deliver
+// their messages again. Close of the returned subscriber stops the delivery of new messages, waits until all delivered messages are acknowledged or
+// rejected, and then closes the inner subscriber.
 //
-// It also subscribes in the background and retries until it succeeds, so that a service starts while its broker is unavailable.
+// Subscribe returns at once. It subscribes in the background and retries until it succeeds, so that a service starts while its broker is unavailable.
 func Drain(inner message.Subscriber, logger watermill.LoggerAdapter) message.Subscriber {
 	return &drain{inner: inner, logger: logger, closing: make(chan struct{})}
 }
@@ -31,7 +31,7 @@ type drain struct {
 func (d *drain) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	out := make(chan *message.Message)
 	d.pumps.Go(func() {
-		defer close(out) // last: the router takes it as the end, and by then offsets are committed
+		defer close(out) // last: the router takes it as the end of the subscription, and then offsets must be committed
 		in := d.connect(ctx, topic)
 		if in == nil {
 			return
@@ -58,8 +58,8 @@ func (d *drain) connect(ctx context.Context, topic string) <-chan *message.Messa
 	}
 }
 
-// pump delivers messages until it is stopped. Then it waits for the delivered messages, closes the inner subscriber, and drops, without
-// acknowledgement, the messages that the inner subscriber still holds; the broker delivers them again.
+// pump delivers messages until the subscriber is closed or ctx is done. Then it waits for the delivered messages, closes the inner subscriber, and
+// drops, without acknowledgement, the messages that the inner subscriber still holds. The broker delivers the dropped messages again.
 func (d *drain) pump(ctx context.Context, in <-chan *message.Message, out chan<- *message.Message) {
 	var handed sync.WaitGroup
 	stop := func() {

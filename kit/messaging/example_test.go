@@ -24,10 +24,10 @@ import (
 
 func TestMain(m *testing.M) { kittest.Main(m) }
 
-// ItemPacked is an event that plain handlers of Watermill's handle.
+// ItemPacked is an event that a handler made by Watermill's constructor handles.
 type ItemPacked struct{ Box, Item string }
 
-// program is a plain Watermill program: a router, a broker, and handlers made by Watermill's constructors.
+// program is a plain Watermill program: a router, a broker, and handlers that Watermill's constructors make.
 type program struct {
 	router *message.Router
 	broker *gochannel.GoChannel
@@ -38,7 +38,7 @@ type program struct {
 
 var discard = slog.New(slog.DiscardHandler)
 
-// start runs a handler of ItemPacked under some middleware.
+// start runs a handler of ItemPacked under the middleware.
 func start(db *sqlx.DB, handle func(context.Context, *ItemPacked) error, middleware func(*keyqueue.Queue) []message.HandlerMiddleware) *program {
 	p := &program{broker: gochannel.NewGoChannel(gochannel.Config{BlockPublishUntilSubscriberAck: true}, watermill.NopLogger{}), queue: keyqueue.New(db)}
 	var err error
@@ -71,7 +71,7 @@ func start(db *sqlx.DB, handle func(context.Context, *ItemPacked) error, middlew
 	return p
 }
 
-// publish publishes an event under an id and waits until it is acknowledged. Its key is the box.
+// publish publishes an event under an id and waits until it is acknowledged. The key of the message is the box.
 func (p *program) publish(id string, e ItemPacked) {
 	msg, err := p.json.Marshal(e)
 	if err != nil {
@@ -96,7 +96,7 @@ func openBox(history []ItemPacked) *box {
 
 func (b *box) apply(ItemPacked) { b.items++ }
 
-// The broker delivers a message twice. The second time its inbox row exists, so that the handler has no effect.
+// The broker delivers a message twice. At the second delivery its inbox row exists, so the handler is not called.
 func ExampleInbox() {
 	db, _, done := kittest.ExampleDatabase()
 	defer done()
@@ -116,7 +116,7 @@ func ExampleInbox() {
 	// Output: items: 1 <nil>
 }
 
-// An error that may pass makes the message be retried later. It is stored until then, and acknowledged.
+// After a retryable error, the message is stored, acknowledged, and retried later.
 func ExampleRetry() {
 	db, _, done := kittest.ExampleDatabase()
 	defer done()
@@ -140,7 +140,7 @@ func ExampleRetry() {
 	// handled: cup attempts: 3
 }
 
-// The first message of a key fails. The second one waits behind it, and messages of other keys go on.
+// The first message of a key fails. The second message waits behind the first, and messages of other keys are handled.
 func ExampleKeyOrder() {
 	db, _, done := kittest.ExampleDatabase()
 	defer done()
@@ -169,7 +169,7 @@ func ExampleKeyOrder() {
 	// box-1 saucer
 }
 
-// A message that can never be handled becomes a dead letter, and blocks its key until a person replays or drops it.
+// A message that cannot be handled becomes a dead letter, and blocks its key until an operator replays or drops the dead letter.
 func ExampleDeadLetters() {
 	db, _, done := kittest.ExampleDatabase()
 	defer done()
@@ -196,13 +196,13 @@ func ExampleDeadLetters() {
 	// blocked keys: 1 waiting messages: 2 <nil>
 }
 
-// A compensation arrives before its action, because the message of the action was delayed. The compensation has nothing to undo, and the action
-// is not handled any more.
+// A compensation arrives before its action, because the message of the action was delayed. The compensation has nothing to compensate, and the action
+// is not handled when it arrives.
 func ExampleCommandInbox() {
 	db, _, done := kittest.ExampleDatabase()
 	defer done()
 	uow := postgres.NewUnitOfWork(db, eventstore.New(db, aggregate.Types{}), nil, time.Now)
-	uow.VerifyDuplicates(time.Minute) // look for the inbox row before the handler is called
+	uow.VerifyDuplicates(time.Minute) // check the inbox row before the handler is called
 	handle := messaging.CommandInbox(uow, "seats")(func(msg *message.Message) ([]*message.Message, error) {
 		fmt.Println("handled:", msg.UUID)
 		return nil, nil

@@ -1,5 +1,5 @@
-// Sagas that receive an answer in the unit of work that records it (ADR 37), events that a saga's consumer skips, and commands that are handled in the unit of
-// work that sends them (ADR 38). TestOnlyOwnEventsAreHandledInline and TestSagasReceiveAnswersInline show it.
+// Inline handling: sagas that receive an answer in the unit of work that records it (ADR 37), events that a saga's consumer skips, and commands that
+// are handled in the unit of work that sends them (ADR 38). TestOnlyOwnEventsAreHandledInline and TestSagasReceiveAnswersInline show it.
 
 package messaging
 
@@ -19,14 +19,14 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// Inline returns the sagas that may handle an event in the unit of work that records it.
+// Inline returns the consumers of sagas that may handle an event in the unit of work that records it.
 func (r *Router) Inline() []cqrs.InlineConsumer { return r.inline }
 
-// addInline makes the consumer of a saga on an own topic an inline consumer.
+// addInline makes the consumer of a saga on a topic of this service an inline consumer.
 func (r *Router) addInline(group string, s *saga.Saga, m *manager.Manager, source Source) {
 	r.ownSagas[group] = ownSaga{s.Name(), m}
 	if strings.Contains(s.Name(), ",") {
-		return // the header could not name it
+		return // the header separates names by commas
 	}
 	handle := r.inlineEndpoint(group, func(ctx context.Context, e any) (any, error) { return cqrs.Processed, m.Inline(ctx, s, e.(cqrs.Event)) })
 	r.inline = append(r.inline, cqrs.InlineConsumer{
@@ -41,7 +41,7 @@ func (r *Router) addInline(group string, s *saga.Saga, m *manager.Manager, sourc
 	})
 }
 
-// inlineEndpoint decorates an endpoint whose error means no failure: the broker delivers the message then.
+// inlineEndpoint decorates an endpoint. Decorators do not see its error as a failure, because the broker then delivers the message.
 func (r *Router) inlineEndpoint(name string, next cqrs.Endpoint) func(ctx context.Context, body any) error {
 	type attempt struct {
 		body any
@@ -61,17 +61,17 @@ func (r *Router) inlineEndpoint(name string, next cqrs.Endpoint) func(ctx contex
 	}
 }
 
-// leftToBroker is the outcome, in the log, of a message that could not be handled inline.
+// leftToBroker is the outcome, in the log, of a message that could not be handled inline and that the broker delivers.
 const leftToBroker cqrs.Outcome = "left to the broker"
 
-// addInlineCommand makes a command one that may be handled in the unit of work that sends it, if no handler of its destination makes external calls: those
-// have a breaker, which is to count each attempt.
+// addInlineCommand registers a command to be handled in the unit of work that sends it, unless a handler of its destination calls an external
+// service: such a destination has a circuit breaker, which must count each attempt.
 func (r *Router) addInlineCommand(destination, group string, h cqrs.Handler, serve cqrs.Endpoint) {
 	endpoint := r.inlineEndpoint(h.Type.Name, serve)
 	r.commands[CommandTopic(r.config.Prefix, destination)+" "+h.Type.Name] = func(msg *message.Message) *cqrs.InlineCommand {
 		meta, err := r.metaOf(group, msg)
 		if err != nil {
-			return nil // its consumer says so
+			return nil // the command's consumer reports the error
 		}
 		c := &cqrs.InlineCommand{Consumer: group, Meta: meta}
 		if r.calling[group] || h.AfterCommit {
@@ -91,7 +91,7 @@ func (r *Router) addInlineCommand(destination, group string, h cqrs.Handler, ser
 	}
 }
 
-// InlineCommand returns a message as a command to this service. Nil: it is none.
+// InlineCommand returns the message as an inline command. It returns nil if the message is not a command to this service.
 func (r *Router) InlineCommand(topic string, msg *message.Message) *cqrs.InlineCommand {
 	c, ok := r.commands[topic+" "+msg.Metadata[cqrs.HeaderType]]
 	if !ok {
@@ -106,8 +106,8 @@ type ownSaga struct {
 	manager *manager.Manager
 }
 
-// skips tells which events a saga's consumer need not receive: those that it has handled in the unit of work that recorded them, and those that concern no
-// instance. If one is delivered all the same, the inbox or the manager finds that out.
+// skips tells whether a saga's consumer need not receive an event: because it handled the event in the unit of work that recorded it, or because the
+// event concerns no instance of the saga. If the broker delivers such an event all the same, the inbox or the manager ignores it.
 func (r *Router) skips(s ownSaga, header func(name string) string) bool {
 	if names := header(cqrs.HeaderHandledBy); names != "" && slices.Contains(strings.Split(names, ","), s.name) {
 		return true

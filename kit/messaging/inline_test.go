@@ -23,8 +23,8 @@ type doIt struct{ ID string }
 
 func (c doIt) Key() string { return c.ID }
 
-// The consumers of a saga on topics of this service may handle events inline, and believe what the header of an event says. Those on topics of another service do not: it
-// could keep a saga from receiving its events.
+// The consumers of a saga on topics of this service may handle events inline, and trust the header that names consumers. Consumers on topics of
+// another service do not trust the header: with it, the other service could prevent a saga from receiving its events.
 func TestOnlyOwnEventsAreHandledInline(t *testing.T) {
 	definition := saga.New(saga.Definition[begun]{
 		Name: "process", Version: 1, Start: saga.On(func(data *begun, e begun) { *data = e }),
@@ -66,7 +66,7 @@ func TestOnlyOwnEventsAreHandledInline(t *testing.T) {
 	require.NotNil(t, own.Skip)
 	skips := func(h message.Metadata) bool { return own.Skip(func(name string) string { return h[name] }) }
 	for _, h := range []message.Metadata{
-		headers(cqrs.HeaderHandledBy, "another,process"), // it was handled
+		headers(cqrs.HeaderHandledBy, "another,process"), // the saga has handled it
 		headers(cqrs.HeaderType, answer),
 		headers(cqrs.HeaderType, answer, cqrs.HeaderSagaID, "s", cqrs.HeaderSagaStep, "of another definition"),
 	} {
@@ -100,8 +100,9 @@ type (
 	alongside struct{ doIt }
 )
 
-// A command may be handled in the transaction that sends it unless its handler needs that committed, or a handler of its destination calls an external service, whose
-// breaker counts each attempt. A key that is too long, and text that no table can hold, are left to the command's consumer.
+// A command may be handled in the transaction that sends it, unless its handler needs a commit of that transaction first, or a handler of its
+// destination calls an external service, because its circuit breaker counts each attempt. A key that is too long and text that no table can store are
+// left to the command's consumer.
 func TestInlineCommandOfAHandler(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	inbox := &countingInbox{}
@@ -146,7 +147,7 @@ func TestInlineCommandOfAHandler(t *testing.T) {
 	require.Equal(t, 1, inbox.handled)
 }
 
-// countingInbox counts the messages that it is given.
+// countingInbox counts the messages that it receives.
 type countingInbox struct {
 	cqrs.Inbox
 	handled int

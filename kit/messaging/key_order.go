@@ -1,5 +1,6 @@
-// The order of a key whose messages fail. No message of a key is handled while an earlier one waits for a retry or for a person; other keys go on.
-// TestRetryKeepsKeyOrder, TestRetryKeepsKeyOrderOfMessagesInFlight and TestRetryBlocksOneKey show it.
+// The order of the messages of a key when a message fails. No message of a key is handled while an earlier message waits for a retry or for an
+// operator. Messages of other keys are handled meanwhile. TestRetryKeepsKeyOrder, TestRetryKeepsKeyOrderOfMessagesInFlight and TestRetryBlocksOneKey
+// show it.
 
 package messaging
 
@@ -12,12 +13,12 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// errKept says that the message was stored, as a dead letter or for a retry, so that it is acknowledged although it was not processed.
+// errKept says that the message was stored as a dead letter or for a retry: it is acknowledged although it was not processed.
 var errKept = errors.New("kept")
 
-// KeyOrder keeps the order of keys whose messages fail: it stores a message of a blocked key behind those that wait, and acknowledges it. The
-// queue hands it to the same handler later; for that the handler's subscriber must be one of queue.Subscriber, and the queue must run. Add it
-// outside DeadLetters and Retry, which store the messages that fail.
+// KeyOrder keeps the order of the messages of a key when one of them fails. It stores a message of a blocked key behind the messages that wait, and
+// acknowledges it. The queue delivers it to the same handler later. For this, the handler's subscriber must come from queue.Subscriber, and the queue
+// must run. Add this middleware outside DeadLetters and Retry, which store the messages that fail.
 func KeyOrder(queue KeyQueue, o Options) message.HandlerMiddleware {
 	o = o.complete()
 	return func(next message.HandlerFunc) message.HandlerFunc {
@@ -59,7 +60,7 @@ func KeyOrder(queue KeyQueue, o Options) message.HandlerMiddleware {
 				case err == nil || !early:
 					return produced, err
 				}
-				// The message before it had not committed when this one started, which may be the reason of the failure.
+				// The previous message of the key had not committed when this message started, which may be the cause of the failure.
 				msg.SetContext(outer)
 				if err := turn.Wait(outer); err != nil {
 					return nil, err
@@ -69,7 +70,7 @@ func KeyOrder(queue KeyQueue, o Options) message.HandlerMiddleware {
 	}
 }
 
-// redelivered processes a message that the key queue has delivered.
+// redelivered handles a message that the key queue delivers, and removes it from the queue if it was processed.
 func (o Options) redelivered(queue KeyQueue, msg *message.Message, m cqrs.Received, at cqrs.Redelivery, next message.HandlerFunc) ([]*message.Message, error) {
 	outer := msg.Context()
 	msg.SetContext(context.WithValue(outer, attemptKey{}, attempt{at.Attempts, false}))
@@ -85,8 +86,8 @@ func (o Options) redelivered(queue KeyQueue, msg *message.Message, m cqrs.Receiv
 
 type attemptKey struct{}
 
-// attempt is what is known of a message before it is processed.
+// attempt is passed from KeyOrder to DeadLetters and Retry.
 type attempt struct {
-	failures int  // failed attempts of a message that was stored
-	early    bool // the message before it with the same key has not ended yet
+	failures int  // failed attempts before, if the key queue delivers the message
+	early    bool // the message started before the previous message of its key was done; a failure is retried after that
 }

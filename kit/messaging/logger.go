@@ -7,19 +7,19 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 )
 
-// What Watermill finds worth an info line is detail to a service, and so on downwards.
+// Watermill's info lines are details for a service, so they are logged at debug level, and its debug lines one level below.
 const (
 	levelInfo  = slog.LevelDebug
 	levelDebug = slog.LevelDebug - 4
 )
 
-// NewLogger makes Watermill log to log.
+// NewLogger makes Watermill's logger write to log. Watermill's info lines have the level debug, and its debug lines a lower level.
 func NewLogger(log *slog.Logger) watermill.LoggerAdapter {
 	levels := map[slog.Level]slog.Level{slog.LevelInfo: levelInfo, slog.LevelDebug: levelDebug}
 	return logger{watermill.NewSlogLoggerWithLevelMapping(log, levels), log}
 }
 
-// logger checks the level before it builds the fields: Watermill logs several lines per message.
+// logger checks the level before it builds the fields, because Watermill logs several lines per message.
 type logger struct {
 	watermill.LoggerAdapter
 	log *slog.Logger

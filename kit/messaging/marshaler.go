@@ -1,9 +1,9 @@
-// Package messaging carries commands and events over Watermill: a marshaler for CloudEvents headers, the command and event buses, a
-// router for the handlers, sagas and projections of a service, and middleware.
+// Package messaging carries commands and events over Watermill. It has a marshaler for CloudEvents headers, the command and event buses, a router for
+// the handlers, sagas and projections of a service, and middleware.
 //
-// The middleware can be used in any Watermill program. KeyOrder, DeadLetters, Retry and Inbox are message.HandlerMiddleware for a
-// message.Router whose handlers are made by Watermill's cqrs.NewCommandHandler and cqrs.NewEventHandler. OnSend, OnPublish,
-// CommandsFromBus, EventsFromBus and SagaHandlers run a saga over Watermill's buses and processors; kit/examples/saga shows how.
+// The middleware works in any Watermill program. KeyOrder, DeadLetters, Retry and Inbox are message.HandlerMiddleware for a message.Router whose
+// handlers come from Watermill's cqrs.NewCommandHandler and cqrs.NewEventHandler. OnSend, OnPublish, CommandsFromBus, EventsFromBus and SagaHandlers
+// run a saga over Watermill's buses and processors; see kit/examples/saga.
 package messaging
 
 import (
@@ -20,20 +20,20 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Marshaler is Watermill's CommandEventMarshaler for cqrs.Command and cqrs.Event: JSON payloads under CloudEvents headers, and other formats
-// where a Codec is set. Incoming payloads of older schema versions are upcasted.
+// Marshaler is Watermill's CommandEventMarshaler for cqrs.Command and cqrs.Event. It writes CloudEvents headers and a JSON payload, or another format
+// for types with a Codec. It upcasts incoming payloads of older schema versions.
 type Marshaler struct {
 	types  aggregate.Types
 	source string
-	codecs map[string]Codec // of messages in other forms, by their names
+	codecs map[string]Codec // of messages in formats other than JSON, by their names
 }
 
-// NewMarshaler makes a marshaler of messages of these types; source is this service, as a URI reference.
+// NewMarshaler makes a marshaler for messages of these types. Source names this service in the header ce_source; it is a URI reference.
 func NewMarshaler(types aggregate.Types, source string) Marshaler {
 	return Marshaler{types: types, source: source}
 }
 
-// Marshal implements cqrs.CommandEventMarshaler.
+// Marshal implements wcqrs.CommandEventMarshaler for values of type cqrs.Command and cqrs.Event. Any other value is an error.
 func (m Marshaler) Marshal(v any) (*message.Message, error) {
 	var body any
 	var meta cqrs.Meta
@@ -81,7 +81,7 @@ func (m Marshaler) Marshal(v any) (*message.Message, error) {
 	return msg, m.encode(msg, body)
 }
 
-// maxHeaders is how many headers a message of ours has at most.
+// maxHeaders is the maximum number of headers of an outgoing message.
 const maxHeaders = 19
 
 type header struct{ name, value string }
@@ -100,7 +100,7 @@ func stamp(t time.Time) string {
 	return t.UTC().Format(time.RFC3339Nano)
 }
 
-// Unmarshal implements cqrs.CommandEventMarshaler; v is a pointer to a registered type. The error is cqrs.ErrPermanent.
+// Unmarshal implements wcqrs.CommandEventMarshaler. V is a pointer to a registered type. The error wraps cqrs.ErrPermanent.
 func (m Marshaler) Unmarshal(msg *message.Message, v any) error {
 	body, err := m.decode(msg)
 	if err != nil {
@@ -140,7 +140,7 @@ func (m Marshaler) decode(msg *message.Message) (any, error) {
 	return body, nil
 }
 
-// Name implements cqrs.CommandEventMarshaler.
+// Name implements wcqrs.CommandEventMarshaler. It returns the stored name of the type of v; empty if the type is not registered.
 func (m Marshaler) Name(v any) string {
 	switch envelope := v.(type) {
 	case cqrs.Command:
@@ -152,12 +152,12 @@ func (m Marshaler) Name(v any) string {
 	return t.Name
 }
 
-// NameFromMessage implements cqrs.CommandEventMarshaler.
+// NameFromMessage implements wcqrs.CommandEventMarshaler. It returns the header ce_type.
 func (m Marshaler) NameFromMessage(msg *message.Message) string {
 	return msg.Metadata.Get(cqrs.HeaderType)
 }
 
-// known returns an error, cqrs.ErrPermanent, for a message of an unregistered type.
+// known returns an error that wraps cqrs.ErrPermanent if the type of the message is not registered.
 func (m Marshaler) known(msg *message.Message) error {
 	name := m.NameFromMessage(msg)
 	if name == "" {

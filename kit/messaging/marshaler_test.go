@@ -39,7 +39,7 @@ func TestHeadersAreThoseOfCloudEvents(t *testing.T) {
 	require.Equal(t, noted{"hello"}, back)
 }
 
-// Whatever metadata a message leaves with, it arrives with.
+// A message arrives with the metadata with which it was sent.
 func TestMetadataSurvivesTheRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.StringMatching(`[a-z0-9-]{1,12}`)

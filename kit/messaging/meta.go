@@ -11,9 +11,9 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// metaOf reads the headers of an incoming message and checks their text, so that no later part meets bytes that the database refuses. Saga
-// headers and a command's deadline are used on this service's own topics, and on those of a service that takes part in its sagas; on other
-// topics they are ignored. The error names the wrong header, and is cqrs.ErrPermanent.
+// metaOf reads the headers of an incoming message and checks their text, so that the database refuses none of it later. It uses the saga headers and
+// the deadline of a command only on this service's own topics and on topics of a service that takes part in its sagas. The error names the header and
+// wraps cqrs.ErrPermanent.
 func (r *Router) metaOf(consumer string, msg *message.Message) (cqrs.Meta, error) {
 	external := r.external[consumer]
 	return readMeta(msg, reading{external: external, saga: !external || r.remote[consumer], key: !external || r.sagaGroups[consumer]})
@@ -21,10 +21,10 @@ func (r *Router) metaOf(consumer string, msg *message.Message) (cqrs.Meta, error
 
 // reading says which headers of a message are used.
 type reading struct {
-	external bool // it comes from another service
-	saga     bool // those of sagas
-	key      bool // the key becomes the key of other messages, so that it is checked; else it only orders, and may be any bytes
-	plain    bool // it may be a message of any Watermill program: its id is then its UUID, and its type the name that Watermill's marshalers write
+	external bool // the message comes from another service
+	saga     bool // use the saga headers and the deadline
+	key      bool // check the key, because it becomes the key of other messages; a key that only orders messages may be any bytes
+	plain    bool // the message may come from any Watermill program: its id may be the UUID, and its type the header "name" of Watermill's marshalers
 }
 
 func readMeta(msg *message.Message, o reading) (cqrs.Meta, error) {

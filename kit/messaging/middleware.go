@@ -14,47 +14,49 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// KeyQueue keeps the order of keys whose messages fail, and stores dead letters. A message that the queue delivers, and not the broker, has a
-// cqrs.Redelivery in its context.
+// KeyQueue stores the messages of keys whose messages fail, keeps their order, and stores dead letters. A message that the queue delivers has a
+// cqrs.Redelivery in its context; a message that the broker delivers has none.
 type KeyQueue interface {
-	// Enqueue stores a message if its key is blocked. False: it may be handled.
+	// Enqueue stores a message if its key is blocked. It returns false if the key is not blocked: the message may be handled.
 	Enqueue(ctx context.Context, m cqrs.Received) (enqueued bool, err error)
 
-	// RetryAfter stores a message that failed; it is handed to its consumer again after a delay.
+	// RetryAfter stores a message that failed. The queue delivers it to its consumer again after the delay.
 	RetryAfter(ctx context.Context, m cqrs.Received, delay time.Duration) error
 
-	// DeadLetter stores a message as a dead letter in the unit of work of ctx. Hold says that its key stays blocked until the dead letter is
-	// replayed or dropped. The bytes of the message cannot make it fail.
+	// DeadLetter stores a message as a dead letter, in the unit of work of ctx. If hold is true, its key stays blocked until the dead letter is
+	// replayed or dropped. DeadLetter accepts any bytes in the message.
 	DeadLetter(ctx context.Context, m cqrs.Received, reason, stack string, hold bool) (id string, err error)
 
-	// Complete removes a processed message.
+	// Complete removes a processed message from the queue.
 	Complete(ctx context.Context, m cqrs.Received) error
 
-	// Subscriber adds the messages of a consumer that wait in the queue to those that inner delivers.
+	// Subscriber returns a subscriber that delivers the messages of inner and the consumer's messages that wait in the queue.
 	Subscriber(consumer string, inner message.Subscriber) message.Subscriber
 }
 
-// Options of KeyOrder, DeadLetters and Retry. What is zero is replaced by the default.
+// Options are the options of KeyOrder, DeadLetters and Retry. A zero field has the default that its comment names.
 type Options struct {
-	// Received returns a message as it was received, with its consumer and its key. Default: the consumer is the name of the router's handler,
-	// the key is the metadata cqrs.HeaderKey; a message without a key waits for no other message.
+	// Received returns a message as it was received, with its consumer and its key. Default: the consumer is the name of the router's handler, and
+	// the key is the header cqrs.HeaderKey; a message without a key waits for no other message.
 	Received func(msg *message.Message) cqrs.Received
 
-	// Early tells whether a consumer's messages may start before the messages before them with the same key have ended: all that their handlers do must
-	// be done in a unit of work. Default: none may.
+	// Early tells whether a consumer's message may start before the previous messages with the same key are done. Return true only if the consumer's
+	// handlers have no effects outside their unit of work. Default: false for every consumer.
 	Early func(consumer string) bool
 
-	// Answer returns the event that tells the sender that its message is a dead letter; publish publishes it in the unit of work that stores the
-	// dead letter. The key of an answered message is not blocked. False: no sender waits for an answer. Optional.
+	// Answer tells the sender of a message that the message is a dead letter. It returns a function that publishes the answer, which DeadLetters
+	// calls in the unit of work that stores the dead letter. The key of an answered message is not blocked. Answered is false if no sender waits for
+	// an answer. Optional.
 	Answer func(msg *message.Message, reason error) (publish func(ctx context.Context) error, answered bool)
 
-	// OnFailure is called for every failed attempt with the result: retried, delayed, dead, or waiting behind a blocked key. Optional.
+	// OnFailure is called after each failed attempt with the result: "retried", "delayed", "dead", or "waiting" (behind a blocked key). Optional.
 	OnFailure func(consumer, what string)
 
-	// Stopping is closed when the program begins to stop: a message that waits for a retry is then redelivered later. Optional.
+	// Stopping is closed when the program begins to stop: a message that waits for an attempt is then left to the broker, which delivers it again.
+	// Optional.
 	Stopping <-chan struct{}
 
-	// Log is the logger of failures. Default: slog.Default.
+	// Log receives the failures. Default: slog.Default.
 	Log *slog.Logger
 }
 
@@ -77,7 +79,7 @@ func (o Options) complete() Options {
 	return o
 }
 
-// received returns a message of any Watermill program as it was received.
+// received is the default of Options.Received. It works in any Watermill program.
 func received(msg *message.Message) cqrs.Received {
 	key := msg.Metadata[cqrs.HeaderKey]
 	if key == "" {
@@ -89,7 +91,7 @@ func received(msg *message.Message) cqrs.Received {
 	}
 }
 
-// received returns a message as it was received, with its key.
+// received returns a message as it was received, with the key that keyOf gives.
 func (r *Router) received(msg *message.Message) cqrs.Received {
 	m := cqrs.Received{
 		Key: r.keyOf(message.HandlerNameFromCtx(msg.Context()), msg), Topic: message.SubscribeTopicFromCtx(msg.Context()), ID: msg.UUID,
@@ -101,11 +103,11 @@ func (r *Router) received(msg *message.Message) cqrs.Received {
 	return m
 }
 
-// keyOf is the key by which a message is ordered. A message without a key waits for no other message.
+// keyOf returns the key by which a consumer's messages are ordered. A message without a key waits for no other message.
 func (r *Router) keyOf(consumer string, msg *message.Message) cqrs.MessageKey {
 	k := cqrs.MessageKey{Consumer: consumer, Key: msg.Metadata[cqrs.HeaderKey]}
 	if id := msg.Metadata[cqrs.HeaderSagaID]; id != "" && r.sagaGroups[consumer] {
-		k.Key = id // a saga's events have the keys of many aggregates
+		k.Key = id // the events of a saga have the keys of many aggregates
 	}
 	if k.Key == "" {
 		k.Key = "message " + msg.UUID
@@ -113,7 +115,7 @@ func (r *Router) keyOf(consumer string, msg *message.Message) cqrs.MessageKey {
 	return k
 }
 
-// formerHeaders renames the headers of older versions before any other middleware reads them.
+// formerHeaders renames the headers of older versions before other middleware reads them.
 func (r *Router) formerHeaders(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		r.renameHeaders(message.HandlerNameFromCtx(msg.Context()), msg)
@@ -121,7 +123,7 @@ func (r *Router) formerHeaders(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// renameHeaders gives headers of older versions their current names, on topics where they are used.
+// renameHeaders renames headers of older versions to their current names, on topics where saga headers are used.
 func (r *Router) renameHeaders(consumer string, msg *message.Message) {
 	if r.external[consumer] && !r.remote[consumer] {
 		return
@@ -137,7 +139,7 @@ func (r *Router) renameHeaders(consumer string, msg *message.Message) {
 	}
 }
 
-// inFlight reports messages that are being processed. A message without a time is not reported.
+// inFlight calls Config.InFlight for a message that is being processed. It does nothing for a message without a time.
 func (r *Router) inFlight(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		if at, err := time.Parse(time.RFC3339Nano, msg.Metadata.Get(cqrs.HeaderTime)); err == nil {
@@ -147,17 +149,17 @@ func (r *Router) inFlight(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// recognise checks messages from outside, and reads the headers into the context.
+// recognise checks a message and puts the metadata from its headers into the context.
 func (r *Router) recognise(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		consumer := message.HandlerNameFromCtx(msg.Context())
 		if r.external[consumer] {
 			if msg.Payload == nil {
-				r.config.OnFailure(consumer, "tombstone") // another service has compacted its topic; no event has happened
+				r.config.OnFailure(consumer, "tombstone") // another service deleted the key from its compacted topic; there is no event
 				return nil, nil
 			}
 			if name := msg.Metadata[cqrs.HeaderType]; name != "" && !r.types[consumer][name] {
-				return nil, nil // an event that this consumer does not handle
+				return nil, nil // an event type that this consumer does not handle
 			}
 		} else if err := r.config.Marshaler.known(msg); err != nil {
 			return nil, err

@@ -15,34 +15,35 @@ import (
 	"github.com/millrace/millrace/kit/saga/manager"
 )
 
-// Unit is a unit of work with an inbox: postgres.UnitOfWork.
+// Unit is a unit of work with an inbox. postgres.UnitOfWork implements it.
 type Unit interface {
 	cqrs.UnitOfWork
 	cqrs.Inbox
 }
 
-// Middleware is KeyOrder, DeadLetters, Retry and Inbox in the order in which a router, or a handler of it, needs them.
+// Middleware returns KeyOrder, DeadLetters, Retry and Inbox in the order in which they must be added to a router or to one of its handlers.
 func Middleware(queue KeyQueue, unit Unit, o Options) []message.HandlerMiddleware {
 	return []message.HandlerMiddleware{KeyOrder(queue, o), DeadLetters(queue, unit, o), Retry(queue, o), Inbox(unit)}
 }
 
-// Inbox runs the handler of an event in a unit of work in which the message's inbox row is written. A message whose row exists was handled
-// before: it is acknowledged, and the handler is not called. The consumer is the name of the router's handler, the message's id its header
-// ce_id, or else its UUID. The handler gets the unit of work in its context: stores, and buses whose publisher is an outbox.Publisher, write in
-// it. Messages that the handler returns are published after the commit, not in it.
+// Inbox handles each message once. It runs the handler in a unit of work that also writes the message's inbox row. If the row exists, the message was
+// handled before: it is acknowledged, and the handler is not called. The consumer is the name of the router's handler. The message's id is its header
+// ce_id, or its UUID if it has no such header. The context of the handler holds the unit of work: stores, and buses whose publisher is an
+// outbox.Publisher, write in it. Messages that the handler returns are published after the commit, outside the unit of work.
 //
-// The handler runs again after a conflict, so it must have no effects beside those of the unit of work. Add it innermost, inside Retry. The
-// handlers of Router use the same inbox by cqrs.Serve, because a handler that calls an external service does so before the unit of work begins.
+// The handler runs again after a conflict, so it must have no effects outside the unit of work. Add this middleware innermost, inside Retry. The
+// handlers of Router do not need it: they use the same inbox through cqrs.Serve, so that a handler can call an external service before the unit of
+// work begins.
 func Inbox(inbox cqrs.Inbox) message.HandlerMiddleware {
 	return inboxOf(inbox, func(msg *message.Message) cqrs.Delivery {
 		return cqrs.Delivery{Consumer: message.HandlerNameFromCtx(msg.Context())}
 	})
 }
 
-// CommandInbox is Inbox for the handlers of the commands that a saga sends to a category of aggregates, which is also the consumer: the handlers
-// of an action and of its compensation must have the same one. A compensation whose action was never handled is not handled, and
-// keeps the action from being handled later. A handler that publishes no event answers the saga by ProcessedAnswer, and one that returns an
-// aggregate.Refuse error by RefusedAnswer. The unit of work publishes these answers.
+// CommandInbox is Inbox for the handlers of commands that a saga sends. Category is the type of aggregate that the commands change, and also the name
+// of the consumer; the handlers of an action and of its compensation must have the same category. If a compensation arrives and its action was never
+// handled, the compensation is not handled, and the action is not handled if it arrives later. If the handler publishes no event, the unit of work
+// answers the saga with cqrs.ProcessedAnswer. If the handler returns an aggregate.Refuse error, the unit of work answers with cqrs.RefusedAnswer.
 func CommandInbox(inbox cqrs.Inbox, category string) message.HandlerMiddleware {
 	return inboxOf(inbox, func(msg *message.Message) cqrs.Delivery {
 		return cqrs.Delivery{Consumer: category, Command: true, Category: category, Key: msg.Metadata[cqrs.HeaderKey]}
@@ -71,7 +72,7 @@ func inboxOf(inbox cqrs.Inbox, delivery func(*message.Message) cqrs.Delivery) me
 	}
 }
 
-// metaOf returns the metadata of a message, reading it if it is not in the context.
+// metaOf returns the metadata in ctx, or reads it from the message if ctx has none.
 func metaOf(ctx context.Context, msg *message.Message) (cqrs.Meta, error) {
 	if m := cqrs.MetaFromContext(ctx); m.ID != "" {
 		return m, nil
@@ -79,7 +80,7 @@ func metaOf(ctx context.Context, msg *message.Message) (cqrs.Meta, error) {
 	return readMeta(msg, reading{saga: true, key: true, plain: true})
 }
 
-// outgoing is what CommandsFromBus and EventsFromBus know of a message that Watermill's bus makes.
+// outgoing is the metadata that CommandsFromBus and EventsFromBus pass to the hooks of Watermill's buses.
 type outgoing struct {
 	meta cqrs.Meta
 	key  string
@@ -88,14 +89,14 @@ type outgoing struct {
 
 type outgoingKey struct{}
 
-// OnSend is the hook of Watermill's command bus that writes the headers of the kit: the id, the key, which is that of a cqrs.Keyed command, and
-// correlation, causation and trace, which are those of the message that is handled.
+// OnSend is a hook for Watermill's command bus. It writes the headers of this library: the id, the key of a cqrs.Keyed command, and the correlation,
+// causation and trace of the message that is being handled. The error is that of cqrs.CheckText for the key.
 func OnSend(p wcqrs.CommandBusOnSendParams) error {
 	return writeHeaders(p.Message, p.Command, func(cqrs.Meta) cqrs.Meta { return cqrs.Meta{} })
 }
 
-// OnPublish is the hook of Watermill's event bus that writes the headers of the kit: those that OnSend writes, and those by which the saga
-// that has sent the handled command finds the answer.
+// OnPublish is a hook for Watermill's event bus. It writes the headers that OnSend writes, and the saga headers of the command that is being handled,
+// so that the saga which sent the command receives the event as its answer.
 func OnPublish(p wcqrs.OnEventSendParams) error {
 	return writeHeaders(p.Message, p.Event, func(at cqrs.Meta) cqrs.Meta {
 		return cqrs.Meta{SagaID: at.SagaID, SagaStep: at.SagaStep, Branch: at.Branch}
@@ -128,8 +129,8 @@ func writeHeaders(msg *message.Message, body any, answer func(at cqrs.Meta) cqrs
 	return cqrs.CheckText("key of "+reflect.TypeOf(body).String(), out.key, cqrs.MaxKey)
 }
 
-// CommandsFromBus sends the commands of sagas through Watermill's command bus, whose OnSend must be the function OnSend of this package, and
-// whose publisher must be an outbox.Publisher: a timer is a command that stays in the outbox until it is due.
+// CommandsFromBus sends the commands of sagas through Watermill's command bus. The OnSend hook of the bus must be the function OnSend of this
+// package. Its publisher must be an outbox.Publisher, because a timer is a command that stays in the outbox until it is due.
 func CommandsFromBus(bus *wcqrs.CommandBus) cqrs.Commands { return commandsThrough{bus} }
 
 type commandsThrough struct{ bus *wcqrs.CommandBus }
@@ -139,13 +140,13 @@ func (c commandsThrough) Send(ctx context.Context, command cqrs.Command) error {
 	return c.bus.Send(context.WithValue(ctx, outgoingKey{}, outgoing{meta: command.Meta, due: command.DueAt}), command.Body)
 }
 
-// Execute implements cqrs.Commands.
+// Execute implements cqrs.Commands. It always returns an error, because the bus only sends commands.
 func (commandsThrough) Execute(context.Context, cqrs.Command) error {
 	return errors.New("execute a command: Watermill's command bus only sends commands")
 }
 
-// EventsFromBus publishes the events of a unit of work, those of aggregates and the answers to sagas, through Watermill's event bus, whose
-// OnPublish must be the function OnPublish of this package.
+// EventsFromBus publishes the events of a unit of work through Watermill's event bus: the events of aggregates and the answers to sagas. The
+// OnPublish hook of the bus must be the function OnPublish of this package.
 func EventsFromBus(bus *wcqrs.EventBus) Events { return eventsThrough{bus} }
 
 type eventsThrough struct{ bus *wcqrs.EventBus }
@@ -159,9 +160,9 @@ func (e eventsThrough) Publish(ctx context.Context, event any) error {
 	return e.bus.Publish(context.WithValue(ctx, outgoingKey{}, outgoing{meta: envelope.Meta, key: envelope.Key}), envelope.Body)
 }
 
-// SagaHandlers makes the handlers of a saga's events for an EventGroupProcessor of Watermill's, one for each type of event, and one for each
-// answer that a participant may give by CommandInbox. Consumer is the name of the group. The event that starts an instance must have the
-// subject as its key.
+// SagaHandlers makes the handlers of a saga's events for Watermill's EventGroupProcessor: one for each type of event, and one for each answer that a
+// participant may give through CommandInbox. Consumer is the name of the group. The key of the event that starts an instance must be the id of the
+// instance's subject.
 func SagaHandlers(consumer string, s *saga.Saga, m *manager.Manager, inbox cqrs.Inbox) (handlers []wcqrs.GroupEventHandler) {
 	for _, t := range append(s.EventTypes(), saga.AnswerTypes()...) {
 		handlers = append(handlers, typedHandler{t, func(ctx context.Context, body any) error {
@@ -177,7 +178,7 @@ func SagaHandlers(consumer string, s *saga.Saga, m *manager.Manager, inbox cqrs.
 	return handlers
 }
 
-// inspecting is a marshaler that checks the text of payloads if they may come from outside.
+// inspecting returns a marshaler that also checks the text in payloads if they may come from outside.
 func inspecting(m Marshaler, outer bool) wcqrs.CommandEventMarshaler {
 	if outer {
 		return inspector{m}
@@ -195,7 +196,7 @@ func (m inspector) Unmarshal(msg *message.Message, v any) error {
 	return m.checkPayload(msg, v)
 }
 
-// typedHandler is a wcqrs.GroupEventHandler of a type that is known at run time.
+// typedHandler is a wcqrs.GroupEventHandler for a type that is known only at run time.
 type typedHandler struct {
 	goType reflect.Type
 	handle func(ctx context.Context, body any) error

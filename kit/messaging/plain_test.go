@@ -17,8 +17,8 @@ import (
 	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
-// A saga that sends a command over Watermill's bus gets one answer: the event that the handler publishes, or else the kit's. A refusal discards
-// what the handler has published before.
+// A saga that sends a command over Watermill's bus receives one answer: the event that the handler publishes, or the answer of CommandInbox if the
+// handler publishes none. A refusal discards the events that the handler published before.
 func TestCommandInboxAnswersTheSagaOnce(t *testing.T) {
 	db, _ := kittest.Database(t)
 	events, err := wcqrs.NewEventBusWithConfig(outbox.NewPublisher(0, nil), wcqrs.EventBusConfig{
@@ -49,7 +49,7 @@ func TestCommandInboxAnswersTheSagaOnce(t *testing.T) {
 	require.Equal(t, 3, all)
 }
 
-// What does not come of a saga's command has no headers of a saga, and keeps the correlation of the message that is handled.
+// A message that does not belong to a saga's command has no saga headers, and keeps the correlation of the message that is being handled.
 func TestOnSendKeepsTheCorrelation(t *testing.T) {
 	msg := message.NewMessage("2", nil)
 	msg.SetContext(cqrs.WithMeta(t.Context(), cqrs.Meta{ID: "1", Correlation: "0", SagaID: "saga", SagaStep: "step", Branch: cqrs.BranchAction}))

@@ -12,7 +12,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// slowQueue is a key queue whose database does not answer: each call ends with its context.
+// slowQueue is a key queue whose database does not answer: each call returns when its context is done.
 type slowQueue struct{ KeyQueue }
 
 func (slowQueue) Enqueue(ctx context.Context, _ cqrs.Received) (bool, error) {
@@ -25,8 +25,8 @@ func (slowQueue) Complete(ctx context.Context, _ cqrs.Received) error {
 	return ctx.Err()
 }
 
-// A rebalance ends the context of messages that are in flight. A message whose key cannot be looked up must be let go then: tried for ever, it
-// would keep its partition, and the consumer group could never rebalance.
+// A rebalance cancels the contexts of messages in flight. If the key of such a message cannot be looked up, KeyOrder must give up: otherwise the
+// message would keep its partition, and the consumer group could never rebalance.
 func TestRebalanceEndsTheLookUpOfAKey(t *testing.T) {
 	keyOrder := KeyOrder(slowQueue{}, Options{Log: slog.New(slog.DiscardHandler)})
 	for name, handle := range map[string]func(msg *message.Message) error{

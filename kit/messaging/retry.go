@@ -1,5 +1,5 @@
-// Retries by the kind of an error. A failing message never blocks its partition for longer than maxBlocking, unless the database cannot store it.
-// TestRetryOutlivesAKilledInstance shows it.
+// Retries by the kind of an error. A failing message blocks its partition for no longer than maxBlocking, unless the database cannot store the
+// message. TestRetryOutlivesAKilledInstance shows it.
 
 package messaging
 
@@ -14,18 +14,17 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// A message that fails with an unknown error is attempted maxUnknown times before it becomes a dead letter: maxAtOnce times at once, then
-// later.
+// A message that fails with an unknown error is attempted maxUnknown times before it becomes a dead letter: maxAtOnce times at once, then later.
 const (
 	maxAtOnce  = 3
 	maxUnknown = 8
 )
 
-// maxBlocking is how long a message that waits for a lock or for the database may block its partition.
+// maxBlocking is how long the attempts of a message may block its partition while the message waits for a lock or for the database.
 const maxBlocking = 3 * time.Second
 
-// keepTrying retries until do succeeds, the service stops, the error is not retryable, or the message's ctx is done: the broker has then
-// given the partition to another instance, and waits until this one releases it.
+// keepTrying calls do until it succeeds, the error is not retryable, the service stops, or ctx is done: the broker has then assigned the partition to
+// another instance, and waits until this instance releases it. The error wraps context.Canceled, so that the broker delivers the message again.
 func (o Options) keepTrying(ctx context.Context, do func() error, what string) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
@@ -34,7 +33,7 @@ func (o Options) keepTrying(ctx context.Context, do func() error, what string) e
 		}
 		if !cqrs.Retryable(err) {
 			o.Log.Error("cannot "+what, "error", err)
-			return fmt.Errorf("%s: %w: %w", what, context.Canceled, err) // the broker delivers it again
+			return fmt.Errorf("%s: %w: %w", what, context.Canceled, err) // the broker delivers the message again
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s: the message is delivered again: %w: %w", what, context.Canceled, err)
@@ -46,10 +45,11 @@ func (o Options) keepTrying(ctx context.Context, do func() error, what string) e
 	}
 }
 
-// Retry retries messages by the kind of their error. It calls the handler again at once after a conflict. After another retryable error it calls
-// the handler a few times, and then stores the message to be retried later: its key is blocked until then, and other keys are not affected.
-// While the database is unavailable and cannot store the message, it waits. It returns permanent errors and refusals at once, and unknown
-// errors after 8 attempts; DeadLetters, outside it, stores those messages. It needs KeyOrder outside it.
+// Retry retries a message by the kind of its error. After a conflict or another retryable error it calls the handler again at once, a few times, and
+// then stores the message in the queue for a later retry. If an external service is unavailable, it stores the message without further attempts. The
+// key of a stored message is blocked until the retry; other keys are not affected. While the database is unavailable and cannot store the message,
+// Retry continues to call the handler, with growing pauses. It returns permanent errors and refusals at once, and unknown errors after 8 attempts.
+// Add this middleware inside KeyOrder and DeadLetters; DeadLetters stores the messages whose errors Retry returns.
 func Retry(queue KeyQueue, o Options) message.HandlerMiddleware {
 	o = o.complete()
 	return func(next message.HandlerFunc) message.HandlerFunc {
@@ -95,16 +95,16 @@ func (o Options) retry(queue KeyQueue, msg *message.Message, next message.Handle
 	}
 }
 
-// maxConflicts is the number of immediate retries after a conflict. The unit of work has tried many times before each of them.
+// maxConflicts is the number of attempts at once of a message with conflicts. Within each attempt, the unit of work has retried many times.
 const maxConflicts = 5
 
-// backoff grows from 50 ms to 10 s. Half of it is random, so that many messages do not return at once.
+// backoff returns a delay that grows from 50 ms to 10 s. Half of the delay is random, so that many messages are not retried at the same time.
 func backoff(attempt int) time.Duration {
 	d := min(50*time.Millisecond<<min(attempt-1, 12), 10*time.Second)
 	return d/2 + rand.N(d/2+1) //nolint:gosec // chance, not secrecy
 }
 
-// wait returns false if the service stops or ctx is done first.
+// wait waits for d. It returns false if the service stops or ctx is done first.
 func (o Options) wait(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-o.Stopping:

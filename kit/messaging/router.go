@@ -1,4 +1,5 @@
-// The router: Watermill's, with one consumer group for each consumer and the kit's middleware in one order. TestHostileRecordsEndAsDeadLetters and the component tests show it.
+// The router: Watermill's router with one consumer group for each consumer, and the middleware of this library in a fixed order.
+// TestHostileRecordsEndAsDeadLetters and the component tests show it.
 
 package messaging
 
@@ -13,18 +14,18 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Config is what a Router needs.
+// Config is the configuration of a Router. Fields are required unless their comments say otherwise.
 type Config struct {
 	Prefix    string
 	Marshaler Marshaler
-	Codecs    []Codec // of other services' messages that may come in other forms than JSON
+	Codecs    []Codec // of messages of other services in formats other than JSON
 
-	// Subscriber makes a subscriber for a group.
+	// Subscriber makes the subscriber of a consumer group.
 	Subscriber func(group string, s Subscription) (message.Subscriber, error)
 
 	Inbox      cqrs.Inbox
 	UnitOfWork cqrs.UnitOfWork
-	Projecting cqrs.UnitOfWork // in which projections write
+	Projecting cqrs.UnitOfWork // the unit of work in which projections write
 	Events     Events
 	KeyQueue   KeyQueue
 	Decorate   cqrs.Decorator
@@ -32,28 +33,32 @@ type Config struct {
 	Log        *slog.Logger
 	Watermill  watermill.LoggerAdapter
 
-	// Stopping is closed when the service begins to stop. Everything that waits for a retry gives up then.
+	// Stopping is closed when the service begins to stop. A message that waits for an attempt is then left to the broker, which delivers it again.
 	Stopping <-chan struct{}
 
-	// Breakers are the circuit breakers of destinations whose handlers call external services.
+	// Breakers are the circuit breakers by destination, for destinations whose handlers call external services. A destination needs none.
 	Breakers map[string]message.HandlerMiddleware
 
-	// OnFailure is called for every failed attempt with the result: retried, delayed, dead, or waiting behind a blocked key. Optional.
+	// OnFailure is called after each failed attempt with the result: "retried", "delayed", "dead", or "waiting" (behind a blocked key), and with
+	// "tombstone" for a record without a payload on a topic of another service. Optional.
 	OnFailure func(consumer, what string)
 
-	// InFlight is called when a consumer starts to process a message, with the message's time; done is called at the end. Optional.
+	// InFlight is called when a consumer starts to process a message, with the message's time. The returned function is called when the processing
+	// ends. Optional.
 	InFlight func(consumer string, at time.Time) (done func())
 }
 
-// Subscription is how a consumer receives messages. What is zero is replaced by the default.
+// Subscription says how a consumer receives messages. A zero field has the default that its comment names.
 type Subscription struct {
-	// KeyHeader is the header by which messages are ordered. Default, and for messages without the header: their key.
+	// KeyHeader is the name of the header by which messages are ordered. Default: the message key, which is also used for messages without the
+	// header.
 	KeyHeader string
 
-	// Run is how many messages of a key are delivered at once, each with its cqrs.Turn in its context. Default 1.
+	// Run is the maximum number of messages of a key that are delivered at once, each with its cqrs.Turn in its context. Default: 1.
 	Run int
 
-	// Skip tells by a message's headers whether it need not be delivered. A broker may deliver it all the same. Default: all are needed.
+	// Skip tells by a message's headers whether the message need not be delivered. A broker may ignore Skip and deliver the message. Default: no
+	// message is skipped.
 	Skip func(header func(name string) string) bool
 }
 
@@ -63,39 +68,39 @@ type Events interface {
 }
 
 // Router is a message.Router that runs handlers of commands, sagas, projections and event consumers. Each consumer is a group of Watermill's
-// EventGroupProcessor: one subscription, and one handler for each type of message, which is found by the message's stored name.
+// EventGroupProcessor: it has one subscription, and one handler for each type of message, which is found by the stored name of the type.
 type Router struct {
 	*message.Router
 	config Config
 
-	sagaGroups map[string]bool    // consumers that are sagas
-	ownSagas   map[string]ownSaga // those of them on topics of this service
+	sagaGroups map[string]bool    // consumers of sagas
+	ownSagas   map[string]ownSaga // consumers of sagas on topics of this service
 	inline     []cqrs.InlineConsumer
 	commands   map[string]func(*message.Message) *cqrs.InlineCommand // by topic and type
-	external   map[string]bool                                       // consumers of other services' topics
-	types      map[string]map[string]bool                            // names of the events that a consumer handles
-	former     map[string]map[string]string                          // current names of the commands of a consumer, by their former ones
-	remote     map[string]bool                                       // those of them whose services answer sagas of this one
-	categories map[string]string                                     // of the aggregates that consumers of commands change
+	external   map[string]bool                                       // consumers of topics of other services
+	types      map[string]map[string]bool                            // stored names of the messages that a consumer handles
+	former     map[string]map[string]string                          // current names of the commands of a consumer, by former name
+	remote     map[string]bool                                       // consumers in external whose service takes part in sagas of this service
+	categories map[string]string                                     // types of aggregates that consumers of commands change
 
-	calling map[string]bool // consumers whose handlers call external services
+	calling map[string]bool // consumers with a handler that calls an external service
 
-	consumers map[string]bool                      // the handlers that the Add methods have made
-	guards    map[string]message.HandlerMiddleware // breakers by the consumers of commands
+	consumers map[string]bool                      // names of the handlers that the Add methods have made
+	guards    map[string]message.HandlerMiddleware // circuit breakers by consumer of commands
 }
 
 // NewRouter makes a router. The handlers that its Add methods make have this middleware, outermost first:
 //
-//  1. in flight: the age of the message that is handled
-//  2. KeyOrder: a message of a blocked key is stored behind the messages that wait
-//  3. DeadLetters: every error and every panic ends here, but for those of a stop, whose messages the broker delivers again
-//  4. recognise: messages from outside are checked once, and headers become metadata in the context
-//  5. Retry: by the kind of the error, at once or later
-//  6. the destination's breaker: inside Retry, which would else count its waiting as an attempt
+//  1. in flight: reports the age of the message that is being handled
+//  2. KeyOrder: stores a message of a blocked key behind the messages that wait
+//  3. DeadLetters: handles every error and panic, except the errors of a stop, whose messages the broker delivers again
+//  4. recognise: checks the message once, and puts the metadata from its headers into the context
+//  5. Retry: retries by the kind of the error, at once or later
+//  6. the destination's circuit breaker: inside Retry, which would otherwise count the wait for the breaker as an attempt
 //  7. the service's own middleware, if it adds any to the message.Router
-//  8. observe: log, metric and trace of one attempt
+//  8. observe: logs, counts and traces one attempt
 //
-// Handlers that are added to the message.Router itself have none of it, so that any handler of Watermill's can be added unchanged.
+// Handlers that are added to the embedded message.Router have none of this middleware, so that any handler of Watermill's can be added unchanged.
 func NewRouter(c Config) (*Router, error) {
 	inner, err := message.NewRouter(message.RouterConfig{CloseTimeout: 9 * time.Second}, c.Watermill)
 	if err != nil {
@@ -117,8 +122,8 @@ func NewRouter(c Config) (*Router, error) {
 	return r, nil
 }
 
-// own applies a middleware to the handlers that the Add methods have made. Handlers that the service adds to the message.Router have the
-// service's middleware only.
+// own applies a middleware only to the handlers that the Add methods have made. Handlers that the service adds to the message.Router have only the
+// service's middleware.
 func (r *Router) own(m message.HandlerMiddleware) message.HandlerMiddleware {
 	return func(next message.HandlerFunc) message.HandlerFunc {
 		with := m(next)
@@ -131,7 +136,7 @@ func (r *Router) own(m message.HandlerMiddleware) message.HandlerMiddleware {
 	}
 }
 
-// breakers applies the breakers of destinations to the consumers of their commands.
+// breakers applies the circuit breaker of a destination to the consumer of its commands.
 func (r *Router) breakers(next message.HandlerFunc) message.HandlerFunc {
 	guarded := map[string]message.HandlerFunc{}
 	for consumer, guard := range r.guards {
