@@ -6,7 +6,7 @@ import (
 	"github.com/millrace/millrace/kit/aggregate"
 )
 
-// A door: what it decides are events, and what it is comes of them.
+// A door. Its methods record events, and its state is changed only by applying events.
 type (
 	DoorEvent interface{ door() }
 	Opened    struct{}
@@ -55,7 +55,7 @@ func ExampleTypes_Decode() {
 		Cents int `json:"cents"`
 	}
 	types := aggregate.TypesOf(aggregate.NewType[PriceChanged]("price.changed",
-		func(fields map[string]any) error { // from version 1, in which it was called amount, to 2
+		func(fields map[string]any) error { // from version 1, in which the field was called amount, to version 2
 			fields["cents"] = fields["amount"]
 			delete(fields, "amount")
 			return nil

@@ -9,17 +9,17 @@ import (
 	"slices"
 )
 
-// ErrUnknownType says that no type is registered under a name or schema version.
+// ErrUnknownType is the error for a name, Go type or schema version that is not registered.
 var ErrUnknownType = errors.New("unknown type")
 
-// Upcaster turns the JSON object of one schema version into that of the next.
+// Upcaster changes the JSON object of one schema version, in place, into that of the next version.
 type Upcaster func(fields map[string]any) error
 
 // Type is the registration of an event or message: its Go type, its stored name, its schema version, and the upcasters of older versions.
 type Type struct {
-	// Name is the name in tables and on topics. It never changes, also when the Go type is renamed.
+	// Name is the stored name, in tables and on topics. It must never change, even if the Go type is renamed.
 	Name string
-	// Schema is the version of the payload's shape, from 1.
+	// Schema is the current schema version of the payload, from 1.
 	Schema int
 
 	goType    reflect.Type
@@ -27,8 +27,8 @@ type Type struct {
 	decode    func([]byte) (any, error)
 }
 
-// NewType registers T under name. Each upcaster is the step from one schema version to the next, oldest first, so their number gives the
-// current version.
+// NewType registers T under a stored name. Each upcaster converts from one schema version to the next; pass them oldest first. The schema version is
+// the number of upcasters plus 1.
 func NewType[T any](name string, upcasters ...Upcaster) Type {
 	return Type{
 		Name: name, Schema: len(upcasters) + 1, goType: reflect.TypeFor[T](), upcasters: upcasters,
@@ -43,14 +43,14 @@ func NewType[T any](name string, upcasters ...Upcaster) Type {
 // New returns a pointer to a zero value of the registered Go type.
 func (t Type) New() any { return reflect.New(t.goType).Interface() }
 
-// Types are registrations that can be found by name and by Go type.
+// Types is a set of registrations, which can be found by name and by Go type. It is safe for concurrent use.
 type Types struct {
 	byName map[string]Type
 	byGo   map[reflect.Type]Type
 }
 
-// TypesOf collects registrations. It panics on a duplicate name or Go type, which is a mistake in a package variable and shows at the first
-// start.
+// TypesOf makes a set of registrations. It panics on a duplicate name or Go type: sets are usually package variables, so the panic shows the mistake
+// at the first start.
 func TypesOf(types ...Type) Types {
 	ts := Types{byName: map[string]Type{}, byGo: map[reflect.Type]Type{}}
 	for _, t := range types {
@@ -65,7 +65,7 @@ func TypesOf(types ...Type) Types {
 	return ts
 }
 
-// Merge returns one collection of all.
+// Merge returns a set with the registrations of all sets. It panics on a duplicate, as TypesOf does.
 func Merge(all ...Types) Types {
 	var types []Type
 	for _, ts := range all {
@@ -93,7 +93,7 @@ func (ts Types) All() []Type {
 	return all
 }
 
-// Of finds the registration of v, which may be a value or a pointer.
+// Of returns the registration of the Go type of v, which may be a value or a pointer.
 func (ts Types) Of(v any) (Type, bool) {
 	goType := reflect.TypeOf(v)
 	if goType != nil && goType.Kind() == reflect.Pointer {
@@ -103,13 +103,13 @@ func (ts Types) Of(v any) (Type, bool) {
 	return t, ok
 }
 
-// Named finds the registration of a stored name.
+// Named returns the registration of a stored name.
 func (ts Types) Named(name string) (Type, bool) {
 	t, ok := ts.byName[name]
 	return t, ok
 }
 
-// Encode returns v's registration and its JSON. The error wraps ErrUnknownType if v is not registered.
+// Encode returns the registration of v and the JSON of v. The error wraps ErrUnknownType if the type of v is not registered.
 func (ts Types) Encode(v any) (Type, []byte, error) {
 	t, ok := ts.Of(v)
 	if !ok {
@@ -122,8 +122,8 @@ func (ts Types) Encode(v any) (Type, []byte, error) {
 	return t, payload, nil
 }
 
-// Decode upcasts a stored payload to the current schema version and returns the value (not a pointer). The error wraps ErrUnknownType if the
-// name, or a newer schema version, is not registered.
+// Decode upcasts a stored payload to the current schema version and returns the decoded value (not a pointer). It replaces NUL characters in strings
+// by U+FFFD. The error wraps ErrUnknownType if the name or the schema version is not registered.
 func (ts Types) Decode(name string, schema int, payload []byte) (any, error) {
 	t, ok := ts.byName[name]
 	if !ok {
@@ -140,9 +140,9 @@ func (ts Types) Decode(name string, schema int, payload []byte) (any, error) {
 	return v, nil
 }
 
-// withoutNUL replaces NUL characters, which JSON carries as \u0000, by U+FFFD. New text is checked where it comes in; in a payload that was
-// stored before that, the character would stop every read model whose columns cannot hold it. This is the one place where that is done:
-// projections, rebuilds, aggregates and sagas all get events from Decode.
+// withoutNUL replaces NUL characters, which JSON writes as \u0000, by U+FFFD. New text is checked when it arrives, but a payload that was stored
+// before that check existed may hold a NUL character, which would stop every read model with a text column. Projections, rebuilds, aggregates and
+// sagas all get their events from Decode, so this is the only place that replaces it.
 func withoutNUL(payload []byte) []byte {
 	escape := []byte(`\u0000`)
 	if !bytes.Contains(payload, escape) {
@@ -155,7 +155,7 @@ func withoutNUL(payload []byte) []byte {
 			out, payload = append(out, payload[0]), payload[1:]
 		case bytes.HasPrefix(payload, escape):
 			out, payload = append(out, `\ufffd`...), payload[len(escape):]
-		default: // another escape: two characters of it are enough to tell a backslash that is escaped itself
+		default: // another escape: skip two bytes, so that an escaped backslash does not begin the next escape
 			out, payload = append(out, payload[:2]...), payload[2:]
 		}
 	}
@@ -169,7 +169,7 @@ func (t Type) upcast(schema int, payload []byte) ([]byte, error) {
 	if schema == t.Schema {
 		return payload, nil
 	}
-	// UseNumber: amounts are int64, and float64 would bend those above 2^53.
+	// UseNumber: amounts are int64, and float64 is not exact above 2^53.
 	decoder := json.NewDecoder(bytes.NewReader(payload))
 	decoder.UseNumber()
 	var fields map[string]any

@@ -15,7 +15,7 @@ type happened struct {
 	Age         int64
 }
 
-// Version 1 had one name; version 2 had two, and no age.
+// Version 1 had one name; version 2 had two names and no age.
 var types = aggregate.TypesOf(aggregate.NewType[happened]("it.happened",
 	func(fields map[string]any) error {
 		fields["First"], fields["Last"] = fields["Name"], "unknown"
