@@ -1,5 +1,5 @@
-// Package aggregatetest tests aggregates: given these events, when a decision is made, then these events are recorded, or the decision is
-// refused.
+// Package aggregatetest tests the decisions of aggregates. A test says: given these stored events, when this method is called, then these events are
+// recorded, or the method returns this refusal.
 package aggregatetest
 
 import (
@@ -10,34 +10,34 @@ import (
 	"testing"
 )
 
-// Aggregate is the interface of an aggregate for this kit.
+// Aggregate is the interface of the aggregates that this package tests. aggregate.Root implements it.
 type Aggregate interface{ Changes() []any }
 
-// Kit makes scenarios for one type of aggregate.
+// Kit makes test scenarios for one type of aggregate.
 type Kit[A Aggregate, E any] struct{ rebuild func([]E) A }
 
-// For starts with the aggregate's Rebuild, from which the types are inferred.
+// For makes a Kit. Rebuild makes an aggregate from its stored events; A and E are inferred from it.
 func For[A Aggregate, E any](rebuild func([]E) A) Kit[A, E] { return Kit[A, E]{rebuild} }
 
-// Given sets the history.
+// Given sets the stored events of the aggregate.
 func (k Kit[A, E]) Given(history ...E) Scenario[A, E] { return Scenario[A, E]{k, history} }
 
-// Scenario has a history, and waits for a decision.
+// Scenario is an aggregate with stored events. When adds the decision to test.
 type Scenario[A Aggregate, E any] struct {
 	kit     Kit[A, E]
 	history []E
 }
 
-// When sets the decision that is called.
+// When sets the decision: a function that calls a method of the aggregate and returns the method's error.
 func (s Scenario[A, E]) When(ask func(A) error) Outcome[A, E] { return Outcome[A, E]{s, ask} }
 
-// Outcome checks the result of the decision: Then, Nothing or Refused.
+// Outcome checks the result of the decision with Then, Nothing or Refused, each of which returns a test function for testing.T.Run.
 type Outcome[A Aggregate, E any] struct {
 	scenario Scenario[A, E]
 	ask      func(A) error
 }
 
-// Then passes if exactly these events were recorded.
+// Then returns a test that passes if the decision returns no error and records exactly these events.
 func (a Outcome[A, E]) Then(want ...E) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
@@ -55,10 +55,10 @@ func (a Outcome[A, E]) Then(want ...E) func(*testing.T) {
 	}
 }
 
-// Nothing passes if the decision succeeded without recording an event, as for a duplicate command.
+// Nothing returns a test that passes if the decision returns no error and records no event, as for a duplicate command.
 func (a Outcome[A, E]) Nothing() func(*testing.T) { return a.Then() }
 
-// Refused passes if the decision failed with this error and recorded nothing.
+// Refused returns a test that passes if the decision returns an error that is or wraps want, and records no event.
 func (a Outcome[A, E]) Refused(want error) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
@@ -72,8 +72,8 @@ func (a Outcome[A, E]) Refused(want error) func(*testing.T) {
 	}
 }
 
-// run calls the decision, and fails the test if the aggregate has changed an event of its history: the event store shares events between
-// units of work, so an aggregate must copy the slices and maps that it changes.
+// run calls the decision. It fails the test if the aggregate has changed a stored event: the event store shares events between units of work, so an
+// aggregate must copy the slices and maps that it changes.
 func (a Outcome[A, E]) run(t *testing.T) ([]any, error) {
 	t.Helper()
 	before, err := json.Marshal(a.scenario.history)

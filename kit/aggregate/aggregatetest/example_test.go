@@ -33,7 +33,8 @@ func (l *lamp) light() error {
 	return nil
 }
 
-// Given what happened, when a decision is asked for, then this is recorded, or refused. Each is a test: t.Run("lit", aLamp.Given()…).
+// Given some stored events, when a method is called, then it records these events or returns a refusal. Each result is a test: t.Run("lit",
+// aLamp.Given()…).
 func ExampleFor() {
 	t := new(testing.T)
 	aLamp := aggregatetest.For(newLamp)

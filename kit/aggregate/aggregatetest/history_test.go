@@ -32,7 +32,7 @@ func (b *box) unpack() error {
 	return nil
 }
 
-// An aggregate that changes an event of its history fails its test.
+// The test of an aggregate that changes a stored event fails.
 func TestAggregateThatChangesItsHistoryFails(t *testing.T) {
 	if os.Getenv("CHANGE_HISTORY") != "" {
 		aggregatetest.For(newBox).Given(packed{[]string{"mug"}}).When((*box).unpack).Nothing()(t)
