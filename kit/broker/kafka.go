@@ -16,17 +16,18 @@ import (
 	"github.com/millrace/millrace/kit/postgres/outbox"
 )
 
-// KafkaOptions are the options of a Kafka broker beside its addresses.
+// KafkaOptions are the options of a Kafka broker, besides its connection.
 type KafkaOptions struct {
-	Partitions  int32            // of topics that are made
+	Partitions  int32            // the number of partitions of topics that Ensure creates
 	Embedded    bool             // the broker runs in this process
-	Now         func() time.Time // the time of records
-	Unavailable func() bool      // tells whether the handlers cannot work (keyordered.Config.Unavailable). Optional
+	Now         func() time.Time // returns the timestamp of records
+	Unavailable func() bool      // tells whether the handlers are unavailable (keyordered.Config.Unavailable). Optional
 	Log         *slog.Logger
 	Watermill   watermill.LoggerAdapter
 }
 
-// Kafka is Apache Kafka, by the kit's batching producer and its key-ordered subscriber. It connects when it is used.
+// Kafka makes a Broker for Apache Kafka, with the batching producer and the key-ordered subscriber of package kafka. It connects when it is first
+// used.
 func Kafka(c kafka.Config, o KafkaOptions) Broker {
 	return &inKafka{config: c, options: o, subscribers: map[string]*keyordered.Subscriber{}, local: map[string]string{}}
 }
@@ -34,12 +35,12 @@ func Kafka(c kafka.Config, o KafkaOptions) Broker {
 type inKafka struct {
 	config  kafka.Config
 	options KafkaOptions
-	once    sync.Once // the warning that a limit could not be read
+	once    sync.Once // to warn only once that a limit could not be read
 
 	mu          sync.Mutex
 	subscribers map[string]*keyordered.Subscriber // by group
-	local       map[string]string                 // groups, by the topics that they alone handle
-	alone       map[string]*keyordered.Subscriber // what follows from both, by topic; nil: to be made
+	local       map[string]string                 // the group that alone consumes a topic, by topic
+	alone       map[string]*keyordered.Subscriber // the subscribers of the topics in local, by topic; nil: to be computed from both maps
 }
 
 func (*inKafka) Name() string { return "kafka" }
@@ -97,7 +98,8 @@ func (b *inKafka) HandsOverAll() bool {
 	return len(handlers) > 0
 }
 
-// Shards implements LocalDelivery. The keys of a shard are in one partition if the number of partitions divides that of shards (outbox.ShardOf); otherwise no shard is named.
+// Shards implements LocalDelivery. All keys of a shard are in one partition only if the number of partitions divides the number of shards
+// (outbox.ShardOf); otherwise Shards returns none.
 func (b *inKafka) Shards() (shards []int16) {
 	handlers := b.handlers()
 	if len(handlers) == 0 {
@@ -116,7 +118,8 @@ func (b *inKafka) Shards() (shards []int16) {
 	return shards
 }
 
-// makeAgain makes a topic again whose messages are handed over: nothing is sent to it that would find out. Other topics are for the relay, or for their owner.
+// makeAgain recreates a topic with local delivery: its messages may bypass Kafka, so no failed send reveals that the topic is missing. The relay or
+// the owner of a topic recreates the other topics.
 func (b *inKafka) makeAgain(topic string) {
 	b.mu.Lock()
 	_, own := b.local[topic]
@@ -132,7 +135,7 @@ func (b *inKafka) makeAgain(topic string) {
 	}
 }
 
-// handsOver tells whether messages are handed over to a group.
+// handsOver tells whether messages are delivered locally to a group.
 func (b *inKafka) handsOver(group string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -144,7 +147,7 @@ func (b *inKafka) handsOver(group string) bool {
 	return false
 }
 
-// handlers returns the subscribers of this process that handle a topic alone, by topic.
+// handlers returns, by topic, the subscribers of this process whose group alone consumes the topic.
 func (b *inKafka) handlers() map[string]*keyordered.Subscriber {
 	b.mu.Lock()
 	defer b.mu.Unlock()

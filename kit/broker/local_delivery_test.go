@@ -49,22 +49,22 @@ func TestMain(m *testing.M) {
 	kittest.Main(m)
 }
 
-// The handlers of the test. They compare each message with the last one of its key, in the transaction that processes it.
+// The handlers of the test compare each message with the previous message of its key, in the transaction that processes it.
 const deliveryTables = `
 	CREATE TABLE test_inbox (message_id text PRIMARY KEY, way text NOT NULL);
 	CREATE TABLE test_keys (key text PRIMARY KEY, seq int NOT NULL);
 	CREATE TABLE test_faults (key text, seq int, after int, way text, worker text);`
 
-// The ways of a message, which its header localMark says: without it, Kafka.
+// How a message reached its handler. The header localMark has this value; a message without the header came through Kafka.
 const (
 	localMark = "test_local"
 	byKafka   = "Kafka"
-	byOffer   = "offer"       // of the relay
-	byClaim   = "handed over" // by the commit that sent it
-	inline    = "inline"      // in the transaction that sent it
+	byOffer   = "offer"       // delivered locally by the relay
+	byClaim   = "handed over" // delivered locally by the commit that sent it
+	inline    = "inline"      // handled in the transaction that sent it
 )
 
-// marking is a sender that marks the messages that are delivered locally.
+// marking is a sender that sets the header localMark of the messages that are delivered locally.
 type marking struct{ outbox.Local }
 
 func (m marking) Offer(topic string, msg *message.Message, more bool, done func(acked bool)) bool {
@@ -87,7 +87,7 @@ func (m marking) Claim(topic, key string) (release func(), deliver outbox.Delive
 
 func (m marking) Close() { m.Local.(interface{ Close() }).Close() }
 
-// deliveryWorker is one process of the test: a relay and a subscriber.
+// deliveryWorker is a worker process of the test, with a relay and a subscriber.
 type deliveryWorker struct {
 	name, topic string
 	db          *sqlx.DB
@@ -105,7 +105,7 @@ func runWorker(name string) error {
 	go health.Run(context.Background())
 	b := broker.Kafka(kafka.Config{
 		Brokers: strings.Split(os.Getenv("DELIVERY_BROKERS"), ","), ClientID: "test", Instance: uuid.NewString()[:8],
-		GroupBytes: []int{4 << 10, 1 << 20}[rand.IntN(2)], // with the first, few messages are in flight and others wait in Kafka
+		GroupBytes: []int{4 << 10, 1 << 20}[rand.IntN(2)], // with the smaller limit, few messages are in flight and the rest wait in Kafka
 		Member:     kafka.MemberMetadata{Host: name, Since: time.Now()},
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, os.Getenv("DELIVERY_KAFKA"))
@@ -117,7 +117,7 @@ func runWorker(name string) error {
 		return err
 	}
 	preferred := b.(broker.LocalDelivery).Shards
-	if rand.IntN(3) == 0 { // the messages of a shard come to another process then
+	if rand.IntN(3) == 0 { // the messages of a shard then reach another process
 		preferred = nil
 	}
 	w := &deliveryWorker{name: name, topic: topic, db: db}
@@ -149,7 +149,7 @@ func runWorker(name string) error {
 				handling.Go(func() { w.handle(msg) })
 			}
 		})
-		select { // now and then it is closed and opened again
+		select { // the subscriber is closed and opened again at random times
 		case <-stopping.Done():
 		case <-time.After(8*time.Second + rand.N(30*time.Second)):
 		}
@@ -163,9 +163,9 @@ func runWorker(name string) error {
 }
 
 func (w *deliveryWorker) handle(msg *message.Message) {
-	turn := cqrs.TurnFromContext(msg.Context()) // the next ones have started too, and wait below
+	turn := cqrs.TurnFromContext(msg.Context()) // the next messages have started too, and wait below
 	switch n := rand.IntN(4000); {
-	case n == 0: // longer than a lost partition waits for its handlers, whatever the context says
+	case n == 0: // longer than a lost partition waits for its handlers, even though the context is done
 		time.Sleep(7 * time.Second)
 	case n < 4:
 		time.Sleep(rand.N(3 * time.Second))
@@ -179,7 +179,7 @@ func (w *deliveryWorker) handle(msg *message.Message) {
 		return
 	}
 	if err := w.process(msg); err != nil || rand.IntN(50) == 0 {
-		msg.Nack() // possibly after it was processed
+		msg.Nack() // possibly after the message was processed
 		return
 	}
 	msg.Ack()
@@ -198,7 +198,7 @@ func (w *deliveryWorker) process(msg *message.Message) error {
 	defer unit.Close()
 	first, sends := strings.CutPrefix(key, "first-")
 	second, number := secondOf(first, seq)
-	var claim *outbox.Claim // before or after the lock of the row
+	var claim *outbox.Claim // claimed before or after the lock of the row
 	early := rand.IntN(2) == 0
 	if sends && early {
 		claim = w.claim(second)
@@ -218,7 +218,7 @@ func (w *deliveryWorker) process(msg *message.Message) error {
 		}
 		return err
 	}
-	// It sends a message, as a step of a saga does. The row of test_keys is locked, so they are in order too.
+	// The handler sends a message, as a step of a saga does. The row of test_keys is locked, so the sent messages are in order too.
 	if sends && !early {
 		claim = w.claim(second)
 	}
@@ -254,8 +254,8 @@ func (w *deliveryWorker) process(msg *message.Message) error {
 	return nil
 }
 
-// secondOf is the key of the message that the one with a number sends, and its number: every other one has a key with many messages, and the others have keys
-// with few, which are not avoided by claims.
+// secondOf returns the key and number of the message that the handler of message seq sends. Half of these keys have many messages. The other half
+// have few messages, and claims do not avoid them.
 func secondOf(first string, seq int) (key string, number int) {
 	if seq%2 == 1 {
 		return "second-" + first, (seq + 1) / 2
@@ -265,12 +265,12 @@ func secondOf(first string, seq int) (key string, number int) {
 
 func (w *deliveryWorker) claim(key string) *outbox.Claim {
 	if rand.IntN(3) == 0 {
-		return nil // so that there are messages of all ways
+		return nil // so that messages reach the handler in all ways
 	}
 	return w.relay.Claim(w.topic, key)
 }
 
-// record notes that a message is handled, and whether it is the next one of its key.
+// record records that a message is handled, and whether it is the next message of its key.
 func (w *deliveryWorker) record(ctx context.Context, tx *sqlx.Tx, key string, seq int, id, way string) error {
 	result, err := tx.ExecContext(ctx, `INSERT INTO test_inbox VALUES ($1, $2) ON CONFLICT DO NOTHING`, id, way)
 	if err != nil {
@@ -301,13 +301,13 @@ func numbered(key string, seq int) *message.Message {
 }
 
 const (
-	deliveryPartitions = 8 // of which 16 shards are a multiple
+	deliveryPartitions = 8 // divides the 16 shards
 	deliveryWorkers    = 3
 	firstKeys          = 8
-	calmKeys           = 20 // of each of them
+	calmKeys           = 20 // of each writer
 	singleKeys         = 8
 	deliveryWriters    = 4
-	maxDeliveryBacklog = 30 // of a key: with a long backlog, nearly all messages are in Kafka
+	maxDeliveryBacklog = 30 // of a key: with a longer backlog, nearly all messages pass through Kafka
 )
 
 // deliveryProcess is a worker process that is stopped and started.
@@ -335,14 +335,14 @@ func (p *deliveryProcess) start() {
 	require.NoError(p.t, p.cmd.Start())
 }
 
-func (p *deliveryProcess) signal(s os.Signal) { _ = p.cmd.Process.Signal(s) } // it may have ended
+func (p *deliveryProcess) signal(s os.Signal) { _ = p.cmd.Process.Signal(s) } // the process may have ended
 
 func (p *deliveryProcess) kill() {
 	p.signal(syscall.SIGKILL)
 	_ = p.cmd.Wait()
 }
 
-// stop stops it gracefully.
+// stop stops the process gracefully.
 func (p *deliveryProcess) stop() {
 	p.t.Helper()
 	p.signal(syscall.SIGTERM)
@@ -352,8 +352,8 @@ func (p *deliveryProcess) stop() {
 	require.NoError(p.t, err, "a worker did not stop by itself")
 }
 
-// The messages of a key are first processed in the order of their rows, and none is lost, whatever happens to the processes that relay and
-// handle them, and whether they come through Kafka or not.
+// The messages of a key are first processed in the order of their rows, and none is lost: whatever happens to the processes that relay and handle the
+// messages, and whether or not the messages pass through Kafka.
 func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
 	lasts := 16 * time.Second
 	if kittest.LongTests() {
@@ -396,7 +396,7 @@ func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
 	for w := range deliveryWriters {
 		writing.Go(func() {
 			for ctx.Err() == nil {
-				i := rand.IntN(len(keys)/deliveryWriters)*deliveryWriters + w // a key of its own
+				i := rand.IntN(len(keys)/deliveryWriters)*deliveryWriters + w // a key of this writer only
 				var processed int64
 				if err := db.Get(&processed, `SELECT seq FROM test_keys WHERE key = $1`, keys[i]); err != nil {
 					t.Error(err)
@@ -428,7 +428,7 @@ func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
 				}
 				time.Sleep(rand.N(500 * time.Millisecond))
 				if rand.IntN(100) == 0 {
-					time.Sleep(time.Second) // it runs dry
+					time.Sleep(time.Second) // let the backlog drain
 				}
 			}
 		})
@@ -474,7 +474,7 @@ func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
 		require.Equal(t, written[i].Load(), seq, key)
 	}
 	t.Log(total, "messages:", ways)
-	// A third of the keys have their relay and their handler in one process, in the time without a rebalance.
+	// A third of the keys have their relay and their handler in one process while there is no rebalance.
 	for way, least := range map[string]int{byKafka: total / 20, byOffer: total / 100, byClaim: total / 500, inline: total / 500} {
 		require.Greater(t, ways[way], least, "too few by way of %s to prove anything", way)
 	}
@@ -483,7 +483,7 @@ func TestLocalDeliveryKeepsKeyOrder(t *testing.T) {
 	}
 }
 
-// disturb kills, stops, pauses and starts workers until ctx is done: each of these once, in any order, before the first one again.
+// disturb kills, stops, pauses and starts workers until ctx is done. It does each of these once, in random order, before it repeats any of them.
 func disturb(ctx context.Context, t *testing.T, workers []*deliveryProcess) {
 	t.Helper()
 	stopKafka, startKafka := os.Getenv("KAFKA_STOP"), os.Getenv("KAFKA_START")
@@ -502,7 +502,7 @@ func disturb(ctx context.Context, t *testing.T, workers []*deliveryProcess) {
 		func(w *deliveryProcess) {
 			t.Log("pause", w.name)
 			w.signal(syscall.SIGSTOP)
-			time.Sleep(7 * time.Second) // longer than a lease, and than a member's session
+			time.Sleep(7 * time.Second) // longer than a lease and a member's session
 			w.signal(syscall.SIGCONT)
 		},
 		func(w *deliveryProcess) { cutOff(ctx, t, w.name+" from Kafka", w.toKafka) },
@@ -530,7 +530,7 @@ func disturb(ctx context.Context, t *testing.T, workers []*deliveryProcess) {
 	}
 }
 
-// cutOff cuts a process off from servers, for longer than a lease and a member's session more often than not.
+// cutOff disconnects a process from servers, usually for longer than a lease and a member's session.
 func cutOff(ctx context.Context, t *testing.T, what string, networks ...*kittest.Network) {
 	t.Helper()
 	lasts, dropped := rand.N(20*time.Second), rand.IntN(2) == 0
@@ -548,7 +548,7 @@ func cutOff(ctx context.Context, t *testing.T, what string, networks ...*kittest
 	}
 }
 
-// All keys of a shard are in the partition that the shard's number says, if the number of partitions divides that of shards.
+// All keys of a shard are in the partition that the shard's number gives, if the number of partitions divides the number of shards.
 func TestShardsAreThoseOfThePartitions(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		key := rapid.StringN(1, -1, -1).Draw(rt, "key")

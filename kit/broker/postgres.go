@@ -15,13 +15,13 @@ import (
 	"github.com/millrace/millrace/kit/postgres/topics"
 )
 
-// Postgres is Watermill's SQL Pub/Sub in the service's own database, for small installations. Readers is the pool of the subscribers; Close
-// closes it.
+// Postgres makes a Broker from Watermill's SQL Pub/Sub in the service's own database, for small installations. Readers is the connection pool of the
+// subscribers; Close closes it.
 func Postgres(db, readers *sqlx.DB, logger watermill.LoggerAdapter) Broker {
 	return inPostgres{db, readers, logger}
 }
 
-// OpenPostgres is Postgres with readers of its own, which are opened with the DSN of the database.
+// OpenPostgres calls Postgres with a new connection pool for the subscribers, which it opens with dsn.
 func OpenPostgres(dsn string, db *sqlx.DB, logger watermill.LoggerAdapter) (Broker, error) {
 	readers, err := topics.OpenReaders(dsn)
 	if err != nil {
@@ -40,13 +40,13 @@ func (inPostgres) Name() string { return "topics" }
 
 func (inPostgres) Where() string { return "tables of PostgreSQL" }
 
-// Ensure creates nothing: topics are rows.
+// Ensure creates nothing, because topics are rows of a table.
 func (inPostgres) Ensure(context.Context, []string) (limit int, err error) { return math.MaxInt32, nil }
 
-// Missing finds none: topics are rows.
+// Missing returns none, because topics are rows of a table.
 func (inPostgres) Missing(context.Context, []string) ([]string, error) { return nil, nil }
 
-// LongestRetention has nothing to ask: TOPIC_RETENTION is compared when the settings are read.
+// LongestRetention returns zero values: the setting TOPIC_RETENTION is checked when the settings are read.
 func (inPostgres) LongestRetention([]string) (longest time.Duration, topic string, unknown []string, err error) {
 	return 0, "", nil, nil
 }
@@ -58,10 +58,10 @@ func (b inPostgres) Senders(func() int) (func() outbox.Sender, error) {
 	return outbox.BatchSender(publisher), err
 }
 
-// Refused is always false: a message that fits into the outbox fits into a topic.
+// Refused always returns false: a message that fits into the outbox fits into a topic.
 func (inPostgres) Refused(error) bool { return false }
 
-// TopicFault is always false: all topics are in one table.
+// TopicFault always returns false: all topics are in one table.
 func (inPostgres) TopicFault(error) bool { return false }
 
 func (b inPostgres) Subscriber(group string, _ messaging.Subscription) (message.Subscriber, error) {
