@@ -1,4 +1,4 @@
-// Package breaker puts circuit breakers in front of destinations, as a Watermill middleware that waits while the breaker is open.
+// Package breaker has circuit breakers for external services, with a Watermill middleware in which messages wait while the breaker is open.
 package breaker
 
 import (
@@ -12,12 +12,12 @@ import (
 	"github.com/sony/gobreaker"
 )
 
-// Default are the settings of a breaker that opens when half of at least ten requests within ten seconds have failed, and lets three requests
-// try again after five seconds.
+// Default returns the settings of a breaker that opens when at least half of ten or more requests within ten seconds have failed. After five seconds
+// the breaker lets three requests through to try again.
 func Default(name string) gobreaker.Settings { return Settings(name, 10, 0.5) }
 
-// Settings are those of a breaker that opens when a ratio, from 0 to 1, of at least minRequests within ten seconds have failed, and lets three
-// requests try again after five seconds.
+// Settings returns the settings of a breaker that opens when at least minRequests were made within ten seconds and at least the ratio of them, from 0
+// to 1, has failed. After five seconds the breaker lets three requests through to try again.
 func Settings(name string, minRequests uint32, ratio float64) gobreaker.Settings {
 	return gobreaker.Settings{
 		Name: name, MaxRequests: 3, Interval: 10 * time.Second, Timeout: 5 * time.Second,
@@ -27,19 +27,19 @@ func Settings(name string, minRequests uint32, ratio float64) gobreaker.Settings
 	}
 }
 
-// Options of a breaker.
+// Options are the options of a breaker.
 type Options struct {
-	// Failed tells which errors are failures of the destination. A refusal is not one. Required.
+	// Failed tells whether an error is a failure of the destination. A refusal is not a failure. Required.
 	Failed func(error) bool
 
-	// OnChange receives every state change: "closed", "half-open", "open". It must not call the breaker. Optional.
+	// OnChange is called on every change of the state, with "closed", "half-open" or "open". It must not call the breaker. Optional.
 	OnChange func(name, from, to string)
 
-	// Stopping ends the waiting of Middleware when the service stops. Optional.
+	// Stopping is closed when the service stops. Messages that wait in Middleware then return ErrStopping. Optional.
 	Stopping <-chan struct{}
 }
 
-// Breaker guards one destination.
+// Breaker is the circuit breaker of one destination. It is safe for concurrent use.
 type Breaker struct {
 	name    string
 	openFor time.Duration
@@ -51,25 +51,25 @@ type Breaker struct {
 	changes  []Change
 }
 
-// Change is a change of the state.
+// Change is a change of a breaker's state.
 type Change struct {
 	At       time.Time
 	From, To string
 }
 
-// maxChanges is the number of state changes that are kept.
+// maxChanges is the number of state changes that a breaker keeps.
 const maxChanges = 50
 
-// Snapshot is the state of a breaker. Requests and failures count since its last change or the beginning of its window.
+// Snapshot is the state of a breaker. Requests and Failures count since the last state change or the start of the ten-second window.
 type Snapshot struct {
 	Name               string
 	State              string // closed, half-open, open
 	Requests, Failures int
-	OpenedAt           time.Time // zero if it never was
-	Changes            []Change  // the last ones, oldest first
+	OpenedAt           time.Time // zero if the breaker never opened
+	Changes            []Change  // the last 50 state changes, oldest first
 }
 
-// ErrStopping says that the service stopped while a message waited for the breaker. It is a context.Canceled.
+// ErrStopping is returned if the service stops, or the message's context is done, while a message waits for the breaker. It wraps context.Canceled.
 var ErrStopping = stoppingError{}
 
 type stoppingError struct{}
@@ -77,7 +77,7 @@ type stoppingError struct{}
 func (stoppingError) Error() string { return "stopped while waiting for an open breaker" }
 func (stoppingError) Unwrap() error { return context.Canceled }
 
-// New makes a breaker from gobreaker's settings: its thresholds and times. OnStateChange of the settings is called too.
+// New makes a breaker with the thresholds and times of gobreaker's settings. It calls OnStateChange of the settings too.
 func New(settings gobreaker.Settings, o Options) *Breaker {
 	b := &Breaker{name: settings.Name, openFor: settings.Timeout, options: o}
 	inner := settings.OnStateChange
@@ -105,7 +105,7 @@ func (b *Breaker) changed(from, to string) {
 	b.changes = b.changes[max(0, len(b.changes)-maxChanges):]
 }
 
-// Snapshot reads the breaker.
+// Snapshot returns the current state of the breaker.
 func (b *Breaker) Snapshot() Snapshot {
 	state, counts := b.circuit.State(), b.circuit.Counts()
 	b.mu.Lock()
@@ -113,8 +113,8 @@ func (b *Breaker) Snapshot() Snapshot {
 	return Snapshot{b.name, state.String(), int(counts.Requests), int(counts.TotalFailures), b.openedAt, slices.Clone(b.changes)}
 }
 
-// Do runs f unless the breaker is open; then the error is gobreaker's ErrOpenState or ErrTooManyRequests. A panic is passed on, and does not
-// count as a failure of the destination.
+// Do calls f and returns its error. If the breaker is open, Do does not call f and returns gobreaker.ErrOpenState, or ErrTooManyRequests while the
+// breaker tries again. A panic of f is passed on and does not count as a failure of the destination.
 func (b *Breaker) Do(f func() error) error {
 	done, err := b.circuit.Allow()
 	if err != nil {
@@ -132,8 +132,8 @@ func IsOpen(err error) bool {
 	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests)
 }
 
-// Middleware makes messages wait while the breaker is open. Without it they would fail and be retried in a loop, or become dead letters
-// although nothing is wrong with them. Waiting pauses the partitions of this destination and no others.
+// Middleware makes messages wait while the breaker is open. Without it, messages would fail and be retried in a loop, or become dead letters although
+// nothing is wrong with them. The wait pauses only the partitions of this destination.
 func (b *Breaker) Middleware(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) (produced []*message.Message, err error) {
 		for {

@@ -49,20 +49,20 @@ func TestRefusalsAreNoFailures(t *testing.T) {
 
 func TestItOpensByRatio(t *testing.T) {
 	b := newBreaker(breaker.Options{})
-	for range 30 { // a third
+	for range 30 { // a third of the requests failed
 		_ = b.Do(func() error { return nil })
 		_ = b.Do(func() error { return nil })
 		_ = b.Do(func() error { return errDown })
 	}
 	require.Equal(t, "closed", b.Snapshot().State)
-	for range 31 { // now half of them
+	for range 31 { // half of the requests failed
 		_ = b.Do(func() error { return errDown })
 	}
 	require.Equal(t, "open", b.Snapshot().State)
 	require.True(t, breaker.IsOpen(b.Do(func() error { return nil })))
 }
 
-// Open means wait: the message is handled when the destination is back, it is neither failed nor dropped.
+// While the breaker is open, a message waits. It is handled when the destination is available again, and is neither failed nor dropped.
 func TestMiddlewareWaitsWhileOpen(t *testing.T) {
 	var changes []string
 	b := newBreaker(breaker.Options{OnChange: func(_, from, to string) { changes = append(changes, from+" to "+to) }})
@@ -92,8 +92,8 @@ func TestMiddlewareGivesUpWhenStopping(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled, "so that the message is nacked, and no dead letter")
 }
 
-// A breaker counts faults of its destination only. Bad elements (refused, hostile, too large, panicking, cancelled) do not open it for the
-// others, whatever their share is.
+// A breaker counts only the failures of its destination. Messages that are refused, hostile, too large, panicking or cancelled do not open it for the
+// other messages, whatever their share is.
 func TestBreakerIgnoresBadElements(t *testing.T) {
 	for name, bad := range map[string]func() error{
 		"refused":   func() error { return errRefused },

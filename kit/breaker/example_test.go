@@ -12,7 +12,7 @@ import (
 
 var errAway = errors.New("the payment provider does not answer")
 
-// A breaker opens when half of at least four calls have failed. Then it lets no call through.
+// A breaker opens when half of at least four calls have failed. Then it rejects every call.
 func Example() {
 	b := breaker.New(breaker.Settings("payments", 4, 0.5), breaker.Options{Failed: func(err error) bool { return errors.Is(err, errAway) }})
 	for range 5 {
@@ -27,7 +27,7 @@ func Example() {
 	// open turned away: true
 }
 
-// The middleware is one of Watermill's. While the breaker is open, messages wait, and do not fail.
+// The middleware works in any Watermill router. While the breaker is open, messages wait and do not fail.
 func ExampleBreaker_Middleware() {
 	b := breaker.New(breaker.Default("payments"), breaker.Options{Failed: func(err error) bool { return errors.Is(err, errAway) }})
 	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
