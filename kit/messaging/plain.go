@@ -161,8 +161,8 @@ func (e eventsThrough) Publish(ctx context.Context, event any) error {
 }
 
 // SagaHandlers makes the handlers of a saga's events for Watermill's EventGroupProcessor: one for each type of event, and one for each answer that a
-// participant may give through CommandInbox. Consumer is the name of the group. The key of the event that starts an instance must be the id of the
-// instance's subject.
+// participant may give through CommandInbox. Consumer is the name of the group. The key of the event that starts an instance must be the subject
+// of the instance.
 func SagaHandlers(consumer string, s *saga.Saga, m *manager.Manager, inbox cqrs.Inbox) (handlers []wcqrs.GroupEventHandler) {
 	for _, t := range append(s.EventTypes(), saga.AnswerTypes()...) {
 		handlers = append(handlers, typedHandler{t, func(ctx context.Context, body any) error {
