@@ -32,7 +32,7 @@ func transaction(t *testing.T, c kafka.Config, topic, id string, texts []string,
 	for _, text := range texts {
 		p.Input() <- &sarama.ProducerMessage{Topic: topic, Key: sarama.StringEncoder("k"), Value: sarama.StringEncoder(text), Partition: 0}
 		select {
-		case <-p.Successes(): // it is in the log
+		case <-p.Successes(): // the record is in the log
 		case err := <-p.Errors():
 			require.NoError(t, err)
 		}
@@ -40,7 +40,7 @@ func transaction(t *testing.T, c kafka.Config, topic, id string, texts []string,
 	require.NoError(t, end(p))
 }
 
-// Records of aborted transactions are not read: by the subscriber, by the tools. The aborted ones are the last of the log.
+// The subscriber and the tools do not read records of aborted transactions. Here the aborted records are the last records of the log.
 func TestReadCommittedSkipsAbortedTransactions(t *testing.T) {
 	if os.Getenv("KAFKA_BROKERS") == "" {
 		t.Skip("needs a real Kafka, which has transactions as they are in production: set KAFKA_BROKERS")
@@ -85,8 +85,7 @@ func TestReadCommittedSkipsAbortedTransactions(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// Records have the time of the clock that the producer was given, not of the host: Kafka refuses records from the future, and that is a
-// fault of the topic.
+// Records have the time of the producer's clock, not of the host. Kafka refuses records from the future, and this is a fault of the topic.
 func TestRecordTimestampsAreTheGivenClocks(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)

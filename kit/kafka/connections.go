@@ -1,5 +1,5 @@
-// The client of a Producer. A client that a broker has rejected is replaced, and what it still sends is aborted first, so that nothing is sent twice out of
-// order. TestProducerEpochsAreUsedUp and TestProducerFollowsALeaderThatMoves show it.
+// The client of a Producer. A client that a broker has rejected is replaced. The unfinished requests of the old client are aborted first, so that no
+// message is sent twice out of order. TestProducerEpochsAreUsedUp and TestProducerFollowsALeaderThatMoves show it.
 
 package kafka
 
@@ -14,13 +14,13 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// errNotSent marks errors of messages of which surely nothing was sent.
+// errNotSent marks the error of a message that was certainly not sent.
 var errNotSent = errors.New("not sent")
 
-// anew starts a new epoch: the broker rejects a request of the old epoch that arrives later.
+// anew starts a new producer epoch: the broker rejects a request of the old epoch that arrives later.
 func (p *Producer) anew() {
 	clear(p.sequences)
-	if p.epoch == math.MaxInt16-1 { // the next one is no epoch
+	if p.epoch == math.MaxInt16-1 { // MaxInt16 is not a valid epoch
 		p.stale = true
 		return
 	}
@@ -38,7 +38,7 @@ func (p *Producer) connect() error {
 		return p.failed
 	}
 	s := p.config.sarama()
-	s.Producer.Idempotent = true // for the client's InitProducerID; the rest is what it asks for
+	s.Producer.Idempotent = true // required by InitProducerID; the settings below are required by Idempotent
 	s.Producer.RequiredAcks = sarama.WaitForAll
 	s.Net.MaxOpenRequests = 1
 	s.Net.ReadTimeout = 15 * time.Second
@@ -67,12 +67,12 @@ func (p *Producer) connect() error {
 
 func (p *Producer) disconnect() {
 	if p.client != nil {
-		_ = p.client.Close() // nothing is on its way
+		_ = p.client.Close() // no request is unfinished
 		p.client = nil
 	}
 }
 
-// connections are the connections of a client, which can be closed at once. Sarama closes a connection only after its responses have arrived.
+// connections holds the connections of a client so that they can be closed at once. Sarama closes a connection only after its responses have arrived.
 type connections struct {
 	dialer dialer
 	mu     sync.Mutex
@@ -90,15 +90,15 @@ func (c *connections) Dial(network, address string) (net.Conn, error) {
 	return conn, err
 }
 
-// abort closes all connections. The operating system drops unsent data: an incomplete request has no effect.
+// abort closes all connections. The operating system drops unsent data, and an incomplete request has no effect.
 func (c *connections) abort() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, conn := range c.open {
 		if tcp, ok := conn.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0) // at worst it is sent
+			_ = tcp.SetLinger(0) // if this fails, the unsent data may still be sent
 		}
-		_ = conn.Close() // the client may have closed it before
+		_ = conn.Close() // the client may have closed the connection before
 	}
 	c.open = nil
 }

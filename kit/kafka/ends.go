@@ -1,5 +1,5 @@
-// The ends of a topic's partitions, which a LocalProducer asks Kafka for: what was sent before it held its leases is below them. TestOfferDoesNotWaitForKafka,
-// TestTopicMadeAgainBeforeTheFirstSession and TestMemberKeepsItsPartitionsWhileKafkaIsAway show it.
+// The end offsets of a topic's partitions, which a LocalProducer requests from Kafka: messages that were sent before the producer had its leases are
+// below them. TestOfferDoesNotWaitForKafka, TestTopicMadeAgainBeforeTheFirstSession and TestMemberKeepsItsPartitionsWhileKafkaIsAway show it.
 
 package kafka
 
@@ -11,25 +11,25 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// topicEnds are the ends of a topic's partitions, which a goroutine asks Kafka for.
+// topicEnds are the end offsets of a topic's partitions, which a goroutine requests from Kafka.
 type topicEnds struct {
-	client   sarama.Client // that was asked
+	client   sarama.Client // the client of the request
 	answered chan struct{}
-	offsets  []int64 // by partition
-	remade   int     // how often the subscriber had found another topic of this name when they were asked for
+	offsets  []int64 // the end offsets by partition
+	remade   int     // Subscriber.Remade of the topic when the request began
 	err      error
-	compared time.Time // when the number of partitions was last compared
+	compared time.Time // when the number of partitions was last checked
 }
 
-// A message waits for Kafka's answer for maxEndWait. After an error or no answer, messages are sent for retryEndAfter without asking again. While keys are claimed, the
-// number of partitions is compared each compareEvery.
+// A message waits up to maxEndWait for the end offsets. After an error, messages are sent to Kafka for retryEndAfter before the offsets are requested
+// again. While keys are claimed, the number of partitions is checked every compareEvery.
 const (
 	maxEndWait    = 100 * time.Millisecond
 	retryEndAfter = time.Second
 	compareEvery  = time.Second
 )
 
-// compareNow is compare with the client of the producer, which may be a new one. The goroutine that uses the Producer calls it.
+// compareNow calls compare with the current client of the producer. Only the goroutine that uses the Producer calls it.
 func (l *LocalProducer) compareNow(topic string) {
 	l.mu.Lock()
 	if ends := l.ends[topic]; ends != nil && l.client != nil {
@@ -39,7 +39,7 @@ func (l *LocalProducer) compareNow(topic string) {
 	l.compare(topic)
 }
 
-// compare forgets the ends of a topic that has another number of partitions now. It may ask Kafka if the topic does not exist.
+// compare discards the end offsets of a topic whose number of partitions has changed. It may send a request to Kafka if the topic does not exist.
 func (l *LocalProducer) compare(topic string) {
 	l.mu.Lock()
 	ends := l.endsOf(topic)
@@ -58,7 +58,7 @@ func (l *LocalProducer) compare(topic string) {
 	}
 }
 
-// await asks for the ends of a topic's partitions if that was not done yet, and waits for the answer.
+// await requests the end offsets of a topic if they were not requested yet, and then waits for them up to maxEndWait.
 func (l *LocalProducer) await(topic string) {
 	l.mu.Lock()
 	asked := l.ends[topic] == nil
@@ -76,8 +76,8 @@ func (l *LocalProducer) await(topic string) {
 	}
 }
 
-// endsOf are the ends of a topic's partitions at some time after the last Forget; nil if they are not known. Messages that are sent while Kafka is asked
-// are in sent too. It is called under the lock.
+// endsOf returns the end offsets of a topic's partitions at some time after the last Forget; nil if they are not known. Messages that are sent during
+// the request are also in sent. The caller holds the lock.
 func (l *LocalProducer) endsOf(topic string) *topicEnds {
 	ends := l.ends[topic]
 	if ends == nil {
@@ -101,7 +101,7 @@ func (l *LocalProducer) endsOf(topic string) *topicEnds {
 	return ends
 }
 
-// ask begins to ask Kafka for the ends of a topic's partitions, unless that failed a moment ago. It is called under the lock.
+// ask starts a request for the end offsets of a topic's partitions, unless a request failed less than retryEndAfter ago. The caller holds the lock.
 func (l *LocalProducer) ask(topic string) {
 	client := l.client
 	if client == nil || time.Now().Before(l.later[topic]) {
@@ -120,7 +120,7 @@ func (l *LocalProducer) ask(topic string) {
 		}
 		ends.offsets = make([]int64, len(partitions))
 		for _, partition := range partitions {
-			if ends.err == nil && int(partition) >= len(partitions) { // Kafka numbers them from 0
+			if ends.err == nil && int(partition) >= len(partitions) { // Kafka numbers partitions from 0
 				ends.err = fmt.Errorf("partition %d of %d", partition, len(partitions))
 			}
 			if ends.err == nil {
@@ -130,7 +130,7 @@ func (l *LocalProducer) ask(topic string) {
 	}()
 }
 
-// askAll asks for the ends of the topics for which that was not done yet.
+// askAll requests the end offsets of the topics for which they were not requested yet.
 func (l *LocalProducer) askAll() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

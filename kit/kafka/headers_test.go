@@ -17,7 +17,7 @@ func record(key string, pairs ...string) *sarama.ConsumerMessage {
 	return r
 }
 
-// A saga's consumer keeps the order of sagas: by the header of today, by that of older versions, and by what Debezium makes of either.
+// A saga's consumer orders by saga: by the current header, by its former name, and by the header that Debezium makes of either.
 func TestOrderKeyOfASaga(t *testing.T) {
 	for want, r := range map[string]*sarama.ConsumerMessage{
 		"today":    record("key", cqrs.HeaderSagaID, "today"),
@@ -32,7 +32,7 @@ func TestOrderKeyOfASaga(t *testing.T) {
 	}
 }
 
-// A header named headers is another service's own, unless the record has nothing else.
+// A header with the name headers belongs to another service, unless the record has no other headers.
 func TestReservedHeaderOfAnUnknownProducer(t *testing.T) {
 	require.Equal(t, "1", headersOf(record("k", "ce_id", "1", "headers", `{"ce_id":"2"}`))[cqrs.HeaderID])
 	require.JSONEq(t, `{"ce_id":"2"}`, headersOf(record("k", "ce_id", "1", "headers", `{"ce_id":"2"}`))["headers"])

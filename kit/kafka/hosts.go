@@ -9,17 +9,17 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// hosts is a sarama.BalanceStrategy that assigns partitions to hosts, not to members: of the members on one host, the one that joined first
-// gets the partitions, and the others stand by.
+// hosts is a sarama.BalanceStrategy that assigns partitions to hosts instead of members. Of the members on a host, the member whose instance started
+// first gets the partitions, and the other members are on standby.
 type hosts struct {
 	self   MemberMetadata
 	ranges sarama.BalanceStrategy
 }
 
-// MemberMetadata is the metadata that a member sends to the leader of its group.
+// MemberMetadata is the metadata that a member of a consumer group sends to the leader of its group.
 type MemberMetadata struct {
-	Host  string    `json:"machine"` // empty: a host of its own
-	Since time.Time `json:"since"`   // start of the instance
+	Host  string    `json:"machine"` // the name of the host; empty: the member counts as a host of its own
+	Since time.Time `json:"since"`   // when the instance started
 }
 
 func newHosts(self MemberMetadata) sarama.BalanceStrategy {
@@ -29,8 +29,8 @@ func newHosts(self MemberMetadata) sarama.BalanceStrategy {
 // Name implements sarama.BalanceStrategy.
 func (hosts) Name() string { return "millrace-machines" }
 
-// Plan implements sarama.BalanceStrategy. It assigns ranges to the working members in the order of their ids, which begin with the client's
-// id. So messages of one key come to the same member on all topics.
+// Plan implements sarama.BalanceStrategy. It assigns ranges of partitions to the working members in the order of their ids, which begin with the
+// client id. So the same member gets the messages of a key on all topics.
 func (m hosts) Plan(members map[string]sarama.ConsumerGroupMemberMetadata, topics map[string][]int32) (sarama.BalanceStrategyPlan, error) {
 	plan := sarama.BalanceStrategyPlan{}
 	for topic, partitions := range topics {
@@ -47,7 +47,7 @@ func (m hosts) Plan(members map[string]sarama.ConsumerGroupMemberMetadata, topic
 	return plan, nil
 }
 
-// working returns the members that get partitions of a topic: one for each host. A member without a host is a host of its own.
+// working returns the members that get partitions of a topic: one for each host. A member without a host counts as a host of its own.
 func working(members map[string]sarama.ConsumerGroupMemberMetadata, topic string) map[string]sarama.ConsumerGroupMemberMetadata {
 	type candidate struct {
 		id    string

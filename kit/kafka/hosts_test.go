@@ -11,8 +11,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Each partition of each topic is assigned to one member, hosts get equal parts, and of the members of a host that subscribe to a topic only
-// the one that joined first gets partitions.
+// Each partition of each topic is assigned to one member. Hosts get equal shares. Of the members of a host that subscribe to a topic, only the member
+// whose instance started first gets partitions.
 func TestHosts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		topics := map[string][]int32{}

@@ -1,6 +1,6 @@
-// Package kafka connects a service to Apache Kafka: a batching producer for the outbox relay, a key-ordered subscriber for records in
-// CloudEvents' form, the creation of topics, and security. Producer and subscriber do not fail when the broker is unavailable: they connect
-// when they are used, and retry.
+// Package kafka connects a service to Apache Kafka. It has a batching producer for the outbox relay, a key-ordered subscriber for records in
+// CloudEvents form, functions that create and check topics, and the security settings. Producer and subscriber do not fail when the broker is
+// unavailable: they connect when they are used, and retry.
 package kafka
 
 import (
@@ -23,39 +23,40 @@ import (
 	"github.com/millrace/millrace/kit/kafka/keyordered"
 )
 
-// Config is the connection to the brokers.
+// Config is the configuration of the connection to the brokers.
 type Config struct {
 	Brokers []string
 
 	// ClientID is the client id that brokers see.
 	ClientID string
 
-	// Instance identifies this instance. It is part of the ids of group members, by which groups assign the partitions with the same numbers of
-	// all topics to one instance: messages of one key then come to one instance, on whichever topic.
+	// Instance identifies this instance. It is part of the client ids of group members, by which groups assign the same partition numbers of all
+	// topics to one instance: the messages of a key then reach the same instance on every topic.
 	Instance string
 
-	// Member is the host of this instance. Of the members of a group on one host, one works.
+	// Member is the host of this instance and its start time. Of a group's members on one host, only one gets partitions.
 	Member MemberMetadata
 
-	// InstanceID makes this a static member of its groups: an instance that restarts within the session timeout gets its partitions back at
-	// once. It must differ between instances. Empty: a dynamic member, which hands its partitions over when it stops.
+	// InstanceID makes this instance a static member of its groups: an instance that restarts within the session timeout keeps its partitions. It
+	// must differ between instances. Empty: a dynamic member, which gives up its partitions when it stops.
 	InstanceID string
 
-	// GroupBytes limits the records in flight of a group, and FetchBytes the bytes of one fetch of a partition. Default: 64 MiB and 256 KiB.
+	// GroupBytes limits the bytes of the records in flight of a group; default 64 MiB. FetchBytes limits one fetch of a partition; its default and
+	// maximum are 256 KiB.
 	GroupBytes int
 	FetchBytes int32
 
 	// Records converts records into messages. Default: CloudEvents.
 	Records wkafka.Unmarshaler
 
-	// Security must pass its Check.
+	// Security is the encryption and authentication. Call Security.Check first, because connections do not report its faults.
 	Security Security
 
-	// Dial opens a connection to a broker, for example through a tunnel. It has three seconds. Nil: as net.Dialer does.
+	// Dial opens a connection to a broker, for example through a tunnel. Its ctx ends after three seconds. Nil: net.Dialer is used.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// init turns off sarama's metrics of each record and request, which nothing reads. The kit has metrics of its own.
+// init turns off sarama's metrics of each record and request, which nothing reads. This library has its own metrics.
 func init() { metrics.UseNilMetrics = true } //nolint:gochecknoinits // before any client is made
 
 func (c Config) records() wkafka.Unmarshaler {
@@ -74,9 +75,9 @@ func (c Config) sarama() *sarama.Config {
 	s.Net.WriteTimeout = 10 * time.Second
 	s.Metadata.Retry.Max = 2
 	s.Metadata.Retry.Backoff = 250 * time.Millisecond
-	s.Metadata.RefreshFrequency = time.Minute        // for so long a producer sends by a former number of partitions
-	s.Metadata.AllowAutoTopicCreation = false        // EnsureTopics makes topics, with the right number of partitions
-	s.Consumer.IsolationLevel = sarama.ReadCommitted // records of aborted transactions never happened
+	s.Metadata.RefreshFrequency = time.Minute        // also how long a producer may use a former number of partitions
+	s.Metadata.AllowAutoTopicCreation = false        // EnsureTopics creates topics with the right number of partitions
+	s.Consumer.IsolationLevel = sarama.ReadCommitted // records of aborted transactions must not be read
 	c.Security.apply(s)
 	if c.Dial != nil {
 		s.Net.Proxy.Enable, s.Net.Proxy.Dialer = true, dialer{c.Dial, s.Net.DialTimeout}
@@ -84,7 +85,7 @@ func (c Config) sarama() *sarama.Config {
 	return s
 }
 
-// dialer is a Dial function as sarama calls it.
+// dialer makes a Dial function a sarama proxy dialer.
 type dialer struct {
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	timeout time.Duration
@@ -96,18 +97,18 @@ func (d dialer) Dial(network, address string) (net.Conn, error) {
 	return d.dial(ctx, network, address)
 }
 
-// allHeaders is the header in which Debezium's event router puts the outbox's column of the same name: all of a message's, as JSON.
-// formerAllHeaders is its name in older versions, which counts if the record has no headers of CloudEvents beside it: another service may
+// allHeaders is the header in which Debezium's event router puts the outbox column of the same name: all headers of a message, as JSON.
+// formerAllHeaders is its name in older versions. Either is used only if the record has no CloudEvents id of its own, because another service may
 // have a header of that name.
 const (
 	allHeaders       = "millrace_headers"
 	formerAllHeaders = "headers"
 )
 
-// headersOf returns the headers of a record; where a name is there twice, the last one.
+// headersOf returns the headers of a record. If a name occurs twice, the last value counts.
 func headersOf(record *sarama.ConsumerMessage) message.Metadata {
 	metadata := make(message.Metadata, len(record.Headers)+1)
-	var values strings.Builder // all in one piece
+	var values strings.Builder // one allocation for all values
 	for _, h := range record.Headers {
 		values.Write(h.Value)
 	}
@@ -130,7 +131,7 @@ func headersOf(record *sarama.ConsumerMessage) message.Metadata {
 	return metadata
 }
 
-// orderKey is the key by which a record is ordered: the header keyHeader, or the record's key.
+// orderKey returns the key by which a record is ordered: the value of the header keyHeader, or the record's key if it has no such header.
 func orderKey(record *sarama.ConsumerMessage, keyHeader string) string {
 	if keyHeader != "" {
 		if value, ok := header(record, keyHeader); ok {
@@ -140,7 +141,7 @@ func orderKey(record *sarama.ConsumerMessage, keyHeader string) string {
 	return string(record.Key)
 }
 
-// header is the header of a record with a name, or the one with a former name of it.
+// header returns the value of a record's header, by its current or former name.
 func header(record *sarama.ConsumerMessage, wanted string) (value string, found bool) {
 	for _, h := range record.Headers {
 		switch name := string(h.Key); name {
@@ -161,13 +162,13 @@ func header(record *sarama.ConsumerMessage, wanted string) (value string, found 
 	return "", false
 }
 
-// CloudEvents converts records in CloudEvents' binary form, and any other records, into messages.
+// CloudEvents converts records into messages: records in the binary content mode of CloudEvents, and any other records.
 type CloudEvents struct{}
 
-// Unmarshal implements wkafka.Unmarshaler. It never fails, because an error would end the consumption of the partition: a record that cannot
-// be decoded becomes a dead letter later. A record without an id gets one made of its offset, its time and its content, because a topic that
-// was recreated has another record at the same offset. The record's key takes precedence over the header with the same meaning, because Kafka
-// and the subscriber order by the key.
+// Unmarshal implements wkafka.Unmarshaler. It never fails, because an error would stop the consumption of the partition: a record that cannot be
+// decoded becomes a dead letter later. A record without an id gets an id that is made from its topic, partition, offset, time and content. The offset
+// alone is not enough, because a recreated topic has another record at the same offset. The record's key replaces the header with the same meaning,
+// because Kafka and the subscriber order by the record's key.
 func (CloudEvents) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, error) {
 	metadata := headersOf(record)
 	id := metadata[cqrs.HeaderID]
@@ -185,7 +186,7 @@ func (CloudEvents) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, 
 	return msg, nil
 }
 
-// names has the kit's header names, so that a known name is not allocated for each record.
+// names maps the known header names to themselves, so that nameOf does not allocate a known name for each record.
 var names = func() map[string]string {
 	known := map[string]string{}
 	for _, name := range cqrs.Headers {
@@ -201,7 +202,7 @@ func nameOf(key []byte) string {
 	return string(key)
 }
 
-// fetchBytes is the size of a fetch of a partition. It is small, because there are many partitions, and more is prefetched than is needed.
+// fetchBytes returns the size of a fetch of a partition. It is small because there are many partitions and sarama prefetches more than is needed.
 func (c Config) fetchBytes() int32 {
 	if c.FetchBytes > 0 {
 		return min(c.FetchBytes, 256<<10)
@@ -209,19 +210,19 @@ func (c Config) fetchBytes() int32 {
 	return 256 << 10
 }
 
-// consumer is the configuration of a member of a group.
+// consumer returns sarama's configuration of a group member.
 func (c Config) consumer() *sarama.Config {
 	s := c.sarama()
 	s.Consumer.Return.Errors = true
-	s.Consumer.MaxWaitTime = time.Second // a fetch that finds nothing is answered after that; one that finds something, at once
+	s.Consumer.MaxWaitTime = time.Second // a fetch without records is answered after this time, a fetch with records at once
 	s.Consumer.Fetch.Default = c.fetchBytes()
 	s.ChannelBufferSize = 64
-	s.Consumer.Offsets.Initial = sarama.OffsetOldest // a new group begins at the beginning: nothing is skipped
+	s.Consumer.Offsets.Initial = sarama.OffsetOldest // a new group starts at the oldest record, so that it skips none
 	s.Consumer.Group.InstanceId = c.InstanceID
-	s.Consumer.Group.Session.Timeout = 6 * time.Second    // the least that brokers allow by default
-	s.Consumer.Group.Heartbeat.Interval = 2 * time.Second // a third of it, as usual: each group sends its own
+	s.Consumer.Group.Session.Timeout = 6 * time.Second    // the minimum that brokers allow by default
+	s.Consumer.Group.Heartbeat.Interval = 2 * time.Second // a third of the session timeout, as usual; each group sends its own heartbeats
 	s.Consumer.Group.Rebalance.Timeout = 10 * time.Second
-	// The others are what instances of older versions know.
+	// Range and sticky are the strategies of older versions, with which this instance may share a group.
 	s.ClientID += "-" + c.Instance
 	s.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{
 		newHosts(c.Member), sarama.NewBalanceStrategyRange(), sarama.NewBalanceStrategySticky(),
@@ -229,18 +230,19 @@ func (c Config) consumer() *sarama.Config {
 	return s
 }
 
-// SubscriberOptions are the options of a subscriber. All may be zero.
+// SubscriberOptions are the options of a subscriber. Every field may be zero.
 type SubscriberOptions struct {
 	KeyHeader   string                                     // the header whose value is the key, if a record has it
-	Run         int                                        // how many messages of a key are in flight at once
-	Skip        func(header func(name string) string) bool // tells by its headers whether a record need not be delivered (keyordered.Config.Skip)
+	Run         int                                        // maximum number of messages of a key that are in flight at once (keyordered.Config.Run)
+	Skip        func(header func(name string) string) bool // tells by the headers whether a record need not be delivered (keyordered.Config.Skip)
 	KeepOffline func() bool                                // keyordered.Config.KeepOffline
 	Unavailable func() bool                                // keyordered.Config.Unavailable
 	OnMissing   func(topic string)                         // keyordered.Config.OnMissing
 }
 
-// NewSubscriber makes a key-ordered subscriber for a group. The key is that of the header keyHeader, if a record has it, else the record's. A
-// message's cqrs.Turn is in its context: up to run messages of a key are in flight at once, and take their turns.
+// NewSubscriber makes a key-ordered subscriber for a consumer group. The key of a record is the value of the header o.KeyHeader, or the record's key
+// without such a header. The context of each message holds its cqrs.Turn, by which up to o.Run messages of a key that are in flight at once keep
+// their order. It does not connect; an error is about the configuration.
 func NewSubscriber(c Config, group string, o SubscriberOptions, logger watermill.LoggerAdapter) (*keyordered.Subscriber, error) {
 	var skip func(*sarama.ConsumerMessage) bool
 	if o.Skip != nil {

@@ -40,7 +40,7 @@ func topic(t *testing.T, c kafka.Config) string {
 	return name
 }
 
-// A search for missing topics creates none.
+// MissingTopics creates no topic.
 func TestMissingTopics(t *testing.T) {
 	c := config(t)
 	exists, missing := topic(t, c), "test."+uuid.NewString()
@@ -51,7 +51,7 @@ func TestMissingTopics(t *testing.T) {
 	}
 }
 
-// A subscriber that is stopped repeatedly while it works finishes its messages in flight, and no message is delivered twice.
+// A subscriber that is closed repeatedly while messages are in flight finishes these messages, and no message is delivered twice.
 func TestStopFinishesMessagesInFlight(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)
@@ -86,7 +86,7 @@ func TestStopFinishesMessagesInFlight(t *testing.T) {
 					msg.Ack()
 				})
 			case <-stopAfter:
-				if round%2 == 0 { // the router's way: context first, then Close
+				if round%2 == 0 { // the router cancels the context first, then calls Close
 					cancel()
 				}
 				go func() { closed <- s.Close() }()
@@ -108,7 +108,7 @@ func TestStopFinishesMessagesInFlight(t *testing.T) {
 	require.Zero(t, torn)
 }
 
-// A broker that is away when we start is waited for.
+// Subscribe waits for a broker that is unavailable at the start.
 func TestSubscribeWaitsForAnUnavailableBroker(t *testing.T) {
 	dir := t.TempDir()
 	broker, err := embedded.StartKafka(dir, 0)
@@ -179,7 +179,7 @@ func TestTopicsAreLeftAsTheyAre(t *testing.T) {
 	require.Len(t, partitions, 4)
 }
 
-// A topic that is deleted and created again has another record in the same place: without an id of its own, it must not get the other's.
+// A recreated topic has another record at the same offset. If that record has no id, it must not get the id of the earlier record.
 func TestARecordWithoutAnIDIsNotTheOneOfAnEarlierTopic(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)

@@ -22,7 +22,7 @@ import (
 	"github.com/millrace/millrace/kit/kittest"
 )
 
-// produce sends messages numbered from 0 on over some keys, in order, by the producer.
+// produce sends messages, numbered from 0, with the producer. The messages have some keys in turn.
 func produce(t *testing.T, c kafka.Config, topic string, n, keys int) {
 	t.Helper()
 	produceFrom(t, c, topic, 0, n, keys)
@@ -55,8 +55,8 @@ func produceFrom(t *testing.T, c kafka.Config, topic string, first, n, keys int)
 	}
 }
 
-// Members come and go while many messages of each partition are in flight: each message is handled, and those of a key in order; what comes
-// again comes in order too.
+// Members join and leave while many messages of each partition are in flight. Each message is handled, the messages of a key are handled in order,
+// and redelivered messages are in order too.
 func TestKeysKeepTheirOrderWhileMembersComeAndGo(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)
@@ -112,7 +112,7 @@ func TestKeysKeepTheirOrderWhileMembersComeAndGo(t *testing.T) {
 	t.Logf("at most %d in flight, %d redelivered", most, again)
 }
 
-// The producer puts a key into the partition into which Watermill's publisher puts it, and refuses what is too large for itself alone.
+// The producer chooses the same partition for a key as Watermill's publisher, and refuses only the message that is too large.
 func TestProducerRecords(t *testing.T) {
 	c := config(t)
 	ours, theirs := topic(t, c), topic(t, c)
@@ -157,7 +157,7 @@ func TestProducerRecords(t *testing.T) {
 	}
 	var topics []string
 	var messages []*message.Message
-	for range 40 { // more than fits into one batch
+	for range 40 { // more than one batch holds
 		topics, messages = append(topics, ours), append(messages, messageOf("key-1", 500))
 	}
 	for _, err := range p.Send(context.Background(), topics, messages) {
@@ -171,7 +171,7 @@ func TestProducerRecords(t *testing.T) {
 	require.Error(t, errs[0])
 }
 
-// recreate deletes a topic and makes it again.
+// recreate deletes a topic and creates it again.
 func recreate(t *testing.T, c kafka.Config, name string) {
 	t.Helper()
 	admin, err := kafka.NewAdmin(c)
@@ -183,14 +183,14 @@ func recreate(t *testing.T, c kafka.Config, name string) {
 	}, 60*time.Second, 20*time.Millisecond)
 }
 
-// TestRecreatedTopicIsReadFromItsBeginning deletes and recreates a topic that is consumed, with more records than the old one had. No member
-// goes on at an offset in the old topic: every record is handled.
+// TestRecreatedTopicIsReadFromItsBeginning deletes and recreates a topic that is consumed, with more records than the old topic had. No member
+// continues at an offset of the old topic: every record is handled.
 func TestRecreatedTopicIsReadFromItsBeginning(t *testing.T) {
 	t.Parallel()
 	soon, late := 100*time.Millisecond, 4*time.Second
 	for name, c := range map[string]struct {
-		checks []time.Duration // of the members: how often each looks
-		down   bool            // while the topic is recreated
+		checks []time.Duration // how often each member checks its topic
+		down   bool            // no member runs while the topic is recreated
 	}{
 		"one member":                              {checks: []time.Duration{soon}},
 		"two members":                             {checks: []time.Duration{soon, soon}},
@@ -239,7 +239,7 @@ func TestRecreatedTopicIsReadFromItsBeginning(t *testing.T) {
 			}
 			stop := start()
 			require.Eventually(t, handled(200), 60*time.Second, 50*time.Millisecond)
-			time.Sleep(3 * time.Second) // all members have joined, and their offsets are committed, which is done each second
+			time.Sleep(3 * time.Second) // all members have joined and committed their offsets, which they do every second
 			if c.down {
 				stop()
 			}
@@ -258,8 +258,8 @@ func TestRecreatedTopicIsReadFromItsBeginning(t *testing.T) {
 	}
 }
 
-// TestAddedPartitionsAreRead adds partitions to a topic that is consumed, by members that check it at different times. Records of the new partitions are handled soon,
-// and each once: sarama alone reads them after its next refresh of the metadata, ten minutes later by default.
+// TestAddedPartitionsAreRead adds partitions to a topic that is consumed by members that check it at different times. Records of the new partitions
+// are handled soon and once each. Sarama alone would read them only after its next refresh of the metadata, ten minutes later by default.
 func TestAddedPartitionsAreRead(t *testing.T) {
 	t.Parallel()
 	cluster := config(t)
@@ -288,7 +288,7 @@ func TestAddedPartitionsAreRead(t *testing.T) {
 		t.Cleanup(func() { require.NoError(t, s.Close()) })
 	}
 	require.Eventually(t, func() bool { return handled() == 200 }, 60*time.Second, 50*time.Millisecond)
-	time.Sleep(3 * time.Second) // both have joined
+	time.Sleep(3 * time.Second) // both members have joined
 
 	admin, err := kafka.NewAdmin(cluster)
 	require.NoError(t, err)
@@ -311,7 +311,7 @@ func TestAddedPartitionsAreRead(t *testing.T) {
 	}
 }
 
-// A member that lags behind the retention goes on with the oldest record that is left.
+// A member that is slower than the retention of its topic continues with the oldest remaining record.
 func TestMemberGoesOnAfterItsRecordsWereDeleted(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)

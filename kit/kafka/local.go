@@ -1,6 +1,7 @@
-// Messages that do not travel: a producer that can hand a message to a subscriber of this process. It keeps the order of a key, because the relay that holds the
-// key's lease is the only one that sends its messages: what was sent before is known from the end of the partition when the lease began, and from the offsets that
-// Kafka returned since. TestOfferDoesNotWaitForKafka, TestMemberKeepsItsPartitionsWhileKafkaIsAway and kit/broker's TestLocalDeliveryKeepsKeyOrder show it.
+// Local delivery: a producer that can deliver a message to a subscriber of this process without Kafka. The order of a key is kept because only the
+// relay that holds the key's lease sends its messages. The relay knows which messages it must wait for: those below the partition's end at the start
+// of the lease, and those whose offsets Kafka returned since. TestOfferDoesNotWaitForKafka, TestMemberKeepsItsPartitionsWhileKafkaIsAway and
+// kit/broker's TestLocalDeliveryKeepsKeyOrder show it.
 
 package kafka
 
@@ -18,17 +19,17 @@ import (
 	"github.com/millrace/millrace/kit/kafka/keyordered"
 )
 
-// LocalProducer is a Producer that can also hand a message to a subscriber of this process, if that has the partition of the message's key and has
-// received everything that was sent to Kafka for the key before. It implements outbox.Local.
+// LocalProducer is a Producer that can also deliver a message to a subscriber of this process, if that subscriber has the partition of the message's
+// key and has received all earlier messages of the key from Kafka. It implements outbox.Local. Only Claim may be called concurrently.
 type LocalProducer struct {
 	*Producer
 	subscribers func() map[string]*keyordered.Subscriber // by topic; messages of other topics are sent to Kafka
 
-	mu    sync.Mutex // of what follows, because any goroutine calls Claim; the rest is for the goroutine that uses the Producer
+	mu    sync.Mutex // protects the fields below, because any goroutine calls Claim; only the goroutine that uses the Producer uses the other fields
 	hash  sarama.Partitioner
-	ends  map[string]*topicEnds // by topic, asked for after the last Forget
-	sent  map[keyOf]int64       // offsets after the last messages that were sent since, by key; unknown if Kafka did not tell
-	later map[string]time.Time  // the ends of a topic are not asked for before, because Kafka did not tell
+	ends  map[string]*topicEnds // by topic, requested after the last Forget
+	sent  map[keyOf]int64       // offsets after the last messages sent since then, by key; unknown if Kafka did not return them
+	later map[string]time.Time  // by topic: when its end offsets may be requested again after a failure
 }
 
 // unknown is an offset that no subscriber has reached.
@@ -36,15 +37,16 @@ const unknown = math.MaxInt64
 
 type keyOf struct{ topic, key string }
 
-// maxSent is how many keys are remembered one by one. Then they are forgotten, and the ends of their partitions are asked for again.
+// maxSent is the maximum number of keys in sent. When it is reached, Forget discards them and requests the end offsets of their partitions again.
 const maxSent = 10_000
 
-// NewLocalProducer makes a LocalProducer. Subscribers returns the subscribers of this process that handle a topic alone, by topic; the map is not changed afterwards.
+// NewLocalProducer makes a LocalProducer. Subscribers returns, by topic, the subscribers of this process whose group alone consumes the topic; it
+// must not change the map after returning it.
 func NewLocalProducer(p *Producer, subscribers func() map[string]*keyordered.Subscriber) *LocalProducer {
 	return &LocalProducer{Producer: p, subscribers: subscribers, hash: sarama.NewHashPartitioner(""), ends: map[string]*topicEnds{}, sent: map[keyOf]int64{}, later: map[string]time.Time{}}
 }
 
-// Send is that of Producer.
+// Send sends messages as Producer.Send does, and records the offsets that Kafka returns.
 func (l *LocalProducer) Send(ctx context.Context, topics []string, messages []*message.Message) []error {
 	l.accepted = func(base int64, rows []int) {
 		for n, i := range rows {
@@ -54,23 +56,23 @@ func (l *LocalProducer) Send(ctx context.Context, topics []string, messages []*m
 	errs := l.Producer.Send(ctx, topics, messages)
 	for i, err := range errs {
 		if err != nil && !errors.Is(err, errNotSent) {
-			l.note(keyOf{topics[i], messages[i].Metadata[cqrs.HeaderKey]}, -1, unknown) // it may have been sent all the same
+			l.note(keyOf{topics[i], messages[i].Metadata[cqrs.HeaderKey]}, -1, unknown) // the message may have been sent despite the error
 		}
 	}
 	for topic := range l.subscribers() {
-		l.compareNow(topic) // what was sent has places by the current number of partitions
+		l.compareNow(topic) // messages were sent by the current number of partitions
 	}
 	l.askAll()
 	return errs
 }
 
-// note notes the offset after a message, which was accepted in a batch that begins at base. After one whose offset is not known, the key's
-// messages are sent until Kafka tells one.
+// note records the offset after a message that was accepted in a batch whose first record has the offset base. If the offset is not known, messages
+// of the key are sent to Kafka until Kafka returns an offset.
 func (l *LocalProducer) note(k keyOf, base, end int64) {
 	if l.subscribers()[k.topic] == nil {
 		return
 	}
-	if base < 0 { // Kafka had accepted the batch before
+	if base < 0 { // Kafka had accepted the batch before, and returns no offset
 		end = unknown
 	}
 	l.mu.Lock()
@@ -85,8 +87,8 @@ func (l *LocalProducer) note(k keyOf, base, end int64) {
 	l.sent[k] = end
 }
 
-// Offer hands a message to the subscriber of its topic. Taken false: it is to be sent. It needs no connection if the ends are known, and does not connect,
-// which takes long if Kafka is unavailable: Send and Forget do.
+// Offer delivers a message to the subscriber of its topic. If taken is false, the message must be sent to Kafka. Offer waits at most 100 ms for
+// Kafka. It never connects, because a connection attempt takes long while Kafka is unavailable; Send and Forget connect.
 func (l *LocalProducer) Offer(topic string, msg *message.Message, more bool, done func(acked bool)) (taken bool) {
 	subscriber := l.subscribers()[topic]
 	key := msg.Metadata[cqrs.HeaderKey]
@@ -101,7 +103,7 @@ func (l *LocalProducer) Offer(topic string, msg *message.Message, more bool, don
 	return ok && subscriber.Offer(keyordered.Offered{Topic: topic, Key: key, Partition: partition, After: after, More: more, Message: msg, Done: done})
 }
 
-// Claim implements outbox.Claimer. It neither waits nor connects.
+// Claim implements outbox.Claimer. It neither waits for Kafka nor connects. It is safe for concurrent use.
 func (l *LocalProducer) Claim(topic, key string) (release func(), deliver func(msg *message.Message, with func(context.Context) context.Context, done func(acked bool))) {
 	subscriber := l.subscribers()[topic]
 	if subscriber == nil {
@@ -124,7 +126,8 @@ func (l *LocalProducer) Claim(topic, key string) (release func(), deliver func(m
 	return c.Release, c.Deliver
 }
 
-// place is the partition of a key, and the offset below which are all its messages that were sent. Ok false: it is not known. It is called under the lock.
+// place returns the partition of a key, and an offset that is greater than those of all messages of the key that were sent. Ok is false if the offset
+// is not known. The caller holds the lock.
 func (l *LocalProducer) place(topic, key string) (partition int32, after int64, ok bool) {
 	ends := l.endsOf(topic)
 	if ends == nil {
@@ -134,7 +137,7 @@ func (l *LocalProducer) place(topic, key string) (partition int32, after int64, 
 	return partition, max(ends.offsets[partition], l.sent[keyOf{topic, key}]), err == nil
 }
 
-// Ready implements outbox.Local: the ends of all topics are known.
+// Ready implements outbox.Local. It tells whether the end offsets of all topics with local delivery are known.
 func (l *LocalProducer) Ready() bool {
 	l.askAll()
 	l.mu.Lock()
@@ -147,8 +150,8 @@ func (l *LocalProducer) Ready() bool {
 	return len(l.subscribers()) > 0
 }
 
-// Forget forgets what was sent, because another producer may have sent messages since. It connects, and asks for the ends of all topics at once: when Kafka
-// is away it is too late.
+// Forget discards the offsets of sent messages, because another producer may have sent messages since. It connects and requests the end offsets of
+// all topics at once, because it cannot do so later if Kafka becomes unavailable.
 func (l *LocalProducer) Forget() {
 	l.mu.Lock()
 	clear(l.ends)

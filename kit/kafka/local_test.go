@@ -22,8 +22,8 @@ func keyedMessage(key string) *message.Message {
 	return msg
 }
 
-// A topic is made again after its ends were asked for, and before the first session of its subscriber. The ends of the former, longer topic do not keep messages from being
-// handed over.
+// A topic is recreated after its end offsets were requested, and before the first session of its subscriber. The offsets of the former, longer topic
+// do not prevent local delivery.
 func TestTopicMadeAgainBeforeTheFirstSession(t *testing.T) {
 	t.Parallel()
 	c := config(t)
@@ -33,7 +33,7 @@ func TestTopicMadeAgainBeforeTheFirstSession(t *testing.T) {
 	p := kafka.NewLocalProducer(kafka.NewProducer(c, func() int { return kafka.DefaultLimit }, time.Now), func() map[string]*keyordered.Subscriber { return map[string]*keyordered.Subscriber{name: s} })
 	defer p.Close()
 	produce(t, c, name, 40, 40)
-	p.Forget() // leases are taken
+	p.Forget() // as when a relay acquires leases
 	require.Eventually(t, p.Ready, 60*time.Second, 10*time.Millisecond)
 
 	recreate(t, c, name)
@@ -48,8 +48,8 @@ func TestTopicMadeAgainBeforeTheFirstSession(t *testing.T) {
 	require.Eventually(t, func() bool { return p.Offer(name, keyedMessage("new"), false, func(bool) {}) }, 60*time.Second, 100*time.Millisecond, "never handed over")
 }
 
-// What is offered while Kafka is unavailable, or to a topic that does not exist, is refused soon: the relay would wait for each key in turn, also
-// when it stops.
+// Offer refuses messages soon while Kafka is unavailable, and for a topic that does not exist. Otherwise the relay would wait for each key in turn,
+// even when it stops.
 func TestOfferDoesNotWaitForKafka(t *testing.T) {
 	broker, err := embedded.StartKafka(t.TempDir(), 0)
 	require.NoError(t, err)

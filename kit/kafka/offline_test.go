@@ -21,8 +21,9 @@ import (
 	"github.com/millrace/millrace/kit/kittest"
 )
 
-// A member that does not reach Kafka keeps its partitions, handles what it has received, and takes what it is offered, in the order of each key; also for
-// longer than its session would last. A key whose last message may or may not have been sent is not offered until Kafka is back. Then the member joins again.
+// A member that cannot reach Kafka keeps its partitions, handles the records that it has received, and accepts offered messages, in the order of each
+// key, even for longer than its session timeout. A message is not offered if it is unknown whether the previous message of its key was sent, until
+// Kafka is available again. Then the member joins its group again.
 func TestMemberKeepsItsPartitionsWhileKafkaIsAway(t *testing.T) {
 	kittest.Long(t)
 	dir := t.TempDir()
@@ -50,7 +51,7 @@ func TestMemberKeepsItsPartitionsWhileKafkaIsAway(t *testing.T) {
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				if text := string(msg.Payload); !slices.Contains(handled[key], text) { // as the inbox refuses it
+				if text := string(msg.Payload); !slices.Contains(handled[key], text) { // as the inbox rejects duplicates
 					handled[key] = append(handled[key], text)
 				}
 				msg.Ack()
@@ -79,7 +80,7 @@ func TestMemberKeepsItsPartitionsWhileKafkaIsAway(t *testing.T) {
 			return nil
 		})
 	}
-	for i := range 40 { // of all partitions
+	for i := range 40 { // keys of all partitions
 		require.NoError(t, send(fmt.Sprint("k", i), "1"))
 	}
 	require.NoError(t, send("slow", "1"))

@@ -15,7 +15,7 @@ import (
 	"github.com/millrace/millrace/kit/kittest"
 )
 
-// Ping ends with its context, also if the brokers accept connections and do not answer.
+// Ping returns when its context is done, even if the brokers accept connections and do not answer.
 func TestPingEndsWithItsContext(t *testing.T) {
 	c := config(t)
 	network := kittest.NewNetwork(t, c.Brokers[0])
@@ -26,7 +26,7 @@ func TestPingEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	answered := make(chan error, 1)
 	go func() { answered <- kafka.Ping(ctx, c) }()
-	require.Eventually(t, func() bool { return len(answered) == 1 }, 12*time.Second, 10*time.Millisecond) // without its context it takes 15 s and more
+	require.Eventually(t, func() bool { return len(answered) == 1 }, 12*time.Second, 10*time.Millisecond) // without its context, Ping takes 15 s and more
 	require.Error(t, <-answered)
 }
 

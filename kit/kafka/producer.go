@@ -1,5 +1,5 @@
-// The producer of the relay. Of one key, nothing is sent after a message that failed, and a request that arrives late or twice has no effect. TestProducerRecords,
-// TestProducerEpochsAreUsedUp and TestProducerSendEndsWithItsContext show it.
+// The producer of the relay. After a message of a key has failed, no later message of the key is sent in the same call, and a request that arrives
+// late or twice has no effect. TestProducerRecords, TestProducerEpochsAreUsedUp and TestProducerSendEndsWithItsContext show it.
 
 package kafka
 
@@ -13,9 +13,9 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Producer sends many messages in one request per broker, and starts no other request meanwhile. The broker accepts the records of a
-// partition as a whole or not at all, so a message that fails never lets a later message of its key pass. Sarama's producers may split a
-// batch over requests that fail independently. One goroutine uses a Producer.
+// Producer sends many messages in one request per broker, and has no other request in flight meanwhile. The broker accepts the records for a
+// partition all together or not at all, so a later message of a key never overtakes a message that failed. Sarama's producers do not guarantee this:
+// they may split a batch into requests that fail independently. A Producer is not safe for concurrent use.
 type Producer struct {
 	config Config
 	limit  func() int
@@ -23,18 +23,18 @@ type Producer struct {
 	hash   sarama.Partitioner
 
 	client   sarama.Client
-	conns    *connections // of the client
+	conns    *connections // of client
 	failed   error
 	failedAt time.Time
-	stale    bool // the epochs are used up: a new producer id is needed
+	stale    bool // the epochs are used up: the producer needs a new id
 
-	// By the producer id, its epoch and a sequence number per partition the broker recognises a request that it has accepted already. After a
-	// failure the epoch goes up, so that the broker rejects a request of the old epoch that arrives later.
+	// The broker recognises a request that it has already accepted by the producer id, its epoch and a sequence number per partition. After a failure
+	// the producer increments the epoch, so that the broker rejects a request of the old epoch that arrives later.
 	id        int64
 	epoch     int16
 	sequences map[place]int32
 
-	accepted func(base int64, rows []int) // called for each accepted part, with the offset of its first record; nil: for none
+	accepted func(base int64, rows []int) // called for each accepted part with the offset of its first record; nil: not called
 }
 
 type place struct {
@@ -42,14 +42,15 @@ type place struct {
 	partition int32
 }
 
-// NewProducer makes a producer that connects when it is used. Limit returns the largest record that the topics accept, in bytes; clock is the
-// time of records.
+// NewProducer makes a producer that connects when it is first used. Limit returns the largest record that the topics accept, in bytes; clock returns
+// the timestamp of records.
 func NewProducer(c Config, limit func() int, clock func() time.Time) *Producer {
 	return &Producer{config: c, limit: limit, clock: clock, hash: sarama.NewHashPartitioner("")}
 }
 
-// Send sends messages, each to its topic, and returns an error for each, nil if all in-sync replicas have it. The messages of one partition
-// are in order, and none is sent after one that failed. When ctx is done, the connections are closed, and unsent data is dropped.
+// Send sends each message to its topic, and returns one error per message: nil if all in-sync replicas have the message. Messages of a partition are
+// sent in order, and after one of them has failed, no later one is sent. Send blocks until all requests are answered or ctx is done; then it closes
+// the connections, and unsent data is dropped. Refused and TopicFault classify the errors.
 func (p *Producer) Send(ctx context.Context, topics []string, messages []*message.Message) []error {
 	errs := make([]error, len(messages))
 	fail := func(rows []int, err error) {
@@ -75,7 +76,7 @@ func (p *Producer) Send(ctx context.Context, topics []string, messages []*messag
 		parts, rest = p.divide(topics, messages, rest, errs, failed)
 		abort := context.AfterFunc(ctx, p.conns.abort)
 		results := p.request(parts)
-		if !abort() { // the connections are closed
+		if !abort() { // ctx is done, so the connections are closed
 			p.disconnect()
 		}
 		again := 0
@@ -92,7 +93,7 @@ func (p *Producer) Send(ctx context.Context, topics []string, messages []*messag
 			failed.places[at] = err
 		}
 		if again > 0 {
-			slices.Sort(rest) // those of one partition are in order again
+			slices.Sort(rest) // restore the order within each partition
 			moved++
 			select {
 			case <-ctx.Done():
@@ -103,22 +104,22 @@ func (p *Producer) Send(ctx context.Context, topics []string, messages []*messag
 	return errs
 }
 
-// A partition whose leader changes, or that was just created, is retried this often before it counts as failed.
+// A partition that has just been created or whose leader changes is retried this often before it fails.
 const (
 	leaderAttempts = 3
 	leaderPause    = 100 * time.Millisecond
 )
 
-// leaderMoved tells whether an error says that the partition has another leader, or none yet. No record was accepted then.
+// leaderMoved tells whether the partition has another leader or none yet. The broker has then accepted no record.
 func leaderMoved(err error) bool {
 	return errors.Is(err, sarama.ErrNotLeaderForPartition) || errors.Is(err, sarama.ErrLeaderNotAvailable)
 }
 
-// failures are the errors of topics and partitions in one call, so that it does not send to them again.
+// failures are the errors of topics and partitions in one call of Send, which sends no further messages to them.
 type failures struct {
 	topics map[string]error
 	places map[place]error
 }
 
-// Close ends the connections.
+// Close closes the connections. Send connects again.
 func (p *Producer) Close() { p.disconnect() }

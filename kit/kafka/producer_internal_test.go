@@ -21,8 +21,8 @@ func keyedMessage(key string, size int) *message.Message {
 	return msg
 }
 
-// After 32,767 failures the epochs of a producer id are used up, in the middle of a call that needs more than one request: the producer gets
-// another id and goes on.
+// After 32,767 failures the epochs of a producer id are used up, here in the middle of a call that needs several requests. The producer gets another
+// id and continues.
 func TestProducerEpochsAreUsedUp(t *testing.T) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "things", "others"))
 	require.NoError(t, err)
@@ -33,11 +33,11 @@ func TestProducerEpochsAreUsedUp(t *testing.T) {
 	first := p.id
 	var topics []string
 	var messages []*message.Message
-	for range 5 { // one of each topic a request
+	for range 5 { // one message of each topic per request
 		topics, messages = append(topics, "things", "others"), append(messages, keyedMessage("k", 600), keyedMessage("k", 600))
 	}
 	const produce, notAuthorised = 0, 29
-	cluster.ControlKey(produce, func(request kmsg.Request) (kmsg.Response, error, bool) { // once: it refuses one topic and takes the other
+	cluster.ControlKey(produce, func(request kmsg.Request) (kmsg.Response, error, bool) { // once: the broker refuses one topic and accepts the other
 		answer := request.ResponseKind().(*kmsg.ProduceResponse)
 		for _, topic := range request.(*kmsg.ProduceRequest).Topics {
 			partition := kmsg.NewProduceResponseTopicPartition()
@@ -63,7 +63,7 @@ func TestProducerEpochsAreUsedUp(t *testing.T) {
 	}
 }
 
-// A partition that has another leader by now is tried again, in order, before it counts as failed; one that has none fails.
+// A partition whose leader has changed is retried, in order, before it fails. A partition without a leader fails.
 func TestProducerFollowsALeaderThatMoves(t *testing.T) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "things"))
 	require.NoError(t, err)
@@ -94,7 +94,7 @@ func TestProducerFollowsALeaderThatMoves(t *testing.T) {
 	require.Equal(t, []error{nil, nil}, send())
 }
 
-// A send ends when the lease that it depends on is lost, although the broker does not answer, and the producer works afterwards.
+// Send returns when its context ends because the lease was lost, although the broker does not answer. The producer works afterwards.
 func TestProducerSendEndsWithItsContext(t *testing.T) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "things"))
 	require.NoError(t, err)

@@ -17,14 +17,15 @@ import (
 
 type partitionKey struct{}
 
-// Partition is the partition of a message that ReadAll has read; 0 for other messages.
+// Partition returns the partition of a message that ReadAll has read; 0 for any other message.
 func Partition(msg *message.Message) int32 {
 	partition, _ := msg.Context().Value(partitionKey{}).(int32)
 	return partition
 }
 
-// ReadAll reads topics from their beginning to their current end, all partitions concurrently, each in order. It skips records of aborted
-// transactions, and stops before an open transaction. Calls of each do not overlap. Partition tells the partition of a message.
+// ReadAll reads topics from their beginning to their end at the time of the call, and calls each with every message. It reads all partitions
+// concurrently and each partition in order; calls of each do not overlap. It skips records of aborted transactions, and stops before an open
+// transaction. It blocks until all partitions are read, ctx is done, or each returns an error. Partition returns the partition of a message.
 func ReadAll(ctx context.Context, c Config, topics []string, each func(topic string, msg *message.Message) error) error {
 	client, err := sarama.NewClient(c.Brokers, c.sarama())
 	if err != nil {
@@ -60,8 +61,8 @@ func ReadAll(ctx context.Context, c Config, topics []string, each func(topic str
 	return readers.Wait()
 }
 
-// reader reads a partition with its own requests: sarama's consumer does not report its position if the last records are transaction markers
-// or belong to aborted transactions.
+// reader reads a partition with requests of its own, because sarama's consumer does not report its position if the last records are transaction
+// markers or belong to aborted transactions.
 type reader struct {
 	client    sarama.Client
 	bytes     int32 // of a request
@@ -91,8 +92,8 @@ func (r reader) read(ctx context.Context) error {
 	return err
 }
 
-// again sends a request to the partition's leader and retries it: all partitions share connections, and one failed response ends a connection
-// for all requests that wait on it.
+// again sends a request to the partition's leader, and retries it twice. Retries are needed because all partitions share connections, and one failed
+// response fails all requests that wait on its connection.
 func (r reader) again(ctx context.Context, ask func(*sarama.Broker) error) (err error) {
 	for range 3 {
 		var leader *sarama.Broker
@@ -107,19 +108,19 @@ func (r reader) again(ctx context.Context, ask func(*sarama.Broker) error) (err 
 			return ctx.Err()
 		case <-time.After(200 * time.Millisecond):
 		}
-		_ = r.client.RefreshMetadata(r.topic) // if not, the next attempt says so
+		_ = r.client.RefreshMetadata(r.topic) // if this fails, the next attempt reports it
 	}
 	return err
 }
 
-// offset is that of the first record, or of the one after the last record that is decided: neither it nor one before it belongs to an open
+// offset returns the offset of the first record, or the last stable offset: that after the last record that does not follow the start of an open
 // transaction.
 func (r reader) offset(leader *sarama.Broker, at int64) (int64, error) {
 	request := &sarama.OffsetRequest{Version: 2, IsolationLevel: sarama.ReadCommitted}
 	request.AddBlock(r.topic, r.partition, at, 1)
 	response, err := leader.GetAvailableOffsets(request)
 	if err != nil {
-		_ = leader.Close() // it is opened again when it is needed
+		_ = leader.Close() // the client opens the connection again
 		return 0, err
 	}
 	block := response.GetBlock(r.topic, r.partition)
@@ -137,7 +138,7 @@ func (r reader) fetch(leader *sarama.Broker, offset int64) (*sarama.FetchRespons
 	request.AddBlock(r.topic, r.partition, offset, r.bytes, -1)
 	response, err := leader.Fetch(request)
 	if err != nil {
-		_ = leader.Close() // it is opened again when it is needed
+		_ = leader.Close() // the client opens the connection again
 		return nil, err
 	}
 	block := response.GetBlock(r.topic, r.partition)
@@ -150,8 +151,8 @@ func (r reader) fetch(leader *sarama.Broker, offset int64) (*sarama.FetchRespons
 	return block, nil
 }
 
-// deliver passes the records of a response on, and returns the offset after them. The response lists aborted transactions beside the records;
-// each ends with a marker.
+// deliver calls each with the records of a response, and returns the offset after them. The response lists aborted transactions separately from the
+// records; the records of an aborted transaction end with a marker.
 func (r reader) deliver(block *sarama.FetchResponseBlock, offset, end int64) (int64, error) {
 	pending := slices.SortedFunc(slices.Values(block.AbortedTransactions), func(a, b *sarama.AbortedTransaction) int {
 		return cmp.Compare(a.FirstOffset, b.FirstOffset)
@@ -163,7 +164,7 @@ func (r reader) deliver(block *sarama.FetchResponseBlock, offset, end int64) (in
 			return offset, errors.New("records are of a format from before Kafka 0.11")
 		}
 		if batch.PartialTrailingRecord {
-			break // it is fetched again, whole
+			break // it is fetched again as a whole
 		}
 		for len(pending) > 0 && pending[0].FirstOffset <= batch.LastOffset() {
 			aborted[pending[0].ProducerID] = true
@@ -192,7 +193,8 @@ func (r reader) deliver(block *sarama.FetchResponseBlock, offset, end int64) (in
 	return offset, nil
 }
 
-// isAbort tells whether a transaction's marker says that it was aborted: the key has a version and a type, 0 for that.
+// isAbort tells whether a transaction marker says that its transaction was aborted. The marker's key holds a version and a type; type 0 means
+// aborted.
 func isAbort(marker *sarama.RecordBatch) bool {
 	return len(marker.Records) == 1 && len(marker.Records[0].Key) >= 4 && binary.BigEndian.Uint16(marker.Records[0].Key[2:]) == 0
 }

@@ -1,5 +1,4 @@
-// Requests of a Producer: messages are divided by leader and size, and each record has an outcome of its own.
-// TestProducerRecords shows it.
+// Requests of a Producer: messages are divided by leader and size, and each record has its own result. TestProducerRecords shows it.
 
 package kafka
 
@@ -16,8 +15,8 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// recordOverhead is an upper bound of a record's bytes beside its key, value and headers, and batchOverhead of a batch's bytes beside its
-// records.
+// recordOverhead is an upper bound for the bytes of a record besides its key, value and headers. batchOverhead is the number of bytes of a batch
+// besides its records.
 const (
 	recordOverhead = 5*5 + 10 + 1
 	batchOverhead  = 61
@@ -27,10 +26,10 @@ const (
 type part struct {
 	batch *sarama.RecordBatch
 	size  int
-	rows  []int // of the messages
+	rows  []int // indexes of the messages
 }
 
-// divide puts messages into one batch per partition, and returns the messages that do not fit.
+// divide puts messages into one batch per partition. It returns the messages that do not fit into a batch in rest.
 func (p *Producer) divide(topics []string, messages []*message.Message, rows []int, errs []error, failed failures) (parts map[place]*part, rest []int) {
 	parts = map[place]*part{}
 	now, limit := p.clock().Truncate(time.Millisecond), p.limit()
@@ -87,7 +86,7 @@ func recordOf(msg *message.Message) (*sarama.Record, int) {
 		room += len(name) + len(value)
 		size += len(name) + len(value) + 10
 	}
-	all := make([]byte, 0, room) // names and values, in one piece
+	all := make([]byte, 0, room) // names and values in one allocation
 	piece := func(s string) []byte {
 		all = append(all, s...)
 		return all[len(all)-len(s) : len(all) : len(all)]
@@ -104,7 +103,7 @@ func recordOf(msg *message.Message) (*sarama.Record, int) {
 	return r, size
 }
 
-// placeOf is the partition of a key, the same as that of sarama's and Watermill's producers.
+// placeOf returns the partition of a key. Sarama's and Watermill's producers choose the same partition.
 func (p *Producer) placeOf(topic string, key []byte) (place, error) {
 	partitions, err := p.client.Partitions(topic)
 	if err != nil {
@@ -118,7 +117,7 @@ func (p *Producer) placeOf(topic string, key []byte) (place, error) {
 	return place{topic, partition}, err
 }
 
-// request sends a batch to each partition, one request per broker at the same time, and returns the parts that failed.
+// request sends the batches, in one concurrent request per broker, and returns the errors of the partitions that failed.
 func (p *Producer) request(parts map[place]*part) map[place]error {
 	failed := map[place]error{}
 	requests := map[*sarama.Broker]*sarama.ProduceRequest{}
@@ -156,17 +155,17 @@ func (p *Producer) request(parts map[place]*part) map[place]error {
 		a := <-answers
 		responses[a.broker] = a
 		if a.err != nil {
-			_ = a.broker.Close() // it is opened again when it is needed
+			_ = a.broker.Close() // the client opens the connection again
 		}
 	}
 	for at, b := range parts {
 		if failed[at] != nil {
 			continue
 		}
-		leader, _ := p.client.Leader(at.topic, at.partition) // it is cached
+		leader, _ := p.client.Leader(at.topic, at.partition) // from the client's cache
 		a, asked := responses[leader]
 		if !asked {
-			a.err = sarama.ErrNotLeaderForPartition // it has changed meanwhile
+			a.err = sarama.ErrNotLeaderForPartition // the leader has changed meanwhile
 		}
 		if err := p.taken(at, a.response, a.err); err != nil {
 			failed[at] = err
@@ -175,7 +174,7 @@ func (p *Producer) request(parts map[place]*part) map[place]error {
 		if block := a.response.GetBlock(at.topic, at.partition); p.accepted != nil {
 			p.accepted(block.Offset, b.rows)
 		}
-		p.sequences[at] += int32(len(b.rows)) //nolint:gosec // begun anew below before it is too large
+		p.sequences[at] += int32(len(b.rows)) //nolint:gosec // a new epoch starts before it is too large
 		if p.sequences[at] > math.MaxInt32/2 {
 			p.anew()
 		}
@@ -200,7 +199,7 @@ func (p *Producer) taken(at place, response *sarama.ProduceResponse, err error) 
 		}
 	}
 	if !Refused(err) {
-		_ = p.client.RefreshMetadata(at.topic) // somebody else may be its leader now; if not, the next attempt says so
+		_ = p.client.RefreshMetadata(at.topic) // the leader may have changed; if this fails, the next attempt reports it
 	}
 	err = fmt.Errorf("produce to %s/%d: %w", at.topic, at.partition, err)
 	if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" {

@@ -12,16 +12,16 @@ import (
 	"github.com/xdg-go/scram"
 )
 
-// Security is the encryption and authentication of connections.
+// Security is the encryption and authentication of connections. The zero value uses neither.
 type Security struct {
 	TLS               bool
-	CAFile            string // PEM; empty: the system's authorities
-	CertFile, KeyFile string // PEM, of the client; empty: none
+	CAFile            string // PEM; empty: the system's certificate authorities
+	CertFile, KeyFile string // client certificate in PEM; empty: none
 	SASL              string // SCRAM-SHA-512, PLAIN or empty
 	User, Password    string
 }
 
-// Check returns the first fault and its field.
+// Check returns the first fault, and the setting that has it, without its prefix KAFKA_: "SASL", "CA_FILE". It reads the certificate files.
 func (s Security) Check() (field string, err error) {
 	switch {
 	case s.SASL != "" && s.SASL != sarama.SASLTypeSCRAMSHA512 && s.SASL != sarama.SASLTypePlaintext:
@@ -65,13 +65,13 @@ func (s Security) tls() (c *tls.Config, field string, err error) {
 	return c, "", nil
 }
 
-// apply sets the configuration, which Check has accepted.
+// apply puts the security settings, which Check has accepted, into sarama's configuration.
 func (s Security) apply(c *sarama.Config) {
 	if s.TLS {
-		if config, _, err := s.tls(); err == nil { // it was read before, so it can be
+		if config, _, err := s.tls(); err == nil { // Check has read the files before
 			c.Net.TLS.Enable, c.Net.TLS.Config = true, config
 		} else {
-			c.Net.TLS.Enable = true // and the connection fails with the system's authorities
+			c.Net.TLS.Enable = true // the connection then fails with the system's certificate authorities
 		}
 	}
 	if s.SASL == "" {
@@ -84,7 +84,7 @@ func (s Security) apply(c *sarama.Config) {
 	}
 }
 
-// scramClient is sarama's view of a SCRAM conversation (RFC 5802).
+// scramClient implements sarama.SCRAMClient (RFC 5802).
 type scramClient struct{ conversation *scram.ClientConversation }
 
 func (c *scramClient) Begin(user, password, authzID string) error {

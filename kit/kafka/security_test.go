@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/kit/kittest"
 )
 
-// Encrypted, and logged in by either mechanism; with the wrong password or without encryption nobody gets in.
+// Clients connect with TLS and either SASL mechanism. With a wrong password or without TLS they cannot connect.
 func TestSecuredBroker(t *testing.T) {
 	certificate, ca := kittest.Certificate(t)
 	t.Run("embedded", func(t *testing.T) {

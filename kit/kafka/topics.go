@@ -12,17 +12,17 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// DefaultLimit is Kafka's own default of max.message.bytes.
+// DefaultLimit is Kafka's default of max.message.bytes.
 const DefaultLimit = 1048588
 
-// Limits are the size limits of topics.
+// Limits are the size limits of a set of topics.
 type Limits struct {
-	Bytes   int      // the smallest max.message.bytes of all, of those that could be read
-	Unknown []string // topics whose max.message.bytes we have no right to read: Kafka's default is assumed
+	Bytes   int      // the smallest max.message.bytes that could be read, but at most DefaultLimit
+	Unknown []string // topics whose max.message.bytes the user may not read; DefaultLimit is assumed
 }
 
-// EnsureTopics creates missing topics with this many partitions and the broker's default replication, and returns the smallest
-// max.message.bytes of all. An error of one topic is a *TopicError, joined with those of others; the other topics are still created.
+// EnsureTopics creates missing topics with this number of partitions and the broker's default replication, and returns the size limits of all topics.
+// If it fails for some topics only, it still creates the others and returns their *TopicError errors, joined.
 func EnsureTopics(ctx context.Context, c Config, topics []string, partitions int32) (limits Limits, err error) {
 	limits.Bytes = DefaultLimit
 	if len(topics) == 0 {
@@ -32,7 +32,7 @@ func EnsureTopics(ctx context.Context, c Config, topics []string, partitions int
 	if err != nil {
 		return limits, fmt.Errorf("reach Kafka at %v: %w", c.Brokers, err)
 	}
-	defer admin.Close() //nolint:errcheck // nothing was left undone
+	defer admin.Close() //nolint:errcheck // all requests are answered
 	found, err := admin.DescribeTopics(topics)
 	if err != nil {
 		return limits, fmt.Errorf("describe topics: %w", err)
@@ -77,7 +77,7 @@ func EnsureTopics(ctx context.Context, c Config, topics []string, partitions int
 	return limits, errors.Join(faults...)
 }
 
-// describe retries for a moment: not every broker knows a topic that was just created.
+// describe reads the size limit of a topic. It retries for two seconds, because not every broker knows a topic that was just created.
 func describe(ctx context.Context, admin sarama.ClusterAdmin, topic string) (entries []sarama.ConfigEntry, err error) {
 	for range 20 {
 		entries, err = admin.DescribeConfig(sarama.ConfigResource{ //nolint:staticcheck // its successor needs a Version that the embedded broker lacks
@@ -95,7 +95,7 @@ func describe(ctx context.Context, admin sarama.ClusterAdmin, topic string) (ent
 	return nil, fmt.Errorf("describe topic %s: %w", topic, err)
 }
 
-// MissingTopics returns those of the topics that do not exist or may not be seen.
+// MissingTopics returns the topics that do not exist or that the user may not see.
 func MissingTopics(c Config, topics []string) (missing []string, err error) {
 	if len(topics) == 0 {
 		return nil, nil
@@ -104,7 +104,7 @@ func MissingTopics(c Config, topics []string) (missing []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach Kafka at %v: %w", c.Brokers, err)
 	}
-	defer admin.Close() //nolint:errcheck // nothing was left undone
+	defer admin.Close() //nolint:errcheck // all requests are answered
 	found, err := admin.DescribeTopics(topics)
 	if err != nil {
 		return nil, fmt.Errorf("describe topics: %w", err)
@@ -117,17 +117,17 @@ func MissingTopics(c Config, topics []string) (missing []string, err error) {
 	return missing, nil
 }
 
-// Forever is the retention of a topic that keeps all messages.
+// Forever is the retention of a topic that keeps all messages. LongestRetention returns it.
 const Forever = time.Duration(math.MaxInt64)
 
-// LongestRetention returns the topic that keeps messages longest, and how long. Topics that do not exist are ignored. Unknown are topics
-// whose configuration may not be read.
+// LongestRetention returns the topic with the longest retention, and the retention. It ignores topics that do not exist. Unknown are the topics whose
+// configuration the user may not read.
 func LongestRetention(c Config, topics []string) (longest time.Duration, topic string, unknown []string, err error) {
 	admin, err := sarama.NewClusterAdmin(c.Brokers, c.sarama())
 	if err != nil {
 		return 0, "", nil, fmt.Errorf("reach Kafka at %v: %w", c.Brokers, err)
 	}
-	defer admin.Close() //nolint:errcheck // nothing was left undone
+	defer admin.Close() //nolint:errcheck // all requests are answered
 	for _, name := range topics {
 		entries, err := admin.DescribeConfig(sarama.ConfigResource{ //nolint:staticcheck // its successor needs a Version that the embedded broker lacks
 			Type: sarama.TopicResource, Name: name, ConfigNames: []string{"retention.ms"},
@@ -159,7 +159,7 @@ func LongestRetention(c Config, topics []string) (longest time.Duration, topic s
 	return longest, topic, unknown, nil
 }
 
-// Ping asks the brokers for their metadata. It ends with ctx.
+// Ping requests the metadata of the cluster. It returns an error if no broker answers. It blocks at most until ctx is done.
 func Ping(ctx context.Context, c Config) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -189,7 +189,7 @@ func Ping(ctx context.Context, c Config) error {
 	return client.Close()
 }
 
-// NewAdmin connects as an administrator, for tools and tests.
+// NewAdmin connects as a cluster administrator, for tools and tests. The caller must close the client.
 func NewAdmin(c Config) (sarama.ClusterAdmin, error) {
 	return sarama.NewClusterAdmin(c.Brokers, c.sarama())
 }

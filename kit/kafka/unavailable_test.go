@@ -18,7 +18,7 @@ import (
 	"github.com/millrace/millrace/kit/kittest"
 )
 
-// sick is a member whose handlers are unavailable when the test says so.
+// sick is a member whose handlers are unavailable when the test sets it.
 type sick struct {
 	*keyordered.Subscriber
 	unavailable atomic.Bool
@@ -49,7 +49,7 @@ func member(t *testing.T, c kafka.Config, topic string) *sick {
 	return m
 }
 
-// partitions is how many the member was given.
+// partitions returns the number of partitions that are assigned to the member.
 func (m *sick) partitions(topic string) (n int) {
 	for _, given := range m.Given(topic) {
 		if given {
@@ -59,7 +59,8 @@ func (m *sick) partitions(topic string) (n int) {
 	return n
 }
 
-// Other members handle the messages of a member whose handlers are unavailable. The last member stays, and one whose handlers are available again joins again.
+// Other members handle the messages of a member whose handlers are unavailable. The last member stays in the group. A member whose handlers are
+// available again joins again.
 func TestMemberWithUnavailableHandlersLeaves(t *testing.T) {
 	c := config(t)
 	name := topic(t, c)
@@ -88,7 +89,7 @@ func TestMemberWithUnavailableHandlersLeaves(t *testing.T) {
 	handle(40, b)
 	require.True(t, b.HasAll(name))
 
-	b.unavailable.Store(true) // now both are
+	b.unavailable.Store(true) // now the handlers of both members are unavailable
 	produceFrom(t, c, name, 40, 80, 20)
 	require.Never(t, func() bool { return !b.HasAll(name) }, 4*time.Second, 50*time.Millisecond)
 	b.unavailable.Store(false)
