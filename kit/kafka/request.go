@@ -174,7 +174,7 @@ func (p *Producer) request(parts map[place]*part) map[place]error {
 		if block := a.response.GetBlock(at.topic, at.partition); p.accepted != nil {
 			p.accepted(block.Offset, b.rows)
 		}
-		p.sequences[at] += int32(len(b.rows)) //nolint:gosec // a new epoch starts before it is too large
+		p.sequences[at] += int32(len(b.rows)) //nolint:gosec // begun anew below before it is too large
 		if p.sequences[at] > math.MaxInt32/2 {
 			p.anew()
 		}

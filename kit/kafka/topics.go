@@ -32,7 +32,7 @@ func EnsureTopics(ctx context.Context, c Config, topics []string, partitions int
 	if err != nil {
 		return limits, fmt.Errorf("reach Kafka at %v: %w", c.Brokers, err)
 	}
-	defer admin.Close() //nolint:errcheck // all requests are answered
+	defer admin.Close() //nolint:errcheck // nothing was left undone
 	found, err := admin.DescribeTopics(topics)
 	if err != nil {
 		return limits, fmt.Errorf("describe topics: %w", err)
@@ -104,7 +104,7 @@ func MissingTopics(c Config, topics []string) (missing []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach Kafka at %v: %w", c.Brokers, err)
 	}
-	defer admin.Close() //nolint:errcheck // all requests are answered
+	defer admin.Close() //nolint:errcheck // nothing was left undone
 	found, err := admin.DescribeTopics(topics)
 	if err != nil {
 		return nil, fmt.Errorf("describe topics: %w", err)
@@ -127,7 +127,7 @@ func LongestRetention(c Config, topics []string) (longest time.Duration, topic s
 	if err != nil {
 		return 0, "", nil, fmt.Errorf("reach Kafka at %v: %w", c.Brokers, err)
 	}
-	defer admin.Close() //nolint:errcheck // all requests are answered
+	defer admin.Close() //nolint:errcheck // nothing was left undone
 	for _, name := range topics {
 		entries, err := admin.DescribeConfig(sarama.ConfigResource{ //nolint:staticcheck // its successor needs a Version that the embedded broker lacks
 			Type: sarama.TopicResource, Name: name, ConfigNames: []string{"retention.ms"},
