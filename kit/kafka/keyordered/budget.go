@@ -1,4 +1,4 @@
-// The bytes in flight are bounded, and no partition waits for ever for them. TestPartitionFollowsTheModel shows it.
+// The limit of the bytes in flight. No partition waits for it forever. TestPartitionFollowsTheModel shows it.
 
 package keyordered
 
@@ -16,12 +16,12 @@ func size(r *sarama.ConsumerMessage) int {
 	return n
 }
 
-// budget limits the bytes of all records in flight. A partition without a record in flight always gets one, however large, so that every
+// budget limits the bytes of all records in flight. A partition without a record in flight always gets one record, however large, so that every
 // partition makes progress.
 type budget struct {
 	mu      sync.Mutex
 	left    int
-	waiting chan struct{} // nil: nobody waits
+	waiting chan struct{} // closed by give; nil: no partition waits
 }
 
 func newBudget(n int) *budget { return &budget{left: n} }

@@ -1,5 +1,5 @@
-// Keys that are claimed: their messages wait, as they wait for a message that is handled. Who has claimed a key may have a message delivered before them.
-// TestClaimedKeyWaits and TestOfferedMessagesFollowTheModel show it.
+// Claimed keys: the records of a claimed key wait, as they wait behind a message in flight. The owner of the claim may have one message delivered
+// before them. TestClaimedKeyWaits and TestOfferedMessagesFollowTheModel show it.
 
 package keyordered
 
@@ -10,8 +10,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Claim is a key whose messages are not delivered until Release, or until a message that Deliver was given is done. One of the two is to be called; the calls
-// after the first one do nothing.
+// Claim reserves a key: its messages are not delivered until Release, or until the message of Deliver is done. Call exactly one of the two; later
+// calls have no effect. A Claim is safe for concurrent use.
 type Claim struct {
 	p            *partition
 	e            *entry
@@ -19,10 +19,11 @@ type Claim struct {
 	used         atomic.Bool
 }
 
-// claimed marks the entry of a claim, which has no message yet.
+// claimed is the message of a claim's entry until Deliver sets another one.
 var claimed = message.NewMessage("claimed", nil)
 
-// Claim claims a key. Nil: this member does not have the partition, has not received the records below the offset after, or has a message of the key.
+// Claim reserves a key of a partition. It returns nil if this member does not have the partition, has not received the records with an offset below
+// after, has a message of the key, or has no room for a message, or if the key is empty.
 func (s *Subscriber) Claim(topic string, partition int32, key string, after int64) *Claim {
 	s.mu.Lock()
 	p := s.claimed[place{topic, partition}]
@@ -52,7 +53,7 @@ func (p *partition) claimKey(key string, after int64) *Claim {
 	return c
 }
 
-// Release ends the claim.
+// Release ends the claim without a message.
 func (c *Claim) Release() {
 	if c.used.Swap(true) {
 		return
@@ -62,7 +63,8 @@ func (c *Claim) Release() {
 	c.p.finish(c.e)
 }
 
-// Deliver delivers a message as Subscriber.Offer does, before those that wait. With, if it is not nil, adds to the context of the first delivery.
+// Deliver delivers a message as Subscriber.Offer does, before the messages of the key that wait. It does not block. If with is not nil, it makes the
+// context of the first delivery. Done is called once, as Offered.Done.
 func (c *Claim) Deliver(msg *message.Message, with func(context.Context) context.Context, done func(acked bool)) {
 	if c.used.Swap(true) {
 		return
@@ -75,5 +77,5 @@ func (c *Claim) Deliver(msg *message.Message, with func(context.Context) context
 	}()
 }
 
-// sizeOf is the size of an offered message, in bytes, about.
+// sizeOf returns the approximate size of an offered message in bytes.
 func sizeOf(msg *message.Message) int { return len(msg.Payload) + 64 }
