@@ -149,7 +149,7 @@ func (s *scanner) value(path string, t reflect.Type) error {
 			return err
 		}
 	case string:
-		if read, ok := reflect.New(t).Interface().(encoding.TextUnmarshaler); ok {
+		if read, ok := reflect.TypeAssert[encoding.TextUnmarshaler](reflect.New(t)); ok {
 			return checkText(path, token, read)
 		}
 		good = good || kind == reflect.String

@@ -87,7 +87,7 @@ func fullPgBouncer(t *testing.T) string {
 				return
 			}
 			go func() {
-				defer conn.Close() //nolint:errcheck // the answer is all that there is
+				defer conn.Close()
 				b := pgproto3.NewBackend(conn, conn)
 				if _, err := b.ReceiveStartupMessage(); err != nil {
 					return
