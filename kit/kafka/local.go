@@ -88,7 +88,7 @@ func (l *LocalProducer) note(k keyOf, base, end int64) {
 }
 
 // Offer delivers a message to the subscriber of its topic. If taken is false, the message must be sent to Kafka. Offer waits at most 100 ms for
-// Kafka. It never connects, because a connection attempt takes long while Kafka is unavailable; Send and Forget connect.
+// the end offsets. It never connects, because a connection attempt takes long while Kafka is unavailable; Send and Forget connect.
 func (l *LocalProducer) Offer(topic string, msg *message.Message, more bool, done func(acked bool)) (taken bool) {
 	subscriber := l.subscribers()[topic]
 	key := msg.Metadata[cqrs.HeaderKey]

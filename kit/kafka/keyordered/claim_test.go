@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A claimed key is claimed once. Its records and offered messages wait for the message that the claim delivers, or for its release; those of other keys do not.
-// What the claim adds to the context is there at the first delivery only.
+// A key can be claimed once. Its records and offered messages wait for the message that the claim delivers, or for its release; messages of other
+// keys do not wait. The value that the claim adds to the context is present only at the first delivery.
 func TestClaimedKeyWaits(t *testing.T) {
 	s := offeringSubscriber(t, 10)
 	out := make(chan *message.Message)
@@ -71,7 +71,7 @@ func TestClaimedKeyWaits(t *testing.T) {
 	require.Empty(t, done)
 }
 
-// A partition that is taken away waits for its claims, and gives back what a claim delivers afterwards.
+// A partition that is revoked waits for its claims, and reports messages that a claim delivers afterwards as not acknowledged.
 func TestClaimOfALostPartition(t *testing.T) {
 	s := offeringSubscriber(t, 10)
 	p, lost := offerable(t, s, make(chan *message.Message), 10_000)
@@ -93,7 +93,7 @@ func TestClaimOfALostPartition(t *testing.T) {
 	require.Equal(t, 10_000, p.bytes.left)
 }
 
-// A claim that outlives the patience of the drain, because its commit hangs, delivers nothing any more: the channel may be closed.
+// A claim that is used after the drain has given up, because its commit hangs, delivers nothing: the channel may be closed.
 func TestClaimAfterTheDrain(t *testing.T) {
 	for range 20 {
 		s := offeringSubscriber(t, 10)

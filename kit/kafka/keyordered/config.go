@@ -10,7 +10,7 @@ import (
 	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 )
 
-// Config of a Subscriber. What is zero is replaced by the default.
+// Config is the configuration of a Subscriber. A zero field has the default that its comment names.
 type Config struct {
 	Brokers []string
 	Group   string
@@ -18,67 +18,69 @@ type Config struct {
 	// Sarama is the client's configuration. Default: DefaultSarama.
 	Sarama *sarama.Config
 
-	// Unmarshaler makes messages of records. A record for which it fails is handed out with its bytes and the error under MetadataError.
-	// Default: that of Watermill's Kafka publisher, wkafka.DefaultMarshaler.
+	// Unmarshaler converts records into messages. If it fails for a record, the record is delivered as a message with the record's bytes, and the
+	// error under MetadataError. Default: wkafka.DefaultMarshaler, the format of Watermill's Kafka publisher.
 	Unmarshaler wkafka.Unmarshaler
 
-	// Key returns the key of a record. Messages of one key are handed out in order, one at a time unless Run is more; a message whose key is
-	// empty waits for no other message. Default: the record's key.
+	// Key returns the key of a record. Messages of a key are delivered in order, and one at a time unless Run is greater than 1. A message with an
+	// empty key waits for no other message. Default: the record's key.
 	Key func(*sarama.ConsumerMessage) string
 
-	// Skip tells which records need not be delivered. They count as acknowledged when they are received, whatever is in flight. Optional.
+	// Skip tells whether a record need not be delivered. A skipped record counts as acknowledged when it is received. Default: no record is skipped.
 	Skip func(*sarama.ConsumerMessage) bool
 
-	// MaxInFlight is how many messages of a partition may be in flight, those that wait for an earlier message of their key included. Default 256.
+	// MaxInFlight is the maximum number of messages of a partition in flight, including those that wait for an earlier message of their key. Default
+	// 256.
 	MaxInFlight int
 
-	// MaxAhead is how many messages after the lowest unacknowledged one of a partition are handed out. So many may be redelivered after a crash.
-	// Default 10,000.
+	// MaxAhead is the maximum number of records of a partition from the lowest unacknowledged one on. At most so many are delivered again after a
+	// crash. Default 10,000.
 	MaxAhead int
 
-	// MaxBytes bounds the messages in flight of all partitions together. Default 64 MiB.
+	// MaxBytes is the maximum number of bytes in flight of all partitions of a topic together. Default 64 MiB.
 	MaxBytes int
 
-	// NackPause is the time until a nacked message is handed out again; it doubles each time, up to a hundred times as long. Messages
-	// of other keys go on meanwhile. Default 100 ms.
+	// NackPause is the time until a nacked message is delivered again. It doubles with each nack of the message, up to a hundred times NackPause.
+	// Messages of other keys are delivered meanwhile. Default 100 ms.
 	NackPause time.Duration
 
-	// Grace is how long messages in flight may take when their partition is taken away; then their contexts are cancelled. It must be
+	// Grace is how long the messages in flight of a partition may take after the partition was revoked. Then their contexts are cancelled. It must be
 	// well below the group's rebalance timeout. Default 3 s.
 	Grace time.Duration
 
-	// CloseGrace is the same when the subscriber is closed. Default 8 s.
+	// CloseGrace is the same as Grace for the time after Close. Default 8 s.
 	CloseGrace time.Duration
 
-	// Run is how many messages of one key that have queued up are handed out at once. More than one needs Link and WithLink, by which the handlers
-	// know the order. Default 1.
+	// Run is the maximum number of messages of a key that are delivered at once. More than 1 requires Link and WithLink, by which the handlers know
+	// the order. Default 1.
 	Run int
 
-	// Link is called for each message with the link of the message before it with the same key, or nil if none is in flight. WithLink puts the
-	// result into the message's context. Done is called when the message is acknowledged. Optional.
+	// Link is called for each message, with the link of the previous message of its key, or nil if no message of the key is in flight. It returns the
+	// message's link, which WithLink puts into the message's context, and a function that is called when the message is acknowledged. Optional.
 	Link     func(before any) (link any, done func())
 	WithLink func(ctx context.Context, link any) context.Context
 
-	// KeepOffline says that a member keeps its partitions while it does not reach the group's coordinator, goes on with what it has received, and takes what
-	// it is offered. Another member may have been given the partitions meanwhile and handle the same records, so handlers must refuse what was handled already.
+	// KeepOffline tells whether a member keeps its partitions while it cannot reach the group's coordinator. The member then continues with the
+	// records that it has received and with the messages that it is offered. Meanwhile the group may have assigned the partitions to another member,
+	// which handles the same records, so handlers must reject messages that were handled before. Default: false.
 	KeepOffline func() bool
 
 	// Unavailable tells whether the handlers cannot work, for example because they do not reach their database. Meanwhile a member leaves its
 	// group, so that other members handle its messages. The only member of a group stays, because joining again takes time. Optional.
 	Unavailable func() bool
 
-	// OnMissing is called while a member has partitions of a topic that does not exist any more, first often, then each thirtieth
-	// CheckTopicEvery. Optional.
+	// OnMissing is called while a member has partitions of a topic that does not exist any more: at the second to ninth check in a row that misses
+	// the topic, then at every thirtieth. CheckTopicEvery is the time between checks. Optional.
 	OnMissing func(topic string)
 
-	// CheckTopicEvery is how often a member compares the id of its topic with the one that its offsets are committed with, and the number of its partitions with
-	// the one that it knows. Records of a recreated topic may be handled out of order for so long; none is left out. Default: 2 s.
+	// CheckTopicEvery is how often a member checks whether its topic was recreated or has more partitions. Until then, records of a recreated topic
+	// may be handled out of order; none is skipped. Default 2 s.
 	CheckTopicEvery time.Duration
 
 	Logger watermill.LoggerAdapter
 }
 
-// retryEvery is the pause after a failure to reach the brokers. logEvery is the shortest time between two log lines about such failures.
+// retryEvery is the pause after a failure to reach the brokers. logEvery is the minimum time between two log lines about such failures.
 const (
 	retryEvery = time.Second
 	logEvery   = 30 * time.Second
@@ -146,11 +148,11 @@ func (c *Config) complete() error {
 	return c.Sarama.Validate()
 }
 
-// DefaultSarama is a client of Kafka 2.8 or later that reads committed records only. A group without offsets starts at the oldest record, so that
-// no message is skipped. The rebalance timeout leaves time for Grace.
+// DefaultSarama returns the configuration of a client for Kafka 2.8 or later that reads only committed records. A group without offsets starts at the
+// oldest record, so that no record is skipped. The rebalance timeout of 10 s leaves time for Grace.
 func DefaultSarama() *sarama.Config {
 	s := sarama.NewConfig()
-	s.Version = sarama.V2_8_0_0 // the first with ids of topics
+	s.Version = sarama.V2_8_0_0 // the first version with topic ids
 	s.ClientID = "watermill"
 	s.Consumer.Return.Errors = true
 	s.Consumer.IsolationLevel = sarama.ReadCommitted

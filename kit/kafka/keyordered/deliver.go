@@ -1,5 +1,5 @@
-// Delivery of a partition's messages. An offset is marked only when all records below it are acknowledged. TestPartitionFollowsTheModel
-// and TestLostPartitionCommitsNoOffset show it.
+// Delivery of a partition's messages. An offset is marked only after all records below it are acknowledged. TestPartitionFollowsTheModel and
+// TestLostPartitionCommitsNoOffset show it.
 
 package keyordered
 
@@ -14,7 +14,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// fresh makes the message of an entry for one delivery.
+// fresh returns the message of an entry for one delivery.
 func (p *partition) fresh(e *entry, record *sarama.ConsumerMessage) *message.Message {
 	if e.message != nil {
 		return e.message.Copy()
@@ -22,7 +22,7 @@ func (p *partition) fresh(e *entry, record *sarama.ConsumerMessage) *message.Mes
 	return p.unmarshal(record)
 }
 
-// key is the key of a record. If the Key function panics, the record is ordered by its own key, so that the panic does not end the process.
+// key returns the key of a record. If the Key function panics, it returns the record's own key, so that the panic does not end the process.
 func (p *partition) key(record *sarama.ConsumerMessage) (key string) {
 	err := protect(func() error { key = p.config.Key(record); return nil })
 	if err != nil {
@@ -32,7 +32,7 @@ func (p *partition) key(record *sarama.ConsumerMessage) (key string) {
 	return key
 }
 
-// skips tells whether a record need not be delivered. If the Skip function panics, it is delivered.
+// skips tells whether a record need not be delivered. If the Skip function panics, the record is delivered.
 func (p *partition) skips(record *sarama.ConsumerMessage) (skip bool) {
 	err := protect(func() error { skip = p.config.Skip(record); return nil })
 	if err != nil {
@@ -41,12 +41,12 @@ func (p *partition) skips(record *sarama.ConsumerMessage) (skip bool) {
 	return skip && err == nil
 }
 
-// MetadataError is the metadata key of a message whose record could not be unmarshaled: its value is the error. The payload, the key and the
-// headers are the record's bytes.
+// MetadataError is the metadata key of the error of a record that could not be unmarshaled. The message's payload, key and headers are then the bytes
+// of the record.
 const MetadataError = "unmarshal_error"
 
-// unmarshal converts a record with any bytes into a message. A record that was never delivered would block its key for ever, and its
-// partition after MaxAhead further records.
+// unmarshal converts a record into a message, whatever its bytes are. A record that is never delivered would block its key forever, and its partition
+// after MaxAhead further records.
 func (p *partition) unmarshal(record *sarama.ConsumerMessage) (msg *message.Message) {
 	err := protect(func() (err error) {
 		msg, err = p.config.Unmarshaler.Unmarshal(record)
@@ -79,8 +79,8 @@ func protect(f func() error) (err error) {
 	return f()
 }
 
-// deliver delivers a record until it is acknowledged. If the partition stops or is lost first, no offset is marked, and an offered message is given
-// back.
+// deliver delivers a record until it is acknowledged. If the partition stops or is lost first, it marks no offset, and reports an offered message as
+// not acknowledged.
 func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledged func()) {
 	for pause := p.config.NackPause; ; pause = min(2*pause, 100*p.config.NackPause) {
 		msg := p.fresh(e, record)
@@ -111,9 +111,9 @@ func (p *partition) deliver(e *entry, record *sarama.ConsumerMessage, acknowledg
 	}
 }
 
-// offer delivers a message once, and tells whether it was acknowledged.
+// offer delivers a message once, and tells whether the message was acknowledged.
 func (p *partition) offer(msg *message.Message) bool {
-	if p.stop.Err() != nil { // out may be closed
+	if p.stop.Err() != nil { // the channel out may be closed
 		return false
 	}
 	select {
@@ -129,7 +129,7 @@ func (p *partition) offer(msg *message.Message) bool {
 	}
 }
 
-// finish records an acknowledgement.
+// finish records that an entry was acknowledged or its claim released.
 func (p *partition) finish(e *entry) {
 	if e.message != nil {
 		defer p.ended(e, true)
@@ -154,7 +154,7 @@ func (p *partition) finish(e *entry) {
 	}
 }
 
-// drain waits until the active records have ended or patience is over. Then it cancels the remaining ones and waits for them.
+// drain waits until the active records have ended or patience is over. Then it cancels the contexts of the remaining records and waits for them.
 func (p *partition) drain(patience time.Duration, lose context.CancelFunc) {
 	p.mu.Lock()
 	p.closing = true

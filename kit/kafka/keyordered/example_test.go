@@ -14,7 +14,7 @@ import (
 	"github.com/millrace/millrace/kit/kafka/keyordered"
 )
 
-// The first message of a key is not acknowledged yet. The second one of the key waits for it, and a message of another key does not.
+// The first message of a key is not acknowledged yet. The second message of the key waits for it, and a message of another key does not.
 func ExampleNewSubscriber() {
 	dir, err := os.MkdirTemp("", "keyordered-")
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// faulty fails for the records of the key "bad".
+// faulty fails for the records with the key "bad".
 type faulty struct {
 	unmarshaler
 	fail func() error
@@ -29,15 +29,14 @@ func (u faulty) Unmarshal(r *sarama.ConsumerMessage) (*message.Message, error) {
 	return u.unmarshaler.Unmarshal(r)
 }
 
-// One bad message of a partition holds up its own key and no other, and is handed out whatever its bytes are, so that it can become a dead
-// letter.
+// A bad message blocks only its own key, and is delivered whatever its bytes are, so that it can become a dead letter.
 func TestConsumerPartitionIsolatesABadMessage(t *testing.T) {
 	fine := func() error { return nil }
 	for name, c := range map[string]struct {
 		fail func() error
 		key  func(*sarama.ConsumerMessage) string
-		ack  bool   // the bad message is acknowledged at last
-		want string // the error that it is handed out with
+		ack  bool   // the bad message is acknowledged in the end
+		want string // the error with which it is delivered
 	}{
 		"slow":      {fail: fine},
 		"hostile":   {fail: func() error { return errors.New("invalid bytes") }, ack: true, want: "invalid bytes"},

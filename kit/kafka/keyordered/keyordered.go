@@ -1,8 +1,8 @@
-// Package keyordered is a Watermill subscriber for Kafka that delivers many messages of a partition concurrently: messages of different keys
-// in parallel, messages of one key strictly in order. It commits only offsets below the lowest unacknowledged message, so no message is lost.
-// Messages that were acknowledged beyond that offset are delivered again after a crash.
+// Package keyordered is a Watermill subscriber for Kafka that delivers many messages of a partition concurrently: messages of different keys in
+// parallel, messages of a key strictly in order. It commits only offsets below the lowest unacknowledged message, so no message is lost. After a
+// crash, messages that were acknowledged above that offset are delivered again.
 //
-// The idea is that of Confluent's Parallel Consumer (https://github.com/confluentinc/parallel-consumer) and of LINE's Decaton
+// The idea comes from Confluent's Parallel Consumer (https://github.com/confluentinc/parallel-consumer) and LINE's Decaton
 // (https://github.com/line/decaton). Watermill's own subscriber has one message of a partition in flight.
 package keyordered
 
@@ -19,7 +19,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Subscriber is a message.Subscriber.
+// Subscriber is a message.Subscriber that delivers the messages of a key in order, and other messages concurrently. It is safe for concurrent use.
 type Subscriber struct {
 	config  Config
 	closing chan struct{}
@@ -27,14 +27,14 @@ type Subscriber struct {
 	topics  sync.WaitGroup
 
 	mu      sync.Mutex
-	claimed map[place]*partition       // of this member
-	whole   map[string]context.Context // not done while it has all partitions of a topic
-	given   map[string][]bool          // by topic and partition: what the last session gave it
-	ids     map[string]string          // of topics, as in the metadata of offsets, at the last session
-	remade  map[string]int             // how often a topic had another id than at the session before, or the first one
+	claimed map[place]*partition       // partitions of this member
+	whole   map[string]context.Context // by topic; not done while this member has all partitions of the topic
+	given   map[string][]bool          // by topic and partition: whether the last session assigned it to this member
+	ids     map[string]string          // ids of topics at the last session, as in the metadata of offsets
+	remade  map[string]int             // how often a session found a topic for the first time or with another id than before
 }
 
-// NewSubscriber makes a Subscriber. It does not connect yet; an error is about the configuration.
+// NewSubscriber makes a Subscriber. It does not connect; an error is about the configuration.
 func NewSubscriber(c Config) (*Subscriber, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
@@ -42,9 +42,9 @@ func NewSubscriber(c Config) (*Subscriber, error) {
 	return &Subscriber{config: c, closing: make(chan struct{}), claimed: map[place]*partition{}, whole: map[string]context.Context{}, given: map[string][]bool{}, ids: map[string]string{}, remade: map[string]int{}}, nil
 }
 
-// Subscribe implements message.Subscriber. It joins the group in the background and retries until it succeeds, so it waits for a broker that
-// is unavailable. When ctx is done or the subscriber is closed, it delivers no new message, waits for the messages in flight, and only then
-// leaves the group and closes the channel.
+// Subscribe implements message.Subscriber. It returns at once, joins the group in the background, and retries until the broker is available. When ctx
+// is done or the subscriber is closed, it delivers no new message, waits for the messages in flight, and only then leaves the group and closes the
+// channel.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	select {
 	case <-s.closing:
@@ -54,7 +54,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	out := make(chan *message.Message)
 	consuming, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.topics.Go(func() {
-		defer close(out) // last: whoever reads takes it as the end, and by then offsets are committed
+		defer close(out) // last: the reader takes it as the end, and then offsets must be committed
 		defer stop()
 		go func() {
 			select {
@@ -69,14 +69,14 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	return out, nil
 }
 
-// Close implements message.Subscriber.
+// Close implements message.Subscriber. It blocks until all subscriptions have left the group.
 func (s *Subscriber) Close() error {
 	s.once.Do(func() { close(s.closing) })
 	s.topics.Wait()
 	return nil
 }
 
-// consume is a member of the group until ctx is done.
+// consume keeps this process a member of the group until ctx is done.
 func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *message.Message) {
 	fields := watermill.LogFields{"topic": topic, "group": s.config.Group}
 	var said time.Time
@@ -99,7 +99,7 @@ func (s *Subscriber) consume(ctx context.Context, topic string, out chan<- *mess
 	}
 }
 
-// pause waits a moment. It returns false if ctx is done.
+// pause waits for retryEvery. It returns false if ctx is done first.
 func pause(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():
@@ -109,7 +109,7 @@ func pause(ctx context.Context) bool {
 	}
 }
 
-// missingRight adds the missing right on the topic or the group to an authorization error; nil for other errors.
+// missingRight names the missing right on the topic or the group for an authorization error. It returns nil for any other error.
 func missingRight(err error, topic, group string) error {
 	switch {
 	case errors.Is(err, sarama.ErrTopicAuthorizationFailed):
@@ -173,8 +173,8 @@ type handler struct {
 	bytes  *budget
 
 	end      func()          // ends the session
-	leaves   atomic.Bool     // the member is to leave the group when the session has ended
-	metadata string          // that its offsets are committed with
+	leaves   atomic.Bool     // the member must leave the group when the session has ended
+	metadata string          // the metadata of its offsets
 	held     context.Context //nolint:containedctx // done when the session's partitions are to be given up
 }
 
@@ -197,7 +197,7 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 		}
 	}
 	if known == 0 {
-		known = partitions // the client could not tell
+		known = partitions // the client does not know the number of partitions
 	}
 	go h.watch(session.Context(), h.metadata, known, h.end)
 	h.leaves.Store(false)
@@ -210,8 +210,8 @@ func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
 // Cleanup implements sarama.ConsumerGroupHandler.
 func (*handler) Cleanup(sarama.ConsumerGroupSession) error { return nil }
 
-// ConsumeClaim implements sarama.ConsumerGroupHandler. It returns when the partition is taken away and the messages in flight have ended.
-// Until then the member sends heartbeats, and marked offsets are committed.
+// ConsumeClaim implements sarama.ConsumerGroupHandler. It returns when the partition is revoked and its messages in flight have ended. Until then the
+// member sends heartbeats and commits marked offsets.
 func (h *handler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
 	metadata := h.metadata
 	base, lose := context.WithCancel(context.WithoutCancel(session.Context()))
@@ -220,7 +220,7 @@ func (h *handler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama
 	})
 	if p.position = claim.InitialOffset(); p.position < 0 { // the group has no offset
 		if first, err := h.client.GetOffset(claim.Topic(), claim.Partition(), p.position); err == nil {
-			p.position = first // otherwise nothing is taken before the first record
+			p.position = first // without it, no message is accepted before the first record
 		}
 	}
 	at := place{claim.Topic(), claim.Partition()}
@@ -234,14 +234,14 @@ func (h *handler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama
 			more = false
 		}
 	}
-	if session.Context().Err() != nil { // otherwise sarama cannot go on with the partition, and the group begins anew when this returns
+	if session.Context().Err() != nil { // otherwise sarama cannot continue with the partition, and the group starts a new session when this returns
 		<-h.held.Done()
 	}
 	patience := h.config.Grace
 	switch {
 	case h.ctx.Err() != nil:
 		patience = h.config.CloseGrace
-	case h.leaves.Load(): // the handlers cannot end
+	case h.leaves.Load(): // the handlers cannot finish
 		patience = 0
 	}
 	p.drain(patience, lose)

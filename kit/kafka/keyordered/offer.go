@@ -1,5 +1,5 @@
-// Messages that come without the broker. One is taken only if it is the next of its key, is done once, and leaves room for records.
-// TestOfferedMessagesFollowTheModel, TestOfferedMessageWaitsForAnEarlierClaim and TestBusyKeyLeavesRoomForRecords show it.
+// Messages that are delivered without the broker. A message is accepted only if it is the next message of its key and leaves room for records; its
+// Done is called once. TestOfferedMessagesFollowTheModel, TestOfferedMessageWaitsForAnEarlierClaim and TestBusyKeyLeavesRoomForRecords show it.
 
 package keyordered
 
@@ -10,35 +10,36 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Offered is a message that is delivered without the broker.
+// Offered is a message that Offer delivers without the broker.
 type Offered struct {
 	Topic, Key string
 	Partition  int32
 
-	// After is an offset: the message is refused until the records below it were received, because they may be earlier messages of its key.
+	// After is an offset: the message is refused until all records below it were received, because they may be earlier messages of its key.
 	After int64
 
-	// More says that an earlier message of the key was taken and is not done. Then the message is taken even if the partition has
-	// MaxInFlight messages already, up to moreInFlight times as many. It is refused if the earlier message is still active since before the
-	// partition was taken away and claimed again, because it would not wait for that message.
+	// More says that an earlier offered message of the key was accepted and is not done. The message is then accepted even if the partition already
+	// has MaxInFlight messages, up to 16 times MaxInFlight. It is refused if the earlier message was accepted before the partition was revoked and
+	// assigned again, because the message would not wait for it.
 	More bool
 
 	Message *message.Message
 
-	// Done is called once if the message was taken. Acked false: it was not handled, because the partition was taken away or the subscriber
-	// closed, and it will not be.
+	// Done is called once if the message was accepted. Acked is false if the message was not acknowledged and will not be delivered again, because
+	// the partition was revoked or the subscriber was closed.
 	Done func(acked bool)
 }
 
 const (
 	moreInFlight = 16
 
-	// maxRecordWait is for how long a record waits for room while messages are taken with More: those of a busy key could take it for ever.
+	// maxRecordWait is how long a record may wait for room while messages with More are accepted. Without this limit, a busy key could take the room
+	// forever.
 	maxRecordWait = time.Second
 )
 
-// Offer delivers a message as if it were the next record of its partition, if this member has the partition. Taken false: it does not, or has
-// no room, or has not received all earlier records; the message is then to be sent to the broker, unless More was true.
+// Offer delivers a message as if it were the next record of its partition. It does not block. Taken is false if this member does not have the
+// partition, has no room, or has not received all earlier records. The message must then be sent to the broker, or offered again if More was true.
 func (s *Subscriber) Offer(o Offered) (taken bool) {
 	s.mu.Lock()
 	p := s.claimed[place{o.Topic, o.Partition}]
@@ -59,18 +60,20 @@ func (s *Subscriber) HasAll(topic string) bool {
 	return held != nil && held.Err() == nil
 }
 
-// Remade is how often a topic was found, for the first time or as another one of the same name. What was known of offsets before means nothing then.
+// Remade returns how often a session of this member has found a topic for the first time or recreated under the same name. Offsets from before the
+// last time are invalid.
 func (s *Subscriber) Remade(topic string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.remade[topic]
 }
 
-// Given tells for each partition of a topic whether the group has given it to this member. While members come and go, it says what was before.
+// Given tells for each partition of a topic whether the group has assigned it to this member. During a rebalance it returns the previous assignment.
+// The caller must not change the slice.
 func (s *Subscriber) Given(topic string) (partitions []bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.given[topic] // not changed any more
+	return s.given[topic] // hold sets a new slice and never changes this one
 }
 
 func (s *Subscriber) claim(at place, p *partition) {
@@ -101,20 +104,20 @@ func (p *partition) offered(o Offered) (taken bool) {
 	return true
 }
 
-// accepts tells whether a message may be taken now, if there are bytes for it. It is called under the lock.
+// accepts tells whether a message may be accepted now if there are bytes for it. The caller holds the lock.
 func (p *partition) accepts(o Offered) bool {
 	switch {
 	case p.closing || p.stop.Err() != nil || p.position < o.After:
 		return false
 	case o.More:
 		return p.offers[o.Key] > 0 && p.inFlight < moreInFlight*p.config.MaxInFlight && (p.waitsSince.IsZero() || time.Since(p.waitsSince) < maxRecordWait)
-	default: // a record that waits comes first, else offered messages could take the room again and again
+	default: // a waiting record comes first, otherwise offered messages could take the room again and again
 		return p.waitsSince.IsZero() && p.inFlight < p.config.MaxInFlight
 	}
 }
 
-// ended notes that an offered message is done. Only then it is no longer counted: until Done was called, the next message of its key comes with
-// More.
+// ended reports that an offered message is done. The message is counted until then, because Offer of the next message of its key has More set until
+// Done was called.
 func (p *partition) ended(e *entry, acked bool) {
 	e.done(acked)
 	p.mu.Lock()
@@ -124,7 +127,7 @@ func (p *partition) ended(e *entry, acked bool) {
 	}
 }
 
-// giveBack returns the offered messages that wait and will not be delivered any more.
+// giveBack reports the offered messages that wait and will not be delivered as not acknowledged.
 func (p *partition) giveBack() {
 	p.mu.Lock()
 	var back []*entry

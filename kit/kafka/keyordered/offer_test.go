@@ -14,7 +14,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// numbering unmarshals records whose values are the numbers of the messages in their order of arrival.
+// numbering unmarshals records whose values are their numbers in the order of arrival.
 type numbering struct{}
 
 func (numbering) Unmarshal(r *sarama.ConsumerMessage) (*message.Message, error) {
@@ -27,11 +27,11 @@ func numbered(key, number string) *message.Message {
 	return msg
 }
 
-// offers is what the test knows about the offered messages.
+// offers is the test's knowledge of the offered messages.
 type offers struct {
 	mu     sync.Mutex
-	done   map[int64][]bool // what done was called with, by number
-	active map[string]int   // by key, those that were taken and are not done
+	done   map[int64][]bool // arguments of the calls of Done, by number
+	active map[string]int   // messages that were accepted and are not done, by key
 }
 
 func (o *offers) more(key string) bool {
@@ -40,9 +40,9 @@ func (o *offers) more(key string) bool {
 	return o.active[key] > 0
 }
 
-// Records, offered messages and those that a claim delivers begin in the order in which they came and were claimed, whether the partition is drained or taken away.
-// With one message of a key at a time, none begins while its key is claimed. Done is called once for each offered message, with true if and only if it
-// was acknowledged, and all bytes are given back.
+// Records, offered messages and messages that a claim delivers start in the order in which they arrived or were claimed, whether the partition is
+// drained or revoked. With one message of a key at a time, none starts while its key is claimed. Done is called once for each offered message, with
+// true if and only if the message was acknowledged, and all bytes are given back.
 func TestOfferedMessagesFollowTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		count := rapid.IntRange(1, 120).Draw(rt, "messages")
@@ -63,8 +63,8 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 		}
 		m := newModel(run)
 		o := &offers{done: map[int64][]bool{}, active: map[string]int{}}
-		var numbers sync.Map // of records, by offset
-		var marked int64     // by the partition, under its lock
+		var numbers sync.Map // numbers of records, by offset
+		var marked int64     // set by the partition, under its lock
 		var tooEarly []int64
 		config := m.config(rt, Config{Unmarshaler: numbering{}, MaxInFlight: limit, MaxAhead: 40})
 		stop, end := context.WithCancel(context.Background())
@@ -101,7 +101,7 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 		})
 		offset, taken := int64(0), 0
 		var claims sync.WaitGroup
-		claimedBy := map[string]int64{} // numbers, by key
+		claimedBy := map[string]int64{} // numbers of claims, by key
 		m.mayBegin = func(key string, number int64) bool {
 			by, claimed := claimedBy[key]
 			return !claimed || by == number || m.run > 1
@@ -137,7 +137,7 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 					m.mu.Unlock()
 					if !deliver {
 						claim.Release()
-						claim.Deliver(numbered(key, number), nil, nil) // has no effect any more
+						claim.Deliver(numbered(key, number), nil, nil) // has no effect after the first call
 						return
 					}
 					claim.Deliver(numbered(key, number), func(ctx context.Context) context.Context { return context.WithValue(ctx, "first", true) }, func(acked bool) { //nolint:staticcheck // of this test
@@ -221,7 +221,7 @@ func TestOfferedMessagesFollowTheModel(t *testing.T) {
 	})
 }
 
-// offerable is a claimed partition of a subscriber, without a broker.
+// offerable returns an assigned partition of a subscriber, without a broker.
 func offerable(t *testing.T, s *Subscriber, out chan *message.Message, bytes int) (p *partition, lost func()) {
 	t.Helper()
 	stop, end := context.WithCancel(context.Background())
@@ -239,8 +239,8 @@ func offeringSubscriber(t *testing.T, limit int) *Subscriber {
 	return s
 }
 
-// A partition was taken away and claimed again while a handler was active that does not heed its context. The next message of the key is not
-// taken: in the new claim it would not wait for that handler.
+// A partition was revoked and assigned again while a handler that ignores its context was active. The next message of the key is refused, because in
+// the new claim it would not wait for that handler.
 func TestOfferedMessageWaitsForAnEarlierClaim(t *testing.T) {
 	s := offeringSubscriber(t, 10)
 	out := make(chan *message.Message)
@@ -259,7 +259,7 @@ func TestOfferedMessageWaitsForAnEarlierClaim(t *testing.T) {
 	require.True(t, <-done)
 }
 
-// A record that finds no room is admitted before messages that are offered later, else these could take the room again and again.
+// A record that finds no room is admitted before messages that are offered later. Otherwise these could take the room again and again.
 func TestRecordComesBeforeLaterOffers(t *testing.T) {
 	s := offeringSubscriber(t, 10)
 	out := make(chan *message.Message)
@@ -273,7 +273,7 @@ func TestRecordComesBeforeLaterOffers(t *testing.T) {
 	go func() {
 		admitted <- p.admit(&sarama.ConsumerMessage{Key: []byte("record"), Value: make([]byte, 200)})
 	}()
-	for n := 1; n < 200; n++ { // there is always one in flight, if each is taken
+	for n := 1; n < 200; n++ { // if each message is accepted, one is always in flight
 		before := <-out
 		time.Sleep(time.Millisecond)
 		taken := offer(n)
@@ -291,7 +291,7 @@ func TestRecordComesBeforeLaterOffers(t *testing.T) {
 	(<-out).Ack()
 }
 
-// A key whose messages are offered faster than they are handled does not keep records of other keys out for ever.
+// A key whose messages are offered faster than they are handled does not block records of other keys forever.
 func TestBusyKeyLeavesRoomForRecords(t *testing.T) {
 	s := offeringSubscriber(t, 3)
 	out := make(chan *message.Message)

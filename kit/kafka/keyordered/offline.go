@@ -1,6 +1,6 @@
-// A member whose session has ended because it does not reach Kafka. Its partitions are not given up until it does, if the handlers can bear that another
-// member has them too: each of the two handles the records of a key in their order, and refuses what was handled already, so the order of a key holds.
-// TestMemberKeepsItsPartitionsWhileKafkaIsAway and kit/broker's TestLocalDeliveryKeepsKeyOrder show it.
+// A member whose session has ended because it cannot reach Kafka. It keeps its partitions until it reaches Kafka again, if KeepOffline allows that
+// another member has them too: each of the two members handles the records of a key in order and rejects those that were handled before, so the order
+// of a key is kept. TestMemberKeepsItsPartitionsWhileKafkaIsAway and kit/broker's TestLocalDeliveryKeepsKeyOrder show it.
 
 package keyordered
 
@@ -45,7 +45,7 @@ func (h *handler) hold(of sarama.ConsumerGroupSession) (known int) {
 		}
 		fields := watermill.LogFields{"topic": h.topic, "group": h.config.Group}
 		said := false
-		for reached := 0; reached < 2; { // a broker that stops still answers for a moment
+		for reached := 0; reached < 2; { // twice in a row, because a broker that is stopping still answers for a moment
 			if h.reaches() {
 				reached++
 			} else if reached = 0; !said {
@@ -62,20 +62,20 @@ func (h *handler) hold(of sarama.ConsumerGroupSession) (known int) {
 	return len(partitions)
 }
 
-// reaches tells whether the member reaches its coordinator, or is to end anyway.
+// reaches tells whether the member can reach its coordinator, or must end anyway.
 func (h *handler) reaches() bool {
 	reached := make(chan error, 1)
 	go func() { reached <- h.client.RefreshCoordinator(h.config.Group) }()
 	select {
 	case err := <-reached:
-		answer, answered := errors.AsType[sarama.KError](err) // for example that the user may not read the group any more
+		answer, answered := errors.AsType[sarama.KError](err) // for example that the user may no longer read the group
 		return err == nil || errors.Is(err, sarama.ErrClosedClient) || answered && answer != sarama.ErrConsumerCoordinatorNotAvailable
 	case <-h.ctx.Done():
 		return true
 	}
 }
 
-// ended tells whether the coordinator, or this process, has ended a session for this reason.
+// ended tells whether the coordinator or this process has ended a session, according to the session's cause.
 func ended(cause error) bool {
 	for _, by := range []error{sarama.ErrRebalanceInProgress, sarama.ErrUnknownMemberId, sarama.ErrIllegalGeneration, sarama.ErrFencedInstancedId, context.Canceled} {
 		if errors.Is(cause, by) {

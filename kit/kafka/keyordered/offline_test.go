@@ -12,7 +12,7 @@ import (
 	"github.com/millrace/millrace/kit/embedded"
 )
 
-// claiming is a session that has the only partition of topic t.
+// claiming is a session that has the only partition of the topic t.
 type claiming struct {
 	sarama.ConsumerGroupSession
 	ctx context.Context //nolint:containedctx // it is what the interface returns
@@ -21,7 +21,8 @@ type claiming struct {
 func (c claiming) Context() context.Context { return c.ctx }
 func (claiming) Claims() map[string][]int32 { return map[string][]int32{"t": {0}} }
 
-// The partitions of a session are kept while Kafka is away, and given up when the coordinator has ended the session, or the member's client is closed.
+// A session's partitions are kept while Kafka is unavailable, and given up when the coordinator has ended the session or the member's client is
+// closed.
 func TestPartitionsAreHeldForAnOutageOnly(t *testing.T) {
 	broker, err := embedded.StartKafka(t.TempDir(), 0)
 	require.NoError(t, err)

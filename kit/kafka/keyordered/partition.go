@@ -1,5 +1,5 @@
-// Order and concurrency of one partition. Messages of a key begin in the order in which they came, and of those in flight there are never more than the limits allow.
-// TestPartitionFollowsTheModel and TestOfferedMessagesFollowTheModel show it.
+// Order and concurrency of one partition. The messages of a key start in the order in which they arrived, and never more messages are in flight than
+// the limits allow. TestPartitionFollowsTheModel and TestOfferedMessagesFollowTheModel show it.
 
 package keyordered
 
@@ -12,8 +12,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// partition delivers the records of one claimed partition: records of different keys concurrently, records of one key one after the other. It
-// marks the offset below which all records are acknowledged.
+// partition delivers the records of one assigned partition: records of different keys concurrently, records of a key in order. It marks the offset
+// below which all records are acknowledged.
 type partition struct {
 	config Config
 	topic  string
@@ -28,32 +28,32 @@ type partition struct {
 	mu       sync.Mutex
 	room     chan struct{} // signals that a record has ended
 	inFlight int           // records admitted and not acknowledged
-	window   []*entry      // records from the lowest unacknowledged one on, in the order of offsets
+	window   []*entry      // records from the lowest unacknowledged one on, by offset
 	keys     map[string]*queue
-	offers   map[string]int // messages that were offered and are not done, by key
-	position int64          // of the record that is admitted next
-	closing  bool           // nothing is taken any more
-	lost     bool           // no offset is marked any more
+	offers   map[string]int // number of offered messages that are not done, by key
+	position int64          // the offset after the last admitted record
+	closing  bool           // no more messages are accepted
+	lost     bool           // no more offsets are marked
 
-	waitsSince time.Time // since when a record waits for messages in flight to end; zero: none does
+	waitsSince time.Time // since when a record waits for messages in flight to end; zero: no record waits
 }
 
-// entry is a record that was admitted, or a message that was offered.
+// entry is a record that was admitted, a message that was offered, or a claim.
 type entry struct {
-	record  *sarama.ConsumerMessage // nil once it is acknowledged, if it needs no delivery, and if it was offered
-	message *message.Message        // that was offered
-	done    func(acked bool)        // of the offered one
+	record  *sarama.ConsumerMessage // nil after it was acknowledged, if it is skipped, and for an offered message
+	message *message.Message        // the offered message
+	done    func(acked bool)        // Done of the offered message
 	offset  int64
 	size    int
 	key     string
 	link    any
-	with    func(context.Context) context.Context // for the first delivery; nil: nothing
+	with    func(context.Context) context.Context // makes the context of the first delivery; nil: unchanged
 }
 
-// queue is the entries of a key.
+// queue has the entries of a key.
 type queue struct {
 	inFlight int
-	last     any // link of the latest entry that has begun
+	last     any // the link of the latest entry that has started
 	waiting  []*entry
 }
 
@@ -64,7 +64,7 @@ func newPartition(c Config, topic string, stop, base context.Context, out chan<-
 	}
 }
 
-// admit accepts a record when there is room for it. It returns false if the partition stops first.
+// admit admits a record as soon as there is room for it. It returns false if the partition stops first.
 func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 	e := &entry{offset: record.Offset}
 	skip := p.skips(record)
@@ -98,7 +98,7 @@ func (p *partition) admit(record *sarama.ConsumerMessage) bool {
 	}
 }
 
-// advance marks the offset below which all records are acknowledged. It is called under the lock.
+// advance marks the offset below which all records are acknowledged. The caller holds the lock.
 func (p *partition) advance() {
 	done := 0
 	for done < len(p.window) && p.window[done].record == nil {
@@ -106,12 +106,12 @@ func (p *partition) advance() {
 	}
 	if done > 0 {
 		p.mark(p.window[done-1].offset + 1)
-		clear(p.window[:done]) // free them
+		clear(p.window[:done]) // for the garbage collector
 		p.window = p.window[done:]
 	}
 }
 
-// enqueue starts an entry, or makes it wait if Run earlier ones of its key are in flight. An entry without a key does not wait. It is called under
+// enqueue starts an entry, or makes it wait if Run earlier entries of its key are in flight. An entry without a key does not wait. The caller holds
 // the lock.
 func (p *partition) enqueue(e *entry) {
 	if e.key == "" {
@@ -147,7 +147,7 @@ func (p *partition) begin(e *entry, q *queue) {
 	p.running.Go(func() { p.deliver(e, record, acknowledged) })
 }
 
-// next starts the next entry of a key whose entry has ended. It is called under the lock.
+// next starts the next waiting entry of a key after an entry of the key has ended. The caller holds the lock.
 func (p *partition) next(key string) {
 	q := p.keys[key]
 	if q == nil {

@@ -25,30 +25,30 @@ func (unmarshaler) Unmarshal(r *sarama.ConsumerMessage) (*message.Message, error
 	return msg, nil
 }
 
-// link is what the model sees of a record: the one before it of its key.
+// link is the link of a record in the model: it points to the previous record of the key.
 type link struct{ before *link }
 
-// model is what must hold, by simple rules.
+// model checks the invariants with simple rules.
 type model struct {
 	mu     sync.Mutex
 	run    int
-	begun  map[string]int64          // the highest offset of each key that has begun
-	open   map[string]map[int64]bool // those of each key that have begun and are not acknowledged
+	begun  map[string]int64          // the highest offset of each key that has started
+	open   map[string]map[int64]bool // offsets of each key that have started and are not acknowledged
 	links  map[*link]int64
-	acked  sync.Map // of offsets; not under mu, because a partition marks under its own lock, and a test claims keys of it under mu
+	acked  sync.Map // acknowledged offsets; not under mu, because a partition marks under its own lock, and a test claims its keys under mu
 	marked int64
 	most   int
 	inHand int
 	faults []string
 
-	mayBegin func(key string, offset int64) bool // nil: any may
+	mayBegin func(key string, offset int64) bool // nil: any record may start
 }
 
 func newModel(run int) *model {
 	return &model{run: run, begun: map[string]int64{}, open: map[string]map[int64]bool{}, links: map[*link]int64{}}
 }
 
-// config completes a configuration with the links that the model follows.
+// config adds the links that the model checks to a configuration.
 func (m *model) config(t require.TestingT, c Config) Config {
 	c.Brokers, c.Group, c.Sarama, c.Logger = []string{"none"}, "g", sarama.NewConfig(), watermill.NopLogger{}
 	c.NackPause, c.Run = 10*time.Microsecond, m.run
@@ -123,15 +123,15 @@ func (m *model) marks(next int64) {
 		m.fault("marked %d after %d", next, m.marked)
 	}
 	for offset := m.marked; offset < next; offset++ {
-		if offset%3 != 0 && !m.isAcked(offset) { // every third is missing from the log, as after a compaction
+		if offset%3 != 0 && !m.isAcked(offset) { // every third offset is missing from the log, as after a compaction
 			m.fault("marked %d, but %d was not acknowledged", next, offset)
 		}
 	}
 	m.marked = next
 }
 
-// Whatever is acknowledged, nacked or skipped, in whatever order: Run records of a key are in flight at most, linked in their order, no more are in flight than
-// may be, and nothing is marked that was not acknowledged or skipped.
+// Whatever the order in which records are acknowledged, nacked or skipped: at most Run records of a key are in flight, linked in order; no more are
+// in flight than the limits allow; and no offset is marked before the records below it are acknowledged or skipped.
 func TestPartitionFollowsTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		records := rapid.IntRange(1, 120).Draw(rt, "records")
@@ -213,7 +213,7 @@ func TestPartitionFollowsTheModel(t *testing.T) {
 	})
 }
 
-// A partition that is taken away marks nothing any more, and begins nothing.
+// A partition that is revoked marks no more offsets and starts no more records.
 func TestLostPartitionCommitsNoOffset(t *testing.T) {
 	config := Config{Brokers: []string{"none"}, Group: "g", Sarama: sarama.NewConfig(), Unmarshaler: unmarshaler{}}
 	require.NoError(t, config.complete())
@@ -229,7 +229,7 @@ func TestLostPartitionCommitsNoOffset(t *testing.T) {
 	end()
 	drained := make(chan struct{})
 	go func() { defer close(drained); p.drain(20*time.Millisecond, lose) }()
-	<-first.Context().Done() // it took too long
+	<-first.Context().Done() // the handler took too long
 	<-drained
 	first.Ack()
 	select {
@@ -255,7 +255,7 @@ func TestConfigIsChecked(t *testing.T) {
 	require.NotNil(t, s.config.Unmarshaler)
 }
 
-// A broker that is away is tried again and again, and that is said once in a while, not each time.
+// A broker that is unavailable is retried again and again. The failure is logged once in a while, not each time.
 func TestUnavailableBrokerIsLoggedOnce(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,4 +1,5 @@
-// Topics that are recreated, or get more partitions: no record is left out. TestRecreatedTopicIsReadFromItsBeginning and TestAddedPartitionsAreRead show it.
+// Topics that are recreated or get more partitions: no record is skipped. TestRecreatedTopicIsReadFromItsBeginning and TestAddedPartitionsAreRead
+// show it.
 
 package keyordered
 
@@ -11,14 +12,14 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// A topic that is deleted and recreated has another id. An offset in the old topic means nothing in the new one: if the new
-// topic is longer by then, the broker has no objection, and the records before that offset would never be handled. So each offset is
-// committed together with the id of its topic, as its metadata. A member that gets a partition whose offset was committed for another id
-// reads it from its beginning. Records that are read twice are for the consumer to recognise, as after a crash.
+// A topic that is deleted and recreated has another id, and an offset of the old topic is meaningless in the new one. If the new topic is already
+// longer, the broker accepts the old offset, and the records before it would never be handled. So each offset is committed together with the id of
+// its topic, as metadata. A member that gets a partition whose offset was committed for another id reads the partition from its beginning. The
+// consumer must recognise records that it reads twice, as after a crash.
 //
-// Brokers without ids of topics (before Kafka 2.8) have none of this.
+// Brokers before Kafka 2.8 have no topic ids, so none of this applies to them.
 
-// metadataOf is what offsets in a topic of this id are committed with; empty: the broker has no ids.
+// metadataOf returns the metadata with which offsets of a topic with this id are committed; empty if the broker has no topic ids.
 func metadataOf(id sarama.Uuid) string {
 	if id == (sarama.Uuid{}) {
 		return ""
@@ -26,7 +27,7 @@ func metadataOf(id sarama.Uuid) string {
 	return "topic=" + id.String()
 }
 
-// note counts that a topic is another one than at the session before. Before the first session it may have been any.
+// note counts that a topic has another id than at the previous session, or that this is its first session.
 func (s *Subscriber) note(topic string, id sarama.Uuid) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -36,8 +37,8 @@ func (s *Subscriber) note(topic string, id sarama.Uuid) {
 	s.ids[topic] = metadataOf(id)
 }
 
-// resetForeign has partitions of a session read from their beginning if their offsets were committed for a topic of another id. Offsets that
-// were committed without an id count as offsets in this topic, and are committed again with its id.
+// resetForeign resets the offsets of a session's partitions to the beginning if they were committed for another topic id. Offsets without an id count
+// as offsets of this topic, and are committed again with its id.
 func resetForeign(client sarama.Client, group, metadata string, session sarama.ConsumerGroupSession) (reset []int32, err error) {
 	coordinator, err := client.Coordinator(group)
 	if err != nil {
@@ -45,7 +46,7 @@ func resetForeign(client sarama.Client, group, metadata string, session sarama.C
 	}
 	committed, err := coordinator.FetchOffset(sarama.NewOffsetFetchRequest(client.Config().Version, group, session.Claims()))
 	if err != nil {
-		_ = client.RefreshCoordinator(group) // the next attempt asks the right one
+		_ = client.RefreshCoordinator(group) // the next attempt asks the right coordinator
 		return nil, fmt.Errorf("read the offsets of %s: %w", group, err)
 	}
 	for topic, partitions := range session.Claims() {
@@ -73,8 +74,8 @@ func errorOf(block *sarama.OffsetFetchResponseBlock) error {
 	return block.Err
 }
 
-// watch ends a session when the topic has another id than the one in the metadata that its offsets are committed with, or more partitions than the client knew
-// when the session began; the member then joins again. It returns then, or when ctx is done. It calls OnMissing while the topic does not exist.
+// watch ends a session when the topic has another id than its offsets were committed with, or more partitions than the client knew when the session
+// started; the member then joins again. It returns then, or when ctx is done. It calls OnMissing while the topic does not exist.
 func (h *handler) watch(ctx context.Context, metadata string, known int, end func()) {
 	for missing := 0; ; {
 		select {
@@ -85,7 +86,7 @@ func (h *handler) watch(ctx context.Context, metadata string, known int, end fun
 		id, partitions, err := describe(h.client, h.topic)
 		switch {
 		case errors.Is(err, sarama.ErrUnknownTopicOrPartition):
-			missing++ // a broker that has just started may not know it yet; who may not make it need not try each time
+			missing++ // a broker that has just started may not know the topic yet; OnMissing may lack the right to create it
 			if missing > 1 && (missing < 10 || missing%30 == 0) {
 				h.config.OnMissing(h.topic)
 			}
@@ -98,7 +99,7 @@ func (h *handler) watch(ctx context.Context, metadata string, known int, end fun
 	}
 }
 
-// describe asks for the id of a topic, zero if the broker has no ids, and for its number of partitions.
+// describe returns the id of a topic, which is zero if the broker has no topic ids, and its number of partitions.
 func describe(client sarama.Client, topic string) (id sarama.Uuid, partitions int, err error) {
 	broker := client.LeastLoadedBroker()
 	if broker == nil {
