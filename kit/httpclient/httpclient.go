@@ -1,4 +1,5 @@
-// Package httpclient is the HTTP client of gateways to external services: calls that take effect once, with checked responses.
+// Package httpclient is the HTTP client of gateways to external services. Each call has an idempotency key, so that it takes effect once, and each
+// response is checked.
 package httpclient
 
 import (
@@ -21,42 +22,46 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Timeout limits a call.
+// Timeout limits a call, including reading the response.
 const Timeout = 2 * time.Second
 
 // maxAnswer limits how much of a response is read, in bytes.
 const maxAnswer = 64 << 10
 
-// Bounds of the texts that are kept of an answer, in bytes.
+// Maximum lengths of the texts of a response that are kept, in bytes.
 const (
 	maxReference = 255
 	maxReason    = 500
 )
 
-// Client calls one external service. The zero Client refuses every call.
+// Client calls one external service. The zero Client refuses every call. It is safe for concurrent use.
 type Client struct {
 	base string
 	http *http.Client
 }
 
-// New makes a client of the service at a base URL. Without one, the client refuses every call.
+// New makes a client of the service at a base URL. If base is empty, the client refuses every call.
 func New(base string) Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, 256 // as many as there are calls at once: dialling costs more than calling
+	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, 256 // no global limit, and enough idle connections per host for concurrent calls: dialling costs more than calling
 	return Client{strings.TrimRight(base, "/"), &http.Client{Timeout: Timeout, Transport: transport, CheckRedirect: refuseRedirect}}
 }
 
-// refuseRedirect returns a redirect as the answer. Following it would turn the POST into a GET, and the 200 of that GET would count as
-// a payment.
+// refuseRedirect returns a redirect as the response. Following it would turn the POST into a GET, and the status 200 of that GET would count as
+// success.
 func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// None tells whether the client has no service to call.
+// None tells whether the client has no base URL, and therefore refuses every call.
 func (c Client) None() bool { return c.base == "" }
 
-// Post sends a request with an idempotency key, which is made of path and id, so that all attempts have the same one. Status 402, 409 and 422 are
-// refusals. A status of 2xx counts only with the service's reference, or, if noContent is allowed, as a 204. Every other answer is an error. It
-// wraps cqrs.ErrUnavailable, so that the call is retried and counts for the breaker, unless it is about this request only. The body of an answer is
-// JSON: {"reference": "…"} or {"reason": "…"}.
+// Post sends a POST request with the JSON of body. The header Idempotency-Key is made of path and id, so all attempts of a call have the same key.
+// The body of a response is JSON: {"reference": "…"} or {"reason": "…"}.
+//
+// Status 402, 409 and 422 are refusals: Post returns the reason in CallResult.Refused and a nil error. A client without a base URL refuses every
+// call. A status 2xx counts as success only with a reference, or, if noContent is true, as a 204.
+//
+// Every other response is an error. The error wraps cqrs.ErrUnavailable, so that the call is retried and counted by the circuit breaker, unless the
+// status says that this request is wrong (400, 413, 414, 431). If ctx is done, Post returns the error of ctx.
 func (c Client) Post(ctx context.Context, path, id string, body any, noContent bool) (answer cqrs.CallResult, err error) {
 	if c.base == "" {
 		return cqrs.CallResult{Refused: "there is no such service"}, nil
@@ -127,19 +132,19 @@ func (c Client) call(ctx context.Context, path, id string, body any, noContent b
 	return cqrs.CallResult{Reference: answer.Reference}, nil
 }
 
-// aboutTheRequest are the statuses that mean that one request is wrong. They mean nothing for other requests: the breaker does not count them,
-// and the message becomes a dead letter after a few attempts.
+// aboutTheRequest has the statuses which mean that one request is wrong. They say nothing about other requests, so the circuit breaker does not count
+// them, and the message becomes a dead letter after a few attempts.
 var aboutTheRequest = map[int]bool{
 	http.StatusBadRequest: true, http.StatusRequestEntityTooLarge: true, http.StatusRequestURITooLong: true, http.StatusRequestHeaderFieldsTooLarge: true,
 }
 
-// clean makes a refusal's reason storable. The refusal counts whatever its reason contains.
+// clean makes a refusal's reason storable: valid text of limited length. A refusal counts whatever its reason contains.
 func clean(reason string) string {
 	reason = strings.ReplaceAll(strings.ToValidUTF8(reason, "\uFFFD"), "\x00", "\uFFFD")
 	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 }
 
-// Accepted turns a refusal into an error, for calls that cannot be refused.
+// Accepted returns an error if the call failed or was refused. Use it for calls that the external service must not refuse.
 func Accepted(a cqrs.CallResult, err error, doing string) error {
 	if err == nil && a.Refused != "" {
 		return fmt.Errorf("%s: refused: %s", doing, a.Refused)

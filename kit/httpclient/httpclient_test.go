@@ -36,7 +36,7 @@ func service(t *testing.T, status *int, text *string) (client httpclient.Client,
 	return httpclient.New(server.URL + "/"), requests
 }
 
-// The same key for every attempt, another one for every operation.
+// All attempts of an operation have the same key, and different operations have different keys.
 func TestIdempotencyKey(t *testing.T) {
 	status, text := http.StatusOK, `{"reference":"r"}`
 	client, requests := service(t, &status, &text)
@@ -52,7 +52,7 @@ func TestIdempotencyKey(t *testing.T) {
 	require.Equal(t, []string{"holds/p", "holds/p", "releases/p"}, keys)
 }
 
-// A call must not count as done because of an answer that does not say so.
+// A call must not count as successful if the response does not say so.
 func TestRedirectsAndAnswersWithoutAReferenceAreFailures(t *testing.T) {
 	var status int
 	var text string
@@ -99,7 +99,7 @@ func TestReasonOfARefusalIsValidText(t *testing.T) {
 	}
 }
 
-// An answer about one request does not count for the breaker: a bad element must not keep the others from the service.
+// The circuit breaker does not count a response about one request: a bad message must not block calls for other messages.
 func TestBreakerDoesNotCountAnswersAboutOneRequest(t *testing.T) {
 	text := ""
 	for status, want := range map[int]cqrs.Kind{
