@@ -1,5 +1,5 @@
-// Package identity reads and makes bearer tokens: JSON Web Tokens (RFC 7519), signed by an identity provider whose keys are fetched (JWKS,
-// RFC 7517), or with a shared secret for small installations.
+// Package identity verifies and signs bearer tokens. They are JSON Web Tokens (RFC 7519), signed by an identity provider whose keys are fetched
+// (JWKS, RFC 7517), or with a shared secret in small installations.
 package identity
 
 import (
@@ -19,39 +19,40 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Roles in a token's claim "role", or in its list "roles".
+// Roles in a token's claim "role" or in its list "roles". A valid token has at least one of them.
 const (
 	Customer = "customer"
 	Operator = "operator"
 )
 
-// ErrToken says that a token is not valid. Errors that wrap it have the reason, without the token.
+// ErrToken is the error for a token that is not valid. Errors that wrap it say why, without the token.
 var ErrToken = errors.New("the token is not good")
 
-// Config says which tokens are valid.
+// Config says which tokens are valid. The zero value requires no tokens.
 type Config struct {
-	JWKSURL  string // of the provider's keys; signatures RS, PS, ES or EdDSA
-	Secret   string // or the shared secret; signatures HS256
-	Issuer   string // that a token must name; empty: any
-	Audience string // that a token must be for; empty: any
+	JWKSURL  string // the URL of the provider's keys; signatures RS, PS, ES or EdDSA
+	Secret   string // the shared secret, used without a JWKSURL; signatures HS256
+	Issuer   string // the issuer that a token must name; empty: any
+	Audience string // the audience that a token must name; empty: any
 
-	// Clock tells whether a token has expired. Nil: the local clock.
+	// Clock returns the current time, by which tokens expire. Nil: the local clock.
 	Clock cqrs.Clock
 }
 
 // On tells whether requests need tokens.
 func (c Config) On() bool { return c.JWKSURL != "" || c.Secret != "" }
 
-// leeway is the allowed difference between clocks.
+// leeway is the allowed difference between the clocks of this host and of the token's issuer.
 const leeway = 30 * time.Second
 
-// Verifier verifies tokens.
+// Verifier verifies tokens. It is safe for concurrent use.
 type Verifier struct {
 	parser *jwt.Parser
 	key    jwt.Keyfunc
 }
 
-// NewVerifier makes a Verifier. It fetches a provider's keys until ctx is done. While the provider is unavailable, no token is valid.
+// NewVerifier makes a Verifier. With a JWKSURL, it fetches the provider's keys in the background until ctx is done, and calls warn if that fails.
+// While it has no keys, no token is valid.
 func NewVerifier(ctx context.Context, c Config, warn func(error)) (*Verifier, error) {
 	options := []jwt.ParserOption{jwt.WithExpirationRequired(), jwt.WithLeeway(leeway)}
 	if c.Clock != nil {
@@ -64,7 +65,7 @@ func NewVerifier(ctx context.Context, c Config, warn func(error)) (*Verifier, er
 		options = append(options, jwt.WithAudience(c.Audience))
 	}
 	if c.JWKSURL == "" {
-		// The kinds of signature are fixed here: a token must not choose its own.
+		// The signature methods are fixed here: a token must not choose its own method.
 		parser := jwt.NewParser(append(options, jwt.WithValidMethods([]string{"HS256"}))...)
 		return &Verifier{parser, func(*jwt.Token) (any, error) { return []byte(c.Secret), nil }}, nil
 	}
@@ -80,7 +81,7 @@ func NewVerifier(ctx context.Context, c Config, warn func(error)) (*Verifier, er
 	return &Verifier{jwt.NewParser(append(options, jwt.WithValidMethods(asymmetric))...), keys.Keyfunc}, nil
 }
 
-// refuseRedirect refuses redirects, so that keys come from the configured address only, and not by plain http for example.
+// refuseRedirect refuses redirects, so that keys come only from the configured URL, and not for example over plain http.
 func refuseRedirect(to *http.Request, _ []*http.Request) error {
 	return fmt.Errorf("redirects are refused; AUTH_JWKS_URL must be where the keys are, not %s://%s", to.URL.Scheme, to.URL.Host)
 }
@@ -91,7 +92,7 @@ type claims struct {
 	Roles []string `json:"roles,omitempty"`
 }
 
-// Verify reads a token. The error wraps ErrToken, or *cqrs.TextError if a valid token's subject cannot be stored.
+// Verify checks a token and returns its principal. The error wraps ErrToken. It also wraps a *cqrs.TextError if the token's subject cannot be stored.
 func (v *Verifier) Verify(token string) (cqrs.Principal, error) {
 	var c claims
 	parsed, err := v.parser.ParseWithClaims(token, &c, v.key)
@@ -114,7 +115,7 @@ func (v *Verifier) Verify(token string) (cqrs.Principal, error) {
 	return cqrs.Principal{}, fmt.Errorf("%w: its role is neither %s nor %s", ErrToken, Customer, Operator)
 }
 
-// furtherRoles are the roles beside customer and operator. Only names count: letters, digits, dashes and underscores.
+// furtherRoles returns the roles besides customer and operator. It ignores roles with characters other than letters, digits, dashes and underscores.
 func furtherRoles(roles []string) string {
 	var further []string
 	for _, role := range roles {
@@ -127,8 +128,8 @@ func furtherRoles(roles []string) string {
 
 const roleCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 
-// checkText refuses subjects that cannot be stored, or that would become the same as others: JSON decoding replaces every byte that is not
-// UTF-8 by U+FFFD.
+// checkText refuses subjects that cannot be stored, and claims that are not valid UTF-8: JSON decoding replaces every invalid byte by U+FFFD, so two
+// different subjects could become equal.
 func checkText(token, subject string) error {
 	if err := cqrs.CheckText("sub", subject, cqrs.MaxKey); err != nil {
 		return err
@@ -140,7 +141,7 @@ func checkText(token, subject string) error {
 	return nil
 }
 
-// Sign makes a token with the shared secret.
+// Sign makes a token with the shared secret. The token has the issuer and the audience of c. Sign does not check role.
 func (c Config) Sign(subject, role string, expires time.Time) (string, error) {
 	now := time.Now()
 	body := claims{Role: role, RegisteredClaims: jwt.RegisteredClaims{

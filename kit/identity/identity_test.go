@@ -62,12 +62,12 @@ func TestSharedSecret(t *testing.T) {
 	}
 }
 
-// A subject becomes a customer's id, which is stored and looked up: what cannot be stored is refused, by name.
+// A subject becomes a customer's id, which is stored and looked up. A subject that cannot be stored is refused, and the error names the claim.
 func TestSubjectMustBeValidText(t *testing.T) {
 	config := identity.Config{Secret: secret}
 	verifier, err := identity.NewVerifier(t.Context(), config, func(error) {})
 	require.NoError(t, err)
-	sign := func(subject string) string { // whatever bytes it has
+	sign := func(subject string) string { // signs a subject of any bytes
 		head := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
 		body := base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"` + subject + `","role":"customer","exp":` + fmt.Sprint(time.Now().Add(time.Hour).Unix()) + `}`))
 		signature, err := jwt.SigningMethodHS256.Sign(head+"."+body, []byte(secret))
@@ -86,7 +86,7 @@ func TestSubjectMustBeValidText(t *testing.T) {
 	}
 }
 
-// Keys come from the URL that is set and from nowhere else.
+// Keys are fetched only from the configured URL.
 func TestJWKSRedirectIsRefused(t *testing.T) {
 	var asked atomic.Int32
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -139,7 +139,7 @@ func TestKeysOfAProvider(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, cqrs.Principal{Subject: "ada", Operator: true}, got)
 
-	// A public key is no secret: nobody may sign with it.
+	// A public key is not secret: a token that uses it as a shared secret must be refused.
 	public, err := key.PublicKey.Bytes()
 	require.NoError(t, err)
 	forged := jwt.NewWithClaims(jwt.SigningMethodHS256, token.Claims)
