@@ -1,5 +1,5 @@
-// Package telemetry writes a log line, a metric and a trace span for each processed message, query and request, and holds the other metrics
-// of a service.
+// Package telemetry has the metrics of a service, and writes a log line (at debug level), a metric and a trace span for each processed message and
+// query.
 package telemetry
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/millrace/millrace/kit/cqrs"
 )
 
-// Telemetry is the registry of metrics, and the counters in it.
+// Telemetry is the registry of a service's metrics, with the metrics of this library. It is safe for concurrent use.
 type Telemetry struct {
 	Registry *prometheus.Registry
 	relayed  prometheus.Counter
@@ -37,10 +37,10 @@ type Telemetry struct {
 	counts struct{ handled, relayed, sagas, failed atomic.Int64 }
 }
 
-// Totals are counts since the start.
+// Totals are counts since the start: attempts to process a message, messages acknowledged by the broker, sagas that ended, and failed attempts.
 type Totals struct{ Handled, Relayed, Sagas, Failed float64 }
 
-// Totals reads the counts.
+// Totals returns the current counts.
 func (t *Telemetry) Totals() Totals {
 	c := &t.counts
 	return Totals{float64(c.handled.Load()), float64(c.relayed.Load()), float64(c.sagas.Load()), float64(c.failed.Load())}
@@ -52,7 +52,7 @@ func (t *Telemetry) Relayed(messages int) {
 	t.relayed.Add(float64(messages))
 }
 
-// New makes the metrics. Their names begin with millrace_.
+// New makes and registers the metrics, whose names begin with millrace_, and the collectors of the Go runtime and the process.
 func New(log *slog.Logger) *Telemetry {
 	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
@@ -79,20 +79,21 @@ func New(log *slog.Logger) *Telemetry {
 	return t
 }
 
-// Gauge is a metric whose value is read at each scrape.
+// Gauge describes a metric whose value is read at each scrape.
 type Gauge struct {
 	Name, Help string
 	Labels     []string
 }
 
-// Sample is a value of a Gauge.
+// Sample is one value of a Gauge.
 type Sample struct {
 	Name   string
-	Labels []string // values, in the order of the gauge's labels
+	Labels []string // values of the gauge's labels, in their order
 	Value  float64
 }
 
-// Gauges registers metrics that are read together at each scrape. If reading fails, they are absent.
+// Gauges registers metrics that one call of read returns at each scrape. If read fails, all of them are absent from the scrape, and a warning is
+// logged.
 func (t *Telemetry) Gauges(gauges []Gauge, read func() ([]Sample, error)) {
 	r := &reader{descs: map[string]*prometheus.Desc{}, read: read, log: t.log}
 	for _, g := range gauges {
@@ -126,10 +127,10 @@ func (r *reader) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// inFlight knows the age of messages that handlers are processing.
+// inFlight collects the age of the messages that handlers are processing.
 type inFlight struct {
 	mu    sync.Mutex
-	since map[string]map[time.Time]int // by consumer and the message's time
+	since map[string]map[time.Time]int // number of messages, by consumer and the message's time
 }
 
 var oldestUnprocessed = prometheus.NewDesc("millrace_oldest_unprocessed_seconds",
@@ -151,7 +152,7 @@ func (h *inFlight) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// InFlight records that a consumer processes a message of a time, until done is called.
+// InFlight records that a consumer processes a message with the time at, until done is called.
 func (t *Telemetry) InFlight(consumer string, at time.Time) (done func()) {
 	h := t.inFlight
 	h.mu.Lock()
@@ -169,13 +170,13 @@ func (t *Telemetry) InFlight(consumer string, at time.Time) (done func()) {
 	}
 }
 
-// SagaEnded measures the duration of a saga.
+// SagaEnded records the end of a saga with its final status and its duration.
 func (t *Telemetry) SagaEnded(definition, status string, took time.Duration) {
 	t.counts.sagas.Add(1)
 	t.sagas.WithLabelValues(definition, status).Observe(took.Seconds())
 }
 
-// Request measures a request.
+// Request records the duration of an HTTP request.
 func (t *Telemetry) Request(method, route string, status int, took time.Duration) {
 	t.http.WithLabelValues(method, route, strconv.Itoa(status)).Observe(took.Seconds())
 }
@@ -183,19 +184,19 @@ func (t *Telemetry) Request(method, route string, status int, took time.Duration
 // Panicked counts a request whose handler panicked.
 func (t *Telemetry) Panicked() { t.panics.Inc() }
 
-// Failed counts an attempt that failed.
+// Failed counts a failed attempt. Then is the result: "retried", "delayed", "dead", "waiting" or "tombstone".
 func (t *Telemetry) Failed(consumer, then string) {
 	t.counts.failed.Add(1)
 	t.failures.WithLabelValues(consumer, then).Inc()
 }
 
-// BreakerChanged counts and logs a state change.
+// BreakerChanged counts and logs a state change of a circuit breaker.
 func (t *Telemetry) BreakerChanged(destination, from, to string) {
 	t.changes.WithLabelValues(destination, to).Inc()
 	t.log.Warn("circuit breaker", "destination", destination, "from", from, "to", to)
 }
 
-// Decorator logs, measures and traces endpoints of a kind: "message", "query".
+// Decorator returns a decorator that logs, measures and traces endpoints. Kind is "message" or "query"; the totals count only messages.
 func (t *Telemetry) Decorator(kind string) cqrs.Decorator {
 	spanKind := trace.SpanKindInternal
 	if kind == "message" {

@@ -15,15 +15,17 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.41.0"
 )
 
-// Exporters of traces, as OTEL_TRACES_EXPORTER names them.
+// Trace exporters: the values of OTEL_TRACES_EXPORTER.
 const (
 	NoTraces = "none"
 	OTLP     = "otlp"
 	Console  = "console"
 )
 
-// StartTracing exports spans until stop is called. The SDK reads everything else from the OTEL_* variables: the endpoint, the sampling, the
-// resource. https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+// StartTracing exports spans until stop is called. Exporter is one of the constants above; with NoTraces, nothing is exported. It sets the global
+// propagator, error handler and tracer provider of OpenTelemetry. Console is the writer of the console exporter. The SDK reads the other settings,
+// such as the endpoint, the sampling and the resource, from the OTEL_* variables:
+// https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 func StartTracing(ctx context.Context, exporter, service, instance string, console io.Writer, log *slog.Logger) (stop func(context.Context) error, err error) {
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces", "error", err) }))
@@ -39,7 +41,7 @@ func StartTracing(ctx context.Context, exporter, service, instance string, conso
 	if err != nil {
 		return nil, fmt.Errorf("OTEL_TRACES_EXPORTER %s: %w", exporter, err)
 	}
-	// What the environment says of the resource goes before what we say.
+	// Resource attributes from the environment take precedence over the service name and instance id given here.
 	ours := resource.NewSchemaless(semconv.ServiceName(service), semconv.ServiceInstanceID(instance))
 	env, err := resource.New(ctx, resource.WithFromEnv(), resource.WithTelemetrySDK())
 	if err != nil {
