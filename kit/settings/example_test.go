@@ -7,7 +7,7 @@ import (
 	"github.com/millrace/millrace/kit/settings"
 )
 
-// A program reads os.Getenv; here the environment is a map. All faults are reported at once.
+// A program passes os.Getenv; here the environment is a map. All wrong settings are reported together.
 func Example() {
 	env := map[string]string{"TIMEOUT": "5s", "WORKERS": "many", "PROVIDER_URL": "provider"}
 	r := settings.NewReader(func(name string) string { return env[name] })

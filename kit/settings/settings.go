@@ -1,5 +1,5 @@
-// Package settings reads settings from environment variables: typed, with defaults, and checked. All faults are reported together, and
-// each names its setting.
+// Package settings reads typed settings with defaults from environment variables, and checks them. It reports all wrong settings together, each with
+// its name.
 package settings
 
 import (
@@ -14,34 +14,35 @@ import (
 	"time"
 )
 
-// Error is a wrong setting, by its name.
+// Error is the error for a wrong setting. Name is the name of the setting.
 type Error struct{ Name, Fault string }
 
 func (e *Error) Error() string { return e.Name + ": " + e.Fault }
 
-// Reader reads settings by their names. It collects all faults, so that they are reported together.
+// Reader reads settings by their names. It collects all errors, which Err returns. It is not safe for concurrent use. Its methods return the default
+// if the setting is empty; after reporting an error, they return a value that must not be used.
 type Reader struct {
 	getenv func(string) string
 	faults []error
 }
 
-// NewReader makes a reader of a function like os.Getenv.
+// NewReader makes a Reader. Getenv returns the value of a variable, as os.Getenv does.
 func NewReader(getenv func(string) string) *Reader { return &Reader{getenv: getenv} }
 
-// Err joins an *Error for each setting that is wrong.
+// Err returns an *Error for each wrong setting, joined; nil if all settings are correct.
 func (s *Reader) Err() error { return errors.Join(s.faults...) }
 
-// Fault reports that a setting is wrong.
+// Fault reports that a setting is wrong. What says why.
 func (s *Reader) Fault(name, what string) { s.faults = append(s.faults, &Error{name, what}) }
 
-// Check reports that a setting is wrong if err is not nil; what is the sentence.
+// Check reports that a setting is wrong if err is not nil. What says why; the text of err is not reported.
 func (s *Reader) Check(name string, err error, what string) {
 	if err != nil {
 		s.Fault(name, what)
 	}
 }
 
-// Text is a setting without the blanks around it.
+// Text returns a setting without the spaces around it.
 func (s *Reader) Text(name, otherwise string) string {
 	if v := strings.TrimSpace(s.getenv(name)); v != "" {
 		return v
@@ -49,7 +50,7 @@ func (s *Reader) Text(name, otherwise string) string {
 	return otherwise
 }
 
-// Topics is a prefix of topic names.
+// Topics returns a prefix of topic names: 1 to 100 letters, digits, dots, dashes and underscores.
 func (s *Reader) Topics(name, otherwise string) string {
 	text := s.Text(name, otherwise)
 	if !regexp.MustCompile(`^[a-zA-Z0-9._-]{1,100}$`).MatchString(text) {
@@ -58,7 +59,7 @@ func (s *Reader) Topics(name, otherwise string) string {
 	return text
 }
 
-// List is a comma-separated setting.
+// List returns the parts of a comma-separated setting, without the spaces around them and without empty parts.
 func (s *Reader) List(name string) (out []string) {
 	for part := range strings.SplitSeq(s.getenv(name), ",") {
 		if part = strings.TrimSpace(part); part != "" {
@@ -68,7 +69,7 @@ func (s *Reader) List(name string) (out []string) {
 	return out
 }
 
-// Hosts are names of hosts, or *.
+// Hosts returns a comma-separated list of host names, which may contain *.
 func (s *Reader) Hosts(name string) []string {
 	hosts := s.List(name)
 	for _, host := range hosts {
@@ -79,7 +80,7 @@ func (s *Reader) Hosts(name string) []string {
 	return hosts
 }
 
-// Prefixes are networks, or single addresses.
+// Prefixes returns a comma-separated list of IP networks. A single address becomes a network of one address.
 func (s *Reader) Prefixes(name string) (out []netip.Prefix) {
 	for _, text := range s.List(name) {
 		prefix, err := netip.ParsePrefix(text)
@@ -95,7 +96,7 @@ func (s *Reader) Prefixes(name string) (out []netip.Prefix) {
 	return out
 }
 
-// Number is a whole number from least to most.
+// Number returns a whole number from least to most.
 func (s *Reader) Number(name string, otherwise, least, most int) int {
 	text := s.Text(name, strconv.Itoa(otherwise))
 	n, err := strconv.Atoi(text)
@@ -105,7 +106,7 @@ func (s *Reader) Number(name string, otherwise, least, most int) int {
 	return n
 }
 
-// Duration is a time that is not negative, like 30s.
+// Duration returns a duration of at least 0, such as 30s.
 func (s *Reader) Duration(name string, otherwise time.Duration) time.Duration {
 	text := s.Text(name, otherwise.String())
 	d, err := time.ParseDuration(text)
@@ -115,7 +116,7 @@ func (s *Reader) Duration(name string, otherwise time.Duration) time.Duration {
 	return d
 }
 
-// Offset is a duration that may be negative.
+// Offset returns a duration that may be negative, such as -5m. Its default is 0.
 func (s *Reader) Offset(name string) time.Duration {
 	text := s.Text(name, "0s")
 	d, err := time.ParseDuration(text)
@@ -125,7 +126,7 @@ func (s *Reader) Offset(name string) time.Duration {
 	return d
 }
 
-// OnOff is on or off; true, yes and 1, false, no and 0 are accepted too.
+// OnOff returns a setting that is on or off. It also accepts true, yes and 1, and false, no and 0.
 func (s *Reader) OnOff(name string, otherwise bool) bool {
 	switch v := strings.ToLower(s.Text(name, "")); v {
 	case "":
@@ -140,7 +141,7 @@ func (s *Reader) OnOff(name string, otherwise bool) bool {
 	}
 }
 
-// URL is a URL of http or https, or empty.
+// URL returns a URL of http or https, or an empty text.
 func (s *Reader) URL(name string) string {
 	text := s.Text(name, "")
 	u, err := url.Parse(text)
@@ -150,11 +151,11 @@ func (s *Reader) URL(name string) string {
 	return text
 }
 
-// Loopback tells whether an address, host:port, is a loopback address. An invalid address counts as one, because it is reported already.
+// Loopback tells whether an address (host:port) is a loopback address. It returns true for an invalid address, which is reported elsewhere.
 func Loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
-		return true // said already
+		return true // reported elsewhere
 	}
 	ip := net.ParseIP(host)
 	return host == "localhost" || (ip != nil && ip.IsLoopback())
