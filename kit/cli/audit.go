@@ -9,13 +9,13 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Audit is the result of the checks of the stored data.
+// Audit is the result of the checks of the stored data. Consistent is true if no check found a fault.
 type Audit struct {
 	Consistent bool         `json:"consistent"`
 	Checks     []AuditCheck `json:"checks"`
 }
 
-// AuditCheck is the result of one check: the number of checked things, the number of faulty ones, and the ids of some.
+// AuditCheck is the result of one check: the number of checked items, the number of faulty items, and the ids of some faulty items.
 type AuditCheck struct {
 	Check   string   `json:"check"`
 	Checked int64    `json:"checked"`
@@ -23,7 +23,7 @@ type AuditCheck struct {
 	IDs     []string `json:"ids,omitempty"`
 }
 
-// audit checks the stored data and prints a table, or JSON. It exits with 1 if a check has found a fault.
+// audit makes the command that checks the stored data and prints a table, or JSON. It exits with 1 if a check found a fault.
 func (a *App) audit() *cobra.Command {
 	asJSON := false
 	c := &cobra.Command{Use: "audit", Short: "Check what is stored; exit with 1 and the ids if something is wrong", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {

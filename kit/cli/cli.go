@@ -1,5 +1,5 @@
-// Package cli is the command line of a service: the kit's commands, and those that the service adds. Exit code 0: success; 1: failure; 2: the
-// arguments or the settings are wrong.
+// Package cli is the command line of a service: the commands of this library, and the commands that the service adds. The exit code is 0 for success,
+// 1 for a failure, and 2 for wrong arguments or settings.
 package cli
 
 import (
@@ -21,15 +21,15 @@ const (
 	misuse = 2
 )
 
-// ErrUsage is wrapped by errors that wrong arguments cause.
+// ErrUsage is wrapped by errors about wrong arguments or settings. Run then returns the exit code 2.
 var ErrUsage = errors.New("usage")
 
-// App is what the commands use.
+// App has the functions and values that the commands use. Every field is required, except Commands.
 type App struct {
-	Name, Summary  string // of the service: the binary's name, and one line about it
+	Name, Summary  string // of the service: the name of the binary, and one line about the service
 	Stdout, Stderr io.Writer
 
-	// URL is the address of an instance with these settings.
+	// URL is the address of the instance that has these settings.
 	URL string
 
 	Serve       func(ctx context.Context) error
@@ -41,21 +41,21 @@ type App struct {
 	AsyncAPI    func() ([]byte, error)
 	Interactive bool // stderr is a terminal
 
-	// Token is the bearer token that requests to the service carry; empty where none is needed.
+	// Token returns the bearer token of requests to the service; empty if none is needed.
 	Token func() string
 
-	// Sign makes a token.
+	// Sign makes a token that is valid for a duration from now.
 	Sign func(subject, role string, valid time.Duration) (string, error)
 
-	// Commands are the commands of the service.
+	// Commands are the service's own commands. Optional.
 	Commands []*cobra.Command
 }
 
-// Run executes a command line and returns the exit code.
+// Run executes a command line, without the program's name, and returns the exit code. It prints an error to Stderr.
 func (a *App) Run(ctx context.Context, args []string) int {
 	root := a.root()
 	if args == nil {
-		args = []string{} // nil would be os.Args
+		args = []string{} // cobra would use os.Args for nil
 	}
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -94,10 +94,10 @@ func (a *App) root() *cobra.Command {
 	return root
 }
 
-// noArgs is cobra.NoArgs with an error that says what the command takes.
+// noArgs is cobra.NoArgs with an error that shows how to use the command.
 func noArgs(c *cobra.Command, args []string) error { return Args(0)(c, args) }
 
-// Args checks the number of a command's arguments.
+// Args returns a check that a command has exactly n arguments. The error wraps ErrUsage.
 func Args(n int) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) != n {
@@ -107,7 +107,7 @@ func Args(n int) cobra.PositionalArgs {
 	}
 }
 
-// group is a command that only has commands below it.
+// group makes a command that only has subcommands.
 func group(c *cobra.Command, below ...*cobra.Command) *cobra.Command {
 	c.AddCommand(below...)
 	c.Args = cobra.ArbitraryArgs
@@ -167,7 +167,7 @@ func (a *App) healthcheck() *cobra.Command {
 	}}
 }
 
-// Alive returns an error if no instance with these settings answers.
+// Alive returns an error if no instance answers GET /healthz at URL with status 200.
 func (a *App) Alive(ctx context.Context) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.URL+"/healthz", nil)
 	if err != nil {
@@ -184,7 +184,7 @@ func (a *App) Alive(ctx context.Context) error {
 	return nil
 }
 
-// Client makes a client whose requests carry the token. Transport nil is http.DefaultTransport.
+// Client makes an HTTP client whose requests carry the token. If transport is nil, it uses http.DefaultTransport.
 func (a *App) Client(timeout time.Duration, transport http.RoundTripper) *http.Client {
 	if transport == nil {
 		transport = http.DefaultTransport
@@ -205,7 +205,7 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return b.next.RoundTrip(r)
 }
 
-// StatusError is an answer with another status than 2xx.
+// StatusError is the error for a response with a status other than 2xx.
 type StatusError struct {
 	Status int
 	Text   string
@@ -213,8 +213,8 @@ type StatusError struct {
 
 func (e *StatusError) Error() string { return e.Text }
 
-// Call sends a request and decodes the answer into v. The error of an answer with another status than 2xx is a *StatusError; its text is the detail of
-// the problem.
+// Call sends a request and decodes the JSON of the response into v. A response with a status other than 2xx is a *StatusError; its text has the
+// detail of the problem response, if any.
 func Call(client *http.Client, request *http.Request, v any) error {
 	response, err := client.Do(request) //nolint:gosec // the URL is that of the settings or of --url
 	if err != nil {

@@ -74,7 +74,7 @@ func (a *App) listDeadLetters(ctx context.Context, base string) error {
 	return table.Flush()
 }
 
-// replayDeadLetters replays dead letters by id, or all if there is no id.
+// replayDeadLetters replays the dead letters with these ids, or all dead letters if ids is empty.
 func (a *App) replayDeadLetters(ctx context.Context, base string, ids []string) error {
 	if len(ids) == 0 {
 		deadLetters, err := a.allDeadLetters(ctx, base)

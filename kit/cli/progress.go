@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// redrawEvery is the pause between two updates of a live table.
+// redrawEvery is the time between two updates of a live table.
 const redrawEvery = 100 * time.Millisecond
 
-// Bar is a progress bar of some width; done is from 0 to 1.
+// Bar returns a progress bar with a width in characters, without its brackets. Done is from 0 to 1.
 func Bar(done float64, width int) string {
 	n := max(0, min(width, int(done*float64(width))))
 	return "[" + strings.Repeat("=", n) + strings.Repeat(" ", width-n) + "]"
 }
 
-// Live updates a table on a terminal until stop is called, which removes the table. It does nothing if stderr is not a terminal. Table
-// returns whole lines.
+// Live redraws a table on the terminal every 100 ms, until stop is called or ctx is done. Stop must be called once; it removes the table, unless ctx
+// is done. Table returns whole lines. Live does nothing if Interactive is false.
 func (a *App) Live(ctx context.Context, table func() []byte) (stop func()) {
 	if !a.Interactive {
 		return func() {}
@@ -50,7 +50,7 @@ func (a *App) Live(ctx context.Context, table func() []byte) (stop func()) {
 	return func() { close(done); <-ended }
 }
 
-// bar shows progress on a terminal, from 0 to 1.
+// bar shows the progress, from 0 to 1, on the terminal.
 func (a *App) bar(done float64, text string) {
 	if a.Interactive {
 		_, _ = fmt.Fprintf(a.Stderr, "\r%s %3.0f %%  %s\033[K", Bar(done, 40), 100*done, text)

@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// projections lists the read models, or rebuilds one.
+// projections makes the commands that list the read models and rebuild a read model.
 func (a *App) projections() *cobra.Command {
 	list := &cobra.Command{Use: "list", Short: "List the read models", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error { return a.Projections(c.Context()) }}
 	rebuild := &cobra.Command{Use: "rebuild NAME", Short: "Rebuild a read model from the event store, while the service runs", Args: Args(1), RunE: func(c *cobra.Command, args []string) error {

@@ -21,7 +21,7 @@ import (
 // callTimeout limits a call to the service.
 const callTimeout = 30 * time.Second
 
-// get reads from a running instance.
+// get reads from a running instance of the service.
 func (a *App) get(ctx context.Context, base, path string, v any) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, nil)
 	if err != nil {
@@ -64,7 +64,7 @@ type stepView struct {
 	InFlight  []stepView     `json:"in_flight"`
 }
 
-// urlFlag adds the flag with the address of the service.
+// urlFlag adds the flag for the service's URL.
 func (a *App) urlFlag(c *cobra.Command) *string {
 	return c.PersistentFlags().String("url", a.URL, "the service's URL")
 }
@@ -112,7 +112,7 @@ func (a *App) signalSaga(ctx context.Context, base, id, name, payload string) er
 
 func (a *App) operateSaga(ctx context.Context, base, action, id, reason, step string) error {
 	decision := map[string]string{}
-	if action != "retry" { // which needs no reason
+	if action != "retry" { // a retry needs no reason
 		decision["reason"] = reason
 	}
 	if step != "" {
@@ -125,7 +125,7 @@ func (a *App) operateSaga(ctx context.Context, base, action, id, reason, step st
 	return a.postSaga(ctx, base+"/v1/sagas/"+url.PathEscape(id)+"/"+action, body)
 }
 
-// postSaga sends a request that is answered with a saga, and prints its status.
+// postSaga sends a request whose response is a saga, and prints the saga's status.
 func (a *App) postSaga(ctx context.Context, address string, body []byte) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {
@@ -217,7 +217,7 @@ func (a *App) listUnmatched(ctx context.Context, base string) error {
 	return table.Flush()
 }
 
-// printStep prints the row of a step, or of an item of one.
+// printStep prints the row of a step, or of an item of a step.
 func printStep(table io.Writer, step stepView) {
 	started, took, attempts := "", "", strconv.Itoa(step.Attempts)
 	switch {
@@ -249,7 +249,7 @@ func printStep(table io.Writer, step stepView) {
 	_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", step.Name, step.Status, attempts, started, took, step.Reason)
 }
 
-// itemsByStatus are the numbers of a step's items, by the statuses' names.
+// itemsByStatus returns the numbers of a step's items by status, as a text.
 func itemsByStatus(items map[string]int) string {
 	words := make([]string, 0, len(items))
 	for _, status := range slices.Sorted(maps.Keys(items)) {

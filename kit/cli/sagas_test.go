@@ -24,7 +24,7 @@ const shipping = `{
 		{"name": "wait for receipt", "status": "in_progress", "attempts": 1, "event": "shop.Received", "event_key": "o-1"}
 	]}`
 
-// A step that is taken for each item is shown by numbers, and its items in flight below it.
+// A step that runs for each item shows the number of items by status, with its items in flight below it.
 func TestShowSagaWithItems(t *testing.T) {
 	var asked []string
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
