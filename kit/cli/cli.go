@@ -24,7 +24,7 @@ const (
 // ErrUsage is wrapped by errors about wrong arguments or settings. Run then returns the exit code 2.
 var ErrUsage = errors.New("usage")
 
-// App has the functions and values that the commands use. Every field is required, except Commands.
+// App has the functions and values that the commands use.
 type App struct {
 	Name, Summary  string // of the service: the name of the binary, and one line about the service
 	Stdout, Stderr io.Writer

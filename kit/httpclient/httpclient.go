@@ -43,7 +43,7 @@ type Client struct {
 // New makes a client of the service at a base URL. If base is empty, the client refuses every call.
 func New(base string) Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, 256 // no global limit, and enough idle connections per host for concurrent calls: dialling costs more than calling
+	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, 256 // enough idle connections for all concurrent calls, because dialling is expensive
 	return Client{strings.TrimRight(base, "/"), &http.Client{Timeout: Timeout, Transport: transport, CheckRedirect: refuseRedirect}}
 }
 
