@@ -10,7 +10,7 @@ import (
 	"github.com/millrace/millrace/kit/saga"
 )
 
-// versionsEvery is the time between two looks for instances of versions that are not registered, while there are any.
+// versionsEvery is the time between two checks while active sagas have versions that are not registered.
 const versionsEvery = time.Minute
 
 // registered tells whether the service has a version of a saga's definition.
@@ -23,7 +23,7 @@ func (d *Service) registered(v readmodel.SagaVersion) bool {
 	return false
 }
 
-// unregistered is an error that names each version of a definition that active sagas have and the service has not; nil if there is none.
+// unregistered returns an error that names each version of a definition that active sagas run by and the service does not have; nil if there is none.
 func (d *Service) unregistered(open map[readmodel.SagaVersion]int) (err error) {
 	for v, n := range open {
 		if !d.registered(v) {

@@ -68,7 +68,7 @@ func (r Sagas) Versions(ctx context.Context) (map[SagaVersion]int, error) {
 	}
 	err := r.db.SelectContext(ctx, &rows, `SELECT e.definition, e.version, count(*) AS n FROM saga_instances s CROSS JOIN LATERAL (
 			SELECT payload->>'definition' AS definition, (payload->>'version')::int AS version FROM events WHERE stream = $1 || s.saga_id AND version = 1 OFFSET 0) e
-		WHERE s.status IN ('running', 'compensating', 'stuck') GROUP BY e.definition, e.version`, saga.Category+"/")
+		WHERE s.status IN ('running', 'compensating', 'stuck') AND e.definition IS NOT NULL AND e.version IS NOT NULL GROUP BY e.definition, e.version`, saga.Category+"/")
 	if err != nil {
 		return nil, txn.Classify(err, "count sagas by version")
 	}
