@@ -12,7 +12,6 @@ import (
 	"github.com/millrace/millrace/kit/aggregate"
 	"github.com/millrace/millrace/kit/cli"
 	"github.com/millrace/millrace/kit/cqrs"
-	"github.com/millrace/millrace/kit/embedded"
 	"github.com/millrace/millrace/kit/postgres"
 	"github.com/millrace/millrace/kit/postgres/audit"
 	"github.com/millrace/millrace/kit/postgres/readmodel"
@@ -21,17 +20,11 @@ import (
 
 // audit checks the stored data of a service. The service may be running or stopped.
 func (p *Program) audit(ctx context.Context) (report cli.Audit, err error) {
-	var dsn string
-	if p.config.PostgresDSN == "" {
-		dsn = embedded.Running(p.config.DataDir) // the DSN of a running service
+	dsn, stop, err := p.runningDatabase(ctx)
+	if err != nil {
+		return report, err
 	}
-	if dsn == "" {
-		var stop func() error
-		if dsn, stop, err = p.database(ctx); err != nil {
-			return report, err
-		}
-		defer func() { err = errors.Join(err, stop()) }()
-	}
+	defer func() { err = errors.Join(err, stop()) }()
 	found, err := p.def.Audit(ctx, dsn, p.config.PostgresWait, p.log)
 	report.Consistent = found.Consistent
 	for _, r := range found.Checks {

@@ -184,8 +184,22 @@ func (p *Program) database(ctx context.Context) (dsn string, stop func() error, 
 	return pg.DSN, func() error { return errors.Join(pg.Stop(), release()) }, nil
 }
 
+// runningDatabase is database, or the embedded PostgreSQL of a service that runs on the same data directory.
+func (p *Program) runningDatabase(ctx context.Context) (dsn string, stop func() error, err error) {
+	if p.config.PostgresDSN == "" {
+		if dsn := embedded.Running(p.config.DataDir); dsn != "" {
+			return dsn, func() error { return nil }, nil
+		}
+	}
+	return p.database(ctx)
+}
+
 func (p *Program) migrate(ctx context.Context, action string) (err error) {
-	dsn, stop, err := p.database(ctx)
+	open := p.database
+	if action == "status" {
+		open = p.runningDatabase
+	}
+	dsn, stop, err := open(ctx)
 	if err != nil {
 		return err
 	}

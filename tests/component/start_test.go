@@ -121,6 +121,13 @@ func TestOneInstanceADataDirectory(t *testing.T) {
 	output, code := run(t, []string{"HTTP_ADDR=127.0.0.1:0", "DATA_DIR=" + w.DataDir}, "serve")
 	require.Equal(t, 1, code)
 	require.Contains(t, output, "an instance is running on "+w.DataDir)
+	for _, action := range []string{"up", "down"} {
+		output, code = run(t, []string{"DATA_DIR=" + w.DataDir}, "migrate", action)
+		require.Equal(t, 1, code, output)
+	}
+	output, code = run(t, []string{"DATA_DIR=" + w.DataDir}, "migrate", "status") // it changes nothing
+	require.Zero(t, code, output)
+	require.Contains(t, output, "1  applied")
 }
 
 func TestSchema(t *testing.T) {

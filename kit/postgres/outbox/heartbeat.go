@@ -18,11 +18,13 @@ import (
 // run renews the leases until ctx is done, and then gives them back.
 func (l *leases) run(ctx context.Context) {
 	var conn *pgx.Conn
+	var logged time.Time
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := l.heartbeat(ctx, &conn)
-		if err != nil && ctx.Err() == nil {
-			l.log.Warn("relay: cannot renew leases", "error", err)
+		if err != nil && ctx.Err() == nil && time.Since(logged) >= time.Second {
+			logged = began
+			l.log.Warn("relay: cannot renew leases", "error", txn.Classify(err, "renew leases"))
 		}
 		pause := max(heartbeatEvery-time.Since(began), 50*time.Millisecond)
 		if err != nil {

@@ -85,10 +85,19 @@ func Classify(err error, doing string) error {
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == codeRefused {
 		return fmt.Errorf("%s: %s", doing, pg.Message)
 	}
+	if isUndefined(err) {
+		doing += " (have the kit's migrations been applied? millrace migrate up, or package migrations)"
+	}
 	if kind := kindOf(err); kind != nil {
 		return fmt.Errorf("%s: %w: %w", doing, kind, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// isUndefined tells whether a table, a column or a function does not exist.
+func isUndefined(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pg.Code == "42P01" || pg.Code == "42703" || pg.Code == "42883")
 }
 
 // taken are the constraints whose violation means that another transaction was first.
