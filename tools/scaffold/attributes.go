@@ -40,7 +40,11 @@ func (p *piece) columns(fields string) error {
 		if err := checkName("--fields", name, "customer_id", underscored); err != nil {
 			return err
 		}
-		p.Columns = append(p.Columns, attribute{name, pascal(strings.ReplaceAll(name, "_", "-")), goType})
+		made := attribute{name, pascal(strings.ReplaceAll(name, "_", "-")), goType}
+		if slices.ContainsFunc(p.Columns, func(a attribute) bool { return a.Go == made.Go }) {
+			return fmt.Errorf("--fields: %q is there twice", name)
+		}
+		p.Columns = append(p.Columns, made)
 	}
 	return nil
 }
@@ -95,7 +99,7 @@ func (a attribute) Schema() string {
 	case "bool":
 		return "{type: boolean}"
 	case "float64":
-		return "{type: number}"
+		return "{type: number, format: double}"
 	case "time.Time":
 		return "{type: string, format: date-time}"
 	default:

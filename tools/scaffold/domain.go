@@ -26,7 +26,7 @@ func makeAggregate(p *piece, args []string, flags map[string]string) error {
 	}
 	domain := p.Module + "/domain/" + p.Package
 	return errors.Join(
-		edit("app/command/command.go", needs(domain), field("Deps", p.Plurals, "cqrs.Store[*"+p.Package+"."+p.Type+"]")),
+		edit("app/command/command.go", needs(domain), field("Deps", p.Plurals, p.storeType())),
 		edit(literal, needs(domain), needs(kit+"/postgres/eventstore"),
 			variable(p.Plural, fmt.Sprintf("runner.AggregateOf(%[1]s.Category, %[1]s.Types, %[1]s.Rebuild, eventstore.Options{})", p.Package)),
 			element("runner.Service", "Aggregates", "[]runner.Aggregate", p.Plural), entry("command.Deps", p.Plurals, p.Plural+".Store(k)")),
@@ -40,12 +40,29 @@ func makeEvent(p *piece, args []string, flags map[string]string) error {
 	if err := p.there(); err != nil {
 		return err
 	}
+	file := filepath.Join("domain", p.Package, "events.go")
+	if err := errors.Join(p.reservedFields(p.idField()), declares("NAME", p.Name, file, p.Name)); err != nil {
+		return err
+	}
+	made, err := scopeOf(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	switch p.Name {
+	case "Event", "Types":
+		return fmt.Errorf("NAME: %q is the name of a declaration in %s; choose another name", p.Name, file)
+	}
+	if made.declared[p.Name] != "" {
+		if err := p.hasColumns(file, p.Name, true); err != nil {
+			return err
+		}
+	}
 	stored := strconv.Quote(strings.ReplaceAll(p.Noun, " ", "-") + "." + strings.ReplaceAll(snake(p.Name), "_", "-"))
 	changes := []change{
 		event(p), argument("aggregate.TypesOf", fmt.Sprintf("aggregate.NewType[%s](%s)", p.Name, stored)), branch("apply", p.Name),
 	}
 	return errors.Join(
-		edit(filepath.Join("domain", p.Package, "events.go"), append(changes, p.imports()...)...),
+		edit(file, append(changes, p.imports()...)...),
 		edit("service/names_test.go", entry("map[string]int", stored, "1")),
 	)
 }
@@ -57,16 +74,18 @@ func makeCommand(p *piece, args []string, flags map[string]string) error {
 	if err := p.there(); err != nil {
 		return err
 	}
-	if p.Decision = flags["decision"]; p.Decision != "" {
-		if err := makeDecision(p); err != nil {
-			return err
-		}
+	p.Decision = flags["decision"]
+	if err := p.checkCommand(flags["gateway"]); err != nil {
+		return err
 	}
 	if flags["gateway"] != "" {
 		return makeCall(p, flags["gateway"], flags["compensates"])
 	}
 	if flags["compensates"] != "" {
 		return errors.New("--compensates: it undoes a call of an external service, so it needs --gateway")
+	}
+	if err := makeDecision(p); err != nil {
+		return err
 	}
 	if err := p.useCase("command"); err != nil {
 		return err
@@ -75,10 +94,63 @@ func makeCommand(p *piece, args []string, flags map[string]string) error {
 	return edit("app/command/command.go", registered("", p.Package+".Category", call))
 }
 
-// makeDecision adds a decision to an aggregate, unless the aggregate already has it.
-func makeDecision(p *piece) error {
-	if err := checkName("--decision", p.Decision, "Book", typeName); err != nil {
+// idField is the field with the id, which every event, command and row has.
+func (p *piece) idField() map[string]string {
+	return map[string]string{p.ID: "it is the id of the " + p.Noun + ", which the scaffold adds itself"}
+}
+
+// ofRoot are the names of aggregate.Root, which a decision would hide.
+var ofRoot = strings.Fields("Changes Record Replay Root Saved SetVersion Version")
+
+// checkCommand checks that a command can be made, or was made before by the same arguments.
+func (p *piece) checkCommand(gateway string) error {
+	reserved := p.idField()
+	reserved["key"] = "a command has the method Key"
+	if p.Decision != "" {
+		if err := checkName("--decision", p.Decision, "Book", typeName); err != nil {
+			return err
+		}
+		if slices.Contains(ofRoot, p.Decision) {
+			return fmt.Errorf("--decision: %q is a name of aggregate.Root, which the aggregate embeds; choose another name", p.Decision)
+		}
+		reserved["id"] = "the decision " + p.Decision + " has the parameter id"
+		reserved[p.Var] = "it is the receiver of the decision " + p.Decision
+		reserved["errors"] = "the decision " + p.Decision + " calls the package errors"
+	}
+	if gateway != "" {
+		reserved["id"] = "the request to " + gateway + " has the id of the " + p.Noun + " as id"
+	}
+	file := filepath.Join("app/command", p.File)
+	if err := errors.Join(p.reservedFields(reserved), declares("NAME", p.Name, file, p.Name, p.Lower)); err != nil || !exists(file) {
 		return err
+	}
+	source, err := os.ReadFile(file) //nolint:gosec // a file of the service
+	if err != nil {
+		return err
+	}
+	calls, service := strings.Contains(string(source), "cqrs.CallResult"), ""
+	if fields, err := attributesOf(string(source), p.Lower); err == nil {
+		if at := slices.IndexFunc(fields, func(f attribute) bool { return f.Go == "service" }); at >= 0 {
+			service = fields[at].Type
+		}
+	}
+	switch {
+	case p.Decision != "" && !strings.Contains(string(source), "."+p.Decision+"("):
+		return fmt.Errorf("--decision: %s is there already and does not call %s: change it by hand", file, p.Decision)
+	case gateway == "" && calls:
+		return fmt.Errorf("%s is there already and calls an external service: repeat --gateway, or choose another name", file)
+	case gateway != "" && !calls:
+		return fmt.Errorf("--gateway: %s is there already and calls no external service: choose another name, or delete it and its registration first", file)
+	case gateway != "" && service != "" && service != pascal(gateway):
+		return fmt.Errorf("--gateway: %s is there already and calls %s: change it by hand", file, service)
+	}
+	return p.hasColumns(file, p.Name, true)
+}
+
+// makeDecision adds the decision of a command to its aggregate, unless the aggregate already has it.
+func makeDecision(p *piece) error {
+	if p.Decision == "" {
+		return nil
 	}
 	paths, err := filepath.Glob(filepath.Join("domain", p.Package, "*.go"))
 	if err != nil {
@@ -119,6 +191,16 @@ func makeCall(p *piece, gateway, compensates string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", implements, err)
 	}
+	of, err := p.depsField()
+	if err != nil {
+		return err
+	}
+	if err := declares("--gateway", gateway, offers, p.Gateway, p.Gateway+"Destination"); err != nil {
+		return err
+	}
+	if err := makeDecision(p); err != nil {
+		return err
+	}
 	if err := p.useCase("call"); err != nil {
 		return err
 	}
@@ -131,14 +213,14 @@ func makeCall(p *piece, gateway, compensates string) error {
 	if compensates == "" {
 		needed, offered = append(needed, needs(kit+"/cqrs")), append(offered, needs(kit+"/cqrs"))
 	}
-	handler := fmt.Sprintf("%s{d.%s, d.%s}", p.Lower, p.Plurals, p.Gateway)
+	handler := fmt.Sprintf("%s{d.%s, d.%s}", p.Lower, p.Plurals, of)
 	return errors.Join(
 		p.writeOr("gateway_interface", offers, func() error { return edit(offers, offered...) }),
 		p.attach("gateway_call", implements, "func (g "+p.Gateway+") "+p.Name+"(", append(needed, sent...)...),
 		p.writeOr("gateway_test", test, func() error { return p.attach("gateway_call_test", test, "func Test"+p.Gateway+p.Name+"(") }),
-		edit("app/command/command.go", field("Deps", p.Gateway, p.Gateway),
+		edit("app/command/command.go", field("Deps", of, p.Gateway),
 			registered(p.Gateway+"Destination", p.Package+".Category", fmt.Sprintf("cqrs.CallThenRecord(%q, %s.call, %s.record)", p.Name, handler, handler))),
-		edit(literal, needs(p.Module+"/adapters/gateway"), entry("command.Deps", p.Gateway, fmt.Sprintf("gateway.New%s(k.GatewayURL(%q))", p.Gateway, gateway))),
+		edit(literal, needs(p.Module+"/adapters/gateway"), entry("command.Deps", of, fmt.Sprintf("gateway.New%s(k.GatewayURL(%q))", p.Gateway, gateway))),
 	)
 }
 
@@ -165,8 +247,15 @@ func makeQuery(p *piece, args []string, flags map[string]string) error {
 	if err := p.named(args[0]); err != nil {
 		return err
 	}
+	file := filepath.Join("app/query", p.File)
+	if err := declares("NAME", p.Name, file, p.Name, p.Lower, p.Name+"Answer", p.Name+"Row", p.Name+"Rows"); err != nil {
+		return err
+	}
 	if flags["projection"] != "" {
 		return makeViewQuery(p, flags["projection"], flags["by"])
+	}
+	if text, err := os.ReadFile(file); err == nil && strings.Contains(string(text), "type "+p.Name+"Rows interface") { //nolint:gosec // a file of the service
+		return fmt.Errorf("%s is there already and selects from a projection: repeat --projection and --by, or choose another name", file)
 	}
 	if err := p.withTest("app/query", "query"); err != nil {
 		return err
@@ -201,6 +290,9 @@ func makeViewQuery(p *piece, projection, by string) error {
 	if p.By == nil {
 		return fmt.Errorf("--by: %q is no column of %s, which has %s", by, projection, strings.Join(names, ", "))
 	}
+	if err := p.checkViewQuery(projection); err != nil {
+		return err
+	}
 	if err := p.write("view_query.tmpl", filepath.Join("app/query", p.File)); err != nil {
 		return err
 	}
@@ -219,6 +311,41 @@ func makeViewQuery(p *piece, projection, by string) error {
 		edit(literal, entry("query.Deps", p.Name, "views."+p.Type+"{DB: k.DB()}")),
 	)
 }
+
+// checkViewQuery checks that a query of a read model can be made, or was made before by the same arguments.
+func (p *piece) checkViewQuery(projection string) error {
+	if p.By.Go == "Result" {
+		return fmt.Errorf("--by: %q is the name of a field that every query has; choose another column", p.By.Name)
+	}
+	file := filepath.Join("app/query", p.File)
+	if text, err := os.ReadFile(file); err == nil { //nolint:gosec // a file of the service
+		fields, err := attributesOf(string(text), p.Name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		if !slices.ContainsFunc(fields, func(f attribute) bool { return f.Go == p.By.Go }) {
+			return fmt.Errorf("--by: %s is there already, and %s does not select by %s: change it by hand, or choose another name", file, p.Name, p.By.Name)
+		}
+	}
+	view := filepath.Join("adapters/views", p.Stored+".go")
+	views, err := filepath.Glob("adapters/views/*.go")
+	if err != nil {
+		return err
+	}
+	for _, path := range views {
+		text, err := os.ReadFile(path) //nolint:gosec // a file of the service
+		if err != nil {
+			return err
+		}
+		if filepath.Clean(path) != view && strings.Contains(string(text), ") "+p.Name+"(ctx context.Context, q query."+p.Name+")") {
+			return fmt.Errorf("--projection: %s selects the rows of %s already, not %s: choose another name", filepath.ToSlash(path), p.Name, projection)
+		}
+	}
+	return nil
+}
+
+// ByOwner reports whether the query selects by the customer, so that an empty value means the rows of all customers.
+func (p *piece) ByOwner() bool { return p.By != nil && isOwner(*p.By) }
 
 // List reports whether the result of the query is a list.
 func (p *piece) List() bool { return p.By != nil && p.By.Name != p.Columns[0].Name }
@@ -241,6 +368,9 @@ func makeProjection(p *piece, args []string, flags map[string]string) error {
 	}
 	p.Name, p.Stored = pascal(args[1]), args[1]
 	p.Lower, p.File, p.Table = camel(p.Name), snake(p.Name)+".go", snake(p.Name)+"_view"
+	if err := p.checkProjection(); err != nil {
+		return err
+	}
 	migration, err := nextMigration(p.Table)
 	if err != nil {
 		return err
@@ -253,6 +383,18 @@ func makeProjection(p *piece, args []string, flags map[string]string) error {
 	}
 	return edit("adapters/views/views.go", needs(p.Module+"/app/projection"),
 		returned("All", fmt.Sprintf("{Projection: projection.%s(%s{}), Table: %q}", p.Name, p.Name, p.Table)))
+}
+
+// checkProjection checks that a projection can be made, or was made before by the same arguments.
+func (p *piece) checkProjection() error {
+	reserved := p.idField()
+	reserved["version"] = "a row has a column version"
+	file := filepath.Join("app/projection", p.File)
+	if err := errors.Join(p.reservedFields(reserved), p.sqlColumns(), checkFile(p.Name, p.File), declares("NAME", p.Name, file, p.Name, p.Name+"Row", p.Name+"Rows"),
+		declares("NAME", p.Name, filepath.Join("adapters/views", p.File), p.Name, p.Lower+"Table")); err != nil || !exists(file) {
+		return err
+	}
+	return p.hasColumns(file, p.Name+"Row", true)
 }
 
 func makeConsumer(p *piece, args []string, flags map[string]string) error {
@@ -274,11 +416,44 @@ func makeConsumer(p *piece, args []string, flags map[string]string) error {
 		name := pascal(parts[0])
 		p.Receives = append(p.Receives, received{parts[0], name, camel(name)})
 	}
+	if err := p.checkConsumer(); err != nil {
+		return err
+	}
 	if err := p.writeAll("consumer", filepath.Join("app/consumer", p.File), "consumer_test", filepath.Join("app/consumer", strings.TrimSuffix(p.File, ".go")+"_test.go")); err != nil {
 		return err
 	}
 	return errors.Join(edit("app/consumer/consumer.go", returned("All", p.Lower+"{d.Commands}.consumer()")),
 		exampleSetting(strings.ToUpper(p.From)+"_TOPICS", p.From, "The prefix of the topics of "+p.From+"."))
+}
+
+// checkConsumer checks that a consumer can be made, or was made before by the same arguments.
+func (p *piece) checkConsumer() error {
+	file := filepath.Join("app/consumer", p.File)
+	made := []string{p.Lower}
+	for _, r := range p.Receives {
+		if slices.Contains(made, r.Lower) {
+			return fmt.Errorf("--on: %q needs the name %s, which the consumer or another message has; choose another name", r.Message, r.Lower)
+		}
+		made = append(made, r.Lower)
+	}
+	if err := errors.Join(checkFile(p.Name, p.File), declares("NAME", p.Name, file, made...)); err != nil || !exists(file) {
+		return err
+	}
+	text, err := os.ReadFile(file) //nolint:gosec // a file of the service
+	if err != nil {
+		return err
+	}
+	for _, r := range p.Receives {
+		if !strings.Contains(string(text), strconv.Quote(r.Message)) {
+			return fmt.Errorf("--on: %s is there already and does not receive %s: add it by hand", file, r.Message)
+		}
+	}
+	for _, name := range []string{p.From, p.Category} {
+		if !strings.Contains(string(text), strconv.Quote(name)) {
+			return fmt.Errorf("--from: %s is there already and does not consume %s.%s: change it by hand, or choose another name", file, p.From, p.Category)
+		}
+	}
+	return nil
 }
 
 func makeSaga(p *piece, args []string, flags map[string]string) error {
@@ -300,6 +475,9 @@ func makeSaga(p *piece, args []string, flags map[string]string) error {
 		return err
 	}
 	dir := filepath.Join("sagas", p.Package)
+	if err := p.checkSaga(filepath.Join(dir, p.Package+".go"), flags["pivot"]); err != nil {
+		return err
+	}
 	if err := p.writeAll("saga", filepath.Join(dir, p.Package+".go"), "saga_test", filepath.Join(dir, p.Package+"_test.go")); err != nil {
 		return err
 	}

@@ -176,7 +176,7 @@ func text(source string, n ast.Node, at func(token.Pos) int) string {
 
 // field adds a field to a struct.
 func field(structName, name, typeText string) change {
-	return func(file *ast.File, _ string, at func(token.Pos) int) (string, int, error) {
+	return func(file *ast.File, source string, at func(token.Pos) int) (string, int, error) {
 		spec, ok := find(file, func(t *ast.TypeSpec) bool { return t.Name.Name == structName })
 		if !ok {
 			return "", 0, fmt.Errorf("there is no type %s", structName)
@@ -187,7 +187,10 @@ func field(structName, name, typeText string) change {
 		}
 		for _, f := range s.Fields.List {
 			for _, n := range f.Names {
-				if n.Name == name {
+				switch there := text(source, f.Type, at); {
+				case n.Name == name && !strings.HasPrefix(typeText+" ", there+" "):
+					return "", 0, fmt.Errorf("%s has the field %s already, with the type %s, not %s", structName, name, there, typeText)
+				case n.Name == name:
 					return "", 0, nil
 				}
 			}
@@ -244,9 +247,17 @@ func returned(function, value string) change {
 	}
 }
 
+// same reports whether a registration is there already, perhaps with options that were added by hand: it begins like the registration, up to the first argument.
+func same(there, value string) bool {
+	head, _, _ := strings.Cut(value, ",")
+	head = strings.TrimRight(head, ")")
+	after, begins := strings.CutPrefix(there, head)
+	return begins && (after == "" || !token.IsIdentifier("a"+after[:1]) || strings.HasSuffix(head, "("))
+}
+
 func listElement(literal *ast.CompositeLit, source string, at func(token.Pos) int, value string) (string, int, error) {
 	for _, e := range literal.Elts {
-		if text(source, e, at) == value {
+		if same(text(source, e, at), value) {
 			return "", 0, nil
 		}
 	}
@@ -342,7 +353,7 @@ func argument(function, value string) change {
 			return "", 0, fmt.Errorf("it does not call %s", function)
 		}
 		for _, a := range call.Args {
-			if text(source, a, at) == value {
+			if same(text(source, a, at), value) {
 				return "", 0, nil
 			}
 		}
@@ -364,6 +375,9 @@ func registered(destination, category, value string) change {
 		if !ok {
 			return "", 0, fmt.Errorf("it does not call %s", list)
 		}
+		if _, there := find(all, func(c *ast.CallExpr) bool { return same(text(source, c, at), value) }); there {
+			return "", 0, nil
+		}
 		var group *ast.CallExpr
 		for _, a := range all.Args {
 			call, ok := a.(*ast.CallExpr)
@@ -384,11 +398,6 @@ func registered(destination, category, value string) change {
 				made = with + "(" + destination + ", " + made + ")"
 			}
 			return newLine(source, at(all.Rparen)) + made + ",\n", at(all.Rparen), nil
-		}
-		for _, a := range group.Args {
-			if text(source, a, at) == value {
-				return "", 0, nil
-			}
 		}
 		return value + ",\n", at(group.Rparen), nil
 	}

@@ -1,6 +1,6 @@
 // Scaffold writes the beginning of a part of the service and registers the part. "go run ./tools/scaffold" lists the parts; "go run ./tools/scaffold -" reads
-// parts from its input, one per line. It can run repeatedly: it keeps existing code, and adds steps that a saga does not have. The code that it writes
-// builds; its tests fail and say where code is missing.
+// parts from its input, one per line. It can run repeatedly: it keeps existing code, adds new steps after the last step of a saga, and refuses other arguments
+// than those that a part was made with. The code that it writes builds; its tests fail and say where code is missing.
 package main
 
 import (
@@ -22,11 +22,11 @@ import (
 var files embed.FS
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"lower": strings.ToLower, "goName": func(parameter string) string { return camel(pascal(parameter)) },
+	"lower": strings.ToLower,
 	"camel": camel, "dashes": func(name string) string { return strings.ReplaceAll(snake(name), "_", "-") },
 	"spaces": func(name string) string { return strings.ReplaceAll(snake(name), "_", " ") },
-	"tag":    tag,
-	"title":  func(words string) string { return strings.ToUpper(words[:1]) + words[1:] },
+	"tag":    tag, "article": article,
+	"title": func(words string) string { return strings.ToUpper(words[:1]) + words[1:] },
 }).ParseFS(files, "templates/*.tmpl"))
 
 func main() {
@@ -63,8 +63,9 @@ type piece struct {
 	Receives          []received
 
 	Method, Path, Access string
-	Parameters           []string // of the path
-	Fields               map[string]string
+	Handler              string      // the name of its method: IssueInvoice
+	Parameters           []parameter // of the path
+	Limit                string      // of the rows of the result: 100
 	NewID                string      // the field that gets a new id
 	Owned, Checked       bool        // whether a field has the customer of the request; whether the result has the owner
 	Body                 []attribute // of the request

@@ -53,6 +53,15 @@ func snake(name string) string {
 	return string(out)
 }
 
+// article is a or an, by the sound of the word.
+func article(word string) string {
+	word = strings.ToLower(word)
+	if regexp.MustCompile(`^([aio]|e[^u]|u[^nst]|un[^i]|us[^aeu]|ut[^ei]|hour|hono|heir)`).MatchString(word) && !strings.HasPrefix(word, "one") {
+		return "an"
+	}
+	return "a"
+}
+
 // plural is the regular plural of a word. For irregular plurals there is --plural.
 func plural(word string) string {
 	switch {
@@ -73,7 +82,7 @@ var (
 	eventOf     = regexp.MustCompile(`^([a-z][a-z0-9]*(?:-[a-z0-9]+)*)\.([A-Z][A-Za-z0-9]*)$`)
 	capitals    = regexp.MustCompile(`^[A-Z][A-Z0-9]*(_[A-Z0-9]+)*$`)
 	pathForm    = regexp.MustCompile(`^(/([a-z0-9._-]+|\{[a-z][a-z0-9_]*\}))+$`)
-	parameter   = regexp.MustCompile(`\{([a-z0-9_]+)\}`)
+	inBraces    = regexp.MustCompile(`\{([a-z0-9_]+)\}`)
 )
 
 // checkName returns an error if a name does not have the required form, or is a keyword or a predeclared identifier of Go.
@@ -99,26 +108,28 @@ func (p *piece) aggregate(name, many string) error {
 	}
 	p.Package, p.Type, p.ID = strings.ReplaceAll(name, "-", ""), pascal(name), strings.ReplaceAll(name, "-", "_")+"_id"
 	p.Noun = strings.ReplaceAll(name, "-", " ")
-	if p.Var = name[:1]; p.Var == "e" { // the parameter of apply
-		p.Var = name[:min(2, len(name))]
+	if err := p.importable(name); err != nil {
+		return err
+	}
+	if p.Var = p.Package[:1]; p.Var == "e" || p.Var == "c" { // the parameter of apply, the command
+		p.Var = p.Package[:2]
+	}
+	file := filepath.Join("domain", p.Package, p.Package+".go")
+	if text, err := os.ReadFile(file); err == nil { //nolint:gosec // a file of the service
+		if found := category.FindSubmatch(text); found != nil {
+			if before := string(found[1]); many != "" && many != before {
+				return fmt.Errorf("--plural: %s is there already, and its plural is %s, which names streams and topics and never changes", file, before)
+			}
+			many = string(found[1])
+		}
 	}
 	if many == "" {
 		many = plural(name)
-		if text, err := os.ReadFile(filepath.Join("domain", p.Package, p.Package+".go")); err == nil {
-			if found := category.FindSubmatch(text); found != nil {
-				many = string(found[1])
-			}
-		}
 	}
 	if err := checkName("--plural", many, "policies", dashed); err != nil {
 		return err
 	}
-	p.Category, p.Plurals = many, pascal(many)
-	p.Plural = camel(p.Plurals)
-	if p.Plural == p.Package {
-		p.Plural = "all" + p.Plurals
-	}
-	return nil
+	return p.pluralNames(many)
 }
 
 // there returns an error if the aggregate does not exist.
@@ -138,5 +149,5 @@ func (p *piece) named(name string) error {
 	if token.IsKeyword(p.Lower) || types.Universe.Lookup(p.Lower) != nil {
 		return fmt.Errorf("NAME: %q is a word of the language Go; choose another name", p.Lower)
 	}
-	return nil
+	return checkFile(name, p.File)
 }
