@@ -252,8 +252,8 @@ func TestListsOfTheExampleAreCurrent(t *testing.T) {
 	}
 }
 
-// kept are the names of the kit, which a renamed service keeps.
-var kept = regexp.MustCompile(`github\.com/millrace/millrace/kit|millrace_|millrace rebuild|millrace\.test_clock_ahead|db_name=\\?"millrace\\?"`)
+// kept are the names of the kit and the address of the template, which a renamed service keeps.
+var kept = regexp.MustCompile(`github\.com/millrace/millrace/kit|git clone https://github\.com/millrace/millrace|millrace_|millrace rebuild|millrace\.test_clock_ahead|db_name=\\?"millrace\\?"`)
 
 func (m mine) requireNoTrace() {
 	m.t.Helper()
@@ -365,6 +365,41 @@ func TestInitRenamesTheTemplate(t *testing.T) {
 	m.commit()
 	m.must("go", "build", "./...")
 	m.must("go", "test", "./tools/...", "./tests/arch")
+}
+
+// The clone address in the guides stays the template's, and the commands that init prints run as they are.
+func TestInitSaysWhatComesNext(t *testing.T) {
+	m := own(t)
+	tool := filepath.Join(t.TempDir(), "init")
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", tool, "../../tools/init").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	said := m.must(tool, "-module", "github.com/acme/clinic", "-name", "clinic")
+	require.Regexp(t, `(?s)next: go test .*then: git add -A && git commit -m 'Make it clinic'.*then: make remove-example`, said)
+	guide, err := os.ReadFile(filepath.Join(m.dir, "docs/guides/travel-booking.md"))
+	require.NoError(t, err)
+	require.Contains(t, string(guide), "git clone https://github.com/millrace/millrace travel && cd travel\n")
+}
+
+// The commands of README.md run in their order, after the example has run.
+func TestReadmeMakesItYours(t *testing.T) {
+	takesMinutes(t)
+	m := own(t)
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	_, section, found := strings.Cut(string(readme), "## Make it yours\n\n")
+	require.True(t, found)
+	commands, _, _ := strings.Cut(section, "\n\n")
+	require.NoError(t, os.MkdirAll(filepath.Join(m.dir, "data/postgres"), 0o700)) // as of go run .
+	require.NoError(t, os.WriteFile(filepath.Join(m.dir, "data/postgres/PG_VERSION"), nil, 0o600))
+	m.must("git", "config", "user.name", "me")
+	m.must("git", "config", "user.email", "me@example.com")
+	require.Contains(t, m.must("bash", "-euo", "pipefail", "-c", commands), "mv data data.example")
+	require.FileExists(t, filepath.Join(m.dir, "domain/invoice/invoice.go"))
+	require.NoDirExists(t, filepath.Join(m.dir, "domain/payment"))
+	m.must("mv", "data", "data.example")
+	for _, path := range m.touched() {
+		require.NotContains(t, path, "data.example")
+	}
 }
 
 // gonew copies the root module without the kit, because that is a module of its own. The copy imports the kit, and init makes it a service.

@@ -58,6 +58,13 @@ func run(dir, newModule, newName string) error {
 		}
 	}
 	fmt.Printf("%s is named %s: %d files changed, %d of them renamed\n", newModule, newName, r.Changed, r.Moved)
-	fmt.Println("next: go test ./...   then, if this is to be your own history: rm -rf .git && git init && git add -A && git commit")
+	fmt.Print(next(newName))
 	return nil
+}
+
+// next are the commands that follow. The commit comes before remove-example, which refuses changes that git could not restore.
+func next(name string) string {
+	return "next: go test ./...\n" +
+		"then: git add -A && git commit -m 'Make it " + name + "'   (for a history of your own, before it: rm -rf .git && git init)\n" +
+		"then: make remove-example, now or later\n"
 }

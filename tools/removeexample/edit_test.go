@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -38,4 +40,13 @@ func TestEdits(t *testing.T) {
 	text, err = tidy("package a\n\nimport \"b\"\n\nvar (\n)\n\nvar x = T{\n\tNone:  []b.C{\n\t},\n\tNoMap: map[string]b.C{},\n\tSome: []b.C{b.D},\n}\n")
 	require.NoError(t, err)
 	require.Equal(t, "package a\n\nimport \"b\"\n\nvar x = T{\n\tSome: []b.C{b.D},\n}\n", text)
+}
+
+func TestDataOfTheExample(t *testing.T) {
+	dir := t.TempDir()
+	require.Empty(t, dataNote(dir, ""))
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "data", "postgres"), 0o700))
+	require.Contains(t, dataNote(dir, ""), "mv data data.example\n")
+	require.Empty(t, dataNote(dir, "elsewhere"))
+	require.Contains(t, dataNote("/", filepath.Join(dir, "data")+"/"), "mv "+dir+"/data "+dir+"/data.example\n")
 }

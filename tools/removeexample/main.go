@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -92,7 +93,23 @@ func run(dir string, check bool) error {
 		return fmt.Errorf("the example is removed, but %w\nif your own code uses the example, change it now; git restore . takes the removal back", err)
 	}
 	fmt.Println("the example is removed; your own files are as they were. next: go run ./tools/scaffold aggregate invoice")
+	fmt.Print(dataNote(dir, os.Getenv("DATA_DIR")))
 	return nil
+}
+
+// dataNote says what to do with the data of the example, if the example has run here: without its migrations, the service may refuse the database as newer.
+func dataNote(dir, dataDir string) string {
+	data := cmp.Or(dataDir, "data")
+	at := data
+	if !filepath.IsAbs(at) {
+		at = filepath.Join(dir, at)
+	}
+	if _, err := os.Stat(filepath.Join(at, "postgres")); err != nil {
+		return ""
+	}
+	data = strings.TrimRight(data, "/")
+	return fmt.Sprintf("%[1]s/ has the database of the example. Its schema may be newer than that of this service, and then go run . refuses it.\n"+
+		"If nothing in it is your own, move it away before the next start: mv %[1]s %[1]s.example\n", data)
 }
 
 // clean refuses a working tree that git could not restore.

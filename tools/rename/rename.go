@@ -18,10 +18,10 @@ const (
 	Name   = "millrace"
 )
 
-// kept are the names of the kit: its module path, and what it calls things in metrics, message headers and databases. They are the same in
-// every service, and also in this list after a renaming.
+// kept are the names of the kit: its module path, and what it calls things in metrics, message headers and databases; and the address from which the
+// template is cloned. They are the same in every service, and also in this list after a renaming.
 var kept = []string{
-	"github.com/millrace/millrace/kit", "millrace_", "millrace rebuild", "millrace.test_clock_ahead", `db_name="millrace"`, `db_name=\"millrace\"`,
+	"github.com/millrace/millrace/kit", "git clone https://github.com/millrace/millrace", "millrace_", "millrace rebuild", "millrace.test_clock_ahead", `db_name="millrace"`, `db_name=\"millrace\"`,
 }
 
 // Renaming renames a service.
@@ -33,7 +33,7 @@ type Renaming struct {
 }
 
 // skipped are directories that hold no text of the service, and the kit.
-var skipped = map[string]bool{".git": true, "node_modules": true, "data": true, ".bin": true, "dist": true}
+var skipped = map[string]bool{".git": true, "node_modules": true, "data": true, "data.example": true, ".bin": true, "dist": true}
 
 // Files renames in all files below a directory, and the files.
 func (r *Renaming) Files(dir string) error {
