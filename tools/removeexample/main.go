@@ -104,7 +104,7 @@ func dataNote(dir, dataDir string) string {
 	if !filepath.IsAbs(at) {
 		at = filepath.Join(dir, at)
 	}
-	if _, err := os.Stat(filepath.Join(at, "postgres")); err != nil {
+	if _, err := os.Stat(filepath.Join(at, "postgres")); err != nil { //nolint:gosec // the setting of the person who runs it
 		return ""
 	}
 	data = strings.TrimRight(data, "/")

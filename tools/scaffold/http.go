@@ -360,6 +360,16 @@ func makePage(p *piece, args []string, _ map[string]string) error {
 	if err := errors.Join(checkFile(p.Name, snake(p.Name)+".go"), declares("NAME", args[0], filepath.Join(dir, snake(p.Name)+".go"), p.Lower+"Data")); err != nil {
 		return err
 	}
+	there, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		return err
+	}
+	for _, path := range there {
+		text, err := os.ReadFile(path) //nolint:gosec // a file of the service
+		if err == nil && filepath.Base(path) != snake(p.Name)+".go" && strings.Contains(string(text), "(p Pages) "+p.Lower+"(") {
+			return fmt.Errorf("NAME: %q needs the method %s of Pages, which %s declares; choose another name", args[0], p.Lower, filepath.ToSlash(path))
+		}
+	}
 	if err := p.writeAll("page", filepath.Join(dir, snake(p.Name)+".go"), "page_test", filepath.Join(dir, snake(p.Name)+"_test.go"),
 		"page_html", filepath.Join(dir, "templates", args[0]+".html")); err != nil {
 		return err
