@@ -202,7 +202,7 @@ func TestAPersonHelpsAStuckSaga(t *testing.T) {
 	t.Run("backwards: resolved", theSaga.Given(back...).When(resolve).Leaves(saga.StatusCompensating, ask{"give up: do a: no answer in time"}))
 	t.Run("pivot: retried", theSaga.Given(pivot...).When(saga.Retry{By: "ada"}).Then(ask{"b 1!"}))
 	t.Run("pivot: skipped", theSaga.Given(pivot...).When(skip).Leaves(saga.StatusRunning, ask{"c 1!"}))
-	t.Run("pivot: resolved, the subject is told", theSaga.Given(pivot...).When(resolve).Leaves(saga.StatusRunning, ask{"c 1!"}))
+	t.Run("pivot: resolved, the subject gets its final command", theSaga.Given(pivot...).When(resolve).Leaves(saga.StatusRunning, ask{"c 1!"}))
 	t.Run("last: retried", theSaga.Given(last...).When(saga.Retry{By: "ada"}).Then(ask{"c 1!"}))
 	t.Run("last: resolved", theSaga.Given(last...).When(resolve).Ends(saga.StatusCompleted))
 	t.Run("abort: skipped", theSaga.Given(abort...).When(skip).Ends(saga.StatusCompensated))

@@ -151,11 +151,11 @@ func (s *Reader) URL(name string) string {
 	return text
 }
 
-// Loopback tells whether an address (host:port) is a loopback address. It returns true for an invalid address, which is reported elsewhere.
+// Loopback tells whether an address (host:port) is a loopback address. It returns true for an invalid address, which the listener reports.
 func Loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
-		return true // reported elsewhere
+		return true // the listener reports it
 	}
 	ip := net.ParseIP(host)
 	return host == "localhost" || (ip != nil && ip.IsLoopback())

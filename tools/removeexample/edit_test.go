@@ -47,6 +47,6 @@ func TestDataOfTheExample(t *testing.T) {
 	require.Empty(t, dataNote(dir, ""))
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "data", "postgres"), 0o700))
 	require.Contains(t, dataNote(dir, ""), "mv data data.example\n")
-	require.Empty(t, dataNote(dir, "elsewhere"))
+	require.Empty(t, dataNote(dir, "other"))
 	require.Contains(t, dataNote("/", filepath.Join(dir, "data")+"/"), "mv "+dir+"/data "+dir+"/data.example\n")
 }
